@@ -1,0 +1,70 @@
+"""The correlation id, and what all spans of one request carry.
+
+A :class:`Scope` stands in the OpenTelemetry context, so it goes wherever the current span goes: into threads,
+tasks and callbacks that carry the context.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+from uuid import uuid4
+
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
+
+from django_tracing.attributes import CORRELATION_ID, Attributes
+
+__all__ = ["HEADER", "Scope", "get_correlation_id", "get_scope", "incoming_id", "with_scope"]
+
+#: The header a correlation id travels in, to us, back to the client and on to called services.
+HEADER: Final = "X-Correlation-ID"
+_SOURCES: Final = ("HTTP_X_CORRELATION_ID", "HTTP_X_REQUEST_ID")
+_WELL_FORMED: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_SCOPE_KEY: Final = context_api.create_key("django_tracing.scope")
+
+
+class Scope:
+    """One request (or command, or task) that is being traced.
+
+    ``common`` are the attributes that every span started in it gets; it grows when the user becomes known.
+    """
+
+    __slots__ = ("common", "correlation_id", "exception", "request", "user_known")
+
+    def __init__(self, correlation_id: str, request: Any = None) -> None:
+        self.correlation_id = correlation_id
+        self.common: Attributes = {CORRELATION_ID: correlation_id}
+        self.request = request
+        self.user_known = False
+        #: The exception that became a 5xx response, until the request's span has recorded it.
+        self.exception: BaseException | None = None
+
+
+def incoming_id(meta: Mapping[str, Any]) -> str:
+    """The request's correlation id: from ``X-Correlation-ID`` or ``X-Request-ID`` when well-formed, else a new one.
+
+    ``meta`` is ``request.META``. Well-formed is 1 to 128 characters of ``[A-Za-z0-9._:-]``.
+    """
+    for name in _SOURCES:
+        value = meta.get(name)
+        if value and _WELL_FORMED.fullmatch(value):
+            return str(value)
+    return uuid4().hex
+
+
+def with_scope(scope: Scope, context: Context | None = None) -> Context:
+    """``context`` (default: the current one) with ``scope`` in it."""
+    return context_api.set_value(_SCOPE_KEY, scope, context)
+
+
+def get_scope(context: Context | None = None) -> Scope | None:
+    """The scope of ``context`` (default: the current one), or None outside a traced request."""
+    return context_api.get_value(_SCOPE_KEY, context)  # type: ignore[return-value]
+
+
+def get_correlation_id() -> str | None:
+    """The current request's correlation id, or None outside a traced request."""
+    scope = get_scope()
+    return None if scope is None else scope.correlation_id

@@ -1,0 +1,86 @@
+"""What is traced: a registry of modules with the same three verbs.
+
+``TRACING["INSTRUMENTATIONS"]`` names them. A name of ours is a module here; any other is the entry-point name of
+an OpenTelemetry instrumentation (group ``opentelemetry_instrumentor``), which ``upstream`` switches on and off.
+Adding a traced thing means one module here, one line in ``_MODULES``, and one page in docs/.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from typing import Final, Protocol
+
+from django_tracing.instrumentation import upstream
+
+__all__ = ["OURS", "Instrumentation", "install", "installed", "uninstall"]
+
+_logger = logging.getLogger("django_tracing")
+
+#: Name in INSTRUMENTATIONS -> module.
+_MODULES: Final[Mapping[str, str]] = {
+    "request": "django_tracing.instrumentation.request",
+    "layers": "django_tracing.instrumentation.layers",
+    "database": "django_tracing.instrumentation.database",
+    "cache": "django_tracing.instrumentation.cache",
+    "circuit_breaker": "django_tracing.instrumentation.circuit_breaker",
+}
+OURS: Final = tuple(_MODULES)
+
+#: Ours and upstream's that trace the same thing: only the one that is named is switched on.
+_installed: list[str] = []
+
+
+class Instrumentation(Protocol):
+    """The three verbs of an instrumentation module."""
+
+    def is_available(self) -> bool:
+        """Whether what it traces is installed. Imports nothing heavy."""
+
+    def install(self) -> None:
+        """Starts tracing; a second call does nothing."""
+
+    def uninstall(self) -> None:
+        """Puts everything back as it was; does nothing when not installed."""
+
+
+def _module(name: str) -> Instrumentation:
+    return import_module(_MODULES[name])  # type: ignore[return-value]
+
+
+def install(names: Iterable[str]) -> None:
+    """Switches on the instrumentations called ``names``; what is not available is left out. Never raises."""
+    for name in names:
+        if name in _installed:
+            continue
+        try:
+            if name in _MODULES:
+                module = _module(name)
+                if not module.is_available():
+                    continue
+                module.install()
+            elif not upstream.install(name):
+                continue
+        except Exception:
+            _logger.warning('The instrumentation "%s" could not be switched on; it is left out.', name, exc_info=True)
+            continue
+        _installed.append(name)
+
+
+def uninstall() -> None:
+    """Switches all of them off, the last one first."""
+    while _installed:
+        name = _installed.pop()
+        try:
+            if name in _MODULES:
+                _module(name).uninstall()
+            else:
+                upstream.uninstall(name)
+        except Exception:
+            _logger.warning('The instrumentation "%s" could not be switched off.', name, exc_info=True)
+
+
+def installed() -> tuple[str, ...]:
+    """The names of those that are switched on."""
+    return tuple(_installed)

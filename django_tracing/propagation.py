@@ -1,0 +1,80 @@
+"""Trace context in and out: W3C tracecontext and baggage, B3, Jaeger, and the correlation id beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, Final
+
+from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import (
+    CarrierT,
+    Getter,
+    Setter,
+    TextMapPropagator,
+    default_getter,
+    default_setter,
+)
+
+from django_tracing.correlation import HEADER, get_scope
+
+__all__ = ["CorrelationPropagator", "MissingPropagator", "build_propagator"]
+
+#: Name in OTEL_PROPAGATORS -> (module, class, package to install).
+_CLASSES: Final = {
+    "tracecontext": ("opentelemetry.trace.propagation.tracecontext", "TraceContextTextMapPropagator", ""),
+    "baggage": ("opentelemetry.baggage.propagation", "W3CBaggagePropagator", ""),
+    "b3": ("opentelemetry.propagators.b3", "B3SingleFormat", "opentelemetry-propagator-b3"),
+    "b3multi": ("opentelemetry.propagators.b3", "B3MultiFormat", "opentelemetry-propagator-b3"),
+    "jaeger": ("opentelemetry.propagators.jaeger", "JaegerPropagator", "opentelemetry-propagator-jaeger"),
+}
+
+
+class MissingPropagator(ImportError):
+    """A propagator of ``PROPAGATORS`` whose package is not installed; the message says which."""
+
+
+class CorrelationPropagator(TextMapPropagator):
+    """Hands the current request's correlation id to called services as ``X-Correlation-ID``.
+
+    Taking one in is the middleware's part: it is made there when the caller sent none.
+    """
+
+    def extract(
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,
+        getter: Getter[CarrierT] = default_getter,  # type: ignore[assignment]
+    ) -> Context:
+        return Context() if context is None else context
+
+    def inject(
+        self,
+        carrier: CarrierT,
+        context: Context | None = None,
+        setter: Setter[CarrierT] = default_setter,  # type: ignore[assignment]
+    ) -> None:
+        scope = get_scope(context)
+        if scope is not None:
+            setter.set(carrier, HEADER, scope.correlation_id)
+
+    @property
+    def fields(self) -> set[str]:
+        return {HEADER}
+
+
+def build_propagator(names: Iterable[str]) -> TextMapPropagator:
+    """The propagators called ``names`` (as in ``OTEL_PROPAGATORS``) as one, the correlation id's at the end.
+
+    Raises :class:`MissingPropagator` when a package is missing.
+    """
+    propagators: list[TextMapPropagator] = []
+    for name in names:
+        module, attribute, package = _CLASSES[name]
+        try:
+            found: Any = getattr(import_module(module), attribute)
+        except ImportError as error:
+            raise MissingPropagator(f'The propagator "{name}" needs the package {package}: pip install {package}') from error
+        propagators.append(found())
+    return CompositePropagator([*propagators, CorrelationPropagator()])

@@ -1,0 +1,234 @@
+"""Starting and ending spans: what every instrumentation is built from, wrapped so that no error of ours gets out."""
+
+from __future__ import annotations
+
+import logging
+import traceback
+from contextlib import suppress
+from contextvars import Token
+from types import TracebackType
+from typing import Any, Final
+
+from opentelemetry import context as context_api
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
+
+from django_tracing.attributes import (
+    ERROR_TYPE,
+    EXCEPTION_MESSAGE,
+    EXCEPTION_STACKTRACE,
+    EXCEPTION_TYPE,
+    Attributes,
+    Convention,
+)
+from django_tracing.conf import get_settings
+from django_tracing.correlation import get_scope
+from django_tracing.identity import identify
+from django_tracing.redaction import cut, redact_db_error, redact_stacktrace
+
+__all__ = ["ChildSpan", "SuppressedUpstream", "attach", "detach", "log_once", "record_error", "recording", "start_span", "use_tracer"]
+
+#: The instrumentation scope of all our spans.
+SCOPE_NAME: Final = "django_tracing"
+#: How much of a stack trace an event keeps, in characters: the innermost frames and the message.
+STACKTRACE_LENGTH: Final = 8000
+MESSAGE_LENGTH: Final = 1000
+
+#: Both keys that instrumentations of OpenTelemetry look at before they make a span.
+_SUPPRESS_PLAIN: Final = "suppress_instrumentation"
+try:
+    from opentelemetry.instrumentation.utils import (
+        _SUPPRESS_INSTRUMENTATION_KEY as _SUPPRESS_KEY,  # type: ignore[attr-defined]
+    )
+except ImportError:  # no upstream instrumentation is installed, so nobody looks at it
+    _SUPPRESS_KEY = _SUPPRESS_PLAIN
+
+_logger = logging.getLogger("django_tracing")
+_logged: set[str] = set()
+
+_tracer: trace.Tracer = trace.get_tracer(SCOPE_NAME)
+_convention: Convention = Convention()
+
+
+def use_tracer(tracer: trace.Tracer, convention: Convention) -> None:
+    """Makes our spans come from ``tracer`` under ``convention``'s names; called by the provider's set-up."""
+    global _tracer, _convention
+    _tracer = tracer
+    _convention = convention
+
+
+def convention() -> Convention:
+    """The attribute names in force."""
+    return _convention
+
+
+def log_once(key: str, message: str, *args: object) -> None:
+    """Logs a fault of our own once a process (``key`` tells faults apart): a warning, never a flood."""
+    if key not in _logged:
+        _logged.add(key)
+        with suppress(Exception):
+            _logger.warning(message, *args, exc_info=True)
+
+
+def recording() -> bool:
+    """Whether a traced thing should make a span: the current span records. The first thing to ask."""
+    return trace.get_current_span().is_recording()
+
+
+def attach(context: Context) -> Token[Context] | None:
+    """Makes ``context`` current; give the result to :func:`detach`."""
+    try:
+        return context_api.attach(context)
+    except Exception:  # pragma: no cover - the runtime context is a ContextVar, which does not fail
+        log_once("attach", "A trace's context could not be made current.")
+        return None
+
+
+def detach(token: Token[Context] | None) -> None:
+    """Takes back what :func:`attach` did.
+
+    A generator that is closed by another task or by the garbage collector comes here in a context that never
+    saw the token: OpenTelemetry's own ``detach`` logs an error each time, this says nothing.
+    """
+    if token is not None:
+        with suppress(ValueError, RuntimeError):
+            token.var.reset(token)
+
+
+def start_span(
+    name: str,
+    attributes: Attributes,
+    kind: SpanKind = SpanKind.INTERNAL,
+    context: Context | None = None,
+    start_time: int | None = None,
+) -> Span:
+    """A started span with the scope's common attributes; a span that records nothing if starting it fails.
+
+    ``start_time`` is nanoseconds since the epoch.
+    """
+    try:
+        scope = get_scope(context)
+        if scope is not None:
+            if not scope.user_known:
+                identify(scope, get_settings())
+            attributes = {**attributes, **scope.common}
+        if not _convention.unchanged:
+            attributes = _convention.apply(attributes)
+        return _tracer.start_span(name, context, kind, attributes, start_time=start_time)
+    except Exception:
+        log_once("start_span", "A span could not be started; it is left out.")
+        return INVALID_SPAN
+
+
+def set_attributes(span: Span, attributes: Attributes) -> None:
+    """Sets attributes under the names in force; never raises."""
+    try:
+        span.set_attributes(_convention.apply(attributes))
+    except Exception:
+        log_once("set_attributes", "A span's attributes could not be set.")
+
+
+def end_span(span: Span, end_time: int | None = None) -> None:
+    """Ends a span; never raises, whatever the processors behind it do."""
+    try:
+        span.end(end_time)
+    except Exception:
+        log_once("end_span", "A span could not be ended; it is left out.")
+
+
+def record_error(span: Span, error: BaseException, *, status: bool = True) -> None:
+    """Records an exception on ``span``: type, message and stack, all redacted; sets the error status.
+
+    With ``status=False`` only the event is recorded. Never raises. Convention:
+    https://opentelemetry.io/docs/specs/semconv/exceptions/exceptions-spans/
+    """
+    try:
+        if not span.is_recording():
+            return
+        kind = type(error)
+        name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+        message = cut(redact_db_error(_text_of(error)), MESSAGE_LENGTH)
+        span.add_event(
+            "exception",
+            {
+                EXCEPTION_TYPE: name,
+                EXCEPTION_MESSAGE: message,
+                EXCEPTION_STACKTRACE: redact_stacktrace(
+                    "".join(traceback.format_exception(kind, error, error.__traceback__)), STACKTRACE_LENGTH
+                ),
+            },
+        )
+        if status:
+            span.set_status(StatusCode.ERROR, cut(f"{name}: {message}", MESSAGE_LENGTH))
+            span.set_attribute(ERROR_TYPE, name)
+    except Exception:
+        log_once("record_error", "An exception could not be recorded on its span.")
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # an exception whose __str__ raises
+        return ""
+
+
+class ChildSpan:
+    """A span that is current for the block, as a context manager: ``with ChildSpan(name, attributes) as span``.
+
+    To be entered only when :func:`recording` is true. An exception that leaves the block is recorded and goes on.
+    ``suppress_upstream`` keeps OpenTelemetry's own instrumentations quiet inside, where they would make a second
+    span of the same operation.
+    """
+
+    __slots__ = ("_token", "attributes", "kind", "name", "span", "suppress_upstream")
+
+    def __init__(
+        self,
+        name: str,
+        attributes: Attributes,
+        kind: SpanKind = SpanKind.INTERNAL,
+        *,
+        suppress_upstream: bool = False,
+    ) -> None:
+        self.name = name
+        self.attributes = attributes
+        self.kind = kind
+        self.suppress_upstream = suppress_upstream
+        self.span: Span = INVALID_SPAN
+        self._token: Token[Context] | None = None
+
+    def __enter__(self) -> Span:
+        self.span = span = start_span(self.name, self.attributes, self.kind)
+        if span is not INVALID_SPAN:
+            context = trace.set_span_in_context(span)
+            if self.suppress_upstream:
+                context = suppressed(context)
+            self._token = attach(context)
+        return span
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        detach(self._token)
+        if error is not None:
+            record_error(self.span, error)
+        end_span(self.span)
+
+
+def suppressed(context: Context | None = None) -> Context:
+    """``context`` in which OpenTelemetry's own instrumentations make no spans."""
+    context = context_api.set_value(_SUPPRESS_PLAIN, True, context)
+    return context if _SUPPRESS_KEY == _SUPPRESS_PLAIN else context_api.set_value(_SUPPRESS_KEY, True, context)
+
+
+class SuppressedUpstream:
+    """A block in which OpenTelemetry's own instrumentations make no spans."""
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token = attach(suppressed())
+
+    def __exit__(self, *exc_info: Any) -> None:
+        detach(self._token)

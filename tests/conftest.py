@@ -1,0 +1,56 @@
+"""Fixtures of all tests."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from example_project.servers import Server, start_postgres, start_redis
+
+class Spans:
+    """The spans that ended since the test began, as a backend would receive them."""
+
+    def __init__(self, exporter: InMemorySpanExporter) -> None:
+        self._exporter = exporter
+
+    def __iter__(self) -> Iterator[ReadableSpan]:
+        return iter(self._exporter.get_finished_spans())
+
+    def __len__(self) -> int:
+        return len(self._exporter.get_finished_spans())
+
+    @property
+    def names(self) -> list[str]:
+        return [span.name for span in self]
+
+    def named(self, name: str) -> list[ReadableSpan]:
+        return [span for span in self if span.name == name]
+
+    def one(self, name: str) -> ReadableSpan:
+        found = self.named(name)
+        assert len(found) == 1, f"{len(found)} spans are named {name!r} among {self.names}"
+        return found[0]
+
+    def clear(self) -> None:
+        self._exporter.clear()
+
+
+_exporter = InMemorySpanExporter()
+
+
+@pytest.fixture
+def spans() -> Iterator[Spans]:
+    """Keeps the spans of a test in memory, behind the very provider that the app set up."""
+    provider = trace.get_tracer_provider()
+    assert isinstance(provider, TracerProvider)
+    if not getattr(provider, "_kept_for_tests", False):
+        provider.add_span_processor(SimpleSpanProcessor(_exporter))
+        provider._kept_for_tests = True  # type: ignore[attr-defined]
+    _exporter.clear()
+    yield Spans(_exporter)
+    _exporter.clear()

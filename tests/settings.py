@@ -1,0 +1,32 @@
+"""Settings of the unit tests: real PostgreSQL and Redis, spans kept in memory by the ``spans`` fixture."""
+
+from __future__ import annotations
+
+import os
+
+from example_project.servers import database_settings
+
+SECRET_KEY = "tests-only"
+ALLOWED_HOSTS = ["testserver", "localhost", "127.0.0.1"]
+ROOT_URLCONF = "tests.urls"
+USE_TZ = True
+INSTALLED_APPS = [
+    "django_tracing",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+]
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+DATABASES = {"default": database_settings(os.environ.get("TEST_POSTGRES_URL", "sqlite:///:memory:"))}
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "redis": {
+        "BACKEND": "django_redis.cache.RedisCache",
+        "LOCATION": os.environ.get("TEST_REDIS_URL", "redis://127.0.0.1:1/0"),
+    },
+}
+TRACING = {"SERVICE_NAME": "tests", "EXPORTER": "none"}
