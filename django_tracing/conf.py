@@ -417,7 +417,7 @@ SPECS: tuple[Spec, ...] = (
     ),
     Spec("SAMPLE_RATE", 1.0, _number(0, 1, unit="(a share)"), ("OTEL_TRACES_SAMPLER_ARG",)),
     Spec("BATCH_SIZE", 512, _number(1, unit="spans", whole=True)),
-    Spec("EXPORT_INTERVAL", 5.0, _number(0.01, 3600, unit="seconds")),
+    Spec("EXPORT_INTERVAL", None, _number(0.01, 3600, unit="seconds")),
     Spec("EXPORT_TIMEOUT", 10.0, _number(0.1, 600, unit="seconds")),
     Spec("QUEUE_SIZE", 8192, _number(1, unit="spans", whole=True)),
     Spec("QUEUE_BYTES", 8 * 1024 * 1024, _number(65536, unit="bytes", whole=True)),
@@ -524,6 +524,9 @@ class _Loader:
         if values["LOCAL_STORE"] is None:
             base = getattr(django_settings, "BASE_DIR", None)
             values["LOCAL_STORE"] = Path(base or os.getcwd()) / ".tracing" / "traces.sqlite3"
+        if values["EXPORT_INTERVAL"] is None:
+            # A file on this machine is cheap to write to, and somebody is waiting to see the trace.
+            values["EXPORT_INTERVAL"] = 0.5 if values["EXPORTER"] == "local" else 5.0
         if "none" in values["PROPAGATORS"]:
             values["PROPAGATORS"] = ()
         fields = {name.lower(): value for name, value in values.items()}

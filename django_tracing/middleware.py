@@ -1,0 +1,432 @@
+"""The request's span: its start, its attributes, its end when the last byte has been sent.
+
+``TracingMiddleware`` places itself first (``instrumentation.request``) or stands where the user lists it. Where a
+recording SERVER span is already current (upstream's Django, WSGI or ASGI instrumentation), that span is enriched
+and no second one is made.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from asyncio import CancelledError
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextvars import Token
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from typing import Any, Final, cast
+
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.core.exceptions import DisallowedHost
+from django.core.signals import got_request_exception
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import HttpResponseBase
+from opentelemetry import context as context_api
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter
+from opentelemetry.sdk.trace import Span as SDKSpan
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
+
+from django_tracing import attributes as names
+from django_tracing import spans
+from django_tracing.attributes import Attributes
+from django_tracing.conf import Settings, get_settings
+from django_tracing.correlation import HEADER, Scope, get_scope, incoming_id, with_scope
+from django_tracing.identity import identify
+from django_tracing.redaction import SensitiveKeys, cut, redact_query, redact_text, sanitise_url
+
+__all__ = ["TracingMiddleware"]
+
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
+#: URLs keep more than other attributes do: a cut URL is of no use.
+_URL_LENGTH: Final = 2000
+_ids: Final = RandomIdGenerator()
+
+
+class _EnvironGetter(Getter[Mapping[str, Any]]):
+    """Headers as they stand in ``request.META``."""
+
+    def get(self, carrier: Mapping[str, Any], key: str) -> list[str] | None:
+        value = carrier.get(_environ_key(key))
+        return None if value is None else [value]
+
+    def keys(self, carrier: Mapping[str, Any]) -> list[str]:
+        return [key[5:].replace("_", "-").lower() for key in carrier if key.startswith("HTTP_")]
+
+
+@lru_cache(maxsize=64)
+def _environ_key(header: str) -> str:
+    return "HTTP_" + header.upper().replace("-", "_")
+
+
+_getter: Final = _EnvironGetter()
+
+
+def _remember_exception(*, request: HttpRequest | None = None, **kwargs: Any) -> None:
+    """Keeps what Django turns into a 500, wherever it was raised, for the request's span."""
+    try:
+        scope = get_scope()
+        if scope is not None:
+            scope.exception = sys.exc_info()[1]
+    except Exception:
+        spans.log_once("got_request_exception", "An exception could not be kept for its request's span.")
+
+
+class _Traced:
+    """One request on its way: the shared half of the sync and async twins. No method raises."""
+
+    __slots__ = ("context", "ended", "exhausted", "owned", "request", "scope", "settings", "span", "started", "token")
+
+    def __init__(self, request: HttpRequest, settings: Settings, creates: bool) -> None:
+        self.request = request
+        self.settings = settings
+        self.ended = False
+        self.exhausted = False
+        self.started = False
+        self.token: Token[Context] | None = None
+        self.span: Span = INVALID_SPAN
+        self.scope = Scope(incoming_id(request.META), request)
+        current = trace.get_current_span()
+        # Somebody else's span of this very request: enriched, and left to them to end.
+        self.owned = not (isinstance(current, SDKSpan) and current.is_recording() and current.kind is SpanKind.SERVER)
+        if not self.owned:
+            self.span = current
+            self.context = with_scope(self.scope)
+            spans.set_attributes(current, {names.OPERATION_TYPE: "http", **self.scope.common})
+        elif creates:
+            context = with_scope(self.scope, _extract(request.META))
+            self.span = spans.start_span(
+                _method(request),
+                {names.OPERATION_TYPE: "http", names.HTTP_METHOD: _method(request)},
+                SpanKind.SERVER,
+                context,
+            )
+            self.context = trace.set_span_in_context(self.span, context) if self.span is not INVALID_SPAN else context
+        else:
+            self.context = with_scope(self.scope)
+        self.token = spans.attach(self.context)
+
+    def respond(self, response: HttpResponseBase) -> HttpResponseBase:
+        """What is left to do when the response is there; the span of a stream ends with its body."""
+        try:
+            spans.detach(self.token)
+            response.headers.setdefault(HEADER, self.scope.correlation_id)
+            if self.span.is_recording():
+                self._describe(response)
+                if self.owned and response.streaming:
+                    self._follow(cast(StreamingHttpResponse, response))
+                    return response
+        except Exception:
+            spans.log_once("respond", "A request's span could not be completed.")
+        self.end()
+        return response
+
+    def fail(self, error: BaseException) -> None:
+        """An exception leaves the whole of Django: the server is stopping, or the client went away."""
+        try:
+            spans.detach(self.token)
+            if self.span.is_recording():
+                if isinstance(error, (CancelledError, GeneratorExit)):
+                    self.span.set_attribute(names.HTTP_CLIENT_DISCONNECTED, True)
+                else:
+                    spans.record_error(self.span, error)
+                spans.set_attributes(self.span, self._request_attributes())
+                self._name()
+        except Exception:
+            spans.log_once("fail", "A request's span could not be completed.")
+        self.end()
+
+    def end(self) -> None:
+        if not self.ended:
+            self.ended = True
+            # The exception holds its frames, which hold the request: let go of it.
+            self.scope.exception = None
+            if self.owned:
+                spans.end_span(self.span)
+
+    # ----- what the span says
+
+    def _describe(self, response: HttpResponseBase) -> None:
+        status = response.status_code
+        attributes = self._request_attributes()
+        attributes[names.HTTP_STATUS_CODE] = status
+        # The user may have logged in meanwhile: what is known now counts.
+        self.scope.user_known = False
+        identify(self.scope, self.settings)
+        attributes.update(self.scope.common)
+        self._name()
+        spans.set_attributes(self.span, attributes)
+        error = self.scope.exception
+        if status >= 500:
+            if error is not None:
+                spans.record_error(self.span, error)
+            elif self.owned:
+                self.span.set_status(StatusCode.ERROR, f"HTTP {status}")
+                self.span.set_attribute(names.ERROR_TYPE, str(status))
+        elif status == 400:
+            self._say_bad_host()
+
+    def _say_bad_host(self) -> None:
+        """A refused Host header becomes a plain 400 in Django; its span says which 400 it is."""
+        try:
+            self.request.get_host()
+        except DisallowedHost as error:
+            spans.record_error(self.span, error, status=False)
+            self.span.set_attribute(names.ERROR_TYPE, "django.core.exceptions.DisallowedHost")
+
+    def _name(self) -> None:
+        route = _route(self.request)
+        if route is None:
+            return
+        self.span.set_attribute(names.HTTP_ROUTE, cut(route, _URL_LENGTH))
+        if self.owned:
+            self.span.update_name(f"{_method(self.request)} {route}")
+
+    def _request_attributes(self) -> Attributes:
+        meta = self.request.META
+        settings = self.settings
+        limit = settings.max_attribute_length
+        sensitive = _sensitive_keys(settings.sensitive_keys)
+        attributes: Attributes = {names.HTTP_URL: cut(sanitise_url(_url(self.request), sensitive), _URL_LENGTH)}
+        agent = meta.get("HTTP_USER_AGENT")
+        if agent:
+            attributes[names.HTTP_USER_AGENT] = cut(redact_text(agent), limit)
+        client = _client_ip(meta, settings.trusted_proxies)
+        if client:
+            attributes[names.HTTP_CLIENT_IP] = client
+        query = meta.get("QUERY_STRING")
+        if query:
+            for name, value in redact_query(query, sensitive).items():
+                attributes[names.HTTP_QUERY + name] = cut(value, limit)
+        return attributes
+
+    # ----- streams
+
+    def _follow(self, response: StreamingHttpResponse) -> None:
+        """Keeps the span open and current until the body ends or the client goes away. Nothing is buffered."""
+        # Not by the streaming_content setter: it would add closers, and take FileResponse's sendfile away.
+        if response.is_async:
+            response._iterator = _AsyncBody(self, response._iterator)  # type: ignore[attr-defined]
+        else:
+            response._iterator = _Body(self, response._iterator)  # type: ignore[attr-defined]
+        # The server closes the response when it is done with it, also when nobody took its whole body.
+        response._resource_closers.append(self.closed)  # type: ignore[attr-defined]
+
+    def closed(self) -> None:
+        if self.started and not self.exhausted and not self.ended:
+            self.span.set_attribute(names.HTTP_CLIENT_DISCONNECTED, True)
+        self.end()
+
+    def stream_failed(self, error: BaseException) -> None:
+        if self.ended:
+            return
+        if isinstance(error, (CancelledError, GeneratorExit)):
+            self.span.set_attribute(names.HTTP_CLIENT_DISCONNECTED, True)
+        else:
+            spans.record_error(self.span, error)
+        self.end()
+
+    def stream_ended(self) -> None:
+        self.exhausted = True
+        self.end()
+
+
+class _Body(Iterator[Any]):
+    """A sync body whose chunks are made with the request's span current."""
+
+    __slots__ = ("_body", "_traced")
+
+    def __init__(self, traced: _Traced, body: Iterator[Any]) -> None:
+        self._traced = traced
+        self._body = body
+
+    def __next__(self) -> Any:
+        traced = self._traced
+        traced.started = True
+        token = spans.attach(traced.context)
+        try:
+            return next(self._body)
+        except StopIteration:
+            traced.stream_ended()
+            raise
+        except BaseException as error:
+            traced.stream_failed(error)
+            raise
+        finally:
+            spans.detach(token)
+
+
+class _AsyncBody(AsyncIterator[Any]):
+    """An async body whose chunks are made with the request's span current."""
+
+    __slots__ = ("_body", "_traced")
+
+    def __init__(self, traced: _Traced, body: AsyncIterator[Any]) -> None:
+        self._traced = traced
+        self._body = body
+
+    async def __anext__(self) -> Any:
+        traced = self._traced
+        traced.started = True
+        token = spans.attach(traced.context)
+        try:
+            return await self._body.__anext__()
+        except StopAsyncIteration:
+            traced.stream_ended()
+            raise
+        except BaseException as error:
+            traced.stream_failed(error)
+            raise
+        finally:
+            spans.detach(token)
+
+
+class TracingMiddleware:
+    """Traces each request: a SERVER span, current while the request is worked on."""
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+        self._async = iscoroutinefunction(get_response)
+        if self._async:
+            markcoroutinefunction(self)
+        got_request_exception.connect(_remember_exception, dispatch_uid="django_tracing.middleware")
+
+    def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        if self._async:
+            return self._call_async(request)
+        traced, token = _begin(request)
+        if traced is None:
+            try:
+                return cast(HttpResponse, self.get_response(request))
+            finally:
+                spans.detach(token)
+        try:
+            response = self.get_response(request)
+        except BaseException as error:
+            traced.fail(error)
+            raise
+        return traced.respond(response)
+
+    async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
+        traced, token = _begin(request)
+        if traced is None:
+            try:
+                return cast(HttpResponse, await self.get_response(request))
+            finally:
+                spans.detach(token)
+        try:
+            response = await self.get_response(request)
+        except BaseException as error:
+            traced.fail(error)
+            raise
+        return traced.respond(response)
+
+
+def _begin(request: HttpRequest) -> tuple[_Traced | None, Token[Context] | None]:
+    """The traced request; or None, and the token of the context in which nothing is traced."""
+    try:
+        settings = get_settings()
+        if not settings.enabled:
+            return None, None
+        if _ignored(request.path_info, settings.ignore_paths):
+            return None, spans.attach(_untraced())
+        return _Traced(request, settings, "request" in settings.instrumentations), None
+    except Exception:
+        spans.log_once("begin", "A request could not be traced; it goes on without a span.")
+        return None, None
+
+
+def _ignored(path: str, ignored: tuple[str, ...]) -> bool:
+    for prefix in ignored:
+        bare = prefix.rstrip("/")
+        if path.startswith(bare) and (len(path) == len(bare) or path[len(bare)] == "/"):
+            return True
+    return False
+
+
+def _untraced() -> Context:
+    """A context in which nothing makes a span: an unsampled parent, and upstream's instrumentations suppressed."""
+    parent = SpanContext(_ids.generate_trace_id(), _ids.generate_span_id(), is_remote=False)
+    return spans.suppressed(trace.set_span_in_context(NonRecordingSpan(parent)))
+
+
+def _extract(meta: Mapping[str, Any]) -> Context:
+    """The caller's context. Nothing is parsed for the many requests that carry none."""
+    propagator = propagate.get_global_textmap()
+    current = context_api.get_current()
+    for header in propagator.fields:
+        if _environ_key(header) in meta:
+            return propagator.extract(meta, current, _getter)
+    return current
+
+
+def _method(request: HttpRequest) -> str:
+    method = request.method or ""
+    # Anything else is the client's invention, and would make as many names as there are inventions.
+    return method if method in _METHODS else "HTTP"
+
+
+def _url(request: HttpRequest) -> str:
+    """The URL as asked for. Not ``build_absolute_uri``, which raises for the very requests one wants to see."""
+    meta = request.META
+    host = meta.get("HTTP_HOST") or f"{meta.get('SERVER_NAME', '')}:{meta.get('SERVER_PORT', '')}"
+    query = meta.get("QUERY_STRING")
+    return f"{request.scheme}://{host}{request.path}" + (f"?{query}" if query else "")
+
+
+def _route(request: HttpRequest) -> str | None:
+    match = getattr(request, "resolver_match", None)
+    route = getattr(match, "route", None)
+    return None if route is None else _readable_route(str(route))
+
+
+@lru_cache(maxsize=2048)
+def _readable_route(route: str) -> str:
+    if "^" in route or "(?" in route or "\\" in route:
+        # Django's own words for regular expressions in a person's eyes.
+        from django.contrib.admindocs.utils import (
+            remove_non_capturing_groups,
+            replace_metacharacters,
+            replace_named_groups,
+            replace_unnamed_groups,
+        )
+
+        route = replace_metacharacters(replace_unnamed_groups(replace_named_groups(remove_non_capturing_groups(route))))
+        route = re.sub(r"/{2,}", "/", route)
+    return route if route.startswith("/") else f"/{route}"
+
+
+@lru_cache(maxsize=8)
+def _sensitive_keys(extra: tuple[str, ...]) -> SensitiveKeys:
+    return SensitiveKeys(extra)
+
+
+def _client_ip(meta: Mapping[str, Any], trusted: tuple[IPv4Network | IPv6Network, ...]) -> str:
+    """The client's address; X-Forwarded-For counts only as far as trusted proxies wrote it."""
+    remote = str(meta.get("REMOTE_ADDR") or "")
+    forwarded = meta.get("HTTP_X_FORWARDED_FOR")
+    if trusted and forwarded:
+        return _forwarded_ip(remote, str(forwarded)[:1000], trusted)
+    return remote
+
+
+@lru_cache(maxsize=1024)
+def _forwarded_ip(remote: str, forwarded: str, trusted: tuple[IPv4Network | IPv6Network, ...]) -> str:
+    client = remote
+    # From the nearest hop outwards. A server on a Unix socket names no address: the socket's other end is a proxy.
+    for hop in (remote, *(part.strip() for part in reversed(forwarded.split(",")))):
+        if not hop:
+            continue
+        try:
+            address = ip_address(hop.strip("[]"))
+        except ValueError:
+            break
+        client = str(address)
+        if not any(address in network for network in trusted):
+            break
+    return client

@@ -1,0 +1,193 @@
+"""The TracerProvider: its birth, what goes into it, its end. One a process; somebody else's is used, not fought."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import socket
+from typing import Any, Final
+
+from opentelemetry import propagate, trace
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, TraceIdRatioBased
+
+from django_tracing import instrumentation, spans
+from django_tracing.attributes import Convention
+from django_tracing.conf import Settings, get_settings
+from django_tracing.export import build_exporter
+from django_tracing.export.processor import QueueProcessor
+from django_tracing.instrumentation.upstream import UpstreamProcessor
+from django_tracing.propagation import MissingPropagator, build_propagator
+from django_tracing.traces.local import LocalStore
+from django_tracing.version import __version__
+
+__all__ = ["make_exporter", "make_resource", "queue", "start"]
+
+_logger = logging.getLogger("django_tracing")
+
+_started = False
+_queue: QueueProcessor | None = None
+
+#: Where opentelemetry-instrument and the SDK read it from: upstream's instrumentations follow our setting too.
+_SEMCONV: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
+
+
+def start() -> None:
+    """Sets tracing up from the settings, once a process; later calls do nothing. Never raises.
+
+    Wrong settings leave tracing off with one log line: a web server runs no system checks.
+    """
+    global _started
+    if _started:
+        return
+    _started = True
+    try:
+        settings = get_settings()
+        if settings.problems:
+            _logger.error(
+                "Tracing is off: %s Run `python manage.py check` for the whole list.",
+                " / ".join(str(problem) for problem in settings.problems),
+            )
+            return
+        if settings.enabled:
+            _start(settings)
+    except Exception:
+        _logger.exception("Tracing is off: it could not be set up. The application goes on without it.")
+
+
+def queue() -> QueueProcessor | None:
+    """The processor that holds ended spans until they are sent; None where this app exports nothing."""
+    return _queue
+
+
+def _start(settings: Settings) -> None:
+    if settings.semconv_stability_opt_in and settings.source("SEMCONV_STABILITY_OPT_IN").startswith("TRACING"):
+        os.environ[_SEMCONV] = ",".join(sorted(settings.semconv_stability_opt_in))
+    provider = trace.get_tracer_provider()
+    ours = isinstance(provider, trace.ProxyTracerProvider)
+    if ours:
+        provider = TracerProvider(sampler=_sampler(settings), resource=make_resource(settings))
+    enrich = getattr(provider, "add_span_processor", None)
+    if enrich is not None:
+        # First, so that what the others are given is already redacted.
+        enrich(UpstreamProcessor())
+        if ours or _explicitly_exported(settings):
+            processor = _make_queue(settings)
+            if processor is not None:
+                enrich(processor)
+    if ours:
+        trace.set_tracer_provider(provider)
+        _set_propagators(settings)
+    elif settings.source("PROPAGATORS") != "default":
+        _set_propagators(settings)
+    else:
+        # Somebody else's choice of propagators stands; the correlation id goes beside it.
+        _add_correlation()
+    convention = Convention(settings.semconv_stability_opt_in)
+    spans.use_tracer(provider.get_tracer(spans.SCOPE_NAME, __version__), convention)
+    instrumentation.install(settings.instrumentations)
+
+
+def _explicitly_exported(settings: Settings) -> bool:
+    """Whether a process that has its own provider shall export here too.
+
+    ``OTEL_EXPORTER_OTLP_ENDPOINT`` does not ask for it: the provider that was there honours it already.
+    """
+    return any(
+        settings.source(name).startswith(("TRACING", "environment variable JAEGER_ENDPOINT"))
+        for name in ("ENDPOINT", "EXPORTER")
+    )
+
+
+def _sampler(settings: Settings) -> ParentBased:
+    rate = settings.sample_rate
+    return ParentBased(ALWAYS_ON if rate >= 1 else TraceIdRatioBased(rate))
+
+
+def make_resource(settings: Settings) -> Resource:
+    """Who sends the spans: service, environment, host and process.
+
+    Convention: https://opentelemetry.io/docs/specs/semconv/resource/
+    """
+    attributes: dict[str, Any] = {
+        "host.name": socket.gethostname(),
+        "process.pid": os.getpid(),
+        "process.runtime.name": platform.python_implementation().lower(),
+        "process.runtime.version": platform.python_version(),
+        **settings.resource_attributes,
+        "service.name": settings.service_name,
+    }
+    if settings.service_version:
+        attributes["service.version"] = settings.service_version
+    if settings.environment:
+        # The name that Jaeger's users search for, and the one that the conventions have since given it.
+        attributes["deployment.environment"] = settings.environment
+        attributes["deployment.environment.name"] = settings.environment
+    return Resource.create(attributes)
+
+
+def make_exporter(settings: Settings) -> SpanExporter | None:
+    """The exporter that the settings ask for; None for ``"none"``.
+
+    Raises ``export.errors.MissingExtra`` when its package is not installed, ImportError, TypeError or ValueError
+    when a dotted path gives no exporter. The message says what to do.
+    """
+    write = LocalStore(settings.local_store, max_traces=settings.max_traces).write if settings.exporter == "local" else None
+    return build_exporter(
+        settings.exporter,
+        endpoint=settings.endpoint,
+        headers=settings.headers,
+        timeout=settings.export_timeout,
+        local_write=write,
+    )
+
+
+def _make_queue(settings: Settings) -> SpanProcessor | None:
+    global _queue
+    try:
+        exporter = make_exporter(settings)
+    except Exception as error:
+        _logger.error("Spans are not exported (%s): %s", settings.source("EXPORTER"), error)
+        return None
+    if exporter is None:
+        return None
+    _queue = QueueProcessor(
+        exporter,
+        batch_size=settings.batch_size,
+        export_interval=settings.export_interval,
+        queue_size=settings.queue_size,
+        queue_bytes=settings.queue_bytes,
+        shutdown_timeout=settings.shutdown_timeout,
+    )
+    os.register_at_fork(after_in_child=_after_fork)
+    return _queue
+
+
+def _after_fork() -> None:
+    """A worker made by fork (gunicorn --preload) is a process of its own, and says so."""
+    provider = trace.get_tracer_provider()
+    update = getattr(provider, "_update_resource", None)
+    if update is not None:
+        try:
+            update(Resource({"process.pid": os.getpid()}))
+        except Exception:
+            _logger.debug("The resource kept its parent's process id.", exc_info=True)
+
+
+def _set_propagators(settings: Settings) -> None:
+    try:
+        propagate.set_global_textmap(build_propagator(settings.propagators))
+    except MissingPropagator as error:
+        _logger.error("%s: %s Until then W3C tracecontext and baggage are used.", settings.source("PROPAGATORS"), error)
+        propagate.set_global_textmap(build_propagator(("tracecontext", "baggage")))
+
+
+def _add_correlation() -> None:
+    from opentelemetry.propagators.composite import CompositePropagator
+
+    from django_tracing.propagation import CorrelationPropagator
+
+    propagate.set_global_textmap(CompositePropagator([propagate.get_global_textmap(), CorrelationPropagator()]))
