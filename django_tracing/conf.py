@@ -212,7 +212,9 @@ def _strings(*, example: str, choices: tuple[str, ...] = (), absolute: bool = Fa
             if not isinstance(item, str) or not item.strip():
                 raise _Wrong(f"contains {_shown(item)}, which is not a name.", f"Write it as {example}.")
             if choices and item not in choices:
-                raise _Wrong(f"contains {_shown(item)}{_did_you_mean(item, choices)}.", f"Known: {', '.join(choices)}.")
+                raise _Wrong(
+                    f"contains {_shown(item)}{_did_you_mean(item, choices)}.", f"Known: {', '.join(choices)}."
+                )
             if absolute and not item.startswith("/"):
                 raise _Wrong(f'contains {_shown(item)}, which does not start with "/".', f'Write "/{item}".')
         return items
@@ -378,7 +380,8 @@ def _semconv(value: Any, from_env: bool) -> frozenset[str]:
     if not from_env and items - known:
         wrong = sorted(items - known)[0]
         raise _Wrong(
-            f"contains {_shown(wrong)}{_did_you_mean(wrong, KNOWN_SEMCONV)}.", f"Known: {', '.join(KNOWN_SEMCONV)}."
+            f"contains {_shown(wrong)}{_did_you_mean(wrong, KNOWN_SEMCONV)}.",
+            f"Known: {', '.join(KNOWN_SEMCONV)}.",
         )
     return known
 
@@ -458,7 +461,8 @@ class _Loader:
                 "TRACING",
                 "settings.TRACING",
                 _Wrong(
-                    f"must be a dict, not {type(configured).__name__}.", 'Write it as TRACING = {"SERVICE_NAME": "shop"}.'
+                    f"must be a dict, not {type(configured).__name__}.",
+                    'Write it as TRACING = {"SERVICE_NAME": "shop"}.',
                 ),
             )
 
@@ -505,7 +509,11 @@ class _Loader:
                 self.environ.get("OTEL_TRACES_SAMPLER", "").strip() not in _RATIO_SAMPLERS
             ):
                 continue
-            parser = _otlp_endpoint if variable.startswith("OTEL_EXPORTER_OTLP") and spec.name == "ENDPOINT" else spec.parse
+            parser = (
+                _otlp_endpoint
+                if variable.startswith("OTEL_EXPORTER_OTLP") and spec.name == "ENDPOINT"
+                else spec.parse
+            )
             source = f"environment variable {variable}"
             self.values[spec.name] = self.parse(spec.name, source, raw, parser, True, spec.default)
             return

@@ -77,7 +77,18 @@ def _remember_exception(*, request: HttpRequest | None = None, **kwargs: Any) ->
 class _Traced:
     """One request on its way: the shared half of the sync and async twins. No method raises."""
 
-    __slots__ = ("context", "ended", "exhausted", "owned", "request", "scope", "settings", "span", "started", "token")
+    __slots__ = (
+        "context",
+        "ended",
+        "exhausted",
+        "owned",
+        "request",
+        "scope",
+        "settings",
+        "span",
+        "started",
+        "token",
+    )
 
     def __init__(self, request: HttpRequest, settings: Settings, creates: bool) -> None:
         self.request = request
@@ -396,7 +407,9 @@ def _readable_route(route: str) -> str:
             replace_unnamed_groups,
         )
 
-        route = replace_metacharacters(replace_unnamed_groups(replace_named_groups(remove_non_capturing_groups(route))))
+        route = replace_metacharacters(
+            replace_unnamed_groups(replace_named_groups(remove_non_capturing_groups(route)))
+        )
         route = re.sub(r"/{2,}", "/", route)
     return route if route.startswith("/") else f"/{route}"
 

@@ -75,6 +75,8 @@ def build_propagator(names: Iterable[str]) -> TextMapPropagator:
         try:
             found: Any = getattr(import_module(module), attribute)
         except ImportError as error:
-            raise MissingPropagator(f'The propagator "{name}" needs the package {package}: pip install {package}') from error
+            raise MissingPropagator(
+                f'The propagator "{name}" needs the package {package}: pip install {package}'
+            ) from error
         propagators.append(found())
     return CompositePropagator([*propagators, CorrelationPropagator()])

@@ -135,7 +135,11 @@ def make_exporter(settings: Settings) -> SpanExporter | None:
     Raises ``export.errors.MissingExtra`` when its package is not installed, ImportError, TypeError or ValueError
     when a dotted path gives no exporter. The message says what to do.
     """
-    write = LocalStore(settings.local_store, max_traces=settings.max_traces).write if settings.exporter == "local" else None
+    write = (
+        LocalStore(settings.local_store, max_traces=settings.max_traces).write
+        if settings.exporter == "local"
+        else None
+    )
     return build_exporter(
         settings.exporter,
         endpoint=settings.endpoint,
@@ -181,7 +185,9 @@ def _set_propagators(settings: Settings) -> None:
     try:
         propagate.set_global_textmap(build_propagator(settings.propagators))
     except MissingPropagator as error:
-        _logger.error("%s: %s Until then W3C tracecontext and baggage are used.", settings.source("PROPAGATORS"), error)
+        _logger.error(
+            "%s: %s Until then W3C tracecontext and baggage are used.", settings.source("PROPAGATORS"), error
+        )
         propagate.set_global_textmap(build_propagator(("tracecontext", "baggage")))
 
 

@@ -27,7 +27,17 @@ from django_tracing.correlation import get_scope
 from django_tracing.identity import identify
 from django_tracing.redaction import cut, redact_db_error, redact_stacktrace
 
-__all__ = ["ChildSpan", "SuppressedUpstream", "attach", "detach", "log_once", "record_error", "recording", "start_span", "use_tracer"]
+__all__ = [
+    "ChildSpan",
+    "SuppressedUpstream",
+    "attach",
+    "detach",
+    "log_once",
+    "record_error",
+    "recording",
+    "start_span",
+    "use_tracer",
+]
 
 #: The instrumentation scope of all our spans.
 SCOPE_NAME: Final = "django_tracing"

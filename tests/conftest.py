@@ -10,7 +10,6 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from example_project.servers import Server, start_postgres, start_redis
 
 class Spans:
     """The spans that ended since the test began, as a backend would receive them."""

@@ -35,7 +35,11 @@ class TestPrecedence:
         short = {"SERVICE_NAME": "short", "JAEGER_ENDPOINT": "http://short:4318"}
         otel = {"OTEL_SERVICE_NAME": "otel", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel:4318"}
         configured = {"SERVICE_NAME": "tracing", "ENDPOINT": "http://tracing:4318"}
-        for environ, tracing, name in ((short, None, "short"), ({**short, **otel}, None, "otel"), ({**short, **otel}, configured, "tracing")):
+        for environ, tracing, name in (
+            (short, None, "short"),
+            ({**short, **otel}, None, "otel"),
+            ({**short, **otel}, configured, "tracing"),
+        ):
             settings = load(tracing, environ)
             assert settings.service_name == name
             assert settings.endpoint == f"http://{name}:4318/v1/traces"
@@ -171,8 +175,12 @@ WRONG = [
 
 
 class TestErrors:
-    @pytest.mark.parametrize(("tracing", "name", "mend"), WRONG, ids=[f"{name}-{i}" for i, (_, name, _) in enumerate(WRONG)])
-    def test_names_the_setting_the_source_and_the_mend(self, tracing: dict[str, object], name: str, mend: str) -> None:
+    @pytest.mark.parametrize(
+        ("tracing", "name", "mend"), WRONG, ids=[f"{name}-{i}" for i, (_, name, _) in enumerate(WRONG)]
+    )
+    def test_names_the_setting_the_source_and_the_mend(
+        self, tracing: dict[str, object], name: str, mend: str
+    ) -> None:
         problem = the_problem(load(tracing, {}))
         assert f'TRACING["{name}"]' in problem
         assert mend in problem
@@ -196,13 +204,20 @@ class TestErrors:
         assert mend in problem
 
     def test_an_unsupported_protocol(self) -> None:
-        problem = the_problem(from_env(OTEL_EXPORTER_OTLP_ENDPOINT="http://c:4318", OTEL_EXPORTER_OTLP_PROTOCOL="http/json"))
+        problem = the_problem(
+            from_env(OTEL_EXPORTER_OTLP_ENDPOINT="http://c:4318", OTEL_EXPORTER_OTLP_PROTOCOL="http/json")
+        )
         assert "environment variable OTEL_EXPORTER_OTLP_PROTOCOL" in problem
         assert 'Set it to "http/protobuf" or "grpc".' in problem
 
     def test_every_problem_is_reported_at_once(self) -> None:
         settings = load({"SAMPLE_RATE": 3, "LAYERS": 1, "X_Y_Z": 1}, {"OTEL_PROPAGATORS": "q"})
-        assert sorted(problem.setting for problem in settings.problems) == ["LAYERS", "PROPAGATORS", "SAMPLE_RATE", "X_Y_Z"]
+        assert sorted(problem.setting for problem in settings.problems) == [
+            "LAYERS",
+            "PROPAGATORS",
+            "SAMPLE_RATE",
+            "X_Y_Z",
+        ]
 
     @pytest.mark.parametrize("endpoint", ["http://me:hunter2@h:99999", "ftp://me:hunter2@h", "me:hunter2@h:4318"])
     def test_no_credential_stands_in_a_message(self, endpoint: str) -> None:

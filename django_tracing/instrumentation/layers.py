@@ -23,7 +23,13 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span
 
 from django_tracing import spans
-from django_tracing.attributes import CODE_FUNCTION, CODE_NAMESPACE, MIDDLEWARE_PHASE, OPERATION_TYPE, Attributes
+from django_tracing.attributes import (
+    CODE_FUNCTION,
+    CODE_NAMESPACE,
+    MIDDLEWARE_PHASE,
+    OPERATION_TYPE,
+    Attributes,
+)
 from django_tracing.conf import get_settings
 
 __all__ = ["install", "is_available", "uninstall"]
