@@ -1,0 +1,53 @@
+"""What became of the spans of this process."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from threading import Lock
+from typing import Any, Literal
+
+__all__ = ["Counters", "DropReason"]
+
+DropReason = Literal["queue_full_spans", "queue_full_bytes", "rejected", "export_error", "shutdown"]
+
+
+class Counters:
+    """Counts of spans; thread-safe. Times are seconds since the epoch."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self.exported = 0
+        self.dropped: Counter[str] = Counter()
+        self.last_error: str | None = None
+        self.last_error_time: float | None = None
+        self.last_success_time: float | None = None
+
+    def drop(self, reason: DropReason, count: int = 1) -> None:
+        with self._lock:
+            self.dropped[reason] += count
+
+    def sent(self, count: int) -> None:
+        with self._lock:
+            self.exported += count
+            self.last_success_time = time.time()
+
+    def failed(self, message: str) -> None:
+        with self._lock:
+            self.last_error = message
+            self.last_error_time = time.time()
+
+    def dropped_total(self) -> int:
+        with self._lock:
+            return sum(self.dropped.values())
+
+    def snapshot(self) -> dict[str, Any]:
+        """All of them as one consistent dict of JSON-able values."""
+        with self._lock:
+            return {
+                "exported": self.exported,
+                "dropped": dict(self.dropped),
+                "last_error": self.last_error,
+                "last_error_time": self.last_error_time,
+                "last_success_time": self.last_success_time,
+            }

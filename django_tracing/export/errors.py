@@ -1,0 +1,99 @@
+"""What can go wrong with an export, told apart so that a person can be told what to do."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import Literal
+
+__all__ = ["ExportError", "MissingExtra", "Reason", "from_os_error", "from_status"]
+
+Reason = Literal[
+    "refused",
+    "dns",
+    "tls",
+    "timeout",
+    "unreachable",
+    "unauthorized",
+    "not_found",
+    "wrong_protocol",
+    "rejected",
+    "unavailable",
+    "failed",
+]
+
+
+class ExportError(Exception):
+    """A batch of spans was not taken.
+
+    ``retryable`` says whether the same batch may be taken later; ``status`` is the HTTP status where there was one;
+    ``retry_after`` is what the backend asked for, in seconds.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: Reason,
+        retryable: bool,
+        status: int | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.reason: Reason = reason
+        self.retryable = retryable
+        self.status = status
+        self.retry_after = retry_after
+
+
+class MissingExtra(ImportError):
+    """An exporter's package is not installed; the message says which extra brings it."""
+
+
+def from_os_error(error: OSError, where: str) -> ExportError:
+    """The :class:`ExportError` for a connection to ``where`` (host:port) that failed."""
+    reason: Reason
+    if isinstance(error, ssl.SSLError):
+        text = error.reason or str(error)
+        if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text or "HTTP_REQUEST" in text:
+            return ExportError(f"{where} does not speak TLS.", reason="tls", retryable=False)
+        detail = getattr(error, "verify_message", "") or text
+        return ExportError(f"TLS with {where} failed: {detail}.", reason="tls", retryable=True)
+    if isinstance(error, socket.gaierror):
+        return ExportError(f"The host name of {where} is unknown.", reason="dns", retryable=True)
+    if isinstance(error, ConnectionRefusedError):
+        return ExportError(f"Nothing listens on {where}.", reason="refused", retryable=True)
+    if isinstance(error, TimeoutError):
+        return ExportError(f"{where} did not answer in time.", reason="timeout", retryable=True)
+    reason = "unreachable"
+    return ExportError(f"{where} can't be reached: {error}.", reason=reason, retryable=True)
+
+
+def from_status(status: int, where: str, retry_after: str | None = None) -> ExportError:
+    """The :class:`ExportError` for an HTTP status of 300 or more from ``where`` (a URL without credentials)."""
+    if status in (401, 403):
+        return ExportError(
+            f"{where} refused the credentials ({status}).", reason="unauthorized", retryable=False, status=status
+        )
+    if status in (404, 405):
+        return ExportError(f"{where} takes no spans ({status}).", reason="not_found", retryable=False, status=status)
+    # https://opentelemetry.io/docs/specs/otlp/#failures-1 names those that may be tried again.
+    if status in (429, 502, 503, 504):
+        wait = float(retry_after) if retry_after and retry_after.isdigit() else None
+        return ExportError(
+            f"{where} is overloaded or away ({status}).",
+            reason="unavailable",
+            retryable=True,
+            status=status,
+            retry_after=wait,
+        )
+    if status >= 500:
+        return ExportError(f"{where} failed ({status}).", reason="unavailable", retryable=True, status=status)
+    if status in (400, 415):
+        return ExportError(
+            f"{where} does not understand what is sent ({status}).",
+            reason="wrong_protocol",
+            retryable=False,
+            status=status,
+        )
+    return ExportError(f"{where} rejected the spans ({status}).", reason="rejected", retryable=False, status=status)

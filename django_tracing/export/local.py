@@ -1,0 +1,89 @@
+"""The exporter of the local store: spans as plain rows, handed to a writer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from opentelemetry.sdk.resources import SERVICE_NAME
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+
+from django_tracing.export.errors import ExportError
+
+__all__ = ["LocalExporter", "SpanRow", "span_row"]
+
+#: One span as JSON-able values: what ``traces.local.LocalStore.write`` takes. Times are nanoseconds.
+SpanRow = dict[str, Any]
+
+
+def span_row(span: ReadableSpan) -> SpanRow:
+    """``span`` as a :data:`SpanRow`."""
+    context = span.context
+    assert context is not None
+    resource = dict(span.resource.attributes)
+    return {
+        "trace_id": f"{context.trace_id:032x}",
+        "span_id": f"{context.span_id:016x}",
+        "parent_id": f"{span.parent.span_id:016x}" if span.parent else "",
+        "name": span.name,
+        "kind": span.kind.name.lower(),
+        "service": str(resource.get(SERVICE_NAME, "")),
+        "resource": _plain(resource),
+        "scope": span.instrumentation_scope.name if span.instrumentation_scope else "",
+        "start": span.start_time or 0,
+        "end": span.end_time or 0,
+        "status": span.status.status_code.name.lower(),
+        "status_message": span.status.description or "",
+        "attributes": _plain(span.attributes),
+        "events": [
+            {"name": event.name, "time": event.timestamp, "attributes": _plain(event.attributes)}
+            for event in span.events
+        ],
+        "links": [
+            {
+                "trace_id": f"{link.context.trace_id:032x}",
+                "span_id": f"{link.context.span_id:016x}",
+                "attributes": _plain(link.attributes),
+            }
+            for link in span.links
+        ],
+        "trace_state": context.trace_state.to_header(),
+    }
+
+
+def _plain(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    return {key: _json(value) for key, value in (attributes or {}).items()}
+
+
+def _json(value: Any) -> Any:
+    if isinstance(value, (str, bool, int, float)) or value is None:
+        return value
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, Mapping):
+        return {str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [_json(item) for item in value]
+    return str(value)
+
+
+class LocalExporter(SpanExporter):
+    """Hands spans to ``write``, which may raise OSError (and its like) for what a file can't take."""
+
+    def __init__(self, write: Callable[[list[SpanRow]], None]) -> None:
+        self._write = write
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        """Writes ``spans``; raises :class:`ExportError`."""
+        try:
+            self._write([span_row(span) for span in spans])
+        except Exception as error:
+            raise ExportError(str(error), reason="unavailable", retryable=True) from error
+        return SpanExportResult.SUCCESS
+
+    def shutdown(self) -> None:
+        pass
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return True
