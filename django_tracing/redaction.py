@@ -36,8 +36,10 @@ REDACTED: Final = "[redacted]"
 #: At the end of a value that was cut.
 MARK: Final = "…"
 
-#: Longer statements are cut before they are read: nobody reads on, and lexing them would take the request's time.
-_SQL_INPUT: Final = 50_000
+#: Longer statements are cut before they are read: nobody reads on, and reading them would take the request's time.
+#: The first bounds what is searched for lists to fold, the second what is left of that to read.
+_SQL_SCANNED: Final = 500_000
+_SQL_INPUT: Final = 20_000
 _STATEMENT_LENGTH: Final = 2000
 #: Longer statements are not kept in the cache, which bounds its memory.
 _SQL_CACHED: Final = 10_000
@@ -64,8 +66,8 @@ def _safely(otherwise: Callable[[], Any]) -> Callable[[Callable[P, T]], Callable
 
 
 def cut(value: str, max_length: int) -> str:
-    """``value`` with at most ``max_length`` characters, the last of them ``…`` when some were cut."""
-    return value if len(value) <= max_length else value[: max_length - 1] + MARK
+    """``value`` with at most ``max_length`` characters (one or more), the last of them ``…`` when some were cut."""
+    return value if len(value) <= max_length else value[: max(max_length - 1, 0)] + MARK
 
 
 # ----- SQL
@@ -83,28 +85,36 @@ class Statement:
     tables: tuple[str, ...]
 
 
-_STANDARD_STRING: Final = r"(?:[uU]&|[nNbBxX])?'[^']*(?:''[^']*)*(?:'|\Z)"
+_STANDARD_STRING: Final = r"""
+              (?:[uU]&|[nNbBxX])?'[^']*(?:''[^']*)*(?:'|\Z)
+            # Oracle's q'[it's]': up to the bracket's partner, or to the same character again.
+            | [nN]?[qQ]'(?:\[[\s\S]*?(?:\]'|\Z)|\([\s\S]*?(?:\)'|\Z)|\{[\s\S]*?(?:\}'|\Z)|<[\s\S]*?(?:>'|\Z)
+                |(?P<edge>[^\s'])[\s\S]*?(?:(?P=edge)'|\Z))
+"""
 #: MySQL escapes by backslash in every string, and double quotes make strings too.
-_MYSQL_STRING: Final = (
-    r"""[nNbBxX]?'[^'\\]*(?:(?:\\[\s\S]|'')[^'\\]*)*(?:'|\Z)|"[^"\\]*(?:(?:\\[\s\S]|"")[^"\\]*)*(?:"|\Z)"""
-)
+_MYSQL_STRING: Final = r"""
+              [nNbBxX]?'[^'\\]*(?:(?:\\[\s\S]|'')[^'\\]*)*(?:'|\\?\Z)
+            | "[^"\\]*(?:(?:\\[\s\S]|"")[^"\\]*)*(?:"|\\?\Z)
+"""
 
 
 def _scanner(string: str, comment: str, quoted: str) -> re.Pattern[str]:
+    # Every alternative that opens something also ends at the end of the text, so that none backtracks.
     return re.compile(
         rf"""
-          (?P<space>\s+|--[^\n]*{comment})
+          (?P<space>\s+|{comment})
         | (?P<comment>/\*)
         | (?P<literal>
-              [eE]'[^'\\]*(?:(?:\\[\s\S]|'')[^'\\]*)*(?:'|\\?\Z)
+              # A string that goes on in the next line goes on with its escapes.
+              [eE]'[^'\\]*(?:(?:\\[\s\S]|''|'[ \t\r\f\v]*\n\s*')[^'\\]*)*(?:'|\\?\Z)
             | {string}
             | \$(?P<tag>(?:[^\W\d]\w*)?)\$[\s\S]*?(?:\$(?P=tag)\$|\Z)
           )
-        | (?P<placeholder>%s|%\([^)]*\)s|\$\d+|\?|:[^\W\d]\w*(?<!:))
+        | (?P<placeholder>%s|%\(\w+\)s|\$\d+|\?|:[^\W\d]\w*)
         # Whatever letters follow a digit belong to the number, so that no part of it is left over.
-        | (?P<number>(?:\d|\.\d)[\w.]*(?:(?<=[eE])[+-]\d+)?)
+        | (?P<number>(?:\d|\.\d)[\w.]*(?:(?<=[eE])[+-]\d[\w.]*)?)
         | (?P<quoted>{quoted}`[^`]*(?:``[^`]*)*(?:`|\Z))
-        | (?P<word>[^\W\d][\w$\#]*)
+        | (?P<word>[^\W\d][\w$]*)
         | (?P<operator>::|->>|->|[\s\S])
         """,
         re.VERBOSE,
@@ -112,121 +122,206 @@ def _scanner(string: str, comment: str, quoted: str) -> re.Pattern[str]:
 
 
 _SCANNERS: Final[dict[str, re.Pattern[str]]] = {
-    "identifier": _scanner(_STANDARD_STRING, "", r'"[^"]*(?:""[^"]*)*(?:"|\Z)|'),
-    "string": _scanner(_MYSQL_STRING, r"|\#[^\n]*", ""),
+    "identifier": _scanner(_STANDARD_STRING, r"--[^\n]*", r'"[^"]*(?:""[^"]*)*(?:"|\Z)|'),
+    # In MySQL two dashes open a comment only before white space: 5--1 is six.
+    "string": _scanner(_MYSQL_STRING, r"--(?=\s|\Z)[^\n]*|\#[^\n]*", ""),
 }
 _COMMENT_EDGE: Final = re.compile(r"/\*|\*/")
 _IDENTIFIER: Final = re.compile(r"[\w$. -]{1,128}")
+
+#: What a bulk insert and a long IN list consist of. Folding it as text, before anything is read, costs a
+#: hundredth of reading it; nothing here holds a quote, so inside a string it changes nothing that matters.
+_REPEATED_ROW: Final = re.compile(r"(\([%\w ,?]+\))(?:\s*,\s*\1)+")
+_REPEATED_PLACEHOLDER: Final = re.compile(r"(\bIN\s*\(\s*(%s|\?))(?:\s*,\s*\2)+", re.IGNORECASE)
 
 Token = tuple[str, str, bool]  # kind, text, whether white space stood before it
 
 
 def _tokens(sql: str, double_quotes: DoubleQuotes) -> list[Token]:
-    scanner = _SCANNERS[double_quotes]
+    if len(sql) > _STATEMENT_LENGTH:
+        sql = _REPEATED_PLACEHOLDER.sub(r"\1", _REPEATED_ROW.sub(r"\1", sql[:_SQL_SCANNED]))[:_SQL_INPUT]
+    finditer = _SCANNERS[double_quotes].finditer
     tokens: list[Token] = []
+    append = tokens.append
     position, end, space = 0, len(sql), False
     while position < end:
-        match = scanner.match(sql, position)
-        if match is None:  # cannot happen: the last alternative takes any character
+        for match in finditer(sql, position):
+            kind = match.lastgroup
+            if kind == "space":
+                space = True
+            elif kind == "comment":
+                # Comments nest (in PostgreSQL), which no regular expression can follow.
+                position = _after_comment(sql, match.end(), nests=double_quotes == "identifier")
+                space = True
+                break
+            else:
+                append((kind or "operator", match.group(), space))
+                space = False
+        else:
             break
-        position = match.end()
-        kind = match.lastgroup or "operator"
-        if kind == "tag":
-            kind = "literal"
-        if kind == "comment":
-            position = _after_comment(sql, position)
-            space = True
-            continue
-        if kind == "space":
-            space = True
-            continue
-        tokens.append((kind, match.group(), space))
-        space = False
     return tokens
 
 
-def _after_comment(sql: str, position: int) -> int:
+def _after_comment(sql: str, position: int, *, nests: bool) -> int:
     depth = 1
     while depth:
         edge = _COMMENT_EDGE.search(sql, position)
         if edge is None:
             return len(sql)
-        depth += 1 if edge.group() == "/*" else -1
+        if edge.group() == "*/":
+            depth -= 1
+        elif nests:
+            depth += 1
         position = edge.end()
     return position
 
 
-_ITEM: Final = r"(?:-?(?:\?|%s|%\([^)]*\)s|\$\d+|:\w+)(?:::[\w.]+(?:\[\])?)?|NULL|TRUE|FALSE)"
+_ITEM: Final = r"(?:-?(?:\?|%s|%\(\w+\)s|\$\d+|:\w+)(?:::[\w.]+(?:\[\])?)?|NULL|TRUE|FALSE)"
 _LIST: Final = rf"({_ITEM})(?: ?, ?{_ITEM})+"
 _IN_LIST: Final = re.compile(rf"\b(IN) ?\( ?{_LIST} ?\)", re.IGNORECASE)
 _ARRAY_LIST: Final = re.compile(rf"\b(ARRAY) ?\[ ?{_LIST} ?\]", re.IGNORECASE)
-_ROWS: Final = re.compile(r"\b(VALUES ?)(\([^()]*\))(?: ?, ?\([^()]*\))+", re.IGNORECASE)
+_ROWS: Final = re.compile(r"\b(VALUES ?|IN ?\( ?)(\([^()]*\))(?: ?, ?\([^()]*\))+", re.IGNORECASE)
+#: Oracle's passwords are written as identifiers.
+_PASSWORD: Final = re.compile(r"\b(IDENTIFIED BY(?: VALUES)?) (?:\"[^\"]*\"|[^\s?;]+)", re.IGNORECASE)
+
+#: SET x TO word, PRAGMA x = word: the only places where a bare word is a value.
+_SETTERS: Final = frozenset({"set", "pragma"})
+#: Django makes a savepoint's name of the thread's number and a counter: no two statements would be alike.
+_SAVEPOINTS: Final = frozenset({"savepoint", "release", "rollback"})
+_SAVEPOINT_WORDS: Final = _SAVEPOINTS | {"to", "work", "transaction", "tran", "and", "no", "chain", "prepared"}
 
 
 def _text(tokens: list[Token], max_length: int) -> str:
     parts: list[str] = []
-    length = 0
-    # SET x TO word, PRAGMA x = word: the only places where a bare word is a value.
-    hides_words = bool(tokens) and tokens[0][1].lower() in ("set", "pragma")
-    hiding = False
-    # Folding lists can only shorten: reading a good deal more than will be kept is enough.
-    enough = max_length * 20
+    append = parts.append
+    first = tokens[0][1].lower() if tokens else ""
+    setter, savepoint, value = first in _SETTERS, first in _SAVEPOINTS, False
     for kind, text, space in tokens:
-        if kind in ("literal", "number") or (hiding and kind in ("word", "quoted")):
-            text = "?"
-        elif kind == "quoted" and not _IDENTIFIER.fullmatch(text[1:-1]):
-            text = f"{text[0]}?{text[0]}"
-        if hides_words and (text == "=" or text.lower() == "to"):
-            hiding = True
         if space and parts:
-            parts.append(" ")
-        parts.append(text)
-        length += len(text) + 1
-        if length > enough:
-            break
+            append(" ")
+        if kind == "literal" or kind == "number":
+            append("?")
+        elif kind == "quoted":
+            if value or savepoint:
+                append("?")
+            elif len(text) > 2 and text[-1] == text[0] and _IDENTIFIER.fullmatch(text[1:-1]):
+                append(text)
+            else:
+                append(f"{text[0]}?{text[0]}")
+        elif kind == "word":
+            hidden = value or (savepoint and text.lower() not in _SAVEPOINT_WORDS)
+            append("?" if hidden else text)
+            value = value or (setter and text.lower() == "to")
+        else:
+            append(text)
+            value = value or (setter and text == "=")
     text = "".join(parts).rstrip("; ")
+    text = _ROWS.sub(r"\1\2", text)
     text = _IN_LIST.sub(r"\1 (\2)", text)
     text = _ARRAY_LIST.sub(r"\1[\2]", text)
-    text = _ROWS.sub(r"\1\2", text)
+    text = _PASSWORD.sub(r"\1 ?", text)
     return cut(text, max_length)
 
 
 _VERBS: Final = frozenset({"select", "insert", "update", "delete", "merge", "values", "replace"})
 _FROM_ENDS: Final = frozenset(
-    "where group order having limit offset union intersect except set values returning select window fetch for".split()
+    [
+        "where",
+        "group",
+        "order",
+        "having",
+        "limit",
+        "offset",
+        "union",
+        "intersect",
+        "except",
+        "set",
+        "values",
+        "returning",
+        "select",
+        "window",
+        "fetch",
+        "for",
+        "with",
+    ]
 )
 #: Functions whose arguments have a FROM of their own.
 _FROM_FUNCTIONS: Final = frozenset({"extract", "substring", "trim", "overlay", "position", "substr"})
 _SKIPPED_BEFORE_NAME: Final = frozenset(
     {"only", "lateral", "table", "if", "not", "exists", "into", "concurrently", "ignore", "from", "temporary", "temp"}
 )
+#: After these, UPDATE opens a statement; after others it belongs to FOR UPDATE, DO UPDATE, a trigger.
+_BEFORE_UPDATE: Final = frozenset({"", "(", ")", ";", "explain", "analyze", "verbose"})
+_WITH_TABLE: Final = frozenset({"create", "alter", "drop", "truncate", "lock", "comment"})
+_NOT_OF_AN_OPERATION: Final = re.compile(r"[^a-z_]+")
+#: A partition's date or number: it would make a name of its own of every day.
+_DIGITS: Final = re.compile(r"\d{4,}")
 _MAX_TABLES: Final = 10
 
 
 def _operation(tokens: list[Token]) -> tuple[str, frozenset[str]]:
-    """The verb, and the names that a WITH gives to subqueries."""
+    """The verb, and the names that WITH gives to subqueries, in lower case."""
+    count = len(tokens)
     index = 0
-    while index < len(tokens) and tokens[index][1] in ("(", ";"):
+    while index < count and tokens[index][1] in ("(", ";"):
         index += 1
-    if index == len(tokens) or tokens[index][0] != "word":
+    if index == count or tokens[index][0] != "word":
         return "unknown", frozenset()
-    first = tokens[index][1].lower()
-    if first != "with":
-        return first[:32], frozenset()
-    names: set[str] = set()
-    depth = 0
-    for position in range(index + 1, len(tokens)):
-        kind, text, _ = tokens[position]
-        lower = text.lower()
+    verb = _NOT_OF_AN_OPERATION.sub("", tokens[index][1].lower())[:32] or "unknown"
+    withs = [position for position, token in enumerate(tokens) if token[0] == "word" and token[1].lower() == "with"]
+    if not withs:
+        return verb, frozenset()
+    partners: dict[int, int] = {}
+    opened: list[int] = []
+    for position, (_, text, _) in enumerate(tokens):
         if text == "(":
-            depth += 1
-        elif text == ")":
-            depth -= 1
-        elif depth == 0 and kind == "word" and lower in _VERBS:
-            return lower, frozenset(names)
-        elif depth == 0 and kind in ("word", "quoted") and lower not in ("recursive", "as", "not", "materialized"):
-            names.add(_unquoted(text))
-    return "with", frozenset(names)
+            opened.append(position)
+        elif text == ")" and opened:
+            partners[opened.pop()] = position
+    names: set[str] = set()
+    for start in withs:
+        after = _common_tables(tokens, start + 1, partners, names)
+        if start != index:
+            continue
+        while after < count:
+            kind, text, _ = tokens[after]
+            if kind == "word" and text.lower() in _VERBS:
+                verb = text.lower()
+                break
+            after = partners.get(after, after) + 1
+    return verb, frozenset(names)
+
+
+def _common_tables(tokens: list[Token], index: int, partners: dict[int, int], names: set[str]) -> int:
+    """Reads ``[RECURSIVE] name [(columns)] AS [NOT] [MATERIALIZED] (...), ...``; where that ends.
+
+    A WITH of another kind (TIME ZONE, TIES, ORDINALITY) has nothing of the sort after it and gives no name.
+    """
+    count = len(tokens)
+
+    def at(position: int) -> str:
+        return tokens[position][1].lower() if position < count else ""
+
+    if at(index) == "recursive":
+        index += 1
+    while index < count and tokens[index][0] in ("word", "quoted"):
+        name = _unquoted(tokens[index][1]).lower()
+        following = index + 1
+        if at(following) == "(":
+            following = partners.get(following, count) + 1
+        if at(following) != "as":
+            break
+        following += 1
+        while at(following) in ("not", "materialized"):
+            following += 1
+        if at(following) != "(":
+            break
+        names.add(name)
+        index = partners.get(following, count) + 1
+        if at(index) != ",":
+            break
+        index += 1
+    return index
 
 
 def _unquoted(text: str) -> str:
@@ -249,12 +344,21 @@ def _tables(tokens: list[Token], operation: str, subqueries: frozenset[str]) -> 
                 previous = lower
                 index += 1
                 continue
+            if text == "(" and expecting in ("from", "join"):
+                # A subquery, or tables in parentheses.
+                functions.append(False)
+                from_lists.add(len(functions))
+                previous = text
+                index += 1
+                continue
             keyword, expecting = expecting, ""
-            if (kind == "word" and lower not in _FROM_ENDS) or kind == "quoted":
+            if (kind == "word" and lower not in _FROM_ENDS) or kind == "quoted" or text == "[":
                 name, index = _name(tokens, index)
                 called = index < count and tokens[index][1] == "(" and keyword in ("from", "join", "using")
-                if not called and name not in subqueries and name not in found and _IDENTIFIER.fullmatch(name):
-                    found.append(name)
+                if not called and name.lower() not in subqueries and _IDENTIFIER.fullmatch(name):
+                    name = _DIGITS.sub("*", name)
+                    if name not in found:
+                        found.append(name)
                 previous = name.lower()
                 continue
         if text == "(":
@@ -263,35 +367,35 @@ def _tables(tokens: list[Token], operation: str, subqueries: frozenset[str]) -> 
             from_lists.discard(len(functions))
             if functions:
                 functions.pop()
-        elif text == "," and len(functions) in from_lists:
-            expecting = "from"
+        elif text == ",":
+            if len(functions) in from_lists:
+                expecting = "from"
         elif kind == "word":
             if lower in _FROM_ENDS:
                 from_lists.discard(len(functions))
             if lower == "from":
                 # COPY t FROM names a file or STDIN.
-                if previous != "distinct" and operation != "copy" and not (functions and functions[-1]):
+                copied = operation == "copy" and not functions
+                if previous != "distinct" and not copied and not (functions and functions[-1]):
                     expecting = "from"
                     from_lists.add(len(functions))
-            elif lower == "join":
-                expecting = "join"
-            elif lower == "into" or (lower == "using" and operation in ("delete", "merge")):
-                expecting = "into" if lower == "into" else "using"
-            elif lower == "update" and previous in ("", "(", ")", "explain", "analyze", "verbose"):
-                expecting = "update"
-            elif lower in ("truncate", "copy") and not previous:
+            elif lower == "join" or lower == "into":
                 expecting = lower
-                from_lists.add(0)
-            elif lower in ("table", "view") and operation in (
-                "create",
-                "alter",
-                "drop",
-                "truncate",
-                "lock",
-                "comment",
-            ):
-                expecting = "table"
-            elif lower == "on" and operation == "create" and "index" in (tokens[1][1].lower(), tokens[2][1].lower()):
+            elif lower == "using":
+                if operation in ("delete", "merge"):
+                    expecting = "using"
+                    from_lists.add(len(functions))
+            elif lower == "update":
+                if previous in _BEFORE_UPDATE:
+                    expecting = "update"
+            elif lower == "truncate" or lower == "copy":
+                if not previous:
+                    expecting = lower
+                    from_lists.add(0)
+            elif lower == "table" or lower == "view":
+                if operation in _WITH_TABLE:
+                    expecting = "table"
+            elif lower == "on" and operation == "create" and any(t.lower() == "index" for _, t, _ in tokens[1:3]):
                 expecting = "table"
         previous = lower
         index += 1
@@ -299,21 +403,42 @@ def _tables(tokens: list[Token], operation: str, subqueries: frozenset[str]) -> 
 
 
 def _name(tokens: list[Token], index: int) -> tuple[str, int]:
-    parts = [_unquoted(tokens[index][1])]
-    index += 1
-    while index + 1 < len(tokens) and tokens[index][1] == "." and tokens[index + 1][0] in ("word", "quoted"):
-        parts.append(_unquoted(tokens[index + 1][1]))
-        index += 2
+    parts: list[str] = []
+    while True:
+        if tokens[index][1] == "[":  # SQL Server's quotes
+            words: list[str] = []
+            index += 1
+            while index < len(tokens) and tokens[index][1] != "]":
+                words.append(tokens[index][1])
+                index += 1
+            parts.append(" ".join(words))
+        else:
+            parts.append(_unquoted(tokens[index][1]))
+        index += 1
+        if index + 1 >= len(tokens) or tokens[index][1] != ".":
+            break
+        if tokens[index + 1][0] not in ("word", "quoted") and tokens[index + 1][1] != "[":
+            break
+        index += 1
     return ".".join(parts), index
 
 
+_UNREADABLE: Final = Statement(REDACTED, "unknown", ())
+
+
 def _describe(sql: str, double_quotes: DoubleQuotes) -> Statement:
-    try:
-        tokens = _tokens(sql[:_SQL_INPUT], double_quotes)
-        operation, subqueries = _operation(tokens)
-        return Statement(_text(tokens, _STATEMENT_LENGTH), operation, _tables(tokens, operation, subqueries))
-    except Exception:
-        return Statement(REDACTED, "unknown", ())
+    tokens = _tokens(_as_text(sql), double_quotes)
+    operation, subqueries = _operation(tokens)
+    return Statement(_text(tokens, _STATEMENT_LENGTH), operation, _tables(tokens, operation, subqueries))
+
+
+def _as_text(sql: Any) -> str:
+    """Drivers take more than strings: bytes, and psycopg's composed statements."""
+    if isinstance(sql, str):
+        return sql
+    if isinstance(sql, bytes):
+        return sql.decode("utf-8", "replace")
+    return str(sql.as_string(None))
 
 
 _describe_cached = lru_cache(maxsize=1024)(_describe)
@@ -323,11 +448,15 @@ def describe_sql(sql: str, *, double_quotes: DoubleQuotes = "identifier") -> Sta
     """The statement without literals (at most 2,000 characters), its operation and its tables.
 
     ``double_quotes`` says what they make: identifiers in standard SQL, strings in MySQL (which then also escapes
-    by backslash). Repeated statements are looked up, not read again.
+    by backslash). Repeated statements are looked up, not read again. Bytes and psycopg's ``sql.Composable`` are
+    read too; of what cannot be read, the text is ``[redacted]`` and the operation ``unknown``.
     """
-    if len(sql) > _SQL_CACHED:
+    try:
+        if isinstance(sql, str) and len(sql) <= _SQL_CACHED:
+            return _describe_cached(sql, double_quotes)
         return _describe(sql, double_quotes)
-    return _describe_cached(sql, double_quotes)
+    except Exception:
+        return _UNREADABLE
 
 
 def sanitise_sql(sql: str, max_length: int = _STATEMENT_LENGTH, *, double_quotes: DoubleQuotes = "identifier") -> str:
@@ -336,7 +465,7 @@ def sanitise_sql(sql: str, max_length: int = _STATEMENT_LENGTH, *, double_quotes
     At most ``max_length`` characters. An unterminated string or comment takes the rest of the statement with it.
     """
     try:
-        return _text(_tokens(sql[:_SQL_INPUT], double_quotes), max_length)
+        return _text(_tokens(_as_text(sql), double_quotes), max_length)
     except Exception:
         return REDACTED
 
@@ -345,12 +474,28 @@ def sanitise_sql(sql: str, max_length: int = _STATEMENT_LENGTH, *, double_quotes
 
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 #: Anywhere in a name, its separators and capitals aside.
-_SENSITIVE_PARTS: Final = (
-    "password passwd passphrase secret token authorization cookie apikey session csrf creditcard cardnumber "
-    "privatekey accesskey credential signature bearer jwt"
-).split()
+_SENSITIVE_PARTS: Final = [
+    "password",
+    "passwd",
+    "passphrase",
+    "secret",
+    "token",
+    "authorization",
+    "cookie",
+    "apikey",
+    "session",
+    "csrf",
+    "creditcard",
+    "cardnumber",
+    "privatekey",
+    "accesskey",
+    "credential",
+    "signature",
+    "bearer",
+    "jwt",
+]
 #: Only as a whole word of a name: they stand inside harmless ones.
-_SENSITIVE_WORDS: Final = frozenset("pwd auth ssn sig cvv cvc pin otp pass".split())
+_SENSITIVE_WORDS: Final = frozenset(["pwd", "auth", "ssn", "sig", "cvv", "cvc", "pin", "otp", "pass"])
 
 
 class SensitiveKeys:
