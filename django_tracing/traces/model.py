@@ -1,0 +1,330 @@
+"""A trace as it was stored: spans, their tree, and the line that stands for a trace in a list.
+
+Times are nanoseconds since the epoch, durations nanoseconds. What is read here was written by others and may be
+incomplete or wrong: missing parents, several roots, circles, clocks that disagree.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any, Final, Literal, Protocol
+
+__all__ = [
+    "Event",
+    "Kind",
+    "Link",
+    "Node",
+    "ReadError",
+    "Reader",
+    "Span",
+    "Status",
+    "Trace",
+    "TraceSummary",
+    "summarise",
+    "trace_id_prefix",
+]
+
+Kind = Literal["internal", "server", "client", "producer", "consumer"]
+Status = Literal["unset", "ok", "error"]
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+#: Shorter ones would match by chance.
+MIN_PREFIX: Final = 6
+
+
+class ReadError(Exception):
+    """Traces could not be read (or stored); the message says what is wrong and what to do.
+
+    ``reason`` is a word that a program can tell errors apart by.
+    """
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened within a span, e.g. an exception."""
+
+    name: str
+    time: int
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Another span that a span points to and that is not its parent."""
+
+    trace_id: str
+    span_id: str
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """One operation. Ids are lower-case hex, of 32 digits for traces and 16 for spans; no parent is ``""``."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str
+    name: str
+    kind: Kind
+    service: str
+    start: int
+    end: int
+    status: Status = "unset"
+    status_message: str = ""
+    attributes: dict[str, Any] = field(default_factory=dict)
+    events: list[Event] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    resource: dict[str, Any] = field(default_factory=dict)
+    scope: str = ""
+
+    @property
+    def duration(self) -> int:
+        """Nanoseconds; 0 where the end is missing or lies before the start."""
+        return max(0, self.end - self.start)
+
+    @property
+    def failed(self) -> bool:
+        return self.status == "error"
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able: times as ISO 8601 in UTC, the duration in milliseconds."""
+        return {
+            "span_id": self.span_id,
+            "parent_id": self.parent_id or None,
+            "name": self.name,
+            "kind": self.kind,
+            "service": self.service,
+            "start": iso_time(self.start),
+            "duration_ms": self.duration / 1e6,
+            "status": self.status,
+            "status_message": self.status_message,
+            "attributes": _json(self.attributes),
+            "events": [
+                {"name": event.name, "time": iso_time(event.time), "attributes": _json(event.attributes)}
+                for event in self.events
+            ],
+            "links": [
+                {"trace_id": link.trace_id, "span_id": link.span_id, "attributes": _json(link.attributes)}
+                for link in self.links
+            ],
+            "resource": _json(self.resource),
+            "scope": self.scope,
+        }
+
+
+@dataclass(slots=True)
+class Node:
+    """A span in its tree. ``orphan``: the span names a parent that is not among the stored spans."""
+
+    span: Span
+    children: list[Node] = field(default_factory=list)
+    orphan: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TraceSummary:
+    """A trace in one line. ``name`` and ``service`` are the root's, as far as it is known."""
+
+    trace_id: str
+    name: str
+    service: str
+    services: tuple[str, ...]
+    start: int
+    duration: int
+    span_count: int
+    error_count: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able: the start as ISO 8601 in UTC, the duration in milliseconds."""
+        return {
+            "trace_id": self.trace_id,
+            "name": self.name,
+            "service": self.service,
+            "services": list(self.services),
+            "start": iso_time(self.start),
+            "duration_ms": self.duration / 1e6,
+            "span_count": self.span_count,
+            "error_count": self.error_count,
+        }
+
+
+class Trace:
+    """The stored spans of one trace, earliest first. There is at least one."""
+
+    __slots__ = ("spans", "trace_id")
+
+    def __init__(self, trace_id: str, spans: Iterable[Span]) -> None:
+        self.trace_id = trace_id
+        self.spans: list[Span] = sorted(spans, key=lambda span: (span.start, bool(span.parent_id), -span.end))
+        if not self.spans:
+            raise ValueError("A trace has at least one span.")
+
+    @property
+    def root(self) -> Span:
+        """The earliest span without a parent; the earliest span where every one has (the caller's is elsewhere)."""
+        return next((span for span in self.spans if not span.parent_id), self.spans[0])
+
+    @property
+    def start(self) -> int:
+        return self.spans[0].start
+
+    @property
+    def duration(self) -> int:
+        """From the first start to the last end, in nanoseconds."""
+        return max(0, max(span.end for span in self.spans) - self.start)
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Names of the services that took part, the root's first."""
+        names = dict.fromkeys([self.root.service, *(span.service for span in self.spans)])
+        return tuple(name for name in names if name)
+
+    @property
+    def span_count(self) -> int:
+        return len(self.spans)
+
+    @property
+    def error_count(self) -> int:
+        return sum(span.failed for span in self.spans)
+
+    def summary(self) -> TraceSummary:
+        root = self.root
+        return TraceSummary(
+            trace_id=self.trace_id,
+            name=root.name,
+            service=root.service,
+            services=self.services,
+            start=self.start,
+            duration=self.duration,
+            span_count=self.span_count,
+            error_count=self.error_count,
+        )
+
+    def tree(self) -> list[Node]:
+        """The roots, each with its children, in order of their starts. Every span stands in it exactly once.
+
+        A span whose parent is not stored is a root marked ``orphan``; spans that are each other's ancestors are
+        cut open at the earliest of them.
+        """
+        nodes = [Node(span) for span in self.spans]
+        by_id: dict[str, Node] = {}
+        for node in nodes:
+            by_id.setdefault(node.span.span_id, node)
+        roots: list[Node] = []
+        for node in nodes:
+            parent = by_id.get(node.span.parent_id) if node.span.parent_id else None
+            if parent is None or parent is node:
+                node.orphan = bool(node.span.parent_id)
+                roots.append(node)
+            else:
+                parent.children.append(node)
+        reached = {id(node) for node in _below(roots)}
+        for node in nodes:
+            if id(node) not in reached:
+                by_id[node.span.parent_id].children.remove(node)
+                node.orphan = True
+                roots.append(node)
+                reached.update(id(other) for other in _below([node]))
+        return roots
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able: the summary, and ``spans``."""
+        return {**self.summary().as_dict(), "spans": [span.as_dict() for span in self.spans]}
+
+
+class Reader(Protocol):
+    """Where traces are read back from. All methods raise :class:`ReadError`."""
+
+    def services(self) -> list[str]:
+        """Names of the services that sent spans, sorted."""
+        ...
+
+    def operations(self, service: str) -> list[str]:
+        """Names of the spans of ``service``, sorted."""
+        ...
+
+    def search(
+        self,
+        *,
+        service: str | None = None,
+        operation: str | None = None,
+        min_duration: float | None = None,
+        max_duration: float | None = None,
+        errors: bool = False,
+        attributes: dict[str, str] | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        limit: int = 20,
+        offset: int = 0,
+    ) -> list[TraceSummary]:
+        """The newest traces with one span of ``service`` and ``operation`` that has all ``attributes``.
+
+        Durations are the trace's, in seconds; ``start`` and ``end``, seconds since the epoch, bound when it began;
+        ``errors`` asks for at least one failed span. Values of attributes are compared as text
+        (``{"cache.hit": "true", "http.status_code": "404"}``).
+        """
+        ...
+
+    def trace(self, trace_id: str) -> Trace | None:
+        """The trace whose id is, or alone begins with, ``trace_id`` (at least 6 hex digits); None if there is none."""
+        ...
+
+
+def summarise(spans: Iterable[Span]) -> list[TraceSummary]:
+    """A summary of each trace that ``spans`` belong to, the newest first."""
+    by_trace: dict[str, list[Span]] = {}
+    for span in spans:
+        by_trace.setdefault(span.trace_id, []).append(span)
+    summaries = [Trace(trace_id, members).summary() for trace_id, members in by_trace.items()]
+    return sorted(summaries, key=lambda summary: (summary.start, summary.trace_id), reverse=True)
+
+
+def trace_id_prefix(text: str) -> str:
+    """``text`` as the beginning of a trace id: lower-case hex. Raises :class:`ReadError` for anything else."""
+    prefix = text.strip().lower()
+    if not MIN_PREFIX <= len(prefix) <= 32 or not all(character in "0123456789abcdef" for character in prefix):
+        raise ReadError(
+            f"{text[:40]!r} is not a trace id. Give its 32 hex digits, or at least the first {MIN_PREFIX} of them.",
+            "bad_id",
+        )
+    return prefix
+
+
+def iso_time(nanoseconds: int) -> str:
+    """ISO 8601 in UTC with microseconds."""
+    return to_datetime(nanoseconds).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def to_datetime(nanoseconds: int) -> datetime:
+    """An aware datetime in UTC; the epoch for what no calendar holds."""
+    try:
+        return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
+    except OverflowError:
+        return _EPOCH
+
+
+def _below(roots: list[Node]) -> Iterable[Node]:
+    # No recursion: a trace may be deeper than Python's stack. No circle hangs below a root.
+    waiting = list(roots)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting.extend(node.children)
+
+
+def _json(value: Any) -> Any:
+    """``value`` without the NaN and infinities that JSON has no place for."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {key: _json(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_json(item) for item in value]
+    return value
