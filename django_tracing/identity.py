@@ -126,7 +126,9 @@ def _subscription(user: Any, settings: Settings) -> str | None:
 def _queries_refused() -> Iterator[None]:
     with ExitStack() as stack:
         for connection in connections.all():
-            stack.enter_context(connection.execute_wrapper(_refuse))
+            # Outermost, so that a refused statement is not even traced.
+            connection.execute_wrappers.insert(0, _refuse)
+            stack.callback(connection.execute_wrappers.remove, _refuse)
             if connection.connection is None:
                 # Even connecting would block; an instance attribute shadows the method for this thread only.
                 connection.__dict__["connect"] = _refuse

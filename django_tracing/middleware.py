@@ -385,7 +385,10 @@ def _method(request: HttpRequest) -> str:
 def _url(request: HttpRequest) -> str:
     """The URL as asked for. Not ``build_absolute_uri``, which raises for the very requests one wants to see."""
     meta = request.META
-    host = meta.get("HTTP_HOST") or f"{meta.get('SERVER_NAME', '')}:{meta.get('SERVER_PORT', '')}"
+    host = meta.get("HTTP_HOST")
+    if not host:
+        port = str(meta.get("SERVER_PORT", ""))
+        host = str(meta.get("SERVER_NAME", "")) + (f":{port}" if port not in ("", "80", "443") else "")
     query = meta.get("QUERY_STRING")
     return f"{request.scheme}://{host}{request.path}" + (f"?{query}" if query else "")
 

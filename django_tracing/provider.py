@@ -21,7 +21,6 @@ from django_tracing.export import build_exporter
 from django_tracing.export.processor import QueueProcessor
 from django_tracing.instrumentation.upstream import UpstreamProcessor
 from django_tracing.propagation import MissingPropagator, build_propagator
-from django_tracing.traces.local import LocalStore
 from django_tracing.version import __version__
 
 __all__ = ["make_exporter", "make_resource", "queue", "start"]
@@ -135,11 +134,12 @@ def make_exporter(settings: Settings) -> SpanExporter | None:
     Raises ``export.errors.MissingExtra`` when its package is not installed, ImportError, TypeError or ValueError
     when a dotted path gives no exporter. The message says what to do.
     """
-    write = (
-        LocalStore(settings.local_store, max_traces=settings.max_traces).write
-        if settings.exporter == "local"
-        else None
-    )
+    write = None
+    if settings.exporter == "local":
+        # Only who stores traces here pays for importing SQLite.
+        from django_tracing.traces.local import LocalStore
+
+        write = LocalStore(settings.local_store, max_traces=settings.max_traces).write
     return build_exporter(
         settings.exporter,
         endpoint=settings.endpoint,

@@ -38,8 +38,8 @@ MARK: Final = "…"
 
 #: Longer statements are cut before they are read: nobody reads on, and reading them would take the request's time.
 #: The first bounds what is searched for lists to fold, the second what is left of that to read.
-_SQL_SCANNED: Final = 500_000
-_SQL_INPUT: Final = 20_000
+_SQL_SCANNED: Final = 200_000
+_SQL_INPUT: Final = 10_000
 _STATEMENT_LENGTH: Final = 2000
 #: Longer statements are not kept in the cache, which bounds its memory.
 _SQL_CACHED: Final = 10_000
@@ -98,23 +98,23 @@ _MYSQL_STRING: Final = r"""
 """
 
 
-def _scanner(string: str, comment: str, quoted: str) -> re.Pattern[str]:
+def _scanner(string: str, prefix: str, comment: str, quoted: str) -> re.Pattern[str]:
     # Every alternative that opens something also ends at the end of the text, so that none backtracks.
     return re.compile(
         rf"""
-          (?P<space>\s+|{comment})
-        | (?P<comment>/\*)
+          (?P<quoted>{quoted}`[^`]*(?:``[^`]*)*(?:`|\Z))
+        | (?P<word>(?!{prefix}')[^\W\d][\w$]*)
+        | (?P<space>\s+|{comment})
+        | (?P<placeholder>%s|%\(\w+\)s|\$\d+|\?|:[^\W\d]\w*)
         | (?P<literal>
               # A string that goes on in the next line goes on with its escapes.
               [eE]'[^'\\]*(?:(?:\\[\s\S]|''|'[ \t\r\f\v]*\n\s*')[^'\\]*)*(?:'|\\?\Z)
             | {string}
             | \$(?P<tag>(?:[^\W\d]\w*)?)\$[\s\S]*?(?:\$(?P=tag)\$|\Z)
           )
-        | (?P<placeholder>%s|%\(\w+\)s|\$\d+|\?|:[^\W\d]\w*)
         # Whatever letters follow a digit belong to the number, so that no part of it is left over.
         | (?P<number>(?:\d|\.\d)[\w.]*(?:(?<=[eE])[+-]\d[\w.]*)?)
-        | (?P<quoted>{quoted}`[^`]*(?:``[^`]*)*(?:`|\Z))
-        | (?P<word>[^\W\d][\w$]*)
+        | (?P<comment>/\*)
         | (?P<operator>::|->>|->|[\s\S])
         """,
         re.VERBOSE,
@@ -122,9 +122,11 @@ def _scanner(string: str, comment: str, quoted: str) -> re.Pattern[str]:
 
 
 _SCANNERS: Final[dict[str, re.Pattern[str]]] = {
-    "identifier": _scanner(_STANDARD_STRING, r"--[^\n]*", r'"[^"]*(?:""[^"]*)*(?:"|\Z)|'),
+    "identifier": _scanner(
+        _STANDARD_STRING, "(?:[eEnNbBxX]|[uU]&|[nN]?[qQ])", r"--[^\n]*", r'"[^"]*(?:""[^"]*)*(?:"|\Z)|'
+    ),
     # In MySQL two dashes open a comment only before white space: 5--1 is six.
-    "string": _scanner(_MYSQL_STRING, r"--(?=\s|\Z)[^\n]*|\#[^\n]*", ""),
+    "string": _scanner(_MYSQL_STRING, "[eEnNbBxX]", r"--(?=\s|\Z)[^\n]*|\#[^\n]*", ""),
 }
 _COMMENT_EDGE: Final = re.compile(r"/\*|\*/")
 _IDENTIFIER: Final = re.compile(r"[\w$. -]{1,128}")
@@ -183,6 +185,13 @@ _ARRAY_LIST: Final = re.compile(rf"\b(ARRAY) ?\[ ?{_LIST} ?\]", re.IGNORECASE)
 _ROWS: Final = re.compile(r"\b(VALUES ?|IN ?\( ?)(\([^()]*\))(?: ?, ?\([^()]*\))+", re.IGNORECASE)
 #: Oracle's passwords are written as identifiers.
 _PASSWORD: Final = re.compile(r"\b(IDENTIFIED BY(?: VALUES)?) (?:\"[^\"]*\"|[^\s?;]+)", re.IGNORECASE)
+#: By the word without which there is nothing to do.
+_REWRITTEN: Final[dict[str, tuple[tuple[re.Pattern[str], str], ...]]] = {
+    "values": ((_ROWS, r"\1\2"),),
+    "in": ((_ROWS, r"\1\2"), (_IN_LIST, r"\1 (\2)")),
+    "array": ((_ARRAY_LIST, r"\1[\2]"),),
+    "identified": ((_PASSWORD, r"\1 ?"),),
+}
 
 #: SET x TO word, PRAGMA x = word: the only places where a bare word is a value.
 _SETTERS: Final = frozenset({"set", "pragma"})
@@ -196,6 +205,7 @@ def _text(tokens: list[Token], max_length: int) -> str:
     append = parts.append
     first = tokens[0][1].lower() if tokens else ""
     setter, savepoint, value = first in _SETTERS, first in _SAVEPOINTS, False
+    words: set[str] = set()
     for kind, text, space in tokens:
         if space and parts:
             append(" ")
@@ -209,17 +219,17 @@ def _text(tokens: list[Token], max_length: int) -> str:
             else:
                 append(f"{text[0]}?{text[0]}")
         elif kind == "word":
-            hidden = value or (savepoint and text.lower() not in _SAVEPOINT_WORDS)
-            append("?" if hidden else text)
-            value = value or (setter and text.lower() == "to")
+            lower = text.lower()
+            words.add(lower)
+            append("?" if value or (savepoint and lower not in _SAVEPOINT_WORDS) else text)
+            value = value or (setter and lower == "to")
         else:
             append(text)
             value = value or (setter and text == "=")
     text = "".join(parts).rstrip("; ")
-    text = _ROWS.sub(r"\1\2", text)
-    text = _IN_LIST.sub(r"\1 (\2)", text)
-    text = _ARRAY_LIST.sub(r"\1[\2]", text)
-    text = _PASSWORD.sub(r"\1 ?", text)
+    for word in words & _REWRITTEN.keys():
+        for pattern, replacement in _REWRITTEN[word]:
+            text = pattern.sub(replacement, text)
     return cut(text, max_length)
 
 

@@ -1,3 +1,111 @@
+"""The views that the unit tests ask for."""
+
 from __future__ import annotations
 
-urlpatterns: list[object] = []
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+from django.core.cache import cache
+from django.core.exceptions import PermissionDenied
+from django.db import connection
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.urls import include, path, re_path
+from django.views import View
+from opentelemetry import trace
+
+from django_tracing import get_correlation_id
+
+
+def current() -> str:
+    return f"{trace.get_current_span().get_span_context().span_id:016x}"
+
+
+def empty(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+    return HttpResponse(current())
+
+
+async def empty_async(request: HttpRequest) -> HttpResponse:
+    await asyncio.sleep(0)
+    return HttpResponse(current())
+
+
+class Detail(View):
+    def get(self, request: HttpRequest, pk: int) -> HttpResponse:
+        return HttpResponse(str(pk))
+
+
+def query(request: HttpRequest) -> HttpResponse:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 'a literal', %s", ["a parameter"])
+        return HttpResponse(str(cursor.fetchone()))
+
+
+def whoami(request: HttpRequest) -> JsonResponse:
+    """Evaluates the user, as views do; then uses the cache."""
+    name = request.user.get_username()
+    cache.get("blueprint:123")
+    return JsonResponse({"user": name, "correlation": get_correlation_id()})
+
+
+def boom(request: HttpRequest) -> HttpResponse:
+    raise RuntimeError("no connection for ada@example.com with password=hunter2")
+
+
+def missing(request: HttpRequest) -> HttpResponse:
+    raise Http404("nothing here")
+
+
+def forbidden(request: HttpRequest) -> HttpResponse:
+    raise PermissionDenied
+
+
+def failing_service(request: HttpRequest) -> HttpResponse:
+    return HttpResponse(status=503)
+
+
+def stream(request: HttpRequest) -> StreamingHttpResponse:
+    def body() -> Iterator[str]:
+        for _ in range(3):
+            cache.get("chunk:1")
+            yield current()
+
+    return StreamingHttpResponse(body())
+
+
+def broken_stream(request: HttpRequest) -> StreamingHttpResponse:
+    def body() -> Iterator[str]:
+        yield "first"
+        raise RuntimeError("in the midst of the body")
+
+    return StreamingHttpResponse(body())
+
+
+async def stream_async(request: HttpRequest) -> StreamingHttpResponse:
+    async def body() -> AsyncIterator[str]:
+        for _ in range(3):
+            await cache.aget("chunk:1")
+            yield current()
+
+    return StreamingHttpResponse(body())
+
+
+urlpatterns = [
+    path("", empty),
+    path("empty/", empty),
+    path("async/", empty_async),
+    path("blueprints/<int:pk>/", Detail.as_view()),
+    re_path(r"^articles/(?P<year>[0-9]{4})/(?P<slug>[\w-]+)/$", empty),
+    path("nested/", include([path("<uuid:key>/x", empty)])),
+    path("query/", query),
+    path("whoami/", whoami),
+    path("boom/", boom),
+    path("missing/", missing),
+    path("forbidden/", forbidden),
+    path("failing/", failing_service),
+    path("stream/", stream),
+    path("broken-stream/", broken_stream),
+    path("stream-async/", stream_async),
+    path("health/", query),
+    path("healthy/", query),
+]

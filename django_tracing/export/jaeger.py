@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -164,10 +165,9 @@ class _JaegerExporter(SpanExporter):
         """A transport that failed keeps what was written to it: the next batch gets a new one."""
         collector, self._frozen._collector = self._frozen._collector, None
         if collector is not None:
-            try:
+            # It is thrown away, whatever state it is in.
+            with suppress(Exception):
                 collector.http_transport.close()
-            except Exception:  # noqa: S110 - it is thrown away
-                pass
 
     def _emit(self, batch: Any) -> None:
         agent = self._frozen._agent_client
@@ -198,7 +198,11 @@ def _plain(span: ReadableSpan) -> ReadableSpan:
         resource=span.resource,
         attributes={key: _readable(value) for key, value in attributes.items()},
         events=[
-            Event(event.name, {key: _readable(value) for key, value in (event.attributes or {}).items()}, event.timestamp)
+            Event(
+                event.name,
+                {key: _readable(value) for key, value in (event.attributes or {}).items()},
+                event.timestamp,
+            )
             for event in span.events
         ],
         links=span.links,

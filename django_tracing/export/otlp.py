@@ -267,7 +267,10 @@ class OTLPHTTPExporter(SpanExporter):
         rejected = _rejected(answer)
         if rejected:
             raise ExportError(
-                f"{self._url} rejected {rejected} spans of a batch.", reason="rejected", retryable=False, status=status
+                f"{self._url} rejected {rejected} spans of a batch.",
+                reason="rejected",
+                retryable=False,
+                status=status,
             )
 
     def _failure(self, error: Exception) -> ExportError:

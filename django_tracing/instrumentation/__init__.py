@@ -28,7 +28,6 @@ _MODULES: Final[Mapping[str, str]] = {
 }
 OURS: Final = tuple(_MODULES)
 
-#: Ours and upstream's that trace the same thing: only the one that is named is switched on.
 _installed: list[str] = []
 
 
@@ -60,7 +59,11 @@ def install(names: Iterable[str]) -> None:
                 if not module.is_available():
                     continue
                 module.install()
-            elif not upstream.install(name):
+            elif upstream.install(name):
+                if name == "django":
+                    # Our middleware, inside upstream's, is what puts the user and the correlation id on its span.
+                    _module("request").install()
+            else:
                 continue
         except Exception:
             _logger.warning('The instrumentation "%s" could not be switched on; it is left out.', name, exc_info=True)
