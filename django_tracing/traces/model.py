@@ -119,7 +119,7 @@ class Span:
         }
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Node:
     """A span in its tree. ``orphan``: the span names a parent that is not among the stored spans."""
 
@@ -228,10 +228,11 @@ class Trace:
         reached = {id(node) for node in _below(roots)}
         for node in nodes:
             if id(node) not in reached:
-                by_id[node.span.parent_id].children.remove(node)
-                node.orphan = True
-                roots.append(node)
-                reached.update(id(other) for other in _below([node]))
+                first = _earliest_of_circle(node, by_id)
+                by_id[first.span.parent_id].children.remove(first)
+                first.orphan = True
+                roots.append(first)
+                reached.update(id(other) for other in _below([first]))
         return roots
 
     def as_dict(self) -> dict[str, Any]:
@@ -317,6 +318,16 @@ def _below(roots: list[Node]) -> Iterable[Node]:
         node = waiting.pop()
         yield node
         waiting.extend(node.children)
+
+
+def _earliest_of_circle(node: Node, by_id: dict[str, Node]) -> Node:
+    """The first to start among the spans of the circle that ``node`` is in or hangs below."""
+    seen: dict[int, Node] = {}
+    while id(node) not in seen:
+        seen[id(node)] = node
+        node = by_id[node.span.parent_id]
+    passed = list(seen.values())
+    return min(passed[passed.index(node) :], key=lambda member: member.span.start)
 
 
 def _json(value: Any) -> Any:

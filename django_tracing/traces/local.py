@@ -1,0 +1,652 @@
+"""The local store: a bounded SQLite file that many processes write to and read from at once.
+
+SQLite in WAL mode lets readers and one writer go on at the same time; writers wait for each other
+(https://www.sqlite.org/wal.html). The file is a ring: the traces that came first leave first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sqlite3
+import time
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from threading import Lock
+from typing import Any, Final
+
+from django_tracing.traces.model import (
+    Event,
+    Link,
+    ReadError,
+    Span,
+    Trace,
+    TraceSummary,
+    trace_id_prefix,
+)
+
+__all__ = ["LocalStore", "StoreError"]
+
+_logger = logging.getLogger("django_tracing")
+
+#: Marks the file as ours ("DjTr"), so that no other program's database is ever written to or moved.
+APPLICATION_ID: Final = 0x446A5472
+#: Goes up when the tables change. A file of another version is set aside: traces are no data to migrate.
+VERSION: Final = 1
+#: How long a writer waits for the others, in seconds. A batch takes milliseconds.
+BUSY_TIMEOUT: Final = 5.0
+#: The ring is bounded in bytes too: traces may be of any length.
+MAX_BYTES: Final = 512 * 1024 * 1024
+#: Unused pages are given back when they are more than this share of the file; else the next spans take them.
+FREE_SHARE: Final = 0.25
+
+_HEADER: Final = b"SQLite format 3\0"
+_KINDS: Final = frozenset({"internal", "server", "client", "producer", "consumer"})
+_STATUSES: Final = frozenset({"unset", "ok", "error"})
+
+_SCHEMA: Final = """
+CREATE TABLE traces (
+    seq INTEGER PRIMARY KEY,
+    trace_id TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    service TEXT NOT NULL,
+    services TEXT NOT NULL,
+    has_root INTEGER NOT NULL,
+    root_start INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    "end" INTEGER NOT NULL,
+    span_count INTEGER NOT NULL,
+    error_count INTEGER NOT NULL
+);
+CREATE INDEX traces_by_start ON traces (start);
+CREATE TABLE spans (
+    trace INTEGER NOT NULL,
+    span_id TEXT NOT NULL,
+    parent_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    service TEXT NOT NULL,
+    start INTEGER NOT NULL,
+    "end" INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    attributes TEXT NOT NULL,
+    resource INTEGER NOT NULL,
+    more TEXT NOT NULL
+);
+CREATE UNIQUE INDEX spans_by_trace ON spans (trace, span_id);
+CREATE INDEX spans_by_operation ON spans (service, name, trace);
+CREATE TABLE resources (
+    trace INTEGER NOT NULL,
+    id INTEGER NOT NULL,
+    attributes TEXT NOT NULL,
+    PRIMARY KEY (trace, id)
+) WITHOUT ROWID;
+"""
+
+_SUMMARY: Final = 'trace_id, name, service, services, start, "end", span_count, error_count'
+_SPAN: Final = (
+    's.span_id, s.parent_id, s.name, s.kind, s.service, s.start, s."end", s.status, s.attributes, s.more, '
+    "r.attributes"
+)
+
+
+class StoreError(ReadError):
+    """The local store can't be written or read.
+
+    ``reason`` is one of read_only, full, busy, foreign (the file is another program's database) and unusable.
+    """
+
+
+class LocalStore:
+    """The traces in the SQLite file ``path``, at most the ``max_traces`` that came last.
+
+    Nothing is opened or created before the first write; reading a file that is not there finds no traces.
+    Every method may be called from any thread and process, and raises :class:`StoreError`. What is asked by
+    ``search`` and ``trace`` is said in :class:`django_tracing.traces.model.Reader`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, max_traces: int = 5000) -> None:
+        self.path = Path(path)
+        self.max_traces = max_traces
+        self._lock = Lock()
+        self._writer: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None
+        _stores.add(self)
+
+    def __repr__(self) -> str:
+        return f"LocalStore({str(self.path)!r})"
+
+    def __del__(self) -> None:
+        with suppress(Exception):
+            self.close()
+
+    def close(self) -> None:
+        """Closes the file. The next write opens it again."""
+        with self._lock:
+            self._close()
+
+    # ----- Writing
+
+    def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Stores spans, all or none. Rows are as ``export.local.span_row`` makes them; one that can't be, is left out.
+
+        A span that is stored already stays as it is.
+        """
+        prepared = [row for row in map(_prepare, rows) if row is not None]
+        if not prepared:
+            return
+        with self._lock:
+            try:
+                self._write(prepared)
+            except sqlite3.DatabaseError as error:
+                self._close()
+                if not _is_damage(error):
+                    raise self._explained(error) from error
+                self._set_aside("it is damaged")
+                try:
+                    self._write(prepared)
+                except sqlite3.DatabaseError as second:
+                    self._close()
+                    raise self._explained(second) from second
+
+    def _write(self, prepared: list[dict[str, Any]]) -> None:
+        connection = self._open_writer()
+        with _transaction(connection):
+            by_trace: dict[str, list[dict[str, Any]]] = {}
+            for row in prepared:
+                by_trace.setdefault(row["trace_id"], []).append(row)
+            for trace_id, members in by_trace.items():
+                _store_trace(connection, trace_id, members)
+            pruned = self._prune(connection)
+        if pruned:
+            _give_back(connection)
+
+    def _prune(self, connection: sqlite3.Connection) -> bool:
+        # Traces leave in the order they came, so their numbers have no gaps, and counting needs no scan. It is the
+        # order of arrival and not of starts that counts: a clock that runs behind would lose its traces at once.
+        first, last = connection.execute(
+            "SELECT (SELECT min(seq) FROM traces), (SELECT max(seq) FROM traces)"
+        ).fetchone()
+        keep_from = last - self.max_traces + 1
+        if _used_bytes(connection) > MAX_BYTES:
+            keep_from = max(keep_from, first + max(1, (last - first) // 10))
+        if keep_from <= first:
+            return False
+        for table, column in (("spans", "trace"), ("resources", "trace"), ("traces", "seq")):
+            connection.execute(f"DELETE FROM {table} WHERE {column} < ?", (keep_from,))  # noqa: S608 - our own names
+        return True
+
+    def _open_writer(self) -> sqlite3.Connection:
+        # Somebody may have deleted the file, or set it aside, since: what we have open is then nobody's any more.
+        if self._writer is not None and self._file != _identity(self.path):
+            self._close()
+        if self._writer is None:
+            self._make_folder()
+            self._refuse_foreign()
+            self._writer = connection = self._connect()
+            version = _create(connection)
+            if version != VERSION:
+                self._close()
+                self._set_aside(f"it has version {version} of the tables, and this is version {VERSION}")
+                self._writer = connection = self._connect()
+                _create(connection)
+            self._file = _identity(self.path)
+        return self._writer
+
+    def _connect(self) -> sqlite3.Connection:
+        # The lock sees to it that threads don't meet on one connection.
+        connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        # What a crash of the machine may lose is a few traces, never the file.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        return connection
+
+    def _close(self) -> None:
+        writer, self._writer, self._file = self._writer, None, None
+        if writer is not None:
+            with suppress(sqlite3.Error):
+                writer.close()
+
+    def _make_folder(self) -> None:
+        folder = self.path.parent
+        try:
+            if not folder.is_dir():
+                folder.mkdir(parents=True, exist_ok=True)
+                # A folder of our own keeps itself out of git.
+                with suppress(FileExistsError), open(folder / ".gitignore", "x", encoding="ascii") as file:
+                    file.write("*\n")
+        except OSError as error:
+            raise StoreError(
+                f"The folder of the local store, {folder}, can't be made ({error.strerror}). "
+                f"Let this user write there, or set LOCAL_STORE to another path.",
+                "read_only",
+            ) from error
+
+    def _refuse_foreign(self) -> None:
+        """Raises for a database that is not ours, sets aside what is no database at all."""
+        try:
+            with open(self.path, "rb") as file:
+                header = file.read(100)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise StoreError(
+                f"The local store {self.path} can't be read ({error.strerror}). "
+                f"Let this user read and write it, or set LOCAL_STORE to another path.",
+                "read_only",
+            ) from error
+        if not header:
+            return
+        if not header.startswith(_HEADER):
+            self._set_aside("it is no SQLite file")
+        elif int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+            raise StoreError(
+                f"{self.path} is another program's database, so no traces are stored in it. "
+                f"Set LOCAL_STORE to a path of its own.",
+                "foreign",
+            )
+
+    def _set_aside(self, why: str) -> None:
+        aside = f"{self.path}.corrupt-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+        try:
+            os.replace(self.path, aside)
+            for suffix in ("-wal", "-shm"):
+                # They would be taken for the new file's.
+                with suppress(FileNotFoundError):
+                    os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
+        except FileNotFoundError:
+            return  # another process was quicker
+        except OSError as error:
+            raise StoreError(
+                f"The local store {self.path} can't be used ({why}) nor moved away ({error.strerror}). Delete it.",
+                "unusable",
+            ) from error
+        _logger.warning("The local store %s is begun anew: %s. It was kept as %s.", self.path, why, aside)
+
+    def _explained(self, error: sqlite3.Error) -> StoreError:
+        text = str(error)
+        if "readonly" in text or "unable to open" in text:
+            return StoreError(
+                f"The local store {self.path} can't be written or opened ({text}). "
+                f"Let this user write to the file and its folder, or set LOCAL_STORE to another path.",
+                "read_only",
+            )
+        if "full" in text:
+            return StoreError(f"The disk of the local store {self.path} is full.", "full")
+        if "locked" in text:
+            return StoreError(
+                f"The local store {self.path} was in use by others for {BUSY_TIMEOUT:g} s. Try again.", "busy"
+            )
+        return StoreError(
+            f"The local store {self.path} can't be used ({text}). Delete it; it will be begun anew.", "unusable"
+        )
+
+    # ----- Reading
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        """A connection with one consistent view of the file; None where there is none yet.
+
+        It lives for one question only: readers are people, and nothing is left open in their threads.
+        """
+        try:
+            if not self.path.exists() or self.path.stat().st_size == 0:
+                yield None
+                return
+            self._refuse_foreign()
+            if not self.path.exists():
+                yield None
+                return
+            with closing(self._connect()) as connection:
+                if _version(connection) != VERSION:
+                    # The next write begins it anew.
+                    yield None
+                    return
+                connection.execute("BEGIN")
+                yield connection
+                connection.execute("COMMIT")
+        except sqlite3.DatabaseError as error:
+            raise self._explained(error) from error
+        except OSError as error:
+            raise StoreError(f"The local store {self.path} can't be read ({error.strerror}).", "read_only") from error
+
+    def services(self) -> list[str]:
+        """Names of the services that sent spans, sorted."""
+        with self._reading() as connection:
+            return [] if connection is None else _distinct(connection, "service", "")
+
+    def operations(self, service: str) -> list[str]:
+        """Names of the spans of ``service``, sorted."""
+        with self._reading() as connection:
+            return [] if connection is None else _distinct(connection, "name", "service = ? AND ", service)
+
+    def search(
+        self,
+        *,
+        service: str | None = None,
+        operation: str | None = None,
+        min_duration: float | None = None,
+        max_duration: float | None = None,
+        errors: bool = False,
+        attributes: dict[str, str] | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        limit: int = 20,
+        offset: int = 0,
+    ) -> list[TraceSummary]:
+        where: list[str] = []
+        values: list[Any] = []
+
+        def ask(condition: str, *given: Any) -> None:
+            where.append(condition)
+            values.extend(given)
+
+        if start is not None:
+            ask("t.start >= ?", int(start * 1e9))
+        if end is not None:
+            ask("t.start <= ?", int(end * 1e9))
+        if min_duration is not None:
+            ask('t."end" - t.start >= ?', int(min_duration * 1e9))
+        if max_duration is not None:
+            ask('t."end" - t.start <= ?', int(max_duration * 1e9))
+        if errors:
+            ask("t.error_count > 0")
+        of_one_span: list[str] = []
+        if service is not None:
+            of_one_span.append("s.service = ?")
+            values.append(service)
+        if operation is not None:
+            of_one_span.append("s.name = ?")
+            values.append(operation)
+        for key, text in (attributes or {}).items():
+            # Looking for the key first spares most spans the parsing.
+            of_one_span.append("instr(s.attributes, ?) AND has_attribute(s.attributes, ?, ?)")
+            values.extend((json.dumps(key), key, text))
+        if of_one_span:
+            where.append(f"EXISTS (SELECT 1 FROM spans s WHERE s.trace = t.seq AND {' AND '.join(of_one_span)})")
+        query = (
+            f"SELECT {_SUMMARY} FROM traces t {'WHERE ' + ' AND '.join(where) if where else ''} "  # noqa: S608
+            "ORDER BY t.start DESC, t.trace_id DESC LIMIT ? OFFSET ?"
+        )
+        with self._reading() as connection:
+            if connection is None:
+                return []
+            connection.create_function("has_attribute", 3, _has_attribute, deterministic=True)
+            return [_summary(row) for row in connection.execute(query, (*values, limit, offset))]
+
+    def trace(self, trace_id: str) -> Trace | None:
+        prefix = trace_id_prefix(trace_id)
+        with self._reading() as connection:
+            if connection is None:
+                return None
+            found = connection.execute(
+                "SELECT seq, trace_id FROM traces WHERE trace_id >= ? AND trace_id < ? LIMIT 2",
+                (prefix, prefix + "g"),
+            ).fetchall()
+            if not found:
+                return None
+            if len(found) > 1:
+                raise StoreError(f"Several traces begin with {prefix}. Give more of the id.", "ambiguous")
+            ((seq, full_id),) = found
+            rows = connection.execute(
+                f"SELECT {_SPAN} FROM spans s LEFT JOIN resources r ON r.trace = s.trace AND r.id = s.resource "  # noqa: S608
+                "WHERE s.trace = ?",
+                (seq,),
+            )
+            return Trace(full_id, [_span(full_id, row) for row in rows])
+
+
+# ----- Over a fork
+
+#: SQLite forbids to carry a connection over a fork, even to close it there
+#: (https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_).
+_stores: Final[weakref.WeakSet[LocalStore]] = weakref.WeakSet()
+_held: list[LocalStore] = []
+_inherited: list[sqlite3.Connection] = []
+
+
+def _before_fork() -> None:
+    for store in list(_stores):
+        # A writer that takes longer than this is not worth holding up the fork.
+        if store._lock.acquire(timeout=1.0):
+            store._close()
+            _held.append(store)
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop()._lock.release()
+
+
+def _after_fork_in_child() -> None:
+    _held.clear()
+    for store in list(_stores):
+        store._lock = Lock()
+        if store._writer is not None:
+            _inherited.append(store._writer)
+            store._writer = store._file = None
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
+    )
+
+
+# ----- Files
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_damage(error: sqlite3.DatabaseError) -> bool:
+    text = str(error)
+    return "malformed" in text or "not a database" in text
+
+
+def _version(connection: sqlite3.Connection) -> int:
+    return int(connection.execute("PRAGMA user_version").fetchone()[0])
+
+
+def _create(connection: sqlite3.Connection) -> int:
+    """Makes the tables where there are none; returns the version of those that are there."""
+    # Only before the first table is this heeded.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    if not connection.execute("PRAGMA application_id").fetchone()[0]:
+        # Of several processes that begin at once, one makes them. In the journal's old mode still, so that the file
+        # itself says whose it is from its first page on.
+        connection.execute("BEGIN EXCLUSIVE")
+        try:
+            if not connection.execute("PRAGMA application_id").fetchone()[0]:
+                for statement in _SCHEMA.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {VERSION}")
+            connection.execute("COMMIT")
+        except BaseException:
+            connection.execute("ROLLBACK")
+            raise
+    connection.execute("PRAGMA journal_mode = WAL")
+    return _version(connection)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _used_bytes(connection: sqlite3.Connection) -> int:
+    pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
+    return pages * _pragma(connection, "page_size")
+
+
+def _give_back(connection: sqlite3.Connection) -> None:
+    free = _pragma(connection, "freelist_count")
+    if free > FREE_SHARE * _pragma(connection, "page_count"):
+        connection.execute(f"PRAGMA incremental_vacuum({free // 2})").fetchall()
+
+
+# ----- Rows
+
+
+def _text(value: Any) -> str:
+    # A lone surrogate (an undecodable byte of a path) must cost itself, not the batch.
+    return str(value).encode("utf-8", "replace").decode("utf-8")
+
+
+def _dump(value: Any) -> str:
+    return json.dumps(value, default=str, separators=(",", ":"))
+
+
+def _prepare(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The columns of a span; None for what is no span."""
+    try:
+        kind, status = row.get("kind"), row.get("status")
+        return {
+            "trace_id": f"{int(row['trace_id'], 16):032x}",
+            "span_id": f"{int(row['span_id'], 16):016x}",
+            "parent_id": f"{int(row['parent_id'], 16):016x}" if row.get("parent_id") else "",
+            "name": _text(row.get("name", "")),
+            "kind": kind if kind in _KINDS else "internal",
+            "service": _text(row.get("service", "")),
+            "start": int(row["start"]),
+            "end": max(int(row["end"]), int(row["start"])),
+            "status": status if status in _STATUSES else "unset",
+            "attributes": _dump(row.get("attributes") or {}),
+            "resource": _dump(row.get("resource") or {}),
+            "more": _dump(
+                {
+                    key: row[key]
+                    for key in ("status_message", "events", "links", "scope", "trace_state")
+                    if row.get(key)
+                }
+            ),
+        }
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        return None
+
+
+def _store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[str, Any]]) -> None:
+    """Stores spans of one trace, and brings its line up to date."""
+    known = connection.execute(
+        'SELECT seq, name, service, services, has_root, root_start, start, "end", span_count, error_count '
+        "FROM traces WHERE trace_id = ?",
+        (trace_id,),
+    ).fetchone()
+    if known is None:
+        seq = connection.execute("SELECT coalesce(max(seq), 0) + 1 FROM traces").fetchone()[0]
+        name, service, has_root, root_start, count, errors = "", "", 0, None, 0, 0
+        start, end = rows[0]["start"], rows[0]["end"]
+        services: dict[str, None] = {}
+    else:
+        seq, name, service, listed, has_root, root_start, start, end, count, errors = known
+        services = dict.fromkeys(json.loads(listed))
+    for row in rows:
+        resource = int.from_bytes(
+            hashlib.blake2b(row["resource"].encode(), digest_size=8).digest(), "big", signed=True
+        )
+        added = connection.execute(
+            "INSERT OR IGNORE INTO spans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                seq,
+                row["span_id"],
+                row["parent_id"],
+                row["name"],
+                row["kind"],
+                row["service"],
+                row["start"],
+                row["end"],
+                row["status"],
+                row["attributes"],
+                resource,
+                row["more"],
+            ),
+        ).rowcount
+        if not added:
+            continue
+        connection.execute("INSERT OR IGNORE INTO resources VALUES (?, ?, ?)", (seq, resource, row["resource"]))
+        count += 1
+        errors += row["status"] == "error"
+        start, end = min(start, row["start"]), max(end, row["end"])
+        services[row["service"]] = None
+        # Until the span without a parent arrives (it ends last), the earliest stands for the trace.
+        is_root = not row["parent_id"]
+        if root_start is None or (is_root, -row["start"]) > (bool(has_root), -root_start):
+            name, service, has_root, root_start = row["name"], row["service"], int(is_root), row["start"]
+    connection.execute(
+        "INSERT OR REPLACE INTO traces VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (seq, trace_id, name, service, _dump(list(services)), has_root, root_start, start, end, count, errors),
+    )
+
+
+def _has_attribute(attributes: str, key: str, text: str) -> bool:
+    value = json.loads(attributes).get(key)
+    return value is not None and (value if isinstance(value, str) else _dump(value)) == text
+
+
+def _distinct(connection: sqlite3.Connection, column: str, condition: str, *values: str) -> list[str]:
+    """The different values of ``column``, hopping through the index instead of reading all of it."""
+    query = f"SELECT min({column}) FROM spans WHERE {condition}{column} > ?"  # noqa: S608 - our own names
+    found: list[str] = []
+    while True:
+        (value,) = connection.execute(query, (*values, found[-1] if found else "")).fetchone()
+        if value is None:
+            return found
+        found.append(value)
+
+
+def _summary(row: tuple[Any, ...]) -> TraceSummary:
+    trace_id, name, service, services, start, end, span_count, error_count = row
+    # The root's first, as in Trace.services.
+    names = dict.fromkeys([service, *json.loads(services)])
+    return TraceSummary(
+        trace_id=trace_id,
+        name=name,
+        service=service,
+        services=tuple(each for each in names if each),
+        start=start,
+        duration=end - start,
+        span_count=span_count,
+        error_count=error_count,
+    )
+
+
+def _span(trace_id: str, row: tuple[Any, ...]) -> Span:
+    span_id, parent_id, name, kind, service, start, end, status, attributes, more, resource = row
+    rest = json.loads(more)
+    return Span(
+        trace_id=trace_id,
+        span_id=span_id,
+        parent_id=parent_id,
+        name=name,
+        kind=kind,
+        service=service,
+        start=start,
+        end=end,
+        status=status,
+        status_message=rest.get("status_message", ""),
+        attributes=json.loads(attributes),
+        events=[Event(event["name"], event["time"], event["attributes"]) for event in rest.get("events", ())],
+        links=[Link(link["trace_id"], link["span_id"], link["attributes"]) for link in rest.get("links", ())],
+        resource=json.loads(resource or "{}"),
+        scope=rest.get("scope", ""),
+    )
