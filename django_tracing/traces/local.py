@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
@@ -132,9 +132,9 @@ class LocalStore:
     # ----- Writing
 
     def write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Stores spans, all or none. Rows are as ``export.local.span_row`` makes them; one that can't be, is left out.
+        """Stores spans, all or none. Rows are as ``export.local.span_row`` makes them.
 
-        A span that is stored already stays as it is.
+        What is no span is left out; a span that is stored already stays as it is.
         """
         prepared = [row for row in map(_prepare, rows) if row is not None]
         if not prepared:
@@ -143,10 +143,11 @@ class LocalStore:
             try:
                 self._write(prepared)
             except sqlite3.DatabaseError as error:
+                damaged = self._file
                 self._close()
                 if not _is_damage(error):
                     raise self._explained(error) from error
-                self._set_aside("it is damaged")
+                self._set_aside("it is damaged", damaged)
                 try:
                     self._write(prepared)
                 except sqlite3.DatabaseError as second:
@@ -186,12 +187,13 @@ class LocalStore:
             self._close()
         if self._writer is None:
             self._make_folder()
-            self._refuse_foreign()
+            self._file = self._examine()
             self._writer = connection = self._connect()
             version = _create(connection)
             if version != VERSION:
+                found = self._file
                 self._close()
-                self._set_aside(f"it has version {version} of the tables, and this is version {VERSION}")
+                self._set_aside(f"it has version {version} of the tables, and this is version {VERSION}", found)
                 self._writer = connection = self._connect()
                 _create(connection)
             self._file = _identity(self.path)
@@ -225,40 +227,47 @@ class LocalStore:
                 "read_only",
             ) from error
 
-    def _refuse_foreign(self) -> None:
-        """Raises for a database that is not ours, sets aside what is no database at all."""
+    def _examine(self) -> tuple[int, int] | None:
+        """Which file there is, None where there is none.
+
+        Raises for a database that is not ours, and sets aside what is no database at all.
+        """
         try:
             with open(self.path, "rb") as file:
+                found = os.fstat(file.fileno())
                 header = file.read(100)
         except FileNotFoundError:
-            return
+            return None
         except OSError as error:
             raise StoreError(
                 f"The local store {self.path} can't be read ({error.strerror}). "
                 f"Let this user read and write it, or set LOCAL_STORE to another path.",
                 "read_only",
             ) from error
+        identity = found.st_dev, found.st_ino
         if not header:
-            return
+            return identity
         if not header.startswith(_HEADER):
-            self._set_aside("it is no SQLite file")
-        elif int.from_bytes(header[68:72], "big") != APPLICATION_ID:
+            self._set_aside("it is no SQLite file", identity)
+            return None
+        if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
             raise StoreError(
                 f"{self.path} is another program's database, so no traces are stored in it. "
                 f"Set LOCAL_STORE to a path of its own.",
                 "foreign",
             )
+        return identity
 
-    def _set_aside(self, why: str) -> None:
+    def _set_aside(self, why: str, identity: tuple[int, int] | None) -> None:
+        """Moves the file away, if it is still the one called ``identity``: another process may have been quicker."""
+        if identity is None or identity != _identity(self.path):
+            return
         aside = f"{self.path}.corrupt-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         try:
-            os.replace(self.path, aside)
-            for suffix in ("-wal", "-shm"):
-                # They would be taken for the new file's.
+            # The log first: left behind, it would be taken for the new file's.
+            for suffix in ("-wal", "-shm", ""):
                 with suppress(FileNotFoundError):
                     os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
-        except FileNotFoundError:
-            return  # another process was quicker
         except OSError as error:
             raise StoreError(
                 f"The local store {self.path} can't be used ({why}) nor moved away ({error.strerror}). Delete it.",
@@ -281,7 +290,9 @@ class LocalStore:
                 f"The local store {self.path} was in use by others for {BUSY_TIMEOUT:g} s. Try again.", "busy"
             )
         return StoreError(
-            f"The local store {self.path} can't be used ({text}). Delete it; it will be begun anew.", "unusable"
+            f"The local store {self.path} can't be used ({text}). It is begun anew with the next trace; "
+            f"if that does not help, delete it.",
+            "unusable",
         )
 
     # ----- Reading
@@ -293,25 +304,20 @@ class LocalStore:
         It lives for one question only: readers are people, and nothing is left open in their threads.
         """
         try:
-            if not self.path.exists() or self.path.stat().st_size == 0:
+            if self._examine() is None:
                 yield None
                 return
-            self._refuse_foreign()
-            if not self.path.exists():
-                yield None
-                return
-            with closing(self._connect()) as connection:
+            # Unlike a plain path, this creates no file.
+            address = f"{self.path.absolute().as_uri()}?mode=rw"
+            with closing(sqlite3.connect(address, timeout=BUSY_TIMEOUT, uri=True)) as connection:
+                # One of another version is begun anew by the next write, an empty one filled.
                 if _version(connection) != VERSION:
-                    # The next write begins it anew.
                     yield None
                     return
                 connection.execute("BEGIN")
                 yield connection
-                connection.execute("COMMIT")
         except sqlite3.DatabaseError as error:
             raise self._explained(error) from error
-        except OSError as error:
-            raise StoreError(f"The local store {self.path} can't be read ({error.strerror}).", "read_only") from error
 
     def services(self) -> list[str]:
         """Names of the services that sent spans, sorted."""
@@ -366,7 +372,8 @@ class LocalStore:
             of_one_span.append("instr(s.attributes, ?) AND has_attribute(s.attributes, ?, ?)")
             values.extend((json.dumps(key), key, text))
         if of_one_span:
-            where.append(f"EXISTS (SELECT 1 FROM spans s WHERE s.trace = t.seq AND {' AND '.join(of_one_span)})")
+            conditions = " AND ".join(of_one_span)
+            where.append(f"EXISTS (SELECT 1 FROM spans s WHERE s.trace = t.seq AND {conditions})")  # noqa: S608
         query = (
             f"SELECT {_SUMMARY} FROM traces t {'WHERE ' + ' AND '.join(where) if where else ''} "  # noqa: S608
             "ORDER BY t.start DESC, t.trace_id DESC LIMIT ? OFFSET ?"
@@ -561,9 +568,8 @@ def _store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[
         seq, name, service, listed, has_root, root_start, start, end, count, errors = known
         services = dict.fromkeys(json.loads(listed))
     for row in rows:
-        resource = int.from_bytes(
-            hashlib.blake2b(row["resource"].encode(), digest_size=8).digest(), "big", signed=True
-        )
+        digest = hashlib.blake2b(row["resource"].encode(), digest_size=8).digest()
+        resource = int.from_bytes(digest, "big", signed=True)
         added = connection.execute(
             "INSERT OR IGNORE INTO spans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (

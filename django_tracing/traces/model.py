@@ -274,7 +274,7 @@ class Reader(Protocol):
         ...
 
     def trace(self, trace_id: str) -> Trace | None:
-        """The trace whose id is, or alone begins with, ``trace_id`` (at least 6 hex digits); None if there is none."""
+        """The trace whose id is, or alone begins with, ``trace_id`` (6 hex digits or more); None if there is none."""
         ...
 
 
