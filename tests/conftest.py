@@ -10,6 +10,8 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
+from tests.jaegers import jaeger_fixture
+
 
 class Spans:
     """The spans that ended since the test began, as a backend would receive them."""
@@ -53,3 +55,7 @@ def spans() -> Iterator[Spans]:
     _exporter.clear()
     yield Spans(_exporter)
     _exporter.clear()
+
+
+jaeger = pytest.fixture(scope="session", name="jaeger")(jaeger_fixture("jaeger"))
+jaeger_151 = pytest.fixture(scope="session", name="jaeger_151")(jaeger_fixture("jaeger-1.51"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -243,5 +244,5 @@ def test_values_are_typed() -> None:
 
 def test_the_documentation_has_every_setting_and_no_other() -> None:
     page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
-    documented = {line.split("`")[1] for line in page.splitlines() if line.startswith("| `")}
+    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE))
     assert documented == {spec.name for spec in SPECS}

@@ -137,7 +137,9 @@ class TestErrors:
         assert attributes(span)["error.type"] == "503"
         assert exceptions(span) == []
 
-    @override_settings(MIDDLEWARE=["django_tracing.middleware.TracingMiddleware", "django.middleware.common.CommonMiddleware"])
+    @override_settings(
+        MIDDLEWARE=["django_tracing.middleware.TracingMiddleware", "django.middleware.common.CommonMiddleware"]
+    )
     def test_a_bad_host_is_answered_as_ever_and_the_span_says_so(self, spans: Spans) -> None:
         response = Client().get("/empty/", headers={"Host": "evil example"})
         assert response.status_code == 400

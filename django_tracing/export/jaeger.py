@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk import environment_variables
 from opentelemetry.sdk.resources import SERVICE_NAME
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from django_tracing.export.errors import ExportError, MissingExtra, from_os_error, from_status
@@ -118,7 +119,12 @@ class _JaegerExporter(SpanExporter):
         for span in spans:
             by_resource.setdefault(span.resource, []).append(_plain(span))
         for resource, group in by_resource.items():
-            translated = self._translate(group)._translate(self._translator)
+            try:
+                translated = self._translate(group)._translate(self._translator)
+            except Exception as error:
+                raise ExportError(
+                    f"Spans can't be put into Jaeger's thrift: {error}", reason="rejected", retryable=False
+                ) from error
             batch = self._types.Batch(spans=translated, process=self._process(resource))
             if self._udp:
                 self._emit(batch)
@@ -189,21 +195,14 @@ def _plain(span: ReadableSpan) -> ReadableSpan:
     attributes = span.attributes or {}
     if all(value.__class__ in (str, bool, float, int) for value in attributes.values()) and not span.events:
         return span
-    from opentelemetry.sdk.trace import Event
-
     return ReadableSpan(
         name=span.name,
         context=span.context,
         parent=span.parent,
         resource=span.resource,
-        attributes={key: _readable(value) for key, value in attributes.items()},
+        attributes=_readable_attributes(attributes),
         events=[
-            Event(
-                event.name,
-                {key: _readable(value) for key, value in (event.attributes or {}).items()},
-                event.timestamp,
-            )
-            for event in span.events
+            Event(event.name, _readable_attributes(event.attributes or {}), event.timestamp) for event in span.events
         ],
         links=span.links,
         kind=span.kind,
@@ -212,6 +211,11 @@ def _plain(span: ReadableSpan) -> ReadableSpan:
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,
     )
+
+
+def _readable_attributes(attributes: Mapping[str, Any]) -> BoundedAttributes:
+    # The frozen translator asks for a count of dropped attributes, which a plain dict has not.
+    return BoundedAttributes(attributes={key: _readable(value) for key, value in attributes.items()})
 
 
 def _datagrams(agent: Any, types: Any, batch: Any) -> list[Any]:

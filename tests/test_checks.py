@@ -1,0 +1,90 @@
+"""System checks, as `manage.py check` prints them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core import checks as django_checks
+from django.core.management import call_command
+from django.core.management.base import SystemCheckError
+from django.test import override_settings
+
+from django_tracing import checks
+
+
+def run(tracing: Any, *, deploy: bool = False) -> list[django_checks.CheckMessage]:
+    with override_settings(TRACING=tracing):
+        found = django_checks.run_checks(include_deployment_checks=deploy)
+    return [message for message in found if str(message.id).startswith("django_tracing.")]
+
+
+def the_one(tracing: Any, id: str, *, deploy: bool = False) -> django_checks.CheckMessage:
+    (message,) = run(tracing, deploy=deploy)
+    assert message.id == id
+    return message
+
+
+def test_good_settings_say_nothing() -> None:
+    assert run({"SERVICE_NAME": "shop", "EXPORTER": "none"}, deploy=True) == []
+
+
+def test_a_wrong_setting_fails_the_command_with_its_mend(capsys: pytest.CaptureFixture[str]) -> None:
+    with override_settings(TRACING={"SAMPLING_RATE": 1}), pytest.raises(SystemCheckError) as failed:
+        call_command("check")
+    assert 'TRACING["SAMPLING_RATE"]' in str(failed.value)
+    assert 'Did you mean "SAMPLE_RATE"?' in str(failed.value)
+
+
+def test_every_problem_is_a_message() -> None:
+    messages = run({"SAMPLE_RATE": 2, "LAYERS": "x"})
+    assert [message.id for message in messages] == [checks.WRONG_SETTING] * 2
+
+
+def test_an_exporter_that_cannot_be_made() -> None:
+    message = the_one({"EXPORTER": "no.such.Exporter"}, checks.NO_EXPORTER)
+    assert 'TRACING["EXPORTER"]' in message.msg
+    message = the_one({"EXPORTER": "collections.OrderedDict"}, checks.NO_EXPORTER)
+    assert "it is no SpanExporter" in str(message.hint)
+
+
+def test_a_missing_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
+    message = the_one({"ENDPOINT": "http://h:4317"}, checks.NO_EXPORTER)
+    assert 'pip install "django-tracing[otlp-grpc]"' in str(message.hint)
+    assert "port 4318" in str(message.hint)
+
+
+def test_an_unknown_instrumentation() -> None:
+    message = the_one(
+        {"EXPORTER": "none", "INSTRUMENTATIONS": ["request", "databse"]}, checks.UNKNOWN_INSTRUMENTATION
+    )
+    assert "'databse'" in message.msg
+    assert "database" in str(message.hint)
+
+
+def test_two_for_the_same() -> None:
+    the_one({"EXPORTER": "none", "INSTRUMENTATIONS": ["request", "django"]}, checks.TRACED_TWICE)
+
+
+def test_credentials_in_the_clear_on_deploy() -> None:
+    tracing = {"ENDPOINT": "http://collector:4318", "HEADERS": {"authorization": "x"}}
+    the_one(tracing, checks.CREDENTIALS_IN_THE_CLEAR, deploy=True)
+    assert run(tracing) == []
+    assert run({**tracing, "ENDPOINT": "https://collector:4318"}, deploy=True) == []
+    assert run({**tracing, "ENDPOINT": "http://localhost:4318"}, deploy=True) == []
+
+
+def test_the_documentation_has_every_check_and_no_other() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "checks.md").read_text()
+    documented = set(re.findall(r"^## (\S+)$", page, re.MULTILINE))
+    ids = {
+        value
+        for value in vars(checks).values()
+        if isinstance(value, str) and re.fullmatch(r"django_tracing\.[EW]\d+", value)
+    }
+    assert documented == ids
