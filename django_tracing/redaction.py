@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, wraps
 from typing import Any, Final, Literal, ParamSpec, TypeVar
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, unquote_plus
 
 __all__ = [
     "REDACTED",
@@ -44,6 +44,7 @@ _STATEMENT_LENGTH: Final = 2000
 #: Longer statements are not kept in the cache, which bounds its memory.
 _SQL_CACHED: Final = 10_000
 _TEXT_INPUT: Final = 100_000
+_URL_INPUT: Final = 8192
 _QUERY_PARAMETERS: Final = 50
 
 DoubleQuotes = Literal["identifier", "string"]
@@ -484,28 +485,38 @@ def sanitise_sql(sql: str, max_length: int = _STATEMENT_LENGTH, *, double_quotes
 
 _WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 #: Anywhere in a name, its separators and capitals aside.
-_SENSITIVE_PARTS: Final = [
+_SENSITIVE_PARTS: Final = (
     "password",
     "passwd",
     "passphrase",
+    "passcode",
+    "pwd",
     "secret",
     "token",
     "authorization",
     "cookie",
     "apikey",
     "session",
+    "sessid",
     "csrf",
     "creditcard",
     "cardnumber",
     "privatekey",
     "accesskey",
+    "encryptionkey",
+    "signingkey",
     "credential",
     "signature",
     "bearer",
     "jwt",
-]
+)
 #: Only as a whole word of a name: they stand inside harmless ones.
-_SENSITIVE_WORDS: Final = frozenset(["pwd", "auth", "ssn", "sig", "cvv", "cvc", "pin", "otp", "pass"])
+_SENSITIVE_WORDS: Final = frozenset({"auth", "ssn", "sig", "cvv", "cvc", "pin", "otp", "totp", "pass"})
+#: One of these is in every sensitive name: what free text is asked before anything dearer.
+_SENSITIVE_STEMS: Final = (
+    *("pass", "pwd", "secret", "token", "auth", "cookie", "key", "sess", "csrf", "card", "cred", "sig", "jwt"),
+    *("bearer", "ssn", "cvv", "cvc", "pin", "otp"),
+)
 
 
 class SensitiveKeys:
@@ -521,9 +532,9 @@ class SensitiveKeys:
         """Whether ``name`` is of one, in any case and with any separators: ``X-Api-Key``, ``accessToken``."""
         known = self._cache.get(name)
         if known is None:
-            folded = _folded(name[:200])
+            folded = _folded(name)
             known = any(part in folded for part in self._parts) or any(
-                word.lower() in _SENSITIVE_WORDS for word in _WORDS.findall(name[:200])
+                word.lower() in _SENSITIVE_WORDS for word in _WORDS.findall(name)
             )
             if len(self._cache) < 1024 and len(name) <= 200:
                 self._cache[name] = known
@@ -538,78 +549,187 @@ _DEFAULT_KEYS: Final = SensitiveKeys()
 
 # ----- free text
 
-_EMAIL: Final = re.compile(r"(?<![\w.+%-])([\w.+%-]{1,64})@([A-Za-z0-9](?:[A-Za-z0-9-]{0,62}\.)+[A-Za-z0-9-]{2,63})")
-_JWT: Final = re.compile(r"\beyJ[\w-]{5,}(?:\.[\w-]*){1,4}")
-_BEARER: Final = re.compile(r"\b(Bearer|Basic|Token|Digest|Negotiate)\s+(?=[^\s,;\"']{6,})[^\s,;\"']+", re.IGNORECASE)
-_USERINFO: Final = re.compile(r"(\b[A-Za-z][A-Za-z0-9+.-]{0,20}://)[^\s/?#@\"'<>]{1,256}@")
-#: name = value, name: value, "name": "value"; whether the name is sensitive is asked for each.
-_PAIR: Final = re.compile(
-    r"""(?<![\w-])(['"]?)([A-Za-z][\w-]{1,63})\1(\s{0,3}(?:=>|[=:])\s{0,3})"""
-    r"""("(?:[^"\\]|\\.){0,2000}"?|'(?:[^'\\]|\\.){0,2000}'?|[^\s,;&"'(){}\[\]<>]{1,2000})"""
+_EMAIL: Final = re.compile(r"(?<![\w.+%-])([\w.+%-]+)(@|%40)((?:[\w-]{1,63}\.)*[\w-]{2,63})")
+#: ``eyJ`` is how ``{"`` begins in base64: the parts of a JWT, and any other token that is JSON.
+_JWT: Final = re.compile(r"(?<![A-Za-z0-9])eyJ[\w-]{5,}(?:\.[\w-]*){0,4}")
+#: "Basic usage" is no credential: after all but Bearer, what follows must look like one.
+_SCHEME: Final = re.compile(
+    r"\b((?i:Bearer)\s+(?=[^\s,;\"']{4})|(?i:Basic|Token|Digest|Negotiate)\s+(?=[^\s,;\"']{6})"
+    r"(?=[^\s,;\"']*(?:[0-9=]|[a-z][A-Z])|[^\s,;\"']{20}))[^\s,;\"']+"
 )
-_CARD: Final = re.compile(r"(?<![\w-])\d(?:[ -]?\d){12,18}(?![\w-])")
-#: None of these in a text: nothing in it to redact.
-_SUSPICIOUS: Final = re.compile(r"[@=:]|eyJ|\d[\d -]{11}|[Bb]earer|[Bb]asic|[Tt]oken|[Dd]igest|BEARER|BASIC")
+#: Of these headers, the whole line is the value.
+_HEADER: Final = re.compile(r"((?:authorization|cookie)\s{0,3}[:=]\s{0,3})(?![\"'])[^\r\n]+", re.IGNORECASE)
+_USERINFO: Final = re.compile(
+    r"://(?:[^\s/?#\"'<>]*@"
+    # A password with a slash or the like in it: what follows the colon is no port.
+    r"|[^\s:/?#@\"'<>\[]{0,100}:(?!\d{1,5}(?:[/?#,\s\"']|$))[^\s\"'<>]{1,300}@)"
+)
+#: What makes a name of the word before it, in whatever language the text was printed by.
+_NAME: Final = re.compile(
+    r"""(?<![\w-])([\w-]{2,})(?:(?:\\{0,4}["'])?\]?\s*(?:=>|->|[=:]{1,3})\s*|>|["'],\s*(?=[bu]?["']))"""
+)
+_VALUE: Final = re.compile(
+    r"""
+      [bBuUrRfF]{0,2}(?:"[^"\\]*(?:\\[\s\S][^"\\]*)*["\\]?|'[^'\\]*(?:\\[\s\S][^'\\]*)*['\\]?)
+    | \\+(?:"[^"]*"?|'[^']*'?)
+    | [\[({](?:"[^"\\]*(?:\\[\s\S][^"\\]*)*["\\]?|'[^'\\]*(?:\\[\s\S][^'\\]*)*['\\]?|[^\])}"'])*[\])}]?
+    | [^\s,;&]+
+    """,
+    re.VERBOSE,
+)
+#: The look back stands after the digit: so the search for a first digit is quick.
+_CARD: Final = re.compile(r"\d(?<!\d\d)(?:[ -]?\d){12,}(?!\d)")
+_CARD_GROUP: Final = re.compile(r"\d+")
 
 
 def _mask_match(match: re.Match[str]) -> str:
-    return f"{match[1][:1]}***@{match[2]}"
+    return f"{match[1][:1]}***{match[2]}{match[3]}"
 
 
-def _redact_card(match: re.Match[str]) -> str:
-    digits = [int(character) for character in match.group() if character.isdigit()]
-    total = sum(sum(divmod(digit * 2, 10)) for digit in digits[-2::-2]) + sum(digits[-1::-2])
-    return REDACTED if total % 10 == 0 else match.group()
+def _redact_cards(match: re.Match[str]) -> str:
+    """A run of digits, perhaps with an expiry date after the number: every card-like part of it is redacted."""
+    text = match.group()
+    groups = [group.span() for group in _CARD_GROUP.finditer(text)]
+    parts: list[str] = []
+    position = index = 0
+    while index < len(groups):
+        start = groups[index][0]
+        digits, redacted = "", 0
+        for last in range(index, min(index + 7, len(groups))):
+            left, right = groups[last]
+            if last > index and right - left < 3:
+                break
+            digits += text[left:right]
+            if len(digits) > 19:
+                break
+            if len(digits) >= 13 and _is_card(digits):
+                redacted = last + 1
+        if redacted:
+            parts += (text[position:start], REDACTED)
+            index = redacted
+            position = groups[index - 1][1]
+        else:
+            index += 1
+    parts.append(text[position:])
+    return "".join(parts)
 
 
-def _redact_pair(match: re.Match[str]) -> str:
-    if not _DEFAULT_KEYS.matches(match[2]) or match[4].startswith(REDACTED):
-        return match.group()
-    edge = match[4][0] if match[4][0] in "\"'" else ""
-    return f"{match[1]}{match[2]}{match[1]}{match[3]}{edge}{REDACTED}{edge}"
+def _is_card(digits: str) -> bool:
+    # Cards begin with 2 to 6 or 8; times and many identifiers, as long as cards, with 1.
+    if digits[0] not in "234568":
+        return False
+    values = [int(digit) for digit in digits]
+    return (sum(sum(divmod(value * 2, 10)) for value in values[-2::-2]) + sum(values[-1::-2])) % 10 == 0
+
+
+def _redact_values(text: str) -> str:
+    """Values of sensitive names: ``name=value``, ``"name": "value"``, ``<name>value``.
+
+    Not one substitution: the value of a harmless name may itself hold a sensitive one (``next=/?token=x``).
+    """
+    parts: list[str] = []
+    kept = position = 0
+    while (name := _NAME.search(text, position)) is not None:
+        position = name.end()
+        if not _DEFAULT_KEYS.matches(name[1]) or name[1].endswith(("Error", "Exception", "Warning")):
+            continue
+        value = _VALUE.match(text, position)
+        if value is None or value.group().startswith(REDACTED):
+            continue
+        edge = value.group()[0] if value.group()[0] in "\"'" else ""
+        parts += (text[kept:position], edge, REDACTED, edge)
+        kept = position = value.end()
+    return "".join((*parts, text[kept:])) if parts else text
 
 
 @_safely(lambda: REDACTED)
 def redact_text(text: str) -> str:
     """Free text without e-mails, tokens, card numbers, URL credentials and values of sensitive names."""
-    if _SUSPICIOUS.search(text) is None:
-        return text
+    # Each step first asks for what is cheap to find: most texts have nothing to redact.
     text = text[:_TEXT_INPUT]
-    text = _USERINFO.sub(r"\1", text)
-    text = _JWT.sub(REDACTED, text)
-    text = _BEARER.sub(rf"\1 {REDACTED}", text)
-    text = _PAIR.sub(_redact_pair, text)
-    text = _EMAIL.sub(_mask_match, text)
-    return _CARD.sub(_redact_card, text)
+    if "://" in text and "@" in text:
+        text = _USERINFO.sub("://", text)
+    if "eyJ" in text:
+        text = _JWT.sub(REDACTED, text)
+    lower = text.lower()
+    for stem in _SENSITIVE_STEMS:
+        if stem in lower:
+            text = _HEADER.sub(rf"\1{REDACTED}", text)
+            text = _SCHEME.sub(rf"\1{REDACTED}", text)
+            text = _redact_values(text)
+            break
+    else:
+        if "basic" in lower or "digest" in lower or "negotiate" in lower:
+            text = _SCHEME.sub(rf"\1{REDACTED}", text)
+    if "@" in text or "%40" in text:
+        text = _EMAIL.sub(_mask_match, text)
+    return _CARD.sub(_redact_cards, text) if len(text) >= 13 else text
 
 
-_DETAIL: Final = re.compile(r"\s*^\s*(?:DETAIL|CONTEXT|HINT|QUERY|STATEMENT|WHERE|LINE \d+):[\s\S]*", re.MULTILINE)
-#: A value in quotes, unless the word before it says that it is a name.
+#: libpq writes ``DETAIL:  ...`` and ``LINE 1: ...`` in the user's language, always at a line's start.
+_DETAIL: Final = re.compile(
+    r"(?:^|\n)[ \t]{0,8}(?:DETAIL|CONTEXT|HINT|QUERY|STATEMENT|WHERE|LINE \d+):[\s\S]*"
+    r"|\n(?:[^\W\d_]{3,20} ?: {2}|[^\W\d_a-z]{3,20} \d{1,9} ?: )[\s\S]*"
+)
+#: A parser quotes the statement from its error on, to the end of the message.
+_NEAR: Final = re.compile(r"\bnear (?:'[\s\S]*'|\"[\s\S]*\")")
+#: What is in quotes, with the words before it that say that it is a name. An apostrophe in a word opens nothing, and
+#: a quote before a letter closes nothing ('o'brien'); what is not closed goes on to the end.
 _QUOTED_VALUE: Final = re.compile(
     r"(?:\b(column|table|relation|constraint|index|schema|database|function|type|role|user|operator|extension|"
-    r"sequence|view|cursor|key|parameter|trigger|savepoint|language|collation|for)\s+)?"
-    r"(\"[^\"\n]{0,2000}\"|'[^'\n]{0,2000}')"
+    r"sequence|view|cursor|for key|parameter|trigger|savepoint|language|collation|attribute|argument|[Ff]ield|method|"
+    r"module named) )?"
+    r"(?:(?:(?<!\w)|(?<=\b[bBuUrR]))'([^']*(?:'(?=\w)[^']*)*)(?:'|\Z)|\"([^\"]*(?:\"(?=\w)[^\"]*)*)(?:\"|\Z)"
+    r"|«[^»]*(?:»|\Z)|„[^“]*(?:“|\Z)|“[^”]*(?:”|\Z))"
 )
+_NAME_IN_QUOTES: Final = re.compile(r"[\w.$-]{1,128}")
+#: So Python's own messages go on after a type or a name.
+_AFTER_NAMES: Final = (" object has no ", " object is not ", " object does not ", " is not defined")
+#: MySQL's errors are a number and a message, printed as a tuple: the message's own quotes are no value's.
+_NUMBERED: Final = re.compile(r"\(\d{1,6}, (['\"])")
 
 
 def _redact_quoted(match: re.Match[str]) -> str:
-    if match[1]:
-        # "invalid input syntax for type integer: "x"" names the type without quotes: what is quoted is a name.
+    named, single, double = match.groups()
+    quoted = double if single is None else single
+    if (
+        quoted is not None
+        and _NAME_IN_QUOTES.fullmatch(quoted)
+        and (named or match.string.startswith(_AFTER_NAMES, match.end()))
+    ):
         return match.group()
-    return f"{match[2][0]}?{match[2][0]}"
+    edge = '"' if single is None else "'"
+    return f"{named} {edge}?{edge}" if named else f"{edge}?{edge}"
 
 
 @_safely(lambda: REDACTED)
 def redact_db_error(text: str) -> str:
-    """An exception's message without the values that database drivers put into it."""
-    text = _DETAIL.sub("", text[:_TEXT_INPUT])
-    if '"' in text or "'" in text:
-        text = _QUOTED_VALUE.sub(_redact_quoted, text)
-    return redact_text(text)
+    """An exception's message without the values that database drivers, and Python, put into it.
+
+    What is in quotes goes, unless it is a name (``constraint "auth_user_username_key"``, ``attribute 'pk'``);
+    so do PostgreSQL's further lines (DETAIL, CONTEXT, HINT, LINE 1).
+    """
+    text = text[:_TEXT_INPUT]
+    numbered = _NUMBERED.search(text)
+    if numbered is not None and text.rstrip().endswith(f"{numbered[1]})"):
+        message = redact_db_error(text[numbered.end() : text.rindex(numbered[1])])
+        return f"{_without_values(text[: numbered.start()])}{numbered.group()}{message}{numbered[1]})"
+    return _without_values(text)
 
 
-_FRAME: Final = re.compile(r'^\s*File "[^"]*", line \d+(?:, in .*)?$|^Traceback |^\s*\|? *[~^]+\s*$')
-_CAUSES: Final = (
+def _without_values(text: str) -> str:
+    text = _DETAIL.sub("", text)
+    text = _NEAR.sub('near "?"', text)
+    return redact_text(_QUOTED_VALUE.sub(_redact_quoted, text))
+
+
+#: Exception groups draw their traces behind a bar, and rulers between them.
+_MARGIN: Final = re.compile(r" *\| ?")
+_RULER: Final = re.compile(r" *[+|][ +-]*(?:\d{1,5}|\.{3})? ?-*")
+_FRAME: Final = re.compile(r'  File "[^"]*", line \d+(?:, in .*)?')
+_HEADINGS: Final = (
+    "Traceback (most recent call last):",
+    "Exception Group Traceback",
     "The above exception was the direct cause",
     "During handling of the above exception",
 )
@@ -623,61 +743,110 @@ def redact_stacktrace(text: str, limit: int) -> str:
     """
     lines: list[str] = []
     message: list[str] = []
-    source = False
-    for line in text[-_TEXT_INPUT:].splitlines():
-        frame = _FRAME.match(line) is not None
-        if frame or source or line.startswith(_CAUSES) or not line.strip():
-            if message:
-                lines.append(redact_db_error("\n".join(message)))
-                message = []
-            # Source code may hold a literal secret; its names are what one reads it for.
-            lines.append(line if frame else redact_text(line))
-            source = frame and ", line " in line
-        else:
-            message.append(line)
-    if message:
-        lines.append(redact_db_error("\n".join(message)))
+    in_frame = False
+    for line in (*_innermost(text).rstrip().split("\n"), None):
+        if line is not None:
+            margin = _MARGIN.match(line)
+            bare = line if margin is None else line[margin.end() :]
+            frame = _FRAME.fullmatch(bare) is not None
+            # The lines of source under a frame are indented, a message's first line never is.
+            source = in_frame and bare.startswith("    ")
+            heading = bare.lstrip(" +|").startswith(_HEADINGS) or (margin or "+" in line) and _RULER.fullmatch(line)
+            in_frame = frame or source
+            if not (frame or source or heading):
+                message.append(line)
+                continue
+        if message:
+            # Half, so that an endless message leaves room for the frames.
+            lines.append(cut(redact_db_error("\n".join(message)), limit // 2))
+            message = []
+        if line is not None:
+            lines.append(redact_text(line))
     result = "\n".join(lines)
-    return result if len(result) <= limit else MARK + result[-(limit - 1) :]
+    return result if len(result) <= limit else MARK + result[len(result) - limit + 1 :]
+
+
+def _innermost(text: str) -> str:
+    """The end of a long stack trace, from a frame on: cut within a message, its quotes would turn inside out."""
+    if len(text) <= _TEXT_INPUT:
+        return text
+    last = text.rfind('\n  File "')
+    start = text.find('\n  File "', max(0, last - _TEXT_INPUT // 2)) if last >= 0 else -1
+    return text[start + 1 : start + _TEXT_INPUT]
 
 
 # ----- URLs
+
+_USERINFO_START: Final = re.compile(r"((?:[A-Za-z][\w+.-]*:)?(?://)?)[^/?#]*@")
 
 
 @_safely(lambda: REDACTED)
 def sanitise_url(url: str, sensitive: SensitiveKeys) -> str:
     """``url`` without credentials and fragment, the values of sensitive parameters ``[redacted]``.
 
+    A segment of the path that looks like a token (of a password reset, an invitation) is redacted too.
     Works on any text, a broken URL or one with undecodable bytes included.
     """
-    url = url[:8192].encode("utf-8", "replace").decode("utf-8").partition("#")[0]
-    head, mark, query = url.partition("?")
-    scheme, separator, rest = head.partition("://")
-    if separator:
-        authority, slash, path = rest.partition("/")
-        head = scheme + separator + authority.rpartition("@")[2] + slash + path
+    url = url[:_URL_INPUT]
+    if not url.isascii():
+        url = url.encode("utf-8", "replace").decode("utf-8")
+    if "@" in url:
+        # Before the URL is taken apart: a password may hold a ? or a #.
+        url = _USERINFO.sub("://", url)
+        start = _USERINFO_START.match(url)
+        url = url if start is None else start[1] + url[start.end() :]
+    head, mark, query = url.partition("#")[0].partition("?")
     head = redact_text(head)
+    if len(head) >= _TOKEN_LENGTH:
+        segments = head.split("/")
+        path = 3 if "://" in head else 0
+        segments[path:] = [REDACTED if _is_token(segment) else segment for segment in segments[path:]]
+        head = "/".join(segments)
     if not mark:
         return head
     parts = []
     for part in query.split("&"):
         name, equals, value = part.partition("=")
-        if equals and sensitive.matches(_decoded(name)):
-            parts.append(f"{name}={REDACTED}")
-        elif equals:
-            decoded = _decoded(value)
-            redacted = redact_text(decoded)
-            parts.append(part if redacted == decoded else f"{name}={quote(redacted, safe='[]*@')}")
-        else:
+        if not equals:
             parts.append(redact_text(part))
+            continue
+        name = _redacted_encoded(name)
+        if sensitive.matches(_decoded(name)):
+            parts.append(f"{name}={REDACTED}")
+        else:
+            parts.append(f"{name}={_redacted_encoded(value)}")
     return f"{head}?{'&'.join(parts)}"
 
 
+def _redacted_encoded(text: str) -> str:
+    decoded = _decoded(text)
+    redacted = redact_text(decoded)
+    return text if redacted == decoded else quote(redacted, safe="[]*@/:")
+
+
 def _decoded(text: str) -> str:
-    if "%" not in text and "+" not in text:
-        return text
-    pairs = parse_qsl(f"x={text}", keep_blank_values=True)
-    return pairs[0][1] if pairs else text
+    return unquote_plus(text) if "%" in text or "+" in text else text
+
+
+_TOKEN_LENGTH: Final = 20
+#: Digits, small letters and capitals in one word: what a random generator writes, and hardly anyone else.
+_MIXED: Final = re.compile(r"(?=.*\d)(?=.*[a-z])(?=.*[A-Z])")
+_ALPHANUMERIC: Final = re.compile(r"[A-Za-z0-9]+")
+_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def _is_token(segment: str) -> bool:
+    """Whether a segment of a path is random rather than a word, a slug, a number or a uuid."""
+    if len(segment) < _TOKEN_LENGTH or _UUID.fullmatch(segment):
+        return False
+    # A slug has words between its hyphens, a token has long stretches of letters among digits.
+    return any(
+        len(chunk) >= 10
+        and not chunk.isdigit()
+        and not chunk.isalpha()
+        and (len(chunk) >= 16 or _MIXED.match(chunk) is not None)
+        for chunk in _ALPHANUMERIC.findall(segment)
+    )
 
 
 _NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_.-]+")
@@ -690,7 +859,7 @@ def redact_query(query_string: str, sensitive: SensitiveKeys) -> dict[str, str]:
     At most 50 parameters; of a repeated one the last counts, as in Django's ``request.GET``.
     """
     parameters: dict[str, str] = {}
-    for name, value in parse_qsl(query_string[:8192], keep_blank_values=True, errors="replace"):
+    for name, value in parse_qsl(query_string[:_URL_INPUT], keep_blank_values=True, errors="replace"):
         key = _NOT_IN_NAMES.sub("_", redact_text(name))[:64]
         if not key:
             continue
@@ -703,6 +872,7 @@ def redact_query(query_string: str, sensitive: SensitiveKeys) -> dict[str, str]:
 # ----- e-mails and keys
 
 
+@_safely(lambda: "***")
 def mask_email(email: str, mode: Literal["masked", "full", "off"] = "masked") -> str | None:
     """``ada@example.com`` as ``a***@example.com`` (masked), as it is (full), or None (off)."""
     if mode == "off":
@@ -713,44 +883,56 @@ def mask_email(email: str, mode: Literal["masked", "full", "off"] = "masked") ->
     return f"{name[:1]}***@{domain}" if at and name and domain else "***"
 
 
-_KEY_SEPARATOR: Final = re.compile(r"([:/.|,;=#&?\s\[\]{}()<>\"'-]+|_)")
-_PLAIN_WORD: Final = re.compile(r"[A-Za-z]{1,24}")
-_VERSIONED: Final = re.compile(r"v\d{1,3}")
-_HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]{6,}")
-#: Django's session keys follow this prefix without a separator.
+_PATTERN_LENGTH: Final = 100
+#: Parts of a key that belong together less than words joined by a hyphen or an underscore do.
+_KEY_PART: Final = re.compile(r"[^:/.|,;=#&?\s\[\]{}()<>\"']+")
+_KEY_WORD: Final = re.compile(r"[^_-]+")
+_KEY_EMAIL: Final = re.compile(r"[^:/|,;\s]+(?:@|%40)[^:/|,;\s]+")
+_PLAIN_WORD: Final = re.compile(r"[A-Za-z]{1,24}|v\d{1,3}")
+_HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]{8,}")
+#: What Django's session keys follow without a separator.
 _SESSION_PREFIX: Final = re.compile(r"(sessions\.(?:cache|cached_db))[a-z0-9]{32}")
+#: A uuid is one value, not five; so is a date.
+_STARS: Final = re.compile(r"\*(?:[-_]\*)+")
 
 
-@lru_cache(maxsize=2048)
-def _pattern(key: str) -> str:
-    if "@" in key or "eyJ" in key:
-        key = _JWT.sub("*", re.sub(r"[^:/|,;\s]+@[^:/|,;\s]+", "*", key))
-    key = _SESSION_PREFIX.sub(r"\1*", key)
-    parts = _KEY_SEPARATOR.split(key)
-    for index in range(0, len(parts), 2):
-        part = parts[index]
-        if part and part != "*" and not _names_something(part):
-            # The session prefix has its star already.
-            parts[index] = "cache*" if part == "cache*" else "cached_db*" if part == "cached_db*" else "*"
-    pattern = "".join(parts)
-    # A uuid is one value, not five; so is a date.
-    pattern = re.sub(r"\*(?:[-_]\*)+", "*", pattern)
-    return cut(pattern, 100)
+def _key_pattern(key: str) -> str:
+    session = _SESSION_PREFIX.search(key) if "sessions.cache" in key else None
+    if session is not None:
+        return cut(f"{_key_pattern(key[: session.end(1)])}*{_key_pattern(key[session.end() :])}", _PATTERN_LENGTH)
+    if "@" in key or "%40" in key:
+        key = _KEY_EMAIL.sub("*", key)
+    if "eyJ" in key:
+        key = _JWT.sub("*", key)
+    return cut(_STARS.sub("*", _KEY_PART.sub(_key_part, key)), _PATTERN_LENGTH)
 
 
-def _names_something(part: str) -> bool:
-    """Whether a part of a key is a word that a programmer wrote, rather than a value."""
-    if part in ("cache*", "db*"):
-        return True
-    if _VERSIONED.fullmatch(part):
-        return True
-    if not _PLAIN_WORD.fullmatch(part) or (len(part) >= 8 and _HEXADECIMAL.fullmatch(part)):
+def _key_part(match: re.Match[str]) -> str:
+    part = match.group()
+    # Tokens may hold hyphens, and letters between them that could be words.
+    if len(part) >= 16 and _MIXED.match(part):
+        plain = sum(len(word) for word in _KEY_WORD.findall(part) if _names_something(word))
+        if plain * 2 < len(part):
+            return "*"
+    return _KEY_WORD.sub(_key_word, part)
+
+
+def _key_word(match: re.Match[str]) -> str:
+    word = match.group()
+    return word if _names_something(word) else "*"
+
+
+def _names_something(word: str) -> bool:
+    """Whether a word of a key is what a programmer wrote, rather than a value."""
+    if not _PLAIN_WORD.fullmatch(word) or _HEXADECIMAL.fullmatch(word):
         return False
-    # Random letters: capitals in the midst of small ones more than once, or hardly a vowel.
-    if sum(a.islower() and b.isupper() for a, b in zip(part, part[1:], strict=False)) > 2:
+    # Random letters: capitals in the midst of small ones time and again, or hardly a vowel.
+    if sum(a.islower() and b.isupper() for a, b in zip(word, word[1:], strict=False)) > 2:
         return False
-    vowels = sum(character in "aeiouyAEIOUY" for character in part)
-    return len(part) < 8 or vowels * 6 >= len(part)
+    return len(word) < 8 or sum(word.lower().count(vowel) for vowel in "aeiouy") * 6 >= len(word)
+
+
+_key_pattern_cached: Final = lru_cache(maxsize=2048)(_key_pattern)
 
 
 @_safely(lambda: "*")
@@ -760,6 +942,5 @@ def key_pattern(key: str) -> str:
     Whatever looks like a number, a uuid, a hash, a token, a date or an e-mail is a star; so is what is doubtful.
     At most 100 characters.
     """
-    if len(key) > 250:
-        return _pattern.__wrapped__(key[:250])
-    return _pattern(key)
+    # Longer ones are not kept in the cache, which bounds its memory.
+    return _key_pattern_cached(key) if len(key) <= 250 else _key_pattern(key[:1000])
