@@ -1,0 +1,540 @@
+"""Traces from Jaeger's query API.
+
+Two of its dialects together cover every version: v3 with its trace summaries (2.19 and later,
+https://www.jaegertracing.io/docs/latest/architecture/apis/), and before that v1, the one of Jaeger's own UI, which
+other backends offer too.
+"""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, TypeVar, cast
+from urllib.parse import quote, unquote, urlencode, urlsplit
+
+from django_tracing.traces.model import (
+    Event,
+    Kind,
+    Link,
+    ReadError,
+    Span,
+    Status,
+    Trace,
+    TraceSummary,
+    iso_time,
+    summarise,
+    trace_id_prefix,
+)
+
+__all__ = ["JaegerReader", "ReaderError"]
+
+T = TypeVar("T")
+
+#: How far back a search goes that gives no start, in seconds. Jaeger's storage looks through every day it is asked for.
+LOOKBACK: Final = 24 * 3600.0
+#: Clocks of other machines may run ahead by as much, in seconds.
+CLOCK_SKEW: Final = 3600.0
+#: An answer that is longer is not read, in bytes: the endpoint may be anything.
+MAX_ANSWER: Final = 64 * 1024 * 1024
+#: Among how many of the newest traces the beginning of an id is looked for.
+PREFIX_DEPTH: Final = 200
+#: Jaeger traces itself; nobody looks for that unless by name.
+OWN_SERVICES: Final = frozenset({"jaeger", "jaeger-query", "jaeger-all-in-one"})
+
+
+class ReaderError(ReadError):
+    """Jaeger's query API could not be asked.
+
+    ``reason`` is one of refused, dns, tls, timeout, unreachable, unauthorized, not_found (no query API at this
+    address), not_jaeger (something else answers there), failed (it answers with an error of its own) and ambiguous.
+    """
+
+
+class JaegerReader:
+    """Reads traces from the Jaeger whose UI and query API are at ``query_url``, e.g. ``http://localhost:16686``.
+
+    The URL may have a path (``https://example.com/jaeger``) and credentials, which are sent as Basic authentication.
+    ``timeout`` is in seconds, for each question. Which dialect it speaks is found out with the first one. Proxies of
+    the environment are not used, and redirects not followed. Every method raises :class:`ReaderError`.
+
+    What is asked by ``search`` and ``trace`` is said in :class:`django_tracing.traces.model.Reader`. A search without
+    ``start`` goes back :data:`LOOKBACK`; one without ``service`` asks Jaeger once for every service it knows.
+    """
+
+    def __init__(self, query_url: str, *, timeout: float = 5.0, headers: Mapping[str, str] | None = None) -> None:
+        parts = urlsplit(query_url)
+        self._secure = parts.scheme == "https"
+        self._host = parts.hostname or "localhost"
+        self._port = parts.port or (443 if self._secure else 80)
+        self._base = parts.path.rstrip("/")
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        port = f":{parts.port}" if parts.port else ""
+        #: The address for people, without credentials.
+        self.query_url = f"{parts.scheme}://{host}{port}{self._base}"
+        self.timeout = timeout
+        self._headers = {"Accept": "application/json", "User-Agent": "django-tracing", **(headers or {})}
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            self._headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+        self._dialect: str | None = None
+
+    def __repr__(self) -> str:
+        return f"JaegerReader({self.query_url!r})"
+
+    def trace_link(self, trace_id: str) -> str:
+        """The page of the trace in Jaeger's UI."""
+        return f"{self.query_url}/trace/{trace_id}"
+
+    @property
+    def dialect(self) -> str:
+        """``"v3"`` or ``"v1"``, found out with one or two questions the first time."""
+        if self._dialect is None:
+            self._dialect = self._find_dialect()
+        return self._dialect
+
+    def services(self) -> list[str]:
+        """Names of the services that sent spans, sorted."""
+        if self.dialect == "v3":
+            return self._ask("/api/v3/services", {}, lambda answer: sorted(answer.get("services") or ()))
+        return self._ask("/api/services", {}, lambda answer: sorted(answer["data"] or ()))
+
+    def operations(self, service: str) -> list[str]:
+        """Names of the spans of ``service``, sorted."""
+        if self.dialect == "v3":
+            return self._ask(
+                "/api/v3/operations",
+                {"service": service},
+                # One name may come with several kinds of span.
+                lambda answer: sorted({item["name"] for item in answer.get("operations") or ()}),
+            )
+        return self._ask(
+            "/api/operations",
+            {"service": service},
+            lambda answer: sorted({item["name"] for item in answer["data"] or ()}),
+        )
+
+    def search(
+        self,
+        *,
+        service: str | None = None,
+        operation: str | None = None,
+        min_duration: float | None = None,
+        max_duration: float | None = None,
+        errors: bool = False,
+        attributes: dict[str, str] | None = None,
+        start: float | None = None,
+        end: float | None = None,
+        limit: int = 20,
+        offset: int = 0,
+    ) -> list[TraceSummary]:
+        until = time.time() + CLOCK_SKEW if end is None else end
+        since = until - LOOKBACK - CLOCK_SKEW if start is None else start
+        wanted = dict(attributes or {})
+        if errors:
+            wanted["error"] = "true"
+        ask = self._search_v3 if self.dialect == "v3" else self._search_v1
+        services = [name for name in self.services() if name not in OWN_SERVICES] if service is None else [service]
+        found: dict[str, TraceSummary] = {}
+        for name in services:
+            for summary in ask(name, operation, min_duration, wanted, since, until, limit + offset):
+                found[summary.trace_id] = summary
+        # Jaeger compares the durations of single spans, and some of its storages forget about errors.
+        kept = [
+            summary
+            for summary in found.values()
+            if (min_duration is None or summary.duration >= min_duration * 1e9)
+            and (max_duration is None or summary.duration <= max_duration * 1e9)
+            and (not errors or summary.error_count)
+        ]
+        kept.sort(key=lambda summary: (summary.start, summary.trace_id), reverse=True)
+        return kept[offset : offset + limit]
+
+    def _search_v3(
+        self,
+        service: str,
+        operation: str | None,
+        min_duration: float | None,
+        attributes: dict[str, str],
+        since: float,
+        until: float,
+        depth: int,
+    ) -> list[TraceSummary]:
+        query = {
+            "query.serviceName": service,
+            "query.startTimeMin": iso_time(int(since * 1e9)),
+            "query.startTimeMax": iso_time(int(until * 1e9)),
+            "query.searchDepth": str(depth),
+        }
+        if operation is not None:
+            query["query.operationName"] = operation
+        if min_duration is not None:
+            query["query.durationMin"] = _duration(min_duration)
+        if attributes:
+            query["query.attributes"] = json.dumps(attributes)
+        return self._ask(
+            "/api/v3/trace-summaries",
+            query,
+            lambda answer: [_summary_v3(item) for item in answer.get("summaries") or ()],
+        )
+
+    def _search_v1(
+        self,
+        service: str,
+        operation: str | None,
+        min_duration: float | None,
+        attributes: dict[str, str],
+        since: float,
+        until: float,
+        depth: int,
+    ) -> list[TraceSummary]:
+        query = {
+            "service": service,
+            "start": str(int(since * 1e6)),
+            "end": str(int(until * 1e6)),
+            "limit": str(depth),
+        }
+        if operation is not None:
+            query["operation"] = operation
+        if min_duration is not None:
+            query["minDuration"] = _duration(min_duration)
+        if attributes:
+            query["tags"] = json.dumps(attributes)
+        return self._ask(
+            "/api/traces",
+            query,
+            lambda answer: summarise(span for item in answer["data"] or () for span in _spans_v1(item)),
+        )
+
+    def trace(self, trace_id: str) -> Trace | None:
+        full = trace_id_prefix(trace_id)
+        if len(full) < 32:
+            matching = [
+                summary.trace_id for summary in self.search(limit=PREFIX_DEPTH) if summary.trace_id.startswith(full)
+            ]
+            if not matching:
+                return None
+            if len(matching) > 1:
+                raise ReaderError(f"Several traces begin with {full}. Give more of the id.", "ambiguous")
+            (full,) = matching
+        if self.dialect == "v3":
+            path, decode = f"/api/v3/traces/{full}", _decode_v3
+        else:
+            path, decode = f"/api/traces/{full}", _decode_v1
+        spans = self._ask(
+            path, {}, lambda answer: [span for span in decode(answer) if span.trace_id == full], none=[]
+        )
+        return Trace(full, spans) if spans else None
+
+    # ----- Asking
+
+    def _find_dialect(self) -> str:
+        # Without its parameters the newer question is refused as incomplete where it is known. What does not know it
+        # may answer with anything, also with status 200 and a page, so that only JSON counts.
+        status, answer = self._get("/api/v3/trace-summaries", {})
+        if isinstance(answer, dict) and (status == 400 or "summaries" in answer):
+            return "v3"
+        older, answer = self._get("/api/services", {})
+        if older == 200 and isinstance(answer, dict) and "data" in answer:
+            return "v1"
+        for code in (status, older):
+            if code >= 500:
+                raise self._failed(code, answer)
+        if older == 404:
+            raise ReaderError(
+                f"There is no Jaeger query API at {self.query_url} (404). "
+                f"Give QUERY_URL the address of Jaeger's UI, with its path where it has one.",
+                "not_found",
+            )
+        raise ReaderError(
+            f"What answers at {self.query_url} is not Jaeger's query API. "
+            f"Give QUERY_URL the address of Jaeger's UI, with its path where it has one.",
+            "not_jaeger",
+        )
+
+    def _ask(self, path: str, query: Mapping[str, str], decode: Callable[[Any], T], *, none: T | None = None) -> T:
+        """What ``decode`` makes of the answer; ``none``, if given, where Jaeger says that there is nothing."""
+        status, answer = self._get(path, query)
+        if status == 404 and isinstance(answer, dict) and none is not None:
+            return none
+        if status >= 400:
+            raise self._failed(status, answer)
+        try:
+            return decode(answer)
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ReaderError(
+                f"The answer of {self.query_url}{path} is not one of Jaeger's query API.", "not_jaeger"
+            ) from error
+
+    def _failed(self, status: int, answer: Any) -> ReaderError:
+        return ReaderError(f"{self.query_url} failed ({status}){_said(answer)}.", "failed")
+
+    def _get(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
+        """The status and the JSON, None where it is none."""
+        target = quote(self._base, safe="/%") + path + (f"?{urlencode(query)}" if query else "")
+        connection: http.client.HTTPConnection
+        if self._secure:
+            connection = http.client.HTTPSConnection(
+                self._host, self._port, timeout=self.timeout, context=ssl.create_default_context()
+            )
+        else:
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=self.timeout)
+        try:
+            connection.request("GET", target, headers=self._headers)
+            response = connection.getresponse()
+            status, location = response.status, response.getheader("Location")
+            body = self._read(response)
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            raise self._explained(error) from error
+        finally:
+            connection.close()
+        if status in (401, 403):
+            raise ReaderError(
+                f"{self.query_url} asks for other credentials ({status}). "
+                f"Put them into QUERY_URL (https://user:password@host).",
+                "unauthorized",
+            )
+        if 300 <= status < 400:
+            raise ReaderError(
+                f"{self.query_url} sends readers elsewhere ({status}, to {_origin(location)}), as login pages do. "
+                f"Give QUERY_URL an address that answers by itself.",
+                "unauthorized",
+            )
+        try:
+            return status, json.loads(body)
+        except (ValueError, RecursionError):
+            return status, None
+
+    def _read(self, response: http.client.HTTPResponse) -> bytes:
+        deadline = time.monotonic() + self.timeout
+        parts: list[bytes] = []
+        length = 0
+        # read1 returns with what has come: a server that drips is given up in time.
+        while part := response.read1(1 << 20):
+            parts.append(part)
+            length += len(part)
+            if length > MAX_ANSWER:
+                raise ReaderError(
+                    f"The answer of {self.query_url} is longer than {MAX_ANSWER >> 20} MiB. Ask for less.", "failed"
+                )
+            if time.monotonic() > deadline:
+                raise TimeoutError
+        return b"".join(parts)
+
+    def _explained(self, error: Exception) -> ReaderError:
+        where = f"{self._host}:{self._port}"
+        if isinstance(error, ssl.SSLError):
+            detail = getattr(error, "verify_message", "") or error.reason or str(error)
+            if "WRONG_VERSION_NUMBER" in detail or "RECORD_LAYER_FAILURE" in detail:
+                return ReaderError(f"{where} does not speak TLS. Write QUERY_URL with http://.", "tls")
+            return ReaderError(f"TLS with {where} failed: {detail}.", "tls")
+        if isinstance(error, (socket.gaierror, UnicodeError)):
+            return ReaderError(f"The host name {self._host} is unknown. Is QUERY_URL right?", "dns")
+        if isinstance(error, ConnectionRefusedError):
+            return ReaderError(f"Nothing listens on {where}. Does Jaeger run, and is QUERY_URL right?", "refused")
+        if isinstance(error, TimeoutError):
+            return ReaderError(f"{where} did not answer within {self.timeout:g} s.", "timeout")
+        if isinstance(error, http.client.HTTPException):
+            return ReaderError(
+                f"What answers at {where} does not speak HTTP{' without TLS' if not self._secure else ''}. "
+                f"Is QUERY_URL right?",
+                "not_jaeger",
+            )
+        return ReaderError(f"{where} can't be reached: {error}.", "unreachable")
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1e6:.0f}us"
+
+
+def _origin(location: str | None) -> str:
+    # The rest of it may hold tokens.
+    parts = urlsplit(location or "")
+    return f"{parts.scheme}://{parts.hostname}" if parts.hostname else "another page"
+
+
+def _said(answer: Any) -> str:
+    """What Jaeger says of an error, in either dialect."""
+    text = ""
+    if isinstance(answer, dict):
+        if isinstance(answer.get("error"), dict):
+            text = str(answer["error"].get("message", ""))
+        elif isinstance(answer.get("errors"), list) and answer["errors"]:
+            first = answer["errors"][0]
+            text = str(first.get("msg", "")) if isinstance(first, dict) else str(first)
+    return f": {text[:200]}" if text else ""
+
+
+# ----- v3
+
+#: https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto
+_KINDS: Final[dict[Any, Kind]] = {2: "server", 3: "client", 4: "producer", 5: "consumer"}
+_STATUSES: Final[dict[Any, Status]] = {1: "ok", 2: "error"}
+
+
+def _trace_id(text: str) -> str:
+    return f"{int(text, 16):032x}"
+
+
+def _span_id(text: str) -> str:
+    return f"{int(text, 16):016x}" if text else ""
+
+
+def _summary_v3(item: dict[str, Any]) -> TraceSummary:
+    # Zeros and empty texts are left out.
+    start = int(item.get("minStartTimeUnixNano", 0))
+    root = item.get("rootServiceName", "")
+    names = dict.fromkeys([root, *(service.get("name", "") for service in item.get("services") or ())])
+    return TraceSummary(
+        trace_id=_trace_id(item["traceId"]),
+        name=item.get("rootOperationName", ""),
+        service=root,
+        services=tuple(name for name in names if name),
+        start=start,
+        duration=max(0, int(item.get("maxEndTimeUnixNano", 0)) - start),
+        span_count=int(item.get("spanCount", 0)),
+        error_count=int(item.get("errorSpanCount", 0)),
+    )
+
+
+def _decode_v3(answer: dict[str, Any]) -> Iterable[Span]:
+    for group in answer["result"].get("resourceSpans") or ():
+        resource = _attributes_v3((group.get("resource") or {}).get("attributes"))
+        for scope in group.get("scopeSpans") or ():
+            name = (scope.get("scope") or {}).get("name", "")
+            for item in scope.get("spans") or ():
+                yield _span_v3(item, resource, name)
+
+
+def _span_v3(item: dict[str, Any], resource: dict[str, Any], scope: str) -> Span:
+    status = item.get("status") or {}
+    return Span(
+        trace_id=_trace_id(item["traceId"]),
+        span_id=_span_id(item["spanId"]),
+        parent_id=_span_id(item.get("parentSpanId", "")),
+        name=item.get("name", ""),
+        kind=_KINDS.get(item.get("kind"), "internal"),
+        service=str(resource.get("service.name", "")),
+        start=int(item.get("startTimeUnixNano", 0)),
+        end=int(item.get("endTimeUnixNano", 0)),
+        status=_STATUSES.get(status.get("code"), "unset"),
+        status_message=status.get("message", ""),
+        attributes=_attributes_v3(item.get("attributes")),
+        events=[
+            Event(event.get("name", ""), int(event.get("timeUnixNano", 0)), _attributes_v3(event.get("attributes")))
+            for event in item.get("events") or ()
+        ],
+        links=[
+            Link(_trace_id(link["traceId"]), _span_id(link["spanId"]), _attributes_v3(link.get("attributes")))
+            for link in item.get("links") or ()
+        ],
+        resource=resource,
+        scope=scope,
+    )
+
+
+def _attributes_v3(items: Iterable[dict[str, Any]] | None) -> dict[str, Any]:
+    return {item["key"]: _value_v3(item.get("value") or {}) for item in items or ()}
+
+
+def _value_v3(value: dict[str, Any]) -> Any:
+    """An AnyValue in protobuf's JSON: integers of 64 bits are strings."""
+    for kind, item in value.items():
+        if kind == "intValue":
+            return int(item)
+        if kind == "doubleValue":
+            return float(item)
+        if kind == "arrayValue":
+            return [_value_v3(each) for each in item.get("values") or ()]
+        if kind == "kvlistValue":
+            return _attributes_v3(item.get("values"))
+        return item
+    return None
+
+
+# ----- v1
+
+#: Tags that say what has a place of its own: https://opentelemetry.io/docs/specs/otel/trace/sdk_exporters/jaeger/
+_OWN_TAGS: Final = frozenset(
+    {
+        "span.kind",
+        "error",
+        "otel.status_code",
+        "otel.status_description",
+        "otel.scope.name",
+        "otel.scope.version",
+        "otel.library.name",
+        "otel.library.version",
+        "internal.span.format",
+        "w3c.tracestate",
+    }
+)
+_NAMED_KINDS: Final = frozenset({"server", "client", "producer", "consumer"})
+
+
+def _decode_v1(answer: dict[str, Any]) -> Iterable[Span]:
+    for trace in answer["data"] or ():
+        yield from _spans_v1(trace)
+
+
+def _spans_v1(trace: dict[str, Any]) -> Iterable[Span]:
+    processes = trace.get("processes") or {}
+    for item in trace.get("spans") or ():
+        process = processes.get(item.get("processID")) or item.get("process") or {}
+        yield _span_v1(item, process)
+
+
+def _span_v1(item: dict[str, Any], process: dict[str, Any]) -> Span:
+    tags = _tags(item.get("tags"))
+    trace_id = _trace_id(item["traceID"])
+    service = str(process.get("serviceName", ""))
+    parent_id = ""
+    links: list[Link] = []
+    for reference in item.get("references") or ():
+        other, span_id = _trace_id(reference["traceID"]), _span_id(reference["spanID"])
+        if not parent_id and reference.get("refType") == "CHILD_OF" and other == trace_id:
+            parent_id = span_id
+        else:
+            links.append(Link(other, span_id))
+    code = str(tags.get("otel.status_code", "")).lower()
+    failed = code == "error" or str(tags.get("error", "")).lower() == "true"
+    start = int(item["startTime"]) * 1000
+    kind = tags.get("span.kind")
+    return Span(
+        trace_id=trace_id,
+        span_id=_span_id(item["spanID"]),
+        parent_id=parent_id,
+        name=item.get("operationName", ""),
+        kind=cast(Kind, kind) if kind in _NAMED_KINDS else "internal",
+        service=service,
+        start=start,
+        end=start + int(item.get("duration", 0)) * 1000,
+        status="error" if failed else "ok" if code == "ok" else "unset",
+        status_message=str(tags.get("otel.status_description", "")),
+        attributes={key: value for key, value in tags.items() if key not in _OWN_TAGS},
+        events=[_event_v1(log) for log in item.get("logs") or ()],
+        links=links,
+        resource={"service.name": service, **_tags(process.get("tags"))},
+        scope=str(tags.get("otel.scope.name") or tags.get("otel.library.name") or ""),
+    )
+
+
+def _event_v1(log: dict[str, Any]) -> Event:
+    fields = _tags(log.get("fields"))
+    return Event(str(fields.pop("event", "")), int(log["timestamp"]) * 1000, fields)
+
+
+def _tags(items: Iterable[dict[str, Any]] | None) -> dict[str, Any]:
+    return {item["key"]: _tag(item) for item in items or ()}
+
+
+def _tag(item: dict[str, Any]) -> Any:
+    kind, value = item.get("type"), item.get("value")
+    # Integers that JavaScript can't hold come as text.
+    if kind == "int64":
+        return int(value)  # type: ignore[arg-type]
+    return value
