@@ -35,7 +35,7 @@ __all__ = ["JaegerReader", "ReaderError"]
 
 T = TypeVar("T")
 
-#: How far back a search goes that gives no start, in seconds. Jaeger's storage looks through every day it is asked for.
+#: How far back a search goes that gives no start, in seconds. Jaeger's storage looks through each day asked for.
 LOOKBACK: Final = 24 * 3600.0
 #: Clocks of other machines may run ahead by as much, in seconds.
 CLOCK_SKEW: Final = 3600.0
@@ -225,8 +225,9 @@ class JaegerReader:
             path, decode = f"/api/v3/traces/{full}", _decode_v3
         else:
             path, decode = f"/api/traces/{full}", _decode_v1
+        nothing: list[Span] = []
         spans = self._ask(
-            path, {}, lambda answer: [span for span in decode(answer) if span.trace_id == full], none=[]
+            path, {}, lambda answer: [span for span in decode(answer) if span.trace_id == full], none=nothing
         )
         return Trace(full, spans) if spans else None
 
