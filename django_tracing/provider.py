@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import functools
 import logging
 import os
 import platform
 import socket
+import sys
 from typing import Any, Final
 
 from opentelemetry import propagate, trace
@@ -167,7 +170,30 @@ def _make_queue(settings: Settings) -> SpanProcessor | None:
         shutdown_timeout=settings.shutdown_timeout,
     )
     os.register_at_fork(after_in_child=_after_fork)
+    _flush_before_uvicorn_ends(_queue, settings.shutdown_timeout)
     return _queue
+
+
+def _flush_before_uvicorn_ends(queue: QueueProcessor, timeout: float) -> None:
+    """Sends what waits when uvicorn has answered its last request.
+
+    It then ends by the very signal that stopped it, which runs no ``atexit``; and Django has no lifespan events.
+    """
+    module = sys.modules.get("uvicorn.server")
+    server = getattr(module, "Server", None)
+    if server is None:
+        return
+    original = server.shutdown
+
+    @functools.wraps(original)
+    async def shutdown(*args: Any, **kwargs: Any) -> None:
+        await original(*args, **kwargs)
+        try:
+            await asyncio.to_thread(queue.force_flush, int(timeout * 1000))
+        except Exception:
+            _logger.debug("Spans could not be sent before uvicorn ended.", exc_info=True)
+
+    server.shutdown = shutdown
 
 
 def _after_fork() -> None:

@@ -1,0 +1,101 @@
+"""Servers as operators start them: gunicorn, uvicorn, runserver, each a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from example_project.servers import free_port
+from tests.jaegers import wait_until
+
+__all__ = ["Process", "environment"]
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def environment(**variables: str) -> dict[str, str]:
+    """This process's environment without any tracing variable of the machine's, with ``variables``."""
+    names = ("OTEL_", "JAEGER_", "SERVICE_", "ENVIRONMENT", "TRACING_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(names)}
+    return {**kept, "DJANGO_SETTINGS_MODULE": "tests.e2e.settings", "PYTHONPATH": str(ROOT), **variables}
+
+
+class Process:
+    """``with Process(["gunicorn", ...], TRACING...) as server``; ``{port}`` in an argument is a free port."""
+
+    def __init__(self, arguments: list[str], *, ready: str | None = "/healthy-not-traced", **variables: str) -> None:
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self._arguments = [argument.replace("{port}", str(self.port)) for argument in arguments]
+        self._variables = variables
+        self._ready = ready
+
+    def __enter__(self) -> Process:
+        self._log = tempfile.NamedTemporaryFile("w+", suffix=".log")  # noqa: SIM115
+        program, *rest = self._arguments
+        command = [program] if program == sys.executable else [str(Path(sys.executable).parent / program)]
+        self.process = subprocess.Popen(
+            [*command, *rest],
+            env=environment(**self._variables),
+            cwd=ROOT,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        if self._ready is not None:
+            wait_until(self._answers, f"{self._arguments[0]} to answer: {self.log()}", 40)
+        return self
+
+    def _answers(self) -> bool:
+        assert self.process.poll() is None, self.log()
+        try:
+            self.get("/health/")
+        except OSError:
+            return False
+        return True
+
+    def log(self) -> str:
+        return Path(self._log.name).read_text()
+
+    def get(self, path: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
+        """Status, body and headers (names in lower case) of a GET."""
+        request = urllib.request.Request(self.url + path, headers=headers)
+        try:
+            with urllib.request.urlopen(request, timeout=20) as response:
+                return response.status, response.read(), {name.lower(): value for name, value in response.headers.items()}
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read(), {name.lower(): value for name, value in error.headers.items()}
+
+    def json(self, path: str) -> Any:
+        return json.loads(self.get(path)[1])
+
+    def stop(self, sig: signal.Signals = signal.SIGTERM) -> int:
+        """Asks it to end; gives its exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(sig)
+            try:
+                return self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait(10)
+                raise
+        return int(self.process.returncode)
+
+    def __exit__(self, *exc_info: Any) -> None:
+        try:
+            self.stop()
+        finally:
+            try:
+                os.killpg(self.process.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+            self._log.close()

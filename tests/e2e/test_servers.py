@@ -1,0 +1,153 @@
+"""Every worker of every server exports: what a receiver gets from gunicorn, uvicorn and runserver."""
+
+from __future__ import annotations
+
+import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import Process
+from tests.receivers import OTLPReceiver, ReceivedSpan
+
+GUNICORN = ["gunicorn", "tests.e2e.wsgi", "--bind", "127.0.0.1:{port}", "--log-level", "warning"]
+UVICORN = ["uvicorn", "tests.e2e.asgi:application", "--port", "{port}", "--log-level", "warning", "--lifespan", "off"]
+
+
+def requests_of(spans: list[ReceivedSpan]) -> list[ReceivedSpan]:
+    return [span for span in spans if span.kind == "server"]
+
+
+def test_gunicorn_and_uvicorn_workers_export(subtests_servers: tuple[list[str], int]) -> None:
+    arguments, workers = subtests_servers
+    with OTLPReceiver() as receiver, Process(
+        arguments, JAEGER_ENDPOINT=receiver.endpoint, SERVICE_NAME="served", TRACING_SETTINGS='{"EXPORT_INTERVAL": 0.1}'
+    ) as server:
+
+        def ask(number: int) -> str:
+            return server.get(f"/query/?n={number}")[2]["x-correlation-id"]
+
+        asked: set[str] = set()
+
+        def enough(spans: list[ReceivedSpan]) -> bool:
+            pids = {span.resource["process.pid"] for span in requests_of(spans)}
+            return len(requests_of(spans)) >= len(asked) and len(pids) >= workers
+
+        # Which worker takes a request is the kernel's to say: until each has had one.
+        for _ in range(20):
+            with ThreadPoolExecutor(8) as pool:
+                asked.update(pool.map(ask, range(16)))
+            receiver.wait_for(lambda spans: len(requests_of(spans)) >= len(asked))
+            if enough(receiver.spans):
+                break
+        spans = receiver.wait_for(enough)
+        assert {span.attributes["correlation.id"] for span in requests_of(spans)} == asked
+        assert len(requests_of(spans)) == len(asked), "each request is one span, and arrives once"
+        assert server.process.pid not in {span.resource["process.pid"] for span in spans} or workers == 1
+        assert {span.service for span in spans} == {"served"}
+        by_id = {span.span_id: span for span in spans}
+        statements = [span for span in spans if span.name == "db.select"]
+        assert len(statements) == len(asked)
+        assert all(by_id[span.parent_id].name == "GET /query/" for span in statements)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(([*GUNICORN, "--workers", "2"], 2), id="gunicorn-sync"),
+        pytest.param(([*GUNICORN, "--workers", "2", "--preload"], 2), id="gunicorn-sync-preload"),
+        pytest.param(([*GUNICORN, "--workers", "2", "--worker-class", "gthread", "--threads", "4"], 2), id="gunicorn-gthread"),
+        pytest.param(
+            ([*GUNICORN, "--workers", "2", "--worker-class", "gthread", "--threads", "4", "--preload"], 2),
+            id="gunicorn-gthread-preload",
+        ),
+        pytest.param((UVICORN, 1), id="uvicorn"),
+        pytest.param(([*UVICORN, "--workers", "2"], 2), id="uvicorn-workers"),
+    ]
+)
+def subtests_servers(request: pytest.FixtureRequest) -> tuple[list[str], int]:
+    return request.param  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("arguments", [GUNICORN, UVICORN], ids=["gunicorn", "uvicorn"])
+def test_what_waits_is_sent_when_the_server_ends(arguments: list[str]) -> None:
+    with OTLPReceiver() as receiver:
+        with Process(
+            arguments, JAEGER_ENDPOINT=receiver.endpoint, TRACING_SETTINGS='{"EXPORT_INTERVAL": 3600}'
+        ) as server:
+            server.get("/empty/")
+            assert receiver.spans == []
+            server.stop()
+        receiver.wait_for(lambda spans: requests_of(spans))
+
+
+@pytest.mark.parametrize("arguments", [GUNICORN, UVICORN], ids=["gunicorn", "uvicorn"])
+def test_a_backend_that_is_down_costs_no_response_and_one_log_line(arguments: list[str]) -> None:
+    with Process(
+        arguments,
+        JAEGER_ENDPOINT="http://127.0.0.1:9",
+        TRACING_SETTINGS='{"EXPORT_INTERVAL": 0.05, "SHUTDOWN_TIMEOUT": 0.5}',
+    ) as server:
+        for _ in range(30):
+            assert server.get("/empty/")[0] == 200
+        server.stop()
+        log = server.log()
+    assert log.count("Spans can't be sent") == 1, log
+    assert "Traceback" not in log
+
+
+def test_a_hanging_backend_does_not_hold_up_the_end() -> None:
+    with OTLPReceiver() as receiver:
+        receiver.mode = "hang"
+        with Process(
+            GUNICORN,
+            JAEGER_ENDPOINT=receiver.endpoint,
+            TRACING_SETTINGS='{"EXPORT_INTERVAL": 0.05, "SHUTDOWN_TIMEOUT": 0.5, "EXPORT_TIMEOUT": 600}',
+        ) as server:
+            server.get("/empty/")
+            receiver.wait_for_requests(1)
+            # Process.stop fails when it is not over within 20 s; the exporter would wait for 600.
+            assert server.stop() == 0
+
+
+def test_runserver_exports_once_from_the_process_that_serves() -> None:
+    with OTLPReceiver() as receiver, Process(
+        [sys.executable, "-m", "django", "runserver", "127.0.0.1:{port}", "--skip-checks"],
+        JAEGER_ENDPOINT=receiver.endpoint,
+        DEBUG="1",
+        TRACING_SETTINGS='{"EXPORT_INTERVAL": 0.1}',
+    ) as server:
+        server.get("/empty/?only=this")
+        spans = receiver.wait_for(lambda spans: requests_of(spans))
+        assert [span.name for span in requests_of(spans)] == ["GET /empty/"]
+        assert requests_of(spans)[0].resource["process.pid"] != server.process.pid, "the reloader does not serve"
+
+
+def test_wrong_settings_leave_the_application_running_and_say_why_once() -> None:
+    with Process(GUNICORN, TRACING_SETTINGS=json.dumps({"SAMPLING_RATE": 1})) as server:
+        assert server.get("/empty/")[0] == 200
+        log = server.log()
+    assert log.count("Tracing is off") == 1
+    assert 'TRACING["SAMPLING_RATE"]' in log
+    assert 'Did you mean "SAMPLE_RATE"?' in log
+
+
+def test_a_disabled_sdk_does_nothing() -> None:
+    with OTLPReceiver() as receiver, Process(
+        GUNICORN, JAEGER_ENDPOINT=receiver.endpoint, OTEL_SDK_DISABLED="true", TRACING_SETTINGS='{"EXPORT_INTERVAL": 0.05}'
+    ) as server:
+        assert "x-correlation-id" not in server.get("/empty/")[2]
+        server.stop()
+        assert receiver.spans == []
+
+
+def test_with_nothing_set_traces_go_to_the_local_store(tmp_path: Path) -> None:
+    from django_tracing.traces.local import LocalStore
+
+    path = tmp_path / "traces.sqlite3"
+    with Process([*GUNICORN, "--workers", "2"], TRACING_SETTINGS=json.dumps({"LOCAL_STORE": str(path)})) as server:
+        for _ in range(10):
+            server.get("/empty/")
+        server.stop()
+    assert len(LocalStore(path).search(operation="GET /empty/", limit=50)) == 10
