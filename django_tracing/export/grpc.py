@@ -41,7 +41,7 @@ def make_otlp_grpc_exporter(
         insecure=parts.scheme != "https",
         # gRPC's metadata keys are lower case.
         headers=[(name.lower(), value) for name, value in (headers or {}).items()],
-        timeout=timeout,  # type: ignore[arg-type]
+        timeout=timeout,
     )
     return _GRPCExporter(exporter, parts.netloc.rpartition("@")[2])
 

@@ -45,7 +45,7 @@ class Instrumentation(Protocol):
 
 
 def _module(name: str) -> Instrumentation:
-    return import_module(_MODULES[name])  # type: ignore[return-value]
+    return import_module(_MODULES[name])
 
 
 def install(names: Iterable[str]) -> None:

@@ -67,8 +67,10 @@ def install() -> None:
         return
     _original_create = CacheHandler.create_connection
     CacheHandler.create_connection = _create  # type: ignore[method-assign]
-    for alias in list(caches):
-        if hasattr(caches._connections, alias):
+    handler: Any = caches
+    for alias in caches:
+        # Not caches[alias]: that would make the ones nobody has used yet.
+        if hasattr(handler._connections, alias):
             _trace_cache(caches[alias], alias)
 
 

@@ -53,15 +53,17 @@ def install() -> None:
     """Traces every breaker, made already or to come."""
     if _originals:
         return
-    from pybreaker import CircuitBreaker
+    import pybreaker
 
+    # Its stubs know nothing of being patched.
+    breaker: Any = pybreaker.CircuitBreaker
     for name in ("call", "calling", "call_async", "state"):
-        _originals[name] = CircuitBreaker.__dict__[name]
-    CircuitBreaker.call = _call
-    CircuitBreaker.calling = _calling
-    CircuitBreaker.call_async = _call_async
+        _originals[name] = breaker.__dict__[name]
+    breaker.call = _call
+    breaker.calling = _calling
+    breaker.call_async = _call_async
     state = _originals["state"]
-    CircuitBreaker.state = property(state.fget, _set_state, state.fdel, state.__doc__)
+    breaker.state = property(state.fget, _set_state, state.fdel, state.__doc__)
 
 
 def uninstall() -> None:

@@ -142,8 +142,9 @@ def _start(sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Span:
         static = connection.__dict__.get(_STATIC)
         if static is None:
             static = _static_attributes(connection)
-        quotes = "string" if connection.vendor == "mysql" else "identifier"
-        statement = describe_sql(_text(sql, context), double_quotes=quotes)
+        statement = describe_sql(
+            _text(sql, context), double_quotes="string" if connection.vendor == "mysql" else "identifier"
+        )
         attributes: Attributes = {
             **static,
             DB_STATEMENT: statement.text,

@@ -37,6 +37,8 @@ __all__ = ["install", "is_available", "uninstall"]
 #: Not layers of the user's: the tracing itself.
 _SKIPPED: Final = ("django_tracing.", "opentelemetry.")
 
+#: The module whose ``import_string`` loads middleware; its stubs do not know the name.
+_handlers: Any = base
 _original_import_string: Callable[[str], Any] | None = None
 _original_make_view_atomic: Callable[..., Any] | None = None
 
@@ -50,9 +52,9 @@ def install() -> None:
     global _original_import_string, _original_make_view_atomic
     if _original_import_string is not None:
         return
-    _original_import_string = base.import_string
+    _original_import_string = _handlers.import_string
     _original_make_view_atomic = base.BaseHandler.make_view_atomic
-    base.import_string = _import_middleware
+    _handlers.import_string = _import_middleware
     base.BaseHandler.make_view_atomic = _make_view_atomic  # type: ignore[method-assign]
 
 
@@ -60,7 +62,7 @@ def uninstall() -> None:
     global _original_import_string, _original_make_view_atomic
     if _original_import_string is None or _original_make_view_atomic is None:
         return
-    base.import_string = _original_import_string
+    _handlers.import_string = _original_import_string
     base.BaseHandler.make_view_atomic = _original_make_view_atomic  # type: ignore[method-assign]
     _original_import_string = None
     _original_make_view_atomic = None

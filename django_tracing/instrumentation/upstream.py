@@ -328,7 +328,7 @@ def _change(attributes: Any, changes: Mapping[str, Any], dropped: Any) -> None:
 
 def _strip(span: Span) -> None:
     try:
-        _change(span._attributes, {}, list(span._attributes))
+        _change(span._attributes, {}, list(span._attributes or ()))
         for event in span._events:
             _change(event._attributes, {}, list(event._attributes or ()))
     except Exception:
