@@ -43,7 +43,7 @@ _SQL_INPUT: Final = 10_000
 _STATEMENT_LENGTH: Final = 2000
 #: Longer statements are not kept in the cache, which bounds its memory.
 _SQL_CACHED: Final = 10_000
-_TEXT_INPUT: Final = 100_000
+_TEXT_INPUT: Final = 20_000
 _URL_INPUT: Final = 8192
 _QUERY_PARAMETERS: Final = 50
 
