@@ -116,7 +116,10 @@ class TestAll:
         with layers("SlowMiddleware", "plain", LAYERS="all"):
             Client().get("/empty/")
         request, response = spans.named("middleware.slow")
-        assert [dict(span.attributes or {})["middleware.phase"] for span in (request, response)] == ["request", "response"]
+        assert [dict(span.attributes or {})["middleware.phase"] for span in (request, response)] == [
+            "request",
+            "response",
+        ]
         inner = spans.one("view.empty")
         assert request.end_time <= inner.start_time <= inner.end_time <= response.start_time  # type: ignore[operator]
 
@@ -145,7 +148,7 @@ class TestAll:
     def test_a_middleware_that_answers_by_itself(self, get: Callable[[str], Any], spans: Spans) -> None:
         with layers("ShortMiddleware", "plain", LAYERS="all"):
             assert get("/empty/").content == b"answered early"
-        assert spans.names == ["middleware.short", "GET /empty/"]or spans.names == ["middleware.short", "GET"]
+        assert spans.names == ["middleware.short", "GET /empty/"] or spans.names == ["middleware.short", "GET"]
 
     def test_middleware_not_used_is_left_out(self, get: Callable[[str], Any], spans: Spans) -> None:
         with layers("UnusedMiddleware", "plain", LAYERS="all"):
