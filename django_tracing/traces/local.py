@@ -327,7 +327,7 @@ class LocalStore:
     def operations(self, service: str) -> list[str]:
         """Names of the spans of ``service``, sorted."""
         with self._reading() as connection:
-            return [] if connection is None else _distinct(connection, "name", "service = ? AND ", service)
+            return [] if connection is None else _distinct(connection, "name", "service = ? AND ", _text(service))
 
     def search(
         self,
@@ -363,14 +363,14 @@ class LocalStore:
         of_one_span: list[str] = []
         if service is not None:
             of_one_span.append("s.service = ?")
-            values.append(service)
+            values.append(_text(service))
         if operation is not None:
             of_one_span.append("s.name = ?")
-            values.append(operation)
+            values.append(_text(operation))
         for key, text in (attributes or {}).items():
             # Looking for the key first spares most spans the parsing.
             of_one_span.append("instr(s.attributes, ?) AND has_attribute(s.attributes, ?, ?)")
-            values.extend((json.dumps(key), key, text))
+            values.extend((json.dumps(key), _text(key), _text(text)))
         if of_one_span:
             conditions = " AND ".join(of_one_span)
             where.append(f"EXISTS (SELECT 1 FROM spans s WHERE s.trace = t.seq AND {conditions})")  # noqa: S608
