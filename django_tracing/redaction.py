@@ -549,7 +549,7 @@ _DEFAULT_KEYS: Final = SensitiveKeys()
 
 # ----- free text
 
-_EMAIL: Final = re.compile(r"(?<![\w.+%-])([\w.+%-]+)(@|%40)((?:[\w-]{1,63}\.)*[\w-]{2,63})")
+_EMAIL: Final = re.compile(r"(?<![\w.+%!#$*^~-])([\w.+%!#$*^~-]+)(@|%40)((?:[\w-]{1,63}\.)*[\w-]{2,63})")
 #: ``eyJ`` is how ``{"`` begins in base64: the parts of a JWT, and any other token that is JSON.
 _JWT: Final = re.compile(r"(?<![A-Za-z0-9])eyJ[\w-]{5,}(?:\.[\w-]*){0,4}")
 #: "Basic usage" is no credential: after all but Bearer, what follows must look like one.
@@ -890,6 +890,8 @@ _KEY_WORD: Final = re.compile(r"[^_-]+")
 _KEY_EMAIL: Final = re.compile(r"[^:/|,;\s]+(?:@|%40)[^:/|,;\s]+")
 _PLAIN_WORD: Final = re.compile(r"[A-Za-z]{1,24}|v\d{1,3}")
 _HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]{8,}")
+_LETTERS_AND_DIGITS: Final = re.compile(r"(?=.*\d)(?=.*[A-Za-z])")
+_CAMELS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 #: What Django's session keys follow without a separator.
 _SESSION_PREFIX: Final = re.compile(r"(sessions\.(?:cache|cached_db))[a-z0-9]{32}")
 #: A uuid is one value, not five; so is a date.
@@ -909,11 +911,13 @@ def _key_pattern(key: str) -> str:
 
 def _key_part(match: re.Match[str]) -> str:
     part = match.group()
-    # Tokens may hold hyphens, and letters between them that could be words.
-    if len(part) >= 16 and _MIXED.match(part):
-        plain = sum(len(word) for word in _KEY_WORD.findall(part) if _names_something(word))
-        if plain * 2 < len(part):
-            return "*"
+    # A token may hold hyphens, and letters between them that could be words.
+    if (
+        len(part) >= 16
+        and not (part.islower() or part.isupper())
+        and any(_LETTERS_AND_DIGITS.match(word) or _is_jumbled(word) for word in _KEY_WORD.findall(part))
+    ):
+        return "*"
     return _KEY_WORD.sub(_key_word, part)
 
 
@@ -926,10 +930,15 @@ def _names_something(word: str) -> bool:
     """Whether a word of a key is what a programmer wrote, rather than a value."""
     if not _PLAIN_WORD.fullmatch(word) or _HEXADECIMAL.fullmatch(word):
         return False
-    # Random letters: capitals in the midst of small ones time and again, or hardly a vowel.
-    if sum(a.islower() and b.isupper() for a, b in zip(word, word[1:], strict=False)) > 2:
+    if _is_jumbled(word):
         return False
+    # Random letters have hardly a vowel.
     return len(word) < 8 or sum(word.lower().count(vowel) for vowel in "aeiouy") * 6 >= len(word)
+
+
+def _is_jumbled(word: str) -> bool:
+    """Whether capitals stand among small letters more often than at the heads of words."""
+    return len(word) >= 6 and len(_CAMELS.findall(word)) * 5 > len(word) * 2
 
 
 _key_pattern_cached: Final = lru_cache(maxsize=2048)(_key_pattern)
