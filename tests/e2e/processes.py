@@ -70,7 +70,11 @@ class Process:
         request = urllib.request.Request(self.url + path, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=20) as response:
-                return response.status, response.read(), {name.lower(): value for name, value in response.headers.items()}
+                return (
+                    response.status,
+                    response.read(),
+                    {name.lower(): value for name, value in response.headers.items()},
+                )
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read(), {name.lower(): value for name, value in error.headers.items()}

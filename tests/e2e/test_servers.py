@@ -22,9 +22,15 @@ def requests_of(spans: list[ReceivedSpan]) -> list[ReceivedSpan]:
 
 def test_gunicorn_and_uvicorn_workers_export(subtests_servers: tuple[list[str], int]) -> None:
     arguments, workers = subtests_servers
-    with OTLPReceiver() as receiver, Process(
-        arguments, JAEGER_ENDPOINT=receiver.endpoint, SERVICE_NAME="served", TRACING_SETTINGS='{"EXPORT_INTERVAL": 0.1}'
-    ) as server:
+    with (
+        OTLPReceiver() as receiver,
+        Process(
+            arguments,
+            JAEGER_ENDPOINT=receiver.endpoint,
+            SERVICE_NAME="served",
+            TRACING_SETTINGS='{"EXPORT_INTERVAL": 0.1}',
+        ) as server,
+    ):
 
         def ask(number: int) -> str:
             return server.get(f"/query/?n={number}")[2]["x-correlation-id"]
@@ -57,7 +63,9 @@ def test_gunicorn_and_uvicorn_workers_export(subtests_servers: tuple[list[str], 
     params=[
         pytest.param(([*GUNICORN, "--workers", "2"], 2), id="gunicorn-sync"),
         pytest.param(([*GUNICORN, "--workers", "2", "--preload"], 2), id="gunicorn-sync-preload"),
-        pytest.param(([*GUNICORN, "--workers", "2", "--worker-class", "gthread", "--threads", "4"], 2), id="gunicorn-gthread"),
+        pytest.param(
+            ([*GUNICORN, "--workers", "2", "--worker-class", "gthread", "--threads", "4"], 2), id="gunicorn-gthread"
+        ),
         pytest.param(
             ([*GUNICORN, "--workers", "2", "--worker-class", "gthread", "--threads", "4", "--preload"], 2),
             id="gunicorn-gthread-preload",
@@ -112,12 +120,15 @@ def test_a_hanging_backend_does_not_hold_up_the_end() -> None:
 
 
 def test_runserver_exports_once_from_the_process_that_serves() -> None:
-    with OTLPReceiver() as receiver, Process(
-        [sys.executable, "-m", "django", "runserver", "127.0.0.1:{port}", "--skip-checks"],
-        JAEGER_ENDPOINT=receiver.endpoint,
-        DEBUG="1",
-        TRACING_SETTINGS='{"EXPORT_INTERVAL": 0.1}',
-    ) as server:
+    with (
+        OTLPReceiver() as receiver,
+        Process(
+            [sys.executable, "-m", "django", "runserver", "127.0.0.1:{port}", "--skip-checks"],
+            JAEGER_ENDPOINT=receiver.endpoint,
+            DEBUG="1",
+            TRACING_SETTINGS='{"EXPORT_INTERVAL": 0.1}',
+        ) as server,
+    ):
         server.get("/empty/?only=this")
         spans = receiver.wait_for(lambda spans: requests_of(spans))
         assert [span.name for span in requests_of(spans)] == ["GET /empty/"]
@@ -134,9 +145,15 @@ def test_wrong_settings_leave_the_application_running_and_say_why_once() -> None
 
 
 def test_a_disabled_sdk_does_nothing() -> None:
-    with OTLPReceiver() as receiver, Process(
-        GUNICORN, JAEGER_ENDPOINT=receiver.endpoint, OTEL_SDK_DISABLED="true", TRACING_SETTINGS='{"EXPORT_INTERVAL": 0.05}'
-    ) as server:
+    with (
+        OTLPReceiver() as receiver,
+        Process(
+            GUNICORN,
+            JAEGER_ENDPOINT=receiver.endpoint,
+            OTEL_SDK_DISABLED="true",
+            TRACING_SETTINGS='{"EXPORT_INTERVAL": 0.05}',
+        ) as server,
+    ):
         assert "x-correlation-id" not in server.get("/empty/")[2]
         server.stop()
         assert receiver.spans == []

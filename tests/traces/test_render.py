@@ -40,7 +40,7 @@ Trace 00000000000000000000000000000001
 +1.00 ms    3.14 ms  ├─ middleware.auth
 +2.00 ms    1.20 ms  │  └─ db.select.users  db.rows=1
 +5.00 ms  0.0456 ms  ├─ cache.get.blueprint:*  cache.hit=false
-+6.00 ms     100 ms  └─ ✗ circuit_breaker.blueprint-service  circuit_breaker.state=closed  circuit_breaker.outcome=failu…
++6.00 ms     100 ms  └─ ✗ circuit_breaker.blueprint-service  circuit_breaker.state=closed  circuit_breaker.outcome=fail…
                         │ requests.exceptions.ReadTimeout: read timed out
 +7.00 ms    99.0 ms     └─ http.post.blueprint-service  peer.service=blueprint-service
 +8.00 ms    97.0 ms        └─ ✗ POST /validate  [blueprint-service]  http.status_code=500
@@ -156,7 +156,7 @@ def test_stable_names_are_shown_as_the_usual_ones() -> None:
 
 def test_the_message_of_a_failed_span_is_its_exceptions() -> None:
     event = Event("exception", NOON, {"exception.type": "KeyError"})
-    assert "\n" + " " * 16 + "KeyError" in render_trace(one(status="error", status_message="no", events=[event]))
+    assert "\n" + " " * 18 + "KeyError" in render_trace(one(status="error", status_message="no", events=[event]))
     assert "declined" in render_trace(one(status="error", status_message="declined"))
     assert "declined" not in render_trace(one(status="ok", status_message="declined"))
 

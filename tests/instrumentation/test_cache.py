@@ -1,0 +1,378 @@
+"""Caches of every kind, as spans; and as themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import socketserver
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.core.cache import CacheHandler, caches
+from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.locmem import LocMemCache
+from django.core.management import call_command
+from django.db import connection
+from django.test import override_settings
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind, StatusCode
+
+from tests.conftest import Spans
+
+tracer = trace.get_tracer("tests")
+
+
+class MemcachedHandler(socketserver.StreamRequestHandler):
+    """As much of memcached's text protocol as Django's backend speaks."""
+
+    def handle(self) -> None:
+        store: dict[bytes, tuple[bytes, bytes]] = self.server.store  # type: ignore[attr-defined]
+        while line := self.rfile.readline():
+            command, *words = line.split()
+            reply = b"ERROR\r\n"
+            if command in (b"get", b"gets"):
+                reply = b""
+                for key in words:
+                    if key in store:
+                        flags, value = store[key]
+                        reply += b"VALUE %s %s %d\r\n%s\r\n" % (key, flags, len(value), value)
+                reply += b"END\r\n"
+            elif command in (b"set", b"add"):
+                key, flags, _, size = words[:4]
+                value = self.rfile.read(int(size) + 2)[:-2]
+                if command == b"add" and key in store:
+                    reply = b"NOT_STORED\r\n"
+                else:
+                    store[key] = (flags, value)
+                    reply = b"STORED\r\n"
+            elif command == b"delete":
+                reply = b"DELETED\r\n" if store.pop(words[0], None) else b"NOT_FOUND\r\n"
+            elif command in (b"incr", b"decr"):
+                if words[0] in store:
+                    flags, value = store[words[0]]
+                    number = int(value) + (1 if command == b"incr" else -1) * int(words[1])
+                    store[words[0]] = (flags, str(number).encode())
+                    reply = b"%d\r\n" % number
+                else:
+                    reply = b"NOT_FOUND\r\n"
+            elif command == b"touch":
+                reply = b"TOUCHED\r\n" if words[0] in store else b"NOT_FOUND\r\n"
+            elif command == b"flush_all":
+                store.clear()
+                reply = b"OK\r\n"
+            if b"noreply" not in words:
+                self.wfile.write(reply)
+
+
+@pytest.fixture(scope="module")
+def memcached() -> Iterator[str]:
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        allow_reuse_address = True
+
+    with Server(("127.0.0.1", 0), MemcachedHandler) as server:
+        server.store = {}  # type: ignore[attr-defined]
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        yield f"127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+BACKENDS = {
+    "memory": "django.core.cache.backends.locmem.LocMemCache",
+    "file": "django.core.cache.backends.filebased.FileBasedCache",
+    "database": "django.core.cache.backends.db.DatabaseCache",
+    "memcached": "django.core.cache.backends.memcached.PyMemcacheCache",
+    "redis": "django.core.cache.backends.redis.RedisCache",
+    "django-redis": "django_redis.cache.RedisCache",
+}
+
+
+@pytest.fixture(params=list(BACKENDS))
+def cache(request: pytest.FixtureRequest, tmp_path: Any, db: None, memcached: str) -> Iterator[Any]:
+    kind = request.param
+    location = {
+        "file": str(tmp_path),
+        "database": "cache_table",
+        "memcached": memcached,
+        "redis": os.environ["TEST_REDIS_URL"],
+        "django-redis": os.environ["TEST_REDIS_URL"],
+        "memory": "tests",
+    }[kind]
+    config = {"default": {"BACKEND": BACKENDS[kind], "LOCATION": location}}
+    with override_settings(CACHES=config):
+        if kind == "database":
+            call_command("createcachetable", verbosity=0)
+        handler = CacheHandler(config)
+        cache = handler["default"]
+        cache.clear()
+        yield cache
+        handler.close_all()
+        if kind == "django-redis":
+            cache.client.get_client().connection_pool.disconnect()
+
+
+def system(cache: Any) -> str:
+    return {"django_redis.cache": "redis"}.get(type(cache).__module__) or next(
+        kind for kind, path in BACKENDS.items() if path.startswith(type(cache).__module__)
+    )
+
+
+@pytest.fixture
+def within(spans: Spans) -> Iterator[Spans]:
+    with tracer.start_as_current_span("root"):
+        spans.clear()
+        yield spans
+
+
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    return dict(span.attributes or {})
+
+
+def cached(spans: Spans) -> list[str]:
+    return [span.name for span in spans if span.name.startswith("cache.")]
+
+
+class TestEveryBackend:
+    def test_get_set_hit_and_miss(self, cache: Any, within: Spans) -> None:
+        assert cache.get("blueprint:123") is None
+        cache.set("blueprint:123", "x")
+        assert cache.get("blueprint:123") == "x"
+        miss, hit = within.named("cache.get.blueprint:*")
+        got = attributes(miss)
+        assert got["operation.type"] == "cache"
+        assert got["cache.operation"] == "get"
+        assert got["cache.alias"] == "default"
+        assert got["cache.key"] == "blueprint:*"
+        assert got["cache.system"] == system(cache)
+        assert (got["cache.hit"], attributes(hit)["cache.hit"]) == (False, True)
+        assert miss.kind is (SpanKind.CLIENT if system(cache) in ("redis", "memcached") else SpanKind.INTERNAL)
+        assert "cache.hit" not in attributes(within.one("cache.set.blueprint:*"))
+
+    @pytest.mark.parametrize("value", [0, "", False, [], {}])
+    def test_falsy_values_are_hits(self, cache: Any, within: Spans, value: Any) -> None:
+        cache.set("k", value)
+        assert cache.get("k", "default") == value
+        assert attributes(within.one("cache.get.k"))["cache.hit"] is True
+
+    def test_the_callers_default(self, cache: Any, within: Spans) -> None:
+        marker = object()
+        assert cache.get("k", marker) is marker
+        assert cache.get("k", default=marker) is marker
+        assert cache.get("k", marker, 2) is marker
+        assert cache.get("k", version=2) is None
+        assert [attributes(span)["cache.hit"] for span in within.named("cache.get.k")] == [False] * 4
+
+    def test_the_other_operations(self, cache: Any, within: Spans) -> None:
+        assert cache.add("n", 1) is True
+        assert cache.add("n", 1) is False
+        assert cache.incr("n") == 2
+        assert cache.decr("n", 2) == 0
+        assert cache.has_key("n")
+        assert "n" in cache
+        assert cache.touch("n", 60)
+        assert cache.delete("n")
+        assert not cache.delete("n")
+        with pytest.raises(ValueError):
+            cache.incr("n")
+        cache.clear()
+        names = cached(within)
+        assert names == [
+            "cache.add.n",
+            "cache.add.n",
+            "cache.incr.n",
+            "cache.decr.n",
+            "cache.has_key.n",
+            "cache.has_key.n",
+            "cache.touch.n",
+            "cache.delete.n",
+            "cache.delete.n",
+            "cache.incr.n",
+            "cache.clear",
+        ], "each call is one span, whatever the backend calls"
+        deletes = within.named("cache.delete.n")
+        assert [attributes(span)["cache.hit"] for span in deletes] == [True, False]
+        missing = within.named("cache.incr.n")[1]
+        assert attributes(missing)["cache.hit"] is False
+        assert missing.status.status_code is StatusCode.UNSET, "a missing key is an answer"
+
+    def test_many(self, cache: Any, within: Spans) -> None:
+        assert not cache.set_many({"a:1": 1, "a:2": 2})
+        assert cache.get_many(iter(["a:1", "a:2", "a:3"])) == {"a:1": 1, "a:2": 2}
+        cache.delete_many(key for key in ("a:1", "a:2"))
+        assert cache.get_many(["a:1"]) == {}
+        assert cached(within) == [
+            "cache.set_many.a:*",
+            "cache.get_many.a:*",
+            "cache.delete_many.a:*",
+            "cache.get_many.a:*",
+        ]
+        got = attributes(within.named("cache.get_many.a:*")[0])
+        assert (got["cache.keys"], got["cache.hits"], got["cache.hit"]) == (3, 2, False)
+        assert attributes(within.one("cache.delete_many.a:*"))["cache.keys"] == 2
+
+    def test_get_or_set_shows_what_the_default_does(self, cache: Any, within: Spans) -> None:
+        def default() -> str:
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT 1 FROM auth_group")
+            caches["default"].get("inner")
+            return "made"
+
+        assert cache.get_or_set("k", default) == "made"
+        assert cache.get_or_set("k", default) == "made"
+        outer = within.named("cache.get_or_set.k")
+        assert len(outer) == 2
+        (sql,) = [span for span in within if "auth_group" in span.name]
+        assert sql.parent.span_id == outer[0].context.span_id  # type: ignore[union-attr]
+        (inner,) = within.named("cache.get.inner")
+        assert inner.parent.span_id == outer[0].context.span_id  # type: ignore[union-attr]
+
+    def test_upstreams_redis_makes_no_second_span(self, cache: Any, within: Spans) -> None:
+        cache.set("k", 1)
+        cache.get("k")
+        scopes = {span.instrumentation_scope.name for span in within}  # type: ignore[union-attr]
+        assert scopes == {"django_tracing"}
+
+    def test_async(self, cache: Any, within: Spans) -> None:
+        async def work() -> None:
+            await cache.aset("a:1", 0)
+            assert await cache.aget("a:1", 5) == 0
+            assert await cache.aget("a:2", 5) == 5
+            assert await cache.aget_many(["a:1", "a:2"]) == {"a:1": 0}
+            assert await cache.aget_or_set("a:3", lambda: 3) == 3
+            assert await cache.ahas_key("a:3")
+            await cache.adelete_many(["a:1", "a:3"])
+            if system(cache) == "database":
+                from asgiref.sync import sync_to_async
+                from django.db import connections
+
+                await sync_to_async(connections.close_all)()
+
+        if system(cache) == "database":
+            pytest.skip("the test's transaction is not seen by the thread of async code")
+        asyncio.run(work())
+        assert cached(within) == [
+            "cache.set.a:*",
+            "cache.get.a:*",
+            "cache.get.a:*",
+            "cache.get_many.a:*",
+            "cache.get_or_set.a:*",
+            "cache.has_key.a:*",
+            "cache.delete_many.a:*",
+        ]
+        assert [attributes(span)["cache.hit"] for span in within.named("cache.get.a:*")] == [True, False]
+
+    def test_outside_a_trace_no_span_and_the_same_answers(self, cache: Any, spans: Spans) -> None:
+        cache.set("k", 0)
+        assert cache.get("k", 1) == 0
+        assert cache.get("x", 1) == 1
+        assert spans.names == []
+
+
+class TestItself:
+    """A traced cache is the cache it was."""
+
+    def test_class_and_pickle(self) -> None:
+        handler = CacheHandler({"default": {"BACKEND": BACKENDS["memory"]}})
+        cache = handler["default"]
+        assert isinstance(cache, LocMemCache)
+        assert isinstance(cache, BaseCache)
+        assert type(cache).__name__ == "LocMemCache"
+        assert pickle.loads(pickle.dumps([1])) == [1]
+
+    def test_django_redis_keeps_its_own_methods(self, within: Spans) -> None:
+        cache: Any = CacheHandler({"default": {"BACKEND": BACKENDS["django-redis"], "LOCATION": os.environ["TEST_REDIS_URL"]}})["default"]
+        cache.clear()
+        cache.set("a:1", 1, timeout=60)
+        cache.set("a:2", 2)
+        assert 0 < cache.ttl("a:1") <= 60
+        assert sorted(cache.keys("a:*")) == ["a:1", "a:2"]
+        assert sorted(cache.iter_keys("a:*")) == ["a:1", "a:2"]
+        with cache.lock("lock", timeout=5):
+            pass
+        assert cache.client.get_client().ping()
+        assert cache.delete_pattern("a:*") == 2
+        assert cache.set("n", 1, nx=True) is True
+        cache.client.get_client().connection_pool.disconnect()
+
+    def test_a_backend_with_odd_signatures_is_called_as_it_was(self, within: Spans) -> None:
+        class Odd(LocMemCache):
+            def get(self, key: str) -> Any:  # type: ignore[override]
+                return f"odd {key}"
+
+        from django_tracing.instrumentation.cache import _trace_cache
+
+        cache = Odd("odd", {})
+        _trace_cache(cache, "odd")
+        assert cache.get("k") == "odd k"
+        assert attributes(within.one("cache.get.k"))["cache.alias"] == "odd"
+
+    def test_errors_go_on_and_are_recorded(self, within: Spans) -> None:
+        class Broken(LocMemCache):
+            def get(self, *args: Any, **kwargs: Any) -> Any:
+                raise OSError("the cache is away")
+
+        from django_tracing.instrumentation.cache import _trace_cache
+
+        cache = Broken("broken", {})
+        _trace_cache(cache, "broken")
+        with pytest.raises(OSError, match="the cache is away"):
+            cache.get("k")
+        assert within.one("cache.get.k").status.status_code is StatusCode.ERROR
+
+    def test_our_own_fault_costs_a_span_only(self, within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+        def broken(*args: Any) -> Any:
+            raise RuntimeError("a bug of ours")
+
+        monkeypatch.setattr("django_tracing.instrumentation.cache.key_pattern", broken)
+        cache = CacheHandler({"default": {"BACKEND": BACKENDS["memory"]}})["default"]
+        cache.set("k", 1)
+        assert cache.get("k", 5) == 1
+        assert cache.get("missing", 5) == 5
+        assert cache.get("missing") is None
+        assert cache.get_many(["k"]) == {"k": 1}
+
+    def test_uninstall_and_install_again(self, within: Spans) -> None:
+        from django_tracing.instrumentation import cache as module
+
+        caches["default"].get("k")
+        assert within.names == ["cache.get.k"]
+        module.uninstall()
+        try:
+            assert type(caches["default"]) is LocMemCache
+            caches["default"].get("k")
+            assert within.names == ["cache.get.k"]
+        finally:
+            module.install()
+            module.install()
+        caches["default"].get("k")
+        assert within.names == ["cache.get.k"] * 2
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    secret=st.one_of(
+        st.integers(1000, 10**18).map(str),
+        st.uuids().map(str),
+        st.emails(domains=st.just("example.com")),
+        st.binary(min_size=10, max_size=40).map(bytes.hex),
+        st.from_regex(r"eyJ[A-Za-z0-9]{12}\.[A-Za-z0-9]{12}\.[A-Za-z0-9_-]{12}", fullmatch=True),
+    ),
+    value=st.text(min_size=8),
+)
+def test_no_value_and_nothing_private_of_a_key_is_in_a_span(within: Spans, secret: str, value: str) -> None:
+    within.clear()
+    cache = CacheHandler({"default": {"BACKEND": BACKENDS["memory"]}})["default"]
+    marked = f"zq{value}qz"
+    cache.set(f"user:{secret}:profile", marked)
+    cache.get(f"user:{secret}:profile")
+    cache.get_many([f"{secret}", f"x-{secret}"])
+    exported = "".join(f"{span.name} {attributes(span)}" for span in within)
+    assert secret not in exported
+    assert marked not in exported

@@ -1,0 +1,278 @@
+"""pybreaker's breakers, however they are used, as spans; and as themselves."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pybreaker
+import pytest
+import redis
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import StatusCode
+
+from django_tracing import trace_circuit_breaker_call
+from tests.conftest import Spans
+
+tracer = trace.get_tracer("tests")
+
+
+@pytest.fixture
+def within(spans: Spans) -> Iterator[Spans]:
+    with tracer.start_as_current_span("root"):
+        spans.clear()
+        yield spans
+
+
+@pytest.fixture
+def breaker() -> pybreaker.CircuitBreaker:
+    return pybreaker.CircuitBreaker(name="payment-service", fail_max=2, reset_timeout=60)
+
+
+def attributes(span: ReadableSpan) -> dict[str, Any]:
+    return {key.removeprefix("circuit_breaker."): value for key, value in (span.attributes or {}).items()}
+
+
+def changes(span: ReadableSpan) -> list[tuple[Any, Any]]:
+    return [
+        ((event.attributes or {})["circuit_breaker.from"], (event.attributes or {})["circuit_breaker.to"])
+        for event in span.events
+        if event.name == "circuit_breaker.state_change"
+    ]
+
+
+def works(value: int = 7) -> int:
+    with tracer.start_as_current_span("inside"):
+        return value
+
+
+def fails() -> int:
+    raise ConnectionError("no route to ada@example.com")
+
+
+async def works_async(value: int = 7) -> int:
+    await asyncio.sleep(0)
+    with tracer.start_as_current_span("inside"):
+        return value
+
+
+async def fails_async() -> int:
+    await asyncio.sleep(0)
+    raise ConnectionError("away")
+
+
+def cached_template() -> str:
+    with tracer.start_as_current_span("in the fallback"):
+        return "from the cache"
+
+
+NAME = "circuit_breaker.payment-service"
+
+
+class TestUse:
+    def test_call(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        assert breaker.call(works, 8) == 8
+        span = within.one(NAME)
+        got = attributes(span)
+        assert got["operation.type"] == "circuit_breaker"
+        assert (got["name"], got["service"]) == ("payment-service", "payment-service")
+        assert (got["state"], got["state_after"], got["outcome"], got["failures"]) == ("closed", "closed", "success", 0)
+        inside = within.one("inside")
+        assert inside.parent.span_id == span.context.span_id  # type: ignore[union-attr]
+
+    def test_decorator(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        @breaker
+        def guarded() -> int:
+            return works()
+
+        assert guarded() == 7
+        assert within.names == ["inside", NAME]
+
+    def test_calling(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        with breaker.calling():
+            works()
+        assert within.names == ["inside", NAME]
+        with pytest.raises(ConnectionError), breaker.calling():
+            fails()
+        assert attributes(within.named(NAME)[1])["outcome"] == "failure"
+        assert breaker.fail_counter == 1
+
+    def test_an_async_function_lasts_until_it_was_awaited(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        assert asyncio.run(breaker(works_async)(9)) == 9
+        assert within.names == ["inside", NAME]
+        with pytest.raises(ConnectionError):
+            asyncio.run(breaker(fails_async)())
+        assert attributes(within.named(NAME)[1])["outcome"] == "failure"
+
+    def test_a_breaker_within_itself_is_a_span_each(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        assert breaker.call(lambda: breaker.call(works)) == 7
+        assert within.names == ["inside", NAME, NAME]
+
+    def test_two_breakers(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        other = pybreaker.CircuitBreaker(name="other")
+        assert breaker.call(other.call, works) == 7
+        assert within.names == ["inside", "circuit_breaker.other", NAME]
+
+
+class TestOutcome:
+    def test_a_failure(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        with pytest.raises(ConnectionError, match="ada@example.com"):
+            breaker.call(fails)
+        span = within.one(NAME)
+        assert span.status.status_code is StatusCode.ERROR
+        got = attributes(span)
+        assert (got["outcome"], got["failures"], got["state_after"]) == ("failure", 1, "closed")
+        assert "ada@" not in span.to_json()
+
+    def test_tripping_rejecting_and_recovering(self, within: Spans) -> None:
+        breaker = pybreaker.CircuitBreaker(name="payment-service", fail_max=1, reset_timeout=3600)
+        with pytest.raises(pybreaker.CircuitBreakerError):
+            breaker.call(fails)
+        tripped = within.one(NAME)
+        assert (attributes(tripped)["outcome"], attributes(tripped)["state_after"]) == ("failure", "open")
+        assert changes(tripped) == [("closed", "open")]
+
+        within.clear()
+        with pytest.raises(pybreaker.CircuitBreakerError):
+            breaker.call(works)
+        rejected = within.one(NAME)
+        assert within.names == [NAME], "the function did not run"
+        assert (attributes(rejected)["outcome"], attributes(rejected)["state"]) == ("rejected", "open")
+        assert rejected.status.status_code is StatusCode.ERROR
+
+        within.clear()
+        breaker.reset_timeout = 0
+        assert breaker.call(works) == 7
+        recovered = within.one(NAME)
+        assert changes(recovered) == [("open", "half-open"), ("half-open", "closed")]
+        assert (attributes(recovered)["outcome"], attributes(recovered)["state_after"]) == ("success", "closed")
+
+    def test_an_excluded_exception_is_no_failure(self, within: Spans) -> None:
+        breaker = pybreaker.CircuitBreaker(name="payment-service", exclude=[KeyError])
+        with pytest.raises(KeyError):
+            breaker.call({}.__getitem__, "x")
+        span = within.one(NAME)
+        assert attributes(span)["outcome"] == "success"
+        assert span.status.status_code is StatusCode.UNSET
+        assert span.events[0].name == "exception"
+
+    def test_without_a_name(self, within: Spans) -> None:
+        pybreaker.CircuitBreaker().call(works)
+        assert within.one("circuit_breaker.unnamed")
+
+    def test_state_in_redis_is_asked_for_no_more_than_pybreaker_does(self, within: Spans) -> None:
+        client = redis.Redis.from_url(os.environ["TEST_REDIS_URL"])
+        storage = pybreaker.CircuitRedisStorage(pybreaker.STATE_CLOSED, client, namespace="tests")
+        breaker = pybreaker.CircuitBreaker(name="payment-service", state_storage=storage, fail_max=2)
+
+        def commands() -> int:
+            return int(client.info("commandstats").get("cmdstat_get", {}).get("calls", 0))
+
+        from django_tracing.instrumentation import circuit_breaker as module
+
+        before = commands()
+        breaker.call(works)
+        traced = commands() - before
+        module.uninstall()
+        try:
+            before = commands()
+            breaker.call(works)
+            assert traced == commands() - before
+        finally:
+            module.install()
+        client.close()
+
+
+class TestHelper:
+    def test_a_result(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        assert trace_circuit_breaker_call(breaker, works, value=9, service="payments") == 9
+        assert within.names == ["inside", NAME]
+        assert attributes(within.one(NAME))["service"] == "payments"
+
+    def test_a_fallback_has_its_span_inside(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        assert trace_circuit_breaker_call(breaker, fails, fallback=cached_template) == "from the cache"
+        assert within.names == ["in the fallback", "fallback.cached_template", NAME]
+        span, fallback = within.one(NAME), within.one("fallback.cached_template")
+        assert fallback.parent.span_id == span.context.span_id  # type: ignore[union-attr]
+        assert (attributes(span)["outcome"], attributes(span)["fallback"]) == ("failure", "cached_template")
+
+    def test_a_rejected_call_falls_back_too(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        breaker.open()
+        assert trace_circuit_breaker_call(breaker, works, fallback=cached_template) == "from the cache"
+        assert attributes(within.one(NAME))["outcome"] == "rejected"
+
+    def test_without_a_fallback_the_exception_goes_on(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        with pytest.raises(ConnectionError):
+            trace_circuit_breaker_call(breaker, fails)
+
+    def test_a_fallback_that_fails(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        with pytest.raises(ConnectionError):
+            trace_circuit_breaker_call(breaker, fails, fallback=fails)
+        assert within.one("fallback.fails").status.status_code is StatusCode.ERROR
+
+    @pytest.mark.parametrize("func", [works_async, functools.partial(works_async, 7)])
+    def test_async(self, breaker: pybreaker.CircuitBreaker, within: Spans, func: Any) -> None:
+        assert asyncio.run(trace_circuit_breaker_call(breaker, func)) == 7
+        assert within.names == ["inside", NAME]
+        assert attributes(within.one(NAME))["outcome"] == "success"
+
+    def test_async_failures_are_counted_by_the_breaker(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        async def fallback() -> str:
+            return cached_template()
+
+        async def work() -> None:
+            for _ in range(3):
+                assert await trace_circuit_breaker_call(breaker, fails_async, fallback=fallback) == "from the cache"
+
+        asyncio.run(work())
+        outcomes = [attributes(span)["outcome"] for span in within.named(NAME)]
+        assert outcomes == ["failure", "failure", "rejected"]
+        assert breaker.current_state == "open"
+        assert len(within.named("fallback.fallback")) == 3
+
+    def test_not_sampled_the_same_values_and_exceptions(self, breaker: pybreaker.CircuitBreaker, spans: Spans) -> None:
+        assert trace_circuit_breaker_call(breaker, works) == 7
+        assert trace_circuit_breaker_call(breaker, fails, fallback=cached_template) == "from the cache"
+        with pytest.raises(pybreaker.CircuitBreakerError):
+            trace_circuit_breaker_call(breaker, fails)
+        assert asyncio.run(trace_circuit_breaker_call(pybreaker.CircuitBreaker(), works_async)) == 7
+        assert not [name for name in spans.names if name.startswith(("circuit", "fallback"))]
+
+    def test_our_own_fault_costs_a_span_only(
+        self, breaker: pybreaker.CircuitBreaker, within: Spans, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def broken(*args: Any) -> Any:
+            raise RuntimeError("a bug of ours")
+
+        monkeypatch.setattr("django_tracing.instrumentation.circuit_breaker._state", broken)
+        assert breaker.call(works) == 7
+        assert trace_circuit_breaker_call(breaker, fails, fallback=cached_template) == "from the cache"
+        with breaker.calling():
+            pass
+
+
+def test_uninstall_puts_pybreaker_back(within: Spans) -> None:
+    from django_tracing.instrumentation import circuit_breaker as module
+
+    module.uninstall()
+    try:
+        assert pybreaker.CircuitBreaker.call.__module__ == "pybreaker"
+        pybreaker.CircuitBreaker(name="payment-service").call(works)
+        assert within.names == ["inside"]
+    finally:
+        module.install()
+        module.install()
+
+
+def test_is_left_out_without_pybreaker(monkeypatch: pytest.MonkeyPatch) -> None:
+    from importlib import util
+
+    from django_tracing.instrumentation import circuit_breaker as module
+
+    real = util.find_spec
+    monkeypatch.setattr(module, "find_spec", lambda name: None if name == "pybreaker" else real(name))
+    assert not module.is_available()

@@ -1,0 +1,210 @@
+"""What every reader promises, on the local store and on real Jaegers of both dialects, over the same spans."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+
+from django_tracing.export.local import span_row
+from django_tracing.export.otlp import OTLPHTTPExporter
+from django_tracing.traces.jaeger import JaegerReader
+from django_tracing.traces.local import LocalStore
+from django_tracing.traces.model import Reader, ReadError
+from tests.jaegers import Jaeger, wait_until
+
+MS = 1_000_000
+#: Jaeger looks back a day only; whole milliseconds, which its older dialect keeps too.
+NOW = int(time.time() - 600) * 1000 * MS
+
+CHECKOUT = 0xAAAAAA11 << 96 | 1
+LISTING = 0xBBBBBB22 << 96 | 1
+LISTING_TWIN = 0xBBBBBB22 << 96 | 2
+LONELY = 0xCCCCCC33 << 96 | 1
+
+
+def context(trace: int, span: int) -> SpanContext:
+    return SpanContext(trace, span, is_remote=False, trace_flags=TraceFlags(TraceFlags.SAMPLED))
+
+
+def span(
+    trace: int,
+    number: int,
+    parent: int,
+    name: str,
+    service: str,
+    start: int,
+    took: int,
+    kind: SpanKind = SpanKind.INTERNAL,
+    **changes: Any,
+) -> ReadableSpan:
+    return ReadableSpan(
+        name=name,
+        context=context(trace, number),
+        parent=context(trace, parent) if parent else None,
+        resource=Resource({"service.name": service, "host.name": "here"}),
+        instrumentation_scope=InstrumentationScope("django_tracing", "1.0"),
+        kind=kind,
+        start_time=NOW + start * MS,
+        end_time=NOW + (start + took) * MS,
+        **changes,
+    )
+
+
+SPANS = [
+    span(CHECKOUT, 0xA1, 0, "POST /checkout", "shop", 2000, 90, SpanKind.SERVER,
+         attributes={"http.status_code": 502, "http.method": "POST", "user.id": "7", "cache.hit": True}),
+    span(CHECKOUT, 0xA2, 0xA1, "http.post.billing", "shop", 2010, 60, SpanKind.CLIENT,
+         attributes={"peer.service": "billing", "ratio": 0.25, "tags": ("a", "b")},
+         links=[Link(context(LONELY, 0xC1))]),
+    span(CHECKOUT, 0xA3, 0xA2, "POST /charge", "billing", 2020, 40, SpanKind.SERVER,
+         status=Status(StatusCode.ERROR, "card declined"),
+         events=[Event("exception", {"exception.type": "Declined", "exception.message": "no"}, NOW + 2030 * MS)]),
+    span(LISTING, 0xB1, 0, "GET /items", "shop", 1000, 20, SpanKind.SERVER,
+         attributes={"http.status_code": 200, "cache.hit": False}),
+    span(LISTING, 0xB2, 0xB1, "db.select.items", "shop", 1001, 5, SpanKind.CLIENT, attributes={"db.rows": 12}),
+    span(LISTING_TWIN, 0xB3, 0, "GET /items", "shop", 3000, 10, SpanKind.SERVER, status=Status(StatusCode.OK)),
+    span(LONELY, 0xC1, 0xFFF, "task.send_mail", "mailer", 4000, 500, SpanKind.CONSUMER),
+]  # fmt: skip
+
+
+def local_reader(folder: Path) -> Iterator[Reader]:
+    store = LocalStore(folder / "traces.sqlite3")
+    store.write([span_row(each) for each in SPANS])
+    yield store
+    store.close()
+
+
+def jaeger_reader(version: Any) -> Iterator[Reader]:
+    with Jaeger(version) as jaeger:
+        exporter = OTLPHTTPExporter(jaeger.otlp_http)
+        exporter.export(SPANS)
+        exporter.shutdown()
+        reader = JaegerReader(jaeger.query)
+        assert reader.dialect == ("v3" if version == "jaeger" else "v1")
+        wait_until(lambda: len(reader.search()) == 4, "the traces to be found")
+        yield reader
+
+
+@pytest.fixture(scope="module", params=["local", "jaeger", "jaeger-1.51"])
+def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
+    if request.param == "local":
+        yield from local_reader(tmp_path_factory.mktemp("store"))
+    else:
+        yield from jaeger_reader(request.param)
+
+
+def ids(found: Iterable[Any]) -> list[int]:
+    return [int(each.trace_id, 16) for each in found]
+
+
+class TestEveryReader:
+    def test_services(self, reader: Reader) -> None:
+        assert set(reader.services()) >= {"shop", "billing", "mailer"}
+        assert reader.services() == sorted(reader.services())
+
+    def test_operations(self, reader: Reader) -> None:
+        assert reader.operations("shop") == ["GET /items", "POST /checkout", "db.select.items", "http.post.billing"]
+        assert reader.operations("nobody") == []
+
+    def test_the_newest_come_first(self, reader: Reader) -> None:
+        assert ids(reader.search()) == [LONELY, LISTING_TWIN, CHECKOUT, LISTING]
+        assert ids(reader.search(limit=2)) == [LONELY, LISTING_TWIN]
+        assert ids(reader.search(limit=2, offset=1)) == [LISTING_TWIN, CHECKOUT]
+        assert ids(reader.search(limit=2, offset=4)) == []
+
+    def test_a_summary(self, reader: Reader) -> None:
+        checkout = reader.search()[2]
+        assert (checkout.name, checkout.service) == ("POST /checkout", "shop")
+        assert checkout.services == ("shop", "billing")
+        assert (checkout.start, checkout.duration) == (NOW + 2000 * MS, 90 * MS)
+        assert (checkout.span_count, checkout.error_count) == (3, 1)
+
+    @pytest.mark.parametrize(
+        ("asked", "expected"),
+        [
+            ({"service": "shop"}, [LISTING_TWIN, CHECKOUT, LISTING]),
+            ({"service": "billing"}, [CHECKOUT]),
+            ({"service": "nobody"}, []),
+            ({"service": "shop", "operation": "GET /items"}, [LISTING_TWIN, LISTING]),
+            ({"service": "billing", "operation": "GET /items"}, []),
+            ({"operation": "db.select.items"}, [LISTING]),
+            ({"min_duration": 0.05}, [LONELY, CHECKOUT]),
+            ({"max_duration": 0.05}, [LISTING_TWIN, LISTING]),
+            ({"min_duration": 0.015, "max_duration": 0.1}, [CHECKOUT, LISTING]),
+            ({"errors": True}, [CHECKOUT]),
+            ({"errors": True, "service": "mailer"}, []),
+            ({"attributes": {"http.status_code": "502"}}, [CHECKOUT]),
+            ({"attributes": {"cache.hit": "false"}}, [LISTING]),
+            ({"attributes": {"http.status_code": "502", "cache.hit": "true"}}, [CHECKOUT]),
+            # All of them on one span.
+            ({"attributes": {"http.status_code": "502", "peer.service": "billing"}}, []),
+            ({"attributes": {"http.status_code": "5"}}, []),
+            ({"start": (NOW + 2500 * MS) / 1e9}, [LONELY, LISTING_TWIN]),
+            ({"end": (NOW + 2500 * MS) / 1e9}, [CHECKOUT, LISTING]),
+            ({"start": NOW / 1e9 + 1.5, "end": NOW / 1e9 + 2.5}, [CHECKOUT]),
+        ],
+        ids=str,
+    )
+    def test_search(self, reader: Reader, asked: dict[str, Any], expected: list[int]) -> None:
+        assert ids(reader.search(**asked)) == expected
+
+    def test_a_trace(self, reader: Reader) -> None:
+        trace = reader.trace(f"{CHECKOUT:032x}")
+        assert trace is not None
+        assert [each.name for each in trace.spans] == ["POST /checkout", "http.post.billing", "POST /charge"]
+        assert trace.summary() == reader.search()[2]
+        request, call, charge = trace.spans
+        assert (request.kind, call.kind, charge.kind) == ("server", "client", "server")
+        assert (request.parent_id, call.parent_id) == ("", request.span_id)
+        assert (request.span_id, request.start, request.duration) == (f"{0xA1:016x}", NOW + 2000 * MS, 90 * MS)
+        assert request.attributes == {
+            "http.status_code": 502,
+            "http.method": "POST",
+            "user.id": "7",
+            "cache.hit": True,
+        }
+        assert call.attributes["ratio"] == 0.25
+        assert [(link.trace_id, link.span_id) for link in call.links] == [(f"{LONELY:032x}", f"{0xC1:016x}")]
+        assert (charge.status, charge.status_message, request.status) == ("error", "card declined", "unset")
+        assert (charge.service, charge.resource["host.name"], charge.scope) == ("billing", "here", "django_tracing")
+        (event,) = charge.events
+        assert (event.name, event.time) == ("exception", NOW + 2030 * MS)
+        assert event.attributes == {"exception.type": "Declined", "exception.message": "no"}
+
+    def test_a_trace_whose_root_is_elsewhere(self, reader: Reader) -> None:
+        trace = reader.trace(f"{LONELY:032x}")
+        assert trace is not None
+        (node,) = trace.tree()
+        assert node.orphan
+        assert node.span.kind == "consumer"
+
+    def test_an_ok_status(self, reader: Reader) -> None:
+        trace = reader.trace(f"{LISTING_TWIN:032x}")
+        assert trace is not None
+        assert trace.root.status == "ok"
+
+    def test_the_beginning_of_an_id_is_enough(self, reader: Reader) -> None:
+        for beginning in ("aaaaaa", "AAAAAA11", f"{CHECKOUT:032x}"[:31]):
+            trace = reader.trace(beginning)
+            assert trace is not None
+            assert int(trace.trace_id, 16) == CHECKOUT
+        with pytest.raises(ReadError, match="Several traces begin with bbbbbb") as caught:
+            reader.trace("bbbbbb")
+        assert caught.value.reason == "ambiguous"
+
+    def test_a_trace_that_is_not_there(self, reader: Reader) -> None:
+        assert reader.trace("d" * 32) is None
+        assert reader.trace("d" * 8) is None
+
+    def test_what_is_no_id(self, reader: Reader) -> None:
+        with pytest.raises(ReadError, match="not a trace id") as caught:
+            reader.trace("../services")
+        assert caught.value.reason == "bad_id"
