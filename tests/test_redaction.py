@@ -460,7 +460,8 @@ def test_no_secret_survives_in_a_url(shape: str, before: str, after: str) -> Non
 
 @given(st.text())
 def test_any_url_is_answered(url: str) -> None:
-    assert sanitise_url(url, KEYS) != REDACTED or "eyJ" in url
+    assert sanitise_url(f"/kept?{url}", KEYS).startswith("/kept?")
+    assert isinstance(sanitise_url(url, KEYS), str)
     assert isinstance(redact_query(url, KEYS), dict)
 
 
@@ -575,6 +576,8 @@ VALUES = st.one_of(
 
 @given(st.sampled_from(SHAPES), VALUES)
 def test_no_value_survives_in_a_key(shape: str, value: str) -> None:
+    # Of a base64 without a digit (AAAA...) nobody can say that it is no word.
+    assume(any(character.isdigit() or character == "@" for character in value))
     pattern = key_pattern(shape.format(value))
     assert value not in pattern
     assert not any(character.isdigit() for character in pattern)
