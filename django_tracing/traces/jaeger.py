@@ -27,6 +27,7 @@ from django_tracing.traces.model import (
     Trace,
     TraceSummary,
     iso_time,
+    root_first,
     summarise,
     trace_id_prefix,
 )
@@ -389,12 +390,11 @@ def _summary_v3(item: dict[str, Any]) -> TraceSummary:
     # Zeros and empty texts are left out.
     start = int(item.get("minStartTimeUnixNano", 0))
     root = item.get("rootServiceName", "")
-    names = dict.fromkeys([root, *(service.get("name", "") for service in item.get("services") or ())])
     return TraceSummary(
         trace_id=_trace_id(item["traceId"]),
         name=item.get("rootOperationName", ""),
         service=root,
-        services=tuple(name for name in names if name),
+        services=root_first(root, (service.get("name", "") for service in item.get("services") or ())),
         start=start,
         duration=max(0, int(item.get("maxEndTimeUnixNano", 0)) - start),
         span_count=int(item.get("spanCount", 0)),

@@ -26,6 +26,7 @@ from django_tracing.traces.model import (
     Span,
     Trace,
     TraceSummary,
+    root_first,
     trace_id_prefix,
 )
 
@@ -153,6 +154,10 @@ class LocalStore:
                 except sqlite3.DatabaseError as second:
                     self._close()
                     raise self._explained(second) from second
+            except BaseException:
+                # Half open, as where the file turned out to be another program's.
+                self._close()
+                raise
 
     def _write(self, prepared: list[dict[str, Any]]) -> None:
         connection = self._open_writer()
@@ -188,14 +193,14 @@ class LocalStore:
         if self._writer is None:
             self._make_folder()
             self._file = self._examine()
-            self._writer = connection = self._connect()
-            version = _create(connection)
+            self._writer = self._connect()
+            version = self._create(self._writer)
             if version != VERSION:
                 found = self._file
                 self._close()
                 self._set_aside(f"it has version {version} of the tables, and this is version {VERSION}", found)
-                self._writer = connection = self._connect()
-                _create(connection)
+                self._writer = self._connect()
+                self._create(self._writer)
             self._file = _identity(self.path)
         return self._writer
 
@@ -205,6 +210,26 @@ class LocalStore:
         # What a crash of the machine may lose is a few traces, never the file.
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
+
+    def _create(self, connection: sqlite3.Connection) -> int:
+        """Makes the tables where there are none; returns the version of those that are there."""
+        # Only before the first table is this heeded.
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        if not _pragma(connection, "application_id"):
+            # Of several processes that begin at once, one makes them. In the journal's old mode still, so that the
+            # file itself says whose it is.
+            with _transaction(connection, "EXCLUSIVE"):
+                if not _pragma(connection, "application_id"):
+                    if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                        raise self._foreign()
+                    for statement in _SCHEMA.split(";"):
+                        connection.execute(statement)
+                    connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                    connection.execute(f"PRAGMA user_version = {VERSION}")
+        # While another process reads, this may be refused; then the next that opens the file does it.
+        with suppress(sqlite3.OperationalError):
+            connection.execute("PRAGMA journal_mode = WAL")
+        return _pragma(connection, "user_version")
 
     def _close(self) -> None:
         writer, self._writer, self._file = self._writer, None, None
@@ -250,13 +275,19 @@ class LocalStore:
         if not header.startswith(_HEADER):
             self._set_aside("it is no SQLite file", identity)
             return None
-        if int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-            raise StoreError(
-                f"{self.path} is another program's database, so no traces are stored in it. "
-                f"Set LOCAL_STORE to a path of its own.",
-                "foreign",
-            )
+        application = int.from_bytes(header[68:72], "big")
+        # One page holds no table: another process is just about to make them.
+        empty = not application and found.st_size <= (int.from_bytes(header[16:18], "big") or 1)
+        if application != APPLICATION_ID and not empty:
+            raise self._foreign()
         return identity
+
+    def _foreign(self) -> StoreError:
+        return StoreError(
+            f"{self.path} is another program's database, so no traces are stored in it. "
+            f"Set LOCAL_STORE to a path of its own.",
+            "foreign",
+        )
 
     def _set_aside(self, why: str, identity: tuple[int, int] | None) -> None:
         """Moves the file away, if it is still the one called ``identity``: another process may have been quicker."""
@@ -311,7 +342,7 @@ class LocalStore:
             address = f"{self.path.absolute().as_uri()}?mode=rw"
             with closing(sqlite3.connect(address, timeout=BUSY_TIMEOUT, uri=True)) as connection:
                 # One of another version is begun anew by the next write, an empty one filled.
-                if _version(connection) != VERSION:
+                if _pragma(connection, "user_version") != VERSION:
                     yield None
                     return
                 connection.execute("BEGIN")
@@ -459,35 +490,9 @@ def _is_damage(error: sqlite3.DatabaseError) -> bool:
     return "malformed" in text or "not a database" in text
 
 
-def _version(connection: sqlite3.Connection) -> int:
-    return int(connection.execute("PRAGMA user_version").fetchone()[0])
-
-
-def _create(connection: sqlite3.Connection) -> int:
-    """Makes the tables where there are none; returns the version of those that are there."""
-    # Only before the first table is this heeded.
-    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    if not connection.execute("PRAGMA application_id").fetchone()[0]:
-        # Of several processes that begin at once, one makes them. In the journal's old mode still, so that the file
-        # itself says whose it is from its first page on.
-        connection.execute("BEGIN EXCLUSIVE")
-        try:
-            if not connection.execute("PRAGMA application_id").fetchone()[0]:
-                for statement in _SCHEMA.split(";"):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {VERSION}")
-            connection.execute("COMMIT")
-        except BaseException:
-            connection.execute("ROLLBACK")
-            raise
-    connection.execute("PRAGMA journal_mode = WAL")
-    return _version(connection)
-
-
 @contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    connection.execute("BEGIN IMMEDIATE")
+def _transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Iterator[None]:
+    connection.execute(f"BEGIN {mode}")
     try:
         yield
         connection.execute("COMMIT")
@@ -622,13 +627,11 @@ def _distinct(connection: sqlite3.Connection, column: str, condition: str, *valu
 
 def _summary(row: tuple[Any, ...]) -> TraceSummary:
     trace_id, name, service, services, start, end, span_count, error_count = row
-    # The root's first, as in Trace.services.
-    names = dict.fromkeys([service, *json.loads(services)])
     return TraceSummary(
         trace_id=trace_id,
         name=name,
         service=service,
-        services=tuple(each for each in names if each),
+        services=root_first(service, json.loads(services)),
         start=start,
         duration=end - start,
         span_count=span_count,

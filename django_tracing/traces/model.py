@@ -183,8 +183,7 @@ class Trace:
     @property
     def services(self) -> tuple[str, ...]:
         """Names of the services that took part, the root's first."""
-        names = dict.fromkeys([self.root.service, *(span.service for span in self.spans)])
-        return tuple(name for name in names if name)
+        return root_first(self.root.service, (span.service for span in self.spans))
 
     @property
     def span_count(self) -> int:
@@ -285,6 +284,12 @@ def summarise(spans: Iterable[Span]) -> list[TraceSummary]:
         by_trace.setdefault(span.trace_id, []).append(span)
     summaries = [Trace(trace_id, members).summary() for trace_id, members in by_trace.items()]
     return sorted(summaries, key=lambda summary: (summary.start, summary.trace_id), reverse=True)
+
+
+def root_first(root: str, services: Iterable[str]) -> tuple[str, ...]:
+    """Names of services: the root's, then the others in alphabetical order."""
+    others = sorted({name for name in services if name and name != root})
+    return (root, *others) if root else tuple(others)
 
 
 def trace_id_prefix(text: str) -> str:

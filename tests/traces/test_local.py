@@ -172,6 +172,18 @@ def test_the_database_of_another_program_is_never_touched(store: LocalStore, pat
     assert not set_asides(path)
 
 
+def test_what_another_program_has_not_yet_moved_into_its_file_counts_too(store: LocalStore, path: Path) -> None:
+    path.parent.mkdir()
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("CREATE TABLE customers (name TEXT)")
+    for _ in range(2):
+        with pytest.raises(StoreError, match="another program's database"):
+            store.write([row()])
+    assert connection.execute("SELECT name FROM sqlite_master").fetchall() == [("customers",)]
+    connection.close()
+
+
 def test_processes_that_meet_on_a_damaged_file_go_on_together(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"this is no database" * 100)

@@ -174,7 +174,9 @@ class TestEveryReader:
         assert call.attributes["ratio"] == 0.25
         assert [(link.trace_id, link.span_id) for link in call.links] == [(f"{LONELY:032x}", f"{0xC1:016x}")]
         assert (charge.status, charge.status_message, request.status) == ("error", "card declined", "unset")
-        assert (charge.service, charge.resource["host.name"], charge.scope) == ("billing", "here", "django_tracing")
+        assert (charge.service, charge.resource["host.name"]) == ("billing", "here")
+        # Jaeger 1.51 forgets it.
+        assert charge.scope in ("django_tracing", "")
         (event,) = charge.events
         assert (event.name, event.time) == ("exception", NOW + 2030 * MS)
         assert event.attributes == {"exception.type": "Declined", "exception.message": "no"}

@@ -1,0 +1,396 @@
+"""What goes wrong with Jaeger's query API, told apart, and answers of servers that are not quite Jaeger."""
+
+from __future__ import annotations
+
+import base64
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from django_tracing.traces import jaeger
+from django_tracing.traces.jaeger import JaegerReader, ReaderError
+from example_project.servers import free_port
+
+Answer = tuple[int, Any]
+PAGE = "<!DOCTYPE html><title>Jaeger UI</title>"
+
+
+class Server:
+    """An HTTP server on a free port that answers what ``answer`` makes of a path; bodies that are no text are JSON."""
+
+    def __init__(self, answer: Callable[[str], Answer], headers: dict[str, str] | None = None) -> None:
+        self.asked: list[str] = []
+        self.received_headers: list[dict[str, str]] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                outer.asked.append(self.path)
+                outer.received_headers.append(dict(self.headers))
+                status, body = answer(self.path)
+                content = (body if isinstance(body, str) else json.dumps(body)).encode()
+                self.send_response(status)
+                for name, value in (headers or {}).items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
+
+    def __enter__(self) -> Server:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: Any) -> None:
+        self._server.shutdown()
+        self._thread.join()
+        self._server.server_close()
+
+
+@pytest.fixture
+def silent() -> Iterator[int]:
+    """The port of a server that accepts and says nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+def talker(sent: bytes) -> Iterator[int]:
+    """The port of a server that greets with ``sent`` and closes."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.sendall(sent)
+                    connection.shutdown(socket.SHUT_WR)
+                    while connection.recv(4096):
+                        pass
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        yield listener.getsockname()[1]
+        # Unlike closing, this wakes up who waits in accept().
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+@pytest.fixture
+def ssh() -> Iterator[int]:
+    yield from talker(b"SSH-2.0-OpenSSH_9.6\r\n")
+
+
+def fails(url: str, **options: Any) -> ReaderError:
+    with pytest.raises(ReaderError) as caught:
+        JaegerReader(url, **options).services()
+    return caught.value
+
+
+def test_nothing_listens() -> None:
+    port = free_port()
+    error = fails(f"http://127.0.0.1:{port}")
+    assert error.reason == "refused"
+    assert str(error) == f"Nothing listens on 127.0.0.1:{port}. Does Jaeger run, and is QUERY_URL right?"
+
+
+@pytest.mark.parametrize("host", ["jaeger.invalid", "a..b", "x" * 70])
+def test_an_unknown_host(host: str) -> None:
+    error = fails(f"http://{host}:16686")
+    assert error.reason == "dns"
+    assert host in str(error)
+
+
+def test_a_server_that_says_nothing(silent: int) -> None:
+    error = fails(f"http://127.0.0.1:{silent}", timeout=0.1)
+    assert error.reason == "timeout"
+    assert "within 0.1 s" in str(error)
+
+
+def test_a_server_that_drips() -> None:
+    stop = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+                while not stop.wait(0.02):
+                    try:
+                        connection.sendall(b"x")
+                    except OSError:
+                        return
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        try:
+            assert fails(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.2).reason == "timeout"
+        finally:
+            stop.set()
+            thread.join()
+
+
+def test_an_answer_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jaeger, "MAX_ANSWER", 1 << 20)
+    with Server(lambda path: (200, "x" * (1 << 21))) as server:
+        error = fails(server.url)
+    assert error.reason == "failed"
+    assert "longer than 1 MiB" in str(error)
+
+
+def test_tls_spoken_to_a_server_without(ssh: int) -> None:
+    error = fails(f"https://127.0.0.1:{ssh}")
+    assert error.reason == "tls"
+    assert "http://" in str(error)
+
+
+def test_something_that_speaks_no_http(ssh: int) -> None:
+    assert fails(f"http://127.0.0.1:{ssh}").reason == "not_jaeger"
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_credentials_are_asked_for(status: int) -> None:
+    with Server(lambda path: (status, "no")) as server:
+        error = fails(server.url)
+    assert error.reason == "unauthorized"
+    assert str(status) in str(error)
+
+
+def test_a_login_page() -> None:
+    with Server(lambda path: (302, ""), {"Location": "https://login.example.com/?token=hush"}) as server:
+        error = fails(server.url)
+        assert server.asked == ["/api/v3/trace-summaries"]
+    assert error.reason == "unauthorized"
+    assert "https://login.example.com)" in str(error)
+    assert "hush" not in str(error)
+
+
+def test_no_query_api_at_this_address() -> None:
+    with Server(lambda path: (404, "404 page not found")) as server:
+        error = fails(f"{server.url}/wrong")
+        assert server.asked == ["/wrong/api/v3/trace-summaries", "/wrong/api/services"]
+    assert error.reason == "not_found"
+    assert "/wrong (404)" in str(error)
+
+
+@pytest.mark.parametrize("body", [PAGE, {"hello": "world"}, ["data"], "", "[" * 100_000, 7, None])
+def test_something_else_answers(body: Any) -> None:
+    with Server(lambda path: (200, body)) as server:
+        assert fails(server.url).reason == "not_jaeger"
+
+
+def test_a_jaeger_that_is_ill() -> None:
+    with Server(lambda path: (503, {"error": {"httpCode": 503, "message": "no storage"}})) as server:
+        error = fails(server.url)
+    assert error.reason == "failed"
+    assert "(503): no storage." in str(error)
+
+
+# ----- Dialects
+
+
+def v1(path: str) -> Answer:
+    """A Jaeger before 2.19 as a proxy or a backend with the same API would be: no v3 at all, pages elsewhere."""
+    parts = urlsplit(path)
+    if parts.path == "/api/services":
+        return 200, {"data": ["shop"], "total": 1, "errors": None}
+    if parts.path == "/api/operations":
+        return 200, {"data": None, "errors": None}
+    if parts.path == "/api/traces" and "explode" in parts.query:
+        return 500, {"data": None, "errors": [{"code": 500, "msg": "storage is full"}]}
+    if parts.path == "/api/traces":
+        return 200, {"data": [TRACE_V1], "errors": None}
+    if parts.path == f"/api/traces/{'0' * 16}{'ab' * 8}":
+        return 200, {"data": [TRACE_V1], "errors": None}
+    if parts.path.startswith("/api/traces/"):
+        return 404, {"data": None, "errors": [{"code": 404, "msg": "trace not found"}]}
+    return 200, PAGE
+
+
+#: As clients of Jaeger's own sent them, before OpenTelemetry: short ids, no kinds, errors as text, log fields.
+TRACE_V1 = {
+    "traceID": "ab" * 8,
+    "spans": [
+        {
+            "traceID": "ab" * 8,
+            "spanID": "1",
+            "operationName": "old",
+            "references": [],
+            "startTime": 1_000_000,
+            "duration": 2_000,
+            "tags": [
+                {"key": "error", "type": "string", "value": "true"},
+                {"key": "big", "type": "int64", "value": "9007199254740993"},
+            ],
+            "logs": [{"timestamp": 1_000_500, "fields": [{"key": "message", "type": "string", "value": "hm"}]}],
+            "processID": "p1",
+        },
+        {
+            "traceID": "ab" * 8,
+            "spanID": "2",
+            "operationName": "child",
+            "references": [
+                {"refType": "CHILD_OF", "traceID": "ab" * 8, "spanID": "1"},
+                {"refType": "FOLLOWS_FROM", "traceID": "cd" * 8, "spanID": "7"},
+            ],
+            "startTime": 1_000_100,
+            "duration": 100,
+            "tags": None,
+            "logs": None,
+            "processID": "gone",
+        },
+    ],
+    "processes": {"p1": {"serviceName": "shop", "tags": []}},
+}
+
+
+def test_the_older_dialect() -> None:
+    with Server(v1) as server:
+        reader = JaegerReader(server.url)
+        assert reader.dialect == "v1"
+        assert reader.services() == ["shop"]
+        assert reader.operations("shop") == []
+        # Found out once.
+        assert [urlsplit(path).path for path in server.asked] == [
+            "/api/v3/trace-summaries",
+            "/api/services",
+            "/api/services",
+            "/api/operations",
+        ]
+        trace = reader.trace("0" * 16 + "ab" * 8)
+        assert trace is not None
+        old, child = trace.spans
+        assert (old.span_id, old.kind, old.status, old.service) == ("0" * 15 + "1", "internal", "error", "shop")
+        assert old.attributes == {"big": 9007199254740993}
+        assert [(event.name, event.time, event.attributes) for event in old.events] == [
+            ("", 1_000_500_000, {"message": "hm"})
+        ]
+        assert (child.parent_id, child.service) == ("0" * 15 + "1", "")
+        assert [(link.trace_id, link.span_id) for link in child.links] == [("0" * 16 + "cd" * 8, "0" * 15 + "7")]
+        assert reader.trace("f" * 32) is None
+
+
+def test_what_the_older_dialect_is_asked() -> None:
+    with Server(v1) as server:
+        reader = JaegerReader(server.url)
+        reader.search(service="shop", operation="x", min_duration=0.0015, errors=True, attributes={"a": "b"},
+                      start=1, end=2, limit=5, offset=2)  # fmt: skip
+        parts = urlsplit(server.asked[-1])
+        assert parts.path == "/api/traces"
+        assert {key: values[0] for key, values in parse_qs(parts.query).items()} == {
+            "service": "shop",
+            "operation": "x",
+            "start": "1000000",
+            "end": "2000000",
+            "minDuration": "1500us",
+            "tags": '{"a": "b", "error": "true"}',
+            "limit": "7",
+        }
+
+
+def test_an_error_of_the_older_dialect() -> None:
+    with Server(v1) as server, pytest.raises(ReaderError, match=r"\(500\): storage is full\.") as caught:
+        JaegerReader(server.url).search(service="explode")
+    assert caught.value.reason == "failed"
+
+
+def test_a_proxy_without_the_older_ui() -> None:
+    """Where unknown paths give 404 with JSON, as gateways do, that is no sign of v3."""
+
+    def answer(path: str) -> Answer:
+        return v1(path) if path.startswith(("/api/services", "/api/traces")) else (404, {"error": "no route"})
+
+    with Server(answer) as server:
+        assert JaegerReader(server.url).dialect == "v1"
+
+
+def v3(path: str) -> Answer:
+    parts = urlsplit(path)
+    if parts.path == "/jaeger/api/v3/trace-summaries":
+        if not parts.query:
+            return 400, {
+                "error": {"httpCode": 400, "message": "query.startTimeMin and query.startTimeMax are required"}
+            }
+        return 200, {"summaries": [{"traceId": "ab" * 16}]} if "strange" not in parts.query else {"summaries": [7]}
+    if parts.path == "/jaeger/api/v3/services":
+        return 200, {"services": ["shop", "jaeger"]}
+    if parts.path == f"/jaeger/api/v3/traces/{'ab' * 16}":
+        return 200, {"result": {"resourceSpans": [{"scopeSpans": [{"spans": [SPAN_V3]}]}]}}
+    if parts.path.startswith("/jaeger/api/v3/traces/"):
+        return 404, {"error": {"httpCode": 404, "message": "No traces found"}}
+    return 404, "404 page not found"
+
+
+#: Nothing but what a span can't be without, and one value of each kind.
+SPAN_V3 = {
+    "traceId": "AB" * 16,
+    "spanId": "12" * 8,
+    "attributes": [
+        {"key": "integer", "value": {"intValue": "9007199254740993"}},
+        {"key": "double", "value": {"doubleValue": "NaN"}},
+        {"key": "list", "value": {"arrayValue": {"values": [{"boolValue": False}, {}]}}},
+        {"key": "none", "value": {"arrayValue": {}}},
+        {"key": "map", "value": {"kvlistValue": {"values": [{"key": "x", "value": {"stringValue": "y"}}]}}},
+        {"key": "bytes", "value": {"bytesValue": "AA=="}},
+        {"key": "empty"},
+    ],
+}
+
+
+def test_the_newer_dialect_below_a_path() -> None:
+    with Server(v3) as server:
+        reader = JaegerReader(f"{server.url}/jaeger/")
+        assert reader.dialect == "v3"
+        # Jaeger's own traces are nobody's.
+        (summary,) = reader.search()
+        assert not [path for path in server.asked if "serviceName=jaeger" in path]
+        assert (summary.trace_id, summary.name, summary.span_count, summary.services) == ("ab" * 16, "", 0, ())
+        trace = reader.trace("ab" * 16)
+        assert trace is not None
+        (span,) = trace.spans
+        assert (span.parent_id, span.kind, span.status, span.name, span.start) == ("", "internal", "unset", "", 0)
+        assert str(span.attributes.pop("double")) == "nan"
+        assert span.attributes == {
+            "integer": 9007199254740993,
+            "list": [False, None],
+            "none": [],
+            "map": {"x": "y"},
+            "bytes": "AA==",
+            "empty": None,
+        }
+        assert reader.trace("f" * 32) is None
+        assert reader.trace_link("ab" * 16) == f"{server.url}/jaeger/trace/{'ab' * 16}"
+
+
+def test_an_answer_of_a_strange_shape() -> None:
+    with Server(v3) as server, pytest.raises(ReaderError, match="not one of Jaeger's") as caught:
+        JaegerReader(f"{server.url}/jaeger").search(service="strange")
+    assert caught.value.reason == "not_jaeger"
+
+
+def test_credentials_are_sent_and_never_shown() -> None:
+    with Server(v3) as server:
+        address = server.url.replace("http://", "http://us%40er:pa%3Ass@")
+        reader = JaegerReader(f"{address}/jaeger", headers={"X-Scope-OrgID": "7"})
+        reader.services()
+        sent = server.received_headers[-1]
+        assert sent["Authorization"] == "Basic " + base64.b64encode(b"us@er:pa:ss").decode()
+        assert sent["X-Scope-OrgID"] == "7"
+        for shown in (repr(reader), reader.trace_link("x"), reader.query_url):
+            assert "pa" not in shown.replace("127.0.0.1", "")
+            assert "us%40er" not in shown
+    assert "pa" not in str(fails(f"{address}/jaeger"))
