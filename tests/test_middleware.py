@@ -18,7 +18,6 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from tests.conftest import Spans
 
-
 pytestmark = pytest.mark.django_db
 
 

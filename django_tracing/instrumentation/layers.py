@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.handlers import base
+from django.utils.deprecation import MiddlewareMixin
 from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -84,11 +85,21 @@ def _import_middleware(path: str) -> Any:
 class _Layer:
     """What is the same for every request through one middleware or view."""
 
-    __slots__ = ("attributes", "name", "response_attributes", "slow_ns", "spans_all")
+    __slots__ = (
+        "attributes",
+        "has_request",
+        "has_response",
+        "name",
+        "response_attributes",
+        "slow_ns",
+        "spans_all",
+    )
 
     def __init__(self, name: str, kind: str, namespace: str, function: str) -> None:
         settings = get_settings()
         self.name = name
+        self.has_request = True
+        self.has_response = True
         self.spans_all = settings.layers == "all"
         self.slow_ns = int(settings.slow_layer_ms * 1_000_000)
         self.attributes: Attributes = {
@@ -148,51 +159,47 @@ def _is_fault(error: BaseException) -> bool:
     )
 
 
-#: The phase that the innermost running middleware is in, so that the call of the next layer can end it.
-_current: ContextVar[list[_Phase | None] | None] = ContextVar("django_tracing.layer", default=None)
+class _Cell:
+    """One layer in one request: the phase that it is in, and the context that it began in."""
+
+    __slots__ = ("parent", "phase")
+
+    def __init__(self, phase: _Phase | None, parent: Context) -> None:
+        self.phase = phase
+        self.parent = parent
 
 
-def _begin(layer: _Layer) -> list[_Phase | None] | None:
-    """A cell with the layer's request phase; None where nothing is recorded."""
+#: The innermost running middleware's, so that its call of the next layer can end its request phase.
+_current: ContextVar[_Cell | None] = ContextVar("django_tracing.layer", default=None)
+
+
+def _begin(layer: _Layer) -> _Cell | None:
+    """The layer's request phase begins; None where nothing is recorded."""
     if not spans.recording():
         return None
     try:
-        return [_Phase(layer, layer.attributes, context_api.get_current())]
+        parent = context_api.get_current()
+        return _Cell(_Phase(layer, layer.attributes, parent) if layer.has_request else None, parent)
     except Exception:
         spans.log_once("layer", "A layer could not be traced.")
         return None
 
 
-def _leave(cell: list[_Phase | None] | None) -> Context | None:
-    """The layer calls the next one: its request phase ends. Gives the context the layer itself began in."""
-    if not cell or cell[0] is None:
-        return None
-    phase = cell[0]
-    cell[0] = None
-    try:
-        phase.end()
-        return phase.parent
-    except Exception:
-        spans.log_once("layer", "A layer could not be traced.")
-        return None
-
-
-def _return(cell: list[_Phase | None] | None, layer: _Layer, parent: Context | None) -> None:
+def _return(cell: _Cell | None, layer: _Layer) -> None:
     """The next layer has answered: the response phase begins."""
-    if cell is None or parent is None:
+    if cell is None or not layer.has_response:
         return
     try:
-        cell[0] = _Phase(layer, layer.response_attributes, parent)
+        cell.phase = _Phase(layer, layer.response_attributes, cell.parent)
     except Exception:
         spans.log_once("layer", "A layer could not be traced.")
 
 
-def _finish(cell: list[_Phase | None] | None, error: BaseException | None = None) -> None:
-    if cell is None:
+def _finish(cell: _Cell | None, error: BaseException | None = None) -> None:
+    """The phase that the layer is in ends: it calls the next layer, or has answered, or failed."""
+    if cell is None or cell.phase is None:
         return
-    phase, cell[0] = cell[0], None
-    if phase is None:
-        return
+    phase, cell.phase = cell.phase, None
     try:
         phase.end(error)
     except Exception:
@@ -228,18 +235,18 @@ def _traced_next(get_response: Callable[..., Any], layer: _Layer) -> Callable[..
 
         async def next_async(request: Any) -> Any:
             cell = _current.get()
-            parent = _leave(cell)
+            _finish(cell)
             response = await get_response(request)
-            _return(cell, layer, parent)
+            _return(cell, layer)
             return response
 
         return wraps(get_response, updated=())(next_async)
 
     def next_sync(request: Any) -> Any:
         cell = _current.get()
-        parent = _leave(cell)
+        _finish(cell)
         response = get_response(request)
-        _return(cell, layer, parent)
+        _return(cell, layer)
         return response
 
     return wraps(get_response, updated=())(next_sync)
@@ -293,7 +300,7 @@ class _AsyncInstance(_SyncInstance):
         return response
 
 
-def _reset(token: Token[list[_Phase | None] | None]) -> None:
+def _reset(token: Token[_Cell | None]) -> None:
     try:
         _current.reset(token)
     except ValueError:  # another context: asgiref carried the value over, and takes it back itself
@@ -301,6 +308,10 @@ def _reset(token: Token[list[_Phase | None] | None]) -> None:
 
 
 def _traced_instance(instance: Any, layer: _Layer) -> Any:
+    if isinstance(instance, MiddlewareMixin):
+        # What has no such method spends no time there.
+        layer.has_request = hasattr(instance, "process_request")
+        layer.has_response = hasattr(instance, "process_response")
     # Django asks the instance, not the factory, whether to await it.
     return (_AsyncInstance if iscoroutinefunction(instance) else _SyncInstance)(instance, layer)
 

@@ -287,7 +287,9 @@ class TestItself:
         assert pickle.loads(pickle.dumps([1])) == [1]
 
     def test_django_redis_keeps_its_own_methods(self, within: Spans) -> None:
-        cache: Any = CacheHandler({"default": {"BACKEND": BACKENDS["django-redis"], "LOCATION": os.environ["TEST_REDIS_URL"]}})["default"]
+        cache: Any = CacheHandler(
+            {"default": {"BACKEND": BACKENDS["django-redis"], "LOCATION": os.environ["TEST_REDIS_URL"]}}
+        )["default"]
         cache.clear()
         cache.set("a:1", 1, timeout=60)
         cache.set("a:2", 2)

@@ -80,7 +80,12 @@ class TestUse:
         got = attributes(span)
         assert got["operation.type"] == "circuit_breaker"
         assert (got["name"], got["service"]) == ("payment-service", "payment-service")
-        assert (got["state"], got["state_after"], got["outcome"], got["failures"]) == ("closed", "closed", "success", 0)
+        assert (got["state"], got["state_after"], got["outcome"], got["failures"]) == (
+            "closed",
+            "closed",
+            "success",
+            0,
+        )
         inside = within.one("inside")
         assert inside.parent.span_id == span.context.span_id  # type: ignore[union-attr]
 
@@ -101,7 +106,9 @@ class TestUse:
         assert attributes(within.named(NAME)[1])["outcome"] == "failure"
         assert breaker.fail_counter == 1
 
-    def test_an_async_function_lasts_until_it_was_awaited(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+    def test_an_async_function_lasts_until_it_was_awaited(
+        self, breaker: pybreaker.CircuitBreaker, within: Spans
+    ) -> None:
         assert asyncio.run(breaker(works_async)(9)) == 9
         assert within.names == ["inside", NAME]
         with pytest.raises(ConnectionError):
@@ -220,7 +227,9 @@ class TestHelper:
         assert within.names == ["inside", NAME]
         assert attributes(within.one(NAME))["outcome"] == "success"
 
-    def test_async_failures_are_counted_by_the_breaker(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+    def test_async_failures_are_counted_by_the_breaker(
+        self, breaker: pybreaker.CircuitBreaker, within: Spans
+    ) -> None:
         async def fallback() -> str:
             return cached_template()
 
@@ -234,7 +243,9 @@ class TestHelper:
         assert breaker.current_state == "open"
         assert len(within.named("fallback.fallback")) == 3
 
-    def test_not_sampled_the_same_values_and_exceptions(self, breaker: pybreaker.CircuitBreaker, spans: Spans) -> None:
+    def test_not_sampled_the_same_values_and_exceptions(
+        self, breaker: pybreaker.CircuitBreaker, spans: Spans
+    ) -> None:
         assert trace_circuit_breaker_call(breaker, works) == 7
         assert trace_circuit_breaker_call(breaker, fails, fallback=cached_template) == "from the cache"
         with pytest.raises(pybreaker.CircuitBreakerError):

@@ -61,6 +61,9 @@ class AsyncOnlyMiddleware:
 
 
 class SlowMiddleware(MiddlewareMixin):
+    def process_request(self, request: HttpRequest) -> None:
+        pass
+
     def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         # The layer's own time is what is tested: it has to pass.
         deadline = time.perf_counter() + 0.005
@@ -122,6 +125,11 @@ class TestAll:
         ]
         inner = spans.one("view.empty")
         assert request.end_time <= inner.start_time <= inner.end_time <= response.start_time  # type: ignore[operator]
+
+    def test_a_half_that_a_middleware_has_not_makes_no_span(self, get: Callable[[str], Any], spans: Spans) -> None:
+        with layers("RateLimitMiddleware", LAYERS="all"):
+            get("/empty/")
+        assert dict(spans.one("middleware.rate_limit").attributes or {})["middleware.phase"] == "request"
 
     def test_a_class_based_view_has_its_class_name(self, get: Callable[[str], Any], spans: Spans) -> None:
         with layers(LAYERS="all"):

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.cache import cache
+from django.core.management.base import BaseCommand
+
+from example_project.blueprints.models import Blueprint, Customer
+from example_project.blueprints.services import blueprint_breaker, generator_breaker
+
+#: For the demo's requests.
+TOKEN = "demo-token-of-grace"
+
+
+class Command(BaseCommand):
+    help = "Makes the customers and blueprints of the demo, and puts its caches and breakers back."
+
+    def handle(self, **options: Any) -> None:
+        customer, _ = Customer.objects.update_or_create(
+            username="grace", defaults={"email": "grace@example.com", "tier": "pro", "api_token": TOKEN}
+        )
+        Blueprint.objects.bulk_create(
+            (
+                Blueprint(pk=number, name=f"blueprint {number}", resources=["vm", "disk"], owner=customer)
+                for number in range(1, 201)
+            ),
+            ignore_conflicts=True,
+        )
+        cache.delete("blueprint:123")
+        for breaker in (blueprint_breaker, generator_breaker):
+            breaker.close()

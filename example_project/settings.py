@@ -1,0 +1,75 @@
+"""Two services from one code base: SERVICE_NAME says which one a process is.
+
+Everything comes from the environment; with none of it set, the gateway runs on SQLite and in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from example_project.servers import database_settings
+
+BASE_DIR = Path(__file__).parent.parent
+SERVICE = os.environ.get("SERVICE_NAME", "api-gateway")
+BLUEPRINT_SERVICE_URL = os.environ.get("BLUEPRINT_SERVICE_URL", "http://127.0.0.1:3001")
+IAC_GENERATOR_URL = os.environ.get("IAC_GENERATOR_URL", "http://127.0.0.1:3002")
+REDIS_URL = os.environ.get("REDIS_URL", "")
+
+SECRET_KEY = os.environ.get("SECRET_KEY", "for the demo only")
+DEBUG = os.environ.get("DEBUG") == "1"
+ALLOWED_HOSTS = ["*"]
+ROOT_URLCONF = "example_project.urls"
+WSGI_APPLICATION = "example_project.wsgi.application"
+USE_TZ = True
+TIME_ZONE = "UTC"
+AUTH_USER_MODEL = "blueprints.Customer"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+
+INSTALLED_APPS = [
+    "django_tracing",
+    "example_project.blueprints",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+]
+
+MIDDLEWARE = ["django.middleware.common.CommonMiddleware"]
+if SERVICE == "api-gateway":
+    MIDDLEWARE += [
+        "example_project.blueprints.middleware.AuthMiddleware",
+        "example_project.blueprints.middleware.RateLimitMiddleware",
+    ]
+
+DATABASES = {
+    "default": database_settings(
+        os.environ.get("DATABASE_URL", f"sqlite:///{BASE_DIR / 'example_project' / 'db.sqlite3'}")
+    )
+}
+CACHES = {
+    "default": {"BACKEND": "django_redis.cache.RedisCache", "LOCATION": REDIS_URL}
+    if REDIS_URL
+    else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+}
+
+TRACING = {
+    "SERVICE_NAME": SERVICE,
+    # Each middleware and view as a span, quick or not: this is for looking at.
+    "LAYERS": "all",
+    "SUBSCRIPTION": "tier",
+    "PEER_SERVICES": {
+        urlsplit(BLUEPRINT_SERVICE_URL).netloc: "blueprint-service",
+        urlsplit(IAC_GENERATOR_URL).netloc: "iac-generator",
+    },
+    "EXPORT_INTERVAL": 0.5,
+}
+for name in ("EXPORTER", "QUERY_URL", "LOCAL_STORE"):
+    if f"DEMO_{name}" in os.environ:
+        TRACING[name] = os.environ[f"DEMO_{name}"]
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["console"], "level": "WARNING"},
+}

@@ -1,0 +1,26 @@
+"""The paths of the service that this process is."""
+
+from __future__ import annotations
+
+from django.conf import settings
+from django.urls import path
+
+from example_project.blueprints import views
+
+GATEWAY = [
+    path("health", views.health),
+    path("api/blueprints", views.blueprint_list),
+    path("api/blueprints/export", views.blueprint_export),
+    path("api/blueprints/<int:blueprint_id>", views.blueprint_detail),
+    path("api/blueprints/<int:blueprint_id>/validate", views.blueprint_validate),
+    path("api/iac/generate", views.iac_generate),
+    path("api/reports", views.report),
+    path("api/boom", views.boom),
+]
+BLUEPRINT_SERVICE = [
+    path("health", views.health),
+    path("internal/validate", views.internal_validate),
+    path("internal/statistics", views.internal_statistics),
+]
+
+urlpatterns = GATEWAY if settings.SERVICE == "api-gateway" else BLUEPRINT_SERVICE
