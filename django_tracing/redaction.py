@@ -438,18 +438,9 @@ _UNREADABLE: Final = Statement(REDACTED, "unknown", ())
 
 
 def _describe(sql: str, double_quotes: DoubleQuotes) -> Statement:
-    tokens = _tokens(_as_text(sql), double_quotes)
+    tokens = _tokens(sql, double_quotes)
     operation, subqueries = _operation(tokens)
     return Statement(_text(tokens, _STATEMENT_LENGTH), operation, _tables(tokens, operation, subqueries))
-
-
-def _as_text(sql: Any) -> str:
-    """Drivers take more than strings: bytes, and psycopg's composed statements."""
-    if isinstance(sql, str):
-        return sql
-    if isinstance(sql, bytes):
-        return sql.decode("utf-8", "replace")
-    return str(sql.as_string(None))
 
 
 _describe_cached = lru_cache(maxsize=1024)(_describe)
@@ -459,11 +450,11 @@ def describe_sql(sql: str, *, double_quotes: DoubleQuotes = "identifier") -> Sta
     """The statement without literals (at most 2,000 characters), its operation and its tables.
 
     ``double_quotes`` says what they make: identifiers in standard SQL, strings in MySQL (which then also escapes
-    by backslash). Repeated statements are looked up, not read again. Bytes and psycopg's ``sql.Composable`` are
-    read too; of what cannot be read, the text is ``[redacted]`` and the operation ``unknown``.
+    by backslash). Repeated statements are looked up, not read again. Of what cannot be read, the text is
+    ``[redacted]`` and the operation ``unknown``.
     """
     try:
-        if isinstance(sql, str) and len(sql) <= _SQL_CACHED:
+        if len(sql) <= _SQL_CACHED:
             return _describe_cached(sql, double_quotes)
         return _describe(sql, double_quotes)
     except Exception:
@@ -476,7 +467,7 @@ def sanitise_sql(sql: str, max_length: int = _STATEMENT_LENGTH, *, double_quotes
     At most ``max_length`` characters. An unterminated string or comment takes the rest of the statement with it.
     """
     try:
-        return _text(_tokens(_as_text(sql), double_quotes), max_length)
+        return _text(_tokens(sql, double_quotes), max_length)
     except Exception:
         return REDACTED
 
