@@ -287,9 +287,9 @@ class JaegerReader:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=self.timeout)
         try:
             connection.request("GET", target, headers=self._headers)
-            response = connection.getresponse()
-            status, location = response.status, response.getheader("Location")
-            body = self._read(response)
+            with connection.getresponse() as response:
+                status, location = response.status, response.getheader("Location")
+                body = self._read(response)
         except (OSError, http.client.HTTPException, UnicodeError) as error:
             raise self._explained(error) from error
         finally:

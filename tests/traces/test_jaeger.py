@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -76,7 +77,8 @@ def talker(sent: bytes) -> Iterator[int]:
                     connection, _ = listener.accept()
                 except OSError:
                     return
-                with connection:
+                # The other side may hang up at any time.
+                with connection, suppress(OSError):
                     connection.sendall(sent)
                     connection.shutdown(socket.SHUT_WR)
                     while connection.recv(4096):

@@ -1,0 +1,176 @@
+"""``manage.py traces``, as a person and as a script use it."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from django_tracing.traces.local import LocalStore
+from example_project.servers import free_port
+from tests.traces.builders import blueprint_trace, row
+
+BLUEPRINT = "0" * 31 + "1"
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def traces(*arguments: Any, out: io.StringIO | None = None, **options: Any) -> str:
+    out = out or io.StringIO()
+    call_command("traces", *arguments, stdout=out, **options)
+    return out.getvalue()
+
+
+@pytest.fixture(autouse=True)
+def path(settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    path = tmp_path / ".tracing" / "traces.sqlite3"
+    settings.TRACING = {"EXPORTER": "local", "LOCAL_STORE": str(path)}
+    return path
+
+
+@pytest.fixture
+def stored(path: Path) -> Iterator[LocalStore]:
+    store = LocalStore(path)
+    store.write(blueprint_trace())
+    store.write([row(0xBEEF, name="GET /slow", start=1000, took=1500, service="shop")])
+    yield store
+    store.close()
+
+
+def test_a_list_of_the_newest(stored: LocalStore) -> None:
+    header, newest, oldest = traces().splitlines()
+    assert header.split() == ["trace", "started", "took", "spans", "errors", "service", "request"]
+    assert newest.startswith("0" * 28 + "beef")
+    assert newest.endswith("1500 ms      1       -  shop         GET /slow")
+    assert oldest.endswith("8       2  api-gateway  GET /api/blueprints/<int:pk>")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "count"),
+    [
+        (["--limit", "1"], 1),
+        (["--errors"], 1),
+        (["--service", "blueprint-service"], 1),
+        (["--min-duration", "1.5"], 2),
+        (["--min-duration", "1.51"], 1),
+    ],
+)
+def test_a_list_of_some(stored: LocalStore, arguments: list[str], count: int) -> None:
+    assert len(traces(*arguments).splitlines()) == 1 + count
+
+
+def test_none_of_some(stored: LocalStore, path: Path) -> None:
+    assert traces("--service", "nobody") == f"No trace in {path} is like that.\n"
+
+
+def test_a_trace_as_a_tree(stored: LocalStore) -> None:
+    text = traces(BLUEPRINT)
+    assert text.startswith(f"Trace {BLUEPRINT}\n")
+    assert "├─ middleware.auth" in text
+    assert "✗ circuit_breaker.blueprint-service" in text
+    assert traces(BLUEPRINT[:31].upper()).startswith("Trace")  # alone begins so
+
+
+def test_json_of_the_list(stored: LocalStore) -> None:
+    newest, oldest = json.loads(traces("--json"))
+    assert newest["trace_id"] == "0" * 28 + "beef"
+    assert newest["duration_ms"] == 1500.0
+    assert (oldest["error_count"], oldest["services"]) == (2, ["api-gateway", "blueprint-service"])
+    assert json.loads(traces("--json", "--service", "nobody")) == []
+
+
+def test_json_of_a_trace(stored: LocalStore) -> None:
+    trace = json.loads(traces(BLUEPRINT, "--json"))
+    assert trace["trace_id"] == BLUEPRINT
+    assert [span["name"] for span in trace["spans"]][:2] == ["GET /api/blueprints/<int:pk>", "middleware.auth"]
+    assert trace["spans"][0]["attributes"] == {"http.status_code": 200, "http.method": "GET"}
+
+
+def test_json_is_ascii(stored: LocalStore) -> None:
+    stored.write([row(2, name="\x1b[31m\u202eü")])
+    assert traces("--json").isascii()
+    assert "\x1b" not in traces("--json")
+
+
+def test_color_is_for_terminals(stored: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\033[" not in traces()
+    assert "\033[" in traces(out=Terminal())
+    assert "\033[" in traces(BLUEPRINT, out=Terminal())
+    assert "\033[" not in traces("--no-color", out=Terminal())
+    assert "\033[" in traces("--force-color")
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\033[" not in traces(out=Terminal())
+
+
+def test_lines_fit_the_terminal(stored: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    assert max(len(re.sub(r"\033\[\d+m", "", line)) for line in traces(BLUEPRINT, out=Terminal()).splitlines()) <= 60
+    # What is piped on is whole.
+    assert "circuit_breaker.outcome=failure" in traces(BLUEPRINT)
+
+
+def test_a_terminal_that_knows_no_lines(stored: LocalStore) -> None:
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    call_command("traces", BLUEPRINT, stdout=out)
+    out.seek(0)
+    assert "?? middleware.auth" in out.read()
+
+
+def test_an_empty_store(path: Path) -> None:
+    text = traces()
+    assert f"No traces in {path} yet." in text
+    assert "Make a request" in text
+    assert "python manage.py check_tracing" in text
+    assert not path.exists()
+    assert json.loads(traces("--json")) == []
+
+
+def test_an_unknown_trace(stored: LocalStore) -> None:
+    with pytest.raises(CommandError, match=r"There is no trace f{32} .* python manage.py traces"):
+        traces("f" * 32)
+
+
+def test_what_is_no_id(stored: LocalStore) -> None:
+    with pytest.raises(CommandError, match="'hello' is not a trace id"):
+        traces("hello")
+
+
+def test_a_beginning_that_several_have(stored: LocalStore) -> None:
+    with pytest.raises(CommandError, match="Several traces begin with 000000"):
+        traces("000000")
+
+
+def test_jaeger_is_not_there(settings: Any) -> None:
+    port = free_port()
+    settings.TRACING = {"ENDPOINT": "http://127.0.0.1:4318", "QUERY_URL": f"http://127.0.0.1:{port}"}
+    with pytest.raises(CommandError, match=f"Nothing listens on 127.0.0.1:{port}"):
+        traces()
+
+
+def test_nothing_is_kept(settings: Any) -> None:
+    settings.TRACING = {"EXPORTER": "console"}
+    with pytest.raises(CommandError, match="can't be read back"):
+        traces()
+
+
+def test_another_programs_database(path: Path) -> None:
+    path.parent.mkdir()
+    path.write_bytes(b"SQLite format 3\0" + bytes(9000))
+    with pytest.raises(CommandError, match="another program's database"):
+        traces()
+
+
+@pytest.mark.parametrize("arguments", [["--limit", "0"], ["--limit", "many"], ["--min-duration", "-1"]])
+def test_wrong_arguments_are_explained(arguments: list[str]) -> None:
+    with pytest.raises(CommandError, match="must be a"):
+        traces(*arguments)
