@@ -399,9 +399,12 @@ class LocalStore:
             of_one_span.append("s.name = ?")
             values.append(_text(operation))
         for key, text in (attributes or {}).items():
-            # Looking for the key first spares most spans the parsing.
-            of_one_span.append("instr(s.attributes, ?) AND has_attribute(s.attributes, ?, ?)")
-            values.extend((json.dumps(key), _text(key), _text(text)))
+            # Looking for what it would be written as first spares most spans the parsing.
+            of_one_span.append(
+                "(instr(s.attributes, ?) OR instr(s.attributes, ?)) AND has_attribute(s.attributes, ?, ?)"
+            )
+            written, text = json.dumps(key), _text(text)
+            values.extend((f"{written}:{json.dumps(text)}", f"{written}:{text}", _text(key), text))
         if of_one_span:
             conditions = " AND ".join(of_one_span)
             where.append(f"EXISTS (SELECT 1 FROM spans s WHERE s.trace = t.seq AND {conditions})")  # noqa: S608
@@ -572,9 +575,14 @@ def _store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[
     else:
         seq, name, service, listed, has_root, root_start, start, end, count, errors = known
         services = dict.fromkeys(json.loads(listed))
+    # Few resources send many spans.
+    resources: dict[str, int] = {}
     for row in rows:
-        digest = hashlib.blake2b(row["resource"].encode(), digest_size=8).digest()
-        resource = int.from_bytes(digest, "big", signed=True)
+        resource = resources.get(row["resource"])
+        if resource is None:
+            digest = hashlib.blake2b(row["resource"].encode(), digest_size=8).digest()
+            resource = resources[row["resource"]] = int.from_bytes(digest, "big", signed=True)
+            connection.execute("INSERT OR IGNORE INTO resources VALUES (?, ?, ?)", (seq, resource, row["resource"]))
         added = connection.execute(
             "INSERT OR IGNORE INTO spans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
@@ -594,7 +602,6 @@ def _store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[
         ).rowcount
         if not added:
             continue
-        connection.execute("INSERT OR IGNORE INTO resources VALUES (?, ?, ?)", (seq, resource, row["resource"]))
         count += 1
         errors += row["status"] == "error"
         start, end = min(start, row["start"]), max(end, row["end"])

@@ -58,7 +58,7 @@ class Command(BaseCommand):
         if options["json"]:
             self._write_json(trace.as_dict())
             return
-        self._write(render_trace(trace, width=_width(), color=self._color(options)))
+        self._write(render_trace(trace, width=self._width(), color=self._color(options)))
         if isinstance(reader, JaegerReader):
             self._write(f"\n{reader.trace_link(trace.trace_id)}")
 
@@ -72,7 +72,7 @@ class Command(BaseCommand):
         if options["json"]:
             self._write_json([summary.as_dict() for summary in summaries])
         elif summaries:
-            self._write(render_list(summaries, width=_width(), color=self._color(options)))
+            self._write(render_list(summaries, width=self._width(), color=self._color(options)))
         elif options["service"] or options["errors"] or options["min_duration"] is not None:
             self._write(f"No trace in {_place(reader)} is like that.")
         else:
@@ -88,6 +88,10 @@ class Command(BaseCommand):
         # https://no-color.org
         return not options["no_color"] and not os.environ.get("NO_COLOR") and self.stdout.isatty()
 
+    def _width(self) -> int:
+        # A file or a pipe is searched, not looked at: nothing needs cutting there.
+        return shutil.get_terminal_size((100, 24)).columns if self.stdout.isatty() else 240
+
     def _write_json(self, value: Any) -> None:
         # ASCII: whatever is in it, every terminal and pipe takes it, and no terminal obeys it.
         self._write(json.dumps(value, indent=2))
@@ -101,10 +105,6 @@ def _place(reader: Reader) -> str:
     if isinstance(reader, JaegerReader):
         return reader.query_url
     return str(getattr(reader, "path", "the store"))
-
-
-def _width() -> int:
-    return shutil.get_terminal_size((120, 24)).columns
 
 
 def _positive(text: str) -> int:
