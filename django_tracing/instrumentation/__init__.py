@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from django_tracing.instrumentation import upstream
 
-__all__ = ["OURS", "Instrumentation", "install", "installed", "uninstall"]
+__all__ = ["OURS", "Instrumentation", "install", "installed", "is_available", "uninstall"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -82,6 +82,11 @@ def uninstall() -> None:
                 upstream.uninstall(name)
         except Exception:
             _logger.warning('The instrumentation "%s" could not be switched off.', name, exc_info=True)
+
+
+def is_available(name: str) -> bool:
+    """Whether the instrumentation called ``name``, ours or upstream's, and what it traces are installed."""
+    return _module(name).is_available() if name in _MODULES else upstream.is_available(name)
 
 
 def installed() -> tuple[str, ...]:
