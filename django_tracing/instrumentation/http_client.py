@@ -9,35 +9,43 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
-from django_tracing.attributes import OPERATION_TYPE, PEER_SERVICE, Attributes
+from django_tracing.attributes import HTTP_METHOD, HTTP_URL, OPERATION_TYPE, PEER_SERVICE, URL_FULL, Attributes
 from django_tracing.redaction import cut
 
 __all__ = ["describe", "peer_service"]
 
 _METHODS: Final = frozenset({"get", "head", "post", "put", "patch", "delete", "options", "trace", "connect"})
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_NAME_LENGTH: Final = 100
 
 
 def peer_service(url: str, services: Mapping[str, str]) -> str:
-    """The service that ``url`` leads to: by ``host:port``, then by ``host`` in ``services``, else the host itself."""
+    """The service that ``url`` leads to: by ``host:port``, then by ``host`` in ``services``, else the host itself.
+
+    ``services`` is ``TRACING["PEER_SERVICES"]``, its hosts in lower case; the port of a URL without one is its
+    scheme's. ``unknown`` where there is no host to be found.
+    """
     try:
         parts = urlsplit(url)
-        host = (parts.hostname or "").lower()
+        host = parts.hostname or ""
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
         return "unknown"
-    return services.get(f"{host}:{port}") or services.get(host) or cut(host, 100) or "unknown"
+    # An IPv6 address stands in brackets before a port.
+    name = f"[{host}]" if ":" in host else host
+    service = services.get(f"{name}:{port}") or services.get(name) or services.get(host)
+    return cut(service or host or "unknown", _NAME_LENGTH)
 
 
 def describe(attributes: Mapping[str, Any], services: Mapping[str, str]) -> tuple[str, Attributes] | None:
     """The name and our attributes for an HTTP client span that started with ``attributes``; None for another."""
-    method = attributes.get("http.method") or attributes.get("http.request.method")
-    url = attributes.get("http.url") or attributes.get("url.full")
+    method = attributes.get(HTTP_METHOD) or attributes.get("http.request.method")
+    url = attributes.get(HTTP_URL) or attributes.get(URL_FULL)
     if not method or not url:
         return None
     verb = str(method).lower()
     service = peer_service(str(url), services)
     return (
-        f"http.{verb if verb in _METHODS else 'other'}.{service}",
+        cut(f"http.{verb if verb in _METHODS else 'other'}.{service}", _NAME_LENGTH),
         {OPERATION_TYPE: "external", PEER_SERVICE: service},
     )

@@ -7,10 +7,12 @@ not imported for them: one that is not loaded yet is instrumented when the user'
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache, lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
 from typing import Any, Final
@@ -20,7 +22,20 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import INVALID_SPAN, SpanKind, Status
 
-from django_tracing.attributes import OPERATION_TYPE
+from django_tracing.attributes import (
+    DB_OPERATION,
+    DB_QUERY_TEXT,
+    DB_STATEMENT,
+    DB_TABLE,
+    DB_TABLES,
+    EXCEPTION_MESSAGE,
+    EXCEPTION_STACKTRACE,
+    HTTP_URL,
+    HTTP_USER_AGENT,
+    OPERATION_TYPE,
+    URL_FULL,
+    Attributes,
+)
 from django_tracing.conf import get_settings
 from django_tracing.correlation import get_scope
 from django_tracing.identity import identify
@@ -28,18 +43,20 @@ from django_tracing.instrumentation import http_client
 from django_tracing.redaction import (
     SensitiveKeys,
     cut,
+    describe_sql,
     redact_db_error,
     redact_stacktrace,
-    sanitise_sql,
+    redact_text,
     sanitise_url,
 )
-from django_tracing.spans import MESSAGE_LENGTH, SCOPE_NAME, STACKTRACE_LENGTH, log_once
+from django_tracing.spans import MESSAGE_LENGTH, SCOPE_NAME, STACKTRACE_LENGTH, convention, log_once
 
-__all__ = ["ChildrenOnly", "UpstreamProcessor", "install", "is_available", "is_known", "uninstall"]
+__all__ = ["ChildrenOnly", "UpstreamProcessor", "install", "is_available", "uninstall"]
 
 _logger = logging.getLogger("django_tracing")
 
 _GROUP: Final = "opentelemetry_instrumentor"
+#: What the instrumentation scope of upstream's spans begins with.
 _UPSTREAM: Final = "opentelemetry.instrumentation."
 
 #: Entry point -> the module whose import it waits for. What is not here is instrumented at once.
@@ -58,39 +75,33 @@ _LIBRARIES: Final[Mapping[str, str]] = {
     "sqlalchemy": "sqlalchemy",
     "asyncpg": "asyncpg",
 }
-#: Those whose spans need a parent, beside the ones above.
+#: Those whose spans need a parent. Servers and consumers of messages, which begin traces, are not here.
 _CLIENTS: Final = frozenset(
-    (
+    {
         *_LIBRARIES,
-        "sqlite3",
-        "mysql",
-        "mysqlclient",
-        "pymysql",
-        "aiopg",
-        "cassandra",
-        "valkey",
-        "tortoiseorm",
-        "jinja2",
-    )
-    + ("boto", "grpc_client", "grpc_aio_client", "botocore")
+        *("sqlite3", "mysql", "mysqlclient", "pymysql", "pymssql", "aiopg", "cassandra", "tortoiseorm"),
+        *("boto", "botocore", "grpc_client", "grpc_aio_client", "jinja2"),
+    }
 )
 
 #: Instrumentors that we switched on, by name; None while the library is not imported yet.
 _on: dict[str, Any] = {}
 
 
-def _entry_point(name: str) -> EntryPoint | None:
-    return next(iter(entry_points(group=_GROUP, name=name)), None)
+@cache
+def _entry_points() -> Mapping[str, EntryPoint]:
+    # Reading the metadata of every installed package takes milliseconds: once is enough.
+    return {point.name: point for point in entry_points(group=_GROUP)}
 
 
-def is_known(name: str) -> bool:
-    """Whether an instrumentation of that entry-point name is installed."""
-    return _entry_point(name) is not None
+def library_of(name: str) -> str | None:
+    """The module that the instrumentation of that entry-point name instruments, where this app knows it."""
+    return _LIBRARIES.get(name)
 
 
 def is_available(name: str) -> bool:
-    """Whether it is installed and its library is, too. Imports neither."""
-    if not is_known(name):
+    """Whether upstream's instrumentation of that entry-point name and its library are installed. Imports neither."""
+    if name not in _entry_points():
         return False
     library = _LIBRARIES.get(name)
     try:
@@ -102,53 +113,62 @@ def is_available(name: str) -> bool:
 def install(name: str) -> bool:
     """Switches on OpenTelemetry's instrumentation of that entry-point name, at once or when its library is imported.
 
-    False when it is not installed, its library is missing or of another version, or it is on already: then whoever
-    switched it on (opentelemetry-instrument, say) has their way.
+    True also when it is on already: whoever switched it on (opentelemetry-instrument, say) has their way, and
+    :func:`uninstall` leaves it on. False when it is not installed, or its library is missing or of a version that
+    it does not know.
     """
     if name in _on:
         return True
-    point = _entry_point(name)
-    if point is None or not is_available(name):
+    if not is_available(name):
         return False
     library = _LIBRARIES.get(name)
     if library is None or library in sys.modules:
-        return _instrument(name, point)
+        return _instrument(name)
     from wrapt import register_post_import_hook
 
     _on[name] = None
-    register_post_import_hook(lambda module: _imported(name, point), library)
+    register_post_import_hook(lambda module: _imported(name), library)
     return True
 
 
-def _imported(name: str, point: EntryPoint) -> None:
+def _imported(name: str) -> None:
     # In the midst of the user's import statement: nothing of ours may get out.
     try:
         if name in _on and _on[name] is None:
-            _instrument(name, point)
+            _instrument(name)
     except Exception:
         log_once(f"instrument-{name}", 'The instrumentation "%s" could not be switched on.', name)
 
 
-def _instrument(name: str, point: EntryPoint) -> bool:
+def _instrument(name: str) -> bool:
     _on.pop(name, None)
-    instrumentor = point.load()()
+    instrumentor = _entry_points()[name].load()()
     if instrumentor.is_instrumented_by_opentelemetry:
-        return False
+        return True
+    # Asked here, where it costs no log line: instrument() would log an error.
     conflict = instrumentor._check_dependency_conflicts()
     if conflict is not None:
         _logger.debug('The instrumentation "%s" is left out: %s', name, conflict)
         return False
     provider: trace.TracerProvider = trace.get_tracer_provider()
-    if name in _CLIENTS:
-        provider = ChildrenOnly(provider)
-    options: dict[str, Any] = {"tracer_provider": provider, "skip_dep_check": True}
+    options: dict[str, Any] = {
+        "tracer_provider": ChildrenOnly(provider) if name in _CLIENTS else provider,
+        "skip_dep_check": True,
+    }
     if name == "django":
-        options["excluded_urls"] = ",".join(
-            rf"^https?://[^/]+{re.escape(path.rstrip('/'))}(/|$|\?)" for path in get_settings().ignore_paths
-        )
+        options["excluded_urls"] = _excluded_urls(get_settings().ignore_paths)
     instrumentor.instrument(**options)
     _on[name] = instrumentor
     return True
+
+
+def _excluded_urls(paths: Iterable[str]) -> str:
+    """``IGNORE_PATHS`` as upstream's Django instrumentation takes them, beside what its own variable excludes."""
+    environ = os.environ
+    named = environ.get("OTEL_PYTHON_DJANGO_EXCLUDED_URLS", environ.get("OTEL_PYTHON_EXCLUDED_URLS", ""))
+    # It splits at commas, wherever they stand.
+    patterns = [re.escape(path.rstrip("/")).replace(",", r"\x2c") for path in paths]
+    return ",".join([*([named] if named else []), *(rf"^https?://[^/]+{pattern}(/|$|\?)" for pattern in patterns)])
 
 
 def uninstall(name: str) -> None:
@@ -156,6 +176,9 @@ def uninstall(name: str) -> None:
     instrumentor = _on.pop(name, None)
     if instrumentor is not None:
         instrumentor.uninstrument()
+
+
+# ----- no roots
 
 
 class ChildrenOnly(trace.TracerProvider):
@@ -177,40 +200,38 @@ class _ChildrenOnlyTracer(trace.Tracer):
             return INVALID_SPAN
         return self._tracer.start_span(name, context, *args, **kwargs)
 
-    @contextmanager
-    def _start_as_current_span(
+    def start_as_current_span(  # type: ignore[override]  # theirs is a decorator, too; instrumentations use a block
         self, name: str, context: Context | None = None, *args: Any, **kwargs: Any
-    ) -> Iterator[trace.Span]:
+    ) -> AbstractContextManager[trace.Span]:
         if not trace.get_current_span(context).get_span_context().is_valid:
-            yield INVALID_SPAN
-            return
-        with self._tracer.start_as_current_span(name, context, *args, **kwargs) as span:
-            yield span
+            return nullcontext(INVALID_SPAN)
+        return self._tracer.start_as_current_span(name, context, *args, **kwargs)
 
-    start_as_current_span = _start_as_current_span  # type: ignore[assignment]
+
+# ----- their spans like ours
 
 
 class UpstreamProcessor(SpanProcessor):
     """Makes spans that are not ours like ours: the request's attributes, names of calls, and redaction.
 
-    It goes first among a provider's processors. Redaction happens when a span ends, before any processor is given
-    it: by then an instrumentation has set what it sets.
+    Of upstream's instrumentations everything is redacted that they take as it comes; of the user's own tracers only
+    the exceptions that they record. It happens when a span ends, before any processor is given it, so that nobody
+    sees what was there before.
     """
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         try:
-            scope = span.instrumentation_scope
-            name = scope.name if scope is not None else ""
+            name = _scope_name(span)
             if name == SCOPE_NAME:
                 return
             settings = get_settings()
-            attributes: dict[str, Any] = {}
+            attributes: Attributes = {}
             request = get_scope(parent_context)
             if request is not None:
                 identify(request, settings)
                 attributes.update(request.common)
-            if span.kind is SpanKind.CLIENT and name.startswith(_UPSTREAM) and span.attributes:
-                described = http_client.describe(span.attributes, settings.peer_services)
+            if span.kind is SpanKind.CLIENT and name.startswith(_UPSTREAM):
+                described = http_client.describe(span.attributes or {}, settings.peer_services)
                 if described is not None:
                     span.update_name(described[0])
                     attributes.update(described[1])
@@ -222,97 +243,134 @@ class UpstreamProcessor(SpanProcessor):
     def _on_ending(self, span: Span) -> None:
         # The specification's OnEnding; the SDK calls it by this name while it is experimental.
         try:
-            scope = span.instrumentation_scope
-            name = scope.name if scope is not None else ""
+            name = _scope_name(span)
             if name == SCOPE_NAME:
                 return
             if name.startswith(_UPSTREAM):
                 _redact_attributes(span)
             _redact_errors(span)
         except Exception:
-            # Half redacted is not redacted: the span keeps its times and name, and loses what it says.
+            # Half redacted is not redacted: the span keeps its times, and loses what it says.
             log_once("upstream-end", "A span of another instrumentation could not be redacted; it goes bare.")
             _strip(span)
 
 
-_URLS: Final = ("http.url", "url.full", "http.target", "url.path")
-_STATEMENTS: Final = ("db.statement", "db.query.text")
-_STATEMENT_LENGTH: Final = 2000
-#: Attributes of upstream's redis instrumentation that hold queries and documents as they are.
-_REDIS_RAW: Final = "redis."
+def _scope_name(span: Span) -> str:
+    scope = span.instrumentation_scope
+    return "" if scope is None else scope.name
+
+
+_URLS: Final = (HTTP_URL, URL_FULL, "http.target", "url.path")
+_URL_LENGTH: Final = 2000
+_AGENTS: Final = (HTTP_USER_AGENT, "user_agent.original")
+#: Followed by the header's name, where OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_... asks for headers.
+_HEADERS: Final = ("http.request.header.", "http.response.header.")
+_SYSTEMS: Final = ("db.system", "db.system.name")
+_STATEMENTS: Final = (DB_STATEMENT, DB_QUERY_TEXT)
+#: Parameters, queries and documents as they are; dropped.
+_RAW: Final = ("db.statement.parameters", "db.query.parameter", "redis.", "elasticsearch.params")
+_CACHES: Final = frozenset({"redis", "valkey", "memcached"})
+#: Where double quotes make a name. Anywhere else (MySQL, JSON of a document store) they make a value.
+_STANDARD_SQL: Final = frozenset(
+    {"postgresql", "sqlite", "cockroachdb", "redshift", "oracle", "oracle.db", "mssql", "microsoft.sql_server"}
+)
+_SQL: Final = _STANDARD_SQL | {"mysql", "mariadb"}
 
 
 def _redact_attributes(span: Span) -> None:
     attributes: Any = span._attributes
     if not attributes:
         return
-    changes: dict[str, Any] = {}
-    sensitive = _sensitive()
-    for key in _URLS:
-        value = attributes.get(key)
-        if isinstance(value, str):
-            changes[key] = cut(sanitise_url(value, sensitive), _STATEMENT_LENGTH)
-    query = attributes.get("url.query")
-    if isinstance(query, str):
-        changes["url.query"] = sanitise_url(f"?{query}", sensitive)[1:]
-    system = attributes.get("db.system") or attributes.get("db.system.name")
+    sensitive = _sensitive(get_settings().sensitive_keys)
+    changes: Attributes = {}
     dropped: list[str] = []
-    if system is not None:
-        is_cache = system in ("redis", "memcached", "valkey")
-        if OPERATION_TYPE not in attributes:
-            changes[OPERATION_TYPE] = "cache" if is_cache else "database"
-        for key in _STATEMENTS:
-            value = attributes.get(key)
-            if isinstance(value, str):
-                changes[key] = (
-                    _commands(value)
-                    if is_cache
-                    else sanitise_sql(
-                        value,
-                        _STATEMENT_LENGTH,
-                        double_quotes="string" if system in ("mysql", "mariadb") else "identifier",
-                    )
-                )
-        dropped = [key for key in attributes if key.startswith(_REDIS_RAW) or key == "db.statement.parameters"]
-        if len(span.name) > 100:
-            span._name = cut(span.name, 100)
+    system = ""
+    for key, value in attributes.items():
+        if key in _URLS:
+            changes[key] = cut(sanitise_url(str(value), sensitive), _URL_LENGTH)
+        elif key == "url.query":
+            changes[key] = cut(sanitise_url(f"?{value}", sensitive)[1:], _URL_LENGTH)
+        elif key in _AGENTS:
+            changes[key] = redact_text(str(value))
+        elif key in _SYSTEMS:
+            system = str(value)
+        elif key.startswith(_HEADERS):
+            values = (value,) if isinstance(value, str) else value
+            hidden = sensitive.matches(key.rpartition(".")[2])
+            changes[key] = tuple("[redacted]" if hidden else redact_text(str(text)) for text in values)
+        elif key.startswith(_RAW):
+            dropped.append(key)
+    if system:
+        name = _describe_database(attributes, system, changes)
+        span._name = cut(name or span.name, 100)
     if changes or dropped:
         _change(attributes, changes, dropped)
 
 
-def _commands(statement: str) -> str:
-    """Redis commands, one a line, without anything but their names and the number of their arguments."""
+def _describe_database(attributes: Mapping[str, Any], system: str, changes: Attributes) -> str:
+    """Puts what may be said of a database's or cache's span into ``changes``; its name, "" where theirs may stay."""
+    name = ""
+    described: Attributes = {}
+    if OPERATION_TYPE not in attributes:
+        described[OPERATION_TYPE] = "cache" if system in _CACHES else "database"
+    for key in _STATEMENTS:
+        text = attributes.get(key)
+        if not isinstance(text, str):
+            continue
+        if system in _CACHES:
+            changes[key], command = _commands(text)
+            name = f"{system}.pipeline" if "db.redis.pipeline_length" in attributes else f"{system}.{command}"
+            continue
+        statement = describe_sql(text, double_quotes="identifier" if system in _STANDARD_SQL else "string")
+        changes[key] = statement.text
+        if system in _SQL:
+            # Theirs is the statement's first word as it was written, which may have a literal's beginning in it.
+            name = f"db.{statement.operation}"
+            described[DB_OPERATION] = statement.operation
+            if statement.tables:
+                name = f"{name}.{statement.tables[0]}"
+                described[DB_TABLE] = statement.tables[0]
+                if len(statement.tables) > 1:
+                    described[DB_TABLES] = statement.tables
+    changes.update(convention().apply(described))
+    return name
+
+
+_NO_COMMAND: Final = re.compile(r"[^a-z0-9_.]")
+
+
+def _commands(text: str) -> tuple[str, str]:
+    """Commands of Redis or memcached, one a line, arguments as ``?``; and the name of the first."""
     lines = []
-    for line in statement[:_STATEMENT_LENGTH].splitlines()[:50]:
-        words = line.split()
-        if words:
-            lines.append(" ".join([cut(words[0], 32).upper(), *("?" for _ in words[1:10])]))
-    return "\n".join(lines)
+    first = ""
+    for line in text[:_URL_LENGTH].splitlines()[:50]:
+        command, *arguments = line.split() or [""]
+        if command:
+            command = _NO_COMMAND.sub("", command.lower())[:32]
+            first = first or command
+            lines.append(" ".join([command.upper(), *("?" for _ in arguments[:20])]))
+    return "\n".join(lines), first or "unknown"
 
 
 def _redact_errors(span: Span) -> None:
     for event in span._events:
         attributes: Any = event._attributes
-        if not attributes:
-            continue
-        changes = {}
-        message = attributes.get("exception.message")
+        changes: Attributes = {}
+        message = attributes.get(EXCEPTION_MESSAGE) if attributes else None
         if isinstance(message, str):
-            changes["exception.message"] = cut(redact_db_error(message), MESSAGE_LENGTH)
-        stack = attributes.get("exception.stacktrace")
+            changes[EXCEPTION_MESSAGE] = cut(redact_db_error(message), MESSAGE_LENGTH)
+        stack = attributes.get(EXCEPTION_STACKTRACE) if attributes else None
         if isinstance(stack, str):
-            changes["exception.stacktrace"] = redact_stacktrace(stack, STACKTRACE_LENGTH)
+            changes[EXCEPTION_STACKTRACE] = redact_stacktrace(stack, STACKTRACE_LENGTH)
         if changes:
             _change(attributes, changes, ())
-    description = span._status.description if span._status is not None else None
-    if description:
-        redacted = cut(redact_db_error(description), MESSAGE_LENGTH)
-        if redacted != description:
-            span._status = Status(span._status.status_code, redacted)
+    status = span._status
+    if status is not None and status.description:
+        span._status = Status(status.status_code, cut(redact_db_error(status.description), MESSAGE_LENGTH))
 
 
-def _change(attributes: Any, changes: Mapping[str, Any], dropped: Any) -> None:
-    """Changes attributes that the SDK has already closed; a plain dict (older SDKs) has no such flag."""
+def _change(attributes: Any, changes: Mapping[str, Any], dropped: Iterable[str]) -> None:
+    """Changes attributes that the SDK closed when the span ended (those of events: when they were added)."""
     closed = getattr(attributes, "_immutable", False)
     if closed:
         attributes._immutable = False
@@ -328,6 +386,9 @@ def _change(attributes: Any, changes: Mapping[str, Any], dropped: Any) -> None:
 
 def _strip(span: Span) -> None:
     try:
+        span._name = _scope_name(span).rpartition(".")[2]
+        if span._status is not None:
+            span._status = Status(span._status.status_code)
         _change(span._attributes, {}, list(span._attributes or ()))
         for event in span._events:
             _change(event._attributes, {}, list(event._attributes or ()))
@@ -335,12 +396,6 @@ def _strip(span: Span) -> None:
         log_once("upstream-strip", "A span of another instrumentation could not be emptied.")
 
 
-_keys: tuple[tuple[str, ...], SensitiveKeys] | None = None
-
-
-def _sensitive() -> SensitiveKeys:
-    global _keys
-    extra = get_settings().sensitive_keys
-    if _keys is None or _keys[0] != extra:
-        _keys = (extra, SensitiveKeys(extra))
-    return _keys[1]
+@lru_cache(maxsize=8)
+def _sensitive(extra: tuple[str, ...]) -> SensitiveKeys:
+    return SensitiveKeys(extra)
