@@ -49,7 +49,7 @@ def build_exporter(
             return make_otlp_grpc_exporter(endpoint, headers=headers, timeout=timeout)
         from django_tracing.export.jaeger import make_jaeger_exporter
 
-        return make_jaeger_exporter(endpoint, timeout=timeout)
+        return make_jaeger_exporter(endpoint, headers=headers, timeout=timeout)
     return _from_path(kind)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from threading import Lock
+from threading import RLock
 from typing import Any, Literal
 
 __all__ = ["Counters", "DropReason"]
@@ -16,7 +16,8 @@ class Counters:
     """Counts of spans; thread-safe. Times are seconds since the epoch."""
 
     def __init__(self) -> None:
-        self._lock = Lock()
+        # Reentrant: a span that ends in a signal handler or a finalizer may be counted while another one is.
+        self._lock = RLock()
         self.exported = 0
         self.dropped: Counter[str] = Counter()
         self.last_error: str | None = None

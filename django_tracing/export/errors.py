@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import http.client
+import re
 import socket
 import ssl
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal
 
-__all__ = ["ExportError", "MissingExtra", "Reason", "from_os_error", "from_status"]
+__all__ = ["ExportError", "MissingExtra", "Reason", "checked_headers", "from_os_error", "from_status"]
+
+#: https://www.rfc-editor.org/rfc/rfc9110#section-5.1 and -5.5, without the obsolete; gRPC's metadata is as strict.
+_HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_VALUE: Final = re.compile(r"[\t -~]*")
 
 Reason = Literal[
     "refused",
@@ -27,7 +34,8 @@ class ExportError(Exception):
     """A batch of spans was not taken.
 
     ``retryable`` says whether the same batch may be taken later; ``status`` is the HTTP status where there was one;
-    ``retry_after`` is what the backend asked for, in seconds.
+    ``retry_after`` is what the backend asked for, in seconds; ``rejected``, where it is not None, is how many spans
+    were not taken of a batch that was taken otherwise.
     """
 
     def __init__(
@@ -38,21 +46,36 @@ class ExportError(Exception):
         retryable: bool,
         status: int | None = None,
         retry_after: float | None = None,
+        rejected: int | None = None,
     ) -> None:
         super().__init__(message)
         self.reason: Reason = reason
         self.retryable = retryable
         self.status = status
         self.retry_after = retry_after
+        self.rejected = rejected
 
 
 class MissingExtra(ImportError):
     """An exporter's package is not installed; the message says which extra brings it."""
 
 
+def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
+    """``headers`` as a dict; raises ValueError, naming the header but not its value, for what can't be sent."""
+    for name, value in (headers or {}).items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise ValueError(f"{name!r} is no name of a header.")
+        if not _HEADER_VALUE.fullmatch(value):
+            raise ValueError(f"The header {name} has characters other than printable ASCII.")
+    return dict(headers or {})
+
+
 def from_os_error(error: OSError, where: str) -> ExportError:
     """The :class:`ExportError` for a connection to ``where`` (host:port) that failed."""
-    reason: Reason
+    if isinstance(error, http.client.RemoteDisconnected):
+        return ExportError(
+            f"{where} closed the connection without an answer.", reason="wrong_protocol", retryable=True
+        )
     if isinstance(error, ssl.SSLError):
         text = error.reason or str(error)
         if "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text or "HTTP_REQUEST" in text:
@@ -65,8 +88,7 @@ def from_os_error(error: OSError, where: str) -> ExportError:
         return ExportError(f"Nothing listens on {where}.", reason="refused", retryable=True)
     if isinstance(error, TimeoutError):
         return ExportError(f"{where} did not answer in time.", reason="timeout", retryable=True)
-    reason = "unreachable"
-    return ExportError(f"{where} can't be reached: {error}.", reason=reason, retryable=True)
+    return ExportError(f"{where} can't be reached: {error}.", reason="unreachable", retryable=True)
 
 
 def from_status(status: int, where: str, retry_after: str | None = None) -> ExportError:

@@ -6,7 +6,10 @@ leaves out is added: the resource as process tags, errors that say what went wro
 
 from __future__ import annotations
 
+import base64
+import errno
 import json
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -16,11 +19,13 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk import environment_variables
-from opentelemetry.sdk.resources import SERVICE_NAME
+from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace.status import Status
 
-from django_tracing.export.errors import ExportError, MissingExtra, from_os_error, from_status
+from django_tracing.export.errors import ExportError, MissingExtra, checked_headers, from_os_error, from_status
+from django_tracing.export.sdk import plain_attributes
 
 __all__ = ["make_jaeger_exporter"]
 
@@ -39,12 +44,15 @@ _DROPPED_NAMES: Final = (
 _DATAGRAM: Final = 65_000
 
 
-def make_jaeger_exporter(endpoint: str, *, timeout: float = 10.0) -> SpanExporter:
+def make_jaeger_exporter(
+    endpoint: str, *, headers: Mapping[str, str] | None = None, timeout: float = 10.0
+) -> SpanExporter:
     """An exporter for ``http(s)://host:14268/api/traces`` (thrift) or ``udp://host:6831`` (compact thrift).
 
-    ``timeout`` is in seconds. Raises :class:`MissingExtra` when the extra ``jaeger`` is not installed.
+    ``timeout`` is in seconds; ``headers`` go with each request over HTTP. Raises :class:`MissingExtra` when the extra
+    ``jaeger`` is not installed.
     """
-    return _JaegerExporter(endpoint, timeout)
+    return _JaegerExporter(endpoint, checked_headers(headers), timeout)
 
 
 def _load() -> tuple[Any, Any, Any]:
@@ -79,7 +87,9 @@ def _missing(error: ImportError) -> str:
 
 def _readable(value: Any) -> Any:
     """``value`` as the frozen translator takes it: what it does not know, it would leave out without a word."""
-    if isinstance(value, (bool, str, float)):
+    if isinstance(value, str):
+        return _clean(value)
+    if isinstance(value, (bool, float)):
         return value
     if isinstance(value, int):
         return value if -(1 << 63) <= value < 1 << 63 else str(value)
@@ -88,8 +98,13 @@ def _readable(value: Any) -> Any:
     return json.dumps(value, default=str)
 
 
+def _clean(text: str) -> str:
+    # A lone surrogate (an undecodable byte of a path) would stop thrift in the middle of a batch.
+    return text if text.isascii() else text.encode("utf-8", "replace").decode()
+
+
 class _JaegerExporter(SpanExporter):
-    def __init__(self, endpoint: str, timeout: float) -> None:
+    def __init__(self, endpoint: str, headers: dict[str, str], timeout: float) -> None:
         thrift, self._types, translate = _load()
         parts = urlsplit(endpoint)
         self._udp = parts.scheme == "udp"
@@ -104,21 +119,24 @@ class _JaegerExporter(SpanExporter):
                 agent_host_name=parts.hostname,
                 agent_port=port,
                 collector_endpoint=None if self._udp else bare,
-                username=unquote(parts.username) if parts.username else None,
-                password=unquote(parts.password) if parts.password else None,
                 udp_split_oversized_batches=True,
                 timeout=timeout,
             )
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+        self._headers = headers
+        self._owner = os.getpid()
         self._translate = translate.Translate
         self._translator = translate.ThriftTranslator(None)
         self._tags: tuple[Any, Any] = (None, None)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Sends ``spans``; raises :class:`ExportError`."""
-        by_resource: dict[Any, list[ReadableSpan]] = {}
+        by_resource: dict[int, tuple[Resource, list[ReadableSpan]]] = {}
         for span in spans:
-            by_resource.setdefault(span.resource, []).append(_plain(span))
-        for resource, group in by_resource.items():
+            by_resource.setdefault(id(span.resource), (span.resource, []))[1].append(_plain(span))
+        for resource, group in by_resource.values():
             try:
                 translated = self._translate(group)._translate(self._translator)
             except Exception as error:
@@ -138,17 +156,22 @@ class _JaegerExporter(SpanExporter):
             return process
         types = self._types
         tags = [
-            types.Tag(key=key, vType=types.TagType.STRING, vStr=str(value))
+            types.Tag(key=key, vType=types.TagType.STRING, vStr=_clean(str(value)))
             for key, value in resource.attributes.items()
             if key != SERVICE_NAME
         ]
-        process = types.Process(serviceName=str(resource.attributes.get(SERVICE_NAME, "unknown")), tags=tags)
+        process = types.Process(serviceName=_clean(str(resource.attributes.get(SERVICE_NAME, "unknown"))), tags=tags)
         self._tags = (resource, process)
         return process
 
     def _submit(self, batch: Any) -> None:
+        if self._owner != os.getpid():
+            # What the parent had written before the fork is the parent's to send.
+            self._owner = os.getpid()
+            self._forget()
         collector = self._frozen._collector_http_client
         transport = collector.http_transport
+        transport.setCustomHeaders(self._headers)
         try:
             batch.write(collector.protocol)
             transport.flush()
@@ -163,9 +186,10 @@ class _JaegerExporter(SpanExporter):
                 retryable=False,
             ) from None
         code = transport.code
+        retry_after = transport.headers.get("Retry-After")
         if not 200 <= code < 300:
             self._forget()
-            raise from_status(code, self._url)
+            raise from_status(code, self._url, retry_after)
 
     def _forget(self) -> None:
         """A transport that failed keeps what was written to it: the next batch gets a new one."""
@@ -177,11 +201,25 @@ class _JaegerExporter(SpanExporter):
 
     def _emit(self, batch: Any) -> None:
         agent = self._frozen._agent_client
+        lost = 0
         try:
             for part in _datagrams(agent, self._types, batch):
-                agent.emit(part)
+                if part is None:
+                    lost += 1
+                else:
+                    agent.emit(part)
         except OSError as error:
+            if error.errno == errno.EMSGSIZE:
+                raise ExportError(
+                    f"This system sends no datagrams of {_DATAGRAM} bytes: lower BATCH_SIZE, or send over HTTP.",
+                    reason="rejected",
+                    retryable=False,
+                ) from None
             raise from_os_error(error, self._where) from None
+        if lost:
+            raise ExportError(
+                f"{lost} spans are too large for a datagram.", reason="rejected", retryable=False, rejected=lost
+            )
 
     def shutdown(self) -> None:
         self._forget()
@@ -190,36 +228,45 @@ class _JaegerExporter(SpanExporter):
         return True
 
 
+#: The frozen translator repeats the resource's attributes on each span: the process has them once.
+_NO_RESOURCE: Final = Resource({})
+
+
 def _plain(span: ReadableSpan) -> ReadableSpan:
-    """``span`` with attributes that the frozen translator understands, itself where it does already."""
-    attributes = span.attributes or {}
-    if all(value.__class__ in (str, bool, float, int) for value in attributes.values()) and not span.events:
-        return span
+    """``span`` with attributes that the frozen translator understands."""
+    status = span.status
+    if status.description and not status.description.isascii():
+        status = Status(status.status_code, _clean(status.description))
     return ReadableSpan(
-        name=span.name,
+        name=_clean(span.name),
         context=span.context,
         parent=span.parent,
-        resource=span.resource,
-        attributes=_readable_attributes(attributes),
-        events=[
-            Event(event.name, _readable_attributes(event.attributes or {}), event.timestamp) for event in span.events
-        ],
+        resource=_NO_RESOURCE,
+        attributes=_readable_attributes(span),
+        events=[Event(_clean(event.name), _readable_attributes(event), event.timestamp) for event in span.events],
         links=span.links,
         kind=span.kind,
-        status=span.status,
+        status=status,
         start_time=span.start_time,
         end_time=span.end_time,
         instrumentation_scope=span.instrumentation_scope,
     )
 
 
-def _readable_attributes(attributes: Mapping[str, Any]) -> BoundedAttributes:
+def _readable_attributes(holder: Any) -> BoundedAttributes:
     # The frozen translator asks for a count of dropped attributes, which a plain dict has not.
-    return BoundedAttributes(attributes={key: _readable(value) for key, value in attributes.items()})
+    attributes = BoundedAttributes(
+        attributes={_clean(key): _readable(value) for key, value in plain_attributes(holder).items()}
+    )
+    attributes.dropped = holder.dropped_attributes
+    return attributes
 
 
 def _datagrams(agent: Any, types: Any, batch: Any) -> list[Any]:
-    """``batch`` in parts that fit a datagram; a single span that does not fit loses its logs, then its tags."""
+    """``batch`` in parts that fit a datagram; a single span that does not fit loses its logs, then its tags.
+
+    None stands for one that does not fit even so.
+    """
     if _length(agent, batch) <= _DATAGRAM:
         return [batch]
     if len(batch.spans) > 1:
@@ -233,6 +280,8 @@ def _datagrams(agent: Any, types: Any, batch: Any) -> list[Any]:
     span.logs = []
     if _length(agent, batch) > _DATAGRAM:
         span.tags = []
+        if _length(agent, batch) > _DATAGRAM:
+            return [None]
     return [batch]
 
 

@@ -10,6 +10,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from django_tracing.export.errors import ExportError
+from django_tracing.export.sdk import plain_attributes
 
 __all__ = ["LocalExporter", "SpanRow", "span_row"]
 
@@ -21,7 +22,7 @@ def span_row(span: ReadableSpan) -> SpanRow:
     """``span`` as a :data:`SpanRow`."""
     context = span.context
     assert context is not None
-    resource = dict(span.resource.attributes)
+    resource = plain_attributes(span.resource)
     return {
         "trace_id": f"{context.trace_id:032x}",
         "span_id": f"{context.span_id:016x}",
@@ -35,7 +36,7 @@ def span_row(span: ReadableSpan) -> SpanRow:
         "end": span.end_time or 0,
         "status": span.status.status_code.name.lower(),
         "status_message": span.status.description or "",
-        "attributes": _plain(span.attributes),
+        "attributes": _plain(plain_attributes(span)),
         "events": [
             {"name": event.name, "time": event.timestamp, "attributes": _plain(event.attributes)}
             for event in span.events
@@ -76,8 +77,13 @@ class LocalExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Writes ``spans``; raises :class:`ExportError`."""
+        rows = [span_row(span) for span in spans]
         try:
-            self._write([span_row(span) for span in spans])
+            self._write(rows)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # A mistake of ours: trying again would hold up what comes behind.
+            message = f"The local store does not take these spans: {type(error).__name__}: {error}"
+            raise ExportError(message, reason="rejected", retryable=False) from error
         except Exception as error:
             raise ExportError(str(error), reason="unavailable", retryable=True) from error
         return SpanExportResult.SUCCESS

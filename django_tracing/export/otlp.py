@@ -14,13 +14,16 @@ import ssl
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
+from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind
 
-from django_tracing.export.errors import ExportError, from_os_error, from_status
+from django_tracing.export.errors import ExportError, checked_headers, from_os_error, from_status
+from django_tracing.export.sdk import plain_attributes
 
 __all__ = ["OTLPHTTPExporter", "encode_spans"]
 
@@ -39,7 +42,12 @@ _KINDS: Final = {
 _HAS_IS_REMOTE: Final = 0x100
 _IS_REMOTE: Final = 0x200
 
-#: Encoded attributes that come again and again, by key, type and value (1, 1.0 and True are equal).
+#: What may stand in a URL's path and query as it is, percent signs of what is quoted already among it.
+_URL_SAFE: Final = "/%:@!$&'()*+,;=?~"
+#: How a kept-alive connection shows that its other end has closed it.
+_STALE: Final = (ConnectionError, http.client.CannotSendRequest, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+
+#: Encoded attributes, with their length, that come again and again, by key, type and value (1 and True are equal).
 _attributes: Final[dict[tuple[str, type, Any], bytes]] = {}
 _CACHED_ATTRIBUTES: Final = 4096
 _CACHED_LENGTH: Final = 256
@@ -62,6 +70,10 @@ def _field(tag: int, payload: bytes) -> bytes:
     if length < 0x80:
         return bytes((tag, length)) + payload
     return bytes((tag,)) + _varint(length) + payload
+
+
+def _sized(payload: bytes) -> bytes:
+    return _varint(len(payload)) + payload
 
 
 def _utf8(text: str) -> bytes:
@@ -96,10 +108,12 @@ def _key_value(key: str, value: Any) -> bytes:
     return _field(0x0A, _utf8(key)) + _field(0x12, _value(value))
 
 
-def _attributes_fields(tag: int, attributes: Mapping[str, Any] | None) -> bytes:
-    """Each attribute as one field of ``tag``; what can't be encoded is left out."""
+def _attributes_fields(tag: int, holder: Any) -> bytes:
+    """Each attribute of ``holder`` as one field of ``tag``; what can't be encoded is left out."""
+    attributes = plain_attributes(holder)
     if not attributes:
         return b""
+    marker = bytes((tag,))
     parts: list[bytes] = []
     for key, value in attributes.items():
         kind = value.__class__
@@ -110,14 +124,15 @@ def _attributes_fields(tag: int, attributes: Mapping[str, Any] | None) -> bytes:
             cached = _attributes.get((key, kind, value))
         if cached is None:
             try:
-                cached = _key_value(key, value)
+                cached = _sized(_key_value(key, value))
             except (TypeError, ValueError, RecursionError):
                 continue
             if cacheable:
                 if len(_attributes) >= _CACHED_ATTRIBUTES:
                     _attributes.clear()
                 _attributes[(key, kind, value)] = cached
-        parts.append(_field(tag, cached))
+        parts.append(marker)
+        parts.append(cached)
     return b"".join(parts)
 
 
@@ -142,14 +157,14 @@ def _span(span: ReadableSpan) -> bytes:
         add(b"\x39" + _fixed64(span.start_time))
     if span.end_time:
         add(b"\x41" + _fixed64(span.end_time))
-    add(_attributes_fields(0x4A, span.attributes))
+    add(_attributes_fields(0x4A, span))
     if span.dropped_attributes:
         add(b"\x50" + _varint(span.dropped_attributes))
     for event in span.events:
         payload = b"\x09" + _fixed64(event.timestamp) if event.timestamp else b""
         if event.name:
             payload += _field(0x12, _utf8(event.name))
-        payload += _attributes_fields(0x1A, event.attributes)
+        payload += _attributes_fields(0x1A, event)
         if event.dropped_attributes:
             payload += b"\x20" + _varint(event.dropped_attributes)
         add(_field(0x5A, payload))
@@ -161,7 +176,7 @@ def _span(span: ReadableSpan) -> bytes:
             + link.context.trace_id.to_bytes(16, "big")
             + b"\x12\x08"
             + link.context.span_id.to_bytes(8, "big")
-            + _attributes_fields(0x22, link.attributes)
+            + _attributes_fields(0x22, link)
         )
         if link.dropped_attributes:
             payload += b"\x28" + _varint(link.dropped_attributes)
@@ -180,21 +195,23 @@ def _span(span: ReadableSpan) -> bytes:
 
 def encode_spans(spans: Iterable[ReadableSpan]) -> bytes:
     """An ExportTraceServiceRequest of ``spans``, grouped by resource and scope."""
-    grouped: dict[Any, dict[Any, list[bytes]]] = {}
+    # By identity: a provider's spans share one resource, whose hash is a JSON text made anew at each look.
+    grouped: dict[int, tuple[Resource, dict[int, tuple[InstrumentationScope | None, list[bytes]]]]] = {}
     for span in spans:
-        scopes = grouped.setdefault(span.resource, {})
-        scopes.setdefault(span.instrumentation_scope or None, []).append(_field(0x12, _span(span)))
+        resource, scope = span.resource, span.instrumentation_scope
+        _, scopes = grouped.setdefault(id(resource), (resource, {}))
+        scopes.setdefault(id(scope), (scope, []))[1].append(_field(0x12, _span(span)))
     request: list[bytes] = []
-    for resource, scopes in grouped.items():
-        payload = _field(0x0A, _attributes_fields(0x0A, resource.attributes))
-        for scope, encoded in scopes.items():
+    for resource, scopes in grouped.values():
+        payload = _field(0x0A, _attributes_fields(0x0A, resource))
+        for scope, encoded in scopes.values():
             described = b""
             schema = b""
-            if scope is not None:
+            if scope:
                 described = _field(0x0A, _utf8(scope.name)) if scope.name else b""
                 if scope.version:
                     described += _field(0x12, _utf8(scope.version))
-                described += _attributes_fields(0x1A, scope.attributes)
+                described += _attributes_fields(0x1A, scope)
                 if scope.schema_url:
                     schema = _field(0x1A, _utf8(scope.schema_url))
             payload += _field(0x12, _field(0x0A, described) + b"".join(encoded) + schema)
@@ -209,7 +226,8 @@ class OTLPHTTPExporter(SpanExporter):
 
     ``endpoint`` is the whole URL (``/v1/traces`` is added where its path is empty); credentials in it become Basic
     authentication. ``timeout`` is in seconds, for each connection attempt and each read. Proxies of the environment
-    are not used: a collector is a neighbour. Not thread-safe, as no exporter has to be.
+    are not used: a collector is a neighbour. Not thread-safe, as no exporter has to be. Raises ValueError for a
+    header that HTTP has no place for, without its value, which may be a secret.
     """
 
     def __init__(self, endpoint: str, *, headers: Mapping[str, str] | None = None, timeout: float = 10.0) -> None:
@@ -217,22 +235,22 @@ class OTLPHTTPExporter(SpanExporter):
         self._secure = parts.scheme == "https"
         self._host = parts.hostname or "localhost"
         self._port = parts.port or (443 if self._secure else 80)
-        self._path = (parts.path if parts.path not in ("", "/") else "/v1/traces") + (
-            f"?{parts.query}" if parts.query else ""
-        )
+        path = quote(parts.path if parts.path not in ("", "/") else "/v1/traces", safe=_URL_SAFE)
+        self._path = f"{path}?{quote(parts.query, safe=_URL_SAFE)}" if parts.query else path
         self.timeout = timeout
         #: Where to, for people: without credentials.
         shown_host = f"[{self._host}]" if ":" in self._host else self._host
         self._where = f"{shown_host}:{self._port}"
-        self._url = f"{parts.scheme}://{self._where}{parts.path if parts.path not in ('', '/') else '/v1/traces'}"
+        self._url = f"{parts.scheme}://{self._where}{path}"
         self._headers = {
             "Content-Type": "application/x-protobuf",
             "User-Agent": "django-tracing-otlp-exporter",
-            **(headers or {}),
+            **checked_headers(headers),
         }
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             self._headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+        self._tls: ssl.SSLContext | None = None
         self._connection: http.client.HTTPConnection | None = None
         self._owner = 0
         self._shut_down = False
@@ -247,23 +265,27 @@ class OTLPHTTPExporter(SpanExporter):
     def _send(self, body: bytes) -> None:
         fresh = self._connect()
         try:
-            status, retry_after, answer = self._post(body)
-        except (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError, http.client.CannotSendRequest):
-            self._close()
-            if fresh:
-                raise ExportError(
-                    f"{self._where} closed the connection without an answer.", reason="wrong_protocol", retryable=True
-                ) from None
+            status, kind, retry_after, answer = self._post(body)
+        except (OSError, http.client.HTTPException) as error:
+            if fresh or not isinstance(error, _STALE):
+                raise self._failure(error) from None
             # The receiver dropped an idle connection: that says nothing of a new one.
+            self._close()
             self._connect()
             try:
-                status, retry_after, answer = self._post(body)
-            except (OSError, http.client.HTTPException) as error:
-                raise self._failure(error) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise self._failure(error) from None
+                status, kind, retry_after, answer = self._post(body)
+            except (OSError, http.client.HTTPException) as second:
+                raise self._failure(second) from None
         if status >= 300:
             raise from_status(status, self._url, retry_after)
+        if kind.startswith("text/html"):
+            # Jaeger's UI, and many a proxy, answer anything with a page and 200.
+            raise ExportError(
+                f"{self._url} answers with a web page: it takes no spans.",
+                reason="wrong_protocol",
+                retryable=False,
+                status=status,
+            )
         rejected = _rejected(answer)
         if rejected:
             raise ExportError(
@@ -271,14 +293,14 @@ class OTLPHTTPExporter(SpanExporter):
                 reason="rejected",
                 retryable=False,
                 status=status,
+                rejected=rejected,
             )
 
-    def _failure(self, error: Exception) -> ExportError:
+    def _failure(self, error: OSError | http.client.HTTPException) -> ExportError:
         self._close()
-        if isinstance(error, http.client.HTTPException):
-            return ExportError(f"{self._where} does not speak HTTP.", reason="wrong_protocol", retryable=False)
-        assert isinstance(error, OSError)
-        return from_os_error(error, self._where)
+        if isinstance(error, OSError):
+            return from_os_error(error, self._where)
+        return ExportError(f"{self._where} does not speak HTTP.", reason="wrong_protocol", retryable=False)
 
     def _connect(self) -> bool:
         """Makes sure there is a connection; True when it is a new one."""
@@ -288,23 +310,27 @@ class OTLPHTTPExporter(SpanExporter):
         self._close()
         self._owner = os.getpid()
         if self._secure:
+            if self._tls is None:
+                self._tls = ssl.create_default_context()
             self._connection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=self.timeout, context=ssl.create_default_context()
+                self._host, self._port, timeout=self.timeout, context=self._tls
             )
         else:
             self._connection = http.client.HTTPConnection(self._host, self._port, timeout=self.timeout)
         return True
 
-    def _post(self, body: bytes) -> tuple[int, str | None, bytes]:
+    def _post(self, body: bytes) -> tuple[int, str, str | None, bytes]:
         connection = self._connection
         assert connection is not None
+        if connection.sock is not None:
+            connection.sock.settimeout(self.timeout)
         connection.request("POST", self._path, body, self._headers)
         response = connection.getresponse()
         # Bounded: an endpoint that is something else may answer with anything.
         answer = response.read(65536)
         if response.read(1) or response.will_close:
             self._close()
-        return response.status, response.getheader("Retry-After"), answer
+        return response.status, response.getheader("Content-Type", ""), response.getheader("Retry-After"), answer
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
@@ -321,10 +347,14 @@ class OTLPHTTPExporter(SpanExporter):
 
 def _rejected(answer: bytes) -> int:
     """ExportTraceServiceResponse.partial_success.rejected_spans; 0 for an answer that is none."""
-    if len(answer) < 4 or answer[0] != 0x0A or answer[2] != 0x08:
+    # Field 1, a message; in it field 1, a varint: protobuf writes fields in the order of their numbers.
+    if answer[:1] != b"\x0a":
+        return 0
+    start = next((at for at, byte in enumerate(answer[1:11], 2) if byte < 0x80), 0)
+    if not start or answer[start : start + 1] != b"\x08":
         return 0
     value = shift = 0
-    for byte in answer[3:13]:
+    for byte in answer[start + 1 : start + 11]:
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value

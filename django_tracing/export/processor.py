@@ -8,8 +8,10 @@ import random
 import time
 import weakref
 from collections import deque
+from collections.abc import Mapping, Sequence
+from contextvars import Token
 from threading import Condition, Thread
-from typing import Final
+from typing import Any, Final
 
 from opentelemetry import context as context_api
 from opentelemetry.context import Context
@@ -18,6 +20,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from django_tracing.export.counters import Counters
 from django_tracing.export.errors import ExportError
+from django_tracing.export.sdk import plain_attributes
 
 __all__ = ["QueueProcessor", "estimate_size"]
 
@@ -27,30 +30,41 @@ _FIRST_BACKOFF: Final = 0.5
 _LONGEST_BACKOFF: Final = 30.0
 #: How often a batch is tried whose exporter only says that it failed: it may have retried by itself.
 _ATTEMPTS: Final = 3
+#: About how much one batch may hold on to. On the wire it is less: receivers take 4 MiB a message, and more.
+_BATCH_BYTES: Final = 2 * 1024 * 1024
 _SPAN_BYTES: Final = 1000
 _ATTRIBUTE_BYTES: Final = 60
 
 
 def estimate_size(span: ReadableSpan) -> int:
     """About how many bytes of memory an ended span holds on to."""
-    size = _SPAN_BYTES
-    attributes = span.attributes
-    if attributes:
-        size += _attributes_size(attributes)
+    size = _SPAN_BYTES + _attributes_size(plain_attributes(span))
     for event in span.events:
-        size += 200 + _attributes_size(event.attributes or {})
-    return size + 200 * len(span.links)
-
-
-def _attributes_size(attributes: object) -> int:
-    size = 0
-    for key, value in attributes.items():  # type: ignore[attr-defined]
-        size += _ATTRIBUTE_BYTES + len(key)
-        if isinstance(value, (str, bytes)):
-            size += len(value)
-        elif isinstance(value, (tuple, list)):
-            size += sum(len(item) if isinstance(item, (str, bytes)) else 8 for item in value) + 56
+        size += 200 + _attributes_size(plain_attributes(event))
+    for link in span.links:
+        size += 200 + _attributes_size(plain_attributes(link))
     return size
+
+
+def _attributes_size(attributes: Mapping[str, Any]) -> int:
+    size = _ATTRIBUTE_BYTES * len(attributes)
+    for value in attributes.values():
+        kind = value.__class__
+        if kind is str or kind is bytes:
+            size += len(value)
+        elif kind is not int and kind is not bool and kind is not float:
+            size += _value_size(value)
+    return size
+
+
+def _value_size(value: Any) -> int:
+    if isinstance(value, (str, bytes)):
+        return 50 + len(value)
+    if isinstance(value, Mapping):
+        return 60 + sum(len(key) + _value_size(item) for key, item in value.items())
+    if isinstance(value, Sequence):
+        return 60 + sum(map(_value_size, value))
+    return 30
 
 
 class QueueProcessor(SpanProcessor):
@@ -93,16 +107,24 @@ class QueueProcessor(SpanProcessor):
         """As new: also in a forked child, whose parent sends its own spans, and whose locks may be held by nobody."""
         self.counters = Counters()
         self._queue: deque[tuple[ReadableSpan, int]] = deque()
+        #: What is being sent, or waits to be tried again.
+        self._batch: list[tuple[ReadableSpan, int]] = []
         self._bytes = 0
-        self._in_flight = 0
+        # Spans leave in the order they came, so a flush is over when as many have left as had come.
+        self._accepted = 0
+        self._settled = 0
+        self._wanted = 0
+        self._hurry = False
+        self._failures = 0
+        # Reentrant, as a span may end in a signal handler or a finalizer that interrupts on_end.
         self._changed = Condition()
         self._thread: Thread | None = None
-        self._flushing = 0
         self._stopping = False
         self._stopped = False
         self._deadline: float | None = None
         self._down = False
         self._dropped_when_down = 0
+        self._rejection_told = False
 
     # ----- the request's side
 
@@ -116,10 +138,10 @@ class QueueProcessor(SpanProcessor):
                 return
             size = estimate_size(span)
             with self._changed:
-                if self._stopped or self._stopping:
+                if self._stopping or self._stopped:
                     self.counters.drop("shutdown")
                     return
-                if len(self._queue) + self._in_flight >= self._queue_size:
+                if self.queued >= self._queue_size:
                     self.counters.drop("queue_full_spans")
                     return
                 if self._bytes + size > self._queue_bytes:
@@ -127,6 +149,7 @@ class QueueProcessor(SpanProcessor):
                     return
                 self._queue.append((span, size))
                 self._bytes += size
+                self._accepted += 1
                 if self._thread is None:
                     self._start()
                 elif len(self._queue) == self._batch_size:
@@ -145,94 +168,109 @@ class QueueProcessor(SpanProcessor):
     @property
     def queued(self) -> int:
         """How many spans wait."""
-        return len(self._queue) + self._in_flight
+        return len(self._queue) + len(self._batch)
 
     # ----- the sending thread
 
     def _run(self) -> None:
-        condition = self._changed
-        # What sending does (HTTP, SQLite) must not be traced itself.
-        _suppress()
-        pause = 0.0
+        try:
+            # What sending does (HTTP, SQLite) must not be traced itself.
+            _suppress()
+            self._work()
+            with self._changed:
+                hung = self._stopped and self._late()
+            if not hung:
+                # Here and not in shutdown(), which does not wait for it longer than it may.
+                self._shut_exporter()
+        except BaseException as error:
+            # No exporter should raise what is no Exception; the next span gets a new thread.
+            with self._changed:
+                self._thread = None
+                self.counters.failed(f"{type(self.exporter).__name__} raised {type(error).__name__}.")
+                self.counters.drop("export_error", len(self._batch))
+                self._failures += 1
+                self._settle()
+            if not isinstance(error, (SystemExit, KeyboardInterrupt)):
+                raise
+
+    def _work(self) -> None:
+        """Sends until shutdown() was called and nothing is left, or nothing more can be done."""
+        changed = self._changed
         next_send = time.monotonic() + self._interval
+        pause = backoff = 0.0
+        attempts = 0
         while True:
-            with condition:
+            with changed:
                 if pause:
                     # Only a flush or the end interrupts it: waiting spans must not hammer a backend that is away.
-                    condition.wait_for(lambda: self._flushing or self._stopping, pause)
-                else:
-                    while not self._due(next_send):
-                        condition.wait(max(0.0, next_send - time.monotonic()))
+                    changed.wait_for(lambda: self._hurry or self._stopping, pause)
+                while not (
+                    self._batch
+                    or len(self._queue) >= self._batch_size
+                    or self._settled < self._wanted
+                    or self._stopping
+                ):
+                    now = time.monotonic()
+                    if now < next_send:
+                        changed.wait(next_send - now)
+                    else:
+                        next_send = now + self._interval
+                        self._wanted = self._accepted
+                if self._stopped or self._late() or not self.queued:
+                    if self._stopping:
+                        return
+                    continue
+                self._hurry = False
+                batch = self._batch or self._take()
+            failure = self._export([span for span, _ in batch])
+            with changed:
                 if self._stopped:
-                    return
-            pause = self._send_due()
-            next_send = time.monotonic() + self._interval
-            with condition:
-                if self._flushing and (pause or not self._queue):
-                    self._flushing = 0
-                    condition.notify_all()
-                if self._stopping and (pause or not self._queue or self._late()):
-                    self._stopped = True
-                    condition.notify_all()
-                    return
-
-    def _due(self, next_send: float) -> bool:
-        return (
-            len(self._queue) >= self._batch_size
-            or bool(self._flushing)
-            or self._stopping
-            or self._stopped
-            or time.monotonic() >= next_send
-        )
+                    return  # shutdown() waited in vain, and has counted these as lost
+                line = self._note(failure, len(batch))
+                pause = 0.0
+                if failure is None or failure.rejected is not None:
+                    backoff, attempts = 0.0, 0
+                    self._settle()
+                else:
+                    attempts += 1
+                    self._failures += 1
+                    # Those who wait for a flush are told that it failed.
+                    self._wanted = 0
+                    if failure.retryable and (failure.reason != "failed" or attempts < _ATTEMPTS):
+                        backoff = min(max(backoff * 2, _FIRST_BACKOFF), _LONGEST_BACKOFF)
+                        pause = min(
+                            failure.retry_after or backoff * random.uniform(0.8, 1.2),  # noqa: S311 - jitter
+                            _LONGEST_BACKOFF,
+                        )
+                        changed.notify_all()
+                    else:
+                        attempts = 0
+                        self.counters.drop("export_error" if failure.retryable else "rejected", len(batch))
+                        self._settle()
+                ended = self._stopping and bool(pause)
+            if line:
+                # Not under the lock: a slow log handler must not hold up a request.
+                _logger.warning(line)
+            if ended:
+                return
 
     def _late(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
-    def _send_due(self) -> float:
-        """Sends all that waits, batch by batch; gives the seconds to pause after a failure, else 0."""
-        backoff, attempts = 0.0, 0
-        while True:
-            with self._changed:
-                if self._stopped or self._late():
-                    return 0.0
-                batch = [self._queue.popleft() for _ in range(min(self._batch_size, len(self._queue)))]
-                self._in_flight = len(batch)
-            if not batch:
-                return 0.0
-            while True:
-                failure = self._export([span for span, _ in batch])
-                if failure is None:
-                    self._settle(batch)
-                    break
-                attempts += 1
-                keep = failure.retryable and (failure.reason != "failed" or attempts < _ATTEMPTS)
-                self._note_failure(failure)
-                if not keep:
-                    self._settle(batch)
-                    self.counters.drop("rejected" if not failure.retryable else "export_error", len(batch))
-                    break
-                backoff = min(max(backoff * 2, _FIRST_BACKOFF), _LONGEST_BACKOFF)
-                wait = failure.retry_after if failure.retry_after is not None else backoff * random.uniform(0.8, 1.2)  # noqa: S311
-                with self._changed:
-                    if self._stopping or self._flushing:
-                        # Tried once more a moment ago: those who wait are told, the batch goes on waiting.
-                        self._give_back(batch)
-                        return backoff
-                    self._changed.wait_for(
-                        lambda: self._flushing or self._stopping or self._stopped, min(wait, _LONGEST_BACKOFF)
-                    )
-                    if self._stopped:
-                        return 0.0
+    def _take(self) -> list[tuple[ReadableSpan, int]]:
+        size = 0
+        while self._queue and len(self._batch) < self._batch_size:
+            size += self._queue[0][1]
+            if size > _BATCH_BYTES and self._batch:
+                break
+            self._batch.append(self._queue.popleft())
+        return self._batch
 
-    def _give_back(self, batch: list[tuple[ReadableSpan, int]]) -> None:
-        self._queue.extendleft(reversed(batch))
-        self._in_flight = 0
-
-    def _settle(self, batch: list[tuple[ReadableSpan, int]]) -> None:
-        with self._changed:
-            self._bytes -= sum(size for _, size in batch)
-            self._in_flight = 0
-            self._changed.notify_all()
+    def _settle(self) -> None:
+        self._bytes -= sum(size for _, size in self._batch)
+        self._settled += len(self._batch)
+        self._batch = []
+        self._changed.notify_all()
 
     def _export(self, spans: list[ReadableSpan]) -> ExportError | None:
         try:
@@ -246,71 +284,106 @@ class QueueProcessor(SpanProcessor):
                 retryable=True,
             )
         if result is SpanExportResult.SUCCESS:
-            self.counters.sent(len(spans))
-            if self._down:
-                self._down = False
-                dropped = self.counters.dropped_total() - self._dropped_when_down
-                _logger.warning("Spans are sent again; %d were dropped meanwhile.", dropped)
             return None
         return ExportError(f"{type(self.exporter).__name__} failed.", reason="failed", retryable=True)
 
-    def _note_failure(self, failure: ExportError) -> None:
-        message = str(failure)
-        self.counters.failed(message)
-        if not self._down:
+    def _note(self, failure: ExportError | None, count: int) -> str | None:
+        """Counts how a batch of ``count`` spans fared; gives the log line where that is news."""
+        line = None
+        if failure is not None:
+            self.counters.failed(str(failure))
+        if failure is None or failure.rejected is not None:
+            rejected = 0 if failure is None else min(failure.rejected or 0, count)
+            self.counters.sent(count - rejected)
+            if self._down:
+                self._down = False
+                dropped = self.counters.dropped_total() - self._dropped_when_down
+                line = f"Spans are sent again; {dropped} were dropped meanwhile."
+            if rejected:
+                self.counters.drop("rejected", rejected)
+                if not self._rejection_told:
+                    self._rejection_told = True
+                    line = f"{line or ''} {failure} This is said once; `python manage.py check_tracing` says more."
+        elif not self._down:
             self._down = True
             self._dropped_when_down = self.counters.dropped_total()
-            _logger.warning(
-                "Spans can't be sent: %s %s Requests are not affected; `python manage.py check_tracing` says more.",
-                message,
-                f"Up to {self._queue_size} wait for it to come back." if failure.retryable else "They are dropped.",
+            waiting = (
+                f"{self.queued} wait for it to come back, at most {self._queue_size}."
+                if failure.retryable
+                else "They are dropped."
             )
+            line = (
+                f"Spans can't be sent: {failure} {waiting} Requests are not affected; "
+                "`python manage.py check_tracing` says more."
+            )
+        return line and line.strip()
 
     # ----- the end
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Sends what waits; True when it was sent within ``timeout_millis`` milliseconds."""
+        """Sends what waits; True when all of it was sent within ``timeout_millis`` milliseconds."""
         with self._changed:
-            if self._stopped or not self.queued:
-                return not self.queued
+            if not self.queued:
+                return True
             if self._thread is None:
                 self._start()
-            self._flushing += 1
+            if self._stopping or self._stopped or self._thread is None:
+                return False
+            failures, target = self._failures, self._accepted
+            self._wanted = target
+            self._hurry = True
             self._changed.notify_all()
-            self._changed.wait_for(lambda: not self._flushing or not self.queued, timeout_millis / 1000)
-            return not self.queued
+            self._changed.wait_for(
+                lambda: self._settled >= target or self._failures != failures or self._stopped, timeout_millis / 1000
+            )
+            return self._settled >= target and self._failures == failures
 
     def shutdown(self) -> None:
         """Sends what waits, for at most ``shutdown_timeout`` seconds; the rest is dropped and counted."""
         with self._changed:
-            if self._stopped or self._stopping:
+            if self._stopping or self._stopped:
                 return
             self._deadline = time.monotonic() + self._shutdown_timeout
-            thread = self._thread
-            if thread is None and self._queue:
+            if self._thread is None and self._queue:
                 self._start()
-                thread = self._thread
+            thread = self._thread
             self._stopping = True
             self._changed.notify_all()
         if thread is not None:
             thread.join(self._shutdown_timeout)
+        elif self._queue:
+            self._work_here()
         with self._changed:
             self._stopped = True
             left = self.queued
             self._queue.clear()
+            if left:
+                self.counters.drop("shutdown", left)
             self._changed.notify_all()
         if left:
-            self.counters.drop("shutdown", left)
             _logger.warning("%d spans could not be sent before the process ended.", left)
-        if thread is None or not thread.is_alive():
-            # A thread that hangs in the exporter may hold its locks: the process ends without waiting for them.
-            try:
-                self.exporter.shutdown()
-            except Exception:
-                _logger.debug("The exporter could not be shut down.", exc_info=True)
+        if thread is None:
+            self._shut_exporter()
+
+    def _work_here(self) -> None:
+        """Sends from this thread: the interpreter ends, and starts no other any more."""
+        timeout = getattr(self.exporter, "timeout", None)
+        if isinstance(timeout, (int, float)):
+            self.exporter.timeout = min(timeout, self._shutdown_timeout)  # type: ignore[attr-defined]
+        token = _suppress()
+        try:
+            self._work()
+        finally:
+            context_api.detach(token)
+
+    def _shut_exporter(self) -> None:
+        try:
+            self.exporter.shutdown()
+        except Exception:
+            _logger.debug("The exporter could not be shut down.", exc_info=True)
 
 
-def _suppress() -> None:
+def _suppress() -> Token[Context]:
     context = context_api.set_value("suppress_instrumentation", True)
     try:
         from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
@@ -318,4 +391,4 @@ def _suppress() -> None:
         context = context_api.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True, context)
     except ImportError:
         pass
-    context_api.attach(context)
+    return context_api.attach(context)
