@@ -15,6 +15,7 @@ from django.core.management import CommandError, call_command
 from django_tracing.traces.local import LocalStore
 from example_project.servers import free_port
 from tests.traces.builders import blueprint_trace, row
+from tests.traces.test_jaeger import Server, v3
 
 BLUEPRINT = "0" * 31 + "1"
 
@@ -155,6 +156,24 @@ def test_jaeger_is_not_there(settings: Any) -> None:
     settings.TRACING = {"ENDPOINT": "http://127.0.0.1:4318", "QUERY_URL": f"http://127.0.0.1:{port}"}
     with pytest.raises(CommandError, match=f"Nothing listens on 127.0.0.1:{port}"):
         traces()
+
+
+def test_jaeger_with_a_link_to_the_page(settings: Any) -> None:
+    with Server(v3) as server:
+        settings.TRACING = {"ENDPOINT": "http://127.0.0.1:4318", "QUERY_URL": f"{server.url}/jaeger"}
+        assert len(traces().splitlines()) == 2
+        trace_id = "ab" * 16
+        assert traces(trace_id[:6]).endswith(f"\n\n{server.url}/jaeger/trace/{trace_id}\n")
+        assert json.loads(traces(trace_id, "--json"))["trace_id"] == trace_id
+
+
+def test_a_jaeger_that_has_seen_nothing(settings: Any) -> None:
+    def empty(path: str) -> tuple[int, Any]:
+        return (400, {"error": {}}) if path.endswith("trace-summaries") else (200, {"services": []})
+
+    with Server(empty) as server:
+        settings.TRACING = {"ENDPOINT": "http://127.0.0.1:4318", "QUERY_URL": server.url}
+        assert f"No traces of the last day in {server.url} yet." in traces()
 
 
 def test_nothing_is_kept(settings: Any) -> None:

@@ -528,8 +528,7 @@ def _text(value: Any) -> str:
     return str(value).encode("utf-8", "replace").decode("utf-8")
 
 
-def _dump(value: Any) -> str:
-    return json.dumps(value, default=str, separators=(",", ":"))
+_dump: Final = json.JSONEncoder(default=str, separators=(",", ":")).encode
 
 
 def _prepare(row: Mapping[str, Any]) -> dict[str, Any] | None:

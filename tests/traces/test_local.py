@@ -230,7 +230,8 @@ def nobodys(script: str, *arguments: object) -> str:
     return finished(
         run(
             """
-            import os, sys
+            # What is imported late would be looked for as a user who may not read it.
+            import os, sys, urllib.parse
             sys.path.insert(0, ".")
             from django_tracing.traces.local import LocalStore, StoreError
             from tests.traces.builders import row
