@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import re
 import socket
 import ssl
@@ -72,7 +71,8 @@ def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
 
 def from_os_error(error: OSError, where: str) -> ExportError:
     """The :class:`ExportError` for a connection to ``where`` (host:port) that failed."""
-    if isinstance(error, http.client.RemoteDisconnected):
+    # http.client.RemoteDisconnected is one of them.
+    if isinstance(error, (ConnectionResetError, BrokenPipeError)):
         return ExportError(
             f"{where} closed the connection without an answer.", reason="wrong_protocol", retryable=True
         )

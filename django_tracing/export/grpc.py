@@ -1,8 +1,11 @@
-"""OTLP over gRPC, through upstream's exporter: the extra ``otlp-grpc``. Imported only when it is asked for."""
+"""OTLP over gRPC: our own encoding over a plain channel of ``grpc``. Imported only when it is asked for.
+
+Upstream's exporter builds protobuf messages, retries by itself, and tells what went wrong in its log only.
+"""
 
 from __future__ import annotations
 
-import logging
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -10,14 +13,29 @@ from urllib.parse import urlsplit
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from django_tracing.export.errors import ExportError, MissingExtra, Reason
+from django_tracing.export.errors import ExportError, MissingExtra, Reason, checked_headers
+from django_tracing.export.otlp import encode_spans, rejected_spans
 
 __all__ = ["make_otlp_grpc_exporter"]
 
-#: Upstream's exporter logs each attempt; our own line per state change says it all.
-_UPSTREAM_LOGGERS: Final = (
-    "opentelemetry.exporter.otlp.proto.grpc.exporter",
-    "opentelemetry.exporter.otlp.proto.grpc",
+#: As over HTTP: a collector is a neighbour.
+_OPTIONS: Final = (("grpc.enable_http_proxy", 0),)
+_METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
+
+#: Status codes that may pass: https://opentelemetry.io/docs/specs/otlp/#failures
+_RETRYABLE: Final = frozenset(
+    ("CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
+)
+#: What grpc says of a connection that it could not make: all of it is UNAVAILABLE.
+_UNAVAILABLE: Final[tuple[tuple[str, Reason, str, bool], ...]] = (
+    ("connection refused", "refused", "Nothing listens on {where}.", True),
+    ("lookup", "dns", "The host name of {where} is unknown.", True),
+    ("dns resolution", "dns", "The host name of {where} is unknown.", True),
+    ("wrong_version_number", "tls", "{where} does not speak TLS.", False),
+    ("certificate", "tls", "TLS with {where} failed: its certificate could not be verified.", True),
+    ("handshake", "tls", "TLS with {where} failed.", True),
+    ("http/2", "wrong_protocol", "{where} does not speak gRPC.", False),
+    ("settings frame", "wrong_protocol", "{where} does not speak gRPC.", False),
 )
 
 
@@ -26,75 +44,96 @@ def make_otlp_grpc_exporter(
 ) -> SpanExporter:
     """An exporter for ``http://host:4317`` (plain) or ``https://host:4317`` (TLS). ``timeout`` is in seconds.
 
-    Raises :class:`MissingExtra` when the extra ``otlp-grpc`` is not installed.
+    Raises :class:`MissingExtra` when the extra ``otlp-grpc`` is not installed, ValueError for a wrong header. TLS
+    trusts grpc's own list of authorities, or that of the environment variable GRPC_DEFAULT_SSL_ROOTS_FILE_PATH.
     """
     try:
-        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        import grpc
     except ImportError as error:
         raise MissingExtra(
             f'OTLP over gRPC is not installed ({error}): pip install "django-tracing[otlp-grpc]". Or send OTLP over '
             "HTTP, which needs no extra: the same host with port 4318."
         ) from error
-    parts = urlsplit(endpoint)
-    exporter = OTLPSpanExporter(
-        endpoint=f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}",
-        insecure=parts.scheme != "https",
-        # gRPC's metadata keys are lower case.
-        headers=[(name.lower(), value) for name, value in (headers or {}).items()],
-        timeout=timeout,
-    )
-    return _GRPCExporter(exporter, parts.netloc.rpartition("@")[2])
-
-
-class _LastError(logging.Handler):
-    """Takes upstream's log lines instead of the user's log, and remembers the last."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.message = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.message = record.getMessage()
+    return _GRPCExporter(grpc, endpoint, checked_headers(headers), timeout)
 
 
 class _GRPCExporter(SpanExporter):
-    def __init__(self, exporter: Any, where: str) -> None:
-        self._exporter = exporter
-        self._where = where
-        self._log = _LastError()
-        for name in _UPSTREAM_LOGGERS:
-            logger = logging.getLogger(name)
-            logger.propagate = False
-            logger.addHandler(self._log)
+    def __init__(self, grpc: Any, endpoint: str, headers: dict[str, str], timeout: float) -> None:
+        parts = urlsplit(endpoint)
+        self._grpc = grpc
+        self._secure = parts.scheme == "https"
+        host = parts.hostname or "localhost"
+        self._where = f"{f'[{host}]' if ':' in host else host}:{parts.port or 4317}"
+        # gRPC's metadata keys are lower case.
+        self._metadata = tuple((name.lower(), value) for name, value in headers.items())
+        self.timeout = timeout
+        self._channel: Any = None
+        self._call: Any = None
+        self._owner = 0
+        self._inherited: list[Any] = []
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Sends ``spans``; raises :class:`ExportError`."""
-        self._log.message = ""
-        result = self._exporter.export(spans)
-        if result is SpanExportResult.SUCCESS:
-            return SpanExportResult.SUCCESS
-        reason, retryable = _reason(self._log.message)
-        raise ExportError(
-            f"{self._where} did not take spans over gRPC ({self._log.message[:200] or 'no reason given'}).",
-            reason=reason,
-            retryable=retryable,
-        )
+        self._connect()
+        try:
+            answer = self._call(encode_spans(spans), timeout=self.timeout, metadata=self._metadata)
+        except self._grpc.RpcError as error:
+            # A channel that failed waits up to two minutes before it tries to connect again: a new one does not.
+            self._close()
+            raise _failure(error.code().name, error.details() or "", self._where) from None
+        rejected = rejected_spans(answer)
+        if rejected:
+            raise ExportError(
+                f"{self._where} rejected {rejected} spans of a batch.",
+                reason="rejected",
+                retryable=False,
+                rejected=rejected,
+            )
+        return SpanExportResult.SUCCESS
+
+    def _connect(self) -> None:
+        if self._channel is not None and self._owner == os.getpid():
+            return
+        if self._channel is not None:
+            # The parent's: closing it in a forked child may wait for threads that only the parent has.
+            self._inherited.append(self._channel)
+        self._owner = os.getpid()
+        if self._secure:
+            self._channel = self._grpc.secure_channel(self._where, self._grpc.ssl_channel_credentials(), _OPTIONS)
+        else:
+            self._channel = self._grpc.insecure_channel(self._where, _OPTIONS)
+        self._call = self._channel.unary_unary(_METHOD)
+
+    def _close(self) -> None:
+        channel, self._channel, self._call = self._channel, None, None
+        if channel is None:
+            return
+        if self._owner == os.getpid():
+            channel.close()
+        else:
+            self._inherited.append(channel)
 
     def shutdown(self) -> None:
-        self._exporter.shutdown()
+        self._close()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return True
 
 
-def _reason(message: str) -> tuple[Reason, bool]:
-    """What a gRPC status (https://grpc.io/docs/guides/status-codes/) in a log line means, and if it may pass."""
-    if "UNAUTHENTICATED" in message or "PERMISSION_DENIED" in message:
-        return "unauthorized", False
-    if "UNIMPLEMENTED" in message:
-        return "not_found", False
-    if "DEADLINE_EXCEEDED" in message:
-        return "timeout", True
-    if "INVALID_ARGUMENT" in message:
-        return "rejected", False
-    return "unavailable", True
+def _failure(code: str, details: str, where: str) -> ExportError:
+    """The :class:`ExportError` of a gRPC status (https://grpc.io/docs/guides/status-codes/)."""
+    if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
+        return ExportError(f"{where} refused the credentials ({code}).", reason="unauthorized", retryable=False)
+    if code == "UNIMPLEMENTED":
+        return ExportError(f"{where} takes no spans ({code}).", reason="not_found", retryable=False)
+    if code == "DEADLINE_EXCEEDED":
+        return ExportError(f"{where} did not answer in time.", reason="timeout", retryable=True)
+    if code == "UNAVAILABLE":
+        lowered = details.lower()
+        for part, reason, message, retryable in _UNAVAILABLE:
+            if part in lowered:
+                return ExportError(message.format(where=where), reason=reason, retryable=retryable)
+    shown = f"{code}: {details[:200]}" if details else code
+    if code in _RETRYABLE:
+        return ExportError(f"{where} is overloaded or away ({shown}).", reason="unavailable", retryable=True)
+    return ExportError(f"{where} rejected the spans ({shown}).", reason="rejected", retryable=False)

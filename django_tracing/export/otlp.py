@@ -25,7 +25,7 @@ from opentelemetry.trace import SpanContext, SpanKind
 from django_tracing.export.errors import ExportError, checked_headers, from_os_error, from_status
 from django_tracing.export.sdk import plain_attributes
 
-__all__ = ["OTLPHTTPExporter", "encode_spans"]
+__all__ = ["OTLPHTTPExporter", "encode_spans", "rejected_spans"]
 
 _fixed64: Final = struct.Struct("<Q").pack
 _double: Final = struct.Struct("<d").pack
@@ -286,7 +286,7 @@ class OTLPHTTPExporter(SpanExporter):
                 retryable=False,
                 status=status,
             )
-        rejected = _rejected(answer)
+        rejected = rejected_spans(answer)
         if rejected:
             raise ExportError(
                 f"{self._url} rejected {rejected} spans of a batch.",
@@ -345,7 +345,7 @@ class OTLPHTTPExporter(SpanExporter):
         return True
 
 
-def _rejected(answer: bytes) -> int:
+def rejected_spans(answer: bytes) -> int:
     """ExportTraceServiceResponse.partial_success.rejected_spans; 0 for an answer that is none."""
     # Field 1, a message; in it field 1, a varint: protobuf writes fields in the order of their numbers.
     if answer[:1] != b"\x0a":
