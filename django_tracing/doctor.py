@@ -5,6 +5,7 @@ A diagnosis sends a real test trace through the very exporter that the settings 
 
 from __future__ import annotations
 
+import http.client
 import socket
 import ssl
 import time
@@ -28,6 +29,7 @@ from django_tracing.instrumentation import OURS, is_available, upstream
 from django_tracing.provider import make_exporter, make_resource
 from django_tracing.reading import get_reader
 from django_tracing.spans import suppressed
+from django_tracing.traces.jaeger import JaegerReader
 from django_tracing.traces.model import ReadError
 
 __all__ = ["Diagnosis", "Outcome", "Step"]
@@ -36,17 +38,26 @@ Outcome = Literal["ok", "warning", "failed", "skipped"]
 
 _NETWORKED: Final = ("otlp", "otlp-grpc", "jaeger")
 
-#: What listens on a port by custom, and how this app speaks to it.
+#: What a port is found to speak -> what to do about it.
+_PROTOCOLS: Final = {
+    "otlp": 'That port speaks OTLP over HTTP: write the endpoint as http://{host}:{port}, or set EXPORTER to "otlp".',
+    "otlp-grpc": (
+        'That port speaks gRPC: set EXPORTER to "otlp-grpc" (extra [otlp-grpc]), or send to the OTLP/HTTP port, '
+        "by custom 4318."
+    ),
+    "jaeger": (
+        "That port takes Jaeger's thrift: write the endpoint as http://{host}:{port}/api/traces (extra [jaeger]), or "
+        "send to the OTLP/HTTP port, by custom 4318."
+    ),
+    "query": "That is Jaeger's UI and query API, for reading: send to the OTLP/HTTP port, by custom 4318.",
+}
+#: What listens on a port by custom, where asking it gives no answer.
 _PORTS: Final = {
-    4317: "4317 is OTLP over gRPC: write the endpoint as http://{host}:4317 (extra [otlp-grpc]), or use port 4318",
-    4318: "4318 is OTLP over HTTP: write the endpoint as http://{host}:4318, without a path",
-    14268: "14268 is Jaeger's thrift over HTTP: write the endpoint as http://{host}:14268/api/traces (extra [jaeger])",
-    14250: "14250 is Jaeger's old gRPC, which this app does not speak: use http://{host}:4318",
-    6831: "6831 is Jaeger's thrift over UDP: write the endpoint as udp://{host}:6831 (extra [jaeger])",
-    16686: "16686 is Jaeger's query API, for reading: send to http://{host}:4318",
-    9411: "9411 is Zipkin's port: send to http://{host}:4318",
-    5432: "5432 is PostgreSQL's port: send to the host and port of your Jaeger, e.g. http://jaeger:4318",
-    6379: "6379 is Redis' port: send to the host and port of your Jaeger, e.g. http://jaeger:4318",
+    14250: "14250 is Jaeger's old gRPC, which this app does not speak: send to port 4318.",
+    6831: "6831 is Jaeger's thrift over UDP: write the endpoint as udp://{host}:6831 (extra [jaeger]).",
+    9411: "9411 is Zipkin's port: send to port 4318.",
+    5432: "5432 is PostgreSQL's port: send to the host and port of your Jaeger, e.g. http://jaeger:4318.",
+    6379: "6379 is Redis' port: send to the host and port of your Jaeger, e.g. http://jaeger:4318.",
 }
 
 #: An ExportError's reason -> what it means, and what to do.
@@ -329,7 +340,11 @@ class Diagnosis:
             result = exporter.export(spans)
         except ExportError as error:
             meaning, remedy = _EXPORT_ADVICE[error.reason]
-            yield Step("send", "failed", str(error), meaning, self._about_the_port(error) or remedy)
+            other = self._about_the_port(error)
+            if other or error.reason == "unreachable":
+                # The port took a connection a moment ago: it is not the network.
+                meaning, remedy = _EXPORT_ADVICE["wrong_protocol"][0], other or _EXPORT_ADVICE["wrong_protocol"][1]
+            yield Step("send", "failed", str(error), meaning, remedy)
             raise _Stop from None
         except Exception as error:
             yield Step(
@@ -351,22 +366,15 @@ class Diagnosis:
         return "sent" if address is None or address[2] == "udp" else "taken"
 
     def _about_the_port(self, error: ExportError) -> str:
-        """What to write instead, where the port says what listens there."""
+        """What to do instead, once the port has been asked what it speaks."""
         address = self._address()
-        if address is None or error.reason not in (
-            "not_found",
-            "wrong_protocol",
-            "unavailable",
-            "rejected",
-            "timeout",
-        ):
+        if address is None or address[2] == "udp" or error.reason in ("unauthorized", "dns", "refused", "tls"):
             return ""
-        host, port, _ = address
-        advice = _PORTS.get(port)
-        expected = {"otlp": 4318, "otlp-grpc": 4317, "jaeger": 14268}[self.settings.exporter]
-        if port == expected or advice is None:
-            return ""
-        return advice.format(host=host) + "."
+        host, port, scheme = address
+        found = _speaks(host, port, scheme == "https", min(self._left(), 2.0))
+        if found is not None and found != self.settings.exporter:
+            return _PROTOCOLS[found].format(host=host, port=port)
+        return _PORTS.get(port, "").format(host=host)
 
     def _read_back(self) -> Iterator[Step]:
         assert self.trace_id is not None
@@ -439,6 +447,58 @@ class Diagnosis:
             "slow to store them (Kafka between).",
             "Check that QUERY_URL is of the same Jaeger, look into the collector's log, or wait: --timeout 60.",
         )
+
+
+def _speaks(host: str, port: int, secure: bool, timeout: float) -> str | None:
+    """What listens on a port: ``otlp``, ``jaeger`` (thrift), ``query``, ``otlp-grpc``, or None where it can't be told.
+
+    Asks with empty messages, which store nothing.
+    """
+    if _post_is_answered(host, port, secure, timeout, "/v1/traces", "application/x-protobuf", (200,)):
+        return "otlp"
+    if _post_is_answered(host, port, secure, timeout, "/api/traces", "application/x-thrift", (202, 400)):
+        return "jaeger"
+    try:
+        JaegerReader(f"{'https' if secure else 'http'}://{_bracketed(host)}:{port}", timeout=timeout).services()
+        return "query"
+    except ReadError:
+        pass
+    return "otlp-grpc" if not secure and _speaks_http2(host, port, timeout) else None
+
+
+def _post_is_answered(
+    host: str, port: int, secure: bool, timeout: float, path: str, kind: str, statuses: tuple[int, ...]
+) -> bool:
+    connection = (http.client.HTTPSConnection if secure else http.client.HTTPConnection)(host, port, timeout=timeout)
+    try:
+        connection.request("POST", path, b"", {"Content-Type": kind})
+        answer = connection.getresponse()
+        return answer.status in statuses and not answer.getheader("Content-Type", "").startswith("text/html")
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def _speaks_http2(host: str, port: int, timeout: float) -> bool:
+    """Whether a port answers HTTP/2's preface (RFC 9113, 3.4) with a SETTINGS frame, as gRPC servers do."""
+    try:
+        with socket.create_connection((host, port), timeout=timeout) as connection:
+            connection.settimeout(timeout)
+            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
+            answer = b""
+            while len(answer) < 9:
+                received = connection.recv(64)
+                if not received:
+                    return False
+                answer += received
+            return answer[3] == 4 and not answer.startswith(b"HTTP")
+    except OSError:
+        return False
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
 
 
 def _packaged(name: str) -> bool:
