@@ -163,6 +163,8 @@ def test_names_keep_their_length() -> None:
     assert len(described[0]) == 100
 
 
-@pytest.mark.parametrize("attributes", [{}, {"http.method": "GET"}, {"http.url": "http://a/"}, {"db.system": "redis"}])
+@pytest.mark.parametrize(
+    "attributes", [{}, {"http.method": "GET"}, {"http.url": "http://a/"}, {"db.system": "redis"}]
+)
 def test_spans_that_are_no_http_calls_are_left_alone(attributes: dict[str, str]) -> None:
     assert describe(attributes, {}) is None
