@@ -53,7 +53,7 @@ def test_an_exporter_that_cannot_be_made() -> None:
 def test_a_missing_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
-    monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
+    monkeypatch.setitem(sys.modules, "grpc", None)
     message = the_one({"ENDPOINT": "http://h:4317"}, checks.NO_EXPORTER)
     assert 'pip install "django-tracing[otlp-grpc]"' in str(message.hint)
     assert "port 4318" in str(message.hint)

@@ -1,0 +1,46 @@
+# make demo: the main job, from a bare clone. make test: everything that has to be green. Both need only Python and git.
+
+PYTHON ?= python3
+VENV ?= .venv
+DJANGO ?= django
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
+
+.PHONY: demo test lint types unit wheel clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python manage.py demo $(DEMO)
+
+test: lint types unit wheel
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python manage.py check
+
+types: $(VENV)/.test
+	$(BIN)/mypy
+
+unit: $(VENV)/.test
+	$(BIN)/python -m pytest $(PYTEST)
+
+# The wheel as a user gets it, in a virtual environment of its own, asked from outside the checkout.
+wheel: $(VENV)/.test
+	PYTHON=$(BIN)/python sh tests/wheel.sh
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade pip
+
+$(VENV)/.demo: $(VENV)/bin/python setup.cfg
+	$(PIP) install --editable ".[demo]" "$(DJANGO)"
+	touch $@
+
+$(VENV)/.test: $(VENV)/bin/python setup.cfg
+	$(PIP) install --editable ".[test]" "$(DJANGO)"
+	touch $@
+
+clean:
+	rm -rf $(VENV) .tox build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
