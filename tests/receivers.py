@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import socket
+import ssl
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -86,12 +90,19 @@ class OTLPReceiver:
 
     ``receiver.mode`` changes live what it does: ``ok``; a status as an int; ``hang`` (answers when the mode changes or
     the receiver stops); ``drop`` (closes without an answer); ``garbage`` (answers what is no HTTP).
+    ``receiver.answer_headers`` and ``receiver.answer_body`` go with each answer.
     """
 
     def __init__(self, port: int = 0) -> None:
         self.spans: list[ReceivedSpan] = []
         self.headers: list[dict[str, str]] = []
         self.bodies: list[bytes] = []
+        self.paths: list[str] = []
+        #: How many connections were made so far.
+        self.connections = 0
+        self.answer_headers: dict[str, str] = {}
+        self.answer_body = b""
+        self._open: list[socket.socket] = []
         self._mode: str | int = "ok"
         self._changed = threading.Condition()
         self._stopped = False
@@ -99,6 +110,12 @@ class OTLPReceiver:
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+
+            def setup(self) -> None:
+                super().setup()
+                with receiver._changed:
+                    receiver.connections += 1
+                    receiver._open.append(self.connection)
 
             def do_POST(self) -> None:
                 receiver._answer(self)
@@ -134,6 +151,7 @@ class OTLPReceiver:
             body = gzip.decompress(body)
         with self._changed:
             self.headers.append({name.lower(): value for name, value in handler.headers.items()})
+            self.paths.append(handler.path)
             self._changed.notify_all()
             if self._mode == "hang":
                 self._changed.wait_for(lambda: self._mode != "hang" or self._stopped)
@@ -153,8 +171,28 @@ class OTLPReceiver:
                 self.spans.extend(decode(body))
                 self._changed.notify_all()
         handler.send_response(status)
-        handler.send_header("Content-Length", "0")
+        for name, value in self.answer_headers.items():
+            handler.send_header(name, value)
+        handler.send_header("Content-Length", str(len(self.answer_body)))
         handler.end_headers()
+        handler.wfile.write(self.answer_body)
+
+    def use_tls(self, certificate: Path) -> None:
+        """From now on it speaks TLS; ``certificate`` holds the certificate and its key."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        # The handshake belongs to each connection's own thread: here it would hold up the others.
+        self._server.socket = context.wrap_socket(
+            self._server.socket, server_side=True, do_handshake_on_connect=False
+        )
+
+    def close_connections(self) -> None:
+        """Closes what is connected, as a receiver does that is tired of idle clients."""
+        with self._changed:
+            connections, self._open = self._open, []
+        for connection in connections:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
 
     def wait_for(self, wanted: int | Callable[[list[ReceivedSpan]], Any], timeout: float = 20) -> list[ReceivedSpan]:
         """The spans, once there are ``wanted`` of them or ``wanted(spans)`` is true; fails after ``timeout`` seconds."""
@@ -179,6 +217,7 @@ class OTLPReceiver:
             self.spans.clear()
             self.headers.clear()
             self.bodies.clear()
+            self.paths.clear()
 
     def __enter__(self) -> OTLPReceiver:
         self._thread.start()

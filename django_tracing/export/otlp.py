@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import http.client
 import os
+import socket
 import ssl
 import struct
 from collections.abc import Iterable, Mapping, Sequence
@@ -44,6 +45,8 @@ _IS_REMOTE: Final = 0x200
 
 #: What may stand in a URL's path and query as it is, percent signs of what is quoted already among it.
 _URL_SAFE: Final = "/%:@!$&'()*+,;=?~"
+#: UnicodeError: a host name that the rules of international names do not allow.
+_TRANSPORT_ERRORS: Final = (OSError, http.client.HTTPException, UnicodeError)
 #: How a kept-alive connection shows that its other end has closed it.
 _STALE: Final = (ConnectionError, http.client.CannotSendRequest, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 
@@ -204,7 +207,11 @@ def encode_spans(spans: Iterable[ReadableSpan]) -> bytes:
     request: list[bytes] = []
     for resource, scopes in grouped.values():
         payload = _field(0x0A, _attributes_fields(0x0A, resource))
+        # A tracer asked for again may have a scope of its own that says the same.
+        merged: dict[InstrumentationScope | None, list[bytes]] = {}
         for scope, encoded in scopes.values():
+            merged.setdefault(scope or None, []).extend(encoded)
+        for scope, encoded in merged.items():
             described = b""
             schema = b""
             if scope:
@@ -266,7 +273,7 @@ class OTLPHTTPExporter(SpanExporter):
         fresh = self._connect()
         try:
             status, kind, retry_after, answer = self._post(body)
-        except (OSError, http.client.HTTPException) as error:
+        except _TRANSPORT_ERRORS as error:
             if fresh or not isinstance(error, _STALE):
                 raise self._failure(error) from None
             # The receiver dropped an idle connection: that says nothing of a new one.
@@ -274,7 +281,7 @@ class OTLPHTTPExporter(SpanExporter):
             self._connect()
             try:
                 status, kind, retry_after, answer = self._post(body)
-            except (OSError, http.client.HTTPException) as second:
+            except _TRANSPORT_ERRORS as second:
                 raise self._failure(second) from None
         if status >= 300:
             raise from_status(status, self._url, retry_after)
@@ -296,10 +303,12 @@ class OTLPHTTPExporter(SpanExporter):
                 rejected=rejected,
             )
 
-    def _failure(self, error: OSError | http.client.HTTPException) -> ExportError:
+    def _failure(self, error: OSError | http.client.HTTPException | UnicodeError) -> ExportError:
         self._close()
         if isinstance(error, OSError):
             return from_os_error(error, self._where)
+        if isinstance(error, UnicodeError):
+            return from_os_error(socket.gaierror(str(error)), self._where)
         return ExportError(f"{self._where} does not speak HTTP.", reason="wrong_protocol", retryable=False)
 
     def _connect(self) -> bool:

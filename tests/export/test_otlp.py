@@ -1,0 +1,376 @@
+"""OTLP: what is written decodes to what upstream writes; what a receiver does is told apart."""
+
+from __future__ import annotations
+
+import base64
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from opentelemetry import trace
+from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans as encode_upstream
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.sdk.trace import SpanLimits
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+)
+
+from django_tracing.export.errors import ExportError
+from django_tracing.export.otlp import OTLPHTTPExporter, encode_spans, rejected_spans
+from tests.export.builders import Recorder, make_spans
+from tests.receivers import OTLPReceiver, decode
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63 - 1)
+    | st.floats()
+    | TEXT
+    | st.binary(max_size=40)
+    # These are equal to one another, and must not be taken for one another.
+    | st.sampled_from([0, 1, True, False, 0.0, -0.0, 1.0, "", "1", b"1"])
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4), max_leaves=8
+)
+ATTRIBUTES = st.dictionaries(TEXT.filter(bool), VALUES, max_size=6)
+TIMES = st.integers(0, 2**63)
+CONTEXTS = st.builds(
+    SpanContext,
+    trace_id=st.integers(1, 2**128 - 1),
+    span_id=st.integers(1, 2**64 - 1),
+    is_remote=st.booleans(),
+    trace_flags=st.just(TraceFlags(1)),
+    trace_state=st.sampled_from([TraceState(), TraceState([("a", "1"), ("b", "2")])]),
+)
+SPANS = st.fixed_dictionaries(
+    {
+        "name": TEXT,
+        "kind": st.sampled_from(SpanKind),
+        "attributes": ATTRIBUTES,
+        "parent": st.none() | CONTEXTS,
+        "links": st.lists(st.builds(Link, CONTEXTS, ATTRIBUTES), max_size=3),
+        "events": st.lists(st.tuples(TEXT, ATTRIBUTES, TIMES), max_size=3),
+        "status": st.sampled_from(
+            [None, Status(StatusCode.OK), Status(StatusCode.ERROR, "no\N{LATIN SMALL LETTER O}")]
+        ),
+        "start": TIMES,
+        "length": st.integers(0, 10**12),
+        "scope": st.sampled_from(
+            [("a", "1", None), ("a", "1", None), ("b", None, "https://example.org/b"), ("", "", "")]
+        ),
+    }
+)
+
+
+def record(recorder: Recorder, described: dict[str, Any]) -> None:
+    name, version, schema = described["scope"]
+    tracer = recorder.provider.get_tracer(
+        name, version, schema_url=schema, attributes={"scope": 1} if version else None
+    )
+    parent = described["parent"]
+    span = tracer.start_span(
+        described["name"],
+        context=trace.set_span_in_context(NonRecordingSpan(parent)) if parent else None,
+        kind=described["kind"],
+        attributes=described["attributes"],
+        links=described["links"],
+        start_time=described["start"],
+    )
+    for event, attributes, at in described["events"]:
+        span.add_event(event, attributes, at)
+    if described["status"]:
+        span.set_status(described["status"])
+    span.end(described["start"] + described["length"])
+
+
+@pytest.mark.filterwarnings("ignore:You should use")
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(SPANS, min_size=1, max_size=4),
+    ATTRIBUTES,
+    st.sampled_from([None, SpanLimits(max_attributes=2, max_events=1, max_links=1, max_event_attributes=1)]),
+)
+def test_decodes_to_what_upstream_encodes(described, resource, limits) -> None:
+    recorder = Recorder(resource, limits=limits)
+    for one in described:
+        record(recorder, one)
+    spans = recorder.spans
+    for _ in range(2):  # the second time, attributes come from the cache
+        ours = ExportTraceServiceRequest.FromString(encode_spans(spans))
+        assert ours.SerializeToString(deterministic=True) == encode_upstream(spans).SerializeToString(
+            deterministic=True
+        )
+
+
+def test_many_different_attributes_do_not_fill_the_memory() -> None:
+    from django_tracing.export import otlp
+
+    for start in range(0, 10_000, 1000):
+        recorder = Recorder()
+        for number in range(start, start + 1000):
+            recorder.tracer.start_span("s", attributes={"id": f"value-{number}", "long": "x" * 5000}).end()
+        encode_spans(recorder.spans)
+    assert len(otlp._attributes) <= 4096
+    assert sum(map(len, otlp._attributes.values())) < 2 * 1024 * 1024
+
+
+def test_what_has_no_place_in_otlp_costs_itself_only() -> None:
+    recorder = Recorder()
+    recorder.tracer.start_span("caf\udce9", attributes={"bad\udcff": "\udcff", "huge": 2**80, "good": "yes"}).end()
+    (span,) = decode(encode_spans(recorder.spans))
+    assert span.name == "caf?"
+    assert span.attributes == {"bad?": "?", "good": "yes"}
+
+
+@pytest.fixture
+def receiver() -> Iterator[OTLPReceiver]:
+    with OTLPReceiver() as receiver:
+        yield receiver
+
+
+Connect = Callable[..., OTLPHTTPExporter]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Makes exporters, and shuts them down when the test is over."""
+    made: list[OTLPHTTPExporter] = []
+
+    def connect(endpoint: str, **options: Any) -> OTLPHTTPExporter:
+        made.append(OTLPHTTPExporter(endpoint, **options))
+        return made[-1]
+
+    yield connect
+    for exporter in made:
+        exporter.shutdown()
+
+
+def failure(exporter: OTLPHTTPExporter) -> ExportError:
+    with pytest.raises(ExportError) as caught:
+        exporter.export(make_spans())
+    return caught.value
+
+
+class TestExporter:
+    def test_sends_to_v1_traces_over_one_connection(self, connect: Connect, receiver: OTLPReceiver) -> None:
+        exporter = connect(receiver.endpoint, headers={"X-Tenant": "blue"})
+        exporter.export(make_spans(3))
+        exporter.export(make_spans(2))
+        assert [span.name for span in receiver.spans] == ["span-0", "span-1", "span-2", "span-0", "span-1"]
+        assert receiver.spans[0].service == "shop"
+        headers = receiver.headers[0]
+        assert headers["content-type"] == "application/x-protobuf"
+        assert headers["x-tenant"] == "blue"
+        assert receiver.paths == ["/v1/traces", "/v1/traces"]
+        assert receiver.connections == 1
+
+    @pytest.mark.parametrize(
+        ("given", "path"),
+        [("", "/v1/traces"), ("/", "/v1/traces"), ("/otlp/v1/traces", "/otlp/v1/traces"), ("/a?b=c d", "/a?b=c%20d")],
+    )
+    def test_path(self, connect: Connect, receiver: OTLPReceiver, given: str, path: str) -> None:
+        connect(receiver.endpoint + given).export(make_spans())
+        assert receiver.paths == [path]
+
+    def test_credentials_of_the_url_become_a_header_and_stay_out_of_errors(
+        self, connect: Connect, receiver: OTLPReceiver
+    ) -> None:
+        endpoint = receiver.endpoint.replace("//", "//user:s%40cret@")
+        exporter = connect(endpoint)
+        exporter.export(make_spans())
+        assert receiver.headers[0]["authorization"] == "Basic " + base64.b64encode(b"user:s@cret").decode()
+        for mode in (401, 404, 503, 413, "drop", "garbage"):
+            receiver.mode = mode
+            message = str(failure(exporter))
+            assert "cret" not in message
+            assert "user" not in message
+            assert f"127.0.0.1:{receiver.port}" in message
+
+    def test_a_wrong_header_is_named_without_its_value(self, connect: Connect) -> None:
+        for name, value in (
+            ("authorization", "Bearer s3cret\n"),
+            ("authorization", "Bearer s3cret\N{EURO SIGN}"),
+            ("a b", "s3cret"),
+        ):
+            with pytest.raises(ValueError, match=name) as caught:
+                connect("http://localhost", headers={name: value})
+            assert "s3cret" not in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("mode", "reason", "retryable"),
+        [
+            (400, "wrong_protocol", False),
+            (401, "unauthorized", False),
+            (403, "unauthorized", False),
+            (404, "not_found", False),
+            (413, "rejected", False),
+            (415, "wrong_protocol", False),
+            (302, "rejected", False),
+            (429, "unavailable", True),
+            (500, "unavailable", True),
+            (503, "unavailable", True),
+            ("garbage", "wrong_protocol", False),
+            ("drop", "wrong_protocol", True),
+        ],
+    )
+    def test_answers_are_told_apart(
+        self, connect: Connect, receiver: OTLPReceiver, mode: str | int, reason: str, retryable: bool
+    ) -> None:
+        receiver.mode = mode
+        exporter = connect(receiver.endpoint)
+        error = failure(exporter)
+        assert (error.reason, error.retryable) == (reason, retryable)
+        assert error.status == (mode if isinstance(mode, int) else None)
+        # It goes on after that.
+        receiver.mode = "ok"
+        exporter.export(make_spans())
+        assert len(receiver.spans) == 1
+
+    def test_retry_after(self, connect: Connect, receiver: OTLPReceiver) -> None:
+        receiver.mode = 503
+        receiver.answer_headers = {"Retry-After": "7"}
+        assert failure(connect(receiver.endpoint)).retry_after == 7
+
+    def test_a_web_page_is_no_success(self, connect: Connect, receiver: OTLPReceiver) -> None:
+        receiver.answer_headers = {"Content-Type": "text/html; charset=utf-8"}
+        assert failure(connect(receiver.endpoint)).reason == "wrong_protocol"
+
+    def test_timeout(self, connect: Connect, receiver: OTLPReceiver) -> None:
+        receiver.mode = "hang"
+        error = failure(connect(receiver.endpoint, timeout=0.2))
+        assert (error.reason, error.retryable) == ("timeout", True)
+
+    def test_refused(self, connect: Connect, unused_port: int) -> None:
+        error = failure(connect(f"http://127.0.0.1:{unused_port}"))
+        assert (error.reason, error.retryable) == ("refused", True)
+        assert str(error) == f"Nothing listens on 127.0.0.1:{unused_port}."
+
+    @pytest.mark.parametrize("host", ["no-such-host.invalid", "a..b", "x" * 70 + ".invalid"])
+    def test_unknown_name(self, connect: Connect, host: str) -> None:
+        assert failure(connect(f"http://{host}:4318")).reason == "dns"
+
+    def test_tls_to_a_plain_port(self, connect: Connect, receiver: OTLPReceiver) -> None:
+        error = failure(connect(receiver.endpoint.replace("http:", "https:")))
+        assert (error.reason, error.retryable) == ("tls", False)
+        assert "does not speak TLS" in str(error)
+
+    def test_tls_of_nobody_known(self, connect: Connect, receiver: OTLPReceiver, certificate: Path) -> None:
+        receiver.use_tls(certificate)
+        error = failure(connect(receiver.endpoint.replace("http:", "https:")))
+        assert error.reason == "tls"
+        assert "self-signed certificate" in str(error).replace("self signed", "self-signed")
+
+    def test_tls(
+        self, connect: Connect, receiver: OTLPReceiver, certificate: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        receiver.use_tls(certificate)
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        exporter = connect(receiver.endpoint.replace("http:", "https:"))
+        exporter.export(make_spans(2))
+        assert len(receiver.spans) == 2
+
+    def test_proxies_of_the_environment_are_not_asked(
+        self, receiver: OTLPReceiver, unused_port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{unused_port}")
+        connect(receiver.endpoint).export(make_spans())
+        assert len(receiver.spans) == 1
+
+    def test_an_idle_connection_that_was_closed_is_replaced(self, connect: Connect, receiver: OTLPReceiver) -> None:
+        exporter = connect(receiver.endpoint)
+        exporter.export(make_spans())
+        receiver.close_connections()
+        exporter.export(make_spans())
+        assert len(receiver.spans) == 2
+        assert receiver.connections == 2
+
+    def test_a_partial_success_says_how_many(self, connect: Connect, receiver: OTLPReceiver) -> None:
+        for count in (1, 200, 3_000_000):
+            answer = ExportTraceServiceResponse(
+                partial_success=ExportTracePartialSuccess(rejected_spans=count, error_message="too old " * 30)
+            )
+            assert rejected_spans(answer.SerializeToString()) == count
+            receiver.answer_body = answer.SerializeToString()
+            error = failure(connect(receiver.endpoint))
+            assert (error.reason, error.retryable, error.rejected) == ("rejected", False, count)
+
+    @pytest.mark.parametrize(
+        "answer", [b"", b"{}", b"\x0a", b"\x0a\x00", b"\x0a\x02\x08", b"\x0a\xff\xff", b"\xff" * 40]
+    )
+    def test_a_success_is_one_whatever_the_body(
+        self, connect: Connect, receiver: OTLPReceiver, answer: bytes
+    ) -> None:
+        receiver.answer_body = answer
+        connect(receiver.endpoint).export(make_spans())
+
+    def test_a_warning_without_rejected_spans_is_a_success(self) -> None:
+        answer = ExportTraceServiceResponse(partial_success=ExportTracePartialSuccess(error_message="old protocol"))
+        assert rejected_spans(answer.SerializeToString()) == 0
+
+    def test_an_endless_answer_is_not_read_to_its_end(self, connect: Connect, receiver: OTLPReceiver) -> None:
+        receiver.answer_body = b"x" * 1_000_000
+        exporter = connect(receiver.endpoint)
+        exporter.export(make_spans())
+        exporter.export(make_spans())
+        assert receiver.connections == 2
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+    @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+    def test_a_child_leaves_its_parents_connection_alone(self, connect: Connect, receiver: OTLPReceiver) -> None:
+        exporter = connect(receiver.endpoint)
+        exporter.export(make_spans(name="parent"))
+        child = os.fork()
+        if child == 0:
+            try:
+                exporter.export(make_spans(name="child"))
+            finally:
+                os._exit(0)
+        os.waitpid(child, 0)
+        exporter.export(make_spans(name="parent"))
+        assert [span.name for span in receiver.spans] == ["parent-0", "child-0", "parent-0"]
+        assert receiver.connections == 2
+
+    def test_ipv6(self, connect: Connect) -> None:
+        exporter = connect("http://[::1]:1/x")
+        assert str(failure(exporter)).startswith(("Nothing listens on [::1]:1", "[::1]:1 can't be reached"))
+
+
+@pytest.fixture
+def unused_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A self-signed certificate for 127.0.0.1, with its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    key, cert, both = folder / "key.pem", folder / "cert.pem", folder / "both.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(cert)]
+    try:
+        subprocess.run([*command, *names], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the program openssl")
+    both.write_bytes(key.read_bytes() + cert.read_bytes())
+    return both
