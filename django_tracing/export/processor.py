@@ -9,6 +9,7 @@ import time
 import weakref
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from contextvars import Token
 from threading import Condition, Thread
 from typing import Any, Final
@@ -250,7 +251,7 @@ class QueueProcessor(SpanProcessor):
                 ended = self._stopping and bool(pause)
             if line:
                 # Not under the lock: a slow log handler must not hold up a request.
-                _logger.warning(line)
+                _warn(line)
             if ended:
                 return
 
@@ -361,7 +362,7 @@ class QueueProcessor(SpanProcessor):
                 self.counters.drop("shutdown", left)
             self._changed.notify_all()
         if left:
-            _logger.warning("%d spans could not be sent before the process ended.", left)
+            _warn(f"{left} spans could not be sent before the process ended.")
         if thread is None:
             self._shut_exporter()
 
@@ -381,6 +382,12 @@ class QueueProcessor(SpanProcessor):
             self.exporter.shutdown()
         except Exception:
             _logger.debug("The exporter could not be shut down.", exc_info=True)
+
+
+def _warn(line: str) -> None:
+    # Of the user's log, only the handlers catch their errors; filters may raise.
+    with suppress(Exception):
+        _logger.warning(line)
 
 
 def _suppress() -> Token[Context]:

@@ -289,7 +289,7 @@ class TestExporter:
         assert len(receiver.spans) == 2
 
     def test_proxies_of_the_environment_are_not_asked(
-        self, receiver: OTLPReceiver, unused_port: int, monkeypatch: pytest.MonkeyPatch
+        self, connect: Connect, receiver: OTLPReceiver, unused_port: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{unused_port}")
         connect(receiver.endpoint).export(make_spans())
