@@ -51,7 +51,7 @@ from django_tracing.redaction import (
 )
 from django_tracing.spans import MESSAGE_LENGTH, SCOPE_NAME, STACKTRACE_LENGTH, convention, log_once
 
-__all__ = ["ChildrenOnly", "UpstreamProcessor", "install", "is_available", "uninstall"]
+__all__ = ["ChildrenOnly", "UpstreamProcessor", "install", "is_available", "postpone_django", "uninstall"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -84,8 +84,12 @@ _CLIENTS: Final = frozenset(
     }
 )
 
+#: Upstream's own switch for its Django instrumentation.
+_DJANGO_SWITCH: Final = "OTEL_PYTHON_DJANGO_INSTRUMENT"
+
 #: Instrumentors that we switched on, by name; None while the library is not imported yet.
 _on: dict[str, Any] = {}
+_django_postponed = False
 
 
 @cache
@@ -143,6 +147,8 @@ def _imported(name: str) -> None:
 def _instrument(name: str) -> bool:
     _on.pop(name, None)
     instrumentor = _entry_points()[name].load()()
+    if name == "django" and _django_postponed:
+        _resume_django(instrumentor)
     if instrumentor.is_instrumented_by_opentelemetry:
         return True
     # Asked here, where it costs no log line: instrument() would log an error.
@@ -169,6 +175,27 @@ def _excluded_urls(paths: Iterable[str]) -> str:
     # It splits at commas, wherever they stand.
     patterns = [re.escape(path.rstrip("/")).replace(",", r"\x2c") for path in paths]
     return ",".join([*([named] if named else []), *(rf"^https?://[^/]+{pattern}(/|$|\?)" for pattern in patterns)])
+
+
+def postpone_django() -> None:
+    """Called by opentelemetry-instrument (entry point ``opentelemetry_pre_instrument``) before it instruments.
+
+    Where ``DJANGO_SETTINGS_MODULE`` is not set yet, as before a manage.py has run, upstream's Django instrumentation
+    would configure Django with empty settings, and the project could not start. It has to wait: the settings say
+    whether ``request`` or ``django`` traces requests.
+    """
+    global _django_postponed
+    if "DJANGO_SETTINGS_MODULE" not in os.environ and _DJANGO_SWITCH not in os.environ:
+        os.environ[_DJANGO_SWITCH] = "False"
+        _django_postponed = True
+
+
+def _resume_django(instrumentor: Any) -> None:
+    global _django_postponed
+    _django_postponed = False
+    os.environ.pop(_DJANGO_SWITCH, None)
+    # It counts as switched on, though it did nothing.
+    instrumentor.uninstrument()
 
 
 def uninstall(name: str) -> None:

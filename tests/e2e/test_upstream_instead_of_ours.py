@@ -4,15 +4,17 @@ receiver gets is the same flow, each operation once."""
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
 
 from tests.callees import Callee
-from tests.e2e.processes import Process
+from tests.e2e.processes import ROOT, Process
 from tests.receivers import OTLPReceiver, ReceivedSpan
 
 RUNSERVER = [sys.executable, "-m", "django", "runserver", "127.0.0.1:{port}", "--skip-checks"]
@@ -224,6 +226,57 @@ def test_opentelemetry_instrument_with_autoreload(receiver: OTLPReceiver, callee
     spans = [span for span in spans if span.trace_id == request.trace_id]
     check_flow(spans, request.name, callee)
     assert "Traceback" not in log
+
+
+MANAGE = """
+import os
+import sys
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.e2e.upstream_settings")
+from django.core.management import execute_from_command_line
+execute_from_command_line(sys.argv)
+"""
+
+
+@pytest.fixture
+def manage(tmp_path: Path) -> Path:
+    """A manage.py, and this checkout's metadata as pip would install it."""
+    setup = ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    metadata = tmp_path / "django_tracing-0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: django-tracing\nVersion: 0\n")
+    (metadata / "entry_points.txt").write_text(
+        "".join(f"[{group}]{points}\n" for group, points in setup["options.entry_points"].items())
+    )
+    (tmp_path / "manage.py").write_text(MANAGE)
+    return tmp_path / "manage.py"
+
+
+@pytest.mark.parametrize("reload", [[], ["--noreload"]], ids=["autoreload", "noreload"])
+@pytest.mark.parametrize("instrumentations", [OURS, THEIRS], ids=["ours", "theirs"])
+def test_opentelemetry_instrument_before_a_manage_py_that_names_the_settings(
+    instrumentations: list[str], reload: list[str], manage: Path, receiver: OTLPReceiver, callee: Callee
+) -> None:
+    runserver = [sys.executable, str(manage), "runserver", "127.0.0.1:{port}", "--skip-checks", *reload]
+    with Process(
+        ["opentelemetry-instrument", "env", "-u", "DJANGO_SETTINGS_MODULE", *runserver],
+        **instrumented(
+            receiver,
+            DEBUG="1",
+            PYTHONPATH=os.pathsep.join([str(manage.parent), str(ROOT)]),
+            TRACING_SETTINGS=tracing(callee, INSTRUMENTATIONS=instrumentations),
+        ),
+    ) as server:
+        receiver.clear()
+        server.get("/flow/7/", **{"X-User": "ada", "X-Callee": callee.url, "X-Correlation-ID": "flow-1"})
+        receiver.wait_for(lambda spans: any(span.kind == "server" and "flow" in span.name for span in spans))
+        spans = list(receiver.spans)
+    [request] = [span for span in spans if span.kind == "server" and "flow" in span.name]
+    spans = [span for span in spans if span.trace_id == request.trace_id]
+    spans = [span for span in spans if "set_config" not in span.attributes.get("db.statement", "")]
+    check_flow(spans, request.name, callee)
+    theirs = "django" in instrumentations
+    assert request.scope == ("opentelemetry.instrumentation.django" if theirs else "django_tracing")
 
 
 def test_an_endpoint_of_ours_is_sent_to_beside_theirs(receiver: OTLPReceiver, callee: Callee) -> None:
