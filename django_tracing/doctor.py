@@ -5,93 +5,121 @@ A diagnosis sends a real test trace through the very exporter that the settings 
 
 from __future__ import annotations
 
+import base64
 import http.client
+import os
+import re
 import socket
 import ssl
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import entry_points
 from importlib.util import find_spec
-from typing import Any, Final, Literal
-from urllib.parse import urlsplit
+from typing import Any, Final, Literal, TypeVar
+from urllib.parse import parse_qsl, unquote, urlsplit
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from django_tracing.conf import Settings
-from django_tracing.export.errors import ExportError
+from django_tracing.conf import QUERY_PORT, Settings, get_settings, load
+from django_tracing.export.errors import ExportError, from_os_error, from_status
 from django_tracing.instrumentation import OURS, is_available, upstream
-from django_tracing.provider import make_exporter, make_resource
+from django_tracing.probes import Speech, post, recognise, within
+from django_tracing.provider import make_exporter, make_resource, queue
 from django_tracing.reading import get_reader
 from django_tracing.spans import suppressed
 from django_tracing.traces.jaeger import JaegerReader
-from django_tracing.traces.model import ReadError
+from django_tracing.traces.local import LocalStore
+from django_tracing.traces.model import ReadError, Trace
 
 __all__ = ["Diagnosis", "Outcome", "Step"]
+
+T = TypeVar("T")
 
 Outcome = Literal["ok", "warning", "failed", "skipped"]
 
 _NETWORKED: Final = ("otlp", "otlp-grpc", "jaeger")
 
-#: What a port is found to speak -> what to do about it.
-_PROTOCOLS: Final = {
-    "otlp": 'That port speaks OTLP over HTTP: write the endpoint as http://{host}:{port}, or set EXPORTER to "otlp".',
-    "otlp-grpc": (
-        'That port speaks gRPC: set EXPORTER to "otlp-grpc" (extra [otlp-grpc]), or send to the OTLP/HTTP port, '
-        "by custom 4318."
-    ),
-    "jaeger": (
-        "That port takes Jaeger's thrift: write the endpoint as http://{host}:{port}/api/traces (extra [jaeger]), or "
-        "send to the OTLP/HTTP port, by custom 4318."
-    ),
-    "query": "That is Jaeger's UI and query API, for reading: send to the OTLP/HTTP port, by custom 4318.",
+#: How a port's speech is called.
+_SPEECH: Final[dict[Speech, str]] = {
+    "otlp": "OTLP over HTTP",
+    "otlp-grpc": "gRPC",
+    "jaeger": "Jaeger's thrift over HTTP",
+    "query": "the language of Jaeger's UI and query API, which is for reading",
+    "tls": "TLS",
+    "postgresql": "PostgreSQL's language",
+    "redis": "Redis' language",
 }
-#: What listens on a port by custom, where asking it gives no answer.
+#: What listens on a port by custom that can't be asked, or not be spoken to.
 _PORTS: Final = {
-    14250: "14250 is Jaeger's old gRPC, which this app does not speak: send to port 4318.",
-    6831: "6831 is Jaeger's thrift over UDP: write the endpoint as udp://{host}:6831 (extra [jaeger]).",
-    9411: "9411 is Zipkin's port: send to port 4318.",
-    5432: "5432 is PostgreSQL's port: send to the host and port of your Jaeger, e.g. http://jaeger:4318.",
-    6379: "6379 is Redis' port: send to the host and port of your Jaeger, e.g. http://jaeger:4318.",
+    14250: "14250 is by custom Jaeger's old gRPC, which this app does not speak.",
+    6831: "6831 is by custom Jaeger's thrift over UDP: udp://HOST:6831.",
+    9411: "9411 is by custom Zipkin's port.",
 }
 
-#: An ExportError's reason -> what it means, and what to do.
-_EXPORT_ADVICE: Final[dict[str, tuple[str, str]]] = {
+#: An ExportError's reason -> what it means, and what to do. ``{at}`` is where the endpoint is set.
+_ADVICE: Final[dict[str, tuple[str, str]]] = {
     "refused": (
         "The host is there, but no program listens on that port.",
-        "Start Jaeger (or the collector), or correct the port.",
+        "Start Jaeger (or the collector), or correct host and port in {at}.",
     ),
-    "dns": ("No computer is known by that name from here.", "Correct the host name, or the network's name server."),
+    "dns": (
+        "No computer is known by that name from here.",
+        "Correct the host name in {at}, or run this where the name is known (the same Docker network, say).",
+    ),
     "tls": (
         "No encrypted connection could be made.",
-        "Use http:// if the port is not encrypted, or mend the certificate.",
+        "Write http:// in {at} if the port is not encrypted, or mend the certificate.",
     ),
     "timeout": (
-        "The backend took the connection and did not answer, or a firewall drops what is sent.",
-        "Look whether the backend is overloaded, and whether a firewall stands between.",
+        "The backend hangs or is overloaded, a firewall drops what is sent, or the port is another program's.",
+        "Look at the backend, and whether host and port in {at} are right; more patience: --timeout.",
     ),
-    "unreachable": ("The network does not lead there.", "Check the address, routes and firewalls."),
-    "unauthorized": (
-        "The backend wants other credentials.",
-        'Set them in TRACING["HEADERS"] or OTEL_EXPORTER_OTLP_HEADERS, e.g. {"authorization": "Bearer ..."}.',
-    ),
+    "unreachable": ("The network does not lead there.", "Check the address in {at}, routes and firewalls."),
+    "unauthorized": ("The backend wants other credentials.", ""),
     "not_found": (
-        "Something answers there, but it does not take spans at that path.",
-        "Correct the endpoint's path or port.",
+        "Something answers there, but takes no spans at that path.",
+        "Correct path or port in {at}. Jaeger and collectors take OTLP over HTTP on port 4318, path /v1/traces.",
     ),
     "wrong_protocol": (
         "What listens on that port speaks another protocol than is spoken to it.",
-        "Correct the endpoint's port, or set EXPORTER to what listens there.",
+        "Correct the port in {at}. Jaeger and collectors take OTLP over HTTP on 4318 and over gRPC on 4317, Jaeger "
+        "takes thrift on 14268 (/api/traces).",
     ),
-    "rejected": ("The backend understood the spans and did not want them.", "Look into the backend's log."),
-    "unavailable": ("The backend is overloaded or not whole.", "Look into the backend's log, and try again later."),
-    "failed": ("The exporter failed.", "Look into its documentation for the message."),
+    "rejected": (
+        "The backend understood the spans and did not want them (a limit, a quota, another tenant).",
+        "Look into the backend's log.",
+    ),
+    "unavailable": ("The backend is overloaded or not whole.", "Look into its log, and try again later."),
+    "failed": (
+        "The exporter itself failed.",
+        "Look its message up, or choose another EXPORTER.",
+    ),
 }
+#: A StoreError's reason -> what it means.
+_STORE: Final = {
+    "read_only": "This user may not write there.",
+    "full": "There is no room for another trace.",
+    "busy": "Another process held the file all the time.",
+    "foreign": "A file that is not this app's is never written to.",
+}
+#: https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/ -> what it means, and what to do.
+_CERTIFICATE: Final = {
+    9: ("It is not valid yet, by the clock of this machine.", "Set the clock, or mend the server's certificate."),
+    10: ("It has expired.", "Renew the server's certificate."),
+    62: ("It belongs to another name.", "Write a name in {at} that stands in the certificate."),
+    64: ("It belongs to another address.", "Write a name in {at} that stands in the certificate."),
+}
+_UNTRUSTED: Final = (
+    "No authority that is trusted here vouches for it.",
+    "Have its authority trusted here: {variable}=/path/to/ca.pem in the environment.",
+)
 
 
 @dataclass(frozen=True)
@@ -122,52 +150,86 @@ class Diagnosis:
         self.trace_id: str | None = None
         #: Where a person looks at the trace: an address, or a command.
         self.link: str | None = None
-        #: 0 when the trace arrived, 1 when not, 2 for bad settings.
+        #: 0 when the trace arrived, 1 when not (or nobody knows), 2 for bad settings.
         self.exit_code = 1
         self._timeout = timeout
         self._query = query
         self._deadline = 0.0
         self._exporter: SpanExporter | None = None
+        self._secrets = _secrets(settings)
+        self._sources = settings.source("ENDPOINT"), settings.source("EXPORTER")
+        #: Where the endpoint is set, for people.
+        self._at = 'TRACING["ENDPOINT"]' if self._sources[0] == "default" else self._sources[0]
 
     def steps(self) -> Iterator[Step]:
         """The findings, as they are made. Never raises."""
         self._deadline = time.monotonic() + self._timeout
         parts = (
-            self._check_settings,
-            self._check_instrumentations,
-            self._check_exporter,
-            self._check_name,
-            self._check_port,
-            self._check_tls,
-            self._send,
-            self._read_back,
+            ("settings", self._check_settings),
+            ("traced", self._check_instrumentations),
+            ("exporter", self._check_exporter),
+            ("name", self._check_name),
+            ("port", self._check_port),
+            ("tls", self._check_tls),
+            ("protocol", self._check_protocol),
+            ("send", self._send),
+            ("read", self._read_back),
         )
         try:
-            for part in parts:
+            for name, part in parts:
                 started = time.monotonic()
                 try:
                     for step in part():
-                        yield replace(step, seconds=time.monotonic() - started)
+                        yield self._finished(step, started)
                         started = time.monotonic()
                 except _Stop:
                     return
+                except TimeoutError:
+                    meaning, remedy = _ADVICE["timeout"] if name != "name" else _ADVICE["dns"]
+                    detail = f"There was no answer when the {self._timeout:g} s of this check were over."
+                    yield self._finished(Step(name, "failed", detail, meaning, remedy.format(at=self._at)), started)
+                    return
                 except Exception as error:
-                    yield Step(
-                        part.__name__.strip("_"),
-                        "failed",
-                        f"{type(error).__name__}: {error}",
-                        "That is a fault of django_tracing.",
-                        "Please report it.",
-                        time.monotonic() - started,
-                    )
+                    detail = f"{type(error).__name__}: {error}"
+                    step = Step(name, "failed", detail, "That is a fault of django_tracing.", "Please report it.")
+                    yield self._finished(step, started)
                     return
         finally:
-            if self._exporter is not None:
+            exporter = self._exporter
+            if exporter is not None:
                 with suppress(Exception):
-                    self._exporter.shutdown()
+                    within(1.0, exporter.shutdown)
+
+    def _finished(self, step: Step, started: float) -> Step:
+        if step.outcome == "failed" and self.exit_code == 0:
+            self.exit_code = 1
+        return replace(
+            step,
+            detail=self._masked(step.detail),
+            meaning=self._masked(step.meaning),
+            remedy=self._masked(step.remedy),
+            seconds=time.monotonic() - started,
+        )
+
+    def _masked(self, text: str) -> str:
+        # Other people's exporters and servers may repeat what they were given.
+        for secret in self._secrets:
+            text = text.replace(secret, "[redacted]")
+        return text
 
     def _left(self) -> float:
         return max(0.05, self._deadline - time.monotonic())
+
+    def _bounded(self, function: Callable[[], T]) -> T:
+        return within(self._left(), function)
+
+    def _failed(self, name: str, reason: str, detail: str) -> Step:
+        meaning, remedy = _ADVICE[reason]
+        address = self._address()
+        custom = _PORTS.get(address[1]) if address is not None else None
+        if custom is not None:
+            meaning = f"{meaning} {custom}"
+        return Step(name, "failed", detail, meaning, remedy.format(at=self._at))
 
     # ----- what is configured
 
@@ -176,7 +238,8 @@ class Diagnosis:
         if settings.problems:
             self.exit_code = 2
             for problem in settings.problems:
-                yield Step("settings", "failed", f"{problem.source} {problem.message}", "", problem.hint)
+                detail = f"{problem.source} {problem.message}"
+                yield Step("settings", "failed", detail, "Tracing is off until it is mended.", problem.hint)
             raise _Stop
         if not settings.enabled:
             yield Step(
@@ -228,14 +291,30 @@ class Diagnosis:
                     f"pip install {package}",
                 )
             elif explicit:
-                yield Step("traced", "warning", f"{name} is not traced: its library is not installed.")
+                yield Step(
+                    "traced",
+                    "warning",
+                    f"{name} is not traced: its library is not installed.",
+                    f"{settings.source('INSTRUMENTATIONS')} names what this project does not have.",
+                    "Install the library, or take the name out.",
+                )
 
     def _check_exporter(self) -> Iterator[Step]:
         settings = self.settings
         try:
             self._exporter = make_exporter(settings)
         except Exception as error:
-            yield Step("exporter", "failed", f"The exporter {settings.exporter} can't be made.", str(error), "", 0.0)
+            self.exit_code = 2
+            message = str(error) or type(error).__name__
+            problem, install, package = message.partition(": pip install ")
+            remedy = f"{install[2:]}{package}" if install else f"Correct {settings.source('EXPORTER')}."
+            yield Step(
+                "exporter",
+                "failed",
+                f"The exporter {settings.exporter} can't be made: {problem.rstrip('.')}.",
+                "Requests are traced, and the spans are thrown away.",
+                remedy,
+            )
             raise _Stop from None
         if self._exporter is None:
             yield Step(
@@ -246,6 +325,19 @@ class Diagnosis:
                 'Set EXPORTER to "local", or ENDPOINT to the address of a Jaeger.',
             )
             raise _Stop
+        if isinstance(self._exporter, ConsoleSpanExporter):
+            # A program may be reading what the command prints.
+            self._exporter.out = sys.stderr
+        live = get_settings()
+        if live.enabled and live.exporter != "none" and queue() is None and self._sources[0] != "--endpoint":
+            yield Step(
+                "exporter",
+                "warning",
+                "This process had a TracerProvider before Django started; it is the one that exports spans.",
+                "What is tried here is this app's own exporter; the spans of requests take the other's way.",
+                "Look at the other's settings (OTEL_EXPORTER_OTLP_ENDPOINT under opentelemetry-instrument), or set "
+                'TRACING["ENDPOINT"]: this app then exports, too.',
+            )
 
     # ----- the way there
 
@@ -255,6 +347,8 @@ class Diagnosis:
             return None
         parts = urlsplit(self.settings.endpoint)
         port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 6831)
+        if self.settings.exporter == "otlp-grpc":
+            port = parts.port or 4317
         return parts.hostname or "localhost", port, parts.scheme
 
     def _check_name(self) -> Iterator[Step]:
@@ -263,9 +357,9 @@ class Diagnosis:
             return
         host, port, _ = address
         try:
-            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            found = self._bounded(lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
         except (socket.gaierror, UnicodeError):
-            yield Step("name", "failed", f"The host name {host} is unknown.", *_EXPORT_ADVICE["dns"])
+            yield self._failed("name", "dns", f"The host name {host} is unknown.")
             raise _Stop from None
         addresses = sorted({str(item[4][0]) for item in found})
         yield Step("name", "ok", host if addresses == [host] else f"{host} is {', '.join(addresses)}")
@@ -280,51 +374,196 @@ class Diagnosis:
                 "port", "skipped", "UDP is sent without an answer: only reading back tells whether it arrived."
             )
             return
+        patience = min(self._left(), self.settings.export_timeout)
         try:
-            socket.create_connection((host, port), timeout=min(self._left(), self.settings.export_timeout)).close()
-        except ConnectionRefusedError:
-            yield Step("port", "failed", f"Nothing listens on {host}:{port}.", *_EXPORT_ADVICE["refused"])
-            raise _Stop from None
-        except TimeoutError:
-            yield Step("port", "failed", f"{host}:{port} does not answer.", *_EXPORT_ADVICE["timeout"])
-            raise _Stop from None
+            self._bounded(lambda: socket.create_connection((host, port), timeout=patience).close())
         except OSError as error:
-            yield Step("port", "failed", f"{host}:{port} can't be reached: {error}.", *_EXPORT_ADVICE["unreachable"])
+            explained = from_os_error(error, _netloc(host, port))
+            yield self._failed("port", explained.reason, str(explained))
             raise _Stop from None
-        yield Step("port", "ok", f"{host}:{port} takes connections")
+        yield Step("port", "ok", f"{_netloc(host, port)} takes connections")
 
     def _check_tls(self) -> Iterator[Step]:
         address = self._address()
         if address is None or address[2] != "https":
             return
         host, port, _ = address
+        where = _netloc(host, port)
+        grpc = self.settings.exporter == "otlp-grpc"
+        variable = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" if grpc else "SSL_CERT_FILE"
         try:
-            with (
-                socket.create_connection(
-                    (host, port), timeout=min(self._left(), self.settings.export_timeout)
-                ) as raw,
-                ssl.create_default_context().wrap_socket(raw, server_hostname=host) as connection,
-            ):
-                version = connection.version()
+            version = self._bounded(lambda: self._handshake(host, port, os.environ.get(variable) if grpc else None))
         except ssl.SSLCertVerificationError as error:
+            meaning, remedy = _CERTIFICATE.get(error.verify_code, _UNTRUSTED)
             yield Step(
                 "tls",
-                "failed",
-                f"The certificate of {host}:{port} is not accepted: {error.verify_message}.",
-                "Whoever answers there can't prove to be who they say they are, or the proof has expired.",
-                "Mend the server's certificate, or have its authority trusted here (SSL_CERT_FILE names a file).",
+                # grpc brings a list of authorities of its own: whether it accepts, the next step tells.
+                "warning" if grpc else "failed",
+                f"The certificate of {where} is not accepted: {error.verify_message.rstrip('.')}.",
+                meaning,
+                remedy.format(at=self._at, variable=variable),
             )
+            if grpc:
+                return
             raise _Stop from None
         except OSError as error:
-            yield Step(
-                "tls",
-                "failed",
-                f"{host}:{port} does not speak TLS ({getattr(error, 'reason', None) or error}).",
-                "The port is not encrypted, or is of another protocol.",
-                "Write the endpoint with http://, or correct the port.",
-            )
+            explained = from_os_error(error, where)
+            step = self._failed("tls", "tls", str(explained))
+            if "does not speak TLS" in str(explained):
+                plain = _shown(self.settings.endpoint).replace("https://", "http://", 1)
+                step = replace(step, meaning="The port is not encrypted.", remedy=self._set("ENDPOINT", plain))
+            yield step
             raise _Stop from None
         yield Step("tls", "ok", f"{version}, certificate accepted")
+
+    def _handshake(self, host: str, port: int, authorities: str | None) -> str | None:
+        patience = min(self._left(), self.settings.export_timeout)
+        context = ssl.create_default_context(cafile=authorities)
+        if self.settings.exporter == "otlp-grpc":
+            # Without it some gRPC servers hang up.
+            context.set_alpn_protocols(["h2"])
+        with (
+            socket.create_connection((host, port), timeout=patience) as raw,
+            context.wrap_socket(raw, server_hostname=host) as connection,
+        ):
+            return connection.version()
+
+    def _check_protocol(self) -> Iterator[Step]:
+        """An empty message, which stores nothing, tells a receiver of spans from what is none."""
+        address = self._address()
+        if address is None or address[2] == "udp":
+            return
+        try:
+            self._bounded(self._ask)
+        except ExportError as error:
+            yield from self._judged(error)
+            return
+        yield Step("protocol", "ok", _SPEECH[self._speech()])
+
+    def _speech(self) -> Speech:
+        return self.settings.exporter  # type: ignore[return-value]
+
+    def _ask(self) -> None:
+        """Raises ExportError where an empty message is not taken."""
+        exporter, endpoint = self._exporter, self.settings.endpoint
+        assert exporter is not None and endpoint is not None
+        if self.settings.exporter != "jaeger":
+            context_api.attach(suppressed())
+            exporter.export(())
+            return
+        # The frozen exporter sends nothing when there is nothing, and takes a web page for success.
+        parts = urlsplit(endpoint)
+        headers = {"Content-Type": "application/x-thrift"}
+        if parts.username is not None:
+            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
+            headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
+        try:
+            status, kind, body = post(bare.geturl(), headers, self.settings.export_timeout)
+        except OSError as error:
+            raise from_os_error(error, bare.netloc) from None
+        except http.client.HTTPException:
+            raise ExportError(
+                f"{bare.netloc} does not speak HTTP.", reason="wrong_protocol", retryable=False
+            ) from None
+        if status == 400 and b"jaeger.Batch" in body:
+            return
+        if status >= 300:
+            raise from_status(status, _shown(endpoint))
+        if kind.startswith("text/html"):
+            raise ExportError(
+                f"{_shown(endpoint)} answers with a web page: it takes no spans.",
+                reason="wrong_protocol",
+                retryable=False,
+            )
+
+    def _judged(self, error: ExportError) -> Iterator[Step]:
+        """What an empty message's fate says; what only a real one can tell is left to the next step."""
+        if error.reason == "unauthorized":
+            yield replace(self._failed("protocol", "unauthorized", str(error)), remedy=self._credentials())
+            raise _Stop
+        if error.status is not None and 300 <= error.status < 400:
+            yield Step(
+                "protocol",
+                "failed",
+                str(error),
+                "Whoever answers sends callers elsewhere, as login pages do; redirects are not followed.",
+                f"Write an address in {self._at} that takes spans by itself.",
+            )
+            raise _Stop
+        suspicious = error.reason in ("not_found", "wrong_protocol", "unreachable", "tls")
+        # grpc says UNAVAILABLE to whatever it can't connect to.
+        unclear = error.reason in ("unavailable", "timeout") and self.settings.exporter == "otlp-grpc"
+        found = self._found() if suspicious or unclear else None
+        if found is not None:
+            meaning = f"That port speaks {_SPEECH[found]}, and {_SPEECH[self._speech()]} was spoken to it."
+            yield Step("protocol", "failed", str(error), meaning, self._instead(found))
+            raise _Stop
+        # Some receivers take an empty message for a broken one.
+        if (suspicious and error.status != 400) or error.reason == "timeout":
+            # The port took a connection a moment ago: it is not the network.
+            reason = "wrong_protocol" if error.reason == "unreachable" else error.reason
+            yield self._failed("protocol", reason, str(error))
+            raise _Stop
+        yield Step("protocol", "warning", str(error), "It does not want an empty message; a trace may do better.")
+
+    def _found(self) -> Speech | None:
+        """What the port speaks, if it is not what is spoken to it."""
+        address = self._address()
+        assert address is not None
+        host, port, scheme = address
+        try:
+            found = self._bounded(lambda: recognise(host, port, secure=scheme == "https", timeout=1.0))
+        except TimeoutError:
+            return None
+        if found == "otlp-grpc" and port in _PORTS:
+            return None  # gRPC, but not OTLP's
+        # OTLP at another path than the configured is a finding, too.
+        path = urlsplit(self.settings.endpoint or "").path
+        return None if found == self.settings.exporter and path in ("", "/", "/v1/traces", "/api/traces") else found
+
+    def _instead(self, found: Speech) -> str:
+        """The setting that fits what a port speaks."""
+        address = self._address()
+        assert address is not None
+        host, port, scheme = address
+        base = f"{scheme}://{_netloc(host, port)}"
+        if found == "tls":
+            return self._set("ENDPOINT", _shown(self.settings.endpoint).replace("http://", "https://", 1))
+        if found == "query":
+            otlp = self._set("ENDPOINT", f"http://{_netloc(host, 4318)}")
+            return f'{otlp} To read traces from here, set QUERY_URL to "{base}".'
+        if found in ("postgresql", "redis"):
+            return self._set("ENDPOINT", "http://jaeger:4318", "the address of your Jaeger, e.g. ")
+        endpoint = f"{base}/api/traces" if found == "jaeger" else base
+        remedy = self._set("ENDPOINT", endpoint)
+        chosen = self._sources[1] not in ("default", self._sources[0])
+        if chosen or load({"ENDPOINT": endpoint}, {}).exporter != found:
+            remedy += f' Set EXPORTER to "{found}".'
+        return remedy + {
+            "jaeger": " It needs the extra [jaeger].",
+            "otlp-grpc": " It needs the extra [otlp-grpc].",
+        }.get(found, "")
+
+    def _credentials(self) -> str:
+        if self.settings.exporter == "jaeger":
+            return f"Put them into {self._at}: http://user:password@host:14268/api/traces."
+        source = self.settings.source("HEADERS")
+        if source == "default":
+            return (
+                'Set them, e.g. TRACING["HEADERS"] = {"authorization": "Bearer ..."}, or '
+                "OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20..."
+            )
+        return f"Correct the HEADERS of {source}."
+
+    def _set(self, name: str, value: str, before: str = "") -> str:
+        """How a person sets a setting to ``value``: in the place where it is set now."""
+        source = self.settings.source(name)
+        if source.startswith("environment variable "):
+            return f"Set the {source} to {before}{value}"
+        if source.startswith("--"):
+            return f"Give {source} {before}{value}"
+        return f'Set TRACING["{name}"] to {before}"{value}".'
 
     # ----- the trace
 
@@ -332,173 +571,167 @@ class Diagnosis:
         exporter = self._exporter
         assert exporter is not None
         spans = _test_trace(self.settings)
+        if not spans:
+            yield Step(
+                "send",
+                "failed",
+                "OpenTelemetry's SDK is switched off by the environment variable OTEL_SDK_DISABLED.",
+                f"{self.settings.source('ENABLED')} switches this app on, but it gets no spans to send.",
+                "Take OTEL_SDK_DISABLED out of the environment.",
+            )
+            raise _Stop
         context = spans[0].context
         assert context is not None
         self.trace_id = f"{context.trace_id:032x}"
-        token = context_api.attach(suppressed())
+
+        def export() -> SpanExportResult:
+            context_api.attach(suppressed())
+            return exporter.export(spans)
+
         try:
-            result = exporter.export(spans)
+            result = self._bounded(export)
         except ExportError as error:
-            meaning, remedy = _EXPORT_ADVICE[error.reason]
-            other = self._about_the_port(error)
-            if other or error.reason == "unreachable":
-                # The port took a connection a moment ago: it is not the network.
-                meaning, remedy = _EXPORT_ADVICE["wrong_protocol"][0], other or _EXPORT_ADVICE["wrong_protocol"][1]
-            yield Step("send", "failed", str(error), meaning, remedy)
+            yield self._not_taken(error)
             raise _Stop from None
+        except TimeoutError:
+            raise
         except Exception as error:
-            yield Step(
-                "send", "failed", f"The exporter raised {type(error).__name__}: {error}", *_EXPORT_ADVICE["failed"]
-            )
+            yield self._failed("send", "failed", f"The exporter raised {type(error).__name__}: {error}")
             raise _Stop from None
-        finally:
-            context_api.detach(token)
         if result is not SpanExportResult.SUCCESS:
-            yield Step("send", "failed", "The exporter says that it failed.", *_EXPORT_ADVICE["failed"])
+            yield self._failed("send", "failed", "The exporter says that it failed.")
             raise _Stop
-        self.exit_code = 0
+        if not self._unconfirmed():
+            self.exit_code = 0
         yield Step("send", "ok", f"a test trace of {len(spans)} spans was {self._taken()}")
+
+    def _not_taken(self, error: ExportError) -> Step:
+        store = error.__cause__
+        if isinstance(store, ReadError):
+            problem, remedy = _split(str(store), "Set LOCAL_STORE to another path.")
+            return Step("send", "failed", problem, _STORE.get(store.reason, "No trace can be kept."), remedy)
+        step = self._failed("send", error.reason, str(error))
+        return replace(step, remedy=self._credentials()) if error.reason == "unauthorized" else step
 
     def _taken(self) -> str:
         if self.settings.exporter == "local":
             return "written"
-        address = self._address()
-        return "sent" if address is None or address[2] == "udp" else "taken"
+        return "taken" if self.settings.exporter in _NETWORKED and not self._unconfirmed() else "sent"
 
-    def _about_the_port(self, error: ExportError) -> str:
-        """What to do instead, once the port has been asked what it speaks."""
+    def _unconfirmed(self) -> bool:
+        """Whether sending says nothing about arriving."""
         address = self._address()
-        if address is None or address[2] == "udp" or error.reason in ("unauthorized", "dns", "refused", "tls"):
-            return ""
-        host, port, scheme = address
-        found = _speaks(host, port, scheme == "https", min(self._left(), 2.0))
-        if found is not None and found != self.settings.exporter:
-            return _PROTOCOLS[found].format(host=host, port=port)
-        return _PORTS.get(port, "").format(host=host)
+        return address is not None and address[2] == "udp"
+
+    # ----- reading back
 
     def _read_back(self) -> Iterator[Step]:
-        assert self.trace_id is not None
         settings = self.settings
-        if not self._query:
-            yield Step("read", "skipped", "Reading back was switched off.")
+        if not self._query or (settings.exporter != "local" and settings.query_url is None):
+            if self._unconfirmed():
+                yield Step(
+                    "read",
+                    "warning",
+                    "The trace was not read back.",
+                    "UDP gives no answer: whether the trace arrived is not known.",
+                    "Leave out --no-query, and set QUERY_URL where Jaeger's query API is elsewhere.",
+                )
+            elif self._query:
+                yield Step("read", "skipped", f"what the exporter {settings.exporter} sends can't be read back")
+            else:
+                yield Step("read", "skipped", "not asked for (--no-query)")
             return
-        if settings.exporter not in ("local", *_NETWORKED) and settings.query_url is None:
-            yield Step(
-                "read", "skipped", f"What the exporter {settings.exporter} sends can't be read back from here."
-            )
-            return
+        reader = get_reader(settings, timeout=min(self._left(), 5.0))
         try:
-            reader = get_reader(settings, timeout=min(self._left(), 5.0))
-            while True:
-                trace = reader.trace(self.trace_id)
-                if trace is not None:
-                    break
-                if time.monotonic() >= self._deadline:
-                    self.exit_code = 1
-                    yield self._never_readable()
-                    return
-                time.sleep(0.1)
+            found = self._wait_for_trace(reader)
         except ReadError as error:
-            address = self._address()
-            if address is not None and address[2] == "udp":
-                # Nobody confirmed anything.
-                self.exit_code = 1
-            local = settings.exporter == "local"
-            if local:
-                self.exit_code = 1
+            yield self._unreadable(str(error))
+            return
+        except TimeoutError:
+            yield self._unreadable(f"{_shown(settings.query_url)} did not answer in time.")
+            return
+        finally:
+            if isinstance(reader, LocalStore):
+                reader.close()
+        if found is None:
+            yield self._never_readable()
+            return
+        self.exit_code = 0
+        assert self.trace_id is not None
+        if isinstance(reader, JaegerReader):
+            self.link = reader.trace_link(self.trace_id)
+            where = f"{_shown(settings.query_url)} (query API {reader.dialect})"
+        else:
+            self.link = f"python manage.py traces {self.trace_id}"
+            where = str(settings.local_store)
+        if len(found.spans) < 2:
             yield Step(
                 "read",
-                "failed" if self.exit_code else "warning",
-                str(error),
-                "" if local else "The trace was sent; whether it can be read is not known.",
-                ""
-                if local
-                else "Set QUERY_URL (or --query-url) to Jaeger's query API, or leave this step out: --no-query.",
+                "warning",
+                f"one span of two was read back from {where}",
+                "The rest is lost or late: what stands between drops or delays some spans.",
+                "Look at the trace again later; then into the collector's log.",
             )
-            return
-        self.link = (
-            f"python manage.py traces {self.trace_id}"
-            if settings.exporter == "local"
-            else getattr(reader, "trace_link", lambda trace_id: None)(self.trace_id)
+        else:
+            yield Step("read", "ok", f"the trace was read back from {where}")
+
+    def _wait_for_trace(self, reader: LocalStore | JaegerReader) -> Trace | None:
+        """The trace once it is whole, or what there is of it when the time is over."""
+        trace_id = self.trace_id
+        assert trace_id is not None
+        while True:
+            late = time.monotonic() >= self._deadline
+            try:
+                found = self._bounded(lambda: reader.trace(trace_id))
+                if late or (found is not None and len(found.spans) >= 2):
+                    return found
+            except ReadError as error:
+                # An error of the server's own may pass; an address that is wrong stays wrong.
+                if late or error.reason != "failed":
+                    raise
+            time.sleep(min(0.1, self._left()))
+
+    def _unreadable(self, problem: str) -> Step:
+        detail, remedy = _split(problem, "")
+        if self.settings.exporter == "local":
+            return Step("read", "failed", detail, "The trace was written; it can't be read.", remedy)
+        return Step(
+            "read",
+            "warning",
+            detail,
+            "UDP gives no answer: whether the trace arrived is not known."
+            if self._unconfirmed()
+            else "The trace was taken; whether it can be seen is not known.",
+            f"{remedy} Jaeger's query API is tried at QUERY_URL (or --query-url), by default on port {QUERY_PORT} of "
+            "the endpoint's host; --no-query leaves it out.".strip(),
         )
-        where = str(settings.local_store) if settings.exporter == "local" else _shown(settings.query_url)
-        yield Step("read", "ok", f"the trace was read back from {where}")
 
     def _never_readable(self) -> Step:
         if self.settings.exporter == "local":
             return Step(
-                "read", "failed", "The trace was written and can't be found.", "", "Look at the file's folder."
+                "read",
+                "failed",
+                f"The trace was written to {self.settings.local_store} and can't be found there.",
+                "Something removes or replaces the file.",
+                "Look what else writes there, or set LOCAL_STORE to another path.",
             )
-        address = self._address()
-        if address is not None and address[2] == "udp":
+        where = _shown(self.settings.query_url)
+        if self._unconfirmed():
             return Step(
                 "read",
                 "failed",
-                f"The trace is not in the Jaeger at {_shown(self.settings.query_url)}.",
+                f"The trace is not in the Jaeger at {where} after {self._timeout:g} s.",
                 "Nothing listens on that UDP port, or the datagrams are lost on the way.",
-                "Check host and port, or send over TCP: http://HOST:4318.",
+                f"Check host and port in {self._at}, or send over TCP: port 4318 (OTLP over HTTP).",
             )
         return Step(
             "read",
             "failed",
-            f"The trace was taken, but is not in the Jaeger at {_shown(self.settings.query_url)} "
-            f"after {self._timeout:g} s.",
+            f"The trace was taken, but is not in the Jaeger at {where} after {self._timeout:g} s.",
             "The collector passes spans on to another Jaeger, drops them (its own sampling, a full storage), or is "
             "slow to store them (Kafka between).",
             "Check that QUERY_URL is of the same Jaeger, look into the collector's log, or wait: --timeout 60.",
         )
-
-
-def _speaks(host: str, port: int, secure: bool, timeout: float) -> str | None:
-    """What listens on a port: ``otlp``, ``jaeger`` (thrift), ``query``, ``otlp-grpc``, or None where it can't be told.
-
-    Asks with empty messages, which store nothing.
-    """
-    if _post_is_answered(host, port, secure, timeout, "/v1/traces", "application/x-protobuf", (200,)):
-        return "otlp"
-    if _post_is_answered(host, port, secure, timeout, "/api/traces", "application/x-thrift", (202, 400)):
-        return "jaeger"
-    try:
-        JaegerReader(f"{'https' if secure else 'http'}://{_bracketed(host)}:{port}", timeout=timeout).services()
-        return "query"
-    except ReadError:
-        pass
-    return "otlp-grpc" if not secure and _speaks_http2(host, port, timeout) else None
-
-
-def _post_is_answered(
-    host: str, port: int, secure: bool, timeout: float, path: str, kind: str, statuses: tuple[int, ...]
-) -> bool:
-    connection = (http.client.HTTPSConnection if secure else http.client.HTTPConnection)(host, port, timeout=timeout)
-    try:
-        connection.request("POST", path, b"", {"Content-Type": kind})
-        answer = connection.getresponse()
-        return answer.status in statuses and not answer.getheader("Content-Type", "").startswith("text/html")
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
-def _speaks_http2(host: str, port: int, timeout: float) -> bool:
-    """Whether a port answers HTTP/2's preface (RFC 9113, 3.4) with a SETTINGS frame, as gRPC servers do."""
-    try:
-        with socket.create_connection((host, port), timeout=timeout) as connection:
-            connection.settimeout(timeout)
-            connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00")
-            answer = b""
-            while len(answer) < 9:
-                received = connection.recv(64)
-                if not received:
-                    return False
-                answer += received
-            return answer[3] == 4 and not answer.startswith(b"HTTP")
-    except OSError:
-        return False
-
-
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host else host
 
 
 def _packaged(name: str) -> bool:
@@ -506,16 +739,43 @@ def _packaged(name: str) -> bool:
     return bool(entry_points(group="opentelemetry_instrumentor", name=name))
 
 
+def _netloc(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _shown(url: str | None) -> str:
-    """A URL for people: without credentials."""
+    """A URL for people: without credentials and parameters."""
     if url is None:
         return "nowhere"
     parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _split(message: str, otherwise: str) -> tuple[str, str]:
+    """What is wrong and what to do, of a message that says both; ``otherwise`` where it says the first only."""
+    problem, _, remedy = re.sub(r"([.)]) (?=[A-Z])", r"\1\0", message, count=1).partition("\0")
+    return problem, remedy or otherwise
+
+
+def _secrets(settings: Settings) -> tuple[str, ...]:
+    """What must not be printed. Short words are none, and may stand anywhere."""
+    found: set[str] = set()
+    for value in settings.headers.values():
+        found.update(value.split())
+    for url in filter(None, (settings.endpoint, settings.query_url)):
+        parts = urlsplit(url)
+        for text in (parts.username, parts.password):
+            if text:
+                found.update((text, unquote(text)))
+        found.update(value for _, value in parse_qsl(parts.query))
+    return tuple(sorted((text for text in found if len(text) >= 6), key=len, reverse=True))
 
 
 def _test_trace(settings: Settings) -> list[ReadableSpan]:
-    """A root and a child, ended, from a provider of their own: the sampling in force must not swallow them."""
+    """A root and a child, ended, from a provider of their own: the sampling in force must not swallow them.
+
+    Empty where the SDK is switched off.
+    """
     ended: list[ReadableSpan] = []
 
     class Keep(SpanProcessor):

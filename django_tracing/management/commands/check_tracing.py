@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -29,7 +30,7 @@ class Command(BaseCommand):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--json", action="store_true", help="print one JSON object")
         parser.add_argument(
-            "--timeout", type=float, default=10.0, metavar="SECONDS", help="for all steps together (default: 10)"
+            "--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="for all steps together (default: 10)"
         )
         parser.add_argument("--endpoint", metavar="URL", help="try this endpoint instead of the configured one")
         parser.add_argument("--query-url", metavar="URL", help="read back from this Jaeger")
@@ -55,6 +56,7 @@ class Command(BaseCommand):
 
     def _print_json(self, diagnosis: Diagnosis) -> None:
         steps = [asdict(step) for step in diagnosis.steps()]
+        # ASCII: whatever is in it, every pipe takes it.
         self.stdout.write(
             json.dumps(
                 {
@@ -69,24 +71,36 @@ class Command(BaseCommand):
         )
 
     def _print_lines(self, diagnosis: Diagnosis) -> None:
+        failed = False
         for step in diagnosis.steps():
+            failed = failed or step.outcome == "failed"
             self._print_step(step)
             self.stdout.flush()
-        if diagnosis.exit_code == 0:
-            self.stdout.write(self.style.SUCCESS("The trace arrived." if diagnosis.link else "The trace was sent."))
-            if diagnosis.link:
-                self.stdout.write(f"See it: {diagnosis.link}")
+        if diagnosis.exit_code == 2:
+            self._write("Nothing was sent: the settings are wrong.", self.style.ERROR)
+        elif failed:
+            self._write("The trace did not arrive.", self.style.ERROR)
+        elif diagnosis.exit_code:
+            self._write("Whether the trace arrived is not known.", self.style.WARNING)
+        elif diagnosis.link:
+            self._write("The trace arrived.", self.style.SUCCESS)
+            self._write(f"See it: {diagnosis.link}")
         else:
-            self.stdout.write(self.style.ERROR("The trace did not arrive."))
+            self._write("The trace was sent; it was not read back.", self.style.SUCCESS)
 
     def _print_step(self, step: Step) -> None:
         styles = {"failed": self.style.ERROR, "warning": self.style.WARNING, "ok": self.style.SUCCESS}
         style = styles.get(step.outcome)
         word = style(_WORDS[step.outcome]) if style is not None else _WORDS[step.outcome]
-        self.stdout.write(f"{word} {step.name:<9} {step.detail}  ({_duration(step.seconds)})")
+        self._write(f"{word} {step.name:<9} {step.detail}  ({_duration(step.seconds)})")
         for text in (step.meaning, step.remedy):
             if text:
-                self.stdout.write(f"{'':<14} {text}")
+                self._write(f"{'':<14} {text}")
+
+    def _write(self, text: str, style: Callable[[str], str] | None = None) -> None:
+        # A terminal that knows no such letter gets a question mark, and no traceback.
+        encoding = getattr(self.stdout, "encoding", None) or "utf-8"
+        self.stdout.write(text.encode(encoding, "replace").decode(encoding), style)
 
 
 def _duration(seconds: float) -> str:
@@ -98,7 +112,9 @@ def _settings(endpoint: str | None, query_url: str | None) -> Settings:
     if endpoint is None and query_url is None:
         return get_settings()
     configured = getattr(django_settings, "TRACING", None)
-    tracing = dict(configured) if isinstance(configured, dict) else {}
+    if configured is not None and not isinstance(configured, Mapping):
+        return get_settings()  # which says so
+    tracing = dict(configured or {})
     given: dict[str, str] = {}
     if endpoint is not None:
         # Another place may speak another protocol, and is read from elsewhere.
@@ -107,13 +123,21 @@ def _settings(endpoint: str | None, query_url: str | None) -> Settings:
     if query_url is not None:
         given["QUERY_URL"] = query_url
     settings = load({**tracing, **given}, os.environ)
-    options = {name: f"--{name.lower().replace('_', '-')}" for name in given}
-    if "ENDPOINT" in given:
-        options["EXPORTER"] = "--endpoint"
+    options = {f'TRACING["{name}"]': f"--{name.lower().replace('_', '-')}" for name in given}
     return replace(
         settings,
-        sources={**settings.sources, **options},
+        sources={name: options.get(source, source) for name, source in settings.sources.items()},
         problems=tuple(
-            replace(problem, source=options.get(problem.setting, problem.source)) for problem in settings.problems
+            replace(problem, source=options.get(problem.source, problem.source)) for problem in settings.problems
         ),
     )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError("must be a number of seconds, more than 0 and at most 3600")
+    return seconds
