@@ -55,6 +55,8 @@ def build_exporter(
 
 def _from_path(path: str) -> SpanExporter:
     module, _, name = path.rpartition(".")
+    if not module:
+        raise ImportError(f"{path!r} is no dotted path of an exporter.")
     try:
         factory = getattr(import_module(module), name)
     except AttributeError:

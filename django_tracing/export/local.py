@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import Any
 
 from opentelemetry.sdk.resources import SERVICE_NAME
@@ -58,7 +59,9 @@ def _plain(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
 
 
 def _json(value: Any) -> Any:
-    if isinstance(value, (str, bool, int, float)) or value is None:
+    if isinstance(value, float):
+        return value if isfinite(value) else str(value)
+    if isinstance(value, (str, bool, int)) or value is None:
         return value
     if isinstance(value, bytes):
         return value.hex()

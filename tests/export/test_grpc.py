@@ -1,0 +1,279 @@
+"""OTLP over gRPC, into a real Jaeger, and into what speaks no gRPC."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTracePartialSuccess,
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
+    TraceServiceServicer,
+    add_TraceServiceServicer_to_server,
+)
+
+from django_tracing.export import build_exporter
+from django_tracing.export.errors import ExportError
+from django_tracing.export.grpc import make_otlp_grpc_exporter
+from tests.export.builders import Recorder, make_spans
+from tests.jaegers import Jaeger
+from tests.receivers import OTLPReceiver
+
+ROOT = Path(__file__).parents[2]
+
+
+class Service(TraceServiceServicer):
+    """Keeps what it gets; ``status`` is what it answers instead, ``rejected`` what it says it left out."""
+
+    def __init__(self) -> None:
+        self.names: list[str] = []
+        self.metadata: dict[str, Any] = {}
+        self.status: grpc.StatusCode | None = None
+        self.rejected = 0
+
+    def Export(self, request: ExportTraceServiceRequest, context: Any) -> ExportTraceServiceResponse:
+        self.metadata = {item.key: item.value for item in context.invocation_metadata()}
+        if self.status is not None:
+            context.abort(self.status, "because")
+        self.names += [
+            span.name for group in request.resource_spans for scope in group.scope_spans for span in scope.spans
+        ]
+        return ExportTraceServiceResponse(
+            partial_success=ExportTracePartialSuccess(rejected_spans=self.rejected) if self.rejected else None
+        )
+
+
+@pytest.fixture
+def service() -> Iterator[tuple[str, Service]]:
+    """Where to send to, and what was sent there."""
+    with ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool)
+        kept = Service()
+        add_TraceServiceServicer_to_server(kept, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        yield f"http://127.0.0.1:{port}", kept
+        server.stop(0).wait()
+
+
+Connect = Callable[..., Any]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    """Makes exporters, and shuts them down when the test is over."""
+    made: list[Any] = []
+
+    def connect(endpoint: str, **options: Any) -> Any:
+        made.append(make_otlp_grpc_exporter(endpoint, **options))
+        return made[-1]
+
+    yield connect
+    for exporter in made:
+        exporter.shutdown()
+
+
+def failure(exporter: Any) -> ExportError:
+    with pytest.raises(ExportError) as caught:
+        exporter.export(make_spans())
+    return caught.value
+
+
+@pytest.mark.parametrize("name", ["jaeger", "jaeger_151"])
+def test_arrives_in_a_real_jaeger(request: pytest.FixtureRequest, connect: Connect, name: str) -> None:
+    jaeger: Jaeger = request.getfixturevalue(name)
+    recorder = Recorder()
+    recorder.tracer.start_span("over grpc", attributes={"a": 1}).end()
+    connect(jaeger.otlp_grpc).export(recorder.spans)
+    context = recorder.spans[0].context
+    assert context is not None
+    trace = jaeger.wait_trace(f"{context.trace_id:032x}")
+    assert trace["spans"][0]["operationName"] == "over grpc"
+
+
+def test_headers_become_metadata(connect: Connect, service: tuple[str, Service]) -> None:
+    endpoint, kept = service
+    connect(endpoint, headers={"Authorization": "Bearer s3cret"}).export(make_spans(3))
+    assert kept.names == ["span-0", "span-1", "span-2"]
+    assert kept.metadata["authorization"] == "Bearer s3cret"
+
+
+def test_a_wrong_header_is_named_without_its_value() -> None:
+    with pytest.raises(ValueError, match="authorization") as caught:
+        make_otlp_grpc_exporter("http://127.0.0.1:9", headers={"authorization": "s3cret\n"})
+    assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("status", "reason", "retryable"),
+    [
+        ("UNAUTHENTICATED", "unauthorized", False),
+        ("PERMISSION_DENIED", "unauthorized", False),
+        ("UNIMPLEMENTED", "not_found", False),
+        ("INVALID_ARGUMENT", "rejected", False),
+        ("INTERNAL", "rejected", False),
+        ("RESOURCE_EXHAUSTED", "unavailable", True),
+        ("UNAVAILABLE", "unavailable", True),
+        ("DEADLINE_EXCEEDED", "timeout", True),
+    ],
+)
+def test_answers_are_told_apart(
+    connect: Connect, service: tuple[str, Service], status: str, reason: str, retryable: bool
+) -> None:
+    endpoint, kept = service
+    kept.status = grpc.StatusCode[status]
+    exporter = connect(endpoint)
+    error = failure(exporter)
+    assert (error.reason, error.retryable) == (reason, retryable)
+    # It goes on after that.
+    kept.status = None
+    exporter.export(make_spans())
+    assert kept.names == ["span-0"]
+
+
+def test_a_partial_success_says_how_many(connect: Connect, service: tuple[str, Service]) -> None:
+    endpoint, kept = service
+    kept.rejected = 2
+    assert failure(connect(endpoint)).rejected == 2
+
+
+def test_what_speaks_no_grpc(connect: Connect) -> None:
+    with OTLPReceiver() as receiver:
+        assert failure(connect(receiver.endpoint)).reason == "wrong_protocol"
+        assert failure(connect(receiver.endpoint.replace("http:", "https:"))).reason == "tls"
+
+
+def test_connections(connect: Connect) -> None:
+    error = failure(connect("http://127.0.0.1:9"))
+    assert (error.reason, error.retryable) == ("refused", True)
+    assert str(error) == "Nothing listens on 127.0.0.1:9."
+    assert failure(connect("http://no-such-host.invalid:4317")).reason == "dns"
+
+
+def test_a_hanging_service(connect: Connect) -> None:
+    # Its backlog takes the connection, and nobody ever answers.
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        error = failure(connect(f"http://127.0.0.1:{silent.getsockname()[1]}", timeout=0.3))
+    assert (error.reason, error.retryable) == ("timeout", True)
+
+
+def test_comes_back_at_once_after_an_outage(connect: Connect) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        first = grpc.server(pool)
+        port = first.add_insecure_port("127.0.0.1:0")
+        first.start()
+        first.stop(0).wait()
+        exporter = connect(f"http://127.0.0.1:{port}")
+        for _ in range(4):
+            assert failure(exporter).retryable
+        second = grpc.server(pool)
+        kept = Service()
+        add_TraceServiceServicer_to_server(kept, second)
+        second.add_insecure_port(f"127.0.0.1:{port}")
+        second.start()
+        exporter.export(make_spans())
+        assert kept.names == ["span-0"]
+        second.stop(0).wait()
+
+
+_PROGRAM = """
+import os, sys
+from opentelemetry.sdk.trace import TracerProvider
+from django_tracing.export import build_exporter
+from django_tracing.export.processor import QueueProcessor
+processor = QueueProcessor(build_exporter("otlp-grpc", endpoint=sys.argv[1]), export_interval=600, shutdown_timeout=3)
+provider = TracerProvider()
+provider.add_span_processor(processor)
+tracer = provider.get_tracer("t")
+"""
+
+
+def _program(code: str, endpoint: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-W", "ignore:.*fork:DeprecationWarning", "-c", _PROGRAM + code, endpoint],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+def test_an_interpreter_that_ends_sends_what_waits(service: tuple[str, Service]) -> None:
+    endpoint, kept = service
+    run = _program('tracer.start_span("a").end()', endpoint)
+    assert (run.returncode, run.stderr) == (0, "")
+    assert kept.names == ["a"]
+
+
+def test_an_interpreter_ends_though_nothing_listens() -> None:
+    run = _program('tracer.start_span("a").end()', "http://127.0.0.1:9")
+    assert run.returncode == 0
+    assert "1 spans could not be sent" in run.stderr
+    assert len(run.stderr.splitlines()) == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("used", [False, True])
+def test_a_forked_child_sends_its_own(service: tuple[str, Service], used: bool) -> None:
+    endpoint, kept = service
+    run = _program(
+        f"""
+if {used}:
+    tracer.start_span("parent").end()
+    assert processor.force_flush()
+child = os.fork()
+if child == 0:
+    tracer.start_span("child").end()
+    os._exit(0 if processor.force_flush(20_000) else 1)
+status = os.waitpid(child, 0)[1]
+tracer.start_span("after").end()
+sys.exit(1 if status else 0)
+""",
+        endpoint,
+    )
+    assert run.returncode == 0, run.stderr
+    assert kept.names == (["parent"] if used else []) + ["child", "after"]
+
+
+def test_a_missing_package_is_told_with_the_mend() -> None:
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.modules['grpc'] = None\n"
+            "from django_tracing.export import build_exporter\n"
+            "from django_tracing.export.errors import MissingExtra\n"
+            "try:\n    build_exporter('otlp-grpc', endpoint='http://127.0.0.1:9')\n"
+            "except MissingExtra as error:\n    print(error)",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=True,
+    )
+    assert 'pip install "django-tracing[otlp-grpc]"' in run.stdout
+    assert "port 4318" in run.stdout
+
+
+def test_build_exporter_hands_everything_over(service: tuple[str, Service]) -> None:
+    endpoint, kept = service
+    exporter = build_exporter("otlp-grpc", endpoint=endpoint, headers={"X-Tenant": "blue"}, timeout=5)
+    assert exporter is not None
+    exporter.export(make_spans())
+    assert kept.metadata["x-tenant"] == "blue"
+    exporter.shutdown()

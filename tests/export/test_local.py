@@ -1,0 +1,102 @@
+"""Spans as plain rows for the local store."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+)
+
+from django_tracing.export.errors import ExportError
+from django_tracing.export.local import LocalExporter, span_row
+from django_tracing.traces.local import LocalStore
+from tests.export.builders import Recorder, make_spans
+
+
+def test_a_row_says_everything_and_is_json() -> None:
+    recorder = Recorder({"host.name": "h"})
+    parent = SpanContext(5, 6, is_remote=True, trace_flags=TraceFlags(1), trace_state=TraceState([("a", "1")]))
+    span = recorder.tracer.start_span(
+        "cache.get",
+        context=trace.set_span_in_context(NonRecordingSpan(parent)),
+        kind=SpanKind.CLIENT,
+        attributes={"n": 1, "raw": b"\xff", "list": [1, None, b"\x00"], "map": {"a": {"b": True}}, "f": 0.5},
+        links=[Link(SpanContext(7, 8, is_remote=False), {"why": "batch"})],
+        start_time=1_000,
+    )
+    span.add_event("miss", {"key": "k"}, 1_500)
+    span.set_status(Status(StatusCode.ERROR, "boom"))
+    span.end(2_000)
+    row = span_row(recorder.spans[0])
+    assert json.loads(json.dumps(row, allow_nan=False)) == row
+    assert len(row.pop("span_id")) == 16
+    assert row == {
+        "trace_id": f"{5:032x}",
+        "parent_id": f"{6:016x}",
+        "name": "cache.get",
+        "kind": "client",
+        "service": "shop",
+        "resource": {"service.name": "shop", "host.name": "h"},
+        "scope": "tests",
+        "start": 1_000,
+        "end": 2_000,
+        "status": "error",
+        "status_message": "boom",
+        "attributes": {"n": 1, "raw": "ff", "list": [1, None, "00"], "map": {"a": {"b": True}}, "f": 0.5},
+        "events": [{"name": "miss", "time": 1_500, "attributes": {"key": "k"}}],
+        "links": [{"trace_id": f"{7:032x}", "span_id": f"{8:016x}", "attributes": {"why": "batch"}}],
+        "trace_state": "a=1",
+    }
+
+
+def test_a_bare_span() -> None:
+    row = span_row(make_spans()[0])
+    assert (row["parent_id"], row["kind"], row["status"], row["status_message"]) == ("", "internal", "unset", "")
+    assert (row["attributes"], row["events"], row["links"], row["trace_state"]) == ({}, [], [], "")
+
+
+def test_numbers_that_json_has_not() -> None:
+    (span,) = make_spans(1, nan=float("nan"), inf=float("inf"), minus=float("-inf"))
+    assert span_row(span)["attributes"] == {"nan": "nan", "inf": "inf", "minus": "-inf"}
+
+
+def test_into_the_store_and_back(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "traces.sqlite3")
+    spans = make_spans(2, broken="\udcff")
+    LocalExporter(store.write).export(spans)
+    context = spans[0].context
+    assert context is not None
+    found = store.trace(f"{context.trace_id:032x}")
+    assert found is not None
+    assert [span.name for span in found.spans] == ["span-0"]
+
+
+@pytest.mark.parametrize(
+    ("error", "retryable", "reason"),
+    [
+        (OSError("the disk is full"), True, "unavailable"),
+        (RuntimeError("locked"), True, "unavailable"),
+        # What would fail for ever must not hold up the spans behind it.
+        (TypeError("a set"), False, "rejected"),
+        (ValueError("a surrogate"), False, "rejected"),
+    ],
+)
+def test_a_store_that_fails(error: Exception, retryable: bool, reason: str) -> None:
+    def write(rows: list[dict[str, Any]]) -> None:
+        raise error
+
+    with pytest.raises(ExportError, match=str(error)) as caught:
+        LocalExporter(write).export(make_spans())
+    assert (caught.value.retryable, caught.value.reason) == (retryable, reason)
