@@ -7,11 +7,15 @@ A cache object's class is replaced by a subclass of itself whose methods make sp
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from contextvars import ContextVar, Token
+from functools import update_wrapper
+from types import MethodType
 from typing import Any, Final
 
 from django.core.cache import CacheHandler, caches
+from django.core.cache.backends.base import BaseCache
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
@@ -43,13 +47,25 @@ _SYSTEMS: Final = {
 }
 _NETWORKED: Final = frozenset({"redis", "memcached"})
 
-_ONE_KEY: Final = ("get", "set", "add", "delete", "touch", "incr", "decr", "has_key", "get_or_set")
+_COUNTED: Final = frozenset({"incr", "decr", "incr_version", "decr_version"})
+_ONE_KEY: Final = ("get", "set", "add", "delete", "touch", "has_key", "get_or_set", *sorted(_COUNTED))
 _MANY_KEYS: Final = ("get_many", "set_many", "delete_many")
 _OPERATIONS: Final = (*_ONE_KEY, *_MANY_KEYS, "clear")
+#: What django-redis has besides: about a key, or a pattern of keys.
+_REDIS_OPERATIONS: Final = (
+    *("ttl", "pttl", "expire", "expire_at", "pexpire", "pexpire_at", "persist"),
+    *("keys", "delete_pattern"),
+)
+#: What the first parameter of these is called, when it is given by name.
+_KEY_NAMES: Final = ("key", "keys", "data", "pattern", "search")
+#: Backends that do with a default nothing but give it back. Others may look at it: they get the caller's own.
+_WELL_KNOWN: Final = ("django.core.cache.", "django_redis.")
 
 _MISSING: Final = object()
 
-_original_create: Callable[..., Any] | None = None
+_installed = False
+#: Our ``create_connection`` and what was there before, while ours is there.
+_patch: tuple[Callable[..., Any], Callable[..., Any]] | None = None
 #: Backend class -> its traced subclass.
 _classes: dict[type, type] = {}
 #: Whether a backend is at work on a call that has its span already.
@@ -62,11 +78,15 @@ def is_available() -> bool:
 
 def install() -> None:
     """Makes every cache object, there already or to come, a traced one."""
-    global _original_create
-    if _original_create is not None:
+    global _installed, _patch
+    if _installed:
         return
-    _original_create = CacheHandler.create_connection
-    CacheHandler.create_connection = _create  # type: ignore[method-assign]
+    _installed = True
+    if _patch is None:
+        original = CacheHandler.create_connection
+        patched = _tracing(original)
+        _patch = patched, original
+        CacheHandler.create_connection = patched  # type: ignore[method-assign]
     handler: Any = caches
     for alias in caches:
         # Not caches[alias]: that would make the ones nobody has used yet.
@@ -76,28 +96,34 @@ def install() -> None:
 
 def uninstall() -> None:
     """Takes it back; objects of other threads keep their class, whose methods then call straight through."""
-    global _original_create
-    if _original_create is None:
+    global _installed, _patch
+    if not _installed:
         return
-    CacheHandler.create_connection = _original_create  # type: ignore[method-assign]
-    _original_create = None
+    _installed = False
+    # What somebody else has put around ours stays, and ours in it, which then does nothing.
+    if _patch is not None and CacheHandler.create_connection is _patch[0]:
+        CacheHandler.create_connection = _patch[1]  # type: ignore[method-assign]
+        _patch = None
     for cache in caches.all(initialized_only=True):
-        original = getattr(type(cache), "_django_tracing_original", None)
+        original = vars(type(cache)).get("_django_tracing_original")
         if original is not None:
             cache.__class__ = original
 
 
-def _create(self: CacheHandler, alias: str) -> Any:
-    assert _original_create is not None
-    cache = _original_create(self, alias)
-    _trace_cache(cache, alias)
-    return cache
+def _tracing(original: Callable[..., Any]) -> Callable[..., Any]:
+    def create_connection(self: CacheHandler, alias: str) -> Any:
+        cache = original(self, alias)
+        if _installed:
+            _trace_cache(cache, alias)
+        return cache
+
+    return update_wrapper(create_connection, original)
 
 
 def _trace_cache(cache: Any, alias: str) -> None:
     try:
         backend = type(cache)
-        if hasattr(backend, "_django_tracing_original"):
+        if "_django_tracing_original" in vars(backend):
             return
         traced = _classes.get(backend)
         if traced is None:
@@ -112,36 +138,88 @@ def _trace_cache(cache: Any, alias: str) -> None:
 def _traced_class(backend: type) -> type:
     system = next((_SYSTEMS[base.__name__] for base in backend.__mro__ if base.__name__ in _SYSTEMS), None)
     static: Attributes = {OPERATION_TYPE: "cache", CACHE_SYSTEM: system or backend.__name__.lower()}
+
+    own_reduce: Any = backend.__reduce_ex__
+
+    def reduce(self: Any, protocol: int) -> Any:
+        # A pickle finds a class by its name, which gives the backend's own. (From protocol 2 on the class would
+        # have to be the object's.)
+        reduced = own_reduce(self, 1)
+        if not isinstance(reduced, tuple):
+            return reduced
+        make, arguments, *state = reduced
+        return (make, tuple(backend if argument is type(self) else argument for argument in arguments), *state)
+
     body: dict[str, Any] = {
         "_django_tracing_original": backend,
         "__module__": backend.__module__,
         "__qualname__": backend.__qualname__,
         "__doc__": backend.__doc__,
+        "__reduce_ex__": reduce,
     }
-    for operation in _OPERATIONS:
+    for operation in (*_OPERATIONS, *_REDIS_OPERATIONS) if system == "redis" else _OPERATIONS:
         original = getattr(backend, operation, None)
-        if original is not None:
-            body[operation] = _traced_method(operation, original, static)
+        well_known = _is_well_known(original)
+        if inspect.isfunction(original) and not inspect.iscoroutinefunction(original):
+            method = _traced_method(operation, original, static, well_known)
+            inherited = original is getattr(BaseCache, operation, None)
+            body[operation] = _HiddenInside(method, original) if inherited else method
         original = getattr(backend, f"a{operation}", None)
-        if original is not None and inspect.iscoroutinefunction(original):
-            body[f"a{operation}"] = _traced_async_method(operation, original, static)
+        if inspect.iscoroutinefunction(original):
+            # Django's own calls the other one, so both must be known.
+            well_known = well_known and _is_well_known(original)
+            body[f"a{operation}"] = _traced_async_method(operation, original, static, well_known)
     return type(backend)(backend.__name__, (backend,), body)
+
+
+def _is_well_known(method: Any) -> bool:
+    return str(getattr(method, "__module__", "")).startswith(_WELL_KNOWN)
+
+
+class _HiddenInside:
+    """A method that is the backend's own again while the backend is at work.
+
+    Django's ``aget_many`` and others ask whether ``get_many`` is still ``BaseCache``'s, and run it in a thread if
+    not, where it fails for a backend that has only async methods.
+    """
+
+    def __init__(self, method: Callable[..., Any], original: Callable[..., Any]) -> None:
+        self.method = method
+        self.original = original
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self.method
+        return MethodType(self.original if _inside.get() else self.method, instance)
 
 
 class _Call:
     """One traced call of a cache. No method raises."""
 
-    __slots__ = ("_inside_token", "_span_context", "_token", "args", "kwargs", "operation", "sentinel", "span")
+    __slots__ = (
+        *("_inside_token", "_span_context", "_token", "_unique"),
+        *("args", "default", "kwargs", "made", "operation", "sent", "span"),
+    )
 
     def __init__(
-        self, cache: Any, operation: str, static: Attributes, args: tuple[Any, ...], kwargs: dict[str, Any], get: bool
+        self,
+        cache: Any,
+        operation: str,
+        static: Attributes,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        well_known: bool,
     ) -> None:
         self.operation = operation
         self.args = args
         self.kwargs = kwargs
-        #: What the caller gets for a missing key; set when a default of ours goes down instead.
-        self.sentinel: Any = _MISSING
+        #: What the caller gets for a missing key, and whether a default of ours went down instead.
+        self.default: Any = None
+        self.sent = False
+        #: Whether ``get_or_set`` had to make the value; None when that cannot be told.
+        self.made: bool | None = None
         self.span: Span = INVALID_SPAN
+        self._unique = 0
         self._token: Token[Context] | None = None
         self._inside_token: Token[bool] | None = None
         self._span_context: Context | None = None
@@ -156,14 +234,16 @@ class _Call:
             if pattern:
                 attributes[CACHE_KEY] = pattern
                 name = f"{name}.{pattern}"
-            if get:
-                self._take_default()
+            if operation == "get":
+                self._take_default(well_known)
             elif operation == "get_or_set":
-                self._let_default_out()
-            kind = SpanKind.CLIENT if attributes[CACHE_SYSTEM] in _NETWORKED else SpanKind.INTERNAL
+                self._let_default_out(well_known)
+            system = attributes[CACHE_SYSTEM]
+            kind = SpanKind.CLIENT if system in _NETWORKED else SpanKind.INTERNAL
             self.span = spans.start_span(cut(name, 120), attributes, kind)
-            self._span_context = trace.set_span_in_context(self.span)
-            self._token = spans.attach(spans.suppressed(self._span_context))
+            self._span_context = context = trace.set_span_in_context(self.span)
+            # The statements of a cache in the database are no second span of the same operation.
+            self._token = spans.attach(context if system == "database" else spans.suppressed(context))
         except Exception:
             spans.log_once("cache", "A cache call could not be traced.")
         self._inside_token = _inside.set(True)
@@ -172,40 +252,39 @@ class _Call:
         operation = self.operation
         if operation == "clear":
             return ""
-        name = "data" if operation == "set_many" else "keys" if operation in _MANY_KEYS else "key"
-        given = self.args[0] if self.args else self.kwargs.get(name)
+        given = _first(self.args, self.kwargs)
+        if given is None:
+            return ""
         if operation not in _MANY_KEYS:
             return key_pattern(str(given))
-        if not isinstance(given, (Mapping, list, tuple, set, frozenset)) and isinstance(given, Iterable):
-            # An iterator can be read once: the backend gets the list.
-            given = list(given)
-            if self.args:
-                self.args = (given, *self.args[1:])
-            else:
-                self.kwargs = {**self.kwargs, name: given}
-        keys = list(given or ())
+        if operation == "set_many" and not isinstance(given, Mapping):
+            return ""
+        keys = list(given)
         attributes[CACHE_KEYS] = len(keys)
+        if operation == "get_many":
+            self._unique = len(set(keys))
         # One pattern for all, or none: the first ones tell.
         patterns = {key_pattern(str(key)) for key in keys[:20]}
         return patterns.pop() if len(patterns) == 1 else ""
 
-    def _take_default(self) -> None:
+    def _take_default(self, well_known: bool) -> None:
         """Sends a default of ours down, which nobody can have stored: 0, "" and None are hits."""
-        if len(self.args) > 1:
-            self.sentinel = self.args[1]
-            self.args = (self.args[0], _MISSING, *self.args[2:])
-        else:
-            self.sentinel = self.kwargs.get("default")
-            self.kwargs = {**self.kwargs, "default": _MISSING}
+        self.default = self.args[1] if len(self.args) > 1 else self.kwargs.get("default")
+        if well_known:
+            self._replace_default(_MISSING)
+            self.sent = True
 
-    def _let_default_out(self) -> None:
+    def _let_default_out(self, well_known: bool) -> None:
         """A callable default is the user's code: what it does is traced, as children of this span."""
         default = self.args[1] if len(self.args) > 1 else self.kwargs.get("default")
-        if not callable(default):
+        if not callable(default) and not well_known:
             return
+        self.made = False
 
         def traced_default() -> Any:
-            self.span.set_attribute(CACHE_HIT, False)
+            self.made = True
+            if not callable(default):
+                return default
             token = spans.attach(self._span_context) if self._span_context is not None else None
             inside = _inside.set(False)
             try:
@@ -214,44 +293,59 @@ class _Call:
                 _inside.reset(inside)
                 spans.detach(token)
 
+        if len(self.args) > 1 or "default" in self.kwargs:
+            self._replace_default(traced_default)
+
+    def _replace_default(self, default: Any) -> None:
         if len(self.args) > 1:
-            self.args = (self.args[0], traced_default, *self.args[2:])
+            self.args = (self.args[0], default, *self.args[2:])
         else:
-            self.kwargs = {**self.kwargs, "default": traced_default}
+            self.kwargs = {**self.kwargs, "default": default}
 
     def leave(self) -> None:
         """The backend is done: what comes next is the user's again."""
         if self._inside_token is not None:
-            try:
+            # A coroutine that another task closes ends in a context that never saw the token.
+            with suppress(ValueError):
                 _inside.reset(self._inside_token)
-            except ValueError:
-                _inside.set(False)
         spans.detach(self._token)
 
     def answer(self, result: Any) -> Any:
         self.leave()
+        if self.sent and result is _MISSING:
+            result = self.default
+            hit: bool | None = False
+        else:
+            hit = self._hit(result)
         try:
-            operation = self.operation
-            if operation == "get":
-                missing = result is _MISSING
-                if missing:
-                    result = None if self.sentinel is _MISSING else self.sentinel
-                self.span.set_attribute(CACHE_HIT, not missing)
-            elif operation == "has_key":
-                self.span.set_attribute(CACHE_HIT, bool(result))
-            elif operation in ("touch", "delete", "incr", "decr") and result is not None:
-                self.span.set_attribute(CACHE_HIT, bool(result) if operation in ("touch", "delete") else True)
-            elif operation == "get_many":
-                keys = self.args[0] if self.args else self.kwargs.get("keys", ())
-                self.span.set_attributes({CACHE_HITS: len(result), CACHE_HIT: len(result) == len(set(keys))})
+            if hit is not None:
+                self.span.set_attribute(CACHE_HIT, hit)
+            if self.operation == "get_many":
+                self.span.set_attribute(CACHE_HITS, len(result))
         except Exception:
             spans.log_once("cache-answer", "A cache call's answer could not be traced.")
         spans.end_span(self.span)
         return result
 
+    def _hit(self, result: Any) -> bool | None:
+        """Whether the key was there; None where the answer does not tell. Equality of values is never asked for."""
+        operation = self.operation
+        if operation == "get":
+            if self.sent or result is not self.default:
+                return True
+            # It may be the default, or a value that is the same object: there is one 0 and one "" only.
+            return False if self.default is None or type(self.default) is object else None
+        if operation == "get_or_set":
+            return None if self.made is None else not self.made
+        if operation == "get_many":
+            return isinstance(result, Mapping) and len(result) == self._unique
+        if operation in ("has_key", "touch", "delete"):
+            return bool(result) if isinstance(result, int) else None
+        return True if operation in _COUNTED and result is not None else None
+
     def fail(self, error: BaseException) -> None:
         self.leave()
-        if isinstance(error, ValueError) and self.operation in ("incr", "decr"):
+        if type(error) is ValueError and self.operation in _COUNTED:
             # Django's answer for a key that is not there.
             spans.set_attributes(self.span, {CACHE_HIT: False})
         else:
@@ -259,24 +353,30 @@ class _Call:
         spans.end_span(self.span)
 
 
-def _takes_default(method: Callable[..., Any]) -> bool:
-    try:
-        parameters = inspect.signature(method).parameters.values()
-    except (TypeError, ValueError):
-        return False
-    kinds = [parameter.kind for parameter in parameters]
-    return any(parameter.name == "default" for parameter in parameters) or (
-        inspect.Parameter.VAR_POSITIONAL in kinds and inspect.Parameter.VAR_KEYWORD in kinds
-    )
+def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    return args[0] if args else next((kwargs[name] for name in _KEY_NAMES if name in kwargs), None)
 
 
-def _traced_method(operation: str, original: Callable[..., Any], static: Attributes) -> Callable[..., Any]:
-    get = operation == "get" and _takes_default(original)
+def _read_once(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments, a list of keys where an iterator was: it could be read once. What it raises is the caller's."""
+    given = _first(args, kwargs)
+    if not isinstance(given, Iterator):
+        return args, kwargs
+    keys = list(given)
+    return ((keys, *args[1:]), kwargs) if args else (args, {k: keys if v is given else v for k, v in kwargs.items()})
+
+
+def _traced_method(
+    operation: str, original: Callable[..., Any], static: Attributes, well_known: bool
+) -> Callable[..., Any]:
+    many = operation in _MANY_KEYS
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not spans.recording() or _inside.get() or _original_create is None:
+        if not spans.recording() or _inside.get() or not _installed:
             return original(self, *args, **kwargs)
-        call = _Call(self, operation, static, args, kwargs, get)
+        if many:
+            args, kwargs = _read_once(args, kwargs)
+        call = _Call(self, operation, static, args, kwargs, well_known)
         try:
             result = original(self, *call.args, **call.kwargs)
         except BaseException as error:
@@ -284,27 +384,33 @@ def _traced_method(operation: str, original: Callable[..., Any], static: Attribu
             raise
         return call.answer(result)
 
-    return _like(method, original)
+    return update_wrapper(method, original)
 
 
-def _traced_async_method(operation: str, original: Callable[..., Any], static: Attributes) -> Callable[..., Any]:
-    get = operation == "get" and _takes_default(original)
+def _traced_async_method(
+    operation: str, original: Callable[..., Any], static: Attributes, well_known: bool
+) -> Callable[..., Any]:
+    many = operation in _MANY_KEYS
 
     async def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not spans.recording() or _inside.get() or _original_create is None:
+        if _inside.get():
             return await original(self, *args, **kwargs)
-        call = _Call(self, operation, static, args, kwargs, get)
+        if not spans.recording() or not _installed:
+            # For _HiddenInside.
+            inside = _inside.set(True)
+            try:
+                return await original(self, *args, **kwargs)
+            finally:
+                with suppress(ValueError):
+                    _inside.reset(inside)
+        if many:
+            args, kwargs = _read_once(args, kwargs)
+        call = _Call(self, operation, static, args, kwargs, well_known)
         try:
             result = await original(self, *call.args, **call.kwargs)
         except BaseException as error:
             call.fail(error)
             raise
         return call.answer(result)
-
-    return _like(method, original)
-
-
-def _like(method: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
-    from functools import update_wrapper
 
     return update_wrapper(method, original)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import pickle
 import socketserver
@@ -11,8 +12,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import redis
 from django.core.cache import CacheHandler, caches
 from django.core.cache.backends.base import BaseCache
+from django.core.cache.backends.filebased import FileBasedCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import call_command
 from django.db import connection
@@ -23,6 +26,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
+from django_tracing.instrumentation.cache import _trace_cache
+from example_project.servers import free_port
 from tests.conftest import Spans
 
 tracer = trace.get_tracer("tests")
@@ -91,10 +96,11 @@ BACKENDS = {
     "memcached": "django.core.cache.backends.memcached.PyMemcacheCache",
     "redis": "django.core.cache.backends.redis.RedisCache",
     "django-redis": "django_redis.cache.RedisCache",
+    "dummy": "django.core.cache.backends.dummy.DummyCache",
 }
 
 
-@pytest.fixture(params=list(BACKENDS))
+@pytest.fixture(params=[kind for kind in BACKENDS if kind != "dummy"])
 def cache(request: pytest.FixtureRequest, tmp_path: Any, db: None, memcached: str) -> Iterator[Any]:
     kind = request.param
     location = {
@@ -137,6 +143,26 @@ def attributes(span: ReadableSpan) -> dict[str, Any]:
 
 def cached(spans: Spans) -> list[str]:
     return [span.name for span in spans if span.name.startswith("cache.")]
+
+
+class AsyncOnly(BaseCache):
+    """A backend on an async client: it has no sync methods of its own."""
+
+    def __init__(self, params: Any) -> None:
+        super().__init__(params)
+        self.values: dict[str, Any] = {}
+
+    async def aget(self, key: str, default: Any = None, version: int | None = None) -> Any:
+        return self.values.get(self.make_key(key, version), default)
+
+    async def aset(self, key: str, value: Any, timeout: Any = None, version: int | None = None) -> None:
+        self.values[self.make_key(key, version)] = value
+
+    async def aadd(self, key: str, value: Any, timeout: Any = None, version: int | None = None) -> bool:
+        return self.values.setdefault(self.make_key(key, version), value) is value
+
+    async def adelete(self, key: str, version: int | None = None) -> bool:
+        return self.values.pop(self.make_key(key, version), None) is not None
 
 
 class TestEveryBackend:
@@ -233,11 +259,42 @@ class TestEveryBackend:
         (inner,) = within.named("cache.get.inner")
         assert inner.parent.span_id == outer[0].context.span_id  # type: ignore[union-attr]
 
+    def test_get_or_set_says_whether_it_was_there(self, cache: Any, within: Spans) -> None:
+        assert cache.get_or_set("k", 0) == 0
+        assert cache.get_or_set("k", 5) == 0
+        assert cache.get_or_set("k", default=lambda: 5) == 0
+        assert cache.get_or_set("l", lambda: 5) == 5
+        assert [attributes(span)["cache.hit"] for span in within.named("cache.get_or_set.k")] == [False, True, True]
+        assert attributes(within.one("cache.get_or_set.l"))["cache.hit"] is False
+
+    def test_a_stored_none_is_a_hit(self, cache: Any, within: Spans) -> None:
+        cache.set("k", None)
+        stored = cache.get("k", 5)
+        assert attributes(within.one("cache.get.k"))["cache.hit"] is (stored is None)
+
+    def test_a_version_moved_is_one_span(self, cache: Any, within: Spans) -> None:
+        cache.set("k", "x")
+        assert cache.incr_version("k") == 2
+        assert cache.get("k", version=2) == "x"
+        assert cached(within) == ["cache.set.k", "cache.incr_version.k", "cache.get.k"]
+
+    def test_what_an_iterator_of_keys_raises_goes_on(self, cache: Any, within: Spans) -> None:
+        def keys() -> Iterator[str]:
+            yield "k"
+            raise RuntimeError("the user's own")
+
+        with pytest.raises(RuntimeError, match="the user's own"):
+            cache.get_many(keys())
+
     def test_upstreams_redis_makes_no_second_span(self, cache: Any, within: Spans) -> None:
         cache.set("k", 1)
         cache.get("k")
         scopes = {span.instrumentation_scope.name for span in within}  # type: ignore[union-attr]
         assert scopes == {"django_tracing"}
+        if hasattr(cache, "client"):
+            cache.client.get_client().ping()
+            last = list(within)[-1].instrumentation_scope
+            assert "redis" in last.name, "outside of Django's caches it is upstream's"  # type: ignore[union-attr]
 
     def test_async(self, cache: Any, within: Spans) -> None:
         async def work() -> None:
@@ -284,7 +341,126 @@ class TestItself:
         assert isinstance(cache, LocMemCache)
         assert isinstance(cache, BaseCache)
         assert type(cache).__name__ == "LocMemCache"
-        assert pickle.loads(pickle.dumps([1])) == [1]
+
+    @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+    def test_it_can_be_pickled_where_the_backend_can(self, tmp_path: Any, protocol: int, within: Spans) -> None:
+        config = {"default": {"BACKEND": BACKENDS["file"], "LOCATION": str(tmp_path), "KEY_PREFIX": "p"}}
+        cache = CacheHandler(config)["default"]
+        cache.set("k", 1)
+        other = pickle.loads(pickle.dumps(cache, protocol))
+        assert type(other) is FileBasedCache
+        assert other.get("k") == copy.copy(cache).get("k") == 1
+
+    def test_dummy(self, within: Spans) -> None:
+        cache = CacheHandler({"default": {"BACKEND": BACKENDS["dummy"]}})["default"]
+        cache.set("k", 1)
+        assert cache.get("k", 5) == 5
+        assert cache.get_or_set("k", lambda: 6) == 6
+        got = attributes(within.one("cache.get.k"))
+        assert (got["cache.system"], got["cache.hit"]) == ("dummy", False)
+
+    def test_a_cache_in_the_database_shows_its_statements(self, db: None, within: Spans) -> None:
+        with override_settings(CACHES={"default": {"BACKEND": BACKENDS["database"], "LOCATION": "cache_table"}}):
+            call_command("createcachetable", verbosity=0)
+            within.clear()
+            caches["default"].get("k")
+        get = within.one("cache.get.k")
+        statements = [span for span in within if span.name.startswith("db.")]
+        assert statements
+        assert {span.parent.span_id for span in statements} == {get.context.span_id}  # type: ignore[union-attr]
+
+    def test_a_redis_that_is_away_is_as_the_user_wants_it(self, within: Spans) -> None:
+        def cache(ignore: bool) -> Any:
+            options = {"IGNORE_EXCEPTIONS": ignore}
+            url = f"redis://127.0.0.1:{free_port()}"
+            return CacheHandler(
+                {"default": {"BACKEND": BACKENDS["django-redis"], "LOCATION": url, "OPTIONS": options}}
+            )["default"]
+
+        forgiving = cache(True)
+        assert forgiving.get("k") is None
+        assert forgiving.get("k", 5) == 5
+        assert forgiving.get_many(["k"]) == {}
+        assert [attributes(span)["cache.hit"] for span in within.named("cache.get.k")] == [False, False]
+        within.clear()
+        strict = cache(False)
+        with pytest.raises(redis.exceptions.ConnectionError):
+            strict.get("k")
+        assert within.one("cache.get.k").status.status_code is StatusCode.ERROR
+
+    def test_many_at_once(self, within: Spans) -> None:
+        cache = CacheHandler({"default": {"BACKEND": BACKENDS["memory"], "LOCATION": "many"}})["default"]
+
+        async def work() -> None:
+            await asyncio.gather(*(cache.aset(f"a:{number}", number) for number in range(20)))
+            assert sum(await asyncio.gather(*(cache.aget(f"a:{number}") for number in range(20)))) == 190
+
+        asyncio.run(work())
+        assert cached(within) == ["cache.set.a:*"] * 20 + ["cache.get.a:*"] * 20
+
+    @pytest.mark.parametrize("traced", [True, False])
+    def test_a_backend_with_async_methods_only_is_never_asked_in_a_thread(self, spans: Spans, traced: bool) -> None:
+        cache: Any = AsyncOnly({})
+        _trace_cache(cache, "async")
+
+        async def work() -> None:
+            thread = threading.get_ident()
+            await cache.aset_many({"a:1": 1, "a:2": 2})
+            assert await cache.aget_many(["a:1", "a:2"]) == {"a:1": 1, "a:2": 2}
+            assert await cache.aget_or_set("a:3", threading.get_ident) == thread
+            assert await cache.ahas_key("a:3")
+            assert await cache.aincr("a:1") == 2
+            assert await cache.aincr_version("a:1") == 2
+            await cache.adelete_many(["a:1"])
+
+        if traced:
+            with tracer.start_as_current_span("root"):
+                asyncio.run(work())
+        else:
+            asyncio.run(work())
+        operations = ["set_many", "get_many", "get_or_set", "has_key", "incr", "incr_version", "delete_many"]
+        assert cached(spans) == ([f"cache.{operation}.a:*" for operation in operations] if traced else [])
+
+    def test_a_backend_that_looks_at_its_default_gets_the_callers(self, within: Spans) -> None:
+        class Looking(LocMemCache):
+            def get(self, key: str, default: Any = None, version: int | None = None) -> Any:
+                return super().get(key, version=version) or default or {}
+
+        cache = Looking("looking", {})
+        _trace_cache(cache, "looking")
+        assert cache.get("k") == {}
+        assert cache.get("k", 5) == 5
+        assert cache.get("k", default=None) == {}
+        cache.set("k", 7)
+        assert cache.get("k") == 7
+
+        class Plain(LocMemCache):
+            def get(self, key: str, default: Any = None, version: int | None = None) -> Any:
+                return super().get(key, default, version)
+
+        within.clear()
+        plain = Plain("plain", {})
+        _trace_cache(plain, "plain")
+        plain.set("k", 0)
+        plain.get("k")
+        plain.get("k", 0)
+        plain.get("x")
+        plain.get("x", object())
+        hits = [attributes(span).get("cache.hit") for span in within if span.name.startswith("cache.get")]
+        assert hits == [True, None, False, False], "what cannot be told is left out"
+
+    def test_a_subclass_of_its_class(self, within: Spans) -> None:
+        traced: Any = type(CacheHandler({"default": {"BACKEND": BACKENDS["memory"]}})["default"])
+
+        class Mine(traced):  # type: ignore[misc]
+            def get(self, *args: Any, **kwargs: Any) -> Any:
+                return super().get(*args, **kwargs)
+
+        cache = Mine("mine", {})
+        _trace_cache(cache, "mine")
+        assert cache.get("k", 5) == 5
+        assert isinstance(cache, Mine)
+        assert within.names == ["cache.get.k"]
 
     def test_django_redis_keeps_its_own_methods(self, within: Spans) -> None:
         cache: Any = CacheHandler(
@@ -296,19 +472,22 @@ class TestItself:
         assert 0 < cache.ttl("a:1") <= 60
         assert sorted(cache.keys("a:*")) == ["a:1", "a:2"]
         assert sorted(cache.iter_keys("a:*")) == ["a:1", "a:2"]
+        assert cached(within)[-2:] == ["cache.ttl.a:*", "cache.keys.a:*"]
         with cache.lock("lock", timeout=5):
             pass
         assert cache.client.get_client().ping()
+        within.clear()
         assert cache.delete_pattern("a:*") == 2
+        assert within.names == ["cache.delete_pattern.a:*"]
         assert cache.set("n", 1, nx=True) is True
         cache.client.get_client().connection_pool.disconnect()
 
     def test_a_backend_with_odd_signatures_is_called_as_it_was(self, within: Spans) -> None:
         class Odd(LocMemCache):
+            ttl = 5
+
             def get(self, key: str) -> Any:  # type: ignore[override]
                 return f"odd {key}"
-
-        from django_tracing.instrumentation.cache import _trace_cache
 
         cache = Odd("odd", {})
         _trace_cache(cache, "odd")
@@ -319,8 +498,6 @@ class TestItself:
         class Broken(LocMemCache):
             def get(self, *args: Any, **kwargs: Any) -> Any:
                 raise OSError("the cache is away")
-
-        from django_tracing.instrumentation.cache import _trace_cache
 
         cache = Broken("broken", {})
         _trace_cache(cache, "broken")
@@ -355,6 +532,29 @@ class TestItself:
             module.install()
         caches["default"].get("k")
         assert within.names == ["cache.get.k"] * 2
+
+    def test_what_others_put_around_ours_stays(self, within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+        from django_tracing.instrumentation import cache as module
+
+        ours = CacheHandler.create_connection
+        made = []
+
+        def others(self: CacheHandler, alias: str) -> Any:
+            made.append(alias)
+            return ours(self, alias)
+
+        def fresh() -> Any:
+            return CacheHandler({"default": {"BACKEND": BACKENDS["memory"]}})["default"]
+
+        monkeypatch.setattr(CacheHandler, "create_connection", others)
+        module.uninstall()
+        try:
+            assert type(fresh()) is LocMemCache
+        finally:
+            module.install()
+        fresh().get("k")
+        assert made == ["default"] * 2
+        assert within.names == ["cache.get.k"]
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
