@@ -51,7 +51,7 @@ _SPEECH: Final[dict[Speech, str]] = {
     "otlp": "OTLP over HTTP",
     "otlp-grpc": "gRPC",
     "jaeger": "Jaeger's thrift over HTTP",
-    "query": "the language of Jaeger's UI and query API, which is for reading",
+    "query": "Jaeger's query API",
     "tls": "TLS",
     "postgresql": "PostgreSQL's language",
     "redis": "Redis' language",
@@ -104,7 +104,7 @@ _ADVICE: Final[dict[str, tuple[str, str]]] = {
 }
 #: A StoreError's reason -> what it means.
 _STORE: Final = {
-    "read_only": "This user may not write there.",
+    "read_only": "The file or its folder can't be written by this user.",
     "full": "There is no room for another trace.",
     "busy": "Another process held the file all the time.",
     "foreign": "A file that is not this app's is never written to.",
@@ -159,7 +159,7 @@ class Diagnosis:
         self._secrets = _secrets(settings)
         self._sources = settings.source("ENDPOINT"), settings.source("EXPORTER")
         #: Where the endpoint is set, for people.
-        self._at = 'TRACING["ENDPOINT"]' if self._sources[0] == "default" else self._sources[0]
+        self._at = 'TRACING["ENDPOINT"]' if self._sources[0] == "default" else _place(self._sources[0])
 
     def steps(self) -> Iterator[Step]:
         """The findings, as they are made. Never raises."""
@@ -250,16 +250,14 @@ class Diagnosis:
                 "Take that setting out, or set it to the contrary.",
             )
             raise _Stop
-        where = f" to {_shown(settings.endpoint)}" if settings.exporter in _NETWORKED else ""
-        if settings.exporter == "local":
-            where = f" in {settings.local_store}"
-        source = settings.source("EXPORTER")
-        yield Step(
-            "settings",
-            "ok",
-            f'service "{settings.service_name}", exporter {settings.exporter}{where} '
-            f"({'the default' if source == 'default' else source})",
-        )
+        words = [f'service "{settings.service_name}"{self._from("SERVICE_NAME")}, exporter {settings.exporter}']
+        if self._sources[1] != self._sources[0]:
+            words.append(self._from("EXPORTER"))
+        if settings.exporter in _NETWORKED:
+            words.append(f" to {_shown(settings.endpoint)}{self._from('ENDPOINT')}")
+        elif settings.exporter == "local":
+            words.append(f" in {settings.local_store}{self._from('LOCAL_STORE')}")
+        yield Step("settings", "ok", "".join(words))
         if settings.sample_rate < 1:
             yield Step(
                 "sampling",
@@ -270,6 +268,10 @@ class Diagnosis:
                 else "No request is recorded, unless its caller's was.",
                 "Set SAMPLE_RATE to 1 to see each request. The test trace is sent all the same.",
             )
+
+    def _from(self, name: str) -> str:
+        source = self.settings.source(name)
+        return "" if source == "default" else f" ({source})"
 
     def _check_instrumentations(self) -> Iterator[Step]:
         settings = self.settings
@@ -497,6 +499,10 @@ class Diagnosis:
         found = self._found() if suspicious or unclear else None
         if found is not None:
             meaning = f"That port speaks {_SPEECH[found]}, and {_SPEECH[self._speech()]} was spoken to it."
+            if found == "query":
+                meaning = "That port is Jaeger's UI and query API, for reading; spans go to another."
+            elif found == self._speech():
+                meaning = f"That port speaks {_SPEECH[found]}, at another path."
             yield Step("protocol", "failed", str(error), meaning, self._instead(found))
             raise _Stop
         # Some receivers take an empty message for a broken one.
@@ -554,16 +560,15 @@ class Diagnosis:
                 'Set them, e.g. TRACING["HEADERS"] = {"authorization": "Bearer ..."}, or '
                 "OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20..."
             )
-        return f"Correct the HEADERS of {source}."
+        return f"Correct those in {_place(source)}."
 
     def _set(self, name: str, value: str, before: str = "") -> str:
         """How a person sets a setting to ``value``: in the place where it is set now."""
         source = self.settings.source(name)
-        if source.startswith("environment variable "):
-            return f"Set the {source} to {before}{value}"
         if source.startswith("--"):
-            return f"Give {source} {before}{value}"
-        return f'Set TRACING["{name}"] to {before}"{value}".'
+            return f'Give {source} {before}"{value}".'
+        place = f'TRACING["{name}"]' if source == "default" else _place(source)
+        return f'Set {place} to {before}"{value}".'
 
     # ----- the trace
 
@@ -732,6 +737,11 @@ class Diagnosis:
             "slow to store them (Kafka between).",
             "Check that QUERY_URL is of the same Jaeger, look into the collector's log, or wait: --timeout 60.",
         )
+
+
+def _place(source: str) -> str:
+    """Where a setting is set, in a sentence."""
+    return f"the {source}" if source.startswith("environment") else source
 
 
 def _packaged(name: str) -> bool:

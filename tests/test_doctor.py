@@ -375,6 +375,12 @@ def test_a_path_that_takes_no_spans(receiver: OTLPReceiver) -> None:
     assert 'TRACING["ENDPOINT"]' in step.remedy
 
 
+def test_a_path_of_another_s_otlp(any_jaeger: Jaeger) -> None:
+    step = failed(Result({}, {"JAEGER_ENDPOINT": f"{any_jaeger.otlp_http}/otlp"}), "protocol")
+    assert "at another path" in step.meaning
+    assert step.remedy == f'Set the environment variable JAEGER_ENDPOINT to "{any_jaeger.otlp_http}".'
+
+
 def test_a_login_page() -> None:
     with Web(always(302)) as web:
         assert "302" in failed(Result({"ENDPOINT": web.url}), "protocol").detail

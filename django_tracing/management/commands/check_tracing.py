@@ -55,7 +55,7 @@ class Command(BaseCommand):
             sys.exit(diagnosis.exit_code)
 
     def _print_json(self, diagnosis: Diagnosis) -> None:
-        steps = [asdict(step) for step in diagnosis.steps()]
+        steps = [asdict(replace(step, seconds=round(step.seconds, 6))) for step in diagnosis.steps()]
         # ASCII: whatever is in it, every pipe takes it.
         self.stdout.write(
             json.dumps(
