@@ -1,4 +1,4 @@
-"""A service that is too slow: takes connections and never answers. ``python -m example_project.iac_generator PORT``."""
+"""A service that is too slow: takes connections, never answers. ``python -m example_project.iac_generator PORT``."""
 
 from __future__ import annotations
 

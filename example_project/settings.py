@@ -63,7 +63,7 @@ TRACING = {
     },
     "EXPORT_INTERVAL": 0.5,
 }
-for name in ("EXPORTER", "QUERY_URL", "LOCAL_STORE"):
+for name in ("EXPORTER", "LAYERS", "LOCAL_STORE", "QUERY_URL"):
     if f"DEMO_{name}" in os.environ:
         TRACING[name] = os.environ[f"DEMO_{name}"]
 

@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
-import secrets
 import signal
-import subprocess
+import socket
 import sys
-import tempfile
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from django.conf import settings
@@ -26,167 +17,14 @@ from django.core.management.base import BaseCommand
 from django_tracing.conf import load
 from django_tracing.traces.jaeger import JaegerReader
 from django_tracing.traces.local import LocalStore
-from django_tracing.traces.model import ReadError, Span, Trace
+from django_tracing.traces.model import ReadError, Trace
 from django_tracing.traces.render import render_trace
-from example_project.blueprints.management.commands.seed import TOKEN
-from example_project.iac_generator import listen
-from example_project.servers import CannotStart, Server, free_port, start_postgres, start_redis
+from example_project.demo import FLOWS, TOKEN, Demo, Failed, Flow, lacking
+from example_project.servers import CannotStart, free_port
 
 GATEWAY_PORT = 3000
 
-
-@dataclass(frozen=True)
-class Flow:
-    """One request to the gateway, and the spans that its trace must have.
-
-    ``expected`` maps a span's name to the name of its parent ("" where it does not matter); ``said`` maps a name to
-    attributes that one span of that name must carry; ``absent`` names what must not be there.
-    """
-
-    title: str
-    method: str
-    path: str
-    status: int
-    expected: dict[str, str]
-    said: dict[str, dict[str, Any]] = field(default_factory=dict)
-    absent: tuple[str, ...] = ()
-    services: tuple[str, ...] = ("api-gateway",)
-
-
-FLOWS = (
-    Flow(
-        "a list: authentication, rate limit, SQL",
-        "GET",
-        "/api/blueprints",
-        200,
-        {
-            "GET /api/blueprints": "",
-            "middleware.auth": "GET /api/blueprints",
-            "db.select.customers": "middleware.auth",
-            "middleware.rate_limit": "GET /api/blueprints",
-            "cache.incr.rate:*:*": "middleware.rate_limit",
-            "view.blueprint_list": "GET /api/blueprints",
-            "db.select.blueprints": "view.blueprint_list",
-        },
-        {
-            "GET /api/blueprints": {
-                "user.subscription": "pro",
-                "user.email": "g***@example.com",
-                "http.status_code": 200,
-            }
-        },
-    ),
-    Flow(
-        "one blueprint: cache miss, SQL, cache set",
-        "GET",
-        "/api/blueprints/123",
-        200,
-        {
-            "GET /api/blueprints/<int:blueprint_id>": "",
-            "cache.get.blueprint:*": "view.blueprint_detail",
-            "db.select.blueprints": "view.blueprint_detail",
-            "cache.set.blueprint:*": "view.blueprint_detail",
-        },
-        {"cache.get.blueprint:*": {"cache.hit": False}},
-    ),
-    Flow(
-        "the same again: a cache hit",
-        "GET",
-        "/api/blueprints/123",
-        200,
-        {"cache.get.blueprint:*": "view.blueprint_detail"},
-        {"cache.get.blueprint:*": {"cache.hit": True}},
-        absent=("db.select.blueprints",),
-    ),
-    Flow(
-        "a validation: through a breaker to the other service, one trace",
-        "POST",
-        "/api/blueprints/123/validate",
-        200,
-        {
-            "POST /api/blueprints/<int:blueprint_id>/validate": "",
-            "circuit_breaker.blueprint-service": "view.blueprint_validate",
-            "http.post.blueprint-service": "circuit_breaker.blueprint-service",
-            "POST /internal/validate": "http.post.blueprint-service",
-            "db.select.blueprints": "view.internal_validate",
-        },
-        {"circuit_breaker.blueprint-service": {"circuit_breaker.outcome": "success"}},
-        services=("api-gateway", "blueprint-service"),
-    ),
-    Flow(
-        "a slow generator: a time-out in a breaker, a fallback",
-        "POST",
-        "/api/iac/generate",
-        200,
-        {
-            "circuit_breaker.iac-generator": "view.iac_generate",
-            "http.post.iac-generator": "circuit_breaker.iac-generator",
-            "fallback.cached_template": "circuit_breaker.iac-generator",
-        },
-        {
-            "circuit_breaker.iac-generator": {
-                "circuit_breaker.state": "closed",
-                "circuit_breaker.outcome": "failure",
-                "circuit_breaker.fallback": "cached_template",
-            }
-        },
-    ),
-    Flow(
-        "and once more: the breaker opens",
-        "POST",
-        "/api/iac/generate",
-        200,
-        {"circuit_breaker.iac-generator": "", "http.post.iac-generator": "", "fallback.cached_template": ""},
-        {
-            "circuit_breaker.iac-generator": {
-                "circuit_breaker.outcome": "failure",
-                "circuit_breaker.state_after": "open",
-            }
-        },
-    ),
-    Flow(
-        "and again: rejected by the open breaker, the fallback answers",
-        "POST",
-        "/api/iac/generate",
-        200,
-        {"circuit_breaker.iac-generator": "", "fallback.cached_template": "circuit_breaker.iac-generator"},
-        {"circuit_breaker.iac-generator": {"circuit_breaker.outcome": "rejected"}},
-        absent=("http.post.iac-generator",),
-    ),
-    Flow(
-        "an error page",
-        "GET",
-        "/api/boom",
-        500,
-        {"GET /api/boom": "", "view.boom": "GET /api/boom"},
-        {"GET /api/boom": {"http.status_code": 500, "error.type": "RuntimeError"}},
-    ),
-    Flow(
-        "a streaming response: the span lasts as long as the body",
-        "GET",
-        "/api/blueprints/export",
-        200,
-        {"GET /api/blueprints/export": "", "db.select.blueprints": "GET /api/blueprints/export"},
-    ),
-    Flow(
-        "an async view: async cache, async SQL, httpx",
-        "GET",
-        "/api/reports",
-        200,
-        {
-            "GET /api/reports": "",
-            "cache.get.report:seen": "view.report",
-            "db.select.blueprints": "",
-            "http.get.blueprint-service": "view.report",
-            "GET /internal/statistics": "http.get.blueprint-service",
-        },
-        services=("api-gateway", "blueprint-service"),
-    ),
-)
-
-
-class Failed(Exception):
-    """The demo can't go on; the message says why."""
+Reader = LocalStore | JaegerReader
 
 
 class Command(BaseCommand):
@@ -211,12 +49,15 @@ class Command(BaseCommand):
         self, *, server: str, port: int, requests: int, query_url: str | None, once: bool, **options: Any
     ) -> None:
         signal.signal(signal.SIGTERM, lambda *received: sys.exit(143))
-        with contextlib.ExitStack() as stack:
-            try:
-                demo = _Demo(stack, server, self._free(port), query_url, self.stdout.write)
+        try:
+            sources, environment = _sources(query_url)
+            with contextlib.ExitStack() as stack:
+                demo = Demo(
+                    stack, server=server, port=self._free(port), environment=environment, write=self.stdout.write
+                )
                 demo.start()
                 demo.load(requests)
-                missing = demo.flows(color=self.stdout.isatty() and "NO_COLOR" not in os.environ)
+                missing = self._flows(demo, sources)
                 if missing:
                     for line in missing:
                         self.stdout.write(self.style.ERROR(f"MISSING {line}"))
@@ -224,16 +65,14 @@ class Command(BaseCommand):
                     sys.exit(1)
                 self.stdout.write(self.style.SUCCESS(f"PASS: {len(FLOWS)} flows, every expected span is there."))
                 if self.stdout.isatty() and not once:
-                    demo.serve()
-            except (Failed, CannotStart, ReadError) as error:
-                self.stdout.write(self.style.ERROR(str(error)))
-                sys.exit(1)
-            except KeyboardInterrupt:
-                self.stdout.write("Stopping.")
+                    self._serve(demo)
+        except (Failed, CannotStart, ReadError) as error:
+            self.stdout.write(self.style.ERROR(str(error)))
+            sys.exit(1)
+        except KeyboardInterrupt:
+            self.stdout.write("Stopped.")
 
     def _free(self, port: int) -> int:
-        import socket
-
         with socket.socket() as probe:
             # As servers bind: a port in TIME_WAIT is free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -245,210 +84,62 @@ class Command(BaseCommand):
                 return other
         return port
 
-
-class _Demo:
-    def __init__(
-        self, stack: contextlib.ExitStack, server: str, port: int, query_url: str | None, write: Callable[[str], Any]
-    ) -> None:
-        self._stack = stack
-        self._server = server
-        self._write = write
-        self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="demo-")))
-        self._gateway = f"http://127.0.0.1:{port}"
-        self._ports = {"api-gateway": port, "blueprint-service": free_port()}
-        self._jaeger: JaegerReader | None = None
-        self._environment = dict(os.environ)
-        ours = {key: value for key, value in settings.TRACING.items() if key not in ("EXPORTER", "SERVICE_NAME")}
-        # The store's path is asked of the settings, so that `manage.py traces` shows the same traces afterwards.
-        self._store = LocalStore(load({**ours, "EXPORTER": "local"}, {}).local_store)
-        endpoint = load({**ours, **({"QUERY_URL": query_url} if query_url else {})}, os.environ)
-        if endpoint.problems:
-            raise Failed("\n".join(str(problem) for problem in endpoint.problems))
-        if endpoint.endpoint is not None and endpoint.query_url:
-            self._jaeger = JaegerReader(endpoint.query_url)
-            self._environment["DEMO_EXPORTER"] = "example_project.exporters.JaegerAndLocalStore"
-            self._environment["DEMO_QUERY_URL"] = endpoint.query_url
-
-    # ----- servers
-
-    def start(self) -> None:
-        self._write("Starting PostgreSQL and Redis ...")
-        for variable, start in (("DATABASE_URL", start_postgres), ("REDIS_URL", start_redis)):
-            started: Server = start()
-            self._stack.callback(started.stop)
-            self._environment[variable] = started.url
-        listener = self._stack.enter_context(listen(0))
-        self._environment["IAC_GENERATOR_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self._environment["BLUEPRINT_SERVICE_URL"] = f"http://127.0.0.1:{self._ports['blueprint-service']}"
-        self._environment["PYTHONUNBUFFERED"] = "1"
-        for command in (["migrate", "--verbosity", "0"], ["seed"]):
-            done = subprocess.run(
-                [sys.executable, "manage.py", *command],
-                env={**self._environment, "OTEL_SDK_DISABLED": "true"},
-                cwd=settings.BASE_DIR,
-                capture_output=True,
-                text=True,
-            )
-            if done.returncode:
-                raise Failed(f"manage.py {command[0]} failed:\n{done.stdout}{done.stderr}")
-        for service, port in self._ports.items():
-            self._write(f"Starting {service} under {self._server} on http://127.0.0.1:{port} ...")
-            self._stack.enter_context(self._service(service, port))
-
-    @contextlib.contextmanager
-    def _service(self, service: str, port: int) -> Iterator[None]:
-        if self._server == "gunicorn":
-            command = ["gunicorn", "example_project.wsgi", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
-            command += ["--workers", "2", "--threads", "4", "--log-level", "warning"]
-        else:
-            command = ["uvicorn", "example_project.asgi:application", "--port", str(port), "--log-level", "warning"]
-        with (self._folder / f"{service}.log").open("w") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", *command],
-                env={**self._environment, "SERVICE_NAME": service},
-                cwd=settings.BASE_DIR,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                # Ctrl-C is for the demo, which then stops its services in order.
-                start_new_session=True,
-            )
-            try:
-                self._wait(lambda: self._answers(process, service, port), f"{service} to answer")
-                yield
-            finally:
-                process.terminate()
-                try:
-                    process.wait(10)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait(10)
-
-    def _answers(self, process: subprocess.Popen[bytes], service: str, port: int) -> bool:
-        if process.poll() is not None:
-            raise Failed(f"{service} ended:\n{self._tail(service)}")
-        try:
-            return _ask(f"http://127.0.0.1:{port}/health")[0] == 200
-        except OSError:
-            return False
-
-    def _wait(self, predicate: Callable[[], Any], what: str, seconds: float = 40) -> Any:
-        deadline = time.monotonic() + seconds
-        while True:
-            result = predicate()
-            if result:
-                return result
-            if time.monotonic() > deadline:
-                raise Failed(f"Waited {seconds:g} s in vain for {what}.\n{self._tail('api-gateway')}")
-            time.sleep(0.05)
-
-    def _tail(self, service: str) -> str:
-        path = self._folder / f"{service}.log"
-        return path.read_text()[-3000:] if path.exists() else ""
-
-    def show_logs(self) -> None:
-        for service in self._ports:
-            self._write(f"----- the end of {service}'s log\n{self._tail(service)}")
-
-    # ----- requests
-
-    def load(self, count: int) -> None:
-        paths = [
-            "/api/blueprints",
-            "/api/blueprints/7",
-            "/api/blueprints/8",
-            "/api/blueprints/export",
-            "/api/reports",
-        ]
-
-        def ask(number: int) -> int:
-            return _ask(self._gateway + paths[number % len(paths)], Authorization=f"Bearer {TOKEN}")[0]
-
-        with ThreadPoolExecutor(8) as pool:
-            statuses = list(pool.map(ask, range(count)))
-        bad = sorted({status for status in statuses if status != 200})
-        if bad:
-            raise Failed(f"Requests were answered with {bad}.\n{self._tail('api-gateway')}")
-        self._write(f"Sent {count} requests, 8 at a time.")
-
-    def flows(self, *, color: bool) -> list[str]:
+    def _flows(self, demo: Demo, sources: list[tuple[str, Reader]]) -> list[str]:
         """Sends the flows and prints their traces; gives what is missing of them."""
         missing: list[str] = []
         sent = []
         for flow in FLOWS:
-            # The trace is found again by it, as a support case would be.
-            correlation = f"demo-{secrets.token_hex(8)}"
-            headers = {"Authorization": f"Bearer {TOKEN}", "X-Correlation-ID": correlation}
-            status = _ask(self._gateway + flow.path, flow.method, **headers)[0]
-            if status != flow.status:
-                missing.append(f"{flow.title}: answered {status}, not {flow.status}")
+            correlation, wrong = demo.send(flow)
+            if wrong:
+                missing.append(f"{flow.title}: {wrong}")
             sent.append((flow, correlation))
+        color = self.stdout.isatty() and "NO_COLOR" not in os.environ
+        deadline = time.monotonic() + 10
+        where = " and ".join(name for name, _ in sources)
         for flow, correlation in sent:
-            sources: list[tuple[str, LocalStore | JaegerReader]] = [("the local store", self._store)]
-            if self._jaeger is not None:
-                sources.append(("Jaeger", self._jaeger))
-            for index, (source, reader) in enumerate(sources):
-                trace, lacking = self._arrived(reader, correlation, flow)
-                if trace is not None and index == len(sources) - 1:
-                    where = " and ".join(name for name, _ in sources)
-                    self._write(f"\n=== {flow.method} {flow.path}: {flow.title} (from {where})")
-                    self._write(render_trace(trace, color=color))
-                missing += [f"in {source}: {flow.title}: {lack}" for lack in lacking]
+            trace = None
+            for name, reader in sources:
+                trace, lacks = _arrived(reader, correlation, flow, deadline)
+                missing += [f"in {name}: {flow.title}: {lack}" for lack in lacks]
+            if trace is not None:
+                self.stdout.write(f"\n=== {flow.method} {flow.path}: {flow.title} (from {where})")
+                self.stdout.write(render_trace(trace, color=color))
         return missing
 
-    def _arrived(
-        self, reader: LocalStore | JaegerReader, correlation: str, flow: Flow
-    ) -> tuple[Trace | None, list[str]]:
-        """The trace, once it has all it must have or ten seconds have passed, and what it lacks."""
-        deadline = time.monotonic() + 10
-        while True:
-            found = reader.search(service="api-gateway", attributes={"correlation.id": correlation})
-            trace = reader.trace(found[0].trace_id) if found else None
-            lacking = _lacking(trace, flow)
-            if not lacking or time.monotonic() > deadline:
-                return trace, lacking
-            time.sleep(0.1)
-
-    def serve(self) -> None:
-        self._write(
-            f"\nServing on {self._gateway} until Ctrl-C. Try:\n"
-            f"  curl -H 'Authorization: Bearer {TOKEN}' {self._gateway}/api/blueprints/42\n"
+    def _serve(self, demo: Demo) -> None:
+        self.stdout.write(
+            f"\nServing on {demo.gateway} until Ctrl-C. Try:\n"
+            f"  curl -H 'Authorization: Bearer {TOKEN}' {demo.gateway}/api/blueprints/42\n"
             "  python manage.py traces"
         )
         signal.pause()
 
 
-def _lacking(trace: Trace | None, flow: Flow) -> list[str]:
-    if trace is None:
-        return ["the trace did not arrive"]
-    spans: dict[str, Span] = {span.span_id: span for span in trace.spans}
-    lacking = []
-    for name, parent in flow.expected.items():
-        named = [span for span in trace.spans if span.name == name]
-        if not named:
-            lacking.append(f"no span {name}")
-        elif parent and not any(span.parent_id in spans and spans[span.parent_id].name == parent for span in named):
-            lacking.append(f"{name} is not below {parent}")
-    for name, attributes in flow.said.items():
-        named = [span for span in trace.spans if span.name == name]
-        if named and not any(attributes.items() <= span.attributes.items() for span in named):
-            lacking.append(f"{name} does not say {json.dumps(attributes)}")
-    lacking += [
-        f"a span {name} that should not be there"
-        for name in flow.absent
-        if any(span.name == name for span in trace.spans)
-    ]
-    services = {span.service for span in trace.spans}
-    lacking += [f"nothing from {service}" for service in flow.services if service not in services]
-    if len({span.attributes.get("correlation.id") for span in trace.spans}) != 1:
-        lacking.append("one correlation id on every span")
-    return lacking
+def _sources(query_url: str | None) -> tuple[list[tuple[str, Reader]], dict[str, str]]:
+    """Where traces are read back from, and what the services' environment needs for it."""
+    ours = {key: value for key, value in settings.TRACING.items() if key not in ("EXPORTER", "SERVICE_NAME")}
+    # The store's path is asked of the settings, so that `manage.py traces` shows the same traces afterwards.
+    local = LocalStore(load({**ours, "EXPORTER": "local"}, {}).local_store)
+    sources: list[tuple[str, Reader]] = [("the local store", local)]
+    configured = load({**ours, **({"QUERY_URL": query_url} if query_url else {})}, os.environ)
+    if configured.problems:
+        raise Failed("\n".join(str(problem) for problem in configured.problems))
+    if configured.endpoint is None or configured.query_url is None:
+        return sources, {}
+    sources.append(("Jaeger", JaegerReader(configured.query_url)))
+    return sources, {
+        "DEMO_EXPORTER": "example_project.exporters.JaegerAndLocalStore",
+        "DEMO_QUERY_URL": configured.query_url,
+    }
 
 
-def _ask(url: str, method: str = "GET", **headers: str) -> tuple[int, bytes]:
-    request = urllib.request.Request(url, headers=headers, method=method, data=b"" if method == "POST" else None)
-    try:
-        with urllib.request.urlopen(request, timeout=20) as response:
-            return response.status, response.read()
-    except urllib.error.HTTPError as error:
-        with error:
-            return error.code, error.read()
+def _arrived(reader: Reader, correlation: str, flow: Flow, deadline: float) -> tuple[Trace | None, list[str]]:
+    """The trace, once it has all it must have or ``deadline`` (monotonic seconds) has passed, and what it lacks."""
+    while True:
+        # As a support case would be found.
+        found = reader.search(service="api-gateway", attributes={"correlation.id": correlation})
+        trace = reader.trace(found[0].trace_id) if found else None
+        lacks = lacking(trace, flow)
+        if not lacks or time.monotonic() > deadline:
+            return trace, lacks
+        time.sleep(0.1)

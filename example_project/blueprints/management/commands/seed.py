@@ -7,9 +7,7 @@ from django.core.management.base import BaseCommand
 
 from example_project.blueprints.models import Blueprint, Customer
 from example_project.blueprints.services import blueprint_breaker, generator_breaker
-
-#: For the demo's requests.
-TOKEN = "demo-token-of-grace"
+from example_project.demo import TOKEN
 
 
 class Command(BaseCommand):

@@ -1,0 +1,155 @@
+"""The two services on real servers: their traces as a receiver gets them, and as real Jaegers give them back."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from django_tracing.traces.model import Span, Trace
+from example_project.servers import free_port
+from tests.jaegers import Jaeger
+from tests.receivers import OTLPReceiver, ReceivedSpan
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+def environment(**variables: str) -> dict[str, str]:
+    names = ("OTEL_", "JAEGER_", "SERVICE_", "ENVIRONMENT", "TRACING_", "DEMO_", "DJANGO_SETTINGS")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(names)}
+    servers = {"DATABASE_URL": os.environ["TEST_POSTGRES_URL"], "REDIS_URL": os.environ["TEST_REDIS_URL"]}
+    return {**servers, **kept, **variables}
+
+
+def as_trace(spans: list[ReceivedSpan]) -> Trace:
+    """Received spans as the flows' judge takes them."""
+    return Trace(
+        spans[0].trace_id,
+        [
+            Span(
+                trace_id=span.trace_id,
+                span_id=span.span_id,
+                parent_id=span.parent_id,
+                name=span.name,
+                kind=span.kind,  # type: ignore[arg-type]
+                service=span.service,
+                start=span.start,
+                end=span.end,
+                status=span.status,  # type: ignore[arg-type]
+                attributes=span.attributes,
+                resource=span.resource,
+            )
+            for span in spans
+        ],
+    )
+
+
+@pytest.fixture
+def demo(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, OTLPReceiver]]:
+    """Both services under the server of the parameter, sending to a receiver."""
+    # Its settings are the example's, this process's are the tests': only what is independent of them is used here.
+    from example_project.demo import Demo
+
+    monkeypatch.setenv("DATABASE_URL", os.environ["TEST_POSTGRES_URL"])
+    monkeypatch.setenv("REDIS_URL", os.environ["TEST_REDIS_URL"])
+    with OTLPReceiver() as receiver, contextlib.ExitStack() as stack:
+        demo = Demo(
+            stack,
+            server=request.param,
+            port=free_port(),
+            environment={
+                "DJANGO_SETTINGS_MODULE": "example_project.settings",
+                "JAEGER_ENDPOINT": receiver.endpoint,
+                "SERVICE_VERSION": "1.2.3",
+                "ENVIRONMENT": "e2e",
+            },
+            write=lambda line: None,
+        )
+        demo.start()
+        yield demo, receiver
+
+
+@pytest.mark.parametrize("demo", ["gunicorn", "uvicorn"], indirect=True)
+def test_the_flows_as_a_receiver_gets_them(demo: tuple[Any, OTLPReceiver]) -> None:
+    from example_project.demo import FLOWS, lacking
+
+    services, receiver = demo
+    for flow in FLOWS:
+        correlation, wrong = services.send(flow)
+        assert wrong is None, f"{flow.title}: {wrong}"
+
+        def of_the_flow(spans: list[ReceivedSpan], correlation: str = correlation) -> list[ReceivedSpan]:
+            return [span for span in spans if span.attributes.get("correlation.id") == correlation]
+
+        def whole(spans: list[ReceivedSpan], flow: Any = flow) -> bool:
+            found = of_the_flow(spans)
+            return bool(found) and not lacking(as_trace(found), flow)
+
+        try:
+            receiver.wait_for(whole)
+        except AssertionError:
+            found = of_the_flow(receiver.spans)
+            pytest.fail(f"{flow.title}: {lacking(as_trace(found) if found else None, flow)}")
+        spans = of_the_flow(receiver.spans)
+        assert len({span.trace_id for span in spans}) == 1, f"{flow.title} is one trace"
+        assert len({span.span_id for span in spans}) == len(spans)
+        for span in spans:
+            assert span.resource["service.version"] == "1.2.3"
+            assert span.resource["deployment.environment"] == "e2e"
+            assert span.resource["host.name"]
+            assert "demo-token" not in repr(span), "the bearer token of the request"
+            assert "grace@example.com" not in repr(span), "the customer's e-mail, also in the exception's message"
+        root = next(span for span in spans if not span.parent_id)
+        assert root.attributes["user.id"]
+        assert root.attributes["user.subscription"] == "pro"
+        # What comes after the authentication knows the user too.
+        views = [span for span in spans if span.name.startswith("view.") and span.service == "api-gateway"]
+        assert views
+        assert all(span.attributes["user.id"] == root.attributes["user.id"] for span in views)
+        for span in spans:
+            statement = span.attributes.get("db.statement", "")
+            assert not re.search(r"= ?\d|'[^']+'", statement), statement
+
+
+@pytest.mark.parametrize("version", ["jaeger", "jaeger-1.51"])
+@pytest.mark.parametrize("protocol", ["otlp", "thrift"])
+def test_the_demo_passes_with_a_real_jaeger(version: Any, protocol: str, tmp_path: Path) -> None:
+    with Jaeger(version) as jaeger:
+        done = subprocess.run(
+            [sys.executable, "manage.py", "demo", "--once", "--requests", "10", "--query-url", jaeger.query]
+            + ["--port", str(free_port()), "--server", "uvicorn" if protocol == "otlp" else "gunicorn"],
+            env=environment(
+                JAEGER_ENDPOINT=jaeger.otlp_http if protocol == "otlp" else jaeger.thrift_http,
+                DEMO_LOCAL_STORE=str(tmp_path / "traces.sqlite3"),
+            ),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "(from the local store and Jaeger)" in done.stdout
+    assert "PASS: 10 flows" in done.stdout
+
+
+def test_the_demo_says_what_is_missing(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "manage.py", "demo", "--once", "--requests", "2", "--port", str(free_port())],
+        env=environment(DEMO_LOCAL_STORE=str(tmp_path / "traces.sqlite3"), DEMO_LAYERS="off"),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 1, done.stdout[-2000:]
+    assert (
+        "MISSING in the local store: a list: authentication, rate limit, SQL: no span middleware.auth" in done.stdout
+    )
+    assert "PASS" not in done.stdout
