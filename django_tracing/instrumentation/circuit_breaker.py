@@ -2,18 +2,21 @@
 
 pybreaker does not guard coroutines: a breaker whose ``call`` or decorator is given an ``async def`` counts a success
 as soon as the coroutine is made. That stays as it is; the span lasts until the coroutine is done and says how it
-ended. ``trace_circuit_breaker_call`` and ``with breaker.calling():`` guard them.
+ended. ``trace_circuit_breaker_call`` and ``with breaker.calling():`` guard them. A generator is guarded by pybreaker
+until it ends, and so long lasts its span.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+import re
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar, Token
 from importlib.util import find_spec
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, TypeVar, overload
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -35,12 +38,19 @@ from django_tracing.redaction import cut, redact_text
 
 __all__ = ["install", "is_available", "trace_circuit_breaker_call", "uninstall"]
 
-P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F")
 
 STATE_CHANGE_EVENT: Final = "circuit_breaker.state_change"
 
+#: An id in a breaker's name (one for each tenant) would make as many spans' names.
+_ID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|\d{3,}")
+
+_installed = False
+#: What pybreaker has of its own; kept, for a call of another thread may be on its way when ours goes.
 _originals: dict[str, Any] = {}
+#: What of ours is there.
+_patches: dict[str, Any] = {}
 #: The breaker whose call has its span already: it calls itself again on its way from open to half-open.
 _inside: ContextVar[Any] = ContextVar("django_tracing.circuit_breaker", default=None)
 
@@ -51,29 +61,39 @@ def is_available() -> bool:
 
 def install() -> None:
     """Traces every breaker, made already or to come."""
-    if _originals:
+    global _installed
+    if _installed:
         return
     import pybreaker
 
     # Its stubs know nothing of being patched.
     breaker: Any = pybreaker.CircuitBreaker
-    for name in ("call", "calling", "call_async", "state"):
+    state = breaker.__dict__["state"]
+    ours = {
+        "call": _call,
+        "calling": _calling,
+        "call_async": _call_async,
+        "state": property(state.fget, _set_state, state.fdel, state.__doc__),
+    }
+    for name in ours.keys() - _patches.keys():
         _originals[name] = breaker.__dict__[name]
-    breaker.call = _call
-    breaker.calling = _calling
-    breaker.call_async = _call_async
-    state = _originals["state"]
-    breaker.state = property(state.fget, _set_state, state.fdel, state.__doc__)
+        _patches[name] = ours[name]
+        setattr(breaker, name, ours[name])
+    _installed = True
 
 
 def uninstall() -> None:
-    if not _originals:
+    """Puts pybreaker back; what somebody else has put around ours stays, and ours in it, which then does nothing."""
+    global _installed
+    if not _installed:
         return
     from pybreaker import CircuitBreaker
 
-    for name, original in _originals.items():
-        setattr(CircuitBreaker, name, original)
-    _originals.clear()
+    _installed = False
+    for name, patch in list(_patches.items()):
+        if CircuitBreaker.__dict__[name] is patch:
+            setattr(CircuitBreaker, name, _originals[name])
+            del _patches[name]
 
 
 class _Guarded:
@@ -97,12 +117,16 @@ class _Guarded:
             }
             if fallback:
                 attributes[BREAKER_FALLBACK] = fallback
-            self.span = spans.start_span(f"circuit_breaker.{name}", attributes)
+            self.span = spans.start_span(f"circuit_breaker.{_ID.sub('*', name)}", attributes)
             self.context = trace.set_span_in_context(self.span)
-            self._token = spans.attach(self.context)
         except Exception:
             spans.log_once("circuit_breaker", "A circuit breaker could not be traced.")
+        self.attach()
         self._inside_token: Token[Any] | None = _inside.set(breaker)
+
+    def attach(self) -> None:
+        if self.context is not None:
+            self._token = spans.attach(self.context)
 
     def guard(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """``func`` that says that it ran, and in which the breaker may be used again with a span of its own."""
@@ -122,10 +146,9 @@ class _Guarded:
         """The breaker is done; the span goes on when something is still to be awaited, or a fallback to be run."""
         if self._inside_token is not None:
             token, self._inside_token = self._inside_token, None
-            try:
+            # A coroutine that another task closes ends in a context that never saw the token.
+            with suppress(ValueError):
                 _inside.reset(token)
-            except ValueError:
-                _inside.set(None)
 
     def detach(self) -> None:
         token, self._token = self._token, None
@@ -164,7 +187,10 @@ def _is_rejection(error: BaseException) -> bool:
 
 
 def _is_excluded(breaker: Any, error: BaseException) -> bool:
-    return not breaker.is_system_error(error)
+    try:
+        return not breaker.is_system_error(error)
+    except Exception:  # the user's own predicate failed: with this error, most likely
+        return False
 
 
 def _in_memory(breaker: Any) -> bool:
@@ -181,13 +207,19 @@ def _failures(breaker: Any, outcome: str) -> int | None:
         return int(breaker.fail_counter)
     if outcome != "failure":
         return None
-    with spans.SuppressedUpstream():
+    # Asked for the span only: whatever the storage is made of, that is no span.
+    token = spans.attach(spans.suppressed(trace.set_span_in_context(INVALID_SPAN)))
+    try:
         return int(breaker.fail_counter)
+    finally:
+        spans.detach(token)
 
 
 def _set_state(self: Any, state: str) -> None:
     before = getattr(getattr(self, "_state", None), "name", None)
-    _originals_state(self, state)
+    _originals["state"].fset(self, state)
+    if not _installed:
+        return
     try:
         span = trace.get_current_span()
         after = self._state.name
@@ -197,13 +229,9 @@ def _set_state(self: Any, state: str) -> None:
         spans.log_once("circuit_breaker-state", "A circuit breaker's state change could not be traced.")
 
 
-def _originals_state(breaker: Any, state: str) -> None:
-    _originals["state"].fset(breaker, state)
-
-
 def _call(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     original = _originals["call"]
-    if not spans.recording() or _inside.get() is self:
+    if not spans.recording() or _inside.get() is self or not _installed:
         return original(self, func, *args, **kwargs)
     guarded = _Guarded(self)
     try:
@@ -215,19 +243,32 @@ def _call(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
         guarded.leave()
         guarded.detach()
         return _awaited(guarded, result)
+    if inspect.isgenerator(result):
+        guarded.leave()
+        guarded.detach()
+        return _iterated(guarded, result)
     guarded.end()
     return result
 
 
 async def _awaited(guarded: _Guarded, awaitable: Awaitable[T]) -> T:
-    token = spans.attach(guarded.context) if guarded.context is not None else None
+    guarded.attach()
     try:
         result = await awaitable
     except BaseException as error:
-        spans.detach(token)
         guarded.end(error)
         raise
-    spans.detach(token)
+    guarded.end()
+    return result
+
+
+def _iterated(guarded: _Guarded, generator: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    # Not current while it is made: between two items the caller is at work.
+    try:
+        result = yield from generator
+    except BaseException as error:
+        guarded.end(error)
+        raise
     guarded.end()
     return result
 
@@ -235,7 +276,7 @@ async def _awaited(guarded: _Guarded, awaitable: Awaitable[T]) -> T:
 @contextmanager
 def _calling(self: Any) -> Iterator[Any]:
     original = _originals["calling"]
-    if not spans.recording() or _inside.get() is self:
+    if not spans.recording() or _inside.get() is self or not _installed:
         with original(self) as value:
             yield value
         return
@@ -253,7 +294,7 @@ def _calling(self: Any) -> Iterator[Any]:
 
 def _call_async(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     original = _originals["call_async"]
-    if not spans.recording() or _inside.get() is self:
+    if not spans.recording() or _inside.get() is self or not _installed:
         return original(self, func, *args, **kwargs)
     guarded = _Guarded(self)
     try:
@@ -263,8 +304,74 @@ def _call_async(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) 
         raise
     guarded.leave()
     guarded.detach()
-    future.add_done_callback(lambda done: guarded.end(done.exception()))
+    future.add_done_callback(lambda done: guarded.end(CancelledError() if done.cancelled() else done.exception()))
     return future
+
+
+@overload
+def trace_circuit_breaker_call(
+    breaker: Any,
+    func: Callable[..., Coroutine[Any, Any, T]],
+    *args: Any,
+    service: str | None = None,
+    fallback: None = None,
+    **kwargs: Any,
+) -> Coroutine[Any, Any, T]: ...
+
+
+@overload
+def trace_circuit_breaker_call(
+    breaker: Any,
+    func: Callable[..., Coroutine[Any, Any, T]],
+    *args: Any,
+    service: str | None = None,
+    fallback: Callable[[], Coroutine[Any, Any, F]],
+    **kwargs: Any,
+) -> Coroutine[Any, Any, T | F]: ...
+
+
+@overload
+def trace_circuit_breaker_call(
+    breaker: Any,
+    func: Callable[..., Coroutine[Any, Any, T]],
+    *args: Any,
+    service: str | None = None,
+    fallback: Callable[[], F],
+    **kwargs: Any,
+) -> Coroutine[Any, Any, T | F]: ...
+
+
+@overload
+def trace_circuit_breaker_call(
+    breaker: Any,
+    func: Callable[..., T],
+    *args: Any,
+    service: str | None = None,
+    fallback: None = None,
+    **kwargs: Any,
+) -> T: ...
+
+
+@overload
+def trace_circuit_breaker_call(
+    breaker: Any,
+    func: Callable[..., T],
+    *args: Any,
+    service: str | None = None,
+    fallback: Callable[[], Coroutine[Any, Any, F]],
+    **kwargs: Any,
+) -> Coroutine[Any, Any, T | F]: ...
+
+
+@overload
+def trace_circuit_breaker_call(
+    breaker: Any,
+    func: Callable[..., T],
+    *args: Any,
+    service: str | None = None,
+    fallback: Callable[[], F],
+    **kwargs: Any,
+) -> T | F: ...
 
 
 def trace_circuit_breaker_call(
@@ -278,79 +385,118 @@ def trace_circuit_breaker_call(
     """Calls ``func(*args, **kwargs)`` through ``breaker`` in a span ``circuit_breaker.NAME``; gives its result.
 
     ``breaker`` is a ``pybreaker.CircuitBreaker``; ``service`` is what it protects (its own name by default). When the
-    call fails or is rejected, ``fallback()`` is called in a span ``fallback.NAME`` (its function's name) and gives the
-    result; without one the exception goes on as it is. When ``func`` or ``fallback`` is an ``async def``, the result
-    is to be awaited, and the breaker guards the whole of it. Works the same when tracing is off or the trace is not
-    sampled. Raises what ``func`` raises, and ``pybreaker.CircuitBreakerError`` when the breaker is open.
+    call fails or is rejected, ``fallback()`` is called in a span ``fallback.NAME`` (its function's name) and gives
+    the result; without one the exception goes on as it is. When ``func`` or ``fallback`` is an ``async def``, or
+    ``func`` returns an awaitable, the result is to be awaited, and the breaker guards the whole of it. Works the same
+    when tracing is off or the trace is not sampled. Raises what ``func`` raises, and
+    ``pybreaker.CircuitBreakerError`` when the breaker is open.
     """
-    if _is_async(func):
+    if _is_async(func) or (fallback is not None and _is_async(fallback)):
         return _guard_async(breaker, func, args, kwargs, service, fallback)
-    if not spans.recording():
-        try:
-            return breaker.call(func, *args, **kwargs)
-        except Exception:
-            if fallback is None:
-                raise
-            return fallback()
-    guarded = _Guarded(breaker, service, _name_of(fallback))
+    awaitables: list[Awaitable[Any]] = []
+
+    @functools.wraps(func)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        result = func(*args, **kwargs)
+        if inspect.isawaitable(result):
+            awaitables.append(result)
+            # With a generator pybreaker waits for its end before it counts; so it does in calling().
+            return _held()
+        return result
+
+    guarded = _Guarded(breaker, service, _name_of(fallback)) if spans.recording() else None
     try:
-        result = breaker.call(guarded.guard(func), *args, **kwargs)
+        result = breaker.call(run if guarded is None else guarded.guard(run), *args, **kwargs)
     except BaseException as error:
-        guarded.leave()
         if fallback is None or not isinstance(error, Exception):
-            guarded.end(error)
+            if guarded is not None:
+                guarded.end(error)
             raise
-        guarded.describe(error)
-        try:
-            return _run_fallback(fallback)
-        finally:
+        with _falling_back(guarded, error, fallback):
+            return fallback()
+    if awaitables:
+        if guarded is not None:
+            guarded.leave()
             guarded.detach()
-            spans.end_span(guarded.span)
+        return _guard_rest(guarded, contextmanager(lambda: result)(), awaitables[0], fallback)
+    if guarded is None:
+        return result
+    if inspect.isgenerator(result):
+        guarded.leave()
+        guarded.detach()
+        return _iterated(guarded, result)
     guarded.end()
     return result
 
 
+def _held() -> Iterator[None]:
+    yield
+
+
 async def _guard_async(
     breaker: Any,
-    func: Callable[..., Awaitable[Any]],
+    func: Callable[..., Any],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     service: str | None,
     fallback: Callable[[], Any] | None,
 ) -> Any:
     guarded = _Guarded(breaker, service, _name_of(fallback)) if spans.recording() else None
+    return await _guard(guarded, breaker.calling(), lambda: func(*args, **kwargs), fallback)
+
+
+async def _guard_rest(
+    guarded: _Guarded | None,
+    calling: AbstractContextManager[Any],
+    awaitable: Awaitable[Any],
+    fallback: Callable[[], Any] | None,
+) -> Any:
+    if guarded is not None:
+        guarded.attach()
+    return await _guard(guarded, calling, lambda: awaitable, fallback)
+
+
+async def _guard(
+    guarded: _Guarded | None,
+    calling: AbstractContextManager[Any],
+    work: Callable[[], Any],
+    fallback: Callable[[], Any] | None,
+) -> Any:
     try:
-        with breaker.calling():
+        with calling:
             if guarded is not None:
                 guarded.ran = True
                 guarded.leave()
-            result = await func(*args, **kwargs)
+            result = await _settled(work())
     except BaseException as error:
-        if guarded is not None:
-            guarded.leave()
         if fallback is None or not isinstance(error, Exception):
             if guarded is not None:
                 guarded.end(error)
             raise
-        if guarded is None:
-            result = fallback()
-            return await result if inspect.isawaitable(result) else result
-        guarded.describe(error)
-        try:
-            with spans.ChildSpan(*_fallback_span(fallback)):
-                result = fallback()
-                return await result if inspect.isawaitable(result) else result
-        finally:
-            guarded.detach()
-            spans.end_span(guarded.span)
+        with _falling_back(guarded, error, fallback):
+            return await _settled(fallback())
     if guarded is not None:
         guarded.end()
     return result
 
 
-def _run_fallback(fallback: Callable[[], T]) -> T:
-    with spans.ChildSpan(*_fallback_span(fallback)):
-        return fallback()
+async def _settled(result: Any) -> Any:
+    return await result if inspect.isawaitable(result) else result
+
+
+@contextmanager
+def _falling_back(guarded: _Guarded | None, error: Exception, fallback: Callable[[], Any]) -> Iterator[None]:
+    if guarded is None:
+        yield
+        return
+    guarded.leave()
+    guarded.describe(error)
+    try:
+        with spans.ChildSpan(*_fallback_span(fallback)):
+            yield
+    finally:
+        guarded.detach()
+        spans.end_span(guarded.span)
 
 
 def _fallback_span(fallback: Callable[[], Any]) -> tuple[str, Attributes]:

@@ -11,6 +11,7 @@ from typing import Any
 import pybreaker
 import pytest
 import redis
+from django.core.cache import caches
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import StatusCode
@@ -115,6 +116,69 @@ class TestUse:
             asyncio.run(breaker(fails_async)())
         assert attributes(within.named(NAME)[1])["outcome"] == "failure"
 
+    def test_a_generator_lasts_until_its_end(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        @breaker
+        def pages(last: int) -> Iterator[int]:
+            yield from range(3)
+            if last:
+                raise ConnectionError("away")
+
+        made = pages(0)
+        assert next(made) == 0
+        assert within.names == []
+        assert list(made) == [1, 2]
+        assert attributes(within.one(NAME))["outcome"] == "success"
+        within.clear()
+        with pytest.raises(ConnectionError):
+            list(pages(1))
+        got = attributes(within.one(NAME))
+        assert (got["outcome"], got["failures"]) == ("failure", 1)
+
+    def test_tornado(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        pytest.importorskip("tornado")
+
+        async def work() -> None:
+            assert await breaker.call_async(works_async, 9) == 9
+            with pytest.raises(ConnectionError):
+                await breaker(fails_async, __pybreaker_call_async=True)()
+
+        asyncio.run(work())
+        assert within.names == ["inside", NAME, NAME]
+        assert [attributes(span)["outcome"] for span in within.named(NAME)] == ["success", "failure"]
+
+    def test_calls_at_the_same_time_keep_to_themselves(
+        self, breaker: pybreaker.CircuitBreaker, within: Spans
+    ) -> None:
+        async def one(number: int) -> int:
+            with breaker.calling():
+                return await works_async(number)
+
+        async def work() -> list[int]:
+            helped = (trace_circuit_breaker_call(breaker, works_async, number) for number in range(10))
+            return await asyncio.gather(*helped, *(one(number) for number in range(10)))
+
+        assert asyncio.run(work()) == [*range(10), *range(10)]
+        parents = {span.parent.span_id for span in within.named("inside") if span.parent}
+        assert parents == {span.context.span_id for span in within.named(NAME) if span.context}
+        assert len(parents) == 20
+
+    def test_a_cancelled_call_ends_its_span(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        async def work() -> None:
+            started = asyncio.Event()
+
+            async def hangs() -> None:
+                started.set()
+                await asyncio.Event().wait()
+
+            task = asyncio.ensure_future(trace_circuit_breaker_call(breaker, hangs, fallback=cached_template))
+            await started.wait()
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+        asyncio.run(work())
+        assert within.names == [NAME], "a cancellation is no reason for a fallback"
+
     def test_a_breaker_within_itself_is_a_span_each(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
         assert breaker.call(lambda: breaker.call(works)) == 7
         assert within.names == ["inside", NAME, NAME]
@@ -167,6 +231,22 @@ class TestOutcome:
         assert span.status.status_code is StatusCode.UNSET
         assert span.events[0].name == "exception"
 
+    def test_a_predicate_that_fails(self, within: Spans) -> None:
+        def predicate(error: Exception) -> bool:
+            raise TypeError("the user's own")
+
+        breaker = pybreaker.CircuitBreaker(name="payment-service", exclude=[predicate])
+        with pytest.raises(TypeError, match="the user's own"):
+            breaker.call(fails)
+        assert attributes(within.one(NAME))["outcome"] == "failure"
+
+    def test_an_id_stands_in_no_span_name(self, within: Spans) -> None:
+        for number in (1234, 5678):
+            pybreaker.CircuitBreaker(name=f"s3-tenant-{number}").call(works)
+        assert within.names.count("circuit_breaker.s3-tenant-*") == 2
+        names = [attributes(span)["name"] for span in within.named("circuit_breaker.s3-tenant-*")]
+        assert names == ["s3-tenant-1234", "s3-tenant-5678"]
+
     def test_without_a_name(self, within: Spans) -> None:
         pybreaker.CircuitBreaker().call(works)
         assert within.one("circuit_breaker.unnamed")
@@ -192,6 +272,24 @@ class TestOutcome:
         finally:
             module.install()
         client.close()
+
+    def test_asking_a_storage_for_the_failures_makes_no_span(self, within: Spans) -> None:
+        asked = 0
+
+        class Storage(pybreaker.CircuitMemoryStorage):
+            @property
+            def counter(self) -> int:
+                nonlocal asked
+                asked += 1
+                caches["default"].get("failures")
+                return int(super().counter)
+
+        breaker = pybreaker.CircuitBreaker(name="payment-service", state_storage=Storage("closed"))
+        with pytest.raises(ConnectionError):
+            breaker.call(fails)
+        assert asked == 2, "pybreaker's own and ours"
+        assert within.names == ["cache.get.failures", NAME]
+        assert attributes(within.one(NAME))["failures"] == 1
 
 
 class TestHelper:
@@ -243,6 +341,45 @@ class TestHelper:
         assert breaker.current_state == "open"
         assert len(within.named("fallback.fallback")) == 3
 
+    @pytest.mark.parametrize("traced", [True, False])
+    def test_what_returns_an_awaitable_is_guarded_too(
+        self, breaker: pybreaker.CircuitBreaker, spans: Spans, traced: bool
+    ) -> None:
+        async def fallback() -> str:
+            return cached_template()
+
+        async def work() -> None:
+            assert await trace_circuit_breaker_call(breaker, lambda: works_async(9)) == 9
+            with pytest.raises(ConnectionError):
+                await trace_circuit_breaker_call(breaker, lambda: fails_async())
+            assert breaker.fail_counter == 1
+            help_async = trace_circuit_breaker_call
+            assert await help_async(breaker, lambda: fails_async(), fallback=cached_template) == "from the cache"
+            assert breaker.current_state == "open"
+            assert await help_async(breaker, works, fallback=fallback) == "from the cache"
+            breaker.close()
+            assert await help_async(breaker, works, fallback=fallback) == 7
+
+        if not traced:
+            asyncio.run(work())
+            assert not [name for name in spans.names if name.startswith(("circuit", "fallback"))]
+            return
+        with tracer.start_as_current_span("root"):
+            asyncio.run(work())
+        outcomes = [attributes(span)["outcome"] for span in spans.named(NAME)]
+        assert outcomes == ["success", "failure", "failure", "rejected", "success"]
+        assert len(spans.named("fallback.cached_template")) == 1
+        inside = spans.named("inside")[0]
+        assert inside.parent.span_id == spans.named(NAME)[0].context.span_id  # type: ignore[union-attr]
+        assert changes(spans.named(NAME)[2]) == [("closed", "open")]
+
+    def test_a_generator(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+        def pages() -> Iterator[int]:
+            yield 1
+
+        assert list(trace_circuit_breaker_call(breaker, pages)) == [1]
+        assert within.names == [NAME]
+
     def test_not_sampled_the_same_values_and_exceptions(
         self, breaker: pybreaker.CircuitBreaker, spans: Spans
     ) -> None:
@@ -277,6 +414,28 @@ def test_uninstall_puts_pybreaker_back(within: Spans) -> None:
     finally:
         module.install()
         module.install()
+
+
+def test_what_others_put_around_ours_stays(within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+    from django_tracing.instrumentation import circuit_breaker as module
+
+    ours = pybreaker.CircuitBreaker.call
+    seen = []
+
+    def others(self: pybreaker.CircuitBreaker, func: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.append(func)
+        return ours(self, func, *args, **kwargs)
+
+    monkeypatch.setattr(pybreaker.CircuitBreaker, "call", others)
+    module.uninstall()
+    try:
+        assert pybreaker.CircuitBreaker(name="payment-service").call(works) == 7
+        assert within.names == ["inside"]
+    finally:
+        module.install()
+    assert pybreaker.CircuitBreaker(name="payment-service").call(works) == 7
+    assert within.names == ["inside", "inside", NAME]
+    assert seen == [works, works]
 
 
 def test_is_left_out_without_pybreaker(monkeypatch: pytest.MonkeyPatch) -> None:
