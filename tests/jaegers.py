@@ -142,7 +142,8 @@ class Jaeger:
         return True
 
     def __exit__(self, *exc_info: Any) -> None:
-        self._process.terminate()
+        # Its storage is memory: there is nothing to end in order, and that takes it ten seconds.
+        self._process.kill()
         try:
             self._process.wait(15)
         except subprocess.TimeoutExpired:
