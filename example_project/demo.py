@@ -190,8 +190,8 @@ class Failed(Exception):
 class Demo:
     """The servers and both services, started in ``stack`` and stopped with it.
 
-    ``server`` is gunicorn or uvicorn, ``environment`` what the services get beside this process's own, ``write`` takes
-    a line for people.
+    ``server`` is gunicorn or uvicorn, ``environment`` what the services get beside this process's own, ``write``
+    takes a line for people.
     """
 
     def __init__(

@@ -29,8 +29,8 @@ Reader = LocalStore | JaegerReader
 
 class Command(BaseCommand):
     help = (
-        "Starts PostgreSQL, Redis and both services, sends them requests, prints the traces and says PASS, or what is "
-        "missing (exit code 1). On a terminal it then goes on serving until Ctrl-C."
+        "Starts PostgreSQL, Redis and both services, sends them requests, prints the traces and says PASS, or what "
+        "is missing (exit code 1). On a terminal it then goes on serving until Ctrl-C."
     )
     requires_system_checks: list[str] = []
 
