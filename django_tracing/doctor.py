@@ -542,14 +542,19 @@ class Diagnosis:
         if found in ("postgresql", "redis"):
             return self._set("ENDPOINT", "http://jaeger:4318", "the address of your Jaeger, e.g. ")
         endpoint = f"{base}/api/traces" if found == "jaeger" else base
-        remedy = self._set("ENDPOINT", endpoint)
+        words = []
+        if (_shown(self.settings.endpoint).removesuffix("/v1/traces"), found) != (endpoint, "otlp-grpc"):
+            words.append(self._set("ENDPOINT", endpoint))
         chosen = self._sources[1] not in ("default", self._sources[0])
         if chosen or load({"ENDPOINT": endpoint}, {}).exporter != found:
-            remedy += f' Set EXPORTER to "{found}".'
-        return remedy + {
-            "jaeger": " It needs the extra [jaeger].",
-            "otlp-grpc": " It needs the extra [otlp-grpc].",
-        }.get(found, "")
+            by_protocol = chosen and self._sources[1].endswith("_PROTOCOL") and found != "jaeger"
+            protocol = "grpc" if found == "otlp-grpc" else "http/protobuf"
+            words.append(
+                f'Set {_place(self._sources[1])} to "{protocol}".' if by_protocol else f'Set EXPORTER to "{found}".'
+            )
+        if found != "otlp":
+            words.append(f"It needs the extra [{found}].")
+        return " ".join(words)
 
     def _credentials(self) -> str:
         if self.settings.exporter == "jaeger":

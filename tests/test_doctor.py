@@ -529,6 +529,13 @@ def test_a_jaeger_spoken_to_wrongly(any_jaeger: Jaeger, port: str, exporter: str
         assert word.format(netloc=netloc) in step.meaning + step.remedy
 
 
+def test_a_protocol_set_by_opentelemetry_s_variable(any_jaeger: Jaeger) -> None:
+    environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": any_jaeger.otlp_grpc, "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"}
+    remedy = failed(Result({}, environ), "protocol").remedy
+    variable = "the environment variable OTEL_EXPORTER_OTLP_PROTOCOL"
+    assert remedy == f'Set {variable} to "grpc". It needs the extra [otlp-grpc].'
+
+
 def test_udp_into_the_void(any_jaeger: Jaeger) -> None:
     result = Result({"ENDPOINT": f"udp://127.0.0.1:{free_port()}", "QUERY_URL": any_jaeger.query}, timeout=1.5)
     assert "UDP" in failed(result, "read").meaning
