@@ -18,8 +18,9 @@ from django_tracing.export.otlp import encode_spans, rejected_spans
 
 __all__ = ["make_otlp_grpc_exporter"]
 
-#: As over HTTP: a collector is a neighbour.
-_OPTIONS: Final = (("grpc.enable_http_proxy", 0),)
+#: No proxies, as over HTTP: a collector is a neighbour. No connections shared with other channels: a forked child
+#: would be given its parent's.
+_OPTIONS: Final = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
 _METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 #: Status codes that may pass: https://opentelemetry.io/docs/specs/otlp/#failures
