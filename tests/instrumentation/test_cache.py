@@ -23,6 +23,7 @@ from django.test import override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry import trace
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -363,7 +364,15 @@ class TestItself:
         with override_settings(CACHES={"default": {"BACKEND": BACKENDS["database"], "LOCATION": "cache_table"}}):
             call_command("createcachetable", verbosity=0)
             within.clear()
-            caches["default"].get("k")
+            enabled: list[bool] = []
+
+            def ask(execute: Any, *args: Any) -> Any:
+                enabled.append(is_instrumentation_enabled())
+                return execute(*args)
+
+            with connection.execute_wrapper(ask):
+                caches["default"].get("k")
+        assert enabled and all(enabled), "upstream's psycopg, in the place of ours, shows them too"
         get = within.one("cache.get.k")
         statements = [span for span in within if span.name.startswith("db.")]
         assert statements
