@@ -676,6 +676,11 @@ _QUOTED_VALUE: Final = re.compile(
 _NAME_IN_QUOTES: Final = re.compile(r"[\w.$-]{1,128}")
 #: So Python's own messages go on after a type or a name.
 _AFTER_NAMES: Final = (" object has no ", " object is not ", " object does not ", " is not defined")
+#: Values that stand without quotes, in PostgreSQL's errors, SQL Server's and Oracle's.
+_BARE_VALUE: Final = re.compile(
+    r"\b(out of range: )[^\n]+|\b(duplicate key value is|with column values) \([^\n]*\)"
+    r"|\b(value|object) [-+]?\d[\d.]*"
+)
 #: MySQL's errors are a number and a message, printed as a tuple: the message's own quotes are no value's.
 _NUMBERED: Final = re.compile(r"\(\d{1,6}, (['\"])")
 
@@ -711,7 +716,15 @@ def redact_db_error(text: str) -> str:
 def _without_values(text: str) -> str:
     text = _DETAIL.sub("", text)
     text = _NEAR.sub('near "?"', text)
+    text = _BARE_VALUE.sub(_redact_bare, text)
     return redact_text(_QUOTED_VALUE.sub(_redact_quoted, text))
+
+
+def _redact_bare(match: re.Match[str]) -> str:
+    value, values, number = match.groups()
+    if value:
+        return f"{value}?"
+    return f"{values} (?)" if values else f"{number} ?"
 
 
 #: Exception groups draw their traces behind a bar, and rulers between them.

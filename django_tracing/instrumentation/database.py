@@ -1,17 +1,19 @@
 """SQL through Django's connections, of every vendor: ``db.select.blueprints``, ``db.commit``, ``db.rollback``.
 
 Django's own hook, ``connection.execute_wrappers``, sees each statement once, whatever driver is below. Statements
-that Django sends while it connects make no span. psycopg used directly is OpenTelemetry's to trace; Django's own
+that Django sends while it connects make no span. Drivers used directly are OpenTelemetry's to trace; Django's own
 connections are taken out of its hands, so that no statement is traced twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from typing import Any, Final
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.utils import CursorWrapper
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from django_tracing import spans
@@ -44,7 +46,14 @@ _DEFAULT_PORTS: Final = {"postgresql": 5432, "mysql": 3306, "oracle": 1521, "mic
 #: Where a connection keeps what all its spans say.
 _STATIC: Final = "_django_tracing_attributes"
 
-_originals: dict[str, Callable[..., Any]] = {}
+#: What the modules of upstream's cursors and connections begin with.
+_UPSTREAM: Final = "opentelemetry.instrumentation."
+#: Larger numbers than an attribute holds are a driver's way to say -1.
+_MAX_ROWS: Final = 2**63 - 1
+
+_on = False
+#: (class, method) -> what stood there, and what we put there.
+_patches: dict[tuple[type, str], tuple[Callable[..., Any], Callable[..., Any]]] = {}
 
 
 def is_available() -> bool:
@@ -53,31 +62,59 @@ def is_available() -> bool:
 
 def install() -> None:
     """Puts the wrapper on every connection there is and will be."""
-    if _originals:
+    global _on
+    if _on:
         return
-    for name, traced in (("connect", _connect), ("_commit", _commit), ("_rollback", _rollback)):
-        _originals[name] = getattr(BaseDatabaseWrapper, name)
-        setattr(BaseDatabaseWrapper, name, traced)
+    # commit and rollback rather than _commit and _rollback, which vendors replace (Oracle does).
+    for owner, name, traced in (
+        (BaseDatabaseWrapper, "connect", _connecting),
+        (BaseDatabaseWrapper, "commit", _ending("commit")),
+        (BaseDatabaseWrapper, "rollback", _ending("rollback")),
+        (CursorWrapper, "callproc", _calling),
+    ):
+        if (owner, name) not in _patches:
+            original = getattr(owner, name)
+            _patches[owner, name] = original, traced(original)
+            setattr(owner, name, _patches[owner, name][1])
+    _on = True
     for connection in connections.all(initialized_only=True):
-        _wrap(connection)
+        # One that is not open would have to be opened to be described; it is wrapped when it opens.
+        if connection.connection is not None:
+            _wrap(connection)
 
 
 def uninstall() -> None:
-    if not _originals:
-        return
-    for name, original in _originals.items():
-        setattr(BaseDatabaseWrapper, name, original)
-    _originals.clear()
+    global _on
+    _on = False
+    for (owner, name), (original, traced) in list(_patches.items()):
+        # Under somebody else's patch ours stays, and calls straight through.
+        if getattr(owner, name) is traced:
+            setattr(owner, name, original)
+            del _patches[owner, name]
+    # Those of other threads are out of reach: there too the wrapper calls straight through.
     for connection in connections.all(initialized_only=True):
-        if _execute in connection.execute_wrappers:
-            connection.execute_wrappers.remove(_execute)
+        _unwrap(connection)
 
 
-def _connect(self: BaseDatabaseWrapper) -> None:
-    # What Django asks of a new connection (the time zone, the role) is no work of the request's.
-    with spans.SuppressedUpstream():
-        _originals["connect"](self)
-    _wrap(self)
+def _connecting(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def connect(self: BaseDatabaseWrapper) -> Any:
+        if not _on:
+            return original(self)
+        # What Django asks of a new connection (the time zone, the role) is no work of the request's. On a
+        # reconnection our wrapper is on already, and MySQL's and Oracle's such statements go through it.
+        _unwrap(self)
+        with spans.SuppressedUpstream():
+            result = original(self)
+        _wrap(self)
+        return result
+
+    return connect
+
+
+def _unwrap(connection: BaseDatabaseWrapper) -> None:
+    if _execute in connection.execute_wrappers:
+        connection.execute_wrappers.remove(_execute)
 
 
 def _wrap(connection: BaseDatabaseWrapper) -> None:
@@ -93,12 +130,16 @@ def _wrap(connection: BaseDatabaseWrapper) -> None:
 
 
 def _take_from_upstream(connection: BaseDatabaseWrapper) -> None:
-    """Gives a psycopg connection back the cursors that Django asked for, where upstream put its own in."""
+    """Takes off what upstream put on the driver's connection: cursors of its own (psycopg), a proxy (the others)."""
     raw = connection.connection
-    if connection.vendor != "postgresql" or not hasattr(raw, "cursor_factory"):
-        return
-    if "opentelemetry" in (getattr(raw.cursor_factory, "__module__", None) or ""):
-        raw.cursor_factory = connection.get_connection_params()["cursor_factory"]
+    while type(raw).__module__.startswith(_UPSTREAM) and hasattr(raw, "__wrapped__"):
+        connection.connection = raw = raw.__wrapped__
+    factory = original = getattr(raw, "cursor_factory", None)
+    while isinstance(factory, type) and factory.__module__.startswith(_UPSTREAM):
+        # Not asked of get_connection_params() again: that may fetch a password from somewhere.
+        factory = factory.__bases__[0]
+    if factory is not original:
+        raw.cursor_factory = factory
 
 
 def _static_attributes(connection: BaseDatabaseWrapper) -> Attributes:
@@ -123,7 +164,7 @@ def _static_attributes(connection: BaseDatabaseWrapper) -> Attributes:
 
 
 def _execute(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
-    if not spans.recording():
+    if not spans.recording() or not _on:
         return execute(sql, params, many, context)
     span = _start(sql, params, many, context)
     try:
@@ -159,9 +200,10 @@ def _start(sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Span:
                 attributes[DB_TABLES] = tables
         if many and hasattr(params, "__len__"):
             attributes[DB_BATCH_SIZE] = len(params)
-        pool = getattr(connection, "pool", None)
-        if pool is not None:
-            figures = pool.get_stats()
+        # Drivers of other vendors have pools of another kind.
+        get_stats = getattr(getattr(connection, "pool", None), "get_stats", None)
+        if get_stats is not None:
+            figures = get_stats()
             attributes[DB_POOL_SIZE] = figures.get("pool_size", 0)
             attributes[DB_POOL_AVAILABLE] = figures.get("pool_available", 0)
             attributes[DB_POOL_WAITING] = figures.get("requests_waiting", 0)
@@ -172,50 +214,75 @@ def _start(sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Span:
 
 
 def _text(sql: Any, context: dict[str, Any]) -> str:
+    """The statement as text; empty where there is no text that is known to keep values and words apart."""
     if isinstance(sql, str):
         return sql
     if isinstance(sql, bytes):
         return sql.decode("utf-8", "replace")
     as_string = getattr(sql, "as_string", None)  # psycopg's sql.Composed and its kin
-    if as_string is not None:
+    if as_string is None:
+        return ""
+    try:
         return str(as_string(context["cursor"].cursor))
-    return str(sql)
+    except Exception:  # one of its values cannot be adapted, which the driver is about to say itself
+        return ""
 
 
 def _finish(span: Span, context: dict[str, Any]) -> None:
     try:
-        rows = context["cursor"].rowcount
-        # -1: the driver does not know, as SQLite for a SELECT.
-        if isinstance(rows, int) and rows >= 0:
+        cursor = context["cursor"]
+        rows = cursor.rowcount
+        # -1: the driver does not know, as SQLite for a SELECT. Oracle's counts what was fetched: nothing so far.
+        if (
+            isinstance(rows, int)
+            and 0 <= rows <= _MAX_ROWS
+            and not (context["connection"].vendor == "oracle" and cursor.description)
+        ):
             spans.set_attributes(span, {DB_ROWS: rows})
     except Exception:
         spans.log_once("database-rows", "A statement's rows could not be read.")
     spans.end_span(span)
 
 
-def _commit(self: BaseDatabaseWrapper) -> Any:
-    return _transaction(self, "_commit", "commit")
+def _calling(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A stored procedure does not go through ``execute_wrappers``."""
+
+    @wraps(original)
+    def callproc(self: CursorWrapper, procname: Any, params: Any = None, kparams: Any = None) -> Any:
+        def call(*args: Any) -> Any:
+            return original(self, procname, params, kparams)
+
+        sql = f"CALL {procname}" if isinstance(procname, str) else ""
+        return _execute(call, sql, None, False, {"connection": self.db, "cursor": self})
+
+    return callproc
 
 
-def _rollback(self: BaseDatabaseWrapper) -> Any:
-    return _transaction(self, "_rollback", "rollback")
+def _ending(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    def traced(original: Callable[..., Any]) -> Callable[..., Any]:
+        @wraps(original)
+        def end(self: BaseDatabaseWrapper) -> Any:
+            if self.connection is None or not spans.recording() or not _on:
+                return original(self)
+            span = _start_end(self, operation)
+            try:
+                result = original(self)
+            except BaseException as error:
+                spans.record_error(span, error)
+                spans.end_span(span)
+                raise
+            spans.end_span(span)
+            return result
+
+        return end
+
+    return traced
 
 
-def _transaction(connection: BaseDatabaseWrapper, method: str, operation: str) -> Any:
-    original = _originals[method]
-    if connection.connection is None or not spans.recording():
-        return original(connection)
+def _start_end(connection: BaseDatabaseWrapper, operation: str) -> Span:
     try:
         static = connection.__dict__.get(_STATIC) or _static_attributes(connection)
-        span = spans.start_span(f"db.{operation}", {**static, DB_OPERATION: operation}, SpanKind.CLIENT)
+        return spans.start_span(f"db.{operation}", {**static, DB_OPERATION: operation}, SpanKind.CLIENT)
     except Exception:
         spans.log_once("transaction", "A transaction's end could not be traced.")
-        span = INVALID_SPAN
-    try:
-        result = original(connection)
-    except BaseException as error:
-        spans.record_error(span, error)
-        spans.end_span(span)
-        raise
-    spans.end_span(span)
-    return result
+        return INVALID_SPAN

@@ -12,7 +12,9 @@ import psycopg
 import pytest
 from django.contrib.auth.models import Group, User
 from django.db import DatabaseError, connection, connections, transaction
-from django.db.utils import ConnectionHandler, DataError, IntegrityError
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.signals import connection_created
+from django.db.utils import ConnectionHandler, DataError, IntegrityError, OperationalError
 from django.test.utils import CaptureQueriesContext, override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -89,12 +91,46 @@ class TestStatements:
             cursor.execute(query)
         assert attributes(within.one("db.select.auth_user"))["db.statement"] == 'SELECT ?, ? FROM "auth_user"'
 
+    def test_composed_sql_that_cannot_be_composed(self, within: Spans) -> None:
+        with (
+            pytest.raises(DatabaseError, match="adapt"),
+            transaction.atomic(),
+            connection.cursor() as cursor,
+        ):
+            cursor.execute(psycopg.sql.SQL("SELECT {}").format(psycopg.sql.Literal(object())))
+        span = within.one("db.unknown")
+        assert span.status.status_code is StatusCode.ERROR
+        assert attributes(span)["db.statement"] == ""
+
+    def test_bytes(self, within: Spans) -> None:
+        with connection.cursor() as cursor:
+            cursor.execute(b"SELECT 'secret' FROM auth_user")
+        assert attributes(within.one("db.select.auth_user"))["db.statement"] == "SELECT ? FROM auth_user"
+
+    def test_what_is_no_text_is_not_printed(self, within: Spans) -> None:
+        class Template:
+            def __str__(self) -> str:
+                return "SELECT secret"
+
+        with pytest.raises(TypeError), connection.cursor() as cursor:
+            cursor.execute(Template())
+        assert attributes(within.one("db.unknown"))["db.statement"] == ""
+        assert "SELECT secret" not in within.one("db.unknown").to_json()
+
+    def test_a_stored_procedure(self, within: Spans) -> None:
+        with connection.cursor() as cursor:
+            cursor.callproc("upper", ["secret"])
+            assert cursor.fetchone() == ("SECRET",)
+        got = attributes(within.one("db.call"))
+        assert got["db.statement"] == "CALL upper"
+        assert got["db.rows"] == 1
+
     def test_a_server_side_cursor(self, within: Spans) -> None:
         User.objects.create(username="x")
         within.clear()
         with transaction.atomic():
             assert len(list(User.objects.iterator())) == 1
-        assert within.one("db.select.auth_user")
+        assert "db.rows" not in attributes(within.one("db.select.auth_user")), "nothing has been fetched yet"
 
     def test_copy_works(self, within: Spans) -> None:
         with connection.cursor() as cursor, cursor.copy("COPY auth_group (name) FROM STDIN") as copy:
@@ -133,6 +169,55 @@ class TestErrors:
         (span,) = [span for span in within if span.name == "db.select"]
         assert "private text" not in str(span.to_json())
 
+    @pytest.mark.parametrize(
+        ("sql", "params", "kept"),
+        [
+            ("SELECT %s::integer", ["zqsecret"], "invalid input syntax for type integer"),
+            ("SELECT %s::date", ["1815-13-42"], "date/time field value out of range"),
+            ("SELECT make_date(1815, 13, 42)", None, "date field value out of range"),
+            ("SELECT %s::uuid", ["zqsecret"], "invalid input syntax for type uuid"),
+            ("SELECT %s::jsonb", ['{"a": zqsecret}'], "invalid input syntax for type json"),
+            ("SELECT %s::integer[]", ["zqsecret"], "malformed array literal"),
+            ("SELECT %s::int4range", ["[zqsecret"], "malformed range literal"),
+            ("SELECT %s::smallint", ["18151342"], "is out of range for type smallint"),
+            ("SELECT 'a' ~ %s", ["(zqsecret"], "invalid regular expression"),
+            ("SELECT to_tsquery(%s)", ["zqsecret &"], "no operand in tsquery"),
+            ("SELECT date_trunc(%s, now())", ["zqsecret"], "not recognized for type"),
+            ("SELECT lo_get(18151342)", None, "large object"),
+            ("SELECT setval('auth_group_id_seq', -18151342)", None, "is out of bounds for sequence"),
+            ("SELECT 'a' 'zqsecret'", None, "syntax error at or near"),
+            ("SELECT 'zqsecret", None, "unterminated quoted string"),
+            ("SELECT $zqsecret$ a", None, "unterminated dollar-quoted string"),
+            ("SELECT 18151342zqsecret", None, "trailing junk after numeric literal"),
+            ("SELECT json_populate_record(NULL::auth_group, %s)", ['{"id": "zqsecret"}'], "invalid input syntax"),
+            ("INSERT INTO auth_group (id, name) VALUES (18151342, NULL)", None, "violates not-null constraint"),
+            ("INSERT INTO auth_group (name) VALUES (%s)", ["zqsecret" * 30], "value too long for type"),
+            ("SELECT 18151342/0", None, "division by zero"),
+            ("DO $$ BEGIN RAISE EXCEPTION 'not \"zqsecret\"'; END $$", None, "not"),
+            ("SELECT %s, %s", ["zqsecret"], "2 placeholders but 1 parameters"),
+            ("SELECT %s", ["zqsecret\x00"], "NUL"),
+        ],
+    )
+    def test_what_a_server_quotes_stays_in_the_process(
+        self, within: Spans, sql: str, params: list[str] | None, kept: str
+    ) -> None:
+        with pytest.raises((DatabaseError, ValueError)), transaction.atomic(), connection.cursor() as cursor:
+            cursor.execute(sql, params)
+        (span,) = [span for span in within if span.events]
+        assert kept in str(span.status.description)
+        exported = "".join(span.to_json() for span in within)
+        for value in ("zqsecret", "18151342", "1815-13-42"):
+            assert value not in exported
+
+    @pytest.mark.django_db(transaction=True)
+    def test_a_commit_that_fails(self, within: Spans) -> None:
+        with pytest.raises(IntegrityError, match="18151342"), transaction.atomic():
+            User.groups.through.objects.create(user_id=18151342, group_id=18151342)
+        span = within.one("db.commit")
+        assert span.status.status_code is StatusCode.ERROR
+        assert "violates foreign key constraint" in str(span.status.description)
+        assert "18151342" not in "".join(span.to_json() for span in within)
+
 
 class TestTransactions:
     @pytest.mark.django_db(transaction=True)
@@ -151,6 +236,27 @@ class TestTransactions:
         with transaction.atomic():
             pass
         assert within.names == ["db.savepoint", "db.release"]
+
+    def test_a_vendor_that_commits_in_its_own_way(self, within: Spans) -> None:
+        """As Oracle's does, without a word to the base class."""
+        from django.db.backends.sqlite3.base import DatabaseWrapper
+
+        class Vendor(DatabaseWrapper):
+            def _commit(self) -> None:
+                if self.connection is not None:
+                    self.connection.commit()
+
+        vendor = Vendor({**connections.settings["default"], "NAME": ":memory:", "OPTIONS": {}}, "vendor")
+        vendor.commit()
+        assert within.names == [], "nothing is committed where nothing is open"
+        try:
+            with vendor.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            vendor.commit()
+            vendor.rollback()
+        finally:
+            vendor.close()
+        assert within.names == ["db.select", "db.commit", "db.rollback"]
 
 
 class TestNotTraced:
@@ -177,6 +283,47 @@ class TestNotTraced:
             other.close_all()
         assert within.names == ["db.select"], "set_config and its like are Django's own"
 
+    @pytest.mark.parametrize("options", [{}, {"pool": True}])
+    def test_nor_does_what_a_signal_does_with_a_new_connection(self, within: Spans, options: dict[str, Any]) -> None:
+        """Through Django's cursor, as MySQL's and Oracle's own statements: the first connection and the next alike."""
+        handler = a_connection(OPTIONS=options)
+        ours = handler["default"]
+
+        def prepare(connection: Any, **kwargs: Any) -> None:
+            if connection is ours:
+                with connection.cursor() as cursor:
+                    cursor.execute("SET search_path TO public")
+
+        connection_created.connect(prepare)
+        try:
+            for _ in range(2):
+                with ours.cursor() as cursor:
+                    cursor.execute("SELECT 1")
+                ours.close()
+        finally:
+            connection_created.disconnect(prepare)
+            handler.close_all()
+            ours.close_pool()
+        assert within.names == ["db.select", "db.select"]
+
+    def test_parameters_of_a_connection_are_asked_for_once(
+        self, within: Spans, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A backend may fetch a short-lived password there."""
+        from django.db.backends.postgresql.base import DatabaseWrapper
+
+        asked = []
+        original = DatabaseWrapper.get_connection_params
+        monkeypatch.setattr(DatabaseWrapper, "get_connection_params", lambda self: asked.append(1) or original(self))
+        handler = a_connection()
+        try:
+            with handler["default"].cursor() as cursor:
+                cursor.execute("SELECT 1")
+        finally:
+            handler.close_all()
+        assert len(asked) == 1
+        assert within.names == ["db.select"]
+
 
 def a_connection(**options: Any) -> Any:
     handler = ConnectionHandler(
@@ -191,25 +338,81 @@ def a_connection(**options: Any) -> Any:
 class TestOncePerStatement:
     """Upstream's psycopg instrumentation is on in these tests, as by default."""
 
-    @pytest.mark.parametrize("options", [{}, {"OPTIONS": {"pool": True}}, {"OPTIONS": {"server_side_binding": True}}])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"OPTIONS": {"pool": True}, "CONN_HEALTH_CHECKS": True},
+            {"OPTIONS": {"pool": {"min_size": 2, "max_size": 3}, "server_side_binding": True}},
+            {"OPTIONS": {"server_side_binding": True}},
+            {"OPTIONS": {"assume_role": "postgres"}},
+            {"CONN_MAX_AGE": None, "CONN_HEALTH_CHECKS": True},
+        ],
+        ids=str,
+    )
     def test_through_django(self, within: Spans, options: dict[str, Any]) -> None:
         handler = a_connection(**options)
+        ours = handler["default"]
         try:
             for _ in range(2):
-                with handler["default"].cursor() as cursor:
+                with ours.cursor() as cursor:
                     cursor.execute("SELECT %s", ["x"])
-                handler["default"].close()
+                    cursor.executemany("SELECT %s", [["x"], ["y"]])
+                with ours.chunked_cursor() as cursor:
+                    cursor.execute("SELECT * FROM pg_class")
+                    assert cursor.fetchmany(2)
+                assert ours.is_usable()
+                ours.close_if_unusable_or_obsolete()
+                ours.close()
         finally:
-            pool = handler["default"].pool
             handler.close_all()
-            if pool:
-                handler["default"].close_pool()
-        assert within.names == ["db.select", "db.select"]
+            ours.close_pool()
+        assert within.names == ["db.select", "db.select", "db.select.pg_class"] * 2
         if "pool" in options.get("OPTIONS", {}):
             got = attributes(within.named("db.select")[0])
             assert got["db.pool.size"] >= 1
             assert got["db.pool.available"] >= 0
             assert got["db.pool.waiting"] == 0
+
+    def test_cursors_are_the_ones_that_were_asked_for(self, within: Spans) -> None:
+        class Chosen(psycopg.ClientCursor[Any]):
+            pass
+
+        for factory in (None, Chosen):
+            handler = a_connection(OPTIONS={"cursor_factory": factory} if factory else {})
+            try:
+                with handler["default"].cursor() as cursor:
+                    cursor.execute("SELECT 1")
+                    assert type(cursor.cursor) is (factory or type(connection.connection.cursor()))
+                    assert not type(cursor.cursor).__module__.startswith("opentelemetry")
+            finally:
+                handler.close_all()
+        assert within.names == ["db.select"] * 2
+
+    def test_drivers_that_upstream_hides_behind_a_proxy(self, within: Spans) -> None:
+        """As its sqlite3, mysqlclient and pymysql do, which opentelemetry-instrument switches on unasked."""
+        import sqlite3
+
+        from opentelemetry.instrumentation import dbapi
+
+        dbapi.wrap_connect("opentelemetry.instrumentation.sqlite3", sqlite3.dbapi2, "connect", "sqlite")
+        handler = a_connection()
+        try:
+            with handler["lite"].cursor() as cursor:
+                cursor.execute("SELECT 1")
+            with handler["lite"].cursor() as cursor:
+                cursor.execute("SELECT 2")
+            raw = sqlite3.dbapi2.connect(":memory:")
+            raw.cursor().execute("SELECT 3")
+            raw.close()
+        finally:
+            handler.close_all()
+            dbapi.unwrap_connect(sqlite3.dbapi2, "connect")
+        assert [span.instrumentation_scope.name for span in within] == [  # type: ignore[union-attr]
+            "django_tracing",
+            "django_tracing",
+            "opentelemetry.instrumentation.sqlite3",
+        ]
 
     def test_psycopg_by_itself_is_upstreams(self, within: Spans) -> None:
         with psycopg.connect(os.environ["TEST_POSTGRES_URL"]) as raw:
@@ -315,6 +518,156 @@ class TestHost:
         User.objects.exists()
         assert within.names == ["db.select.auth_user"]
 
+    def test_connections_of_other_threads_after_uninstall(self, within: Spans) -> None:
+        from django_tracing.instrumentation import database
+
+        root = trace.get_current_span()
+        opened, uninstalled, installed = threading.Event(), threading.Event(), threading.Event()
+        asked: list[int] = []
+
+        def work() -> None:
+            with trace.use_span(root), connection.cursor() as cursor:
+                cursor.execute("SELECT 1")
+                opened.set()
+                uninstalled.wait(10)
+                cursor.execute("SELECT 1")
+                connection.rollback()
+                asked.append(len(within))
+                installed.wait(10)
+                cursor.execute("SELECT 1")
+                asked.append(len(within))
+                cursor.close()
+                connections.close_all()
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        try:
+            assert opened.wait(10)
+            database.uninstall()
+            uninstalled.set()
+        finally:
+            while not asked and thread.is_alive():
+                thread.join(0.01)
+            database.install()
+            installed.set()
+            thread.join()
+        assert asked == [1, 2]
+
+    def test_a_patch_that_somebody_put_on_ours(self, within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+        from django_tracing.instrumentation import database
+
+        ours = BaseDatabaseWrapper.commit
+        calls = []
+
+        def theirs(self: Any) -> None:
+            calls.append(1)
+            ours(self)
+
+        handler = a_connection()
+        lite = handler["lite"]
+        try:
+            with lite.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            within.clear()
+            with monkeypatch.context() as patch:
+                patch.setattr(BaseDatabaseWrapper, "commit", theirs)
+                database.uninstall()
+                lite.commit()
+                assert BaseDatabaseWrapper.commit is theirs
+                assert within.names == []
+                database.install()
+                lite.commit()
+                assert within.names == ["db.commit"], "once, not once for each time it was installed"
+            lite.commit()
+            assert within.names == ["db.commit", "db.commit"]
+            assert len(calls) == 2
+        finally:
+            handler.close_all()
+
+    def test_uninstalling_leaves_nothing(self) -> None:
+        from django.db.backends.utils import CursorWrapper
+
+        from django_tracing.instrumentation import database
+
+        places = [(BaseDatabaseWrapper, "connect"), (BaseDatabaseWrapper, "commit")]
+        places += [(BaseDatabaseWrapper, "rollback"), (CursorWrapper, "callproc")]
+        database.uninstall()
+        try:
+            for owner, name in places:
+                assert not getattr(owner, name).__code__.co_filename.endswith("instrumentation/database.py")
+        finally:
+            database.install()
+        for owner, name in places:
+            assert getattr(owner, name).__code__.co_filename.endswith("instrumentation/database.py")
+
+    def test_a_connection_that_is_not_open_is_not_opened_to_be_described(self) -> None:
+        from django_tracing.instrumentation import database
+
+        opened = []
+
+        def work() -> None:
+            connections["default"].get_autocommit  # noqa: B018 - made, not opened
+            database.uninstall()
+            database.install()
+            opened.append(connections["default"].connection)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        assert opened == [None]
+
+    def test_a_renamed_database(self, within: Spans) -> None:
+        """As a test run renames it, on the very connection."""
+        handler = a_connection()
+        lite = handler["lite"]
+        try:
+            for name in (":memory:", "file:renamed?mode=memory"):
+                lite.close()
+                lite.connection = None
+                lite.settings_dict["NAME"] = name
+                with lite.cursor() as cursor:
+                    cursor.execute("SELECT 1")
+        finally:
+            handler.close_all()
+        assert [attributes(span)["db.name"] for span in within] == [":memory:", "file:renamed?mode=memory"]
+
+    def test_a_database_that_is_down(self, within: Spans) -> None:
+        handler = a_connection(HOST="127.0.0.1", PORT="1")
+        for _ in range(2):
+            with pytest.raises(OperationalError), handler["default"].cursor():
+                pass
+        assert within.names == []
+        handler.close_all()
+
+    @pytest.mark.parametrize(
+        ("cursor", "vendor", "rows"),
+        [
+            ({"rowcount": 3, "description": (("id",),)}, "mysql", 3),
+            ({"rowcount": 2**64 - 1, "description": None}, "mysql", None),
+            ({"rowcount": -1, "description": None}, "postgresql", None),
+            ({"rowcount": 0, "description": (("id",),)}, "oracle", None),
+            ({"rowcount": 4, "description": None}, "oracle", 4),
+            ({}, "microsoft", None),
+        ],
+    )
+    def test_other_vendors(self, within: Spans, cursor: dict[str, Any], vendor: str, rows: int | None) -> None:
+        """Their drivers' ways, on a stand-in for a driver that needs a server of its own."""
+        from types import SimpleNamespace
+
+        from django_tracing.instrumentation import database
+
+        pool = SimpleNamespace(opened=2, busy=1)  # as oracledb's, which has no get_stats()
+        settings_dict = {"NAME": "shop", "USER": "u", "HOST": "db.local", "PORT": ""}
+        stub = SimpleNamespace(vendor=vendor, alias="other", settings_dict=settings_dict, pool=pool)
+        context = {"connection": stub, "cursor": SimpleNamespace(**cursor)}
+        assert database._execute(lambda *args: "done", "SELECT id FROM t", None, False, context) == "done"
+        got = attributes(within.one("db.select.t"))
+        assert got.get("db.rows") == rows
+        assert got["db.system"] == {"microsoft": "mssql"}.get(vendor, vendor)
+        ports = {"mysql": 3306, "oracle": 1521, "postgresql": 5432, "microsoft": 1433}
+        assert got["net.peer.port"] == ports[vendor]
+        assert "db.pool.size" not in got
+
     def test_our_own_fault_costs_a_span_only(self, within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*args: Any, **kwargs: Any) -> Any:
             raise RuntimeError("a bug of ours")
@@ -364,3 +717,29 @@ def test_no_literal_of_a_statement_or_its_error_is_in_its_span(
     assert marked not in exported
     assert marked.encode("unicode_escape").decode() not in exported
     assert "zq" not in exported
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    number=st.one_of(
+        st.integers(10**7, 10**17), st.decimals(10**7, 10**12, places=4).filter(lambda number: number % 1 != 0)
+    ),
+    place=st.sampled_from((*PLACES, "SELECT -{}, {}e5, 1+{}", "SELECT ARRAY[{}, {}]", "SELECT {}::smallint")),
+    as_parameter=st.booleans(),
+)
+def test_no_number_is_in_its_span(within: Spans, number: Any, place: str, as_parameter: bool) -> None:
+    within.clear()
+    # Its digits might stand in an id or a time by chance, but not so many of them.
+    digits = str(number).partition(".")[0]
+    try:
+        with transaction.atomic(), connection.cursor() as cursor:
+            if as_parameter and "/*" not in place:
+                cursor.execute(place.replace("{}", "%s"), [number] * place.count("{}"))
+            else:
+                cursor.execute(place.replace("{}", str(number)))
+    except DatabaseError:
+        pass
+    for span in within:
+        assert digits not in str(dict(span.attributes or {}))
+        assert digits not in str([dict(event.attributes or {}) for event in span.events])
+        assert digits not in str(span.status.description)
