@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
+from django_tracing.conf import SPECS
 from django_tracing.management.commands import check_tracing
 from example_project.servers import free_port
 from tests.jaegers import Jaeger
@@ -252,3 +253,30 @@ def test_lines_come_as_the_steps_end(settings: Any, receiver: OTLPReceiver) -> N
     assert "settings" in seen[0]
     assert "send" not in seen[0]
     assert "send" in seen[-1]
+
+
+# ----- What the documentation says of it
+
+
+def test_each_step_and_option_is_documented() -> None:
+    page = (ROOT / "docs" / "check_tracing.md").read_text()
+    source = (ROOT / "django_tracing" / "doctor.py").read_text()
+    names = set(re.findall(r'(?:Step|_failed)\(\s*"(\w+)",', source))
+    assert {"settings", "sampling", "traced", "exporter", "name", "port", "tls", "protocol", "send", "read"} == names
+    for name in names:
+        assert f"\n## {name}\n" in page
+    parser = check_tracing.Command().create_parser("manage.py", "check_tracing")
+    ours = {"--json", "--timeout", "--endpoint", "--query-url", "--no-query"}
+    assert ours <= set(parser._option_string_actions)
+    for option in ours:
+        assert f"| `{option}" in page
+
+
+@pytest.mark.parametrize("name", ["troubleshooting.md", "check_tracing.md"])
+def test_only_settings_that_exist_are_advised(name: str) -> None:
+    page = (ROOT / "docs" / name).read_text()
+    known = {spec.name for spec in SPECS} | {variable for spec in SPECS for variable in spec.env}
+    known |= {"OTEL_SDK_DISABLED", "OTEL_EXPORTER_OTLP_PROTOCOL", "TRACING", "MIDDLEWARE"}
+    known |= {"TRACE_ID", "NAME", "URL", "SECONDS", "WARNING", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "SSL_CERT_FILE"}
+    found = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", page)) | set(re.findall(r"`([A-Z_]{3,})`", page))
+    assert found - known - {"SAMPLING_RATE"} == set()
