@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from django_tracing.export.counters import Counters
 from django_tracing.export.errors import ExportError
 from django_tracing.export.sdk import plain_attributes
+from django_tracing.redaction import cut, redact_text
 
 __all__ = ["QueueProcessor", "estimate_size"]
 
@@ -228,6 +229,10 @@ class QueueProcessor(SpanProcessor):
                 if self._stopped:
                     return  # shutdown() waited in vain, and has counted these as lost
                 line = self._note(failure, len(batch))
+            if line:
+                # Not under the lock: a slow log handler must not hold up a request.
+                _warn(line)
+            with changed:
                 pause = 0.0
                 if failure is None or failure.rejected is not None:
                     backoff, attempts = 0.0, 0
@@ -248,12 +253,8 @@ class QueueProcessor(SpanProcessor):
                         attempts = 0
                         self.counters.drop("export_error" if failure.retryable else "rejected", len(batch))
                         self._settle()
-                ended = self._stopping and bool(pause)
-            if line:
-                # Not under the lock: a slow log handler must not hold up a request.
-                _warn(line)
-            if ended:
-                return
+                if self._stopping and pause:
+                    return
 
     def _late(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
@@ -280,7 +281,8 @@ class QueueProcessor(SpanProcessor):
             return error
         except Exception as error:
             return ExportError(
-                f"{type(self.exporter).__name__} raised {type(error).__name__}: {error}",
+                # An exporter of others may repeat the URL or the headers that it was given.
+                f"{type(self.exporter).__name__} raised {type(error).__name__}: {cut(redact_text(str(error)), 300)}.",
                 reason="failed",
                 retryable=True,
             )

@@ -297,6 +297,18 @@ class TestBackendAway:
         assert backend.attempts == 6
         assert processor.counters.snapshot()["dropped"] == {"export_error": 4}
 
+    def test_secrets_that_others_repeat_are_not_logged(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+        def behave() -> None:
+            raise RuntimeError("POST https://user:s3cret@collector/v1/traces failed\nAuthorization: Bearer t0ken.abc")
+
+        processor = make(Backend(behave), batch_size=1)
+        end(processor, make_spans())
+        assert not processor.force_flush()
+        assert "RuntimeError: POST https://" in caplog.text
+        for text in (caplog.text, processor.counters.snapshot()["last_error"]):
+            assert "s3cret" not in text
+            assert "t0ken" not in text
+
     @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
     def test_whatever_an_exporter_raises_the_next_spans_are_sent(self, make: Make, error: BaseException) -> None:
         def behave() -> None:
