@@ -117,7 +117,10 @@ class QueueProcessor(SpanProcessor):
         self._settled = 0
         self._wanted = 0
         self._hurry = False
-        self._failures = 0
+        # Attempts are numbered, so that a flush tells its own from one that was under way before it.
+        self._attempt = 0
+        self._failed = 0
+        self._lost = 0
         # Reentrant, as a span may end in a signal handler or a finalizer that interrupts on_end.
         self._changed = Condition()
         self._thread: Thread | None = None
@@ -190,7 +193,10 @@ class QueueProcessor(SpanProcessor):
                 self._thread = None
                 self.counters.failed(f"{type(self.exporter).__name__} raised {type(error).__name__}.")
                 self.counters.drop("export_error", len(self._batch))
-                self._failures += 1
+                # For whoever waits for the next attempt: nobody makes one.
+                self._attempt += 1
+                self._failed = self._attempt
+                self._lost += len(self._batch)
                 self._settle()
             if not isinstance(error, (SystemExit, KeyboardInterrupt)):
                 raise
@@ -223,6 +229,7 @@ class QueueProcessor(SpanProcessor):
                         return
                     continue
                 self._hurry = False
+                self._attempt += 1
                 batch = self._batch or self._take()
             failure = self._export([span for span, _ in batch])
             with changed:
@@ -239,9 +246,10 @@ class QueueProcessor(SpanProcessor):
                     self._settle()
                 else:
                     attempts += 1
-                    self._failures += 1
-                    # Those who wait for a flush are told that it failed.
-                    self._wanted = 0
+                    # Those who wait for a flush are told; who came during the attempt waits for the next one.
+                    self._failed = self._attempt
+                    if not self._hurry:
+                        self._wanted = 0
                     if failure.retryable and (failure.reason != "failed" or attempts < _ATTEMPTS):
                         backoff = min(max(backoff * 2, _FIRST_BACKOFF), _LONGEST_BACKOFF)
                         pause = min(
@@ -251,6 +259,7 @@ class QueueProcessor(SpanProcessor):
                         changed.notify_all()
                     else:
                         attempts = 0
+                        self._lost += len(batch)
                         self.counters.drop("export_error" if failure.retryable else "rejected", len(batch))
                         self._settle()
                 if self._stopping and pause:
@@ -332,14 +341,14 @@ class QueueProcessor(SpanProcessor):
                 self._start()
             if self._stopping or self._stopped or self._thread is None:
                 return False
-            failures, target = self._failures, self._accepted
+            target, attempt, lost = self._accepted, self._attempt + 1, self._lost
             self._wanted = target
             self._hurry = True
             self._changed.notify_all()
             self._changed.wait_for(
-                lambda: self._settled >= target or self._failures != failures or self._stopped, timeout_millis / 1000
+                lambda: self._settled >= target or self._failed >= attempt or self._stopped, timeout_millis / 1000
             )
-            return self._settled >= target and self._failures == failures
+            return self._settled >= target and self._lost == lost
 
     def shutdown(self) -> None:
         """Sends what waits, for at most ``shutdown_timeout`` seconds; the rest is dropped and counted."""

@@ -370,6 +370,35 @@ class TestFlush:
         backend.behave = lambda: None
         assert processor.force_flush()
 
+    def test_an_attempt_that_was_under_way_before_it_does_not_count(self, make: Make, gate: Gate) -> None:
+        def behave() -> None:
+            gate()
+            if backend.attempts == 1:
+                refuse(retry_after=30)()
+
+        backend = Backend(behave)
+        processor = make(backend, batch_size=2)
+        end(processor, make_spans(3))
+        assert gate.reached.wait(20)
+        flushed: list[bool] = []
+        flush = threading.Thread(target=lambda: flushed.append(processor.force_flush()))
+        flush.start()
+        wait_until(lambda: processor._hurry, "the flush to wait")
+        gate.open()
+        flush.join(20)
+        assert flushed == [True]
+        assert backend.names == ["span-0", "span-1", "span-2"]
+
+    @pytest.mark.parametrize("error", [SystemExit(1), ExportError("No.", reason="rejected", retryable=False)])
+    def test_false_when_spans_are_lost(self, make: Make, error: BaseException) -> None:
+        def behave() -> None:
+            raise error
+
+        processor = make(Backend(behave))
+        end(processor, make_spans())
+        assert not processor.force_flush()
+        assert processor.queued == 0
+
 
 class TestEnd:
     def test_sends_what_waits_and_shuts_the_exporter_once(self, make: Make) -> None:
