@@ -73,6 +73,26 @@ def stream(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(body())
 
 
+def endless(request: HttpRequest) -> StreamingHttpResponse:
+    """Goes on until the client has had enough."""
+
+    def body() -> Iterator[bytes]:
+        while True:
+            cache.get("chunk:1")
+            yield b"x" * 65536
+
+    return StreamingHttpResponse(body())
+
+
+async def endless_async(request: HttpRequest) -> StreamingHttpResponse:
+    async def body() -> AsyncIterator[bytes]:
+        while True:
+            await asyncio.sleep(0.001)
+            yield b"x" * 65536
+
+    return StreamingHttpResponse(body())
+
+
 def broken_stream(request: HttpRequest) -> StreamingHttpResponse:
     def body() -> Iterator[str]:
         yield "first"
@@ -105,6 +125,8 @@ urlpatterns = [
     path("failing/", failing_service),
     path("stream/", stream),
     path("broken-stream/", broken_stream),
+    path("endless/", endless),
+    path("endless-async/", endless_async),
     path("stream-async/", stream_async),
     path("health/", query),
     path("healthy/", query),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,3 +169,43 @@ def test_with_nothing_set_traces_go_to_the_local_store(tmp_path: Path) -> None:
             server.get("/empty/")
         server.stop()
     assert len(LocalStore(path).search(operation="GET /empty/", limit=50)) == 10
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path"), [(GUNICORN, "/endless/"), (UVICORN, "/endless-async/")], ids=["gunicorn", "uvicorn"]
+)
+def test_a_client_that_goes_away_ends_the_span_of_a_stream(arguments: list[str], path: str) -> None:
+    with (
+        OTLPReceiver() as receiver,
+        Process(
+            arguments,
+            JAEGER_ENDPOINT=receiver.endpoint,
+            TRACING_SETTINGS='{"EXPORT_INTERVAL": 0.05, "QUEUE_BYTES": 1000000}',
+        ) as server,
+    ):
+        with socket.create_connection(("127.0.0.1", server.port)) as client:
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+            assert client.recv(100_000)
+            assert client.recv(100_000)
+            assert requests_of(receiver.spans) == [], "the body goes on, and so does its span"
+        (span,) = requests_of(receiver.wait_for(lambda spans: requests_of(spans)))
+        assert span.name == f"GET {path}"
+        assert span.attributes["http.client_disconnected"] is True
+        assert span.status == "unset"
+        assert server.get("/empty/")[0] == 200
+        assert "Traceback" not in server.log()
+
+
+@pytest.mark.parametrize("arguments", [GUNICORN, UVICORN], ids=["gunicorn", "uvicorn"])
+def test_a_stream_that_is_taken_whole(arguments: list[str]) -> None:
+    with (
+        OTLPReceiver() as receiver,
+        Process(arguments, JAEGER_ENDPOINT=receiver.endpoint, TRACING_SETTINGS='{"EXPORT_INTERVAL": 0.05}') as server,
+    ):
+        path = "/stream/" if arguments is GUNICORN else "/stream-async/"
+        body = server.get(path)[1].decode()
+        (span,) = requests_of(receiver.wait_for(lambda spans: requests_of(spans)))
+        assert body == span.span_id * 3, "the span is current while each chunk is made"
+        assert "http.client_disconnected" not in span.attributes
+        below = receiver.wait_for(lambda spans: [span for span in spans if span.name == "cache.get.chunk:*"])
+        assert {child.parent_id for child in below if child.name == "cache.get.chunk:*"} == {span.span_id}
