@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-__all__ = ["Recorder", "make_spans"]
+__all__ = ["ANY_VALUES", "Recorder", "make_spans"]
 
 
 class Recorder:
@@ -38,3 +38,7 @@ def make_spans(count: int = 1, *, name: str = "span", **attributes: Any) -> list
     for number in range(count):
         recorder.tracer.start_span(f"{name}-{number}", attributes=attributes).end()
     return list(recorder.spans)
+
+
+#: Whether this SDK keeps attributes of every kind on spans (bytes, maps, mixed lists), as 1.45 and later do.
+ANY_VALUES = bool(make_spans(1, map={"a": 1})[0].attributes)

@@ -17,7 +17,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 from django_tracing.export import build_exporter
 from django_tracing.export.errors import ExportError
 from django_tracing.export.jaeger import make_jaeger_exporter
-from tests.export.builders import Recorder, make_spans
+from tests.export.builders import ANY_VALUES, Recorder, make_spans
 from tests.jaegers import Jaeger
 from tests.receivers import OTLPReceiver
 
@@ -62,12 +62,10 @@ class TestRealJaegers:
                     "one": 1,
                     "minus": -(2**63),
                     "half": 0.5,
-                    "raw": b"\x00\xff",
                     "list": ["a", "b"],
-                    "mixed": [1, None, "a"],
-                    "map": {"a": {"b": 1}},
                     "huge": 2**80,
                     "broken": "\udcff",
+                    **({"raw": b"\x00\xff", "mixed": [1, None, "a"], "map": {"a": {"b": 1}}} if ANY_VALUES else {}),
                 },
             )
             span.add_event("exception", {"exception.type": "ValueError", "frames": [1, 2]})
@@ -86,10 +84,11 @@ class TestRealJaegers:
         assert int(found.pop("minus")) == -(2**63)
         assert found["text"] == "\N{SNOWMAN}"
         assert (found["yes"], found["one"], found["half"]) == (True, 1, 0.5)
-        assert found["raw"] == "00ff"
         assert found["list"] == '["a", "b"]'
-        assert found["mixed"] == '[1, null, "a"]'
-        assert found["map"] == '{"a": {"b": 1}}'
+        if ANY_VALUES:
+            assert found["raw"] == "00ff"
+            assert found["mixed"] == '[1, null, "a"]'
+            assert found["map"] == '{"a": {"b": 1}}'
         assert found["huge"] == str(2**80)
         assert found["broken"] == "?"
         assert found["error"] is True

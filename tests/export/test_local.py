@@ -22,17 +22,19 @@ from opentelemetry.trace import (
 from django_tracing.export.errors import ExportError
 from django_tracing.export.local import LocalExporter, span_row
 from django_tracing.traces.local import LocalStore
-from tests.export.builders import Recorder, make_spans
+from tests.export.builders import ANY_VALUES, Recorder, make_spans
 
 
 def test_a_row_says_everything_and_is_json() -> None:
     recorder = Recorder({"host.name": "h"})
+    odd = {"raw": b"\xff", "mixed": [1, None, b"\x00"], "map": {"a": {"b": True}}}
+    plain = {"raw": "ff", "mixed": [1, None, "00"], "map": {"a": {"b": True}}}
     parent = SpanContext(5, 6, is_remote=True, trace_flags=TraceFlags(1), trace_state=TraceState([("a", "1")]))
     span = recorder.tracer.start_span(
         "cache.get",
         context=trace.set_span_in_context(NonRecordingSpan(parent)),
         kind=SpanKind.CLIENT,
-        attributes={"n": 1, "raw": b"\xff", "list": [1, None, b"\x00"], "map": {"a": {"b": True}}, "f": 0.5},
+        attributes={"n": 1, "list": ["a", "b"], "f": 0.5, **(odd if ANY_VALUES else {})},
         links=[Link(SpanContext(7, 8, is_remote=False), {"why": "batch"})],
         start_time=1_000,
     )
@@ -54,7 +56,7 @@ def test_a_row_says_everything_and_is_json() -> None:
         "end": 2_000,
         "status": "error",
         "status_message": "boom",
-        "attributes": {"n": 1, "raw": "ff", "list": [1, None, "00"], "map": {"a": {"b": True}}, "f": 0.5},
+        "attributes": {"n": 1, "list": ["a", "b"], "f": 0.5, **(plain if ANY_VALUES else {})},
         "events": [{"name": "miss", "time": 1_500, "attributes": {"key": "k"}}],
         "links": [{"trace_id": f"{7:032x}", "span_id": f"{8:016x}", "attributes": {"why": "batch"}}],
         "trace_state": "a=1",

@@ -20,7 +20,7 @@ from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from django_tracing.export.errors import ExportError
 from django_tracing.export.otlp import OTLPHTTPExporter
 from django_tracing.export.processor import QueueProcessor, estimate_size
-from tests.export.builders import Recorder, make_spans
+from tests.export.builders import ANY_VALUES, Recorder, make_spans
 from tests.jaegers import wait_until
 from tests.receivers import OTLPReceiver
 
@@ -195,7 +195,8 @@ class TestBounds:
 
     @pytest.mark.parametrize(
         "attributes",
-        [{"a": "x" * 10_000}, {"a": b"x" * 10_000}, {"a": ["x" * 5000] * 2}, {"a": {"b": {"c": "x" * 10_000}}}],
+        [{"a": "x" * 10_000}, {"a": b"x" * 10_000}, {"a": ["x" * 5000] * 2}]
+        + ([{"a": {"b": {"c": "x" * 10_000}}}] if ANY_VALUES else []),
     )
     def test_sizes_are_of_the_right_order(self, attributes: dict[str, Any]) -> None:
         (span,) = make_spans(1, **attributes)
