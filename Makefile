@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 DJANGO ?= django
+# Two processes: much of a test is waiting for a server to start.
+PYTEST ?= -n 2
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+from urllib.parse import urlsplit
 
 from example_project.servers import Server, start_postgres, start_redis
 
 _servers: list[Server] = []
+#: ``gw0``, ``gw1``, ... in a worker of pytest-xdist.
+worker = os.environ.get("PYTEST_XDIST_WORKER", "")
 
-if "TEST_POSTGRES_URL" not in os.environ:
+# Workers of pytest-xdist inherit the environment, and get servers of their own: one test's cache.clear() is another's.
+if "TEST_POSTGRES_URL" not in os.environ or worker:
     for variable, start in (("TEST_POSTGRES_URL", start_postgres), ("TEST_REDIS_URL", start_redis)):
         _servers.append(start())
         os.environ[variable] = _servers[-1].url
+    if "REDIS_URL" in os.environ and worker:
+        # One Redis for all of them, named by the environment: each worker has a database of it.
+        os.environ["TEST_REDIS_URL"] = urlsplit(os.environ["REDIS_URL"])._replace(path=f"/{worker[2:]}").geturl()
 
 
 def pytest_unconfigure() -> None:
