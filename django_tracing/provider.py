@@ -15,7 +15,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
 
 from django_tracing import instrumentation, spans
 from django_tracing.attributes import Convention
@@ -26,7 +26,7 @@ from django_tracing.instrumentation.upstream import UpstreamProcessor
 from django_tracing.propagation import MissingPropagator, build_propagator
 from django_tracing.version import __version__
 
-__all__ = ["make_exporter", "make_resource", "queue", "start"]
+__all__ = ["make_exporter", "make_provider", "make_resource", "queue", "start"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -71,7 +71,7 @@ def _start(settings: Settings) -> None:
     provider = trace.get_tracer_provider()
     ours = isinstance(provider, trace.ProxyTracerProvider)
     if ours:
-        provider = TracerProvider(sampler=_sampler(settings), resource=make_resource(settings))
+        provider = make_provider(settings, _sampler(settings))
     enrich = getattr(provider, "add_span_processor", None)
     if enrich is not None:
         # First, so that what the others are given is already redacted.
@@ -107,6 +107,14 @@ def _explicitly_exported(settings: Settings) -> bool:
 def _sampler(settings: Settings) -> ParentBased:
     rate = settings.sample_rate
     return ParentBased(ALWAYS_ON if rate >= 1 else TraceIdRatioBased(rate))
+
+
+def make_provider(settings: Settings, sampler: Sampler, *, shutdown_on_exit: bool = True) -> TracerProvider:
+    """A new TracerProvider with the settings' resource and no processor yet."""
+    provider = TracerProvider(sampler=sampler, resource=make_resource(settings), shutdown_on_exit=shutdown_on_exit)
+    # The SDK reads OTEL_SDK_DISABLED by itself; TRACING["ENABLED"] wins over it, and was asked before.
+    provider._disabled = False
+    return provider
 
 
 def make_resource(settings: Settings) -> Resource:
@@ -169,7 +177,8 @@ def _make_queue(settings: Settings) -> SpanProcessor | None:
         queue_bytes=settings.queue_bytes,
         shutdown_timeout=settings.shutdown_timeout,
     )
-    os.register_at_fork(after_in_child=_after_fork)
+    if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+        os.register_at_fork(after_in_child=_after_fork)
     _flush_before_uvicorn_ends(_queue, settings.shutdown_timeout)
     return _queue
 

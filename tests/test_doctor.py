@@ -186,10 +186,10 @@ def test_switched_off(tracing: dict[str, Any], environ: dict[str, str], source: 
     assert source in failed(Result(tracing, environ), "settings").detail
 
 
-def test_an_sdk_that_is_switched_off_although_tracing_is_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tracing_wins_over_a_switched_off_sdk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     result = Result({"ENABLED": True, "LOCAL_STORE": tmp_path / "t.sqlite3"}, dict(os.environ))
-    assert "OTEL_SDK_DISABLED" in failed(result, "send").remedy
+    assert result.exit_code == 0
 
 
 def test_exporting_nowhere() -> None:

@@ -82,6 +82,17 @@ def test_a_sample_rate_of_zero_sends_nothing_but_what_a_caller_sampled() -> None
     assert span.trace_id == "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
+def test_tracing_wins_over_a_switched_off_sdk() -> None:
+    with OTLPReceiver() as receiver:
+        run(
+            ASK,
+            JAEGER_ENDPOINT=receiver.endpoint,
+            OTEL_SDK_DISABLED="true",
+            TRACING_SETTINGS='{"ENABLED": true}',
+        )
+        receiver.wait_for(1)
+
+
 def test_setting_up_twice_is_setting_up_once() -> None:
     counts = run(
         """
