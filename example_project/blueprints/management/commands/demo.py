@@ -42,11 +42,22 @@ class Command(BaseCommand):
         parser.add_argument(
             "--requests", type=int, default=60, help="how many requests of load (default: %(default)s)"
         )
+        parser.add_argument(
+            "--wait", type=float, default=10, metavar="SECONDS", help="for traces to arrive (default: %(default)s)"
+        )
         parser.add_argument("--query-url", help="Jaeger's query API (default: JAEGER_ENDPOINT's host, port 16686)")
         parser.add_argument("--once", action="store_true", help="do not go on serving, on a terminal either")
 
     def handle(
-        self, *, server: str, port: int, requests: int, query_url: str | None, once: bool, **options: Any
+        self,
+        *,
+        server: str,
+        port: int,
+        requests: int,
+        wait: float,
+        query_url: str | None,
+        once: bool,
+        **options: Any,
     ) -> None:
         signal.signal(signal.SIGTERM, lambda *received: sys.exit(143))
         try:
@@ -57,7 +68,7 @@ class Command(BaseCommand):
                 )
                 demo.start()
                 demo.load(requests)
-                missing = self._flows(demo, sources)
+                missing = self._flows(demo, sources, wait)
                 if missing:
                     for line in missing:
                         self.stdout.write(self.style.ERROR(f"MISSING {line}"))
@@ -84,7 +95,7 @@ class Command(BaseCommand):
                 return other
         return port
 
-    def _flows(self, demo: Demo, sources: list[tuple[str, Reader]]) -> list[str]:
+    def _flows(self, demo: Demo, sources: list[tuple[str, Reader]], wait: float) -> list[str]:
         """Sends the flows and prints their traces; gives what is missing of them."""
         missing: list[str] = []
         sent = []
@@ -94,7 +105,7 @@ class Command(BaseCommand):
                 missing.append(f"{flow.title}: {wrong}")
             sent.append((flow, correlation))
         color = self.stdout.isatty() and "NO_COLOR" not in os.environ
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + wait
         where = " and ".join(name for name, _ in sources)
         for flow, correlation in sent:
             trace = None
