@@ -517,7 +517,8 @@ def _used_bytes(connection: sqlite3.Connection) -> int:
 def _give_back(connection: sqlite3.Connection) -> None:
     free = _pragma(connection, "freelist_count")
     if free > FREE_SHARE * _pragma(connection, "page_count"):
-        connection.execute(f"PRAGMA incremental_vacuum({free // 2})").fetchall()
+        # Not execute(): early versions of Python 3.11 take one step of it, and each step frees one page.
+        connection.executescript(f"PRAGMA incremental_vacuum({free // 2})")
 
 
 # ----- Rows
