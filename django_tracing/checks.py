@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from importlib.metadata import entry_points
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -59,6 +58,9 @@ def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
             id=NO_PROPAGATOR,
         )
     if settings.source("INSTRUMENTATIONS") != "default":
+        # Not at the top: who runs no checks need not wait for it.
+        from importlib.metadata import entry_points
+
         installed = {point.name for point in entry_points(group="opentelemetry_instrumentor")}
         for name in settings.instrumentations:
             if name not in OURS and name not in installed:

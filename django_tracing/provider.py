@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import logging
 import os
@@ -192,6 +191,8 @@ def _flush_before_uvicorn_ends(queue: QueueProcessor, timeout: float) -> None:
     server = getattr(module, "Server", None)
     if server is None:
         return
+    import asyncio
+
     original = server.shutdown
 
     @functools.wraps(original)

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache, wraps
-from typing import Any, Final, Literal, ParamSpec, TypeVar
+from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
 from urllib.parse import parse_qsl, quote, unquote_plus
 
 __all__ = [
@@ -47,7 +47,34 @@ _TEXT_INPUT: Final = 20_000
 _URL_INPUT: Final = 8192
 _QUERY_PARAMETERS: Final = 50
 
+#: What is called of a pattern here.
+_METHODS: Final = ("findall", "finditer", "fullmatch", "match", "search", "sub")
+
 DoubleQuotes = Literal["identifier", "string"]
+
+
+class _Pattern:
+    """A regular expression that is compiled when it is used first.
+
+    There are fifty here, which take 10 ms to compile: a third of what starting may cost. A process uses few of them.
+    """
+
+    __slots__ = ("_flags", "_source", *_METHODS)
+
+    def __init__(self, source: str, flags: int) -> None:
+        self._source = source
+        self._flags = flags
+
+    def __getattr__(self, name: str) -> Any:
+        # Asked once: from then on the slots hold the compiled pattern's own methods, as quick to call as they are.
+        compiled = re.compile(self._source, self._flags)
+        for method in _METHODS:
+            setattr(self, method, getattr(compiled, method))
+        return getattr(compiled, name)
+
+
+def _pattern(source: str, flags: int = 0) -> re.Pattern[str]:
+    return cast("re.Pattern[str]", _Pattern(source, flags))
 
 
 def _safely(otherwise: Callable[[], Any]) -> Callable[[Callable[P, T]], Callable[P, T]]:
@@ -101,7 +128,7 @@ _MYSQL_STRING: Final = r"""
 
 def _scanner(string: str, prefix: str, comment: str, quoted: str) -> re.Pattern[str]:
     # Every alternative that opens something also ends at the end of the text, so that none backtracks.
-    return re.compile(
+    return _pattern(
         rf"""
           (?P<quoted>{quoted}`[^`]*(?:``[^`]*)*(?:`|\Z))
         | (?P<word>(?!{prefix}')[^\W\d][\w$]*)
@@ -129,13 +156,13 @@ _SCANNERS: Final[dict[str, re.Pattern[str]]] = {
     # In MySQL two dashes open a comment only before white space: 5--1 is six.
     "string": _scanner(_MYSQL_STRING, "[eEnNbBxX]", r"--(?=\s|\Z)[^\n]*|\#[^\n]*", ""),
 }
-_COMMENT_EDGE: Final = re.compile(r"/\*|\*/")
-_IDENTIFIER: Final = re.compile(r"[\w$. -]{1,128}")
+_COMMENT_EDGE: Final = _pattern(r"/\*|\*/")
+_IDENTIFIER: Final = _pattern(r"[\w$. -]{1,128}")
 
 #: What a bulk insert and a long IN list consist of. Folding it as text, before anything is read, costs a
 #: hundredth of reading it; nothing here holds a quote, so inside a string it changes nothing that matters.
-_REPEATED_ROW: Final = re.compile(r"(\([%\w ,?]+\))(?:\s*,\s*\1)+")
-_REPEATED_PLACEHOLDER: Final = re.compile(r"(\bIN\s*\(\s*(%s|\?))(?:\s*,\s*\2)+", re.IGNORECASE)
+_REPEATED_ROW: Final = _pattern(r"(\([%\w ,?]+\))(?:\s*,\s*\1)+")
+_REPEATED_PLACEHOLDER: Final = _pattern(r"(\bIN\s*\(\s*(%s|\?))(?:\s*,\s*\2)+", re.IGNORECASE)
 
 Token = tuple[str, str, bool]  # kind, text, whether white space stood before it
 
@@ -181,11 +208,11 @@ def _after_comment(sql: str, position: int, *, nests: bool) -> int:
 
 _ITEM: Final = r"(?:-?(?:\?|%s|%\(\w+\)s|\$\d+|:\w+)(?:::[\w.]+(?:\[\])?)?|NULL|TRUE|FALSE)"
 _LIST: Final = rf"({_ITEM})(?: ?, ?{_ITEM})+"
-_IN_LIST: Final = re.compile(rf"\b(IN) ?\( ?{_LIST} ?\)", re.IGNORECASE)
-_ARRAY_LIST: Final = re.compile(rf"\b(ARRAY) ?\[ ?{_LIST} ?\]", re.IGNORECASE)
-_ROWS: Final = re.compile(r"\b(VALUES ?|IN ?\( ?)(\([^()]*\))(?: ?, ?\([^()]*\))+", re.IGNORECASE)
+_IN_LIST: Final = _pattern(rf"\b(IN) ?\( ?{_LIST} ?\)", re.IGNORECASE)
+_ARRAY_LIST: Final = _pattern(rf"\b(ARRAY) ?\[ ?{_LIST} ?\]", re.IGNORECASE)
+_ROWS: Final = _pattern(r"\b(VALUES ?|IN ?\( ?)(\([^()]*\))(?: ?, ?\([^()]*\))+", re.IGNORECASE)
 #: Oracle's passwords are written as identifiers.
-_PASSWORD: Final = re.compile(r"\b(IDENTIFIED BY(?: VALUES)?) (?:\"[^\"]*\"|[^\s?;]+)", re.IGNORECASE)
+_PASSWORD: Final = _pattern(r"\b(IDENTIFIED BY(?: VALUES)?) (?:\"[^\"]*\"|[^\s?;]+)", re.IGNORECASE)
 #: By the word without which there is nothing to do.
 _REWRITTEN: Final[dict[str, tuple[tuple[re.Pattern[str], str], ...]]] = {
     "values": ((_ROWS, r"\1\2"),),
@@ -264,9 +291,9 @@ _SKIPPED_BEFORE_NAME: Final = frozenset(
 #: After these, UPDATE opens a statement; after others it belongs to FOR UPDATE, DO UPDATE, a trigger.
 _BEFORE_UPDATE: Final = frozenset({"", "(", ")", ";", "explain", "analyze", "verbose"})
 _WITH_TABLE: Final = frozenset({"create", "alter", "drop", "truncate", "lock", "comment"})
-_NOT_OF_AN_OPERATION: Final = re.compile(r"[^a-z_]+")
+_NOT_OF_AN_OPERATION: Final = _pattern(r"[^a-z_]+")
 #: A partition's date or number: it would make a name of its own of every day.
-_DIGITS: Final = re.compile(r"\d{4,}")
+_DIGITS: Final = _pattern(r"\d{4,}")
 _MAX_TABLES: Final = 10
 
 
@@ -474,7 +501,8 @@ def sanitise_sql(sql: str, max_length: int = _STATEMENT_LENGTH, *, double_quotes
 
 # ----- names whose values are secret
 
-_WORDS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+_NOT_OF_A_WORD: Final = _pattern(r"[\W_]+")
+_WORDS: Final = _pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 #: Anywhere in a name, its separators and capitals aside.
 _SENSITIVE_PARTS: Final = (
     "password",
@@ -533,33 +561,33 @@ class SensitiveKeys:
 
 
 def _folded(name: str) -> str:
-    return re.sub(r"[\W_]+", "", name).lower()
+    return _NOT_OF_A_WORD.sub("", name).lower()
 
 
 _DEFAULT_KEYS: Final = SensitiveKeys()
 
 # ----- free text
 
-_EMAIL: Final = re.compile(r"(?<![\w.+%!#$*^~-])([\w.+%!#$*^~-]+)(@|%40)((?:[\w-]{1,63}\.)*[\w-]{2,63})")
+_EMAIL: Final = _pattern(r"(?<![\w.+%!#$*^~-])([\w.+%!#$*^~-]+)(@|%40)((?:[\w-]{1,63}\.)*[\w-]{2,63})")
 #: ``eyJ`` is how ``{"`` begins in base64: the parts of a JWT, and any other token that is JSON.
-_JWT: Final = re.compile(r"(?<![A-Za-z0-9])eyJ[\w-]{5,}(?:\.[\w-]*){0,4}")
+_JWT: Final = _pattern(r"(?<![A-Za-z0-9])eyJ[\w-]{5,}(?:\.[\w-]*){0,4}")
 #: "Basic usage" is no credential: after all but Bearer, what follows must look like one.
-_SCHEME: Final = re.compile(
+_SCHEME: Final = _pattern(
     r"\b((?i:Bearer)\s+(?=[^\s,;\"']{4})|(?i:Basic|Token|Digest|Negotiate)\s+(?=[^\s,;\"']{6})"
     r"(?=[^\s,;\"']*(?:[0-9=]|[a-z][A-Z])|[^\s,;\"']{20}))[^\s,;\"']+"
 )
 #: Of these headers, the whole line is the value.
-_HEADER: Final = re.compile(r"((?:authorization|cookie)\s{0,3}[:=]\s{0,3})(?![\"'])[^\r\n]+", re.IGNORECASE)
-_USERINFO: Final = re.compile(
+_HEADER: Final = _pattern(r"((?:authorization|cookie)\s{0,3}[:=]\s{0,3})(?![\"'])[^\r\n]+", re.IGNORECASE)
+_USERINFO: Final = _pattern(
     r"://(?:[^\s/?#\"'<>]*@"
     # A password with a slash or the like in it: what follows the colon is no port.
     r"|[^\s:/?#@\"'<>\[]{0,100}:(?!\d{1,5}(?:[/?#,\s\"']|$))[^\s\"'<>]{1,300}@)"
 )
 #: What makes a name of the word before it, in whatever language the text was printed by.
-_NAME: Final = re.compile(
+_NAME: Final = _pattern(
     r"""(?<![\w-])([\w-]{2,})(?:(?:\\{0,4}["'])?\]?\s*(?:=>|->|[=:]{1,3})\s*|>|["'],\s*(?=[bu]?["']))"""
 )
-_VALUE: Final = re.compile(
+_VALUE: Final = _pattern(
     r"""
       [bBuUrRfF]{0,2}(?:"[^"\\]*(?:\\[\s\S][^"\\]*)*["\\]?|'[^'\\]*(?:\\[\s\S][^'\\]*)*['\\]?)
     | \\+(?:"[^"]*"?|'[^']*'?)
@@ -569,8 +597,8 @@ _VALUE: Final = re.compile(
     re.VERBOSE,
 )
 #: The look back stands after the digit: so the search for a first digit is quick.
-_CARD: Final = re.compile(r"\d(?<!\d\d)(?:[ -]?\d){12,}(?!\d)")
-_CARD_GROUP: Final = re.compile(r"\d+")
+_CARD: Final = _pattern(r"\d(?<!\d\d)(?:[ -]?\d){12,}(?!\d)")
+_CARD_GROUP: Final = _pattern(r"\d+")
 
 
 def _mask_match(match: re.Match[str]) -> str:
@@ -658,31 +686,31 @@ def redact_text(text: str) -> str:
 
 
 #: libpq writes ``DETAIL:  ...`` and ``LINE 1: ...`` in the user's language, always at a line's start.
-_DETAIL: Final = re.compile(
+_DETAIL: Final = _pattern(
     r"(?:^|\n)[ \t]{0,8}(?:DETAIL|CONTEXT|HINT|QUERY|STATEMENT|WHERE|LINE \d+):[\s\S]*"
     r"|\n(?:[^\W\d_]{3,20} ?: {2}|[^\W\d_a-z]{3,20} \d{1,9} ?: )[\s\S]*"
 )
 #: A parser quotes the statement from its error on, to the end of the message.
-_NEAR: Final = re.compile(r"\bnear (?:'[\s\S]*'|\"[\s\S]*\")")
+_NEAR: Final = _pattern(r"\bnear (?:'[\s\S]*'|\"[\s\S]*\")")
 #: What is in quotes, with the words before it that say that it is a name. An apostrophe in a word opens nothing, and
 #: a quote before a letter closes nothing ('o'brien'); what is not closed goes on to the end.
-_QUOTED_VALUE: Final = re.compile(
+_QUOTED_VALUE: Final = _pattern(
     r"(?:\b(column|table|relation|constraint|index|schema|database|function|type|role|user|operator|extension|"
     r"sequence|view|cursor|for key|parameter|trigger|savepoint|language|collation|attribute|argument|[Ff]ield|method|"
     r"module named) )?"
     r"(?:(?:(?<!\w)|(?<=\b[bBuUrR]))'([^']*(?:'(?=\w)[^']*)*)(?:'|\Z)|\"([^\"]*(?:\"(?=\w)[^\"]*)*)(?:\"|\Z)"
     r"|«[^»]*(?:»|\Z)|„[^“]*(?:“|\Z)|“[^”]*(?:”|\Z))"
 )
-_NAME_IN_QUOTES: Final = re.compile(r"[\w.$-]{1,128}")
+_NAME_IN_QUOTES: Final = _pattern(r"[\w.$-]{1,128}")
 #: So Python's own messages go on after a type or a name.
 _AFTER_NAMES: Final = (" object has no ", " object is not ", " object does not ", " is not defined")
 #: Values that stand without quotes, in PostgreSQL's errors, SQL Server's and Oracle's.
-_BARE_VALUE: Final = re.compile(
+_BARE_VALUE: Final = _pattern(
     r"\b(out of range: )[^\n]+|\b(duplicate key value is|with column values) \([^\n]*\)"
     r"|\b(value|object) [-+]?\d[\d.]*"
 )
 #: MySQL's errors are a number and a message, printed as a tuple: the message's own quotes are no value's.
-_NUMBERED: Final = re.compile(r"\(\d{1,6}, (['\"])")
+_NUMBERED: Final = _pattern(r"\(\d{1,6}, (['\"])")
 
 
 def _redact_quoted(match: re.Match[str]) -> str:
@@ -728,9 +756,9 @@ def _redact_bare(match: re.Match[str]) -> str:
 
 
 #: Exception groups draw their traces behind a bar, and rulers between them.
-_MARGIN: Final = re.compile(r" *\| ?")
-_RULER: Final = re.compile(r" *[+|][ +-]*(?:\d{1,5}|\.{3})? ?-*")
-_FRAME: Final = re.compile(r'  File "[^"]*", line \d+(?:, in .*)?')
+_MARGIN: Final = _pattern(r" *\| ?")
+_RULER: Final = _pattern(r" *[+|][ +-]*(?:\d{1,5}|\.{3})? ?-*")
+_FRAME: Final = _pattern(r'  File "[^"]*", line \d+(?:, in .*)?')
 _HEADINGS: Final = (
     "Traceback (most recent call last):",
     "Exception Group Traceback",
@@ -781,7 +809,7 @@ def _innermost(text: str) -> str:
 
 # ----- URLs
 
-_USERINFO_START: Final = re.compile(r"((?:[A-Za-z][\w+.-]*:)?(?://)?)[^/?#]*@")
+_USERINFO_START: Final = _pattern(r"((?:[A-Za-z][\w+.-]*:)?(?://)?)[^/?#]*@")
 
 
 @_safely(lambda: REDACTED)
@@ -834,9 +862,9 @@ def _decoded(text: str) -> str:
 
 _TOKEN_LENGTH: Final = 20
 #: Digits, small letters and capitals in one word: what a random generator writes, and hardly anyone else.
-_MIXED: Final = re.compile(r"(?=.*\d)(?=.*[a-z])(?=.*[A-Z])")
-_ALPHANUMERIC: Final = re.compile(r"[A-Za-z0-9]+")
-_UUID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_MIXED: Final = _pattern(r"(?=.*\d)(?=.*[a-z])(?=.*[A-Z])")
+_ALPHANUMERIC: Final = _pattern(r"[A-Za-z0-9]+")
+_UUID: Final = _pattern(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 def _is_token(segment: str) -> bool:
@@ -853,7 +881,7 @@ def _is_token(segment: str) -> bool:
     )
 
 
-_NOT_IN_NAMES: Final = re.compile(r"[^A-Za-z0-9_.-]+")
+_NOT_IN_NAMES: Final = _pattern(r"[^A-Za-z0-9_.-]+")
 
 
 @_safely(dict)
@@ -889,17 +917,17 @@ def mask_email(email: str, mode: Literal["masked", "full", "off"] = "masked") ->
 
 _PATTERN_LENGTH: Final = 100
 #: Parts of a key that belong together less than words joined by a hyphen or an underscore do.
-_KEY_PART: Final = re.compile(r"[^:/.|,;=#&?\s\[\]{}()<>\"']+")
-_KEY_WORD: Final = re.compile(r"[^_-]+")
-_KEY_EMAIL: Final = re.compile(r"[^:/|,;\s]+(?:@|%40)[^:/|,;\s]+")
-_PLAIN_WORD: Final = re.compile(r"[A-Za-z]{1,24}|v\d{1,3}")
-_HEXADECIMAL: Final = re.compile(r"[0-9a-fA-F]{8,}")
-_LETTERS_AND_DIGITS: Final = re.compile(r"(?=.*\d)(?=.*[A-Za-z])")
-_CAMELS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+_KEY_PART: Final = _pattern(r"[^:/.|,;=#&?\s\[\]{}()<>\"']+")
+_KEY_WORD: Final = _pattern(r"[^_-]+")
+_KEY_EMAIL: Final = _pattern(r"[^:/|,;\s]+(?:@|%40)[^:/|,;\s]+")
+_PLAIN_WORD: Final = _pattern(r"[A-Za-z]{1,24}|v\d{1,3}")
+_HEXADECIMAL: Final = _pattern(r"[0-9a-fA-F]{8,}")
+_LETTERS_AND_DIGITS: Final = _pattern(r"(?=.*\d)(?=.*[A-Za-z])")
+_CAMELS: Final = _pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 #: What Django's session keys follow without a separator.
-_SESSION_PREFIX: Final = re.compile(r"(sessions\.(?:cache|cached_db))[a-z0-9]{32}")
+_SESSION_PREFIX: Final = _pattern(r"(sessions\.(?:cache|cached_db))[a-z0-9]{32}")
 #: A uuid is one value, not five; so is a date.
-_STARS: Final = re.compile(r"\*(?:[-_]\*)+")
+_STARS: Final = _pattern(r"\*(?:[-_]\*)+")
 
 
 def _key_pattern(key: str) -> str:

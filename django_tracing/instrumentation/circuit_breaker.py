@@ -34,6 +34,7 @@ from django_tracing.attributes import (
     OPERATION_TYPE,
     Attributes,
 )
+from django_tracing.instrumentation.imports import when_imported
 from django_tracing.redaction import cut, redact_text
 
 __all__ = ["install", "is_available", "trace_circuit_breaker_call", "uninstall"]
@@ -60,9 +61,16 @@ def is_available() -> bool:
 
 
 def install() -> None:
-    """Traces every breaker, made already or to come."""
+    """Traces every breaker, made already or to come. pybreaker is not imported for it: it is waited for."""
     global _installed
     if _installed:
+        return
+    _installed = True
+    when_imported("pybreaker", _patch)
+
+
+def _patch() -> None:
+    if not _installed:
         return
     import pybreaker
 
@@ -79,17 +87,16 @@ def install() -> None:
         _originals[name] = breaker.__dict__[name]
         _patches[name] = ours[name]
         setattr(breaker, name, ours[name])
-    _installed = True
 
 
 def uninstall() -> None:
     """Puts pybreaker back; what somebody else has put around ours stays, and ours in it, which then does nothing."""
     global _installed
-    if not _installed:
+    _installed = False
+    if not _patches:
         return
     from pybreaker import CircuitBreaker
 
-    _installed = False
     for name, patch in list(_patches.items()):
         if CircuitBreaker.__dict__[name] is patch:
             setattr(CircuitBreaker, name, _originals[name])

@@ -13,9 +13,8 @@ import sys
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
-from importlib.metadata import EntryPoint, entry_points
 from importlib.util import find_spec
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -40,6 +39,7 @@ from django_tracing.conf import get_settings
 from django_tracing.correlation import get_scope
 from django_tracing.identity import identify
 from django_tracing.instrumentation import http_client
+from django_tracing.instrumentation.imports import when_imported
 from django_tracing.redaction import (
     SensitiveKeys,
     cut,
@@ -51,11 +51,16 @@ from django_tracing.redaction import (
 )
 from django_tracing.spans import MESSAGE_LENGTH, SCOPE_NAME, STACKTRACE_LENGTH, convention, log_once
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 __all__ = ["ChildrenOnly", "UpstreamProcessor", "install", "is_available", "postpone_django", "uninstall"]
 
 _logger = logging.getLogger("django_tracing")
 
 _GROUP: Final = "opentelemetry_instrumentor"
+#: What upstream's packages are called, with the entry point's name behind it; and their modules, with "_" for "-".
+_PACKAGE: Final = "opentelemetry-instrumentation-"
 #: What the instrumentation scope of upstream's spans begins with.
 _UPSTREAM: Final = "opentelemetry.instrumentation."
 
@@ -94,8 +99,23 @@ _django_postponed = False
 
 @cache
 def _entry_points() -> Mapping[str, EntryPoint]:
-    # Reading the metadata of every installed package takes milliseconds: once is enough.
+    # The metadata of every installed package is read for it, which takes milliseconds: once is enough.
+    from importlib.metadata import entry_points
+
     return {point.name: point for point in entry_points(group=_GROUP)}
+
+
+def _entry_point(name: str) -> EntryPoint | None:
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    try:
+        # The metadata of one package, where it is called as upstream's are.
+        for point in distribution(_PACKAGE + name).entry_points:
+            if point.group == _GROUP and point.name == name:
+                return point
+    except PackageNotFoundError:
+        pass
+    return _entry_points().get(name)
 
 
 def library_of(name: str) -> str | None:
@@ -105,11 +125,14 @@ def library_of(name: str) -> str | None:
 
 def is_available(name: str) -> bool:
     """Whether upstream's instrumentation of that entry-point name and its library are installed. Imports neither."""
-    if name not in _entry_points():
-        return False
     library = _LIBRARIES.get(name)
+    if library is None:
+        return _entry_point(name) is not None
     try:
-        return library is None or library in sys.modules or find_spec(library) is not None
+        # Asking for the modules reads no metadata at all: this is asked for each of the defaults at start-up.
+        return find_spec(_UPSTREAM + name.replace("-", "_")) is not None and (
+            library in sys.modules or find_spec(library) is not None
+        )
     except (ImportError, ValueError):
         return False
 
@@ -128,25 +151,22 @@ def install(name: str) -> bool:
     library = _LIBRARIES.get(name)
     if library is None or library in sys.modules:
         return _instrument(name)
-    from wrapt import register_post_import_hook
-
     _on[name] = None
-    register_post_import_hook(lambda module: _imported(name), library)
+    when_imported(library, _imported, name)
     return True
 
 
 def _imported(name: str) -> None:
-    # In the midst of the user's import statement: nothing of ours may get out.
-    try:
-        if name in _on and _on[name] is None:
-            _instrument(name)
-    except Exception:
-        log_once(f"instrument-{name}", 'The instrumentation "%s" could not be switched on.', name)
+    if name in _on and _on[name] is None:
+        _instrument(name)
 
 
 def _instrument(name: str) -> bool:
     _on.pop(name, None)
-    instrumentor = _entry_points()[name].load()()
+    point = _entry_point(name)
+    if point is None:  # its module is there, its package's metadata is not
+        return False
+    instrumentor = point.load()()
     if name == "django" and _django_postponed:
         _resume_django(instrumentor)
     if instrumentor.is_instrumented_by_opentelemetry:
@@ -256,7 +276,7 @@ class UpstreamProcessor(SpanProcessor):
             request = get_scope(parent_context)
             if request is not None:
                 identify(request, settings)
-                attributes.update(request.common)
+                attributes.update(request.common.attributes)
             if span.kind is SpanKind.CLIENT and name.startswith(_UPSTREAM):
                 described = http_client.describe(span.attributes or {}, settings.peer_services)
                 if described is not None:
