@@ -79,10 +79,9 @@ class _Loader:
 
     def exec_module(self, module: ModuleType) -> None:
         # What reads a module's sources or resources looks at its loader's type.
-        if module.__loader__ is self:
-            module.__loader__ = self._loader
-        if module.__spec__ is not None and module.__spec__.loader is self:
-            module.__spec__.loader = self._loader
+        for holder, name in ((module, "__loader__"), (module.__spec__, "loader")):
+            if getattr(holder, name, None) is self:
+                setattr(holder, name, self._loader)
         self._loader.exec_module(module)
         # Only now: an import that failed may be tried again.
         for callback, args in _waiting.pop(self._name, {}):

@@ -122,8 +122,11 @@ class LocalStore:
         return f"LocalStore({str(self.path)!r})"
 
     def __del__(self) -> None:
-        with suppress(Exception):
+        # Without contextlib: at the interpreter's end this module's names may be gone before its objects.
+        try:  # noqa: SIM105
             self.close()
+        except Exception:
+            pass
 
     def close(self) -> None:
         """Closes the file. The next write opens it again."""
