@@ -146,7 +146,7 @@ class Diagnosis:
     """
 
     def __init__(self, settings: Settings, *, timeout: float = 10.0, query: bool = True) -> None:
-        self.settings = replace(settings, export_timeout=min(settings.export_timeout, max(timeout / 2, 0.1)))
+        self.settings = settings._replace(export_timeout=min(settings.export_timeout, max(timeout / 2, 0.1)))
         self.trace_id: str | None = None
         #: Where a person looks at the trace: an address, or a command.
         self.link: str | None = None

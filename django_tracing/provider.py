@@ -5,10 +5,10 @@ from __future__ import annotations
 import functools
 import logging
 import os
-import platform
 import socket
 import sys
-from typing import Any, Final
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
@@ -24,6 +24,9 @@ from django_tracing.export.processor import QueueProcessor
 from django_tracing.instrumentation.upstream import UpstreamProcessor
 from django_tracing.propagation import MissingPropagator, build_propagator
 from django_tracing.version import __version__
+
+if TYPE_CHECKING:
+    from django_tracing.traces.local import LocalStore
 
 __all__ = ["make_exporter", "make_provider", "make_resource", "queue", "start"]
 
@@ -124,8 +127,8 @@ def make_resource(settings: Settings) -> Resource:
     attributes: dict[str, Any] = {
         "host.name": socket.gethostname(),
         "process.pid": os.getpid(),
-        "process.runtime.name": platform.python_implementation().lower(),
-        "process.runtime.version": platform.python_version(),
+        "process.runtime.name": sys.implementation.name,
+        "process.runtime.version": sys.version.partition(" ")[0],
         **settings.resource_attributes,
         "service.name": settings.service_name,
     }
@@ -144,12 +147,7 @@ def make_exporter(settings: Settings) -> SpanExporter | None:
     Raises ``export.errors.MissingExtra`` when its package is not installed, ImportError, TypeError or ValueError
     when a dotted path gives no exporter. The message says what to do.
     """
-    write = None
-    if settings.exporter == "local":
-        # Only who stores traces here pays for importing SQLite.
-        from django_tracing.traces.local import LocalStore
-
-        write = LocalStore(settings.local_store, max_traces=settings.max_traces).write
+    write = _local_write(settings) if settings.exporter == "local" else None
     return build_exporter(
         settings.exporter,
         endpoint=settings.endpoint,
@@ -157,6 +155,18 @@ def make_exporter(settings: Settings) -> SpanExporter | None:
         timeout=settings.export_timeout,
         local_write=write,
     )
+
+
+def _local_write(settings: Settings) -> Callable[[list[dict[str, object]]], None]:
+    """Writes to the local store. Only who stores a trace waits for SQLite's import, in the sending thread."""
+
+    @functools.cache
+    def store() -> LocalStore:
+        from django_tracing.traces.local import LocalStore
+
+        return LocalStore(settings.local_store, max_traces=settings.max_traces)
+
+    return lambda rows: store().write(rows)
 
 
 def _make_queue(settings: Settings) -> SpanProcessor | None:

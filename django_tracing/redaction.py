@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import lru_cache, wraps
-from typing import Any, Final, Literal, ParamSpec, TypeVar, cast
+from typing import Any, Final, Literal, NamedTuple, ParamSpec, TypeVar, cast
 from urllib.parse import parse_qsl, quote, unquote_plus
 
 __all__ = [
@@ -101,8 +100,7 @@ def cut(value: str, max_length: int) -> str:
 # ----- SQL
 
 
-@dataclass(frozen=True)
-class Statement:
+class Statement(NamedTuple):
     """What may be said of an SQL statement."""
 
     #: The statement without any literal, white space folded.
