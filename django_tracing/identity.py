@@ -15,7 +15,7 @@ from django.db import connections
 from django.db.models.query_utils import DeferredAttribute
 from django.utils.functional import LazyObject, empty
 
-from django_tracing.attributes import USER_EMAIL, USER_ID, USER_SUBSCRIPTION
+from django_tracing.attributes import USER_EMAIL, USER_ID, USER_SUBSCRIPTION, Attributes
 from django_tracing.conf import Settings
 from django_tracing.correlation import Scope
 from django_tracing.redaction import cut, mask_email
@@ -62,19 +62,22 @@ def identify(scope: Scope, settings: Settings) -> bool:
             return False
         # Set first: SUBSCRIPTION may itself use a traced cache, and come back here.
         scope.user_known = True
+        scope.user = user
+        known: Attributes = {}
         key = getattr(user, "pk", None)
         if key is not None:
-            scope.common[USER_ID] = cut(str(key), settings.max_attribute_length)
+            known[USER_ID] = cut(str(key), settings.max_attribute_length)
         if settings.user_email != "off":
             email = _loaded(user, _email_field(user))
             if isinstance(email, str) and email:
                 masked = mask_email(email, settings.user_email)
                 if masked:
-                    scope.common[USER_EMAIL] = cut(masked, settings.max_attribute_length)
+                    known[USER_EMAIL] = cut(masked, settings.max_attribute_length)
         if settings.subscription is not None:
             subscription = _subscription(user, settings)
             if subscription is not None:
-                scope.common[USER_SUBSCRIPTION] = cut(subscription, settings.max_attribute_length)
+                known[USER_SUBSCRIPTION] = cut(subscription, settings.max_attribute_length)
+        scope.know(known)
     except Exception as error:
         _warn_once("user", "The user could not be read for a trace: %s: %s", type(error).__name__, error)
     return scope.user_known

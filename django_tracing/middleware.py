@@ -21,10 +21,9 @@ from django.core.exceptions import DisallowedHost
 from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
-from opentelemetry import context as context_api
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import Getter
+from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.sdk.trace import Span as SDKSpan
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
@@ -34,7 +33,8 @@ from django_tracing import spans
 from django_tracing.attributes import Attributes
 from django_tracing.conf import Settings, get_settings
 from django_tracing.correlation import HEADER, Scope, get_scope, incoming_id, with_scope
-from django_tracing.identity import identify
+from django_tracing.identity import identify, resolved_user
+from django_tracing.recording import SPAN_KEY, Prepared, RecordingSpan
 from django_tracing.redaction import SensitiveKeys, cut, redact_query, redact_text, sanitise_url
 
 __all__ = ["TracingMiddleware"]
@@ -81,6 +81,7 @@ class _Traced:
         "context",
         "ended",
         "exhausted",
+        "known",
         "owned",
         "request",
         "scope",
@@ -98,32 +99,32 @@ class _Traced:
         self.started = False
         self.token: Token[Context] | None = None
         self.span: Span = INVALID_SPAN
-        self.scope = Scope(incoming_id(request.META), request)
-        current = trace.get_current_span()
+        self.scope = scope = Scope(incoming_id(request.META), request)
+        current = spans.current_context()
         # Somebody else's span of this very request: enriched, and left to them to end.
-        self.owned = not (isinstance(current, SDKSpan) and current.is_recording() and current.kind is SpanKind.SERVER)
+        theirs: Any = current.get(SPAN_KEY)
+        self.owned = not (isinstance(theirs, SDKSpan) and theirs.is_recording() and theirs.kind is SpanKind.SERVER)
         if not self.owned:
-            self.span = current
-            self.context = with_scope(self.scope)
-            spans.set_attributes(current, {names.OPERATION_TYPE: "http", **self.scope.common})
+            self.span = theirs
+            self.context = with_scope(scope, current)
+            spans.set_attributes(theirs, {names.OPERATION_TYPE: "http", **scope.common.attributes})
         elif creates:
-            context = with_scope(self.scope, _extract(request.META))
-            self.span = spans.start_span(
-                _method(request),
-                {names.OPERATION_TYPE: "http", names.HTTP_METHOD: _method(request)},
-                SpanKind.SERVER,
-                context,
+            method = _method(request)
+            context = with_scope(scope, _extract(request.META, current))
+            self.span = span = spans.start_span(
+                method, None, SpanKind.SERVER, context, parts=(_starts.get(method) or _start(method),)
             )
-            self.context = trace.set_span_in_context(self.span, context) if self.span is not INVALID_SPAN else context
+            self.context = context if span is INVALID_SPAN else spans.with_span(span, context)
         else:
-            self.context = with_scope(self.scope)
+            self.context = with_scope(scope, current)
+        self.known = scope.common
         self.token = spans.attach(self.context)
 
     def respond(self, response: HttpResponseBase) -> HttpResponseBase:
         """What is left to do when the response is there; the span of a stream ends with its body."""
         try:
             spans.detach(self.token)
-            response.headers.setdefault(HEADER, self.scope.correlation_id)
+            _set_header(response, self.scope.correlation_id)
             if self.span.is_recording():
                 self._describe(response)
                 if self.owned and response.streaming:
@@ -143,8 +144,8 @@ class _Traced:
                     self.span.set_attribute(names.HTTP_CLIENT_DISCONNECTED, True)
                 else:
                     spans.record_error(self.span, error)
-                spans.set_attributes(self.span, self._request_attributes())
-                self._name()
+                self._name(None)
+                self._say_request()
         except Exception:
             spans.log_once("fail", "A request's span could not be completed.")
         self.end()
@@ -161,21 +162,25 @@ class _Traced:
 
     def _describe(self, response: HttpResponseBase) -> None:
         status = response.status_code
-        attributes = self._request_attributes()
-        attributes[names.HTTP_STATUS_CODE] = status
+        scope = self.scope
+        span = self.span
         # The user may have logged in meanwhile: what is known now counts.
-        self.scope.user_known = False
-        identify(self.scope, self.settings)
-        attributes.update(self.scope.common)
-        self._name()
-        spans.set_attributes(self.span, attributes)
-        error = self.scope.exception
+        if resolved_user(self.request) is not scope.user:
+            scope.user_known = False
+            identify(scope, self.settings)
+        if span.__class__ is RecordingSpan:
+            span.replace(self.known, scope.common)  # type: ignore[attr-defined]
+        else:
+            spans.set_attributes(span, scope.common.attributes)
+        self._name(status)
+        self._say_request()
+        error = scope.exception
         if status >= 500:
             if error is not None:
-                spans.record_error(self.span, error)
+                spans.record_error(span, error)
             elif self.owned:
-                self.span.set_status(StatusCode.ERROR, f"HTTP {status}")
-                self.span.set_attribute(names.ERROR_TYPE, str(status))
+                span.set_status(StatusCode.ERROR, f"HTTP {status}")
+                span.set_attribute(names.ERROR_TYPE, str(status))
         elif status == 400:
             self._say_bad_host()
 
@@ -187,23 +192,25 @@ class _Traced:
             spans.record_error(self.span, error, status=False)
             self.span.set_attribute(names.ERROR_TYPE, "django.core.exceptions.DisallowedHost")
 
-    def _name(self) -> None:
-        route = _route(self.request)
-        if route is None:
-            return
-        self.span.set_attribute(names.HTTP_ROUTE, cut(route, _URL_LENGTH))
-        if self.owned:
-            self.span.update_name(f"{_method(self.request)} {route}")
+    def _name(self, status: int | None) -> None:
+        """The route and the status, and the name that the route makes."""
+        method = _method(self.request)
+        key = (method, _route(self.request), status)
+        name, part = _answers.get(key) or _answer(*key)
+        spans.add(self.span, part)
+        if name and self.owned:
+            self.span.update_name(name)
 
-    def _request_attributes(self) -> Attributes:
+    def _say_request(self) -> None:
+        """What was asked, and by whom."""
         meta = self.request.META
         settings = self.settings
         limit = settings.max_attribute_length
         sensitive = _sensitive_keys(settings.sensitive_keys)
-        attributes: Attributes = {names.HTTP_URL: cut(sanitise_url(_url(self.request), sensitive), _URL_LENGTH)}
         agent = meta.get("HTTP_USER_AGENT")
         if agent:
-            attributes[names.HTTP_USER_AGENT] = cut(redact_text(agent), limit)
+            spans.add(self.span, _agents.get((agent, limit)) or _agent(agent, limit))
+        attributes: Attributes = {names.HTTP_URL: cut(sanitise_url(_url(self.request), sensitive), _URL_LENGTH)}
         client = _client_ip(meta, settings.trusted_proxies)
         if client:
             attributes[names.HTTP_CLIENT_IP] = client
@@ -211,7 +218,7 @@ class _Traced:
         if query:
             for name, value in redact_query(query, sensitive).items():
                 attributes[names.HTTP_QUERY + name] = cut(value, limit)
-        return attributes
+        spans.set_attributes(self.span, attributes)
 
     # ----- streams
 
@@ -353,11 +360,17 @@ def _begin(request: HttpRequest) -> tuple[_Traced | None, Token[Context] | None]
 
 
 def _ignored(path: str, ignored: tuple[str, ...]) -> bool:
-    for prefix in ignored:
-        bare = prefix.rstrip("/")
-        if path.startswith(bare) and (len(path) == len(bare) or path[len(bare)] == "/"):
-            return True
-    return False
+    prefixes = _bare(ignored)
+    if not path.startswith(prefixes):
+        return False
+    return any(
+        path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/") for prefix in prefixes
+    )
+
+
+@lru_cache(maxsize=8)
+def _bare(prefixes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(prefix.rstrip("/") for prefix in prefixes)
 
 
 def _untraced() -> Context:
@@ -366,14 +379,57 @@ def _untraced() -> Context:
     return spans.suppressed(trace.set_span_in_context(NonRecordingSpan(parent)))
 
 
-def _extract(meta: Mapping[str, Any]) -> Context:
+def _extract(meta: Mapping[str, Any], current: Context) -> Context:
     """The caller's context. Nothing is parsed for the many requests that carry none."""
     propagator = propagate.get_global_textmap()
-    current = context_api.get_current()
-    for header in propagator.fields:
-        if _environ_key(header) in meta:
+    for key in _environ_keys(propagator):
+        if key in meta:
             return propagator.extract(meta, current, _getter)
     return current
+
+
+@lru_cache(maxsize=8)
+def _environ_keys(propagator: TextMapPropagator) -> tuple[str, ...]:
+    return tuple(_environ_key(header) for header in propagator.fields)
+
+
+def _set_header(response: HttpResponseBase, correlation_id: str) -> None:
+    headers = response.headers
+    store = getattr(headers, "_store", None)
+    if store.__class__ is dict:
+        # Django's own way checks and converts the value, which was checked before.
+        store.setdefault(_HEADER_KEY, (HEADER, correlation_id))
+    else:
+        headers.setdefault(HEADER, correlation_id)
+
+
+_HEADER_KEY: Final = HEADER.lower()
+
+_starts: Final[spans.Cache[str, Prepared]] = spans.Cache()
+_answers: Final[spans.Cache[tuple[str, str | None, int | None], tuple[str, Prepared]]] = spans.Cache()
+_agents: Final[spans.Cache[tuple[str, int], Prepared]] = spans.Cache(1024)
+
+
+def _start(method: str) -> Prepared:
+    return _starts.keep(method, spans.prepare({names.OPERATION_TYPE: "http", names.HTTP_METHOD: method}))
+
+
+def _answer(method: str, route: str | None, status: int | None) -> tuple[str, Prepared]:
+    attributes: Attributes = {}
+    name = ""
+    if route is not None:
+        readable = _readable_route(route)
+        name = f"{method} {readable}"
+        attributes[names.HTTP_ROUTE] = cut(readable, _URL_LENGTH)
+    if status is not None:
+        attributes[names.HTTP_STATUS_CODE] = status
+    return _answers.keep((method, route, status), (name, spans.prepare(attributes)))
+
+
+def _agent(agent: str, limit: int) -> Prepared:
+    part = spans.prepare({names.HTTP_USER_AGENT: cut(redact_text(agent), limit)})
+    # Longer than browsers are it is hardly one that comes again.
+    return _agents.keep((agent, limit), part) if len(agent) <= 512 else part
 
 
 def _method(request: HttpRequest) -> str:
@@ -396,10 +452,9 @@ def _url(request: HttpRequest) -> str:
 def _route(request: HttpRequest) -> str | None:
     match = getattr(request, "resolver_match", None)
     route = getattr(match, "route", None)
-    return None if route is None else _readable_route(str(route))
+    return None if route is None else str(route)
 
 
-@lru_cache(maxsize=2048)
 def _readable_route(route: str) -> str:
     if "^" in route or "(?" in route or "\\" in route:
         # Django's own words for regular expressions in a person's eyes.

@@ -14,7 +14,7 @@ from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
-from opentelemetry.sdk.trace.sampling import ALWAYS_ON, ParentBased, Sampler, TraceIdRatioBased
+from opentelemetry.sdk.trace.sampling import Sampler
 
 from django_tracing import instrumentation, spans
 from django_tracing.attributes import Convention
@@ -23,6 +23,8 @@ from django_tracing.export import build_exporter
 from django_tracing.export.processor import QueueProcessor
 from django_tracing.instrumentation.upstream import UpstreamProcessor
 from django_tracing.propagation import MissingPropagator, build_propagator
+from django_tracing.recording import Origin
+from django_tracing.sampling.sampler import RateSampler
 from django_tracing.version import __version__
 
 if TYPE_CHECKING:
@@ -72,8 +74,9 @@ def _start(settings: Settings) -> None:
         os.environ[_SEMCONV] = ",".join(sorted(settings.semconv_stability_opt_in))
     provider = trace.get_tracer_provider()
     ours = isinstance(provider, trace.ProxyTracerProvider)
+    sampler = RateSampler(settings.sample_rate)
     if ours:
-        provider = make_provider(settings, _sampler(settings))
+        provider = make_provider(settings, sampler)
     enrich = getattr(provider, "add_span_processor", None)
     if enrich is not None:
         # First, so that what the others are given is already redacted.
@@ -91,7 +94,10 @@ def _start(settings: Settings) -> None:
         # Somebody else's choice of propagators stands; the correlation id goes beside it.
         _add_correlation()
     convention = Convention(settings.semconv_stability_opt_in)
-    spans.use_tracer(provider.get_tracer(spans.SCOPE_NAME, __version__), convention)
+    tracer = provider.get_tracer(spans.SCOPE_NAME, __version__)
+    # Of a provider and a sampler that are not ours, nothing is taken for granted.
+    keep = sampler.keep if ours else None
+    spans.use_tracer(tracer, convention, Origin.of(tracer, keep, passed_by=(UpstreamProcessor,)))
     instrumentation.install(settings.instrumentations)
 
 
@@ -104,11 +110,6 @@ def _explicitly_exported(settings: Settings) -> bool:
         settings.source(name).startswith(("TRACING", "environment variable JAEGER_ENDPOINT"))
         for name in ("ENDPOINT", "EXPORTER")
     )
-
-
-def _sampler(settings: Settings) -> ParentBased:
-    rate = settings.sample_rate
-    return ParentBased(ALWAYS_ON if rate >= 1 else TraceIdRatioBased(rate))
 
 
 def make_provider(settings: Settings, sampler: Sampler, *, shutdown_on_exit: bool = True) -> TracerProvider:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
-from contextvars import Token
+from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
@@ -25,18 +26,24 @@ from django_tracing.attributes import (
 from django_tracing.conf import get_settings
 from django_tracing.correlation import get_scope
 from django_tracing.identity import identify
+from django_tracing.recording import SPAN_KEY, Origin, Prepared, RecordingSpan
 from django_tracing.redaction import cut, redact_db_error, redact_stacktrace
 
 __all__ = [
+    "Cache",
     "ChildSpan",
     "SuppressedUpstream",
+    "add",
     "attach",
+    "current_context",
     "detach",
     "log_once",
+    "prepare",
     "record_error",
     "recording",
     "start_span",
     "use_tracer",
+    "with_span",
 ]
 
 #: The instrumentation scope of all our spans.
@@ -53,24 +60,58 @@ try:
     )
 except ImportError:  # no upstream instrumentation is installed, so nobody looks at it
     _SUPPRESS_KEY = _SUPPRESS_PLAIN
+_SUPPRESSED: Final[dict[str, object]] = {_SUPPRESS_PLAIN: True, _SUPPRESS_KEY: True}
 
 _logger = logging.getLogger("django_tracing")
 _logged: set[str] = set()
 
 _tracer: trace.Tracer = trace.get_tracer(SCOPE_NAME)
+_origin: Origin | None = None
 _convention: Convention = Convention()
 
 
-def use_tracer(tracer: trace.Tracer, convention: Convention) -> None:
-    """Makes our spans come from ``tracer`` under ``convention``'s names; called by the provider's set-up."""
-    global _tracer, _convention
+def use_tracer(tracer: trace.Tracer, convention: Convention, origin: Origin | None = None) -> None:
+    """Makes our spans come from ``tracer`` under ``convention``'s names; called by the provider's set-up.
+
+    ``origin`` makes them instead, cheaper, where ``tracer`` is the SDK's own.
+    """
+    global _tracer, _convention, _origin
     _tracer = tracer
     _convention = convention
+    _origin = origin
+    for cache in _caches:
+        cache.clear()
 
 
 def convention() -> Convention:
     """The attribute names in force."""
     return _convention
+
+
+_caches: list[dict[Any, Any]] = []
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Cache(dict[K, V]):
+    """What repeats from span to span, by what it is made of; at most ``size`` of it, and forgotten with the tracer."""
+
+    def __init__(self, size: int = 2048) -> None:
+        self._size = size
+        _caches.append(self)
+
+    def keep(self, key: K, value: V) -> V:
+        # Emptied as a whole: what is in use is soon back, and nobody has to count uses.
+        if len(self) >= self._size:
+            self.clear()
+        self[key] = value
+        return value
+
+
+def prepare(attributes: Attributes) -> Prepared:
+    """``attributes`` under the names in force, to be given to many spans."""
+    return Prepared(_convention.apply(attributes))
 
 
 def log_once(key: str, message: str, *args: object) -> None:
@@ -81,15 +122,29 @@ def log_once(key: str, message: str, *args: object) -> None:
             _logger.warning(message, *args, exc_info=True)
 
 
+def _current_variable() -> ContextVar[Context] | None:
+    """The variable that OpenTelemetry keeps the current context in; None where it is kept in another way."""
+    token = context_api.attach(context_api.get_current())
+    context_api.detach(token)
+    variable = getattr(token, "var", None)
+    return variable if isinstance(variable, ContextVar) else None
+
+
+_variable: Final = _current_variable()
+#: The current context. The API's own way to it is three calls of Python long.
+current_context: Final[Callable[[], Context]] = context_api.get_current if _variable is None else _variable.get
+
+
 def recording() -> bool:
     """Whether a traced thing should make a span: the current span records. The first thing to ask."""
-    return trace.get_current_span().is_recording()
+    span = current_context().get(SPAN_KEY)
+    return span is not None and span.is_recording()  # type: ignore[attr-defined, no-any-return]
 
 
 def attach(context: Context) -> Token[Context] | None:
     """Makes ``context`` current; give the result to :func:`detach`."""
     try:
-        return context_api.attach(context)
+        return context_api.attach(context) if _variable is None else _variable.set(context)
     except Exception:  # pragma: no cover - the runtime context is a ContextVar, which does not fail
         log_once("attach", "A trace's context could not be made current.")
         return None
@@ -102,33 +157,62 @@ def detach(token: Token[Context] | None) -> None:
     saw the token: OpenTelemetry's own ``detach`` logs an error each time, this says nothing.
     """
     if token is not None:
-        with suppress(ValueError, RuntimeError):
+        try:
             token.var.reset(token)
+        except (ValueError, RuntimeError):
+            pass
+
+
+def with_span(span: Span, context: Context | None = None) -> Context:
+    """``context`` (default: the current one) with ``span`` as the current span."""
+    return Context({**(current_context() if context is None else context), SPAN_KEY: span})
 
 
 def start_span(
     name: str,
-    attributes: Attributes,
+    attributes: Attributes | None = None,
     kind: SpanKind = SpanKind.INTERNAL,
     context: Context | None = None,
     start_time: int | None = None,
+    parts: tuple[Prepared, ...] = (),
 ) -> Span:
     """A started span with the scope's common attributes; a span that records nothing if starting it fails.
 
+    ``parts`` are attributes that it shares with others (see :func:`prepare`), ``attributes`` its own.
     ``start_time`` is nanoseconds since the epoch.
     """
     try:
+        if context is None:
+            context = current_context()
         scope = get_scope(context)
         if scope is not None:
             if not scope.user_known:
                 identify(scope, get_settings())
-            attributes = {**attributes, **scope.common}
-        if not _convention.unchanged:
+            parts = (*parts, scope.common)
+        if attributes is not None and not _convention.unchanged:
             attributes = _convention.apply(attributes)
-        return _tracer.start_span(name, context, kind, attributes, start_time=start_time)
+        if _origin is not None:
+            return _origin.start(name, context, kind, parts, attributes, start_time)
+        merged: Attributes = {}
+        for part in parts:
+            merged.update(part.attributes)
+        if attributes is not None:
+            merged.update(attributes)
+        return _tracer.start_span(name, context, kind, merged, start_time=start_time)
     except Exception:
         log_once("start_span", "A span could not be started; it is left out.")
         return INVALID_SPAN
+
+
+def add(span: Span, part: Prepared) -> None:
+    """Adds shared attributes to a started span; never raises."""
+    try:
+        if span.__class__ is RecordingSpan:
+            span.add(part)  # type: ignore[attr-defined]
+        else:
+            span.set_attributes(part.attributes)
+    except Exception:
+        log_once("set_attributes", "A span's attributes could not be set.")
 
 
 def set_attributes(span: Span, attributes: Attributes) -> None:
@@ -211,10 +295,8 @@ class ChildSpan:
     def __enter__(self) -> Span:
         self.span = span = start_span(self.name, self.attributes, self.kind)
         if span is not INVALID_SPAN:
-            context = trace.set_span_in_context(span)
-            if self.suppress_upstream:
-                context = suppressed(context)
-            self._token = attach(context)
+            context = with_span(span)
+            self._token = attach(suppressed(context) if self.suppress_upstream else context)
         return span
 
     def __exit__(
@@ -228,8 +310,12 @@ class ChildSpan:
 
 def suppressed(context: Context | None = None) -> Context:
     """``context`` in which OpenTelemetry's own instrumentations make no spans."""
-    context = context_api.set_value(_SUPPRESS_PLAIN, True, context)
-    return context if _SUPPRESS_KEY == _SUPPRESS_PLAIN else context_api.set_value(_SUPPRESS_KEY, True, context)
+    return Context({**(current_context() if context is None else context), **_SUPPRESSED})
+
+
+def with_suppressed_span(span: Span) -> Context:
+    """The current context with ``span`` as the current span, and OpenTelemetry's own instrumentations quiet."""
+    return Context({**current_context(), SPAN_KEY: span, **_SUPPRESSED})
 
 
 class SuppressedUpstream:

@@ -14,7 +14,8 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from django_tracing.export.errors import ExportError, MissingExtra, Reason, checked_headers
-from django_tracing.export.otlp import encode_spans, rejected_spans
+from django_tracing.export.otlp import rejected_spans
+from django_tracing.export.wire import EncodedBatch, encode_spans
 
 __all__ = ["make_otlp_grpc_exporter"]
 
@@ -75,9 +76,19 @@ class _GRPCExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Sends ``spans``; raises :class:`ExportError`."""
+        return self._send(encode_spans(spans))
+
+    #: What ``QueueProcessor`` gathers ended spans in.
+    new_batch = EncodedBatch
+
+    def export_batch(self, batch: EncodedBatch) -> SpanExportResult:
+        """Sends what was encoded before; raises :class:`ExportError`."""
+        return self._send(batch.message())
+
+    def _send(self, message: bytes) -> SpanExportResult:
         self._connect()
         try:
-            answer = self._call(encode_spans(spans), timeout=self.timeout, metadata=self._metadata)
+            answer = self._call(message, timeout=self.timeout, metadata=self._metadata)
         except self._grpc.RpcError as error:
             # A channel that failed waits up to two minutes before it tries to connect again: a new one does not.
             self._close()

@@ -8,20 +8,22 @@ import random
 import time
 import weakref
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Token
-from threading import Condition, Thread
+from threading import Condition, RLock, Thread
 from typing import Any, Final
 
 from opentelemetry import context as context_api
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import TraceFlags
 
-from django_tracing.export.counters import Counters
+from django_tracing.export.counters import Counters, DropReason
 from django_tracing.export.errors import ExportError
 from django_tracing.export.sdk import plain_attributes
+from django_tracing.recording import RecordingSpan
 from django_tracing.redaction import cut, redact_text
 
 __all__ = ["QueueProcessor", "estimate_size"]
@@ -69,8 +71,33 @@ def _value_size(value: Any) -> int:
     return 30
 
 
+class SpanBatch:
+    """Spans that wait, for an exporter that takes them as they are."""
+
+    __slots__ = ("count", "size", "spans")
+
+    #: What a span becomes before it is added, by whoever ends it, and about how many bytes that are.
+    @staticmethod
+    def pack(span: ReadableSpan) -> tuple[ReadableSpan, int]:
+        return span, estimate_size(span)
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+        self.count = 0
+        self.size = 0
+
+    def add(self, span: ReadableSpan, packed: Any, size: int) -> None:
+        """Adds what :meth:`pack` made of ``span``."""
+        self.spans.append(packed)
+        self.count += 1
+        self.size += size
+
+
 class QueueProcessor(SpanProcessor):
     """Queues ended spans and sends them in batches from one background thread.
+
+    An exporter with ``new_batch`` and ``export_batch`` says itself what waits (``export.wire.EncodedBatch``); any other
+    is given the spans.
 
     At most ``queue_size`` spans of at most ``queue_bytes`` bytes wait; what comes on top is dropped and counted in
     ``counters``. A batch goes when ``batch_size`` spans wait or ``export_interval`` seconds have passed. A backend
@@ -89,6 +116,8 @@ class QueueProcessor(SpanProcessor):
         shutdown_timeout: float = 3.0,
     ) -> None:
         self.exporter = exporter
+        self._new_batch: Callable[[], Any] = getattr(exporter, "new_batch", SpanBatch)
+        self._pack: Callable[[ReadableSpan], tuple[Any, int]] = self._new_batch.pack  # type: ignore[attr-defined]
         self._batch_size = min(batch_size, queue_size)
         self._interval = export_interval
         self._queue_size = queue_size
@@ -108,9 +137,11 @@ class QueueProcessor(SpanProcessor):
     def _reset(self) -> None:
         """As new: also in a forked child, whose parent sends its own spans, and whose locks may be held by nobody."""
         self.counters = Counters()
-        self._queue: deque[tuple[ReadableSpan, int]] = deque()
+        #: Batches that are full, and the one that is being filled.
+        self._full: deque[Any] = deque()
+        self._filling: Any = self._new_batch()
         #: What is being sent, or waits to be tried again.
-        self._batch: list[tuple[ReadableSpan, int]] = []
+        self._batch: Any = None
         self._bytes = 0
         # Spans leave in the order they came, so a flush is over when as many have left as had come.
         self._accepted = 0
@@ -122,7 +153,8 @@ class QueueProcessor(SpanProcessor):
         self._failed = 0
         self._lost = 0
         # Reentrant, as a span may end in a signal handler or a finalizer that interrupts on_end.
-        self._changed = Condition()
+        self._lock = RLock()
+        self._changed = Condition(self._lock)
         self._thread: Thread | None = None
         self._stopping = False
         self._stopped = False
@@ -133,34 +165,57 @@ class QueueProcessor(SpanProcessor):
 
     # ----- the request's side
 
-    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        pass
-
     def on_end(self, span: ReadableSpan) -> None:
         try:
-            context = span.context
-            if context is None or not context.trace_flags.sampled:
+            if span.__class__ is RecordingSpan:
+                sampled = span.flags & TraceFlags.SAMPLED  # type: ignore[attr-defined]
+            else:
+                context = span.context
+                sampled = context is not None and context.trace_flags.sampled
+            if not sampled:
                 return
-            size = estimate_size(span)
-            with self._changed:
-                if self._stopping or self._stopped:
-                    self.counters.drop("shutdown")
-                    return
-                if self.queued >= self._queue_size:
-                    self.counters.drop("queue_full_spans")
-                    return
-                if self._bytes + size > self._queue_bytes:
-                    self.counters.drop("queue_full_bytes")
-                    return
-                self._queue.append((span, size))
-                self._bytes += size
-                self._accepted += 1
-                if self._thread is None:
-                    self._start()
-                elif len(self._queue) == self._batch_size:
-                    self._changed.notify_all()
+            # Asked twice: what has no place is not encoded first.
+            reason = self._no_place(0)
+            if reason is None:
+                packed, size = self._pack(span)
+                # Nothing in here takes long: who waits for this lock waits for another span's end.
+                with self._lock:
+                    reason = self._no_place(size)
+                    if reason is None:
+                        self._add(span, packed, size)
+            if reason is not None:
+                self.counters.drop(reason)
         except Exception:
             _logger.debug("A span was lost on its way into the queue.", exc_info=True)
+
+    def _add(self, span: ReadableSpan, packed: Any, size: int) -> None:
+        filling = self._filling
+        if filling.count and filling.size + size > _BATCH_BYTES:
+            filling = self._close()
+        filling.add(span, packed, size)
+        self._bytes += size
+        self._accepted += 1
+        if filling.count >= self._batch_size:
+            self._close()
+        if self._thread is None:
+            self._start()
+
+    def _close(self) -> Any:
+        self._full.append(self._filling)
+        self._filling = self._new_batch()
+        if self._thread is not None:
+            self._changed.notify_all()
+        return self._filling
+
+    def _no_place(self, size: int) -> DropReason | None:
+        """Why a span of ``size`` bytes is dropped; None when there is a place for it."""
+        if self._stopping or self._stopped:
+            return "shutdown"
+        if self._accepted - self._settled >= self._queue_size:
+            return "queue_full_spans"
+        if self._bytes + size > self._queue_bytes:
+            return "queue_full_bytes"
+        return None
 
     def _start(self) -> None:
         thread = Thread(target=self._run, name="django_tracing.export", daemon=True)
@@ -173,7 +228,7 @@ class QueueProcessor(SpanProcessor):
     @property
     def queued(self) -> int:
         """How many spans wait."""
-        return len(self._queue) + len(self._batch)
+        return self._accepted - self._settled
 
     # ----- the sending thread
 
@@ -192,11 +247,12 @@ class QueueProcessor(SpanProcessor):
             with self._changed:
                 self._thread = None
                 self.counters.failed(f"{type(self.exporter).__name__} raised {type(error).__name__}.")
-                self.counters.drop("export_error", len(self._batch))
+                lost = 0 if self._batch is None else self._batch.count
+                self.counters.drop("export_error", lost)
                 # For whoever waits for the next attempt: nobody makes one.
                 self._attempt += 1
                 self._failed = self._attempt
-                self._lost += len(self._batch)
+                self._lost += lost
                 self._settle()
             if not isinstance(error, (SystemExit, KeyboardInterrupt)):
                 raise
@@ -213,8 +269,8 @@ class QueueProcessor(SpanProcessor):
                     # Only a flush or the end interrupts it: waiting spans must not hammer a backend that is away.
                     changed.wait_for(lambda: self._hurry or self._stopping, pause)
                 while not (
-                    self._batch
-                    or len(self._queue) >= self._batch_size
+                    self._batch is not None
+                    or self._full
                     or self._settled < self._wanted
                     or self._stopping
                 ):
@@ -230,12 +286,12 @@ class QueueProcessor(SpanProcessor):
                     continue
                 self._hurry = False
                 self._attempt += 1
-                batch = self._batch or self._take()
-            failure = self._export([span for span, _ in batch])
+                batch = self._batch = self._batch or self._take()
+            failure = self._export(batch)
             with changed:
                 if self._stopped:
                     return  # shutdown() waited in vain, and has counted these as lost
-                line = self._note(failure, len(batch))
+                line = self._note(failure, batch.count)
             if line:
                 # Not under the lock: a slow log handler must not hold up a request.
                 _warn(line)
@@ -259,8 +315,8 @@ class QueueProcessor(SpanProcessor):
                         changed.notify_all()
                     else:
                         attempts = 0
-                        self._lost += len(batch)
-                        self.counters.drop("export_error" if failure.retryable else "rejected", len(batch))
+                        self._lost += batch.count
+                        self.counters.drop("export_error" if failure.retryable else "rejected", batch.count)
                         self._settle()
                 if self._stopping and pause:
                     return
@@ -268,24 +324,25 @@ class QueueProcessor(SpanProcessor):
     def _late(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
-    def _take(self) -> list[tuple[ReadableSpan, int]]:
-        size = 0
-        while self._queue and len(self._batch) < self._batch_size:
-            size += self._queue[0][1]
-            if size > _BATCH_BYTES and self._batch:
-                break
-            self._batch.append(self._queue.popleft())
-        return self._batch
+    def _take(self) -> Any:
+        if self._full:
+            return self._full.popleft()
+        batch, self._filling = self._filling, self._new_batch()
+        return batch
 
     def _settle(self) -> None:
-        self._bytes -= sum(size for _, size in self._batch)
-        self._settled += len(self._batch)
-        self._batch = []
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            self._bytes -= batch.size
+            self._settled += batch.count
         self._changed.notify_all()
 
-    def _export(self, spans: list[ReadableSpan]) -> ExportError | None:
+    def _export(self, batch: Any) -> ExportError | None:
         try:
-            result = self.exporter.export(spans)
+            if batch.__class__ is SpanBatch:
+                result = self.exporter.export(batch.spans)
+            else:
+                result = self.exporter.export_batch(batch)  # type: ignore[attr-defined]
         except ExportError as error:
             return error
         except Exception as error:
@@ -356,19 +413,22 @@ class QueueProcessor(SpanProcessor):
             if self._stopping or self._stopped:
                 return
             self._deadline = time.monotonic() + self._shutdown_timeout
-            if self._thread is None and self._queue:
+            if self._thread is None and self.queued:
                 self._start()
             thread = self._thread
             self._stopping = True
             self._changed.notify_all()
         if thread is not None:
             thread.join(self._shutdown_timeout)
-        elif self._queue:
+        elif self.queued:
             self._work_here()
         with self._changed:
             self._stopped = True
             left = self.queued
-            self._queue.clear()
+            self._full.clear()
+            self._filling = self._new_batch()
+            # What an exporter hangs on stays where it is.
+            self._settled = self._accepted - (0 if self._batch is None else self._batch.count)
             if left:
                 self.counters.drop("shutdown", left)
             self._changed.notify_all()

@@ -33,7 +33,8 @@ from opentelemetry.trace import (
 )
 
 from django_tracing.export.errors import ExportError
-from django_tracing.export.otlp import OTLPHTTPExporter, encode_spans, rejected_spans
+from django_tracing.export.otlp import OTLPHTTPExporter, rejected_spans
+from django_tracing.export.wire import encode_spans
 from tests.export.builders import Recorder, make_spans
 from tests.receivers import OTLPReceiver, decode
 
@@ -122,15 +123,15 @@ def test_decodes_to_what_upstream_encodes(described, resource, limits) -> None:
 
 
 def test_many_different_attributes_do_not_fill_the_memory() -> None:
-    from django_tracing.export import otlp
+    from django_tracing.export import wire
 
     for start in range(0, 10_000, 1000):
         recorder = Recorder()
         for number in range(start, start + 1000):
             recorder.tracer.start_span("s", attributes={"id": f"value-{number}", "long": "x" * 5000}).end()
         encode_spans(recorder.spans)
-    assert len(otlp._attributes) <= 4096
-    assert sum(map(len, otlp._attributes.values())) < 2 * 1024 * 1024
+    assert len(wire._attributes) <= 4096
+    assert sum(map(len, wire._attributes.values())) < 2 * 1024 * 1024
 
 
 def test_what_has_no_place_in_otlp_costs_itself_only() -> None:

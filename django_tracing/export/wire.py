@@ -1,0 +1,375 @@
+"""Spans in OTLP's wire format, written directly.
+
+The message is ``ExportTraceServiceRequest`` of
+https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/collector/trace/v1/trace_service.proto
+and decodes to what upstream's encoder makes. Building protobuf's message objects costs ten times as much. A span is
+encoded when it ends: what waits to be sent is bytes in a buffer, nothing that the garbage collector has to walk.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import SpanContext, SpanKind, Status
+
+from django_tracing.export.sdk import plain_attributes
+from django_tracing.recording import Prepared, RecordingSpan
+
+__all__ = ["EncodedBatch", "encode_span", "encode_spans"]
+
+_fixed64: Final = struct.Struct("<Q").pack
+_double: Final = struct.Struct("<d").pack
+_fixed32: Final = struct.Struct("<I").pack
+#: trace_id, span_id and parent_span_id with their tags and lengths; ids are big-endian, numbers little-endian.
+_root_ids: Final = struct.Struct(">HQQHQ").pack
+_child_ids: Final = struct.Struct(">HQQHQHQ").pack
+_times: Final = struct.Struct("<BQBQ").pack
+_LOW: Final = (1 << 64) - 1
+
+_KINDS: Final = {
+    SpanKind.INTERNAL: 1,
+    SpanKind.SERVER: 2,
+    SpanKind.CLIENT: 3,
+    SpanKind.PRODUCER: 4,
+    SpanKind.CONSUMER: 5,
+}
+#: Span.flags: bit 8 says that bit 9 is known, bit 9 that the parent is in another process.
+_HAS_IS_REMOTE: Final = 0x100
+_IS_REMOTE: Final = 0x200
+
+#: Encoded attributes, with their length, that come again and again, by key, type and value (1 and True are equal).
+_attributes: Final[dict[tuple[str, type, Any], bytes]] = {}
+_CACHED_ATTRIBUTES: Final = 4096
+_CACHED_LENGTH: Final = 256
+#: Encoded names of attributes.
+_keys: Final[dict[str, bytes]] = {}
+#: Encoded name and kind, by both.
+_names: Final[dict[tuple[str, SpanKind], bytes]] = {}
+
+
+def _varint(value: int) -> bytes:
+    if value < 0x80:
+        return bytes((value,))
+    parts = bytearray()
+    while value > 0x7F:
+        parts.append(value & 0x7F | 0x80)
+        value >>= 7
+    parts.append(value)
+    return bytes(parts)
+
+
+def _field(tag: int, payload: bytes) -> bytes:
+    """A length-delimited field; ``tag`` is the whole tag byte, e.g. 0x0A for field 1."""
+    length = len(payload)
+    if length < 0x80:
+        return bytes((tag, length)) + payload
+    return bytes((tag,)) + _varint(length) + payload
+
+
+def _sized(payload: bytes) -> bytes:
+    return _varint(len(payload)) + payload
+
+
+def _utf8(text: str) -> bytes:
+    # A lone surrogate (an undecodable byte of a path) must cost itself, not the batch.
+    return text.encode("utf-8", "replace")
+
+
+def _value(value: Any) -> bytes:
+    """An AnyValue. Raises ValueError or TypeError for what OTLP has no place for."""
+    if value is None:
+        return b""
+    if isinstance(value, bool):
+        return b"\x10\x01" if value else b"\x10\x00"
+    if isinstance(value, str):
+        return _field(0x0A, _utf8(value))
+    if isinstance(value, int):
+        if not -(1 << 63) <= value < 1 << 63:
+            raise ValueError("an integer of more than 64 bits")
+        return b"\x18" + _varint(value & 0xFFFFFFFFFFFFFFFF)
+    if isinstance(value, float):
+        return b"\x21" + _double(value)
+    if isinstance(value, bytes):
+        return _field(0x3A, value)
+    if isinstance(value, Mapping):
+        return _field(0x32, b"".join(_field(0x0A, _key_value(str(key), item)) for key, item in value.items()))
+    if isinstance(value, Sequence):
+        return _field(0x2A, b"".join(_field(0x0A, _value(item)) for item in value))
+    raise TypeError(f"a value of type {type(value).__name__}")
+
+
+def _key_value(key: str, value: Any) -> bytes:
+    return _field(0x0A, _utf8(key)) + _field(0x12, _value(value))
+
+
+def _attributes_fields(tag: int, holder: Any) -> bytes:
+    """Each attribute of ``holder`` as one field of ``tag``; what can't be encoded is left out."""
+    attributes = plain_attributes(holder)
+    return _fields_of(tag, attributes) if attributes else b""
+
+
+def _fields_of(tag: int, attributes: Mapping[str, Any]) -> bytes:
+    marker = bytes((tag,))
+    parts: list[bytes] = []
+    for key, value in attributes.items():
+        kind = value.__class__
+        cached: bytes | None = None
+        # Sequences are left alone: (1,) and (True,) are equal too, and would be taken for one another.
+        cacheable = kind is bool or kind is int or (kind is str and len(value) <= _CACHED_LENGTH)
+        if cacheable:
+            cached = _attributes.get((key, kind, value))
+        if cached is None:
+            try:
+                cached = _sized(_key_value(key, value))
+            except (TypeError, ValueError, RecursionError):
+                continue
+            if cacheable:
+                if len(_attributes) >= _CACHED_ATTRIBUTES:
+                    _attributes.clear()
+                _attributes[(key, kind, value)] = cached
+        parts.append(marker)
+        parts.append(cached)
+    return b"".join(parts)
+
+
+def _unrepeated(attributes: Mapping[str, Any]) -> bytes:
+    """A span's attributes whose values are not looked up, nor kept: they are new, or kept by who shares them."""
+    parts: list[bytes] = []
+    for key, value in attributes.items():
+        name = _keys.get(key) or _key(key)
+        kind = value.__class__
+        if kind is str:
+            text = value.encode("utf-8", "replace")
+            length = len(text)
+            # With every length below 128, one byte each.
+            if length + len(name) < 124:
+                parts.append(b"\x4a%c%b\x12%c\x0a%c%b" % (length + len(name) + 4, name, length + 2, length, text))
+                continue
+        elif kind is bool and len(name) < 120:
+            parts.append(b"\x4a%c%b\x12\x02\x10%c" % (len(name) + 4, name, value))
+            continue
+        elif kind is int and 0 <= value < 128 and len(name) < 120:
+            parts.append(b"\x4a%c%b\x12\x02\x18%c" % (len(name) + 4, name, value))
+            continue
+        try:
+            parts.append(b"\x4a" + _sized(name + _field(0x12, _value(value))))
+        except (TypeError, ValueError, RecursionError):
+            continue
+    return b"".join(parts)
+
+
+def _key(key: str) -> bytes:
+    encoded = _field(0x0A, _utf8(key))
+    if len(_keys) < _CACHED_ATTRIBUTES:
+        _keys[key] = encoded
+    return encoded
+
+
+def _flags(parent: SpanContext | None) -> int:
+    return _HAS_IS_REMOTE | _IS_REMOTE if parent is not None and parent.is_remote else _HAS_IS_REMOTE
+
+
+#: Field 16, flags.
+_LOCAL_FLAGS: Final = b"\x85\x01" + _fixed32(_HAS_IS_REMOTE)
+_REMOTE_FLAGS: Final = b"\x85\x01" + _fixed32(_HAS_IS_REMOTE | _IS_REMOTE)
+
+
+def _span(span: ReadableSpan) -> bytes:
+    context = span.context
+    assert context is not None
+    parts = [b"\x0a\x10", context.trace_id.to_bytes(16, "big"), b"\x12\x08", context.span_id.to_bytes(8, "big")]
+    add = parts.append
+    if context.trace_state:
+        add(_field(0x1A, _utf8(",".join(f"{key}={value}" for key, value in context.trace_state.items()))))
+    parent = span.parent
+    if parent is not None:
+        add(b"\x22\x08" + parent.span_id.to_bytes(8, "big"))
+    if span.name:
+        add(_field(0x2A, _utf8(span.name)))
+    add(b"\x30" + _varint(_KINDS[span.kind]))
+    if span.start_time:
+        add(b"\x39" + _fixed64(span.start_time))
+    if span.end_time:
+        add(b"\x41" + _fixed64(span.end_time))
+    add(_attributes_fields(0x4A, span))
+    if span.dropped_attributes:
+        add(b"\x50" + _varint(span.dropped_attributes))
+    add(_events(span))
+    add(_links(span))
+    if span.status is not None:
+        add(_status(span.status))
+    add(b"\x85\x01" + _fixed32(_flags(parent)))
+    return b"".join(parts)
+
+
+def _events(span: ReadableSpan) -> bytes:
+    parts: list[bytes] = []
+    for event in span.events:
+        payload = b"\x09" + _fixed64(event.timestamp) if event.timestamp else b""
+        if event.name:
+            payload += _field(0x12, _utf8(event.name))
+        payload += _attributes_fields(0x1A, event)
+        if event.dropped_attributes:
+            payload += b"\x20" + _varint(event.dropped_attributes)
+        parts.append(_field(0x5A, payload))
+    if span.dropped_events:
+        parts.append(b"\x60" + _varint(span.dropped_events))
+    return b"".join(parts)
+
+
+def _links(span: ReadableSpan) -> bytes:
+    parts: list[bytes] = []
+    for link in span.links:
+        payload = (
+            b"\x0a\x10"
+            + link.context.trace_id.to_bytes(16, "big")
+            + b"\x12\x08"
+            + link.context.span_id.to_bytes(8, "big")
+            + _attributes_fields(0x22, link)
+        )
+        if link.dropped_attributes:
+            payload += b"\x28" + _varint(link.dropped_attributes)
+        parts.append(_field(0x6A, payload + b"\x35" + _fixed32(_flags(link.context))))
+    if span.dropped_links:
+        parts.append(b"\x70" + _varint(span.dropped_links))
+    return b"".join(parts)
+
+
+def _status(status: Status) -> bytes:
+    payload = _field(0x12, _utf8(status.description)) if status.description else b""
+    if status.status_code.value:
+        payload += b"\x18" + _varint(status.status_code.value)
+    return _field(0x7A, payload)
+
+
+def _recorded(span: RecordingSpan) -> bytes:
+    """The same for a span of ours, whose shared attributes are encoded once."""
+    trace_id = span.trace_id
+    parent_id = span.parent_id
+    parts: list[bytes] = [
+        _child_ids(0x0A10, trace_id >> 64, trace_id & _LOW, 0x1208, span.span_id, 0x2208, parent_id)
+        if parent_id
+        else _root_ids(0x0A10, trace_id >> 64, trace_id & _LOW, 0x1208, span.span_id)
+    ]
+    if span.trace_state:
+        parts.append(_field(0x1A, _utf8(span.trace_state.to_header())))
+    named = span._name, span._kind
+    parts.append(_names.get(named) or _name_and_kind(named))
+    parts.append(_times(0x39, span._start_time, 0x41, span._end_time))
+    for part in span.parts:
+        parts.append(_prepared(part) if part.encoded is None else part.encoded)
+    if span.own:
+        parts.append(_unrepeated(span.own))
+    if span.dropped_attributes:
+        parts.append(b"\x50" + _varint(span.dropped_attributes))
+    if span.made_events is not None:
+        parts.append(_events(span))
+    if span.links_made is not None:
+        parts.append(_links(span))
+    status = span._status
+    if status.is_unset:
+        parts.append(b"\x7a\x00")
+    else:
+        parts.append(_status(status))
+    parts.append(_REMOTE_FLAGS if span.parent_span.__class__ is SpanContext and span.parent_span.is_remote else _LOCAL_FLAGS)
+    return b"".join(parts)
+
+
+def _prepared(part: Prepared) -> bytes:
+    part.encoded = encoded = _unrepeated(part.attributes)
+    return encoded
+
+
+def _name_and_kind(named: tuple[str, SpanKind]) -> bytes:
+    name, kind = named
+    encoded = (_field(0x2A, _utf8(name)) if name else b"") + b"\x30" + _varint(_KINDS[kind])
+    if len(_names) >= _CACHED_ATTRIBUTES:
+        _names.clear()
+    if len(name) <= _CACHED_LENGTH:
+        _names[named] = encoded
+    return encoded
+
+
+def encode_span(span: ReadableSpan) -> bytes:
+    """``span`` as one field of a ScopeSpans message."""
+    return _field(0x12, _recorded(span) if span.__class__ is RecordingSpan else _span(span))  # type: ignore[arg-type]
+
+
+class _Section:
+    """The spans of one resource and one scope."""
+
+    __slots__ = ("encoded", "resource", "scope")
+
+    def __init__(self, resource: Resource, scope: InstrumentationScope | None) -> None:
+        self.resource = resource
+        self.scope = scope
+        self.encoded = bytearray()
+
+
+class EncodedBatch:
+    """A message in the making: encoded spans, by resource and scope."""
+
+    __slots__ = ("_sections", "count", "size")
+
+    #: What a span becomes before it is added, by whoever ends it, and how many bytes that are.
+    @staticmethod
+    def pack(span: ReadableSpan) -> tuple[bytes, int]:
+        encoded = encode_span(span)
+        return encoded, len(encoded)
+
+    def __init__(self) -> None:
+        # By identity: a provider's spans share one resource, whose hash is a JSON text made anew at each look.
+        self._sections: dict[tuple[int, int], _Section] = {}
+        self.count = 0
+        self.size = 0
+
+    def add(self, span: ReadableSpan, encoded: bytes, size: int) -> None:
+        """Adds what :meth:`pack` made of ``span``."""
+        resource, scope = span.resource, span.instrumentation_scope
+        section = self._sections.get((id(resource), id(scope)))
+        if section is None:
+            section = self._sections[id(resource), id(scope)] = _Section(resource, scope)
+        section.encoded += encoded
+        self.count += 1
+        self.size += size
+
+    def message(self) -> bytes:
+        """The ExportTraceServiceRequest."""
+        grouped: dict[int, tuple[Resource, list[_Section]]] = {}
+        for section in self._sections.values():
+            grouped.setdefault(id(section.resource), (section.resource, []))[1].append(section)
+        request: list[bytes] = []
+        for resource, sections in grouped.values():
+            payload = [_field(0x0A, _attributes_fields(0x0A, resource))]
+            # A tracer asked for again may have a scope of its own that says the same.
+            merged: dict[InstrumentationScope | None, list[bytearray]] = {}
+            for section in sections:
+                merged.setdefault(section.scope or None, []).append(section.encoded)
+            for scope, encoded in merged.items():
+                described = b""
+                schema = b""
+                if scope:
+                    described = _field(0x0A, _utf8(scope.name)) if scope.name else b""
+                    if scope.version:
+                        described += _field(0x12, _utf8(scope.version))
+                    described += _attributes_fields(0x1A, scope)
+                    if scope.schema_url:
+                        schema = _field(0x1A, _utf8(scope.schema_url))
+                payload.append(_field(0x12, b"".join((_field(0x0A, described), *encoded, schema))))
+            if resource.schema_url:
+                payload.append(_field(0x1A, _utf8(resource.schema_url)))
+            request.append(_field(0x0A, b"".join(payload)))
+        return b"".join(request)
+
+
+def encode_spans(spans: Iterable[ReadableSpan]) -> bytes:
+    """An ExportTraceServiceRequest of ``spans``, grouped by resource and scope."""
+    batch = EncodedBatch()
+    for span in spans:
+        batch.add(span, *batch.pack(span))
+    return batch.message()

@@ -1,0 +1,464 @@
+"""The spans of our own instrumentations: the SDK's ``Span`` in everything that is asked of it, at a fraction of its cost.
+
+The SDK's span copies and checks every attribute one by one, makes a lock and three bounded collections, and is copied
+once more when it ends. Most of what our spans say is said by thousands of them: a :class:`Prepared` set of attributes
+is checked once, encoded once, and shared. What is rarely asked for (the SpanContext, events, links, the merged
+attributes) is made when it is asked for. Samplers, processors and exporters of any origin are given what they expect.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from random import getrandbits
+from threading import Lock
+from time import time_ns
+from typing import Any, Final
+
+from opentelemetry import trace
+from opentelemetry.attributes import BoundedAttributes
+from opentelemetry.context import Context
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, SynchronousMultiSpanProcessor
+from opentelemetry.sdk.trace import Tracer as SDKTracer
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.util import BoundedList
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+
+from django_tracing.attributes import Attributes, AttributeValue
+
+__all__ = ["SPAN_KEY", "Origin", "Prepared", "RecordingSpan", "UnsampledSpan"]
+
+_logger = logging.getLogger("django_tracing")
+
+#: Where OpenTelemetry's API keeps the current span in a context.
+SPAN_KEY: Final[str] = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
+
+_SAMPLED: Final = int(TraceFlags.SAMPLED)
+_RANDOM: Final = int(TraceFlags.RANDOM_TRACE_ID)
+_UNSET: Final = Status(StatusCode.UNSET)
+_PLAIN: Final = frozenset({str, bool, int, float})
+#: Fewer attributes a span than our own ones may be: the SDK's span drops the oldest, one by one.
+_FEWEST_ATTRIBUTES: Final = 64
+
+_new: Final = object.__new__
+
+
+class Prepared:
+    """Attributes that many spans share, with their place for the encoding; not to be changed."""
+
+    __slots__ = ("attributes", "encoded")
+
+    def __init__(self, attributes: Attributes) -> None:
+        self.attributes = attributes
+        #: As the exporter last encoded them.
+        self.encoded: bytes | None = None
+
+
+class UnsampledSpan(NonRecordingSpan):
+    """A span that is not recorded, whose ids are made when somebody asks for them: to send them on, or to log them."""
+
+    def __init__(self, trace_id: int, flags: int, trace_state: TraceState | None) -> None:
+        self._trace_id = trace_id
+        self._flags = flags
+        self._trace_state = trace_state
+        self._made: SpanContext | None = None
+
+    def get_span_context(self) -> SpanContext:
+        made = self._made
+        if made is None:
+            made = SpanContext(
+                self._trace_id,
+                getrandbits(64) or 1,
+                is_remote=False,
+                trace_flags=TraceFlags(self._flags),
+                trace_state=self._trace_state,
+            )
+            # Two threads that ask at once get the same one.
+            made = self.__dict__.setdefault("_kept", made)
+            self._made = made
+        return made
+
+    def __repr__(self) -> str:
+        return f"UnsampledSpan({self.get_span_context()!r})"
+
+
+class RecordingSpan(Span):
+    """A span made by an :class:`Origin`. What is not here is the SDK's own code, on lazily made state."""
+
+    __slots__ = (
+        *("_end_time", "_kind", "_name", "_start_time", "_status"),
+        *("flags", "links_made", "made_context", "made_events", "origin", "own", "parent_id", "parent_span"),
+        *("parts", "span_id", "trace_id", "trace_state"),
+    )
+
+    # Of the SDK's span, what is the same for all of these.
+    _record_exception = True
+    _set_status_on_exception = True
+    _trace_config = None
+    _record_end_metrics = None
+
+    _name: str
+    _kind: SpanKind
+    _start_time: int
+    _end_time: int | None
+    _status: Status
+    origin: Origin
+    trace_id: int
+    span_id: int
+    parent_id: int
+    flags: int
+    trace_state: TraceState | None
+    parent_span: RecordingSpan | SpanContext | None
+    parts: tuple[Prepared, ...]
+    own: dict[str, Any] | None
+    made_context: SpanContext | None
+    made_events: BoundedList | None
+    links_made: BoundedList | None
+
+    # ----- what our instrumentations call
+
+    def add(self, part: Prepared) -> None:
+        """Adds shared attributes."""
+        if self.own is None:
+            self.parts = (*self.parts, part)
+        else:
+            # Of a name that was set before, the later value counts.
+            self.set_attributes(part.attributes)
+
+    def replace(self, old: Prepared, new: Prepared) -> None:
+        """Puts ``new``, which says all that ``old`` does, in its place."""
+        if old is not new:
+            self.parts = tuple(new if part is old else part for part in self.parts)
+
+    # ----- the API
+
+    def get_span_context(self) -> SpanContext:
+        made = self.made_context
+        if made is None:
+            self.made_context = made = SpanContext(
+                self.trace_id,
+                self.span_id,
+                is_remote=False,
+                trace_flags=TraceFlags(self.flags),
+                trace_state=self.trace_state,
+            )
+        return made
+
+    def is_recording(self) -> bool:
+        return self._end_time is None
+
+    def set_attribute(self, key: str, value: Any) -> None:
+        self.set_attributes({key: value})
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        if self._end_time is not None:
+            _logger.warning("Setting attributes on the ended span %s.", self._name)
+            return
+        own = self.own
+        if own is None:
+            own = self.own = {}
+        for key, value in attributes.items():
+            if value.__class__ not in _PLAIN or key.__class__ is not str or not key:
+                # The SDK's own judgement of what an attribute may be, and its own log line.
+                checked = BoundedAttributes(1, {key: value}, immutable=False)
+                if key not in checked:
+                    continue
+                value = checked[key]
+            if key not in own:
+                for part in self.parts:
+                    if key in part.attributes:
+                        self.own = own = {**self._merged(), **own}
+                        self.parts = ()
+                        break
+                else:
+                    if len(own) >= self.origin.own_attributes:
+                        self._drop_attribute()
+                        continue
+            own[key] = value
+
+    def update_name(self, name: str) -> None:
+        if self._end_time is None:
+            self._name = name
+        else:
+            _logger.warning("Renaming the ended span %s.", self._name)
+
+    def end(self, end_time: int | None = None) -> None:
+        if self._end_time is not None:
+            _logger.warning("Ending the ended span %s.", self._name)
+            return
+        self._end_time = time_ns() if end_time is None else end_time
+        processors = self.origin.processors()
+        for ending in processors.on_ending:
+            ending(self)
+        for on_end in processors.on_end:
+            on_end(self)
+
+    # ----- reading
+
+    @property
+    def attributes(self) -> Mapping[str, AttributeValue]:
+        return self._merged()
+
+    def _merged(self) -> dict[str, Any]:
+        merged: dict[str, Any] = {}
+        for part in self.parts:
+            merged.update(part.attributes)
+        if self.own:
+            merged.update(self.own)
+        return merged
+
+    @property
+    def dropped_attributes(self) -> int:
+        return int(self.__dict__.get("_dropped_attributes", 0))
+
+    def _drop_attribute(self) -> None:
+        self.__dict__["_dropped_attributes"] = self.dropped_attributes + 1
+
+    @property
+    def context(self) -> SpanContext:
+        return self.get_span_context()
+
+    @property
+    def parent(self) -> SpanContext | None:
+        parent = self.parent_span
+        return parent.get_span_context() if parent.__class__ is RecordingSpan else parent  # type: ignore[union-attr, return-value]
+
+    @property
+    def resource(self) -> Resource:
+        return self.origin.tracer.resource
+
+    @property
+    def instrumentation_scope(self) -> InstrumentationScope:
+        return self.origin.scope
+
+    @property
+    def events(self) -> Sequence[Any]:
+        return () if self.made_events is None else tuple(self.made_events)
+
+    @property
+    def links(self) -> Sequence[Any]:
+        return () if self.links_made is None else tuple(self.links_made)
+
+    @property
+    def dropped_events(self) -> int:
+        return 0 if self.made_events is None else int(self.made_events.dropped)
+
+    @property
+    def dropped_links(self) -> int:
+        return 0 if self.links_made is None else int(self.links_made.dropped)
+
+    # ----- what the SDK's own methods (add_event, add_link, set_status, ...) work on
+
+    @property
+    def _context(self) -> SpanContext:
+        return self.get_span_context()
+
+    @property
+    def _parent(self) -> SpanContext | None:
+        return self.parent
+
+    @property
+    def _resource(self) -> Resource:
+        return self.resource
+
+    @property
+    def _instrumentation_scope(self) -> InstrumentationScope:
+        return self.origin.scope
+
+    @property
+    def _instrumentation_info(self) -> Any:
+        return self.origin.tracer.instrumentation_info
+
+    @property
+    def _sampler(self) -> Any:
+        return self.origin.tracer.sampler
+
+    @property
+    def _span_processor(self) -> Any:
+        return self.origin.tracer.span_processor
+
+    @property
+    def _attributes(self) -> dict[str, Any]:
+        return self._merged()
+
+    @property
+    def _limits(self) -> SpanLimits:
+        return self.origin.limits
+
+    @property
+    def _lock(self) -> Any:
+        return self.__dict__.setdefault("_made_lock", Lock())
+
+    @property
+    def _events(self) -> BoundedList:
+        if self.made_events is None:
+            self.made_events = BoundedList(self._limits.max_events)
+        return self.made_events
+
+    @property
+    def _links(self) -> BoundedList:
+        if self.links_made is None:
+            self.links_made = BoundedList(self._limits.max_links)
+        return self.links_made
+
+
+class _Processors:
+    """What the provider's processors want to be told, as bound methods."""
+
+    __slots__ = ("known", "on_end", "on_ending", "on_start")
+
+    def __init__(self, known: object, processors: Sequence[SpanProcessor]) -> None:
+        self.known = known
+        # The base class's own does nothing.
+        self.on_start = tuple(p.on_start for p in processors if type(p).on_start is not SpanProcessor.on_start)
+        self.on_ending = tuple(p._on_ending for p in processors if type(p)._on_ending is not SpanProcessor._on_ending)
+        self.on_end = tuple(p.on_end for p in processors if type(p).on_end is not SpanProcessor.on_end)
+
+
+class Origin:
+    """Where the spans of one SDK tracer come from.
+
+    ``keep`` decides, without being told more than it needs, whether a trace is kept: given the parent's SpanContext
+    (None for a root) and the trace id. With None the tracer's sampler is asked, for every span.
+    ``passed_by`` are processors that want nothing of our own spans.
+    """
+
+    def __init__(
+        self,
+        tracer: SDKTracer,
+        keep: Callable[[SpanContext | None, int], bool] | None = None,
+        passed_by: tuple[type[SpanProcessor], ...] = (),
+    ) -> None:
+        self.tracer = tracer
+        self.keep = keep
+        self.scope: InstrumentationScope = tracer._instrumentation_scope
+        self.limits: SpanLimits = tracer._span_limits
+        #: How many attributes of its own a span may have, beside shared ones.
+        most = self.limits.max_span_attributes
+        self.own_attributes = 1_000_000 if most is None else most - _FEWEST_ATTRIBUTES // 2
+        self._passed_by = passed_by
+        self._processors = _Processors((), ())
+        generator = tracer.id_generator
+        self._span_id: Callable[[], int] = generator.generate_span_id
+        self._trace_id: Callable[[], int] = generator.generate_trace_id
+        self._root_flags = _RANDOM if generator.is_trace_id_random() else 0
+        self._own_ids = type(generator) is RandomIdGenerator
+
+    @classmethod
+    def of(
+        cls,
+        tracer: trace.Tracer,
+        keep: Callable[[SpanContext | None, int], bool] | None = None,
+        passed_by: tuple[type[SpanProcessor], ...] = (),
+    ) -> Origin | None:
+        """The origin for ``tracer``; None for one that does something that these spans do not."""
+        if type(tracer) is not SDKTracer:
+            return None
+        try:
+            limits = tracer._span_limits
+            counted = type(tracer._tracer_metrics).__name__ != "NoOpTracerMetrics"
+            few = limits.max_span_attributes is not None and limits.max_span_attributes < _FEWEST_ATTRIBUTES
+            if counted or few or limits.max_span_attribute_length is not None:
+                return None
+            return cls(tracer, keep, passed_by)
+        except AttributeError:
+            _logger.debug("The SDK's tracer is another one: its own spans are used.", exc_info=True)
+            return None
+
+    def processors(self) -> _Processors:
+        """The provider's processors now: users add theirs at any time."""
+        multi = self.tracer.span_processor
+        known = multi._span_processors if multi.__class__ is SynchronousMultiSpanProcessor else multi
+        processors = self._processors
+        if processors.known is not known:
+            listed = known if isinstance(known, tuple) else (known,)
+            wanted = [processor for processor in listed if not isinstance(processor, self._passed_by)]
+            self._processors = processors = _Processors(known, wanted)
+        return processors
+
+    def start(
+        self,
+        name: str,
+        context: Context,
+        kind: SpanKind,
+        parts: tuple[Prepared, ...],
+        own: dict[str, Any] | None,
+        start_time: int | None = None,
+    ) -> trace.Span:
+        """A started span below the current one of ``context``; ``start_time`` is nanoseconds since the epoch."""
+        parent: Any = context.get(SPAN_KEY)
+        span: RecordingSpan = _new(RecordingSpan)
+        if parent.__class__ is RecordingSpan and self.keep is not None and parent.flags & _SAMPLED:
+            span.trace_id = parent.trace_id
+            span.parent_id = parent.span_id
+            span.flags = parent.flags
+            span.trace_state = parent.trace_state
+            span.parent_span = parent
+            span.own = own
+        else:
+            passed_over = self._decide(span, name, context, kind, parts, own)
+            if passed_over is not None:
+                return passed_over
+        span.origin = self
+        span._name = name
+        span._kind = kind
+        span.parts = parts
+        span.span_id = (getrandbits(64) or 1) if self._own_ids else self._span_id()
+        span.made_context = span.made_events = span.links_made = span._end_time = None
+        span._status = _UNSET
+        span._start_time = time_ns() if start_time is None else start_time
+        for on_start in self.processors().on_start:
+            on_start(span, parent_context=context)
+        return span
+
+    def _decide(
+        self,
+        span: RecordingSpan,
+        name: str,
+        context: Context,
+        kind: SpanKind,
+        parts: tuple[Prepared, ...],
+        own: dict[str, Any] | None,
+    ) -> trace.Span | None:
+        """Fills in what follows from the parent; the span to use instead where nothing is recorded."""
+        current = context.get(SPAN_KEY)
+        parent: SpanContext | None = current.get_span_context() if isinstance(current, trace.Span) else None
+        if not self.tracer._tracer_config.is_enabled:
+            return NonRecordingSpan(trace.INVALID_SPAN_CONTEXT if parent is None else parent)
+        if parent is None or not parent.is_valid:
+            parent = None
+            trace_id = (getrandbits(128) or 1) if self._own_ids else self._trace_id()
+            flags = self._root_flags
+            state = None
+        else:
+            trace_id = parent.trace_id
+            flags = parent.trace_flags & _RANDOM
+            state = parent.trace_state
+        if self.keep is not None:
+            recorded = sampled = self.keep(parent, trace_id)
+        else:
+            given = {}
+            for part in parts:
+                given.update(part.attributes)
+            given.update(own or {})
+            result = self.tracer.sampler.should_sample(context, trace_id, name, kind, given, ())
+            recorded, sampled = result.decision.is_recording(), result.decision.is_sampled()
+            state = result.trace_state
+            more = {key: value for key, value in (result.attributes or {}).items() if given.get(key) != value}
+            if more:
+                own = {**(own or {}), **more}
+        if sampled:
+            flags |= _SAMPLED
+        if not recorded:
+            return UnsampledSpan(trace_id, flags, state)
+        span.trace_id = trace_id
+        span.parent_id = 0 if parent is None else parent.span_id
+        span.flags = flags
+        span.trace_state = state
+        span.parent_span = parent
+        span.own = own
+        return None
+
+
