@@ -26,8 +26,8 @@ def when_imported(module: str, callback: Callable[..., object], *args: object) -
     """Calls ``callback(*args)`` when ``module`` (its full name) has been imported: at once where it has been.
 
     Called at once, what it raises goes on to the caller; in the midst of the user's own import it is logged, and the
-    import goes on. Asked twice for the same, it is called once. There is no way back: a callback finds out for
-    itself whether it is still wanted.
+    import goes on. Asked twice for the same, it is called once; for a folder without an ``__init__``, never. There is
+    no way back: a callback finds out for itself whether it is still wanted.
     """
     if module in sys.modules:
         callback(*args)
