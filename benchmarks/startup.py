@@ -151,9 +151,7 @@ def main() -> None:
     if sys.stderr.isatty():
         print(file=sys.stderr)
 
-    print(
-        f"Installed: {', '.join(libraries)}. ms, {rounds} processes each; the collector's runs are not in the others."
-    )
+    print(f"Libraries: {', '.join(libraries)}. Times in ms, {rounds} processes each, without the collector's runs.")
     print(f"{'django.setup()':38} median     min     max   added   ratio ready() collector")
     for baseline in imports:
         base = [result["setup"] for result in results[baseline]]
