@@ -124,11 +124,10 @@ def _settings(endpoint: str | None, query_url: str | None) -> Settings:
         given["QUERY_URL"] = query_url
     settings = load({**tracing, **given}, os.environ)
     options = {f'TRACING["{name}"]': f"--{name.lower().replace('_', '-')}" for name in given}
-    return replace(
-        settings,
+    return settings._replace(
         sources={name: options.get(source, source) for name, source in settings.sources.items()},
         problems=tuple(
-            replace(problem, source=options.get(problem.source, problem.source)) for problem in settings.problems
+            problem._replace(source=options.get(problem.source, problem.source)) for problem in settings.problems
         ),
     )
 
