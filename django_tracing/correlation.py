@@ -29,24 +29,32 @@ _SCOPE_KEY: Final = context_api.create_key("django_tracing.scope")
 class Scope:
     """One request (or command, or task) that is being traced.
 
-    ``common`` are the attributes that every span started in it gets; there are more when the user becomes known.
+    ``parts`` are attributes that every span started in it gets; there are more when the user becomes known.
     """
 
-    __slots__ = ("common", "correlation_id", "exception", "request", "user", "user_known")
+    __slots__ = ("correlation", "correlation_id", "exception", "parts", "request", "user", "user_known", "user_part")
 
     def __init__(self, correlation_id: str, request: Any = None) -> None:
         self.correlation_id = correlation_id
-        self.common = Prepared({CORRELATION_ID: correlation_id})
+        self.correlation = Prepared({CORRELATION_ID: correlation_id})
+        self.parts: tuple[Prepared, ...] = (self.correlation,)
         self.request = request
-        #: The user that ``common`` names, and whether one is.
+        #: The user that is known, and what spans say of it.
         self.user: Any = None
+        self.user_part: Prepared | None = None
         self.user_known = False
         #: The exception that became a 5xx response, until the request's span has recorded it.
         self.exception: BaseException | None = None
 
-    def know(self, attributes: Attributes) -> None:
-        """Makes ``attributes`` what every span gets from now on, beside the correlation id."""
-        self.common = Prepared({CORRELATION_ID: self.correlation_id, **attributes})
+    @property
+    def common(self) -> Attributes:
+        """All that every span gets."""
+        return {key: value for part in self.parts for key, value in part.attributes.items()}
+
+    def know(self, user: Prepared) -> None:
+        """Makes ``user`` what every span says of the user from now on."""
+        self.user_part = user
+        self.parts = (self.correlation, user)
 
 
 def incoming_id(meta: Mapping[str, Any]) -> str:

@@ -18,6 +18,7 @@ from django.utils.functional import LazyObject, empty
 from django_tracing.attributes import USER_EMAIL, USER_ID, USER_SUBSCRIPTION, Attributes
 from django_tracing.conf import Settings
 from django_tracing.correlation import Scope
+from django_tracing.recording import Prepared
 from django_tracing.redaction import cut, mask_email
 
 __all__ = ["identify", "resolved_user"]
@@ -46,41 +47,58 @@ def resolved_user(request: Any) -> Any | None:
     return user
 
 
-def identify(scope: Scope, settings: Settings) -> bool:
-    """Adds the user's attributes to ``scope.common`` when the user has become known; True when they are there.
+#: What spans say of a user, by all that it is made of.
+_parts: Final[dict[tuple[Any, ...], Prepared]] = {}
+_KEPT_PARTS: Final = 2048
 
-    Never raises. Called before each span of a request until the user is known, so it is cheap while it is not.
+
+def identify(scope: Scope, settings: Settings, *, again: bool = False) -> bool:
+    """Makes ``scope`` say who the user is when that has become known; True when it is.
+
+    Never raises. Called before each span of a request until the user is known, so it is cheap while it is not. With
+    ``again`` it looks for another user than the one known.
     """
-    if scope.user_known:
-        return True
     request = scope.request
-    if request is None:
-        return False
+    if request is None or (scope.user_known and not again):
+        return scope.user_known
     try:
         user = resolved_user(request)
-        if user is None:
-            return False
+        if user is None or user is scope.user:
+            return scope.user_known
         # Set first: SUBSCRIPTION may itself use a traced cache, and come back here.
         scope.user_known = True
         scope.user = user
-        known: Attributes = {}
         key = getattr(user, "pk", None)
-        if key is not None:
-            known[USER_ID] = cut(str(key), settings.max_attribute_length)
-        if settings.user_email != "off":
-            email = _loaded(user, _email_field(user))
-            if isinstance(email, str) and email:
-                masked = mask_email(email, settings.user_email)
-                if masked:
-                    known[USER_EMAIL] = cut(masked, settings.max_attribute_length)
-        if settings.subscription is not None:
-            subscription = _subscription(user, settings)
-            if subscription is not None:
-                known[USER_SUBSCRIPTION] = cut(subscription, settings.max_attribute_length)
-        scope.know(known)
+        email = _loaded(user, _email_field(user)) if settings.user_email != "off" else None
+        subscription = _subscription(user, settings) if settings.subscription is not None else None
+        known = (
+            None if key is None else str(key),
+            email if isinstance(email, str) and email else None,
+            subscription,
+            settings.user_email,
+            settings.max_attribute_length,
+        )
+        scope.know(_parts.get(known) or _prepare(known))
     except Exception as error:
         _warn_once("user", "The user could not be read for a trace: %s: %s", type(error).__name__, error)
     return scope.user_known
+
+
+def _prepare(known: tuple[Any, ...]) -> Prepared:
+    key, email, subscription, mode, limit = known
+    attributes: Attributes = {}
+    if key is not None:
+        attributes[USER_ID] = cut(key, limit)
+    if email is not None:
+        masked = mask_email(email, mode)
+        if masked:
+            attributes[USER_EMAIL] = cut(masked, limit)
+    if subscription is not None:
+        attributes[USER_SUBSCRIPTION] = cut(subscription, limit)
+    if len(_parts) >= _KEPT_PARTS:
+        _parts.clear()
+    part = _parts[known] = Prepared(attributes)
+    return part
 
 
 def _email_field(user: Any) -> str:

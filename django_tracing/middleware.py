@@ -33,8 +33,8 @@ from django_tracing import spans
 from django_tracing.attributes import Attributes
 from django_tracing.conf import Settings, get_settings
 from django_tracing.correlation import HEADER, Scope, get_scope, incoming_id, with_scope
-from django_tracing.identity import identify, resolved_user
-from django_tracing.recording import SPAN_KEY, Prepared, RecordingSpan
+from django_tracing.identity import identify
+from django_tracing.recording import SPAN_KEY, Prepared
 from django_tracing.redaction import SensitiveKeys, cut, redact_query, redact_text, sanitise_url
 
 __all__ = ["TracingMiddleware"]
@@ -81,7 +81,6 @@ class _Traced:
         "context",
         "ended",
         "exhausted",
-        "known",
         "owned",
         "request",
         "scope",
@@ -107,17 +106,15 @@ class _Traced:
         if not self.owned:
             self.span = theirs
             self.context = with_scope(scope, current)
-            spans.set_attributes(theirs, {names.OPERATION_TYPE: "http", **scope.common.attributes})
+            spans.set_attributes(theirs, {names.OPERATION_TYPE: "http", **scope.common})
         elif creates:
             method = _method(request)
             context = with_scope(scope, _extract(request.META, current))
-            self.span = span = spans.start_span(
-                method, None, SpanKind.SERVER, context, parts=(_starts.get(method) or _start(method),)
-            )
+            parts = (_starts.get(method) or _start(method), scope.correlation)
+            self.span = span = spans.start_request_span(method, context, parts)
             self.context = context if span is INVALID_SPAN else spans.with_span(span, context)
         else:
             self.context = with_scope(scope, current)
-        self.known = scope.common
         self.token = spans.attach(self.context)
 
     def respond(self, response: HttpResponseBase) -> HttpResponseBase:
@@ -165,13 +162,9 @@ class _Traced:
         scope = self.scope
         span = self.span
         # The user may have logged in meanwhile: what is known now counts.
-        if resolved_user(self.request) is not scope.user:
-            scope.user_known = False
-            identify(scope, self.settings)
-        if span.__class__ is RecordingSpan:
-            span.replace(self.known, scope.common)  # type: ignore[attr-defined]
-        else:
-            spans.set_attributes(span, scope.common.attributes)
+        identify(scope, self.settings, again=True)
+        if scope.user_part is not None:
+            spans.add(span, scope.user_part)
         self._name(status)
         self._say_request()
         error = scope.exception
@@ -218,7 +211,7 @@ class _Traced:
         if query:
             for name, value in redact_query(query, sensitive).items():
                 attributes[names.HTTP_QUERY + name] = cut(value, limit)
-        spans.set_attributes(self.span, attributes)
+        spans.give(self.span, attributes)
 
     # ----- streams
 

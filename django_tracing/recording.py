@@ -1,4 +1,4 @@
-"""The spans of our own instrumentations: the SDK's ``Span`` in everything that is asked of it, at a fraction of its cost.
+"""The spans of our own instrumentations: the SDK's ``Span`` in all that is asked of it, at a fraction of its cost.
 
 The SDK's span copies and checks every attribute one by one, makes a lock and three bounded collections, and is copied
 once more when it ends. Most of what our spans say is said by thousands of them: a :class:`Prepared` set of attributes
@@ -19,7 +19,7 @@ from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, SynchronousMultiSpanProcessor
+from opentelemetry.sdk.trace import Span, SpanLimits, SpanProcessor, SynchronousMultiSpanProcessor
 from opentelemetry.sdk.trace import Tracer as SDKTracer
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.util import BoundedList
@@ -28,7 +28,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status,
 
 from django_tracing.attributes import Attributes, AttributeValue
 
-__all__ = ["SPAN_KEY", "Origin", "Prepared", "RecordingSpan", "UnsampledSpan"]
+__all__ = ["SPAN_KEY", "UNSET", "Origin", "Prepared", "RecordingSpan", "UnsampledSpan"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -37,7 +37,8 @@ SPAN_KEY: Final[str] = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, C
 
 _SAMPLED: Final = int(TraceFlags.SAMPLED)
 _RANDOM: Final = int(TraceFlags.RANDOM_TRACE_ID)
-_UNSET: Final = Status(StatusCode.UNSET)
+#: The status of a span that nobody gave one.
+UNSET: Final = Status(StatusCode.UNSET)
 _PLAIN: Final = frozenset({str, bool, int, float})
 #: Fewer attributes a span than our own ones may be: the SDK's span drops the oldest, one by one.
 _FEWEST_ATTRIBUTES: Final = 64
@@ -57,7 +58,7 @@ class Prepared:
 
 
 class UnsampledSpan(NonRecordingSpan):
-    """A span that is not recorded, whose ids are made when somebody asks for them: to send them on, or to log them."""
+    """A span that is not recorded. Its ids are made when somebody asks for them, to send them on or to log them."""
 
     def __init__(self, trace_id: int, flags: int, trace_state: TraceState | None) -> None:
         self._trace_id = trace_id
@@ -89,7 +90,17 @@ class RecordingSpan(Span):
 
     __slots__ = (
         *("_end_time", "_kind", "_name", "_start_time", "_status"),
-        *("flags", "links_made", "made_context", "made_events", "origin", "own", "parent_id", "parent_span"),
+        *(
+            "dropped",
+            "flags",
+            "links_made",
+            "made_context",
+            "made_events",
+            "origin",
+            "own",
+            "parent_id",
+            "parent_span",
+        ),
         *("parts", "span_id", "trace_id", "trace_state"),
     )
 
@@ -109,6 +120,8 @@ class RecordingSpan(Span):
     span_id: int
     parent_id: int
     flags: int
+    #: How many attributes found no place.
+    dropped: int
     trace_state: TraceState | None
     parent_span: RecordingSpan | SpanContext | None
     parts: tuple[Prepared, ...]
@@ -127,10 +140,12 @@ class RecordingSpan(Span):
             # Of a name that was set before, the later value counts.
             self.set_attributes(part.attributes)
 
-    def replace(self, old: Prepared, new: Prepared) -> None:
-        """Puts ``new``, which says all that ``old`` does, in its place."""
-        if old is not new:
-            self.parts = tuple(new if part is old else part for part in self.parts)
+    def give(self, attributes: dict[str, Any]) -> None:
+        """Sets attributes of allowed types whose names no part has; the dict is the span's from now on."""
+        if self.own is None and self._end_time is None and len(attributes) < self.origin.own_attributes:
+            self.own = attributes
+        else:
+            self.set_attributes(attributes)
 
     # ----- the API
 
@@ -174,7 +189,7 @@ class RecordingSpan(Span):
                         break
                 else:
                     if len(own) >= self.origin.own_attributes:
-                        self._drop_attribute()
+                        self.dropped += 1
                         continue
             own[key] = value
 
@@ -211,10 +226,7 @@ class RecordingSpan(Span):
 
     @property
     def dropped_attributes(self) -> int:
-        return int(self.__dict__.get("_dropped_attributes", 0))
-
-    def _drop_attribute(self) -> None:
-        self.__dict__["_dropped_attributes"] = self.dropped_attributes + 1
+        return self.dropped
 
     @property
     def context(self) -> SpanContext:
@@ -407,7 +419,8 @@ class Origin:
         span.parts = parts
         span.span_id = (getrandbits(64) or 1) if self._own_ids else self._span_id()
         span.made_context = span.made_events = span.links_made = span._end_time = None
-        span._status = _UNSET
+        span._status = UNSET
+        span.dropped = 0
         span._start_time = time_ns() if start_time is None else start_time
         for on_start in self.processors().on_start:
             on_start(span, parent_context=context)
@@ -424,7 +437,7 @@ class Origin:
     ) -> trace.Span | None:
         """Fills in what follows from the parent; the span to use instead where nothing is recorded."""
         current = context.get(SPAN_KEY)
-        parent: SpanContext | None = current.get_span_context() if isinstance(current, trace.Span) else None
+        parent: SpanContext | None = None if current is None else current.get_span_context()
         if not self.tracer._tracer_config.is_enabled:
             return NonRecordingSpan(trace.INVALID_SPAN_CONTEXT if parent is None else parent)
         if parent is None or not parent.is_valid:
@@ -460,5 +473,3 @@ class Origin:
         span.parent_span = parent
         span.own = own
         return None
-
-

@@ -37,10 +37,12 @@ __all__ = [
     "attach",
     "current_context",
     "detach",
+    "give",
     "log_once",
     "prepare",
     "record_error",
     "recording",
+    "start_request_span",
     "start_span",
     "use_tracer",
     "with_span",
@@ -95,7 +97,7 @@ V = TypeVar("V")
 
 
 class Cache(dict[K, V]):
-    """What repeats from span to span, by what it is made of; at most ``size`` of it, and forgotten with the tracer."""
+    """What repeats from span to span, by what it is made of; at most ``size`` of it, forgotten with the tracer."""
 
     def __init__(self, size: int = 2048) -> None:
         self._size = size
@@ -157,7 +159,7 @@ def detach(token: Token[Context] | None) -> None:
     saw the token: OpenTelemetry's own ``detach`` logs an error each time, this says nothing.
     """
     if token is not None:
-        try:
+        try:  # noqa: SIM105 - it costs a third of suppress()
             token.var.reset(token)
         except (ValueError, RuntimeError):
             pass
@@ -188,20 +190,54 @@ def start_span(
         if scope is not None:
             if not scope.user_known:
                 identify(scope, get_settings())
-            parts = (*parts, scope.common)
-        if attributes is not None and not _convention.unchanged:
-            attributes = _convention.apply(attributes)
-        if _origin is not None:
-            return _origin.start(name, context, kind, parts, attributes, start_time)
-        merged: Attributes = {}
-        for part in parts:
-            merged.update(part.attributes)
-        if attributes is not None:
-            merged.update(attributes)
-        return _tracer.start_span(name, context, kind, merged, start_time=start_time)
+            parts += scope.parts
+        return _start(name, attributes, kind, context, start_time, parts)
     except Exception:
         log_once("start_span", "A span could not be started; it is left out.")
         return INVALID_SPAN
+
+
+def start_request_span(name: str, context: Context, parts: tuple[Prepared, ...]) -> Span:
+    """A request's started span below ``context``; a span that records nothing if starting it fails.
+
+    It says what ``parts`` say: at its start no user is known.
+    """
+    try:
+        return _start(name, None, SpanKind.SERVER, context, None, parts)
+    except Exception:
+        log_once("start_span", "A span could not be started; it is left out.")
+        return INVALID_SPAN
+
+
+def _start(
+    name: str,
+    attributes: Attributes | None,
+    kind: SpanKind,
+    context: Context,
+    start_time: int | None,
+    parts: tuple[Prepared, ...],
+) -> Span:
+    if attributes is not None and not _convention.unchanged:
+        attributes = _convention.apply(attributes)
+    if _origin is not None:
+        return _origin.start(name, context, kind, parts, attributes, start_time)
+    merged: Attributes = {}
+    for part in parts:
+        merged.update(part.attributes)
+    if attributes is not None:
+        merged.update(attributes)
+    return _tracer.start_span(name, context, kind, merged, start_time=start_time)
+
+
+def give(span: Span, attributes: Attributes) -> None:
+    """Sets attributes that nobody else has set, under the names in force; never raises. The dict is the span's then."""
+    try:
+        if span.__class__ is RecordingSpan:
+            span.give(_convention.apply(attributes))  # type: ignore[attr-defined]
+        else:
+            span.set_attributes(_convention.apply(attributes))
+    except Exception:
+        log_once("set_attributes", "A span's attributes could not be set.")
 
 
 def add(span: Span, part: Prepared) -> None:

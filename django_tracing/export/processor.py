@@ -268,12 +268,7 @@ class QueueProcessor(SpanProcessor):
                 if pause:
                     # Only a flush or the end interrupts it: waiting spans must not hammer a backend that is away.
                     changed.wait_for(lambda: self._hurry or self._stopping, pause)
-                while not (
-                    self._batch is not None
-                    or self._full
-                    or self._settled < self._wanted
-                    or self._stopping
-                ):
+                while not (self._batch is not None or self._full or self._settled < self._wanted or self._stopping):
                     now = time.monotonic()
                     if now < next_send:
                         changed.wait(next_send - now)

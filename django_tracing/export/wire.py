@@ -18,7 +18,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status
 
 from django_tracing.export.sdk import plain_attributes
-from django_tracing.recording import Prepared, RecordingSpan
+from django_tracing.recording import UNSET, Prepared, RecordingSpan
 
 __all__ = ["EncodedBatch", "encode_span", "encode_spans"]
 
@@ -265,18 +265,17 @@ def _recorded(span: RecordingSpan) -> bytes:
         parts.append(_prepared(part) if part.encoded is None else part.encoded)
     if span.own:
         parts.append(_unrepeated(span.own))
-    if span.dropped_attributes:
-        parts.append(b"\x50" + _varint(span.dropped_attributes))
+    if span.dropped:
+        parts.append(b"\x50" + _varint(span.dropped))
     if span.made_events is not None:
         parts.append(_events(span))
     if span.links_made is not None:
         parts.append(_links(span))
     status = span._status
-    if status.is_unset:
-        parts.append(b"\x7a\x00")
-    else:
-        parts.append(_status(status))
-    parts.append(_REMOTE_FLAGS if span.parent_span.__class__ is SpanContext and span.parent_span.is_remote else _LOCAL_FLAGS)
+    parts.append(b"\x7a\x00" if status is UNSET else _status(status))
+    parts.append(
+        _REMOTE_FLAGS if span.parent_span.__class__ is SpanContext and span.parent_span.is_remote else _LOCAL_FLAGS
+    )
     return b"".join(parts)
 
 

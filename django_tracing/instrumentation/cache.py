@@ -16,7 +16,6 @@ from typing import Any, Final
 
 from django.core.cache import CacheHandler, caches
 from django.core.cache.backends.base import BaseCache
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
@@ -32,6 +31,7 @@ from django_tracing.attributes import (
     OPERATION_TYPE,
     Attributes,
 )
+from django_tracing.recording import Prepared
 from django_tracing.redaction import cut, key_pattern
 
 __all__ = ["install", "is_available", "uninstall"]
@@ -193,6 +193,23 @@ class _HiddenInside:
         return MethodType(self.original if _inside.get() else self.method, instance)
 
 
+#: What a call's span is called and says: by operation, system, alias and pattern of keys.
+_calls: Final[spans.Cache[tuple[str, Any, str, str], tuple[str, SpanKind, Prepared]]] = spans.Cache()
+#: Under the same name in every convention.
+_HITS: Final = {hit: Prepared({CACHE_HIT: hit}) for hit in (True, False)}
+
+
+def _describe(key: tuple[str, Any, str, str], static: Attributes) -> tuple[str, SpanKind, Prepared]:
+    operation, system, alias, pattern = key
+    attributes: Attributes = {**static, CACHE_OPERATION: operation, CACHE_ALIAS: alias}
+    name = f"cache.{operation}"
+    if pattern:
+        attributes[CACHE_KEY] = pattern
+        name = f"{name}.{pattern}"
+    kind = SpanKind.CLIENT if system in _NETWORKED else SpanKind.INTERNAL
+    return _calls.keep(key, (cut(name, 120), kind, spans.prepare(attributes)))
+
+
 class _Call:
     """One traced call of a cache. No method raises."""
 
@@ -224,48 +241,41 @@ class _Call:
         self._inside_token: Token[bool] | None = None
         self._span_context: Context | None = None
         try:
-            attributes: Attributes = {
-                **static,
-                CACHE_OPERATION: operation,
-                CACHE_ALIAS: getattr(cache, "_django_tracing_alias", "default"),
-            }
-            name = f"cache.{operation}"
-            pattern = self._keys(attributes)
-            if pattern:
-                attributes[CACHE_KEY] = pattern
-                name = f"{name}.{pattern}"
+            pattern, attributes = self._keys()
+            key = (operation, static[CACHE_SYSTEM], getattr(cache, "_django_tracing_alias", "default"), pattern)
+            name, kind, part = _calls.get(key) or _describe(key, static)
             if operation == "get":
                 self._take_default(well_known)
             elif operation == "get_or_set":
                 self._let_default_out(well_known)
-            system = attributes[CACHE_SYSTEM]
-            kind = SpanKind.CLIENT if system in _NETWORKED else SpanKind.INTERNAL
-            self.span = spans.start_span(cut(name, 120), attributes, kind)
-            self._span_context = context = trace.set_span_in_context(self.span)
+            self.span = span = spans.start_span(name, attributes, kind, parts=(part,))
             # The statements of a cache in the database are no second span of the same operation.
-            self._token = spans.attach(context if system == "database" else spans.suppressed(context))
+            self._span_context = context = (
+                spans.with_span(span) if key[1] == "database" else spans.with_suppressed_span(span)
+            )
+            self._token = spans.attach(context)
         except Exception:
             spans.log_once("cache", "A cache call could not be traced.")
         self._inside_token = _inside.set(True)
 
-    def _keys(self, attributes: Attributes) -> str:
+    def _keys(self) -> tuple[str, Attributes | None]:
+        """The pattern of the keys, empty where there is not one for all; and what this call says of them."""
         operation = self.operation
         if operation == "clear":
-            return ""
-        given = _first(self.args, self.kwargs)
+            return "", None
+        given = self.args[0] if self.args else _first(self.args, self.kwargs)
         if given is None:
-            return ""
+            return "", None
         if operation not in _MANY_KEYS:
-            return key_pattern(str(given))
+            return key_pattern(given if given.__class__ is str else str(given)), None
         if operation == "set_many" and not isinstance(given, Mapping):
-            return ""
+            return "", None
         keys = list(given)
-        attributes[CACHE_KEYS] = len(keys)
         if operation == "get_many":
             self._unique = len(set(keys))
         # One pattern for all, or none: the first ones tell.
         patterns = {key_pattern(str(key)) for key in keys[:20]}
-        return patterns.pop() if len(patterns) == 1 else ""
+        return patterns.pop() if len(patterns) == 1 else "", {CACHE_KEYS: len(keys)}
 
     def _take_default(self, well_known: bool) -> None:
         """Sends a default of ours down, which nobody can have stored: 0, "" and None are hits."""
@@ -319,7 +329,7 @@ class _Call:
             hit = self._hit(result)
         try:
             if hit is not None:
-                self.span.set_attribute(CACHE_HIT, hit)
+                spans.add(self.span, _HITS[hit])
             if self.operation == "get_many":
                 self.span.set_attribute(CACHE_HITS, len(result))
         except Exception:

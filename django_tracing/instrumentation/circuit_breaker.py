@@ -35,6 +35,7 @@ from django_tracing.attributes import (
     Attributes,
 )
 from django_tracing.instrumentation.imports import when_imported
+from django_tracing.recording import Prepared
 from django_tracing.redaction import cut, redact_text
 
 __all__ = ["install", "is_available", "trace_circuit_breaker_call", "uninstall"]
@@ -103,6 +104,33 @@ def uninstall() -> None:
             del _patches[name]
 
 
+#: What a call's span is called and says: by breaker, service, fallback and state. And its outcome: with the state
+#: after it and the failures.
+_calls: Final[spans.Cache[tuple[str, str | None, str | None, str], tuple[str, Prepared]]] = spans.Cache()
+_outcomes: Final[spans.Cache[tuple[str, str, int | None], Prepared]] = spans.Cache()
+
+
+def _describe_call(breaker: str, service: str | None, fallback: str | None, state: str) -> tuple[str, Prepared]:
+    name = cut(redact_text(breaker), 100)
+    attributes: Attributes = {
+        OPERATION_TYPE: "circuit_breaker",
+        BREAKER_NAME: name,
+        BREAKER_SERVICE: cut(redact_text(service), 100) if service else name,
+        BREAKER_STATE: state,
+    }
+    if fallback:
+        attributes[BREAKER_FALLBACK] = fallback
+    described = f"circuit_breaker.{_ID.sub('*', name)}", spans.prepare(attributes)
+    return _calls.keep((breaker, service, fallback, state), described)
+
+
+def _describe_outcome(outcome: str, state: str, failures: int | None) -> Prepared:
+    attributes: Attributes = {BREAKER_OUTCOME: outcome, BREAKER_STATE_AFTER: state}
+    if failures is not None:
+        attributes[BREAKER_FAILURES] = failures
+    return _outcomes.keep((outcome, state, failures), spans.prepare(attributes))
+
+
 class _Guarded:
     """One call through a breaker. No method raises."""
 
@@ -115,17 +143,10 @@ class _Guarded:
         self.ran = False
         self._token: Token[Context] | None = None
         try:
-            name = cut(redact_text(str(getattr(breaker, "name", None) or "unnamed")), 100)
-            attributes: Attributes = {
-                OPERATION_TYPE: "circuit_breaker",
-                BREAKER_NAME: name,
-                BREAKER_SERVICE: cut(redact_text(service), 100) if service else name,
-                BREAKER_STATE: _state(breaker),
-            }
-            if fallback:
-                attributes[BREAKER_FALLBACK] = fallback
-            self.span = spans.start_span(f"circuit_breaker.{_ID.sub('*', name)}", attributes)
-            self.context = trace.set_span_in_context(self.span)
+            key = (str(getattr(breaker, "name", None) or "unnamed"), service, fallback, _state(breaker))
+            name, part = _calls.get(key) or _describe_call(*key)
+            self.span = spans.start_span(name, parts=(part,))
+            self.context = spans.with_span(self.span)
         except Exception:
             spans.log_once("circuit_breaker", "A circuit breaker could not be traced.")
         self.attach()
@@ -137,17 +158,7 @@ class _Guarded:
 
     def guard(self, func: Callable[..., Any]) -> Callable[..., Any]:
         """``func`` that says that it ran, and in which the breaker may be used again with a span of its own."""
-
-        @functools.wraps(func)
-        def guarded(*args: Any, **kwargs: Any) -> Any:
-            self.ran = True
-            token = _inside.set(None)
-            try:
-                return func(*args, **kwargs)
-            finally:
-                _inside.reset(token)
-
-        return guarded
+        return _GuardedFunction(self, func)
 
     def leave(self) -> None:
         """The breaker is done; the span goes on when something is still to be awaited, or a fallback to be run."""
@@ -169,11 +180,8 @@ class _Guarded:
                 error is not None and not rejected and not _is_rejection(error) and _is_excluded(breaker, error)
             )
             outcome = "rejected" if rejected else "success" if error is None or excluded else "failure"
-            attributes: Attributes = {BREAKER_OUTCOME: outcome, BREAKER_STATE_AFTER: _state(breaker)}
-            failures = _failures(breaker, outcome)
-            if failures is not None:
-                attributes[BREAKER_FAILURES] = failures
-            self.span.set_attributes(attributes)
+            key = (outcome, _state(breaker), _failures(breaker, outcome))
+            spans.add(self.span, _outcomes.get(key) or _describe_outcome(*key))
             if error is not None:
                 # An excluded exception is an answer to the breaker, not a failure.
                 spans.record_error(self.span, error, status=not excluded)
@@ -185,6 +193,28 @@ class _Guarded:
         self.detach()
         self.describe(error)
         spans.end_span(self.span)
+
+
+class _GuardedFunction:
+    """A function as :meth:`_Guarded.guard` gives it. ``functools.wraps`` would cost more than the rest of the span."""
+
+    __slots__ = ("__wrapped__", "_guarded")
+
+    def __init__(self, guarded: _Guarded, func: Callable[..., Any]) -> None:
+        self.__wrapped__ = func
+        self._guarded = guarded
+
+    def __getattr__(self, name: str) -> Any:
+        # A breaker's listeners are given it, and may ask for its name.
+        return getattr(self.__wrapped__, name)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self._guarded.ran = True
+        token = _inside.set(None)
+        try:
+            return self.__wrapped__(*args, **kwargs)
+        finally:
+            _inside.reset(token)
 
 
 def _is_rejection(error: BaseException) -> bool:

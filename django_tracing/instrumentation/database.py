@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -36,6 +36,7 @@ from django_tracing.attributes import (
     OPERATION_TYPE,
     Attributes,
 )
+from django_tracing.recording import Prepared
 from django_tracing.redaction import cut, describe_sql
 
 __all__ = ["install", "is_available", "uninstall"]
@@ -43,8 +44,10 @@ __all__ = ["install", "is_available", "uninstall"]
 #: Django's vendor -> ``db.system`` of the semantic conventions; the others are the same word.
 _SYSTEMS: Final = {"microsoft": "mssql"}
 _DEFAULT_PORTS: Final = {"postgresql": 5432, "mysql": 3306, "oracle": 1521, "microsoft": 1433}
-#: Where a connection keeps what all its spans say.
-_STATIC: Final = "_django_tracing_attributes"
+#: Where a connection keeps what its spans need of it.
+_FACTS: Final = "_django_tracing_facts"
+#: Longer statements are not kept: hardly one comes again.
+_KEPT_LENGTH: Final = 10_000
 
 #: What the modules of upstream's cursors and connections begin with.
 _UPSTREAM: Final = "opentelemetry.instrumentation."
@@ -120,7 +123,7 @@ def _unwrap(connection: BaseDatabaseWrapper) -> None:
 def _wrap(connection: BaseDatabaseWrapper) -> None:
     try:
         # Read again with each connection: a test run renames its database.
-        connection.__dict__[_STATIC] = _static_attributes(connection)
+        connection.__dict__[_FACTS] = _Facts(connection)
         if _execute not in connection.execute_wrappers:
             # First in the list is outermost; and a user's `with connection.execute_wrapper()` takes the last one off.
             connection.execute_wrappers.insert(0, _execute)
@@ -140,6 +143,30 @@ def _take_from_upstream(connection: BaseDatabaseWrapper) -> None:
         factory = factory.__bases__[0]
     if factory is not original:
         raw.cursor_factory = factory
+
+
+class _Facts:
+    """What is the same for all statements of a connection."""
+
+    __slots__ = ("convention", "double_quotes", "part", "pooled", "vendor")
+
+    def __init__(self, connection: BaseDatabaseWrapper) -> None:
+        #: Under whose names ``part`` says it.
+        self.convention = spans.convention()
+        self.part = spans.prepare(_static_attributes(connection))
+        self.vendor = connection.vendor
+        self.double_quotes: Literal["string", "identifier"] = (
+            "string" if connection.vendor == "mysql" else "identifier"
+        )
+        # Drivers of other vendors have pools of another kind.
+        self.pooled = hasattr(getattr(connection, "pool", None), "get_stats")
+
+
+def _facts(connection: BaseDatabaseWrapper) -> _Facts:
+    facts: _Facts | None = connection.__dict__.get(_FACTS)
+    if facts is None or facts.convention is not spans.convention():
+        facts = connection.__dict__[_FACTS] = _Facts(connection)
+    return facts
 
 
 def _static_attributes(connection: BaseDatabaseWrapper) -> Attributes:
@@ -177,40 +204,45 @@ def _execute(execute: Callable[..., Any], sql: Any, params: Any, many: bool, con
     return result
 
 
+#: What a statement's spans are called and say, by the statement and what its double quotes make.
+_statements: Final[spans.Cache[tuple[str, str], tuple[str, Prepared]]] = spans.Cache(1024)
+_rows: Final[spans.Cache[int, Prepared]] = spans.Cache(1024)
+
+
 def _start(sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Span:
     try:
         connection = context["connection"]
-        static = connection.__dict__.get(_STATIC)
-        if static is None:
-            static = _static_attributes(connection)
-        statement = describe_sql(
-            _text(sql, context), double_quotes="string" if connection.vendor == "mysql" else "identifier"
-        )
-        attributes: Attributes = {
-            **static,
-            DB_STATEMENT: statement.text,
-            DB_OPERATION: statement.operation,
-        }
-        name = f"db.{statement.operation}"
-        tables = statement.tables
-        if tables:
-            attributes[DB_TABLE] = tables[0]
-            name = f"{name}.{tables[0]}"
-            if len(tables) > 1:
-                attributes[DB_TABLES] = tables
+        facts = _facts(connection)
+        if sql.__class__ is not str:
+            sql = _text(sql, context)
+        name, statement = _statements.get((sql, facts.double_quotes)) or _describe(sql, facts)
+        attributes: Attributes | None = None
         if many and hasattr(params, "__len__"):
-            attributes[DB_BATCH_SIZE] = len(params)
-        # Drivers of other vendors have pools of another kind.
-        get_stats = getattr(getattr(connection, "pool", None), "get_stats", None)
-        if get_stats is not None:
-            figures = get_stats()
+            attributes = {DB_BATCH_SIZE: len(params)}
+        if facts.pooled:
+            figures = connection.pool.get_stats()
+            attributes = attributes or {}
             attributes[DB_POOL_SIZE] = figures.get("pool_size", 0)
             attributes[DB_POOL_AVAILABLE] = figures.get("pool_available", 0)
             attributes[DB_POOL_WAITING] = figures.get("requests_waiting", 0)
-        return spans.start_span(cut(name, 100), attributes, SpanKind.CLIENT)
+        return spans.start_span(name, attributes, SpanKind.CLIENT, parts=(facts.part, statement))
     except Exception:
         spans.log_once("database", "A statement could not be traced.")
         return INVALID_SPAN
+
+
+def _describe(sql: str, facts: _Facts) -> tuple[str, Prepared]:
+    statement = describe_sql(sql, double_quotes=facts.double_quotes)
+    attributes: Attributes = {DB_STATEMENT: statement.text, DB_OPERATION: statement.operation}
+    name = f"db.{statement.operation}"
+    tables = statement.tables
+    if tables:
+        attributes[DB_TABLE] = tables[0]
+        name = f"{name}.{tables[0]}"
+        if len(tables) > 1:
+            attributes[DB_TABLES] = tables
+    described = cut(name, 100), spans.prepare(attributes)
+    return _statements.keep((sql, facts.double_quotes), described) if len(sql) <= _KEPT_LENGTH else described
 
 
 def _text(sql: Any, context: dict[str, Any]) -> str:
@@ -231,6 +263,8 @@ def _text(sql: Any, context: dict[str, Any]) -> str:
 def _finish(span: Span, context: dict[str, Any]) -> None:
     try:
         cursor = context["cursor"]
+        # The driver's own: through Django's wrapper each look costs a failed one.
+        cursor = getattr(cursor, "cursor", cursor)
         rows = cursor.rowcount
         # -1: the driver does not know, as SQLite for a SELECT. Oracle's counts what was fetched: nothing so far.
         if (
@@ -238,7 +272,7 @@ def _finish(span: Span, context: dict[str, Any]) -> None:
             and 0 <= rows <= _MAX_ROWS
             and not (context["connection"].vendor == "oracle" and cursor.description)
         ):
-            spans.set_attributes(span, {DB_ROWS: rows})
+            spans.add(span, _rows.get(rows) or _rows.keep(rows, spans.prepare({DB_ROWS: rows})))
     except Exception:
         spans.log_once("database-rows", "A statement's rows could not be read.")
     spans.end_span(span)
@@ -281,8 +315,9 @@ def _ending(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 def _start_end(connection: BaseDatabaseWrapper, operation: str) -> Span:
     try:
-        static = connection.__dict__.get(_STATIC) or _static_attributes(connection)
-        return spans.start_span(f"db.{operation}", {**static, DB_OPERATION: operation}, SpanKind.CLIENT)
+        return spans.start_span(
+            f"db.{operation}", {DB_OPERATION: operation}, SpanKind.CLIENT, parts=(_facts(connection).part,)
+        )
     except Exception:
         spans.log_once("transaction", "A transaction's end could not be traced.")
         return INVALID_SPAN

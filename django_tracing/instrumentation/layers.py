@@ -11,15 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from contextvars import ContextVar, Token
-from functools import lru_cache, wraps
+from functools import wraps
 from time import time_ns
 from typing import Any, Final
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.handlers import base
 from django.utils.deprecation import MiddlewareMixin
-from opentelemetry import context as context_api
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span
 
@@ -31,7 +29,8 @@ from django_tracing.attributes import (
     OPERATION_TYPE,
     Attributes,
 )
-from django_tracing.conf import get_settings
+from django_tracing.conf import Settings, get_settings
+from django_tracing.recording import SPAN_KEY, Prepared
 
 __all__ = ["install", "is_available", "uninstall"]
 
@@ -86,11 +85,11 @@ class _Layer:
     """What is the same for every request through one middleware or view."""
 
     __slots__ = (
-        "attributes",
         "has_request",
         "has_response",
         "name",
-        "response_attributes",
+        "request_part",
+        "response_part",
         "slow_ns",
         "spans_all",
     )
@@ -102,49 +101,28 @@ class _Layer:
         self.has_response = True
         self.spans_all = settings.layers == "all"
         self.slow_ns = int(settings.slow_layer_ms * 1_000_000)
-        self.attributes: Attributes = {
-            OPERATION_TYPE: kind,
-            CODE_NAMESPACE: namespace,
-            CODE_FUNCTION: function,
-        }
-        self.response_attributes: Attributes = self.attributes
+        said: Attributes = {OPERATION_TYPE: kind, CODE_NAMESPACE: namespace, CODE_FUNCTION: function}
+        # Under the same names in every convention.
         if kind == "middleware":
-            self.response_attributes = {**self.attributes, MIDDLEWARE_PHASE: "response"}
-            self.attributes = {**self.attributes, MIDDLEWARE_PHASE: "request"}
+            self.request_part = Prepared({**said, MIDDLEWARE_PHASE: "request"})
+            self.response_part = Prepared({**said, MIDDLEWARE_PHASE: "response"})
+        else:
+            self.request_part = self.response_part = Prepared(said)
 
-
-class _Phase:
-    """One phase of one layer in one request. No method raises."""
-
-    __slots__ = ("attributes", "layer", "parent", "span", "started", "token")
-
-    def __init__(self, layer: _Layer, attributes: Attributes, parent: Context) -> None:
-        self.layer = layer
-        self.attributes = attributes
-        self.parent = parent
-        self.token: Token[Context] | None = None
-        self.span: Span = INVALID_SPAN
-        self.started = time_ns()
-        if layer.spans_all:
-            self.span = spans.start_span(layer.name, attributes, context=parent)
-            if self.span is not INVALID_SPAN:
-                self.token = spans.attach(trace.set_span_in_context(self.span, parent))
-
-    def end(self, error: BaseException | None = None) -> None:
-        span = self.span
-        if span is INVALID_SPAN:
-            now = time_ns()
-            if self.layer.spans_all or now - self.started < self.layer.slow_ns:
-                return
-            span = spans.start_span(self.layer.name, self.attributes, context=self.parent, start_time=self.started)
-            if error is not None:
-                spans.record_error(span, error)
-            spans.end_span(span, now)
+    def may_have_been_slow(
+        self, part: Prepared, parent: Context, started: int, error: BaseException | None = None
+    ) -> None:
+        """Makes the span of a phase that is over now, when it was slow."""
+        ended = time_ns()
+        if ended - started < self.slow_ns:
             return
-        spans.detach(self.token)
-        if error is not None and _is_fault(error):
-            spans.record_error(span, error)
-        spans.end_span(span)
+        try:
+            span = spans.start_span(self.name, context=parent, start_time=started, parts=(part,))
+            if error is not None and _is_fault(error):
+                spans.record_error(span, error)
+            spans.end_span(span, ended)
+        except Exception:
+            spans.log_once("layer", "A layer could not be traced.")
 
 
 def _is_fault(error: BaseException) -> bool:
@@ -162,11 +140,39 @@ def _is_fault(error: BaseException) -> bool:
 class _Cell:
     """One layer in one request: the phase that it is in, and the context that it began in."""
 
-    __slots__ = ("parent", "phase")
+    __slots__ = ("layer", "part", "parent", "span", "started", "token")
 
-    def __init__(self, phase: _Phase | None, parent: Context) -> None:
-        self.phase = phase
+    def __init__(self, layer: _Layer, parent: Context) -> None:
+        self.layer = layer
         self.parent = parent
+        #: When the phase began, in nanoseconds since the epoch; 0 between two phases.
+        self.started = 0
+        self.part: Prepared | None = None
+        self.span: Span | None = None
+        self.token: Token[Context] | None = None
+
+    def begin(self, part: Prepared) -> None:
+        """A phase begins, whose span says ``part``."""
+        self.part = part
+        self.started = time_ns()
+        layer = self.layer
+        if layer.spans_all:
+            self.span = spans.start_span(layer.name, context=self.parent, parts=(part,))
+            if self.span is not INVALID_SPAN:
+                self.token = spans.attach(spans.with_span(self.span, self.parent))
+
+    def end(self, error: BaseException | None) -> None:
+        """The phase ends."""
+        started, self.started = self.started, 0
+        span, self.span = self.span, None
+        if span is None:
+            assert self.part is not None
+            self.layer.may_have_been_slow(self.part, self.parent, started, error)
+            return
+        spans.detach(self.token)
+        if error is not None and _is_fault(error):
+            spans.record_error(span, error)
+        spans.end_span(span)
 
 
 #: The innermost running middleware's, so that its call of the next layer can end its request phase.
@@ -175,14 +181,17 @@ _current: ContextVar[_Cell | None] = ContextVar("django_tracing.layer", default=
 
 def _begin(layer: _Layer) -> _Cell | None:
     """The layer's request phase begins; None where nothing is recorded."""
-    if not spans.recording():
+    parent = spans.current_context()
+    span: Any = parent.get(SPAN_KEY)
+    if span is None or not span.is_recording():
         return None
-    try:
-        parent = context_api.get_current()
-        return _Cell(_Phase(layer, layer.attributes, parent) if layer.has_request else None, parent)
-    except Exception:
-        spans.log_once("layer", "A layer could not be traced.")
-        return None
+    cell = _Cell(layer, parent)
+    if layer.has_request:
+        try:
+            cell.begin(layer.request_part)
+        except Exception:
+            spans.log_once("layer", "A layer could not be traced.")
+    return cell
 
 
 def _return(cell: _Cell | None, layer: _Layer) -> None:
@@ -190,18 +199,17 @@ def _return(cell: _Cell | None, layer: _Layer) -> None:
     if cell is None or not layer.has_response:
         return
     try:
-        cell.phase = _Phase(layer, layer.response_attributes, cell.parent)
+        cell.begin(layer.response_part)
     except Exception:
         spans.log_once("layer", "A layer could not be traced.")
 
 
 def _finish(cell: _Cell | None, error: BaseException | None = None) -> None:
     """The phase that the layer is in ends: it calls the next layer, or has answered, or failed."""
-    if cell is None or cell.phase is None:
+    if cell is None or not cell.started:
         return
-    phase, cell.phase = cell.phase, None
     try:
-        phase.end(error)
+        cell.end(error)
     except Exception:
         spans.log_once("layer", "A layer could not be traced.")
 
@@ -212,11 +220,14 @@ def _traced_factory(factory: Any, path: str) -> Any:
     layer = _Layer(f"middleware.{_short_name(attribute, 'Middleware')}", "middleware", module, attribute)
 
     def traced_factory(get_response: Callable[..., Any]) -> Any:
+        plain = _is_plain_mixin(factory) and not layer.spans_all and not iscoroutinefunction(get_response)
         # What the user's factory answers with, or raises (MiddlewareNotUsed), is Django's to judge.
-        instance = factory(_traced_next(get_response, layer))
+        instance = factory(get_response if plain else _traced_next(get_response, layer))
         if instance is None:
             return None
         try:
+            if plain and not iscoroutinefunction(instance):
+                return _MixinInstance(instance, layer)
             return _traced_instance(instance, layer)
         except Exception:
             spans.log_once("layers", "A middleware could not be wrapped; it goes without spans.")
@@ -276,6 +287,58 @@ class _SyncInstance:
         finally:
             _reset(token)
         _finish(cell)
+        return response
+
+
+def _is_plain_mixin(factory: Any) -> bool:
+    return (
+        isinstance(factory, type)
+        and issubclass(factory, MiddlewareMixin)
+        and factory.__call__ is MiddlewareMixin.__call__
+    )
+
+
+class _MixinInstance(_SyncInstance):
+    """A middleware of ``process_request`` and ``process_response``, in ``"slow"`` mode.
+
+    It does itself what ``MiddlewareMixin.__call__`` does, which stands between the two: most middlewares are such,
+    and a request through ten of them would pay for twenty more calls.
+    """
+
+    def __init__(self, instance: Any, layer: _Layer) -> None:
+        super().__init__(instance, layer)
+        self._has_request = hasattr(instance, "process_request")
+        self._has_response = hasattr(instance, "process_response")
+
+    def __call__(self, request: Any) -> Any:
+        instance = self._instance
+        context = spans.current_context()
+        span: Any = context.get(SPAN_KEY)
+        if span is None or not span.is_recording():
+            response = instance.process_request(request) if self._has_request else None
+            response = response or instance.get_response(request)
+            return instance.process_response(request, response) if self._has_response else response
+        layer = self._layer
+        response = None
+        if self._has_request:
+            started = time_ns()
+            try:
+                response = instance.process_request(request)
+            except BaseException as error:
+                layer.may_have_been_slow(layer.request_part, context, started, error)
+                raise
+            if time_ns() - started >= layer.slow_ns:
+                layer.may_have_been_slow(layer.request_part, context, started)
+        response = response or instance.get_response(request)
+        if self._has_response:
+            started = time_ns()
+            try:
+                response = instance.process_response(request, response)
+            except BaseException as error:
+                layer.may_have_been_slow(layer.response_part, context, started, error)
+                raise
+            if time_ns() - started >= layer.slow_ns:
+                layer.may_have_been_slow(layer.response_part, context, started)
         return response
 
 
@@ -348,32 +411,55 @@ def _traced_view(view: Callable[..., Any], layer: _Layer) -> Callable[..., Any]:
         return traced_async
 
     def traced(*args: Any, **kwargs: Any) -> Any:
-        cell = _begin(layer)
+        if layer.spans_all:
+            return _call_view(layer, view, args, kwargs)
+        context = spans.current_context()
+        started = time_ns()
         try:
             response = view(*args, **kwargs)
         except BaseException as error:
-            _finish(cell, error)
+            layer.may_have_been_slow(layer.request_part, context, started, error)
             raise
-        _finish(cell)
+        if time_ns() - started >= layer.slow_ns:
+            layer.may_have_been_slow(layer.request_part, context, started)
         return response
 
     return traced
 
 
+def _call_view(layer: _Layer, view: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    cell = _begin(layer)
+    try:
+        response = view(*args, **kwargs)
+    except BaseException as error:
+        _finish(cell, error)
+        raise
+    _finish(cell)
+    return response
+
+
+#: The layer of a view, and the settings that it follows.
+_view_layers: Final[spans.Cache[Any, tuple[Settings, _Layer | None]]] = spans.Cache()
+
+
 def _view_layer(view: Callable[..., Any]) -> _Layer | None:
     settings = get_settings()
+    try:
+        known = _view_layers.get(view)
+    except TypeError:  # a view that cannot be hashed
+        return _make_view_layer(view, settings)
+    if known is None or known[0] is not settings:
+        known = _view_layers.keep(view, (settings, _make_view_layer(view, settings)))
+    return known[1]
+
+
+def _make_view_layer(view: Callable[..., Any], settings: Settings) -> _Layer | None:
     if settings.layers == "off":
         return None
     # as_view() keeps the class; a decorated function keeps its name by functools.wraps.
     named = getattr(view, "view_class", None) or getattr(view, "cls", None) or view
-    name = getattr(named, "__name__", None) or type(named).__name__
+    name = str(getattr(named, "__name__", None) or type(named).__name__)
     module = getattr(named, "__module__", "") or ""
-    return _view_layer_of(module, str(name), settings.layers, settings.slow_layer_ms)
-
-
-@lru_cache(maxsize=2048)
-def _view_layer_of(module: str, name: str, mode: str, slow_ms: float) -> _Layer:
-    # mode and slow_ms are in the key only, so that changed settings make new layers.
     return _Layer(f"view.{_short_name(name, 'View')}", "view", module, name)
 
 

@@ -276,7 +276,7 @@ class UpstreamProcessor(SpanProcessor):
             request = get_scope(parent_context)
             if request is not None:
                 identify(request, settings)
-                attributes.update(request.common.attributes)
+                attributes.update(request.common)
             if span.kind is SpanKind.CLIENT and name.startswith(_UPSTREAM):
                 described = http_client.describe(span.attributes or {}, settings.peer_services)
                 if described is not None:
