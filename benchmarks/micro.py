@@ -1,0 +1,143 @@
+"""What each piece costs by itself, in microseconds: run in the virtual environment of ours, as a worker.
+
+The traced thing itself does nothing: a statement is not sent, a cache has one key. So it is the price of tracing it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
+
+_CALLS: Final = 2000
+
+
+def pieces() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
+    """Name -> the traced thing, and the same untraced."""
+    import pybreaker
+    from django.core.cache.backends.base import BaseCache
+    from django.db import connection
+    from django.http import HttpResponse
+    from django.test import RequestFactory
+    from opentelemetry import trace
+
+    from django_tracing import spans
+    from django_tracing.instrumentation import cache as cache_instrumentation
+    from django_tracing.instrumentation import circuit_breaker, database
+    from django_tracing.middleware import TracingMiddleware
+
+    request = RequestFactory().get("/empty/?page=2", HTTP_USER_AGENT="Mozilla/5.0 (X11; Linux x86_64) Firefox/144.0")
+    response = HttpResponse("ok")
+    middleware = TracingMiddleware(lambda request: response)
+
+    class Cursor:
+        rowcount = 1
+
+    context = {"connection": connection, "cursor": Cursor()}
+    sql = "SELECT id, name, email FROM customers WHERE id = %s"
+
+    def execute(sql: Any, params: Any, many: bool, context: Any) -> None:
+        return None
+
+    class Nothing(BaseCache):
+        def get(self, key: str, default: Any = None, version: Any = None) -> Any:
+            return default
+
+    Nothing.get.__module__ = "django.core.cache.backends.nothing"
+    untraced_cache = Nothing({})
+    traced_cache = Nothing({})
+    cache_instrumentation._trace_cache(traced_cache, "default")
+
+    breaker = pybreaker.CircuitBreaker(name="payment-service")
+
+    def work() -> int:
+        return 1
+
+    call = circuit_breaker._originals.get("call", pybreaker.CircuitBreaker.call)
+    sdk_tracer = trace.get_tracer("sdk")
+    attributes = {f"attribute.{number}": f"value {number}" for number in range(8)}
+
+    return {
+        "request": (lambda: middleware(request), lambda: response),
+        "SQL": (
+            lambda: database._execute(execute, sql, (1,), False, context),
+            lambda: execute(sql, (1,), False, context),
+        ),
+        "cache": (lambda: traced_cache.get("customer:1"), lambda: untraced_cache.get("customer:1")),
+        "breaker": (lambda: breaker.call(work), lambda: call(breaker, work)),
+        "the SDK's own span, 8 attributes": (
+            lambda: sdk_tracer.start_span("span", attributes=attributes).end(),
+            lambda: None,
+        ),
+        "our span by itself": (lambda: spans.end_span(spans.start_span("span")), lambda: None),
+    }
+
+
+def measure(function: Callable[[], Any]) -> float:
+    """The least of several means: what disturbs only adds."""
+    means = []
+    for _ in range(9):
+        started = time.perf_counter()
+        for _ in range(_CALLS):
+            function()
+        means.append((time.perf_counter() - started) / _CALLS)
+    return min(means) * 1e6
+
+
+def main() -> None:
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    import django
+
+    django.setup()
+    from django.db import connection
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from django_tracing import provider, spans
+    from django_tracing.correlation import Scope, with_scope
+    from django_tracing.export.wire import EncodedBatch, encode_span
+
+    connection.ensure_connection()
+    tracing = trace.get_tracer_provider()
+    assert isinstance(tracing, TracerProvider)
+    queue = provider.queue()
+    assert queue is not None
+    costs: dict[str, float] = {}
+    token = None
+    root = spans.start_request_span("GET", with_scope(Scope("c0ffee")), ())
+    if root.is_recording():
+        token = spans.attach(spans.with_span(root, with_scope(Scope("c0ffee"))))
+    for name, (traced, untraced) in pieces().items():
+        for function in (traced, untraced):
+            for _ in range(200):
+                function()
+        if name == "request" and token is not None:
+            # A request has no parent.
+            spans.detach(token)
+        costs[name] = measure(traced) - measure(untraced)
+        if name == "request" and token is not None:
+            token = spans.attach(spans.with_span(root, with_scope(Scope("c0ffee"))))
+        tracing.force_flush()
+    if root.is_recording():
+        from django_tracing.recording import RecordingSpan
+
+        child = spans.start_span("db.select.customers", {"db.system": "postgresql", "db.rows": 1})
+        child.end()
+        assert isinstance(child, RecordingSpan)
+        costs["encode"] = measure(lambda: encode_span(child))
+        batch = EncodedBatch()
+        packed, size = batch.pack(child)
+        costs["enqueue"] = measure(lambda: batch.add(child, packed, size))
+    json.dump(costs, answers)
+    answers.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+"""The benchmarked pages."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pybreaker
+from django.contrib.auth.models import User
+from django.core.cache import cache
+from django.db import connection
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.urls import path
+
+breaker = pybreaker.CircuitBreaker(name="payment-service", fail_max=5)
+_user = User(pk=42, username="ada", email="ada@example.com")
+
+
+def known_user(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """A user as authentication by token gives it: without a query."""
+
+    def middleware(request: HttpRequest) -> Any:
+        request.user = _user
+        return get_response(request)
+
+    return middleware
+
+
+def empty(request: HttpRequest) -> HttpResponse:
+    return HttpResponse("ok")
+
+
+def page(request: HttpRequest, number: int) -> HttpResponse:
+    """One query, a cache get, a cache set, a call through a circuit breaker."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id, name, email FROM customers WHERE id = %s", [number])
+        row = cursor.fetchone()
+    seen = cache.get(f"customer:{number}")
+    cache.set(f"customer:{number}", {"row": row, "seen": bool(seen)}, 60)
+    charged = breaker.call(lambda amount: amount * 2, 21)
+    return JsonResponse({"row": row, "charged": charged})
+
+
+def many(request: HttpRequest, spans: int) -> HttpResponse:
+    """A request of ``spans`` spans: itself, and one cache get each for the rest."""
+    for number in range(spans - 1):
+        cache.get(f"customer:{number}")
+    return HttpResponse("ok")
+
+
+async def waiting(request: HttpRequest) -> HttpResponse:
+    """What a page of an async site does most: wait for others."""
+    await asyncio.sleep(0.05)
+    await cache.aget("customer:1")
+    return HttpResponse("ok")
+
+
+urlpatterns = [
+    path("empty/", empty),
+    path("page/<int:number>/", page),
+    path("spans/<int:spans>/", many),
+    path("waiting/", waiting),
+]

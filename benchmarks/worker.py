@@ -1,0 +1,206 @@
+"""One benchmarked process: sets a tracer up, then runs the requests that it is told to on standard input.
+
+Each line in is a JSON object, ``{"do": "run", "path": "/page/1/", "requests": 400}``, each line out its answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import io
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
+
+#: What a browser sends with a request.
+ENVIRON: dict[str, Any] = {
+    "REQUEST_METHOD": "GET",
+    "SCRIPT_NAME": "",
+    "SERVER_NAME": "shop.example.com",
+    "SERVER_PORT": "443",
+    "SERVER_PROTOCOL": "HTTP/1.1",
+    "REMOTE_ADDR": "203.0.113.7",
+    "HTTP_HOST": "shop.example.com",
+    "HTTP_USER_AGENT": "Mozilla/5.0 (X11; Linux x86_64; rv:144.0) Gecko/20100101 Firefox/144.0",
+    "HTTP_ACCEPT": "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8",
+    "HTTP_ACCEPT_LANGUAGE": "en-US,en;q=0.5",
+    "HTTP_ACCEPT_ENCODING": "gzip, deflate, br, zstd",
+    "HTTP_CONNECTION": "keep-alive",
+    "QUERY_STRING": "page=2",
+    "wsgi.version": (1, 0),
+    "wsgi.url_scheme": "https",
+    "wsgi.multithread": True,
+    "wsgi.multiprocess": True,
+    "wsgi.run_once": False,
+    "wsgi.errors": sys.stderr,
+}
+
+
+def resident() -> int:
+    """Resident memory, in bytes."""
+    with open("/proc/self/statm") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+class Worker:
+    def __init__(self) -> None:
+        from benchmarks import variants
+
+        self.flush: Callable[[], Any] = variants.start(os.environ["BENCHMARK_VARIANT"])
+        from django.core.wsgi import get_wsgi_application
+
+        self.application = get_wsgi_application()
+        self.number = 0
+
+    def get(self, path: str) -> None:
+        self.number += 1
+        path_info = path.replace("NUMBER", str(self.number % 1000 + 1))
+        environ = {**ENVIRON, "PATH_INFO": path_info, "wsgi.input": io.BytesIO()}
+        statuses: list[str] = []
+        response = self.application(environ, lambda status, headers, exc_info=None: statuses.append(status))
+        for _ in response:
+            pass
+        close = getattr(response, "close", None)
+        if close is not None:
+            close()
+        if not statuses[0].startswith("200"):
+            raise SystemExit(f"{path_info} answered {statuses[0]}")
+
+    def run(self, path: str, requests: int) -> dict[str, Any]:
+        """CPU of the whole process, all spans sent, and each request's latency."""
+        get = self.get
+        latencies: list[float] = []
+        self.flush()
+        gc.collect()
+        cpu = time.process_time()
+        for _ in range(requests):
+            started = time.perf_counter()
+            get(path)
+            latencies.append(time.perf_counter() - started)
+        self.flush()
+        cpu = time.process_time() - cpu
+        return {"cpu": cpu / requests, "latencies": latencies}
+
+    def load(self, path: str, seconds: float) -> dict[str, Any]:
+        """Continuous load from one thread, nothing flushed: the latency of every request."""
+        get = self.get
+        latencies: list[float] = []
+        end = time.perf_counter() + seconds
+        now = time.perf_counter()
+        while now < end:
+            get(path)
+            started, now = now, time.perf_counter()
+            latencies.append(now - started)
+        return {"latencies": latencies}
+
+    def threads(self, path: str, threads: int, requests: int) -> dict[str, Any]:
+        """``threads`` threads with ``requests`` requests each."""
+        latencies: list[float] = []
+
+        def work() -> None:
+            from django.db import connections
+
+            for _ in range(requests):
+                started = time.perf_counter()
+                self.get(path)
+                latencies.append(time.perf_counter() - started)
+            connections.close_all()
+
+        workers = [threading.Thread(target=work) for _ in range(threads)]
+        started, cpu = time.perf_counter(), time.process_time()
+        for worker in workers:
+            worker.start()
+        for worker in workers:
+            worker.join()
+        self.flush()
+        return {
+            "seconds": time.perf_counter() - started,
+            "cpu": (time.process_time() - cpu) / (threads * requests),
+            "latencies": latencies,
+        }
+
+    def concurrent(self, path: str, requests: int) -> dict[str, Any]:
+        """``requests`` async requests at once, through the ASGI handler."""
+        from django.core.asgi import get_asgi_application
+
+        application = get_asgi_application()
+        headers = [
+            (key[5:].replace("_", "-").lower().encode(), str(value).encode())
+            for key, value in ENVIRON.items()
+            if key.startswith("HTTP_")
+        ]
+        latencies: list[float] = []
+
+        async def one() -> None:
+            scope = {
+                "type": "http",
+                "asgi": {"version": "3.0"},
+                "http_version": "1.1",
+                "method": "GET",
+                "scheme": "https",
+                "path": path,
+                "query_string": b"page=2",
+                "headers": headers,
+                "client": ("203.0.113.7", 50000),
+                "server": ("shop.example.com", 443),
+            }
+            received = False
+            never = asyncio.Event()
+
+            async def receive() -> dict[str, Any]:
+                nonlocal received
+                if not received:
+                    received = True
+                    return {"type": "http.request", "body": b"", "more_body": False}
+                await never.wait()
+                return {"type": "http.disconnect"}
+
+            async def send(message: dict[str, Any]) -> None:
+                if message["type"] == "http.response.start" and message["status"] != 200:
+                    raise SystemExit(f"{path} answered {message['status']}")
+
+            started = time.perf_counter()
+            await application(scope, receive, send)  # type: ignore[arg-type]
+            latencies.append(time.perf_counter() - started)
+
+        async def all_of_them() -> None:
+            await asyncio.gather(*(one() for _ in range(requests)))
+
+        cpu = time.process_time()
+        asyncio.run(all_of_them())
+        self.flush()
+        return {"cpu": (time.process_time() - cpu) / requests, "latencies": latencies}
+
+    def memory(self, path: str, requests: int) -> dict[str, Any]:
+        """How much resident memory grows over ``requests`` requests."""
+        for _ in range(500):
+            self.get(path)
+        self.flush()
+        gc.collect()
+        before = peak = resident()
+        for number in range(requests):
+            self.get(path)
+            if number % 100 == 0:
+                peak = max(peak, resident())
+        return {"grown": resident() - before, "peak": peak - before, "flushed": self.flush()}
+
+
+def main() -> None:
+    # What the answers are written to; nobody else may write there.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    worker = Worker()
+    print(json.dumps({"ready": True}), file=answers)
+    for line in sys.stdin:
+        order = json.loads(line)
+        print(json.dumps(getattr(worker, order.pop("do"))(**order) or {}), file=answers)
+
+
+if __name__ == "__main__":
+    main()
