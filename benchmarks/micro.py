@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, Final

@@ -141,8 +141,7 @@ class _Traced:
                     self.span.set_attribute(names.HTTP_CLIENT_DISCONNECTED, True)
                 else:
                     spans.record_error(self.span, error)
-                self._name(None)
-                self._say_request()
+                self._say(None)
         except Exception:
             spans.log_once("fail", "A request's span could not be completed.")
         self.end()
@@ -163,10 +162,7 @@ class _Traced:
         span = self.span
         # The user may have logged in meanwhile: what is known now counts.
         identify(scope, self.settings, again=True)
-        if scope.user_part is not None:
-            spans.add(span, scope.user_part)
-        self._name(status)
-        self._say_request()
+        self._say(status)
         error = scope.exception
         if status >= 500:
             if error is not None:
@@ -185,33 +181,23 @@ class _Traced:
             spans.record_error(self.span, error, status=False)
             self.span.set_attribute(names.ERROR_TYPE, "django.core.exceptions.DisallowedHost")
 
-    def _name(self, status: int | None) -> None:
-        """The route and the status, and the name that the route makes."""
-        method = _method(self.request)
-        key = (method, _route(self.request), status)
-        name, part = _answers.get(key) or _answer(*key)
-        spans.add(self.span, part)
-        if name and self.owned:
-            self.span.update_name(name)
-
-    def _say_request(self) -> None:
-        """What was asked, and by whom."""
-        meta = self.request.META
+    def _say(self, status: int | None) -> None:
+        """What was asked, by whom, the route and the name that it makes, and the status (None: there is none)."""
+        request = self.request
+        meta = request.META
         settings = self.settings
         limit = settings.max_attribute_length
-        sensitive = _sensitive_keys(settings.sensitive_keys)
-        agent = meta.get("HTTP_USER_AGENT")
-        if agent:
-            spans.add(self.span, _agents.get((agent, limit)) or _agent(agent, limit))
-        attributes: Attributes = {names.HTTP_URL: cut(sanitise_url(_url(self.request), sensitive), _URL_LENGTH)}
-        client = _client_ip(meta, settings.trusted_proxies)
-        if client:
-            attributes[names.HTTP_CLIENT_IP] = client
-        query = meta.get("QUERY_STRING")
-        if query:
-            for name, value in redact_query(query, sensitive).items():
-                attributes[names.HTTP_QUERY + name] = cut(value, limit)
-        spans.give(self.span, attributes)
+        query = meta.get("QUERY_STRING") or ""
+        host = meta.get("HTTP_HOST") or (meta.get("SERVER_NAME"), meta.get("SERVER_PORT"))
+        asked = (request.scheme, host, request.path, query, settings.sensitive_keys, limit)
+        who = (meta.get("HTTP_USER_AGENT"), _client_ip(meta, settings.trusted_proxies), limit)
+        answered = (_method(request), _route(request), status)
+        name, answer = _answers.get(answered) or _answer(*answered)
+        parts = (answer, _clients.get(who) or _client(*who), _urls.get(asked) or _url_part(request, asked))
+        user = self.scope.user_part
+        spans.add(self.span, parts if user is None else (*parts, user))
+        if name and self.owned:
+            self.span.update_name(name)
 
     # ----- streams
 
@@ -386,6 +372,9 @@ def _environ_keys(propagator: TextMapPropagator) -> tuple[str, ...]:
     return tuple(_environ_key(header) for header in propagator.fields)
 
 
+_HEADER_KEY: Final = HEADER.lower()
+
+
 def _set_header(response: HttpResponseBase, correlation_id: str) -> None:
     headers = response.headers
     store = getattr(headers, "_store", None)
@@ -396,11 +385,17 @@ def _set_header(response: HttpResponseBase, correlation_id: str) -> None:
         headers.setdefault(HEADER, correlation_id)
 
 
-_HEADER_KEY: Final = HEADER.lower()
+# ----- what repeats from request to request
 
 _starts: Final[spans.Cache[str, Prepared]] = spans.Cache()
+#: By method, route and status.
 _answers: Final[spans.Cache[tuple[str, str | None, int | None], tuple[str, Prepared]]] = spans.Cache()
-_agents: Final[spans.Cache[tuple[str, int], Prepared]] = spans.Cache(1024)
+#: By user agent, address and the longest attribute.
+_clients: Final[spans.Cache[tuple[str | None, str, int], Prepared]] = spans.Cache()
+#: By scheme, host, path, query, sensitive keys and the longest attribute.
+_urls: Final[spans.Cache[tuple[Any, ...], Prepared]] = spans.Cache()
+#: What is longer hardly comes again.
+_KEPT_LENGTH: Final = 512
 
 
 def _start(method: str) -> Prepared:
@@ -419,10 +414,29 @@ def _answer(method: str, route: str | None, status: int | None) -> tuple[str, Pr
     return _answers.keep((method, route, status), (name, spans.prepare(attributes)))
 
 
-def _agent(agent: str, limit: int) -> Prepared:
-    part = spans.prepare({names.HTTP_USER_AGENT: cut(redact_text(agent), limit)})
-    # Longer than browsers are it is hardly one that comes again.
-    return _agents.keep((agent, limit), part) if len(agent) <= 512 else part
+def _client(agent: str | None, address: str, limit: int) -> Prepared:
+    attributes: Attributes = {}
+    if agent:
+        attributes[names.HTTP_USER_AGENT] = cut(redact_text(agent), limit)
+    if address:
+        attributes[names.HTTP_CLIENT_IP] = address
+    part = spans.prepare(attributes)
+    # One that had something to hide is not kept in memory.
+    secret = agent and (len(agent) > _KEPT_LENGTH or not agent.startswith(str(attributes[names.HTTP_USER_AGENT])[:-1]))
+    return part if secret else _clients.keep((agent, address, limit), part)
+
+
+def _url_part(request: HttpRequest, asked: tuple[Any, ...]) -> Prepared:
+    *_, query, sensitive_keys, limit = asked
+    sensitive = _sensitive_keys(sensitive_keys)
+    url = _url(request)
+    sanitised = sanitise_url(url, sensitive)
+    attributes: Attributes = {names.HTTP_URL: cut(sanitised, _URL_LENGTH)}
+    if query:
+        for name, value in redact_query(query, sensitive).items():
+            attributes[names.HTTP_QUERY + name] = cut(value, limit)
+    part = spans.prepare(attributes)
+    return _urls.keep(asked, part) if sanitised == url and len(url) <= _KEPT_LENGTH else part
 
 
 def _method(request: HttpRequest) -> str:

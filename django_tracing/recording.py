@@ -132,20 +132,14 @@ class RecordingSpan(Span):
 
     # ----- what our instrumentations call
 
-    def add(self, part: Prepared) -> None:
+    def add(self, parts: tuple[Prepared, ...]) -> None:
         """Adds shared attributes."""
         if self.own is None:
-            self.parts = (*self.parts, part)
+            self.parts += parts
         else:
             # Of a name that was set before, the later value counts.
-            self.set_attributes(part.attributes)
-
-    def give(self, attributes: dict[str, Any]) -> None:
-        """Sets attributes of allowed types whose names no part has; the dict is the span's from now on."""
-        if self.own is None and self._end_time is None and len(attributes) < self.origin.own_attributes:
-            self.own = attributes
-        else:
-            self.set_attributes(attributes)
+            for part in parts:
+                self.set_attributes(part.attributes)
 
     # ----- the API
 

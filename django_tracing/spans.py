@@ -37,7 +37,6 @@ __all__ = [
     "attach",
     "current_context",
     "detach",
-    "give",
     "log_once",
     "prepare",
     "record_error",
@@ -57,10 +56,8 @@ MESSAGE_LENGTH: Final = 1000
 #: Both keys that instrumentations of OpenTelemetry look at before they make a span.
 _SUPPRESS_PLAIN: Final = "suppress_instrumentation"
 try:
-    from opentelemetry.instrumentation.utils import (  # type: ignore[attr-defined]
-        _SUPPRESS_INSTRUMENTATION_KEY as _SUPPRESS_KEY,
-    )
-except ImportError:  # no upstream instrumentation is installed, so nobody looks at it
+    from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY as _SUPPRESS_KEY
+except ImportError:  # it is private: some day it may be another one
     _SUPPRESS_KEY = _SUPPRESS_PLAIN
 _SUPPRESSED: Final[dict[str, object]] = {_SUPPRESS_PLAIN: True, _SUPPRESS_KEY: True}
 
@@ -229,24 +226,14 @@ def _start(
     return _tracer.start_span(name, context, kind, merged, start_time=start_time)
 
 
-def give(span: Span, attributes: Attributes) -> None:
-    """Sets attributes that nobody else has set, under the names in force; never raises. The dict is the span's then."""
-    try:
-        if span.__class__ is RecordingSpan:
-            span.give(_convention.apply(attributes))  # type: ignore[attr-defined]
-        else:
-            span.set_attributes(_convention.apply(attributes))
-    except Exception:
-        log_once("set_attributes", "A span's attributes could not be set.")
-
-
-def add(span: Span, part: Prepared) -> None:
+def add(span: Span, parts: tuple[Prepared, ...]) -> None:
     """Adds shared attributes to a started span; never raises."""
     try:
         if span.__class__ is RecordingSpan:
-            span.add(part)  # type: ignore[attr-defined]
+            span.add(parts)  # type: ignore[attr-defined]
         else:
-            span.set_attributes(part.attributes)
+            for part in parts:
+                span.set_attributes(part.attributes)
     except Exception:
         log_once("set_attributes", "A span's attributes could not be set.")
 

@@ -196,7 +196,7 @@ class _HiddenInside:
 #: What a call's span is called and says: by operation, system, alias and pattern of keys.
 _calls: Final[spans.Cache[tuple[str, Any, str, str], tuple[str, SpanKind, Prepared]]] = spans.Cache()
 #: Under the same name in every convention.
-_HITS: Final = {hit: Prepared({CACHE_HIT: hit}) for hit in (True, False)}
+_HITS: Final = {hit: (Prepared({CACHE_HIT: hit}),) for hit in (True, False)}
 
 
 def _describe(key: tuple[str, Any, str, str], static: Attributes) -> tuple[str, SpanKind, Prepared]:

@@ -107,7 +107,7 @@ def uninstall() -> None:
 #: What a call's span is called and says: by breaker, service, fallback and state. And its outcome: with the state
 #: after it and the failures.
 _calls: Final[spans.Cache[tuple[str, str | None, str | None, str], tuple[str, Prepared]]] = spans.Cache()
-_outcomes: Final[spans.Cache[tuple[str, str, int | None], Prepared]] = spans.Cache()
+_outcomes: Final[spans.Cache[tuple[str, str, int | None], tuple[Prepared]]] = spans.Cache()
 
 
 def _describe_call(breaker: str, service: str | None, fallback: str | None, state: str) -> tuple[str, Prepared]:
@@ -124,11 +124,11 @@ def _describe_call(breaker: str, service: str | None, fallback: str | None, stat
     return _calls.keep((breaker, service, fallback, state), described)
 
 
-def _describe_outcome(outcome: str, state: str, failures: int | None) -> Prepared:
+def _describe_outcome(outcome: str, state: str, failures: int | None) -> tuple[Prepared]:
     attributes: Attributes = {BREAKER_OUTCOME: outcome, BREAKER_STATE_AFTER: state}
     if failures is not None:
         attributes[BREAKER_FAILURES] = failures
-    return _outcomes.keep((outcome, state, failures), spans.prepare(attributes))
+    return _outcomes.keep((outcome, state, failures), (spans.prepare(attributes),))
 
 
 class _Guarded:

@@ -206,7 +206,7 @@ def _execute(execute: Callable[..., Any], sql: Any, params: Any, many: bool, con
 
 #: What a statement's spans are called and say, by the statement and what its double quotes make.
 _statements: Final[spans.Cache[tuple[str, str], tuple[str, Prepared]]] = spans.Cache(1024)
-_rows: Final[spans.Cache[int, Prepared]] = spans.Cache(1024)
+_rows: Final[spans.Cache[int, tuple[Prepared]]] = spans.Cache(1024)
 
 
 def _start(sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Span:
@@ -272,7 +272,7 @@ def _finish(span: Span, context: dict[str, Any]) -> None:
             and 0 <= rows <= _MAX_ROWS
             and not (context["connection"].vendor == "oracle" and cursor.description)
         ):
-            spans.add(span, _rows.get(rows) or _rows.keep(rows, spans.prepare({DB_ROWS: rows})))
+            spans.add(span, _rows.get(rows) or _rows.keep(rows, (spans.prepare({DB_ROWS: rows}),)))
     except Exception:
         spans.log_once("database-rows", "A statement's rows could not be read.")
     spans.end_span(span)
