@@ -109,7 +109,7 @@ def main() -> None:
     assert queue is not None
     costs: dict[str, float] = {}
     token = None
-    root = spans.start_request_span("GET", with_scope(Scope("c0ffee")), ())
+    root = spans.start_request_span("GET", Scope("c0ffee"), with_scope(Scope("c0ffee")), ())
     if root.is_recording():
         token = spans.attach(spans.with_span(root, with_scope(Scope("c0ffee"))))
     for name, (traced, untraced) in pieces().items():

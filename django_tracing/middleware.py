@@ -111,7 +111,7 @@ class _Traced:
             method = _method(request)
             context = with_scope(scope, _extract(request.META, current))
             parts = (_starts.get(method) or _start(method), scope.correlation)
-            self.span = span = spans.start_request_span(method, context, parts)
+            self.span = span = spans.start_request_span(method, scope, context, parts)
             self.context = context if span is INVALID_SPAN else spans.with_span(span, context)
         else:
             self.context = with_scope(scope, current)
@@ -422,7 +422,9 @@ def _client(agent: str | None, address: str, limit: int) -> Prepared:
         attributes[names.HTTP_CLIENT_IP] = address
     part = spans.prepare(attributes)
     # One that had something to hide is not kept in memory.
-    secret = agent and (len(agent) > _KEPT_LENGTH or not agent.startswith(str(attributes[names.HTTP_USER_AGENT])[:-1]))
+    secret = agent and (
+        len(agent) > _KEPT_LENGTH or not agent.startswith(str(attributes[names.HTTP_USER_AGENT])[:-1])
+    )
     return part if secret else _clients.keep((agent, address, limit), part)
 
 

@@ -22,6 +22,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Span, SpanLimits, SpanProcessor, SynchronousMultiSpanProcessor
 from opentelemetry.sdk.trace import Tracer as SDKTracer
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
@@ -120,6 +121,10 @@ class RecordingSpan(Span):
     span_id: int
     parent_id: int
     flags: int
+    #: Whether the parent is in another process.
+    remote: bool
+    #: The ``correlation.Scope`` that it was started in.
+    scope: Any
     #: How many attributes found no place.
     dropped: int
     trace_state: TraceState | None
@@ -198,7 +203,10 @@ class RecordingSpan(Span):
             _logger.warning("Ending the ended span %s.", self._name)
             return
         self._end_time = time_ns() if end_time is None else end_time
-        processors = self.origin.processors()
+        origin = self.origin
+        processors = origin._processors
+        if processors.known is not origin.multi._span_processors:
+            processors = origin.processors()
         for ending in processors.on_ending:
             ending(self)
         for on_end in processors.on_end:
@@ -323,6 +331,13 @@ class _Processors:
         self.on_end = tuple(p.on_end for p in processors if type(p).on_end is not SpanProcessor.on_end)
 
 
+class _Single:
+    """Another kind of multi processor, as if it were the only one of ours."""
+
+    def __init__(self, processor: SpanProcessor) -> None:
+        self._span_processors = (processor,)
+
+
 class Origin:
     """Where the spans of one SDK tracer come from.
 
@@ -339,12 +354,17 @@ class Origin:
     ) -> None:
         self.tracer = tracer
         self.keep = keep
+        #: Whether a child is kept with its parent, whatever the sampler says.
+        self.follows = keep is not None
         self.scope: InstrumentationScope = tracer._instrumentation_scope
         self.limits: SpanLimits = tracer._span_limits
         #: How many attributes of its own a span may have, beside shared ones.
         most = self.limits.max_span_attributes
         self.own_attributes = 1_000_000 if most is None else most - _FEWEST_ATTRIBUTES // 2
         self._passed_by = passed_by
+        multi = tracer.span_processor
+        #: What holds the provider's processors.
+        self.multi: Any = multi if type(multi) is SynchronousMultiSpanProcessor else _Single(multi)
         self._processors = _Processors((), ())
         generator = tracer.id_generator
         self._span_id: Callable[[], int] = generator.generate_span_id
@@ -375,14 +395,11 @@ class Origin:
 
     def processors(self) -> _Processors:
         """The provider's processors now: users add theirs at any time."""
-        multi = self.tracer.span_processor
-        known = multi._span_processors if multi.__class__ is SynchronousMultiSpanProcessor else multi
-        processors = self._processors
-        if processors.known is not known:
-            listed = known if isinstance(known, tuple) else (known,)
-            wanted = [processor for processor in listed if not isinstance(processor, self._passed_by)]
-            self._processors = processors = _Processors(known, wanted)
-        return processors
+        known = self.multi._span_processors
+        if self._processors.known is not known:
+            wanted = [processor for processor in known if not isinstance(processor, self._passed_by)]
+            self._processors = _Processors(known, wanted)
+        return self._processors
 
     def start(
         self,
@@ -392,45 +409,62 @@ class Origin:
         parts: tuple[Prepared, ...],
         own: dict[str, Any] | None,
         start_time: int | None = None,
+        scope: Any = None,
     ) -> trace.Span:
         """A started span below the current one of ``context``; ``start_time`` is nanoseconds since the epoch."""
         parent: Any = context.get(SPAN_KEY)
-        span: RecordingSpan = _new(RecordingSpan)
-        if parent.__class__ is RecordingSpan and self.keep is not None and parent.flags & _SAMPLED:
-            span.trace_id = parent.trace_id
-            span.parent_id = parent.span_id
-            span.flags = parent.flags
-            span.trace_state = parent.trace_state
-            span.parent_span = parent
-            span.own = own
-        else:
-            passed_over = self._decide(span, name, context, kind, parts, own)
-            if passed_over is not None:
-                return passed_over
-        span.origin = self
-        span._name = name
-        span._kind = kind
-        span.parts = parts
-        span.span_id = (getrandbits(64) or 1) if self._own_ids else self._span_id()
-        span.made_context = span.made_events = span.links_made = span._end_time = None
-        span._status = UNSET
-        span.dropped = 0
-        span._start_time = time_ns() if start_time is None else start_time
-        for on_start in self.processors().on_start:
-            on_start(span, parent_context=context)
-        return span
+        if parent.__class__ is RecordingSpan and parent.origin is self and self.follows and parent.flags & _SAMPLED:
+            return self.child(parent, name, context, kind, parts, own, start_time)
+        return self._decide(parent, name, context, kind, parts, own, start_time, scope)
 
-    def _decide(
+    def child(
         self,
-        span: RecordingSpan,
+        parent: RecordingSpan,
         name: str,
         context: Context,
         kind: SpanKind,
         parts: tuple[Prepared, ...],
         own: dict[str, Any] | None,
-    ) -> trace.Span | None:
-        """Fills in what follows from the parent; the span to use instead where nothing is recorded."""
-        current = context.get(SPAN_KEY)
+        start_time: int | None,
+    ) -> RecordingSpan:
+        """A started span below a sampled one of ours, where children are kept with their parents (``follows``)."""
+        span: RecordingSpan = _new(RecordingSpan)
+        span.origin = self
+        span.scope = parent.scope
+        span._name = name
+        span._kind = kind
+        span.parts = parts
+        span.own = own
+        span.trace_id = parent.trace_id
+        span.span_id = (getrandbits(64) or 1) if self._own_ids else self._span_id()
+        span.parent_id = parent.span_id
+        span.parent_span = parent
+        span.flags = parent.flags
+        span.trace_state = parent.trace_state
+        span.made_context = span.made_events = span.links_made = span._end_time = None
+        span._status = UNSET
+        span.remote = False
+        span.dropped = 0
+        span._start_time = time_ns() if start_time is None else start_time
+        processors = self._processors
+        if processors.known is not self.multi._span_processors:
+            processors = self.processors()
+        for on_start in processors.on_start:
+            on_start(span, parent_context=context)
+        return span
+
+    def _decide(
+        self,
+        current: Any,
+        name: str,
+        context: Context,
+        kind: SpanKind,
+        parts: tuple[Prepared, ...],
+        own: dict[str, Any] | None,
+        start_time: int | None,
+        scope: Any,
+    ) -> trace.Span:
+        """A root, or a child of a span that is not ours: it is to be decided whether it is kept."""
         parent: SpanContext | None = None if current is None else current.get_span_context()
         if not self.tracer._tracer_config.is_enabled:
             return NonRecordingSpan(trace.INVALID_SPAN_CONTEXT if parent is None else parent)
@@ -444,26 +478,41 @@ class Origin:
             flags = parent.trace_flags & _RANDOM
             state = parent.trace_state
         if self.keep is not None:
-            recorded = sampled = self.keep(parent, trace_id)
+            if not self.keep(parent, trace_id):
+                return UnsampledSpan(trace_id, flags, state)
+            flags |= _SAMPLED
         else:
             given = {}
             for part in parts:
                 given.update(part.attributes)
             given.update(own or {})
             result = self.tracer.sampler.should_sample(context, trace_id, name, kind, given, ())
-            recorded, sampled = result.decision.is_recording(), result.decision.is_sampled()
             state = result.trace_state
+            if result.decision is Decision.DROP:
+                return UnsampledSpan(trace_id, flags, state)
+            if result.decision is Decision.RECORD_AND_SAMPLE:
+                flags |= _SAMPLED
             more = {key: value for key, value in (result.attributes or {}).items() if given.get(key) != value}
             if more:
                 own = {**(own or {}), **more}
-        if sampled:
-            flags |= _SAMPLED
-        if not recorded:
-            return UnsampledSpan(trace_id, flags, state)
+        span: RecordingSpan = _new(RecordingSpan)
+        span.origin = self
+        span.scope = scope
+        span._name = name
+        span._kind = kind
+        span.parts = parts
+        span.own = own
         span.trace_id = trace_id
+        span.span_id = (getrandbits(64) or 1) if self._own_ids else self._span_id()
         span.parent_id = 0 if parent is None else parent.span_id
+        span.parent_span = parent
         span.flags = flags
         span.trace_state = state
-        span.parent_span = parent
-        span.own = own
-        return None
+        span.made_context = span.made_events = span.links_made = span._end_time = None
+        span._status = UNSET
+        span.remote = parent is not None and parent.is_remote
+        span.dropped = 0
+        span._start_time = time_ns() if start_time is None else start_time
+        for on_start in self.processors().on_start:
+            on_start(span, parent_context=context)
+        return span

@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, TraceFlags
 
 from django_tracing.attributes import (
     ERROR_TYPE,
@@ -24,7 +24,7 @@ from django_tracing.attributes import (
     Convention,
 )
 from django_tracing.conf import get_settings
-from django_tracing.correlation import get_scope
+from django_tracing.correlation import Scope, get_scope
 from django_tracing.identity import identify
 from django_tracing.recording import SPAN_KEY, Origin, Prepared, RecordingSpan
 from django_tracing.redaction import cut, redact_db_error, redact_stacktrace
@@ -41,6 +41,8 @@ __all__ = [
     "prepare",
     "record_error",
     "recording",
+    "recording_span",
+    "start_child",
     "start_request_span",
     "start_span",
     "use_tracer",
@@ -140,6 +142,14 @@ def recording() -> bool:
     return span is not None and span.is_recording()  # type: ignore[attr-defined, no-any-return]
 
 
+def recording_span() -> Span | None:
+    """The current span when it records, to be given to :func:`start_child`: the first thing to ask."""
+    span: Any = current_context().get(SPAN_KEY)
+    if span.__class__ is RecordingSpan:
+        return span if span._end_time is None else None
+    return span if span is not None and span.is_recording() else None
+
+
 def attach(context: Context) -> Token[Context] | None:
     """Makes ``context`` current; give the result to :func:`detach`."""
     try:
@@ -188,42 +198,63 @@ def start_span(
             if not scope.user_known:
                 identify(scope, get_settings())
             parts += scope.parts
-        return _start(name, attributes, kind, context, start_time, parts)
+        if attributes is not None and not _convention.unchanged:
+            attributes = _convention.apply(attributes)
+        if _origin is not None:
+            return _origin.start(name, context, kind, parts, attributes, start_time, scope)
+        merged: Attributes = {}
+        for part in parts:
+            merged.update(part.attributes)
+        if attributes is not None:
+            merged.update(attributes)
+        return _tracer.start_span(name, context, kind, merged, start_time=start_time)
     except Exception:
         log_once("start_span", "A span could not be started; it is left out.")
         return INVALID_SPAN
 
 
-def start_request_span(name: str, context: Context, parts: tuple[Prepared, ...]) -> Span:
+def start_child(
+    parent: Span,
+    name: str,
+    kind: SpanKind,
+    parts: tuple[Prepared, ...],
+    attributes: Attributes | None = None,
+    start_time: int | None = None,
+    context: Context | None = None,
+) -> Span:
+    """:func:`start_span` below ``parent``, which records and is current in ``context`` (default: the current one)."""
+    try:
+        if context is None:
+            context = current_context()
+        if parent.__class__ is RecordingSpan:
+            origin = parent.origin
+            if origin is _origin and origin.follows and parent.flags & TraceFlags.SAMPLED:
+                scope = parent.scope
+                if scope is not None:
+                    if not scope.user_known:
+                        identify(scope, get_settings())
+                    parts += scope.parts
+                if attributes is not None and not _convention.unchanged:
+                    attributes = _convention.apply(attributes)
+                return origin.child(parent, name, context, kind, parts, attributes, start_time)
+        return start_span(name, attributes, kind, context, start_time, parts)
+    except Exception:
+        log_once("start_span", "A span could not be started; it is left out.")
+        return INVALID_SPAN
+
+
+def start_request_span(name: str, scope: Scope, context: Context, parts: tuple[Prepared, ...]) -> Span:
     """A request's started span below ``context``; a span that records nothing if starting it fails.
 
     It says what ``parts`` say: at its start no user is known.
     """
     try:
-        return _start(name, None, SpanKind.SERVER, context, None, parts)
+        if _origin is not None:
+            return _origin.start(name, context, SpanKind.SERVER, parts, None, None, scope)
+        return start_span(name, None, SpanKind.SERVER, context, None, parts)
     except Exception:
         log_once("start_span", "A span could not be started; it is left out.")
         return INVALID_SPAN
-
-
-def _start(
-    name: str,
-    attributes: Attributes | None,
-    kind: SpanKind,
-    context: Context,
-    start_time: int | None,
-    parts: tuple[Prepared, ...],
-) -> Span:
-    if attributes is not None and not _convention.unchanged:
-        attributes = _convention.apply(attributes)
-    if _origin is not None:
-        return _origin.start(name, context, kind, parts, attributes, start_time)
-    merged: Attributes = {}
-    for part in parts:
-        merged.update(part.attributes)
-    if attributes is not None:
-        merged.update(attributes)
-    return _tracer.start_span(name, context, kind, merged, start_time=start_time)
 
 
 def add(span: Span, parts: tuple[Prepared, ...]) -> None:

@@ -50,6 +50,7 @@ _NETWORKED: Final = frozenset({"redis", "memcached"})
 _COUNTED: Final = frozenset({"incr", "decr", "incr_version", "decr_version"})
 _ONE_KEY: Final = ("get", "set", "add", "delete", "touch", "has_key", "get_or_set", *sorted(_COUNTED))
 _MANY_KEYS: Final = ("get_many", "set_many", "delete_many")
+_ONE_KEY_SET: Final = frozenset(_ONE_KEY)
 _OPERATIONS: Final = (*_ONE_KEY, *_MANY_KEYS, "clear")
 #: What django-redis has besides: about a key, or a pattern of keys.
 _REDIS_OPERATIONS: Final = (
@@ -220,6 +221,7 @@ class _Call:
 
     def __init__(
         self,
+        parent: Span,
         cache: Any,
         operation: str,
         static: Attributes,
@@ -241,14 +243,17 @@ class _Call:
         self._inside_token: Token[bool] | None = None
         self._span_context: Context | None = None
         try:
-            pattern, attributes = self._keys()
+            if operation in _ONE_KEY_SET and args and args[0].__class__ is str:
+                pattern, attributes = key_pattern(args[0]), None
+            else:
+                pattern, attributes = self._keys()
             key = (operation, static[CACHE_SYSTEM], getattr(cache, "_django_tracing_alias", "default"), pattern)
             name, kind, part = _calls.get(key) or _describe(key, static)
             if operation == "get":
                 self._take_default(well_known)
             elif operation == "get_or_set":
                 self._let_default_out(well_known)
-            self.span = span = spans.start_span(name, attributes, kind, parts=(part,))
+            self.span = span = spans.start_child(parent, name, kind, (part,), attributes)
             # The statements of a cache in the database are no second span of the same operation.
             self._span_context = context = (
                 spans.with_span(span) if key[1] == "database" else spans.with_suppressed_span(span)
@@ -322,9 +327,11 @@ class _Call:
 
     def answer(self, result: Any) -> Any:
         self.leave()
-        if self.sent and result is _MISSING:
-            result = self.default
-            hit: bool | None = False
+        hit: bool | None
+        if self.sent:
+            hit = result is not _MISSING
+            if not hit:
+                result = self.default
         else:
             hit = self._hit(result)
         try:
@@ -332,16 +339,16 @@ class _Call:
                 spans.add(self.span, _HITS[hit])
             if self.operation == "get_many":
                 self.span.set_attribute(CACHE_HITS, len(result))
+            self.span.end()
         except Exception:
             spans.log_once("cache-answer", "A cache call's answer could not be traced.")
-        spans.end_span(self.span)
         return result
 
     def _hit(self, result: Any) -> bool | None:
         """Whether the key was there; None where the answer does not tell. Equality of values is never asked for."""
         operation = self.operation
         if operation == "get":
-            if self.sent or result is not self.default:
+            if result is not self.default:
                 return True
             # It may be the default, or a value that is the same object: there is one 0 and one "" only.
             return False if self.default is None or type(self.default) is object else None
@@ -382,11 +389,12 @@ def _traced_method(
     many = operation in _MANY_KEYS
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not spans.recording() or _inside.get() or not _installed:
+        parent = spans.recording_span()
+        if parent is None or _inside.get() or not _installed:
             return original(self, *args, **kwargs)
         if many:
             args, kwargs = _read_once(args, kwargs)
-        call = _Call(self, operation, static, args, kwargs, well_known)
+        call = _Call(parent, self, operation, static, args, kwargs, well_known)
         try:
             result = original(self, *call.args, **call.kwargs)
         except BaseException as error:
@@ -405,7 +413,8 @@ def _traced_async_method(
     async def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         if _inside.get():
             return await original(self, *args, **kwargs)
-        if not spans.recording() or not _installed:
+        parent = spans.recording_span()
+        if parent is None or not _installed:
             # For _HiddenInside.
             inside = _inside.set(True)
             try:
@@ -415,7 +424,7 @@ def _traced_async_method(
                     _inside.reset(inside)
         if many:
             args, kwargs = _read_once(args, kwargs)
-        call = _Call(self, operation, static, args, kwargs, well_known)
+        call = _Call(parent, self, operation, static, args, kwargs, well_known)
         try:
             result = await original(self, *call.args, **call.kwargs)
         except BaseException as error:

@@ -20,7 +20,7 @@ from typing import Any, Final, TypeVar, overload
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Span
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from django_tracing import spans
 from django_tracing.attributes import (
@@ -136,7 +136,7 @@ class _Guarded:
 
     __slots__ = ("_inside_token", "_token", "breaker", "context", "ran", "span")
 
-    def __init__(self, breaker: Any, service: str | None = None, fallback: str | None = None) -> None:
+    def __init__(self, parent: Span, breaker: Any, service: str | None = None, fallback: str | None = None) -> None:
         self.breaker = breaker
         self.span: Span = INVALID_SPAN
         self.context: Context | None = None
@@ -145,7 +145,7 @@ class _Guarded:
         try:
             key = (str(getattr(breaker, "name", None) or "unnamed"), service, fallback, _state(breaker))
             name, part = _calls.get(key) or _describe_call(*key)
-            self.span = spans.start_span(name, parts=(part,))
+            self.span = spans.start_child(parent, name, SpanKind.INTERNAL, (part,))
             self.context = spans.with_span(self.span)
         except Exception:
             spans.log_once("circuit_breaker", "A circuit breaker could not be traced.")
@@ -196,7 +196,7 @@ class _Guarded:
 
 
 class _GuardedFunction:
-    """A function as :meth:`_Guarded.guard` gives it. ``functools.wraps`` would cost more than the rest of the span."""
+    """A function as :meth:`_Guarded.guard` gives it; ``functools.wraps`` would cost as much as the rest of the span."""
 
     __slots__ = ("__wrapped__", "_guarded")
 
@@ -268,9 +268,10 @@ def _set_state(self: Any, state: str) -> None:
 
 def _call(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     original = _originals["call"]
-    if not spans.recording() or _inside.get() is self or not _installed:
+    parent = spans.recording_span()
+    if parent is None or _inside.get() is self or not _installed:
         return original(self, func, *args, **kwargs)
-    guarded = _Guarded(self)
+    guarded = _Guarded(parent, self)
     try:
         result = original(self, guarded.guard(func), *args, **kwargs)
     except BaseException as error:
@@ -313,11 +314,12 @@ def _iterated(guarded: _Guarded, generator: Generator[Any, Any, T]) -> Generator
 @contextmanager
 def _calling(self: Any) -> Iterator[Any]:
     original = _originals["calling"]
-    if not spans.recording() or _inside.get() is self or not _installed:
+    parent = spans.recording_span()
+    if parent is None or _inside.get() is self or not _installed:
         with original(self) as value:
             yield value
         return
-    guarded = _Guarded(self)
+    guarded = _Guarded(parent, self)
     try:
         with original(self) as value:
             guarded.ran = True
@@ -331,9 +333,10 @@ def _calling(self: Any) -> Iterator[Any]:
 
 def _call_async(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     original = _originals["call_async"]
-    if not spans.recording() or _inside.get() is self or not _installed:
+    parent = spans.recording_span()
+    if parent is None or _inside.get() is self or not _installed:
         return original(self, func, *args, **kwargs)
-    guarded = _Guarded(self)
+    guarded = _Guarded(parent, self)
     try:
         future = original(self, guarded.guard(func), *args, **kwargs)
     except BaseException as error:
@@ -441,7 +444,8 @@ def trace_circuit_breaker_call(
             return _held()
         return result
 
-    guarded = _Guarded(breaker, service, _name_of(fallback)) if spans.recording() else None
+    parent = spans.recording_span()
+    guarded = None if parent is None else _Guarded(parent, breaker, service, _name_of(fallback))
     try:
         result = breaker.call(run if guarded is None else guarded.guard(run), *args, **kwargs)
     except BaseException as error:
@@ -478,7 +482,8 @@ async def _guard_async(
     service: str | None,
     fallback: Callable[[], Any] | None,
 ) -> Any:
-    guarded = _Guarded(breaker, service, _name_of(fallback)) if spans.recording() else None
+    parent = spans.recording_span()
+    guarded = None if parent is None else _Guarded(parent, breaker, service, _name_of(fallback))
     return await _guard(guarded, breaker.calling(), lambda: func(*args, **kwargs), fallback)
 
 

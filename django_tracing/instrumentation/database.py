@@ -191,9 +191,10 @@ def _static_attributes(connection: BaseDatabaseWrapper) -> Attributes:
 
 
 def _execute(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
-    if not spans.recording() or not _on:
+    parent = spans.recording_span()
+    if parent is None or not _on:
         return execute(sql, params, many, context)
-    span = _start(sql, params, many, context)
+    span = _start(parent, sql, params, many, context)
     try:
         result = execute(sql, params, many, context)
     except BaseException as error:
@@ -209,10 +210,12 @@ _statements: Final[spans.Cache[tuple[str, str], tuple[str, Prepared]]] = spans.C
 _rows: Final[spans.Cache[int, tuple[Prepared]]] = spans.Cache(1024)
 
 
-def _start(sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Span:
+def _start(parent: Span, sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Span:
     try:
         connection = context["connection"]
-        facts = _facts(connection)
+        facts = connection.__dict__.get(_FACTS)
+        if facts is None or facts.convention is not spans.convention():
+            facts = _facts(connection)
         if sql.__class__ is not str:
             sql = _text(sql, context)
         name, statement = _statements.get((sql, facts.double_quotes)) or _describe(sql, facts)
@@ -225,7 +228,7 @@ def _start(sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Span:
             attributes[DB_POOL_SIZE] = figures.get("pool_size", 0)
             attributes[DB_POOL_AVAILABLE] = figures.get("pool_available", 0)
             attributes[DB_POOL_WAITING] = figures.get("requests_waiting", 0)
-        return spans.start_span(name, attributes, SpanKind.CLIENT, parts=(facts.part, statement))
+        return spans.start_child(parent, name, SpanKind.CLIENT, (facts.part, statement), attributes)
     except Exception:
         spans.log_once("database", "A statement could not be traced.")
         return INVALID_SPAN
@@ -264,8 +267,7 @@ def _finish(span: Span, context: dict[str, Any]) -> None:
     try:
         cursor = context["cursor"]
         # The driver's own: through Django's wrapper each look costs a failed one.
-        cursor = getattr(cursor, "cursor", cursor)
-        rows = cursor.rowcount
+        rows = getattr(cursor, "cursor", cursor).rowcount
         # -1: the driver does not know, as SQLite for a SELECT. Oracle's counts what was fetched: nothing so far.
         if (
             isinstance(rows, int)

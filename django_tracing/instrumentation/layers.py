@@ -18,8 +18,9 @@ from typing import Any, Final
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.handlers import base
 from django.utils.deprecation import MiddlewareMixin
+from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Span
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from django_tracing import spans
 from django_tracing.attributes import (
@@ -117,7 +118,9 @@ class _Layer:
         if ended - started < self.slow_ns:
             return
         try:
-            span = spans.start_span(self.name, context=parent, start_time=started, parts=(part,))
+            span = spans.start_child(
+                trace.get_current_span(parent), self.name, SpanKind.INTERNAL, (part,), None, started, parent
+            )
             if error is not None and _is_fault(error):
                 spans.record_error(span, error)
             spans.end_span(span, ended)
