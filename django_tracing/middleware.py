@@ -81,6 +81,7 @@ class _Traced:
         "context",
         "ended",
         "exhausted",
+        "method",
         "owned",
         "request",
         "scope",
@@ -98,6 +99,9 @@ class _Traced:
         self.started = False
         self.token: Token[Context] | None = None
         self.span: Span = INVALID_SPAN
+        method = request.method or ""
+        # Anything else is the client's invention, and would make as many names as there are inventions.
+        self.method = method if method in _METHODS else "HTTP"
         self.scope = scope = Scope(incoming_id(request.META), request)
         current = spans.current_context()
         # Somebody else's span of this very request: enriched, and left to them to end.
@@ -108,7 +112,7 @@ class _Traced:
             self.context = with_scope(scope, current)
             spans.set_attributes(theirs, {names.OPERATION_TYPE: "http", **scope.common})
         elif creates:
-            method = _method(request)
+            method = self.method
             context = with_scope(scope, _extract(request.META, current))
             parts = (_starts.get(method) or _start(method), scope.correlation)
             self.span = span = spans.start_request_span(method, scope, context, parts)
@@ -191,7 +195,7 @@ class _Traced:
         host = meta.get("HTTP_HOST") or (meta.get("SERVER_NAME"), meta.get("SERVER_PORT"))
         asked = (request.scheme, host, request.path, query, settings.sensitive_keys, limit)
         who = (meta.get("HTTP_USER_AGENT"), _client_ip(meta, settings.trusted_proxies), limit)
-        answered = (_method(request), _route(request), status)
+        answered = (self.method, _route(request), status)
         name, answer = _answers.get(answered) or _answer(*answered)
         parts = (answer, _clients.get(who) or _client(*who), _urls.get(asked) or _url_part(request, asked))
         user = self.scope.user_part
@@ -330,7 +334,8 @@ def _begin(request: HttpRequest) -> tuple[_Traced | None, Token[Context] | None]
         settings = get_settings()
         if not settings.enabled:
             return None, None
-        if _ignored(request.path_info, settings.ignore_paths):
+        path = request.path_info
+        if path.startswith(_bare(settings.ignore_paths)) and _ignored(path, settings.ignore_paths):
             return None, spans.attach(_untraced())
         return _Traced(request, settings, "request" in settings.instrumentations), None
     except Exception:
@@ -339,11 +344,9 @@ def _begin(request: HttpRequest) -> tuple[_Traced | None, Token[Context] | None]
 
 
 def _ignored(path: str, ignored: tuple[str, ...]) -> bool:
-    prefixes = _bare(ignored)
-    if not path.startswith(prefixes):
-        return False
     return any(
-        path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/") for prefix in prefixes
+        path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/")
+        for prefix in _bare(ignored)
     )
 
 
@@ -422,10 +425,9 @@ def _client(agent: str | None, address: str, limit: int) -> Prepared:
         attributes[names.HTTP_CLIENT_IP] = address
     part = spans.prepare(attributes)
     # One that had something to hide is not kept in memory.
-    secret = agent and (
-        len(agent) > _KEPT_LENGTH or not agent.startswith(str(attributes[names.HTTP_USER_AGENT])[:-1])
-    )
-    return part if secret else _clients.keep((agent, address, limit), part)
+    if agent and (len(agent) > _KEPT_LENGTH or redact_text(agent) != agent):
+        return part
+    return _clients.keep((agent, address, limit), part)
 
 
 def _url_part(request: HttpRequest, asked: tuple[Any, ...]) -> Prepared:
@@ -439,12 +441,6 @@ def _url_part(request: HttpRequest, asked: tuple[Any, ...]) -> Prepared:
             attributes[names.HTTP_QUERY + name] = cut(value, limit)
     part = spans.prepare(attributes)
     return _urls.keep(asked, part) if sanitised == url and len(url) <= _KEPT_LENGTH else part
-
-
-def _method(request: HttpRequest) -> str:
-    method = request.method or ""
-    # Anything else is the client's invention, and would make as many names as there are inventions.
-    return method if method in _METHODS else "HTTP"
 
 
 def _url(request: HttpRequest) -> str:

@@ -132,8 +132,8 @@ class RecordingSpan(Span):
     parts: tuple[Prepared, ...]
     own: dict[str, Any] | None
     made_context: SpanContext | None
-    made_events: BoundedList | None
-    links_made: BoundedList | None
+    made_events: BoundedList[Any] | None
+    links_made: BoundedList[Any] | None
 
     # ----- what our instrumentations call
 
@@ -237,7 +237,7 @@ class RecordingSpan(Span):
     @property
     def parent(self) -> SpanContext | None:
         parent = self.parent_span
-        return parent.get_span_context() if parent.__class__ is RecordingSpan else parent  # type: ignore[union-attr, return-value]
+        return parent.get_span_context() if parent.__class__ is RecordingSpan else parent  # type: ignore[return-value]
 
     @property
     def resource(self) -> Resource:
@@ -266,35 +266,35 @@ class RecordingSpan(Span):
     # ----- what the SDK's own methods (add_event, add_link, set_status, ...) work on
 
     @property
-    def _context(self) -> SpanContext:
+    def _context(self) -> SpanContext:  # type: ignore[override]
         return self.get_span_context()
 
     @property
-    def _parent(self) -> SpanContext | None:
+    def _parent(self) -> SpanContext | None:  # type: ignore[override]
         return self.parent
 
     @property
-    def _resource(self) -> Resource:
+    def _resource(self) -> Resource:  # type: ignore[override]
         return self.resource
 
     @property
-    def _instrumentation_scope(self) -> InstrumentationScope:
+    def _instrumentation_scope(self) -> InstrumentationScope:  # type: ignore[override]
         return self.origin.scope
 
     @property
-    def _instrumentation_info(self) -> Any:
+    def _instrumentation_info(self) -> Any:  # type: ignore[override]
         return self.origin.tracer.instrumentation_info
 
     @property
-    def _sampler(self) -> Any:
+    def _sampler(self) -> Any:  # type: ignore[override]
         return self.origin.tracer.sampler
 
     @property
-    def _span_processor(self) -> Any:
+    def _span_processor(self) -> Any:  # type: ignore[override]
         return self.origin.tracer.span_processor
 
     @property
-    def _attributes(self) -> dict[str, Any]:
+    def _attributes(self) -> dict[str, Any]:  # type: ignore[override]
         return self._merged()
 
     @property
@@ -302,17 +302,17 @@ class RecordingSpan(Span):
         return self.origin.limits
 
     @property
-    def _lock(self) -> Any:
+    def _lock(self) -> Any:  # type: ignore[override]
         return self.__dict__.setdefault("_made_lock", Lock())
 
     @property
-    def _events(self) -> BoundedList:
+    def _events(self) -> BoundedList[Any]:  # type: ignore[override]
         if self.made_events is None:
             self.made_events = BoundedList(self._limits.max_events)
         return self.made_events
 
     @property
-    def _links(self) -> BoundedList:
+    def _links(self) -> BoundedList[Any]:  # type: ignore[override]
         if self.links_made is None:
             self.links_made = BoundedList(self._limits.max_links)
         return self.links_made

@@ -139,7 +139,7 @@ current_context: Final[Callable[[], Context]] = context_api.get_current if _vari
 def recording() -> bool:
     """Whether a traced thing should make a span: the current span records. The first thing to ask."""
     span = current_context().get(SPAN_KEY)
-    return span is not None and span.is_recording()  # type: ignore[attr-defined, no-any-return]
+    return span is not None and span.is_recording()  # type: ignore[attr-defined]
 
 
 def recording_span() -> Span | None:
@@ -150,13 +150,8 @@ def recording_span() -> Span | None:
     return span if span is not None and span.is_recording() else None
 
 
-def attach(context: Context) -> Token[Context] | None:
-    """Makes ``context`` current; give the result to :func:`detach`."""
-    try:
-        return context_api.attach(context) if _variable is None else _variable.set(context)
-    except Exception:  # pragma: no cover - the runtime context is a ContextVar, which does not fail
-        log_once("attach", "A trace's context could not be made current.")
-        return None
+#: Makes a context current; what it gives is for :func:`detach`.
+attach: Final[Callable[[Context], Token[Context]]] = context_api.attach if _variable is None else _variable.set
 
 
 def detach(token: Token[Context] | None) -> None:
@@ -261,7 +256,7 @@ def add(span: Span, parts: tuple[Prepared, ...]) -> None:
     """Adds shared attributes to a started span; never raises."""
     try:
         if span.__class__ is RecordingSpan:
-            span.add(parts)  # type: ignore[attr-defined]
+            span.add(parts)
         else:
             for part in parts:
                 span.set_attributes(part.attributes)

@@ -118,8 +118,8 @@ class QueueProcessor(SpanProcessor):
         shutdown_timeout: float = 3.0,
     ) -> None:
         self.exporter = exporter
-        self._new_batch: Callable[[], Any] = getattr(exporter, "new_batch", SpanBatch)
-        self._pack: Callable[[ReadableSpan], tuple[Any, int]] = self._new_batch.pack  # type: ignore[attr-defined]
+        self._new_batch: Any = getattr(exporter, "new_batch", SpanBatch)
+        self._pack: Callable[[ReadableSpan], tuple[Any, int]] = self._new_batch.pack
         self._batch_size = min(batch_size, queue_size)
         self._interval = export_interval
         self._queue_size = queue_size

@@ -196,7 +196,7 @@ class _Guarded:
 
 
 class _GuardedFunction:
-    """A function as :meth:`_Guarded.guard` gives it; ``functools.wraps`` would cost as much as the rest of the span."""
+    """A function as :meth:`_Guarded.guard` gives it; ``functools.wraps`` would cost as much as a span."""
 
     __slots__ = ("__wrapped__", "_guarded")
 
