@@ -82,6 +82,7 @@ class Settings(NamedTuple):
     endpoint: str | None
     exporter: str
     headers: Mapping[str, str]
+    compression: Literal["none", "gzip"]
     propagators: tuple[str, ...]
     sample_rate: float
     batch_size: int
@@ -408,6 +409,12 @@ SPECS: tuple[Spec, ...] = (
         MappingProxyType({}),
         _headers,
         ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"),
+    ),
+    Spec(
+        "COMPRESSION",
+        "none",
+        _choice("none", "gzip"),
+        ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"),
     ),
     Spec(
         "PROPAGATORS",

@@ -153,6 +153,7 @@ def make_exporter(settings: Settings) -> SpanExporter | None:
         settings.exporter,
         endpoint=settings.endpoint,
         headers=settings.headers,
+        compression=settings.compression,
         timeout=settings.export_timeout,
         local_write=write,
     )

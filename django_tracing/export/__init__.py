@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import Literal
 
 from opentelemetry.sdk.trace.export import SpanExporter
 
@@ -15,13 +16,14 @@ def build_exporter(
     *,
     endpoint: str | None = None,
     headers: Mapping[str, str] | None = None,
+    compression: Literal["none", "gzip"] = "none",
     timeout: float = 10.0,
     local_write: Callable[[list[dict[str, object]]], None] | None = None,
 ) -> SpanExporter | None:
     """The exporter called ``kind``: otlp, otlp-grpc, jaeger, local, console, none (None), or a dotted path.
 
-    A dotted path names a class or function that gives a SpanExporter when called without arguments. ``timeout`` is
-    in seconds. Raises :class:`~django_tracing.export.errors.MissingExtra` when a package is missing, ImportError or
+    A dotted path names a class or function that gives a SpanExporter when called without arguments. ``compression``
+    is for both kinds of OTLP, ``timeout`` is in seconds. Raises :class:`~django_tracing.export.errors.MissingExtra` when a package is missing, ImportError or
     TypeError when a dotted path gives none, ValueError when an endpoint or a writer is missing.
     """
     if kind == "none":
@@ -42,11 +44,11 @@ def build_exporter(
         if kind == "otlp":
             from django_tracing.export.otlp import OTLPHTTPExporter
 
-            return OTLPHTTPExporter(endpoint, headers=headers, timeout=timeout)
+            return OTLPHTTPExporter(endpoint, headers=headers, compression=compression, timeout=timeout)
         if kind == "otlp-grpc":
             from django_tracing.export.grpc import make_otlp_grpc_exporter
 
-            return make_otlp_grpc_exporter(endpoint, headers=headers, timeout=timeout)
+            return make_otlp_grpc_exporter(endpoint, headers=headers, compression=compression, timeout=timeout)
         from django_tracing.export.jaeger import make_jaeger_exporter
 
         return make_jaeger_exporter(endpoint, headers=headers, timeout=timeout)

@@ -23,6 +23,7 @@ Reason = Literal[
     "unauthorized",
     "not_found",
     "wrong_protocol",
+    "compression",
     "rejected",
     "unavailable",
     "failed",
@@ -91,8 +92,13 @@ def from_os_error(error: OSError, where: str) -> ExportError:
     return ExportError(f"{where} can't be reached: {error}.", reason="unreachable", retryable=True)
 
 
-def from_status(status: int, where: str, retry_after: str | None = None) -> ExportError:
-    """The :class:`ExportError` for an HTTP status of 300 or more from ``where`` (a URL without credentials)."""
+def from_status(
+    status: int, where: str, retry_after: str | None = None, *, compressed: bool = False
+) -> ExportError:
+    """The :class:`ExportError` for an HTTP status of 300 or more from ``where`` (a URL without credentials).
+
+    ``compressed`` says that the message was sent with gzip, which may be why it was refused.
+    """
     if status in (401, 403):
         return ExportError(
             f"{where} refused the credentials ({status}).", reason="unauthorized", retryable=False, status=status
@@ -111,9 +117,19 @@ def from_status(status: int, where: str, retry_after: str | None = None) -> Expo
         )
     if status >= 500:
         return ExportError(f"{where} failed ({status}).", reason="unavailable", retryable=True, status=status)
-    if status in (400, 415):
+    if status == 415 and compressed:
+        # https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16: the answer to a coding that is not taken.
         return ExportError(
-            f"{where} does not understand what is sent ({status}).",
+            f"{where} does not take what is sent with gzip ({status}).",
+            reason="compression",
+            retryable=False,
+            status=status,
+        )
+    if status in (400, 415):
+        # Who passes over Content-Encoding takes gzip for a broken message.
+        perhaps = ' It may not know gzip: try COMPRESSION "none".' if compressed else ""
+        return ExportError(
+            f"{where} does not understand what is sent ({status}).{perhaps}",
             reason="wrong_protocol",
             retryable=False,
             status=status,

@@ -83,7 +83,7 @@ class _GRPCExporter(SpanExporter):
 
     def export_batch(self, batch: EncodedBatch) -> SpanExportResult:
         """Sends what was encoded before; raises :class:`ExportError`."""
-        return self._send(batch.message())
+        return self._send(b"".join(batch.message()))
 
     def _send(self, message: bytes) -> SpanExportResult:
         self._connect()

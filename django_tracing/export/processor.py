@@ -193,26 +193,56 @@ class QueueProcessor(SpanProcessor):
         """
         ended = self._ended
         while ended:
+            spans = [ended.popleft() for _ in range(min(len(ended), _SLICE))]
             try:
-                span = ended.popleft()
-                if span.__class__ is RecordingSpan:
-                    sampled: object = span.flags & TraceFlags.SAMPLED
-                else:
-                    context = span.context
-                    sampled = context is not None and context.trace_flags.sampled
-                if not sampled:
+                if self._gather_slice(spans):
                     continue
-                # Asked twice: what has no place is not encoded first.
-                reason = self._no_place(0)
-                if reason is None:
-                    packed, size = self._pack(span)
-                    reason = self._no_place(size)
-                    if reason is None:
-                        self._add(span, packed, size)
-                if reason is not None:
-                    self.counters.drop(reason)
             except Exception:
-                _logger.debug("A span was lost on its way into the queue.", exc_info=True)
+                _logger.debug("A span could not be encoded; its neighbours are tried one by one.", exc_info=True)
+            for span in spans:
+                try:
+                    self._gather_one(span)
+                except Exception:
+                    _logger.debug("A span was lost on its way into the queue.", exc_info=True)
+
+    def _gather_slice(self, spans: list[ReadableSpan]) -> bool:
+        """Adds all of ``spans`` at once, where that can be done."""
+        filling = self._filling
+        pack_all = getattr(filling, "pack_all", None)
+        if (
+            pack_all is None
+            or self._no_place(0) is not None
+            or filling.count + len(spans) > self._batch_size
+            or self._accepted - self._settled + len(spans) > self._queue_size
+            or not all(span.__class__ is RecordingSpan and span.flags & TraceFlags.SAMPLED for span in spans)
+        ):
+            return False
+        packed = pack_all(spans)
+        if packed is None:
+            return False
+        encoded, size = packed
+        if self._bytes + size > self._queue_bytes or filling.size + size > _BATCH_BYTES:
+            return False
+        filling.add_all(spans, encoded, size)
+        self._bytes += size
+        self._accepted += len(spans)
+        if filling.count >= self._batch_size:
+            self._close()
+        return True
+
+    def _gather_one(self, span: ReadableSpan) -> None:
+        context = span.context
+        if context is None or not context.trace_flags.sampled:
+            return
+        # Asked twice: what has no place is not encoded first.
+        reason = self._no_place(0)
+        if reason is None:
+            packed, size = self._pack(span)
+            reason = self._no_place(size)
+            if reason is None:
+                self._add(span, packed, size)
+        if reason is not None:
+            self.counters.drop(reason)
 
     def _add(self, span: ReadableSpan, packed: Any, size: int) -> None:
         filling = self._filling
