@@ -23,8 +23,9 @@ def build_exporter(
     """The exporter called ``kind``: otlp, otlp-grpc, jaeger, local, console, none (None), or a dotted path.
 
     A dotted path names a class or function that gives a SpanExporter when called without arguments. ``compression``
-    is for both kinds of OTLP, ``timeout`` is in seconds. Raises :class:`~django_tracing.export.errors.MissingExtra` when a package is missing, ImportError or
-    TypeError when a dotted path gives none, ValueError when an endpoint or a writer is missing.
+    is for both kinds of OTLP; ``timeout`` is in seconds. Raises :class:`~django_tracing.export.errors.MissingExtra`
+    when a package is missing, ImportError or TypeError when a dotted path gives none, ValueError when an endpoint or
+    a writer is missing.
     """
     if kind == "none":
         return None

@@ -92,9 +92,7 @@ def from_os_error(error: OSError, where: str) -> ExportError:
     return ExportError(f"{where} can't be reached: {error}.", reason="unreachable", retryable=True)
 
 
-def from_status(
-    status: int, where: str, retry_after: str | None = None, *, compressed: bool = False
-) -> ExportError:
+def from_status(status: int, where: str, retry_after: str | None = None, *, compressed: bool = False) -> ExportError:
     """The :class:`ExportError` for an HTTP status of 300 or more from ``where`` (a URL without credentials).
 
     ``compressed`` says that the message was sent with gzip, which may be why it was refused.
@@ -120,7 +118,7 @@ def from_status(
     if status == 415 and compressed:
         # https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16: the answer to a coding that is not taken.
         return ExportError(
-            f"{where} does not take what is sent with gzip ({status}).",
+            f"{where} does not take what is sent, likely because of gzip ({status}).",
             reason="compression",
             retryable=False,
             status=status,

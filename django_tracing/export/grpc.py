@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal
 from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -42,9 +42,15 @@ _UNAVAILABLE: Final[tuple[tuple[str, Reason, str, bool], ...]] = (
 
 
 def make_otlp_grpc_exporter(
-    endpoint: str, *, headers: Mapping[str, str] | None = None, timeout: float = 10.0
+    endpoint: str,
+    *,
+    headers: Mapping[str, str] | None = None,
+    compression: Literal["none", "gzip"] = "none",
+    timeout: float = 10.0,
 ) -> SpanExporter:
     """An exporter for ``http://host:4317`` (plain) or ``https://host:4317`` (TLS). ``timeout`` is in seconds.
+
+    ``compression`` is grpc's own, which leaves messages as they are that it would not make smaller.
 
     Raises :class:`MissingExtra` when the extra ``otlp-grpc`` is not installed, ValueError for a wrong header. TLS
     trusts grpc's own list of authorities, or that of the environment variable GRPC_DEFAULT_SSL_ROOTS_FILE_PATH.
@@ -56,11 +62,13 @@ def make_otlp_grpc_exporter(
             f'OTLP over gRPC is not installed ({error}): pip install "django-tracing[otlp-grpc]". Or send OTLP over '
             "HTTP, which needs no extra: the same host with port 4318."
         ) from error
-    return _GRPCExporter(grpc, endpoint, checked_headers(headers), timeout)
+    return _GRPCExporter(grpc, endpoint, checked_headers(headers), compression, timeout)
 
 
 class _GRPCExporter(SpanExporter):
-    def __init__(self, grpc: Any, endpoint: str, headers: dict[str, str], timeout: float) -> None:
+    def __init__(
+        self, grpc: Any, endpoint: str, headers: dict[str, str], compression: Literal["none", "gzip"], timeout: float
+    ) -> None:
         parts = urlsplit(endpoint)
         self._grpc = grpc
         self._secure = parts.scheme == "https"
@@ -68,6 +76,7 @@ class _GRPCExporter(SpanExporter):
         self._where = f"{f'[{host}]' if ':' in host else host}:{parts.port or 4317}"
         # gRPC's metadata keys are lower case.
         self._metadata = tuple((name.lower(), value) for name, value in headers.items())
+        self._compression = grpc.Compression.Gzip if compression == "gzip" else None
         self.timeout = timeout
         self._channel: Any = None
         self._call: Any = None
@@ -88,11 +97,12 @@ class _GRPCExporter(SpanExporter):
     def _send(self, message: bytes) -> SpanExportResult:
         self._connect()
         try:
-            answer = self._call(message, timeout=self.timeout, metadata=self._metadata)
+            answer = self._call(message, timeout=self.timeout, metadata=self._metadata, compression=self._compression)
         except self._grpc.RpcError as error:
             # A channel that failed waits up to two minutes before it tries to connect again: a new one does not.
             self._close()
-            raise _failure(error.code().name, error.details() or "", self._where) from None
+            compressed = self._compression is not None
+            raise _failure(error.code().name, error.details() or "", self._where, compressed=compressed) from None
         rejected = rejected_spans(answer)
         if rejected:
             raise ExportError(
@@ -132,11 +142,14 @@ class _GRPCExporter(SpanExporter):
         return True
 
 
-def _failure(code: str, details: str, where: str) -> ExportError:
+def _failure(code: str, details: str, where: str, *, compressed: bool) -> ExportError:
     """The :class:`ExportError` of a gRPC status (https://grpc.io/docs/guides/status-codes/)."""
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return ExportError(f"{where} refused the credentials ({code}).", reason="unauthorized", retryable=False)
     if code == "UNIMPLEMENTED":
+        # Both are this status (https://github.com/grpc/grpc/blob/master/doc/compression.md); the words differ.
+        if compressed and "compress" in details.lower():
+            return ExportError(f"{where} does not take gzip ({code}).", reason="compression", retryable=False)
         return ExportError(f"{where} takes no spans ({code}).", reason="not_found", retryable=False)
     if code == "DEADLINE_EXCEEDED":
         return ExportError(f"{where} did not answer in time.", reason="timeout", retryable=True)

@@ -7,8 +7,9 @@ import http.client
 import os
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
-from typing import Final
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final, Literal
 from urllib.parse import quote, unquote, urlsplit
 
 from opentelemetry.sdk.trace import ReadableSpan
@@ -25,18 +26,27 @@ _URL_SAFE: Final = "/%:@!$&'()*+,;=?~"
 _TRANSPORT_ERRORS: Final = (OSError, http.client.HTTPException, UnicodeError)
 #: How a kept-alive connection shows that its other end has closed it.
 _STALE: Final = (ConnectionError, http.client.CannotSendRequest, ssl.SSLEOFError, ssl.SSLZeroReturnError)
+_LEVEL: Final = 1
 
 
 class OTLPHTTPExporter(SpanExporter):
     """Sends spans to an OTLP/HTTP receiver, raising :class:`ExportError` for what was not taken.
 
     ``endpoint`` is the whole URL (``/v1/traces`` is added where its path is empty); credentials in it become Basic
-    authentication. ``timeout`` is in seconds, for each connection attempt and each read. Proxies of the environment
-    are not used: a collector is a neighbour. Not thread-safe, as no exporter has to be. Raises ValueError for a
-    header that HTTP has no place for, without its value, which may be a secret.
+    authentication. ``compression`` is done by whoever sends. ``timeout`` is in seconds, for each connection attempt
+    and each read. Proxies of the environment are not used: a collector is a neighbour. Not thread-safe, as no
+    exporter has to be. Raises ValueError for a header that HTTP has no place for, without its value, which may be a
+    secret.
     """
 
-    def __init__(self, endpoint: str, *, headers: Mapping[str, str] | None = None, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        compression: Literal["none", "gzip"] = "none",
+        timeout: float = 10.0,
+    ) -> None:
         parts = urlsplit(endpoint)
         self._secure = parts.scheme == "https"
         self._host = parts.hostname or "localhost"
@@ -56,6 +66,9 @@ class OTLPHTTPExporter(SpanExporter):
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             self._headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+        self._compressed = compression == "gzip"
+        if self._compressed:
+            self._headers["Content-Encoding"] = "gzip"
         self._tls: ssl.SSLContext | None = None
         self._connection: http.client.HTTPConnection | None = None
         self._owner = 0
@@ -79,6 +92,8 @@ class OTLPHTTPExporter(SpanExporter):
         return SpanExportResult.SUCCESS
 
     def _send(self, body: list[bytes | bytearray]) -> None:
+        if self._compressed:
+            body = _gzipped(body)
         fresh = self._connect()
         try:
             status, kind, retry_after, answer = self._post(body)
@@ -93,7 +108,7 @@ class OTLPHTTPExporter(SpanExporter):
             except _TRANSPORT_ERRORS as second:
                 raise self._failure(second) from None
         if status >= 300:
-            raise from_status(status, self._url, retry_after)
+            raise from_status(status, self._url, retry_after, compressed=self._compressed)
         if kind.startswith("text/html"):
             # Jaeger's UI, and many a proxy, answer anything with a page and 200.
             raise ExportError(
@@ -163,6 +178,13 @@ class OTLPHTTPExporter(SpanExporter):
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return True
+
+
+def _gzipped(pieces: Iterable[bytes | bytearray]) -> list[bytes | bytearray]:
+    # 16 asks for gzip's frame, 15 for the whole window. zlib leaves the interpreter to others while it works.
+    compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, 16 + 15)
+    compressed: list[bytes | bytearray] = [compressor.compress(piece) for piece in pieces]
+    return [*filter(None, compressed), compressor.flush()]
 
 
 def rejected_spans(answer: bytes) -> int:
