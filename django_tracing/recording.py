@@ -17,7 +17,7 @@ from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
-from opentelemetry.context import Context
+from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import Span, SpanLimits, SpanProcessor, SynchronousMultiSpanProcessor
 from opentelemetry.sdk.trace import Tracer as SDKTracer
@@ -29,7 +29,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status,
 
 from django_tracing.attributes import Attributes, AttributeValue
 
-__all__ = ["SPAN_KEY", "UNSET", "Origin", "Prepared", "RecordingSpan", "UnsampledSpan"]
+__all__ = ["SPAN_KEY", "UNSET", "Origin", "Prepared", "RecordingSpan", "UnsampledSpan", "new_child"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -413,45 +413,9 @@ class Origin:
     ) -> trace.Span:
         """A started span below the current one of ``context``; ``start_time`` is nanoseconds since the epoch."""
         parent: Any = context.get(SPAN_KEY)
-        if parent.__class__ is RecordingSpan and parent.origin is self and self.follows and parent.flags & _SAMPLED:
-            return self.child(parent, name, context, kind, parts, own, start_time)
+        if parent.__class__ is RecordingSpan and parent.origin is self:
+            return new_child(parent, name, kind, parts, own, start_time, context)
         return self._decide(parent, name, context, kind, parts, own, start_time, scope)
-
-    def child(
-        self,
-        parent: RecordingSpan,
-        name: str,
-        context: Context,
-        kind: SpanKind,
-        parts: tuple[Prepared, ...],
-        own: dict[str, Any] | None,
-        start_time: int | None,
-    ) -> RecordingSpan:
-        """A started span below a sampled one of ours, where children are kept with their parents (``follows``)."""
-        span: RecordingSpan = _new(RecordingSpan)
-        span.origin = self
-        span.scope = parent.scope
-        span._name = name
-        span._kind = kind
-        span.parts = parts
-        span.own = own
-        span.trace_id = parent.trace_id
-        span.span_id = (getrandbits(64) or 1) if self._own_ids else self._span_id()
-        span.parent_id = parent.span_id
-        span.parent_span = parent
-        span.flags = parent.flags
-        span.trace_state = parent.trace_state
-        span.made_context = span.made_events = span.links_made = span._end_time = None
-        span._status = UNSET
-        span.remote = False
-        span.dropped = 0
-        span._start_time = time_ns() if start_time is None else start_time
-        processors = self._processors
-        if processors.known is not self.multi._span_processors:
-            processors = self.processors()
-        for on_start in processors.on_start:
-            on_start(span, parent_context=context)
-        return span
 
     def _decide(
         self,
@@ -516,3 +480,45 @@ class Origin:
         for on_start in self.processors().on_start:
             on_start(span, parent_context=context)
         return span
+
+
+def new_child(
+    parent: RecordingSpan,
+    name: str,
+    kind: SpanKind,
+    parts: tuple[Prepared, ...],
+    own: dict[str, Any] | None,
+    start_time: int | None,
+    context: Context | None,
+) -> trace.Span:
+    """A started span below ``parent``, of its origin; ``context`` (default: the current one) is where it stands."""
+    origin = parent.origin
+    if not (origin.follows and parent.flags & _SAMPLED):
+        context = get_current() if context is None else context
+        return origin._decide(parent, name, context, kind, parts, own, start_time, parent.scope)
+    span: RecordingSpan = _new(RecordingSpan)
+    span.origin = origin
+    span.scope = parent.scope
+    span._name = name
+    span._kind = kind
+    span.parts = parts
+    span.own = own
+    span.trace_id = parent.trace_id
+    span.span_id = (getrandbits(64) or 1) if origin._own_ids else origin._span_id()
+    span.parent_id = parent.span_id
+    span.parent_span = parent
+    span.flags = parent.flags
+    span.trace_state = parent.trace_state
+    span.made_context = span.made_events = span.links_made = span._end_time = None
+    span._status = UNSET
+    span.remote = False
+    span.dropped = 0
+    span._start_time = time_ns() if start_time is None else start_time
+    processors = origin._processors
+    if processors.known is not origin.multi._span_processors:
+        processors = origin.processors()
+    if processors.on_start:
+        context = get_current() if context is None else context
+        for on_start in processors.on_start:
+            on_start(span, parent_context=context)
+    return span

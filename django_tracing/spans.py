@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode, TraceFlags
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
 
 from django_tracing.attributes import (
     ERROR_TYPE,
@@ -26,7 +26,7 @@ from django_tracing.attributes import (
 from django_tracing.conf import get_settings
 from django_tracing.correlation import Scope, get_scope
 from django_tracing.identity import identify
-from django_tracing.recording import SPAN_KEY, Origin, Prepared, RecordingSpan
+from django_tracing.recording import SPAN_KEY, Origin, Prepared, RecordingSpan, new_child
 from django_tracing.redaction import cut, redact_db_error, redact_stacktrace
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "attach",
     "current_context",
     "detach",
+    "finish",
     "log_once",
     "prepare",
     "record_error",
@@ -81,7 +82,7 @@ def use_tracer(tracer: trace.Tracer, convention: Convention, origin: Origin | No
     _convention = convention
     _origin = origin
     for cache in _caches:
-        cache.clear()
+        cache.forget()
 
 
 def convention() -> Convention:
@@ -89,7 +90,7 @@ def convention() -> Convention:
     return _convention
 
 
-_caches: list[dict[Any, Any]] = []
+_caches: list[Cache[Any, Any]] = []
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -100,7 +101,13 @@ class Cache(dict[K, V]):
 
     def __init__(self, size: int = 2048) -> None:
         self._size = size
+        #: Another object after each change of tracer.
+        self.generation = object()
         _caches.append(self)
+
+    def forget(self) -> None:
+        self.clear()
+        self.generation = object()
 
     def keep(self, key: K, value: V) -> V:
         # Emptied as a whole: what is in use is soon back, and nobody has to count uses.
@@ -219,23 +226,32 @@ def start_child(
 ) -> Span:
     """:func:`start_span` below ``parent``, which records and is current in ``context`` (default: the current one)."""
     try:
-        if context is None:
-            context = current_context()
-        if parent.__class__ is RecordingSpan:
-            origin = parent.origin
-            if origin is _origin and origin.follows and parent.flags & TraceFlags.SAMPLED:
-                scope = parent.scope
-                if scope is not None:
-                    if not scope.user_known:
-                        identify(scope, get_settings())
-                    parts += scope.parts
-                if attributes is not None and not _convention.unchanged:
-                    attributes = _convention.apply(attributes)
-                return origin.child(parent, name, context, kind, parts, attributes, start_time)
+        if parent.__class__ is RecordingSpan and parent.origin is _origin:
+            scope = parent.scope
+            if scope is not None:
+                if not scope.user_known:
+                    identify(scope, get_settings())
+                parts += scope.parts
+            if attributes is not None and not _convention.unchanged:
+                attributes = _convention.apply(attributes)
+            return new_child(parent, name, kind, parts, attributes, start_time, context)
         return start_span(name, attributes, kind, context, start_time, parts)
     except Exception:
         log_once("start_span", "A span could not be started; it is left out.")
         return INVALID_SPAN
+
+
+def finish(span: Span, parts: tuple[Prepared, ...] = ()) -> None:
+    """Adds shared attributes and ends the span; never raises."""
+    try:
+        if parts:
+            if span.__class__ is RecordingSpan and span.own is None:
+                span.parts += parts
+            else:
+                add(span, parts)
+        span.end()
+    except Exception:
+        log_once("end_span", "A span could not be ended; it is left out.")
 
 
 def start_request_span(name: str, scope: Scope, context: Context, parts: tuple[Prepared, ...]) -> Span:

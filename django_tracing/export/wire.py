@@ -48,8 +48,8 @@ _CACHED_ATTRIBUTES: Final = 4096
 _CACHED_LENGTH: Final = 256
 #: Encoded names of attributes.
 _keys: Final[dict[str, bytes]] = {}
-#: Encoded name and kind, by both.
-_names: Final[dict[tuple[str, SpanKind], bytes]] = {}
+#: By name: the kind that spans of that name have, and both encoded. (A kind is slow to hash: it is an Enum.)
+_names: Final[dict[str, tuple[SpanKind, bytes]]] = {}
 
 
 def _varint(value: int) -> bytes:
@@ -259,12 +259,12 @@ def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
     for span in spans:
         trace_id = span.trace_id
         parent_id = span.parent_id
-        named = span._name, span._kind
+        named = _names.get(span._name)
         parts: list[bytes] = [
             _child_ids(0x0A10, trace_id >> 64, trace_id & _LOW, 0x1208, span.span_id, 0x2208, parent_id)
             if parent_id
             else _root_ids(0x0A10, trace_id >> 64, trace_id & _LOW, 0x1208, span.span_id),
-            _names.get(named) or _name_and_kind(named),
+            named[1] if named is not None and named[0] is span._kind else _name_and_kind(span._name, span._kind),
             _times(0x39, span._start_time, 0x41, span._end_time),
         ]
         for part in span.parts:
@@ -299,13 +299,12 @@ def _prepared(part: Prepared) -> bytes:
     return encoded
 
 
-def _name_and_kind(named: tuple[str, SpanKind]) -> bytes:
-    name, kind = named
+def _name_and_kind(name: str, kind: SpanKind) -> bytes:
     encoded = (_field(0x2A, _utf8(name)) if name else b"") + b"\x30" + _varint(_KINDS[kind])
     if len(_names) >= _CACHED_ATTRIBUTES:
         _names.clear()
     if len(name) <= _CACHED_LENGTH:
-        _names[named] = encoded
+        _names[name] = kind, encoded
     return encoded
 
 

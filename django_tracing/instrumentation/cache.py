@@ -51,6 +51,10 @@ _COUNTED: Final = frozenset({"incr", "decr", "incr_version", "decr_version"})
 _ONE_KEY: Final = ("get", "set", "add", "delete", "touch", "has_key", "get_or_set", *sorted(_COUNTED))
 _MANY_KEYS: Final = ("get_many", "set_many", "delete_many")
 _ONE_KEY_SET: Final = frozenset(_ONE_KEY)
+#: Those whose answer says whether the key was there.
+_TELLING: Final = frozenset({"has_key", "touch", "delete"})
+#: Those that :func:`_traced_method` does in one go.
+_QUICK: Final = frozenset({"get", "set", "add", *_TELLING})
 _OPERATIONS: Final = (*_ONE_KEY, *_MANY_KEYS, "clear")
 #: What django-redis has besides: about a key, or a pattern of keys.
 _REDIS_OPERATIONS: Final = (
@@ -196,6 +200,8 @@ class _HiddenInside:
 
 #: What a call's span is called and says: by operation, system, alias and pattern of keys.
 _calls: Final[spans.Cache[tuple[str, Any, str, str], tuple[str, SpanKind, Prepared]]] = spans.Cache()
+#: The same by key instead of pattern.
+_keys: Final[spans.Cache[tuple[str, Any, str, str], tuple[str, SpanKind, tuple[Prepared]]]] = spans.Cache()
 #: Under the same name in every convention.
 _HITS: Final = {hit: (Prepared({CACHE_HIT: hit}),) for hit in (True, False)}
 
@@ -209,6 +215,14 @@ def _describe(key: tuple[str, Any, str, str], static: Attributes) -> tuple[str, 
         name = f"{name}.{pattern}"
     kind = SpanKind.CLIENT if system in _NETWORKED else SpanKind.INTERNAL
     return _calls.keep(key, (cut(name, 120), kind, spans.prepare(attributes)))
+
+
+def _describe_key(call: tuple[str, Any, str, str], static: Attributes) -> tuple[str, SpanKind, tuple[Prepared]]:
+    *what, key = call
+    pattern: tuple[Any, ...] = (*what, key_pattern(key))
+    name, kind, part = _calls.get(pattern) or _describe(pattern, static)
+    described = name, kind, (part,)
+    return _keys.keep(call, described) if len(key) <= 250 else described
 
 
 class _Call:
@@ -356,7 +370,7 @@ class _Call:
             return None if self.made is None else not self.made
         if operation == "get_many":
             return isinstance(result, Mapping) and len(result) == self._unique
-        if operation in ("has_key", "touch", "delete"):
+        if operation in _TELLING:
             return bool(result) if isinstance(result, int) else None
         return True if operation in _COUNTED and result is not None else None
 
@@ -384,6 +398,59 @@ def _read_once(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any
 
 
 def _traced_method(
+    operation: str, original: Callable[..., Any], static: Attributes, well_known: bool
+) -> Callable[..., Any]:
+    general = _general_method(operation, original, static, well_known)
+    if operation not in _QUICK or not well_known:
+        return general
+    system = static[CACHE_SYSTEM]
+    is_get = operation == "get"
+    with_context = spans.with_span if system == "database" else spans.with_suppressed_span
+
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        # What nearly every call is: one key, given by position. The general method does the same, step by step.
+        if not args or args[0].__class__ is not str or (is_get and kwargs):
+            return general(self, *args, **kwargs)
+        parent = spans.recording_span()
+        if parent is None or _inside.get() or not _installed:
+            return original(self, *args, **kwargs)
+        try:
+            key = args[0]
+            call = (operation, system, self._django_tracing_alias, key)
+            name, kind, parts = _keys.get(call) or _describe_key(call, static)
+            span = spans.start_child(parent, name, kind, parts)
+            token = spans.attach(with_context(span))
+        except Exception:
+            spans.log_once("cache", "A cache call could not be traced.")
+            return original(self, *args, **kwargs)
+        inside = _inside.set(True)
+        try:
+            # A default of ours goes down, which nobody can have stored: 0, "" and None are hits.
+            result = original(self, key, _MISSING, *args[2:]) if is_get else original(self, *args, **kwargs)
+        except BaseException as error:
+            _inside.reset(inside)
+            spans.detach(token)
+            spans.record_error(span, error)
+            spans.end_span(span)
+            raise
+        _inside.reset(inside)
+        spans.detach(token)
+        if is_get:
+            if result is _MISSING:
+                result = args[1] if len(args) > 1 else None
+                spans.finish(span, _HITS[False])
+            else:
+                spans.finish(span, _HITS[True])
+        elif operation in _TELLING:
+            spans.finish(span, _HITS[bool(result)] if isinstance(result, int) else ())
+        else:
+            spans.finish(span)
+        return result
+
+    return update_wrapper(method, original)
+
+
+def _general_method(
     operation: str, original: Callable[..., Any], static: Attributes, well_known: bool
 ) -> Callable[..., Any]:
     many = operation in _MANY_KEYS

@@ -148,11 +148,11 @@ def _take_from_upstream(connection: BaseDatabaseWrapper) -> None:
 class _Facts:
     """What is the same for all statements of a connection."""
 
-    __slots__ = ("convention", "double_quotes", "part", "pooled", "vendor")
+    __slots__ = ("double_quotes", "generation", "part", "pooled", "vendor")
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        #: Under whose names ``part`` says it.
-        self.convention = spans.convention()
+        #: Of the names that ``part`` says it under.
+        self.generation = _statements.generation
         self.part = spans.prepare(_static_attributes(connection))
         self.vendor = connection.vendor
         self.double_quotes: Literal["string", "identifier"] = (
@@ -164,7 +164,7 @@ class _Facts:
 
 def _facts(connection: BaseDatabaseWrapper) -> _Facts:
     facts: _Facts | None = connection.__dict__.get(_FACTS)
-    if facts is None or facts.convention is not spans.convention():
+    if facts is None or facts.generation is not _statements.generation:
         facts = connection.__dict__[_FACTS] = _Facts(connection)
     return facts
 
@@ -201,7 +201,21 @@ def _execute(execute: Callable[..., Any], sql: Any, params: Any, many: bool, con
         spans.record_error(span, error)
         spans.end_span(span)
         raise
-    _finish(span, context)
+    try:
+        cursor = context["cursor"]
+        # The driver's own: through Django's wrapper each look costs a failed one.
+        rows = getattr(cursor, "cursor", cursor).rowcount
+        # -1: the driver does not know, as SQLite for a SELECT. Oracle's counts what was fetched: nothing so far.
+        if (
+            rows.__class__ is int
+            and 0 <= rows <= _MAX_ROWS
+            and not (context["connection"].vendor == "oracle" and cursor.description)
+        ):
+            spans.finish(span, _rows.get(rows) or _rows.keep(rows, (spans.prepare({DB_ROWS: rows}),)))
+            return result
+    except Exception:
+        spans.log_once("database-rows", "A statement's rows could not be read.")
+    spans.end_span(span)
     return result
 
 
@@ -214,7 +228,7 @@ def _start(parent: Span, sql: Any, params: Any, many: bool, context: dict[str, A
     try:
         connection = context["connection"]
         facts = connection.__dict__.get(_FACTS)
-        if facts is None or facts.convention is not spans.convention():
+        if facts is None or facts.generation is not _statements.generation:
             facts = _facts(connection)
         if sql.__class__ is not str:
             sql = _text(sql, context)
@@ -261,23 +275,6 @@ def _text(sql: Any, context: dict[str, Any]) -> str:
         return str(as_string(context["cursor"].cursor))
     except Exception:  # one of its values cannot be adapted, which the driver is about to say itself
         return ""
-
-
-def _finish(span: Span, context: dict[str, Any]) -> None:
-    try:
-        cursor = context["cursor"]
-        # The driver's own: through Django's wrapper each look costs a failed one.
-        rows = getattr(cursor, "cursor", cursor).rowcount
-        # -1: the driver does not know, as SQLite for a SELECT. Oracle's counts what was fetched: nothing so far.
-        if (
-            isinstance(rows, int)
-            and 0 <= rows <= _MAX_ROWS
-            and not (context["connection"].vendor == "oracle" and cursor.description)
-        ):
-            spans.add(span, _rows.get(rows) or _rows.keep(rows, (spans.prepare({DB_ROWS: rows}),)))
-    except Exception:
-        spans.log_once("database-rows", "A statement's rows could not be read.")
-    spans.end_span(span)
 
 
 def _calling(original: Callable[..., Any]) -> Callable[..., Any]:
