@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar, Token
 from importlib.util import find_spec
+from types import CoroutineType, GeneratorType
 from typing import Any, Final, TypeVar, overload
 
 from opentelemetry import trace
@@ -180,7 +181,7 @@ class _Guarded:
                 error is not None and not rejected and not _is_rejection(error) and _is_excluded(breaker, error)
             )
             outcome = "rejected" if rejected else "success" if error is None or excluded else "failure"
-            key = (outcome, _state(breaker), _failures(breaker, outcome))
+            key = (outcome, *_figures(breaker, outcome))
             spans.add(self.span, _outcomes.get(key) or _describe_outcome(*key))
             if error is not None:
                 # An excluded exception is an answer to the breaker, not a failure.
@@ -217,6 +218,9 @@ class _GuardedFunction:
             _inside.reset(token)
 
 
+_MEMORY: Final = "CircuitMemoryStorage"
+
+
 def _is_rejection(error: BaseException) -> bool:
     from pybreaker import CircuitBreakerError
 
@@ -230,24 +234,24 @@ def _is_excluded(breaker: Any, error: BaseException) -> bool:
         return False
 
 
-def _in_memory(breaker: Any) -> bool:
-    return type(breaker._state_storage).__name__ == "CircuitMemoryStorage"
-
-
 def _state(breaker: Any) -> str:
+    storage = breaker._state_storage
     # A shared storage (Redis) would be asked over the network: what the breaker last saw of it will do.
-    return str(breaker.current_state if _in_memory(breaker) else breaker._state.name)
+    return str(storage.state if type(storage).__name__ == _MEMORY else breaker._state.name)
 
 
-def _failures(breaker: Any, outcome: str) -> int | None:
-    if _in_memory(breaker):
-        return int(breaker.fail_counter)
+def _figures(breaker: Any, outcome: str) -> tuple[str, int | None]:
+    """The state, and the failures in a row."""
+    storage = breaker._state_storage
+    if type(storage).__name__ == _MEMORY:
+        return storage.state, storage.counter
+    state = str(breaker._state.name)
     if outcome != "failure":
-        return None
+        return state, None
     # Asked for the span only: whatever the storage is made of, that is no span.
     token = spans.attach(spans.suppressed(trace.set_span_in_context(INVALID_SPAN)))
     try:
-        return int(breaker.fail_counter)
+        return state, int(breaker.fail_counter)
     finally:
         spans.detach(token)
 
@@ -277,14 +281,10 @@ def _call(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
     except BaseException as error:
         guarded.end(error)
         raise
-    if inspect.iscoroutine(result):
+    if isinstance(result, (CoroutineType, GeneratorType)):
         guarded.leave()
         guarded.detach()
-        return _awaited(guarded, result)
-    if inspect.isgenerator(result):
-        guarded.leave()
-        guarded.detach()
-        return _iterated(guarded, result)
+        return _awaited(guarded, result) if isinstance(result, CoroutineType) else _iterated(guarded, result)
     guarded.end()
     return result
 
