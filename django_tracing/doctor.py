@@ -92,6 +92,7 @@ _ADVICE: Final[dict[str, tuple[str, str]]] = {
         "Correct the port in {at}. Jaeger and collectors take OTLP over HTTP on 4318 and over gRPC on 4317, Jaeger "
         "takes thrift on 14268 (/api/traces).",
     ),
+    "compression": ("The backend knows no gzip, or what stands before it does not.", ""),
     "rejected": (
         "The backend understood the spans and did not want them (a limit, a quota, another tenant).",
         "Look into the backend's log.",
@@ -229,6 +230,8 @@ class Diagnosis:
         custom = _PORTS.get(address[1]) if address is not None else None
         if custom is not None:
             meaning = f"{meaning} {custom}"
+        if reason == "compression":
+            remedy = self._set("COMPRESSION", "none")
         return Step(name, "failed", detail, meaning, remedy.format(at=self._at))
 
     # ----- what is configured
@@ -330,6 +333,14 @@ class Diagnosis:
         if isinstance(self._exporter, ConsoleSpanExporter):
             # A program may be reading what the command prints.
             self._exporter.out = sys.stderr
+        if settings.compression != "none" and settings.exporter not in ("otlp", "otlp-grpc"):
+            yield Step(
+                "exporter",
+                "warning",
+                f"The exporter {settings.exporter} compresses nothing ({settings.source('COMPRESSION')}).",
+                "COMPRESSION is for OTLP, over HTTP and over gRPC.",
+                'Set EXPORTER to "otlp" or "otlp-grpc" where the backend takes them, or take COMPRESSION out.',
+            )
         live = get_settings()
         if live.enabled and live.exporter != "none" and queue() is None and self._sources[0] != "--endpoint":
             yield Step(
@@ -483,6 +494,9 @@ class Diagnosis:
         """What an empty message's fate says; what only a real one can tell is left to the next step."""
         if error.reason == "unauthorized":
             yield replace(self._failed("protocol", "unauthorized", str(error)), remedy=self._credentials())
+            raise _Stop
+        if error.reason == "compression":
+            yield self._failed("protocol", "compression", str(error))
             raise _Stop
         if error.status is not None and 300 <= error.status < 400:
             yield Step(

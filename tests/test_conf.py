@@ -76,6 +76,24 @@ class TestPrecedence:
         assert settings.semconv_stability_opt_in == {"http/dup"}
         assert from_env(OTEL_PROPAGATORS="none").propagators == ()
 
+    @pytest.mark.parametrize("value", ["gzip", "GZIP", " gzip ", "none"])
+    def test_compression(self, value: str) -> None:
+        wanted = value.strip().lower()
+        assert from_env(OTEL_EXPORTER_OTLP_COMPRESSION=value).compression == wanted
+        assert load({"COMPRESSION": value}, {}).compression == wanted
+
+    def test_the_traces_own_compression_wins_over_that_of_all_signals_and_tracing_over_both(self) -> None:
+        general = {"OTEL_EXPORTER_OTLP_COMPRESSION": "gzip"}
+        traces = {**general, "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": "none"}
+        for tracing, environ, value, source in (
+            (None, {}, "none", "default"),
+            (None, general, "gzip", "environment variable OTEL_EXPORTER_OTLP_COMPRESSION"),
+            (None, traces, "none", "environment variable OTEL_EXPORTER_OTLP_TRACES_COMPRESSION"),
+            ({"COMPRESSION": "gzip"}, traces, "gzip", 'TRACING["COMPRESSION"]'),
+        ):
+            settings = load(tracing, environ)
+            assert (settings.compression, settings.source("COMPRESSION")) == (value, source)
+
     def test_the_argument_of_another_sampler_is_not_a_rate(self) -> None:
         settings = from_env(OTEL_TRACES_SAMPLER="jaeger_remote", OTEL_TRACES_SAMPLER_ARG="endpoint=http://x")
         assert settings.sample_rate == 1.0
@@ -167,6 +185,9 @@ WRONG = [
     ({"TRUSTED_PROXIES": ["10.0.0.300"]}, "TRUSTED_PROXIES", "10.0.0.0/8"),
     ({"HEADERS": {"a": "b\r\nc: d"}}, "HEADERS", "Take the line break out."),
     ({"HEADERS": "a=b"}, "HEADERS", "Write it as"),
+    ({"COMPRESSION": "deflate"}, "COMPRESSION", 'Choose one of "none", "gzip".'),
+    ({"COMPRESSION": True}, "COMPRESSION", 'Choose one of "none", "gzip".'),
+    ({"COMPRESION": "gzip"}, "COMPRESION", 'Did you mean "COMPRESSION"?'),
     ({"PEER_SERVICES": {"http://h": "x"}}, "PEER_SERVICES", "without a scheme"),
     ({"SUBSCRIPTION": 7}, "SUBSCRIPTION", "subscription.tier"),
     ({"SERVICE_NAME": ""}, "SERVICE_NAME", "leave the setting out"),
@@ -196,6 +217,8 @@ class TestErrors:
             ("OTEL_TRACES_SAMPLER_ARG", "all", "Set it to a number from 0 to 1"),
             ("JAEGER_ENDPOINT", "jaeger:4318", 'Write it with its scheme: "http://jaeger:4318".'),
             ("OTEL_PROPAGATORS", "w3c", "Known: tracecontext"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "deflate", 'Choose one of "none", "gzip".'),
+            ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd", 'Choose one of "none", "gzip".'),
             ("OTEL_RESOURCE_ATTRIBUTES", "team", "key1=value1"),
         ],
     )

@@ -361,6 +361,39 @@ def test_credentials(status: int, path: str) -> None:
     assert "abcdefghijkl" not in result.text
 
 
+@pytest.mark.parametrize(
+    ("tracing", "environ", "place"),
+    [
+        ({"COMPRESSION": "gzip"}, {}, 'TRACING["COMPRESSION"]'),
+        ({}, {"OTEL_EXPORTER_OTLP_COMPRESSION": "gzip"}, "the environment variable OTEL_EXPORTER_OTLP_COMPRESSION"),
+    ],
+)
+def test_a_backend_that_takes_no_gzip(
+    receiver: OTLPReceiver, tracing: dict[str, Any], environ: dict[str, str], place: str
+) -> None:
+    receiver.mode = 415
+    step = failed(Result({"ENDPOINT": receiver.endpoint, **tracing}, environ), "protocol")
+    assert "gzip (415)" in step.detail
+    assert step.remedy == f'Set {place} to "none".'
+
+
+def test_the_test_trace_is_sent_as_spans_are(receiver: OTLPReceiver) -> None:
+    result = Result({"ENDPOINT": receiver.endpoint, "COMPRESSION": "gzip"}, query=False)
+    assert result.exit_code == 0
+    assert {headers["content-encoding"] for headers in receiver.headers} == {"gzip"}
+    assert sorted(span.name for span in receiver.spans) == ["check_tracing", "check_tracing.child"]
+    assert "exporter" not in result.names
+
+
+def test_a_compression_that_the_exporter_does_not_do(tmp_path: Path) -> None:
+    result = Result({"LOCAL_STORE": tmp_path / "traces.sqlite3", "COMPRESSION": "gzip"})
+    step = result.step("exporter")
+    assert step.outcome == "warning"
+    assert step.detail == 'The exporter local compresses nothing (TRACING["COMPRESSION"]).'
+    assert "otlp" in step.remedy
+    assert result.exit_code == 0
+
+
 @pytest.mark.parametrize(("status", "word"), [(500, "500"), (503, "503"), (429, "429")])
 def test_a_backend_in_trouble(receiver: OTLPReceiver, status: int, word: str) -> None:
     receiver.mode = status

@@ -6,10 +6,13 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 import pytest
@@ -140,6 +143,84 @@ def test_answers_are_told_apart(
     kept.status = None
     exporter.export(make_spans())
     assert kept.names == ["span-0"]
+
+
+@pytest.mark.parametrize("name", ["jaeger", "jaeger_151"])
+def test_a_real_jaeger_takes_gzip(request: pytest.FixtureRequest, connect: Connect, name: str) -> None:
+    jaeger: Jaeger = request.getfixturevalue(name)
+    # grpc leaves alone what would not become smaller.
+    spans = make_spans(1, name="zipped", note="again " * 1000)
+    connect(jaeger.otlp_grpc, compression="gzip").export(spans)
+    assert spans[0].context is not None
+    found = jaeger.wait_trace(f"{spans[0].context.trace_id:032x}")
+    assert found["spans"][0]["operationName"] == "zipped-0"
+
+
+def relay(server: str, sent: list[bytes]) -> socket.socket:
+    """A listening socket whose first connection is passed on to ``server``; what is sent there is kept in ``sent``."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pump(source: socket.socket, sink: socket.socket, kept: list[bytes] | None) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if kept is not None:
+                    kept.append(data)
+                sink.sendall(data)
+            sink.shutdown(socket.SHUT_WR)
+
+    def serve() -> None:
+        client, _ = listener.accept()
+        parts = urlsplit(server)
+        with client, socket.create_connection((parts.hostname or "", parts.port or 0)) as upstream:
+            back = threading.Thread(target=pump, args=(upstream, client, None))
+            back.start()
+            pump(client, upstream, sent)
+            back.join()
+
+    threading.Thread(target=serve, daemon=True).start()
+    return listener
+
+
+def test_gzip_is_smaller_on_the_wire_and_the_service_reads_the_same(
+    connect: Connect, service: tuple[str, Service]
+) -> None:
+    endpoint, kept = service
+    lengths = {}
+    for compression in ("none", "gzip"):
+        sent: list[bytes] = []
+        with relay(endpoint, sent) as listener:
+            exporter = connect(f"http://127.0.0.1:{listener.getsockname()[1]}", compression=compression)
+            exporter.export(make_spans(100, note="the same again and again " * 9))
+            exporter.shutdown()
+        lengths[compression] = sum(map(len, sent))
+    assert kept.names == [f"span-{number}" for number in range(100)] * 2
+    assert lengths["gzip"] < lengths["none"] / 3
+
+
+def test_a_service_that_takes_no_gzip(connect: Connect) -> None:
+    # Bit 0 alone: no compression.
+    options = (("grpc.compression_enabled_algorithms_bitset", 1),)
+    with ThreadPoolExecutor(2) as pool:
+        server = grpc.server(pool, options=options)
+        kept = Service()
+        add_TraceServiceServicer_to_server(kept, server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        endpoint = f"http://127.0.0.1:{port}"
+        error = failure(connect(endpoint, compression="gzip"))
+        assert str(error) == f"127.0.0.1:{port} does not take gzip (UNIMPLEMENTED)."
+        assert (error.reason, error.retryable) == ("compression", False)
+        connect(endpoint).export(make_spans())
+        assert kept.names == ["span-0"]
+        server.stop(0).wait()
+
+
+def test_a_service_that_takes_no_spans_is_not_one_that_takes_no_gzip(
+    connect: Connect, service: tuple[str, Service]
+) -> None:
+    endpoint, kept = service
+    kept.status = grpc.StatusCode.UNIMPLEMENTED
+    assert failure(connect(endpoint, compression="gzip")).reason == "not_found"
 
 
 def test_a_partial_success_says_how_many(connect: Connect, service: tuple[str, Service]) -> None:

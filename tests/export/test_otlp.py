@@ -36,6 +36,7 @@ from django_tracing.export.errors import ExportError
 from django_tracing.export.otlp import OTLPHTTPExporter, rejected_spans
 from django_tracing.export.wire import encode_spans
 from tests.export.builders import Recorder, make_spans
+from tests.jaegers import Jaeger
 from tests.receivers import OTLPReceiver, decode
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=300)
@@ -183,6 +184,72 @@ class TestExporter:
         assert headers["x-tenant"] == "blue"
         assert receiver.paths == ["/v1/traces", "/v1/traces"]
         assert receiver.connections == 1
+
+    def test_gzip_and_the_receiver_reads_the_same(self, connect: Connect, receiver: OTLPReceiver) -> None:
+        spans = make_spans(100, note="the same again and again " * 9)
+        connect(receiver.endpoint).export(spans)
+        zipped = connect(receiver.endpoint, compression="gzip", headers={"X-Tenant": "blue"})
+        zipped.export(spans)
+        plain, smaller = receiver.headers
+        assert "content-encoding" not in plain
+        assert (smaller["content-encoding"], smaller["x-tenant"]) == ("gzip", "blue")
+        assert int(smaller["content-length"]) < int(plain["content-length"]) / 5
+        assert receiver.bodies[0] == receiver.bodies[1]
+        zipped.export(())
+        assert receiver.bodies[2] == b""
+
+    def test_gzip_of_what_was_encoded_before_and_again_over_a_new_connection(
+        self, connect: Connect, receiver: OTLPReceiver
+    ) -> None:
+        exporter = connect(receiver.endpoint, compression="gzip")
+        batch = exporter.new_batch()
+        for span in make_spans(3):
+            batch.add(span, *batch.pack(span))
+        exporter.export_batch(batch)
+        receiver.close_connections()
+        exporter.export_batch(batch)
+        assert [span.name for span in receiver.spans] == ["span-0", "span-1", "span-2"] * 2
+        assert receiver.connections == 2
+
+    @pytest.mark.parametrize(
+        ("status", "compression", "reason", "message"),
+        [
+            (415, "gzip", "compression", "does not take what is sent, likely because of gzip (415)."),
+            (
+                400,
+                "gzip",
+                "wrong_protocol",
+                'does not understand what is sent (400). It may not know gzip: try COMPRESSION "none".',
+            ),
+            (415, "none", "wrong_protocol", "does not understand what is sent (415)."),
+            (400, "none", "wrong_protocol", "does not understand what is sent (400)."),
+        ],
+    )
+    def test_a_receiver_that_takes_no_gzip(
+        self,
+        connect: Connect,
+        receiver: OTLPReceiver,
+        status: int,
+        compression: str,
+        reason: str,
+        message: str,
+    ) -> None:
+        receiver.mode = status
+        error = failure(connect(receiver.endpoint, compression=compression))
+        assert str(error) == f"{receiver.endpoint}/v1/traces {message}"
+        assert (error.reason, error.retryable, error.status) == (reason, False, status)
+
+    @pytest.mark.parametrize("name", ["jaeger", "jaeger_151"])
+    def test_a_real_jaeger_takes_gzip(self, request: pytest.FixtureRequest, connect: Connect, name: str) -> None:
+        jaeger: Jaeger = request.getfixturevalue(name)
+        recorder = Recorder()
+        for number in range(50):
+            context = trace.set_span_in_context(NonRecordingSpan(recorder.spans[0].context)) if number else None
+            recorder.tracer.start_span(f"zipped {number}", context=context, attributes={"number": number}).end()
+        connect(jaeger.otlp_http, compression="gzip").export(recorder.spans)
+        root = recorder.spans[0].context
+        found = jaeger.wait_trace(f"{root.trace_id:032x}", spans=50)
+        assert {span["operationName"] for span in found["spans"]} == {f"zipped {number}" for number in range(50)}
 
     @pytest.mark.parametrize(
         ("given", "path"),
