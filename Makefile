@@ -8,7 +8,7 @@ PYTEST ?= -n 2
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint types unit wheel clean
+.PHONY: demo test lint types unit wheel benchmark clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python manage.py demo $(DEMO)
@@ -44,5 +44,13 @@ $(VENV)/.test: $(VENV)/bin/python setup.cfg
 	$(PIP) install --editable ".[test]" "$(DJANGO)"
 	touch $@
 
+# What tracing costs, beside upstream OpenTelemetry: make benchmark BENCHMARK="--peers", or "--profile FOLDER".
+benchmark: $(VENV)/.benchmark
+	$(BIN)/python -m benchmarks $(BENCHMARK)
+
+$(VENV)/.benchmark: $(VENV)/bin/python setup.cfg
+	$(PIP) install --editable ".[benchmark]" "$(DJANGO)"
+	touch $@
+
 clean:
-	rm -rf $(VENV) .tox build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-benchmarks .tox build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 import subprocess
 import sys
 import urllib.request
@@ -15,7 +16,7 @@ from typing import Any, Final
 
 from benchmarks.variants import REQUIREMENTS
 
-__all__ = ["Receiver", "Worker", "receiver", "virtual_environment"]
+__all__ = ["ROOT", "Receiver", "Worker", "hanging_receiver", "receiver", "virtual_environment"]
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 VENVS: Final = ROOT / ".venv-benchmarks"
@@ -66,6 +67,15 @@ def receiver() -> Iterator[Receiver]:
     finally:
         process.stdin.close()
         process.wait(10)
+
+
+@contextmanager
+def hanging_receiver() -> Iterator[str]:
+    """The address of one that takes connections and never answers."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(16)
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
 class Worker:

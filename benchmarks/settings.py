@@ -50,7 +50,7 @@ if os.environ.get("BENCHMARK_VARIANT") == "ours":
     TRACING: dict[str, Any] = {
         "SERVICE_NAME": os.environ["BENCHMARK_SERVICE"],
         "ENDPOINT": os.environ["BENCHMARK_ENDPOINT"],
-        "EXPORTER": "otlp",
+        "EXPORTER": os.environ.get("BENCHMARK_EXPORTER", "otlp"),
         "SAMPLE_RATE": float(os.environ["BENCHMARK_RATE"]),
     }
     if names := os.environ.get("BENCHMARK_INSTRUMENTATIONS"):

@@ -6,13 +6,17 @@ Each line in is a JSON object, ``{"do": "run", "path": "/page/1/", "requests": 4
 from __future__ import annotations
 
 import asyncio
+import cProfile
 import gc
 import io
 import json
 import os
+import pstats
+import re
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -189,6 +193,69 @@ class Worker:
             if number % 100 == 0:
                 peak = max(peak, resident())
         return {"grown": resident() - before, "peak": peak - before, "flushed": self.flush()}
+
+    def dropped(self) -> dict[str, Any]:
+        """Of ours: what was dropped, by reason."""
+        from django_tracing import provider
+
+        queue = provider.queue()
+        return {"dropped": {} if queue is None else queue.counters.snapshot()["dropped"]}
+
+    def profile(self, path: str, requests: int) -> dict[str, Any]:
+        """Where the time goes: every function's own, and the share of each package."""
+        for _ in range(300):
+            self.get(path)
+        self.flush()
+        profiler = cProfile.Profile()
+        profiler.enable()
+        for _ in range(requests):
+            self.get(path)
+        profiler.disable()
+        text = io.StringIO()
+        stats = pstats.Stats(profiler, stream=text)
+        shares: Counter[str] = Counter()
+        for (file, _, _), (_, _, own, _, _) in stats.stats.items():  # type: ignore[attr-defined]
+            found = re.search(r"(?:site-packages|lib/python3\.\d+|main|benchmarks)/([\w-]+)", file)
+            known = "django_tracing" if "django_tracing/" in file else found[1] if found else "built in"
+            shares[known] += own
+        print(
+            f"Own time by package, us a request ({requests} requests of {path}, the profiler's own among it):",
+            file=text,
+        )
+        for package, own in shares.most_common(12):
+            print(f"  {own / requests * 1e6:8.1f}  {package}", file=text)
+        stats.sort_stats("tottime").print_stats("django_tracing", 40)
+        return {"report": text.getvalue()}
+
+    def sample_threads(self, path: str, threads: int, requests: int) -> dict[str, Any]:
+        """What the threads of a busy process are at, looked at every 2 ms: waiting for a lock shows as its line."""
+        seen: Counter[str] = Counter()
+        samples = 0
+        done = threading.Event()
+
+        def look() -> None:
+            nonlocal samples
+            me = threading.get_ident()
+            while not done.wait(0.002):
+                for ident, frame in sys._current_frames().items():
+                    if ident != me:
+                        samples += 1
+                        seen[f"{frame.f_code.co_filename}:{frame.f_lineno} {frame.f_code.co_name}"] += 1
+
+        looker = threading.Thread(target=look)
+        looker.start()
+        self.threads(path, threads, requests)
+        done.set()
+        looker.join()
+        ours = {place: count for place, count in seen.items() if "django_tracing" in place}
+        lines = [
+            f"{threads} threads, {requests} requests of {path} each; {samples} looks at a thread.",
+            f"In django_tracing: {sum(ours.values()) / samples:.1%} of them, most of all in",
+            *(f"  {count / samples:7.2%}  {place}" for place, count in Counter(ours).most_common(15)),
+            "In all:",
+            *(f"  {count / samples:7.2%}  {place}" for place, count in seen.most_common(15)),
+        ]
+        return {"report": "\n".join(lines) + "\n"}
 
 
 def main() -> None:
