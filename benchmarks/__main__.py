@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -78,7 +79,8 @@ class Run:
             print(f"\r{what}: round {number} of {self.arguments.rounds} ", end="", file=sys.stderr, flush=True)
             turns: dict[str, list[dict[str, Any]]] = {name: [] for name in self.workers}
             for process in range(PROCESSES):
-                for name, workers in self.workers.items():
+                # In another order each time: who comes after whom makes a difference too.
+                for name, workers in random.sample(list(self.workers.items()), len(self.workers)):
                     turns[name].append(ask(workers[process % len(workers)]))
             if number:
                 for name, answer in turns.items():
