@@ -164,6 +164,14 @@ class RecordingSpan(Span):
         return self._end_time is None
 
     def set_attribute(self, key: str, value: Any) -> None:
+        if self._end_time is None and (value.__class__ not in _PLAIN or key.__class__ is not str or not key):
+            # The SDK's own judgement of what an attribute may be, and its own log line.
+            checked = BoundedAttributes(1, immutable=False)
+            checked[key] = value
+            self.dropped += checked.dropped
+            if key not in checked:
+                return
+            value = checked[key]
         self.set_attributes({key: value})
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
@@ -175,9 +183,9 @@ class RecordingSpan(Span):
             own = self.own = {}
         for key, value in attributes.items():
             if value.__class__ not in _PLAIN or key.__class__ is not str or not key:
-                # The SDK's own judgement of what an attribute may be, and its own log line.
                 checked = BoundedAttributes(1, {key: value}, immutable=False)
                 if key not in checked:
+                    self.dropped += checked.dropped
                     continue
                 value = checked[key]
             if key not in own:

@@ -104,7 +104,8 @@ def _value(value: Any) -> bytes:
 
 
 def _key_value(key: str, value: Any) -> bytes:
-    return _field(0x0A, _utf8(key)) + _field(0x12, _value(value))
+    # Within a mapping a key may be empty, which is not written.
+    return (_field(0x0A, _utf8(key)) if key else b"") + _field(0x12, _value(value))
 
 
 def _attributes_fields(tag: int, holder: Any) -> bytes:
