@@ -76,7 +76,7 @@ class Run:
         """What each worker answers: a list of rounds, each a list of turns. The first round only warms up."""
         answers: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in self.workers}
         for number in range(self.arguments.rounds + 1):
-            print(f"\r{what}: round {number} of {self.arguments.rounds} ", end="", file=sys.stderr, flush=True)
+            self.progress(f"{what}: round {number} of {self.arguments.rounds}")
             turns: dict[str, list[dict[str, Any]]] = {name: [] for name in self.workers}
             for process in range(PROCESSES):
                 # In another order each time: who comes after whom makes a difference too.
@@ -85,8 +85,13 @@ class Run:
             if number:
                 for name, answer in turns.items():
                     answers[name].append(answer)
-        print("\r" + " " * 60 + "\r", end="", file=sys.stderr)
+        self.progress("")
         return answers
+
+    @staticmethod
+    def progress(text: str) -> None:
+        if sys.stderr.isatty():
+            print(f"\r{text:60}\r", end="", file=sys.stderr, flush=True)
 
 
 def spread(values: list[float], digits: int = 2) -> str:

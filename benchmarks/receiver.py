@@ -9,25 +9,69 @@ from __future__ import annotations
 import gzip
 import json
 import sys
+import zlib
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+import msgpack
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-_bodies: list[tuple[bytes, bool]] = []
+#: Path, body, its compression.
+_bodies: list[tuple[str, bytes, str]] = []
 _spans: Counter[str] = Counter()
 _bytes: Counter[str] = Counter()
 
 
+def _otlp(body: bytes) -> None:
+    for of_resource in ExportTraceServiceRequest.FromString(body).resource_spans:
+        service = next(a.value.string_value for a in of_resource.resource.attributes if a.key == "service.name")
+        _spans[service] += sum(len(of_scope.spans) for of_scope in of_resource.scope_spans)
+        _bytes[service] += of_resource.ByteSize()
+
+
+def _datadog(body: bytes) -> None:
+    """Version 0.5 of the agent's traces: a table of strings, then each span as a list of indices and values."""
+    strings, traces = msgpack.unpackb(body, strict_map_key=False)
+    for trace in traces:
+        # The first span is the request's; its service is the one that was set up, others are "redis" or "postgres".
+        _spans[strings[trace[0][0]]] += len(trace)
+
+
+def _sentry(body: bytes) -> None:
+    lines = iter(body.split(b"\n"))
+    next(lines)
+    for head in lines:
+        if head and json.loads(head).get("type") == "transaction":
+            transaction = json.loads(next(lines))
+            _spans[transaction["environment"]] += 1 + len(transaction["spans"])
+        else:
+            next(lines, None)
+
+
+def _elastic(body: bytes) -> None:
+    service = ""
+    for line in body.splitlines():
+        document = json.loads(line)
+        if "metadata" in document:
+            service = document["metadata"]["service"]["environment"]
+        elif "span" in document or document.get("transaction", {}).get("sampled"):
+            _spans[service] += 1
+
+
+_READERS = {"/v1/traces": _otlp, "/v0.5/traces": _datadog, "/envelope/": _sentry, "/intake/v2/events": _elastic}
+
+
 def count() -> dict[str, Any]:
     while _bodies:
-        body, zipped = _bodies.pop()
-        message = ExportTraceServiceRequest.FromString(gzip.decompress(body) if zipped else body)
-        for of_resource in message.resource_spans:
-            service = next(a.value.string_value for a in of_resource.resource.attributes if a.key == "service.name")
-            _spans[service] += sum(len(of_scope.spans) for of_scope in of_resource.scope_spans)
-            _bytes[service] += of_resource.ByteSize()
+        path, body, compression = _bodies.pop()
+        if compression == "gzip":
+            body = gzip.decompress(body)
+        elif compression == "deflate":
+            body = zlib.decompress(body)
+        for end, read in _READERS.items():
+            if path.endswith(end):
+                read(body)
     return {"spans": _spans, "bytes": _bytes}
 
 
@@ -44,14 +88,22 @@ class Handler(BaseHTTPRequestHandler):
             self.rfile.readline()
         else:
             body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.path.endswith("/v1/traces") and body:
-            _bodies.append((body, self.headers.get("Content-Encoding") == "gzip"))
+        path = self.path.partition("?")[0]
+        if body:
+            _bodies.append((path, body, self.headers.get("Content-Encoding", "")))
         self._answer(b"" if "protobuf" in self.headers.get("Content-Type", "") else b"{}")
 
     do_PUT = do_POST
 
     def do_GET(self) -> None:
-        self._answer(json.dumps(count() if self.path == "/spans" else {}).encode())
+        if self.path == "/spans":
+            answer: dict[str, Any] = count()
+        elif self.path == "/info":
+            # What Datadog's library asks its agent.
+            answer = {"endpoints": ["/v0.5/traces"], "client_drop_p0s": False}
+        else:
+            answer = {"version": "8.17.0"}  # Elastic's asks its server's.
+        self._answer(json.dumps(answer).encode())
 
     def _answer(self, body: bytes) -> None:
         self.send_response(200)

@@ -55,3 +55,18 @@ if os.environ.get("BENCHMARK_VARIANT") == "ours":
     }
     if names := os.environ.get("BENCHMARK_INSTRUMENTATIONS"):
         TRACING["INSTRUMENTATIONS"] = names.split(",")
+
+if os.environ.get("BENCHMARK_VARIANT") == "elastic":
+    INSTALLED_APPS.append("elasticapm.contrib.django")
+    MIDDLEWARE.insert(0, "elasticapm.contrib.django.middleware.TracingMiddleware")
+    ELASTIC_APM = {
+        "SERVER_URL": os.environ["BENCHMARK_ENDPOINT"],
+        "SERVICE_NAME": "benchmark",
+        # A service's name may hold no comma there.
+        "ENVIRONMENT": os.environ["BENCHMARK_SERVICE"],
+        "TRANSACTION_SAMPLE_RATE": float(os.environ["BENCHMARK_RATE"]),
+        # Only traces.
+        "METRICS_INTERVAL": "0s",
+        "CENTRAL_CONFIG": False,
+        "CLOUD_PROVIDER": "none",
+    }

@@ -19,7 +19,7 @@ from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context, get_current
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import Span, SpanLimits, SpanProcessor, SynchronousMultiSpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, SynchronousMultiSpanProcessor
 from opentelemetry.sdk.trace import Tracer as SDKTracer
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
@@ -270,6 +270,13 @@ class RecordingSpan(Span):
     @property
     def dropped_links(self) -> int:
         return 0 if self.links_made is None else int(self.links_made.dropped)
+
+    def _readable_span(self) -> ReadableSpan:
+        copy = super()._readable_span()
+        attributes = BoundedAttributes(None, self._merged())
+        attributes.dropped = self.dropped
+        copy._attributes = attributes
+        return copy
 
     # ----- what the SDK's own methods (add_event, add_link, set_status, ...) work on
 
