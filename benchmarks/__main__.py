@@ -37,10 +37,10 @@ def servers() -> Iterator[dict[str, str]]:
     postgres, redis = start_postgres(), start_redis()
     try:
         with psycopg.connect(postgres.url, autocommit=True) as connection:
-            connection.execute("DROP TABLE IF EXISTS customers")
-            connection.execute("CREATE TABLE customers (id integer PRIMARY KEY, name text, email text)")
+            connection.execute("DROP TABLE IF EXISTS benchmark_customers")
+            connection.execute("CREATE TABLE benchmark_customers (id integer PRIMARY KEY, name text, email text)")
             connection.execute(
-                "INSERT INTO customers SELECT n, 'Customer ' || n, 'customer' || n || '@example.com' "
+                "INSERT INTO benchmark_customers SELECT n, 'Customer ' || n, 'customer' || n || '@example.com' "
                 "FROM generate_series(1, 1000) n"
             )
         yield {"DATABASE_URL": postgres.url, "REDIS_URL": redis.url}

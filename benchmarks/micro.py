@@ -38,7 +38,7 @@ def pieces() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
         rowcount = 1
 
     context = {"connection": connection, "cursor": Cursor()}
-    sql = "SELECT id, name, email FROM customers WHERE id = %s"
+    sql = "SELECT id, name, email FROM benchmark_customers WHERE id = %s"
 
     def execute(sql: Any, params: Any, many: bool, context: Any) -> None:
         return None
@@ -126,7 +126,7 @@ def main() -> None:
     if root.is_recording():
         from django_tracing.recording import RecordingSpan
 
-        child = spans.start_span("db.select.customers", {"db.system": "postgresql", "db.rows": 1})
+        child = spans.start_span("db.select.benchmark_customers", {"db.system": "postgresql", "db.rows": 1})
         child.end()
         assert isinstance(child, RecordingSpan)
         costs["encode"] = measure(lambda: encode_span(child))

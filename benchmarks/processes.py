@@ -67,6 +67,7 @@ def receiver() -> Iterator[Receiver]:
     finally:
         process.stdin.close()
         process.wait(10)
+        process.stdout.close()
 
 
 @contextmanager
@@ -114,8 +115,11 @@ class Worker:
 
     def stop(self) -> None:
         assert self.process.stdin is not None
+        assert self.process.stdout is not None
         self.process.stdin.close()
         try:
             self.process.wait(30)
         except subprocess.TimeoutExpired:
             self.process.kill()
+            self.process.wait()
+        self.process.stdout.close()

@@ -14,7 +14,6 @@ from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import msgpack
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 #: Path, body, its compression.
@@ -32,6 +31,8 @@ def _otlp(body: bytes) -> None:
 
 def _datadog(body: bytes) -> None:
     """Version 0.5 of the agent's traces: a table of strings, then each span as a list of indices and values."""
+    import msgpack  # only who measures that one needs it
+
     strings, traces = msgpack.unpackb(body, strict_map_key=False)
     for trace in traces:
         # The first span is the request's; its service is the one that was set up, others are "redis" or "postgres".

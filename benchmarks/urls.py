@@ -44,7 +44,7 @@ def empty(request: HttpRequest) -> HttpResponse:
 def page(request: HttpRequest, number: int) -> HttpResponse:
     """One query, a cache get, a cache set, a call through a circuit breaker."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT id, name, email FROM customers WHERE id = %s", [number])
+        cursor.execute("SELECT id, name, email FROM benchmark_customers WHERE id = %s", [number])
         row = cursor.fetchone()
     seen = cache.get(f"customer:{number}")
     cache.set(f"customer:{number}", {"row": row, "seen": bool(seen)}, 60)

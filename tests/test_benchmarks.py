@@ -1,0 +1,64 @@
+"""The benchmark measures what it says: every span made arrives, and is counted."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benchmarks import processes
+from benchmarks.__main__ import PAGES, servers
+from benchmarks.processes import Receiver, Worker, receiver
+
+REQUESTS = 130  # more than two of the slices that spans are encoded in
+
+
+@pytest.fixture(scope="module")
+def environment() -> Iterator[dict[str, str]]:
+    with servers() as variables:
+        yield variables
+
+
+@pytest.fixture
+def sink(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
+    # All packages are here already: no virtual environment is made for each variant.
+    monkeypatch.setattr(processes, "virtual_environment", lambda variant: Path(sys.executable))
+    with receiver() as started:
+        yield started
+
+
+@pytest.mark.parametrize(("variant", "spans_a_page"), [("ours", 5), ("upstream", 4)])
+def test_every_span_of_a_page_arrives(
+    variant: str, spans_a_page: int, environment: dict[str, str], sink: Receiver
+) -> None:
+    worker = Worker(variant, variant, environment, BENCHMARK_RATE="1", BENCHMARK_ENDPOINT=sink.url)
+    try:
+        answer = worker.ask("run", path=PAGES["page"], requests=REQUESTS)
+        assert len(answer["latencies"]) == REQUESTS
+        assert sink.count()["spans"] == {variant: REQUESTS * spans_a_page}
+        if variant == "ours":
+            assert worker.ask("dropped") == {"dropped": {}}
+    finally:
+        worker.stop()
+
+
+def test_nothing_arrives_of_what_is_not_sampled(environment: dict[str, str], sink: Receiver) -> None:
+    worker = Worker("ours", "ours", environment, BENCHMARK_RATE="0", BENCHMARK_ENDPOINT=sink.url)
+    try:
+        worker.ask("run", path=PAGES["page"], requests=REQUESTS)
+        assert sink.count()["spans"] == {}
+    finally:
+        worker.stop()
+
+
+def test_threads_and_async_requests_lose_no_span(environment: dict[str, str], sink: Receiver) -> None:
+    worker = Worker("ours", "ours", environment, BENCHMARK_RATE="1", BENCHMARK_ENDPOINT=sink.url)
+    try:
+        worker.ask("threads", path=PAGES["page"], threads=16, requests=5)
+        assert sink.count()["spans"] == {"ours": 16 * 5 * 5}
+        worker.ask("concurrent", path="/waiting/", requests=200)
+        assert sink.count()["spans"] == {"ours": 16 * 5 * 5 + 200}
+    finally:
+        worker.stop()
