@@ -276,7 +276,7 @@ def growth(run: Run) -> None:
         run.start(rate, "ours", BENCHMARK_RATE=value)
     rows = []
     for spans in (1, 5, 20, 100):
-        requests = max(run.arguments.requests // max(spans // 5, 1), 5)
+        requests = max(run.arguments.requests // max(spans // 5, 1), 20)
         answers = run.rounds(
             lambda w, n=requests, s=spans: w.ask("run", path=f"/spans/{s}/", requests=n), f"{spans} spans"
         )

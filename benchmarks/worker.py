@@ -183,7 +183,7 @@ class Worker:
 
     def memory(self, path: str, requests: int) -> dict[str, Any]:
         """How much resident memory grows over ``requests`` requests."""
-        for _ in range(500):
+        for _ in range(20):
             self.get(path)
         self.flush()
         gc.collect()

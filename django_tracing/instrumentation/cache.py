@@ -199,14 +199,14 @@ class _HiddenInside:
 
 
 #: What a call's span is called and says: by operation, system, alias and pattern of keys.
-_calls: Final[spans.Cache[tuple[str, Any, str, str], tuple[str, SpanKind, Prepared]]] = spans.Cache()
-#: The same by key instead of pattern.
-_keys: Final[spans.Cache[tuple[str, Any, str, str], tuple[str, SpanKind, tuple[Prepared]]]] = spans.Cache()
+_Described = tuple[str, SpanKind, tuple[Prepared], str]
+_calls: Final[spans.Cache[tuple[str, Any, str, str], _Described]] = spans.Cache()
 #: Under the same name in every convention.
 _HITS: Final = {hit: (Prepared({CACHE_HIT: hit}),) for hit in (True, False)}
 
 
-def _describe(key: tuple[str, Any, str, str], static: Attributes) -> tuple[str, SpanKind, Prepared]:
+def _describe(key: tuple[str, Any, str, str], static: Attributes) -> _Described:
+    """Name, kind and attributes of a call's span, and the alias of its cache."""
     operation, system, alias, pattern = key
     attributes: Attributes = {**static, CACHE_OPERATION: operation, CACHE_ALIAS: alias}
     name = f"cache.{operation}"
@@ -214,15 +214,7 @@ def _describe(key: tuple[str, Any, str, str], static: Attributes) -> tuple[str, 
         attributes[CACHE_KEY] = pattern
         name = f"{name}.{pattern}"
     kind = SpanKind.CLIENT if system in _NETWORKED else SpanKind.INTERNAL
-    return _calls.keep(key, (cut(name, 120), kind, spans.prepare(attributes)))
-
-
-def _describe_key(call: tuple[str, Any, str, str], static: Attributes) -> tuple[str, SpanKind, tuple[Prepared]]:
-    *what, key = call
-    pattern: tuple[Any, ...] = (*what, key_pattern(key))
-    name, kind, part = _calls.get(pattern) or _describe(pattern, static)
-    described = name, kind, (part,)
-    return _keys.keep(call, described) if len(key) <= 250 else described
+    return _calls.keep(key, (cut(name, 120), kind, (spans.prepare(attributes),), alias))
 
 
 class _Call:
@@ -262,12 +254,12 @@ class _Call:
             else:
                 pattern, attributes = self._keys()
             key = (operation, static[CACHE_SYSTEM], getattr(cache, "_django_tracing_alias", "default"), pattern)
-            name, kind, part = _calls.get(key) or _describe(key, static)
+            name, kind, parts, _ = _calls.get(key) or _describe(key, static)
             if operation == "get":
                 self._take_default(well_known)
             elif operation == "get_or_set":
                 self._let_default_out(well_known)
-            self.span = span = spans.start_child(parent, name, kind, (part,), attributes)
+            self.span = span = spans.start_child(parent, name, kind, parts, attributes)
             # The statements of a cache in the database are no second span of the same operation.
             self._span_context = context = (
                 spans.with_span(span) if key[1] == "database" else spans.with_suppressed_span(span)
@@ -352,7 +344,7 @@ class _Call:
             if hit is not None:
                 spans.add(self.span, _HITS[hit])
             if self.operation == "get_many":
-                self.span.set_attribute(CACHE_HITS, len(result))
+                spans.set_attributes(self.span, {CACHE_HITS: len(result)})
             self.span.end()
         except Exception:
             spans.log_once("cache-answer", "A cache call's answer could not be traced.")
@@ -406,6 +398,8 @@ def _traced_method(
     system = static[CACHE_SYSTEM]
     is_get = operation == "get"
     with_context = spans.with_span if system == "database" else spans.with_suppressed_span
+    #: By key. A key of another cache of this class is looked up by its pattern: few sites have two of them.
+    keys: spans.Cache[str, _Described] = spans.Cache()
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         # What nearly every call is: one key, given by position. The general method does the same, step by step.
@@ -416,8 +410,13 @@ def _traced_method(
             return original(self, *args, **kwargs)
         try:
             key = args[0]
-            call = (operation, system, self._django_tracing_alias, key)
-            name, kind, parts = _keys.get(call) or _describe_key(call, static)
+            described = keys.get(key)
+            if described is None or described[3] != self._django_tracing_alias:
+                call = (operation, system, self._django_tracing_alias, key_pattern(key))
+                described = _calls.get(call) or _describe(call, static)
+                if len(key) <= 250:
+                    keys.keep(key, described)
+            name, kind, parts, _ = described
             span = spans.start_child(parent, name, kind, parts)
             token = spans.attach(with_context(span))
         except Exception:
