@@ -7,13 +7,13 @@ sequences, line breaks, characters that turn the direction of text) is shown as 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import tzinfo
 from typing import Any, Final
 
 from django_tracing.traces.model import Node, Span, Trace, TraceSummary, to_datetime
 
-__all__ = ["milliseconds", "plain", "render_list", "render_trace"]
+__all__ = ["key_attributes", "milliseconds", "plain", "render_list", "render_trace"]
 
 #: What is shown beside a span, in this order: the default name, and the one that stable conventions give it.
 _KEYS: Final = (
@@ -68,6 +68,17 @@ def _escape(character: str) -> str:
     if character in "\n\r\t":
         return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}[character]
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+
+
+def key_attributes(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What tells most about a span, in a fixed order: names, under the default conventions, and short values."""
+    found: list[tuple[str, str]] = []
+    for names in _KEYS:
+        for name in names:
+            if name in attributes:
+                found.append((names[0], _cut(plain(attributes[name]), _VALUE_LENGTH)))
+                break
+    return found
 
 
 def milliseconds(nanoseconds: int) -> str:
@@ -191,11 +202,8 @@ def _describe(line: _Line, span: Span, service_changes: bool, orphan: bool) -> N
     line.add(plain(span.name) or "(no name)", "error" if span.failed else "bold")
     if service_changes and span.service:
         line.add(f"  [{plain(span.service)}]", "service")
-    for names in _KEYS:
-        for name in names:
-            if name in span.attributes:
-                line.add(f"  {names[0]}={_cut(plain(span.attributes[name]), _VALUE_LENGTH)}")
-                break
+    for key, value in key_attributes(span.attributes):
+        line.add(f"  {key}={value}")
     if orphan:
         line.add("  (parent not stored)", "dim")
 
