@@ -56,9 +56,9 @@ class CapturedSpan:
         assert context is not None
         self.name: str = span.name
         #: Values are strings, booleans, numbers, or tuples of one of these.
-        self.attributes: dict[str, Any] = dict(span.attributes or {})
+        self.attributes: dict[str, Any] = _plain(span.attributes)
         self.events: list[Event] = [
-            Event(event.name, event.timestamp, dict(event.attributes or {})) for event in span.events
+            Event(event.name, event.timestamp, _plain(event.attributes)) for event in span.events
         ]
         self.status: Status = span.status.status_code.name.lower()  # type: ignore[assignment]
         self.status_message: str = span.status.description or ""
@@ -165,7 +165,7 @@ class CapturedSpans(Sequence[CapturedSpan]):
             lines.append(line)
             message = _message(span)
             if message:
-                lines.append(f"{below}  {message}")
+                lines.append(f"{below}{message}")
         lines += [f"(not ended in the block: {plain(name)})" for name in self._open_names()]
         return "\n".join(lines) or "(no spans)"
 
@@ -225,8 +225,12 @@ def _value(span: CapturedSpan, key: str) -> Any:
     return span.attributes.get(key if key in span.attributes else key.replace("__", "."))
 
 
+def _plain(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
+    # As the SDK has them, and so that nothing changes after the span's end.
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in (attributes or {}).items()}
+
+
 def _same(value: Any, wanted: Any) -> bool:
-    # A list becomes a tuple on its way into a span.
     return bool(value == (tuple(wanted) if isinstance(wanted, list) else wanted))
 
 
