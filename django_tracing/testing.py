@@ -2,6 +2,8 @@
 
 While a block is open every trace that begins in the process is kept, whatever the sampler says, and what begins in
 it stays in the process, unless ``export=True`` says otherwise.
+
+PYTEST_DONT_REWRITE: a conftest may import this before it names it as a plugin, which pytest would warn of.
 """
 
 from __future__ import annotations

@@ -615,7 +615,10 @@ def test_live(live_server, spans):
 """
 
 
-@pytest.mark.parametrize("conftest", [PLUGIN, "from django_tracing.testing import spans\n"], ids=["plugin", "import"])
+IMPORT = "from django_tracing.testing import spans\n"
+
+
+@pytest.mark.parametrize("conftest", [PLUGIN, IMPORT, IMPORT + PLUGIN], ids=["plugin", "import", "both"])
 def test_the_fixture(tmp_path: Path, conftest: str) -> None:
     assert "11 passed" in run_pytest(tmp_path, conftest=conftest, test_it=TESTS)
 
