@@ -78,6 +78,28 @@ BREAKER_OUTCOME: Final = "circuit_breaker.outcome"
 BREAKER_FALLBACK: Final = "circuit_breaker.fallback"
 BREAKER_FAILURES: Final = "circuit_breaker.failures"
 
+RATE_LIMIT_OPERATION: Final = "rate_limit.operation"
+RATE_LIMIT_ALLOWED: Final = "rate_limit.allowed"
+RATE_LIMIT_LIMIT: Final = "rate_limit.limit"
+RATE_LIMIT_REMAINING: Final = "rate_limit.remaining"
+#: Seconds until the window ends.
+RATE_LIMIT_RESET: Final = "rate_limit.reset"
+#: On the request's own span, when one of its checks said no.
+RATE_LIMIT_BLOCKED: Final = "rate_limit.blocked"
+
+COMMAND_NAME: Final = "command.name"
+COMMAND_EXIT_STATUS: Final = "command.exit_status"
+
+TASK_ID: Final = "task.id"
+#: The task's function, as it is imported.
+TASK_NAME: Final = "task.name"
+TASK_QUEUE: Final = "task.queue"
+TASK_BACKEND: Final = "task.backend"
+TASK_PRIORITY: Final = "task.priority"
+TASK_ATTEMPT: Final = "task.attempt"
+#: ``successful`` or ``failed``.
+TASK_STATUS: Final = "task.status"
+
 PEER_SERVICE: Final = "peer.service"
 
 _HTTP_COMMON: Final[Mapping[str, str]] = {

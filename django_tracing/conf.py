@@ -21,6 +21,7 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 
 from django.conf import settings as django_settings
 from django.core.signals import setting_changed
+from django.utils.module_loading import import_string
 
 __all__ = ["KNOWN_EXPORTERS", "SPECS", "Problem", "Settings", "Spec", "get_settings", "load"]
 
@@ -34,6 +35,10 @@ DEFAULT_INSTRUMENTATIONS = (
     "database",
     "cache",
     "circuit_breaker",
+    "rate_limit",
+    "commands",
+    "tasks",
+    "celery",
     "psycopg",
     "redis",
     "requests",
@@ -105,6 +110,12 @@ class Settings(NamedTuple):
     semconv_stability_opt_in: frozenset[str]
     max_attribute_length: int
     sensitive_keys: tuple[str, ...]
+    redact: Callable[[str, Any], Any] | None
+    log_correlation: bool
+    log_errors: bool
+    #: Management commands that are traced: their names, or True for all but those that nobody waits for.
+    commands: tuple[str, ...] | Literal[True]
+    tasks: Literal["trace", "link"]
     #: Setting name -> where its value came from ("default" where nothing set it).
     sources: Mapping[str, str] = MappingProxyType({})
     problems: tuple[Problem, ...] = ()
@@ -336,6 +347,28 @@ def _subscription(value: Any, from_env: bool) -> str | Callable[[Any], Any] | No
     )
 
 
+def _callable(value: Any, from_env: bool) -> Callable[[str, Any], Any]:
+    hint = 'Write it as a function of key and value, or as its dotted path: "shop.tracing.redact".'
+    if isinstance(value, str):
+        if not ("." in value and all(part.isidentifier() for part in value.split("."))):
+            raise _Wrong(f"is {_shown(value)}, which is no dotted path.", hint)
+        try:
+            value = import_string(value)
+        except Exception as error:
+            raise _Wrong(f"is {_shown(value)}, which can't be imported: {error}.", hint) from None
+    if not callable(value):
+        raise _Wrong(f"must be callable, not {_shown(value)}.", hint)
+    return value  # type: ignore[no-any-return]
+
+
+def _commands(value: Any, from_env: bool) -> tuple[str, ...] | bool:
+    if value is True:
+        return True
+    if value is False or value is None:
+        return ()
+    return _strings(example='["send_invoices"]')(value, from_env)  # type: ignore[no-any-return]
+
+
 def _exporter(value: Any, from_env: bool) -> str:
     if isinstance(value, str):
         name = value.strip()
@@ -443,6 +476,11 @@ SPECS: tuple[Spec, ...] = (
     Spec("SEMCONV_STABILITY_OPT_IN", frozenset(), _semconv, ("OTEL_SEMCONV_STABILITY_OPT_IN",)),
     Spec("MAX_ATTRIBUTE_LENGTH", 100, _number(16, 65536, unit="characters", whole=True)),
     Spec("SENSITIVE_KEYS", (), _strings(example='["iban", "passport"]')),
+    Spec("REDACT", None, _callable),
+    Spec("LOG_CORRELATION", True, _boolean),
+    Spec("LOG_ERRORS", False, _boolean),
+    Spec("COMMANDS", (), _commands),
+    Spec("TASKS", "trace", _choice("trace", "link")),
 )
 
 _NAMES = tuple(spec.name for spec in SPECS)

@@ -17,7 +17,7 @@ from opentelemetry.context import Context
 from django_tracing.attributes import CORRELATION_ID, Attributes
 from django_tracing.recording import Prepared
 
-__all__ = ["HEADER", "Scope", "get_correlation_id", "get_scope", "incoming_id", "with_scope"]
+__all__ = ["HEADER", "Scope", "get_correlation_id", "get_scope", "incoming_id", "well_formed", "with_scope"]
 
 #: The header a correlation id travels in, to us, back to the client and on to called services.
 HEADER: Final = "X-Correlation-ID"
@@ -32,13 +32,18 @@ class Scope:
     ``parts`` are attributes that every span started in it gets; there are more when the user becomes known.
     """
 
-    __slots__ = ("correlation", "correlation_id", "exception", "parts", "request", "user", "user_known", "user_part")
+    __slots__ = (
+        *("correlation", "correlation_id", "exception", "parts", "request", "span"),
+        *("user", "user_known", "user_part"),
+    )
 
     def __init__(self, correlation_id: str, request: Any = None) -> None:
         self.correlation_id = correlation_id
         self.correlation = Prepared({CORRELATION_ID: correlation_id})
         self.parts: tuple[Prepared, ...] = (self.correlation,)
         self.request = request
+        #: The span of the whole, until it ends (then None: they would hold each other).
+        self.span: Any = None
         #: The user that is known, and what spans say of it.
         self.user: Any = None
         self.user_part: Prepared | None = None
@@ -57,6 +62,11 @@ class Scope:
         self.parts = (self.correlation, user)
 
 
+def well_formed(value: str) -> bool:
+    """Whether ``value`` may be a correlation id."""
+    return _WELL_FORMED.fullmatch(value) is not None
+
+
 def incoming_id(meta: Mapping[str, Any]) -> str:
     """The request's correlation id: from ``X-Correlation-ID`` or ``X-Request-ID`` when well-formed, else a new one.
 
@@ -64,7 +74,7 @@ def incoming_id(meta: Mapping[str, Any]) -> str:
     """
     for name in _SOURCES:
         value = meta.get(name)
-        if value and _WELL_FORMED.fullmatch(value):
+        if value and well_formed(value):
             return str(value)
     # As random as a uuid4 in hexadecimal, at a third of its price; Python seeds it anew in a forked child.
     return f"{getrandbits(128):032x}"

@@ -119,6 +119,7 @@ class _Traced:
             self.context = context if span is INVALID_SPAN else spans.with_span(span, context)
         else:
             self.context = with_scope(scope, current)
+        scope.span = self.span
         self.token = spans.attach(self.context)
 
     def respond(self, response: HttpResponseBase) -> HttpResponseBase:
@@ -142,7 +143,7 @@ class _Traced:
             spans.detach(self.token)
             if self.span.is_recording():
                 if isinstance(error, (CancelledError, GeneratorExit)):
-                    self.span.set_attribute(names.HTTP_CLIENT_DISCONNECTED, True)
+                    spans.set_attributes(self.span, {names.HTTP_CLIENT_DISCONNECTED: True})
                 else:
                     spans.record_error(self.span, error)
                 self._say(None)
@@ -154,7 +155,7 @@ class _Traced:
         if not self.ended:
             self.ended = True
             # The exception holds its frames, which hold the request: let go of it.
-            self.scope.exception = None
+            self.scope.exception = self.scope.span = None
             if self.owned:
                 spans.end_span(self.span)
 
@@ -173,7 +174,7 @@ class _Traced:
                 spans.record_error(span, error)
             elif self.owned:
                 span.set_status(StatusCode.ERROR, f"HTTP {status}")
-                span.set_attribute(names.ERROR_TYPE, str(status))
+                spans.set_attributes(span, {names.ERROR_TYPE: str(status)})
         elif status == 400:
             self._say_bad_host()
 
@@ -183,7 +184,7 @@ class _Traced:
             self.request.get_host()
         except DisallowedHost as error:
             spans.record_error(self.span, error, status=False)
-            self.span.set_attribute(names.ERROR_TYPE, "django.core.exceptions.DisallowedHost")
+            spans.set_attributes(self.span, {names.ERROR_TYPE: "django.core.exceptions.DisallowedHost"})
 
     def _say(self, status: int | None) -> None:
         """What was asked, by whom, the route and the name that it makes, and the status (None: there is none)."""
@@ -201,7 +202,7 @@ class _Traced:
         user = self.scope.user_part
         spans.add(self.span, parts if user is None else (*parts, user))
         if name and self.owned:
-            self.span.update_name(name)
+            spans.rename(self.span, name)
 
     # ----- streams
 
@@ -217,14 +218,14 @@ class _Traced:
 
     def closed(self) -> None:
         if self.started and not self.exhausted and not self.ended:
-            self.span.set_attribute(names.HTTP_CLIENT_DISCONNECTED, True)
+            spans.set_attributes(self.span, {names.HTTP_CLIENT_DISCONNECTED: True})
         self.end()
 
     def stream_failed(self, error: BaseException) -> None:
         if self.ended:
             return
         if isinstance(error, (CancelledError, GeneratorExit)):
-            self.span.set_attribute(names.HTTP_CLIENT_DISCONNECTED, True)
+            spans.set_attributes(self.span, {names.HTTP_CLIENT_DISCONNECTED: True})
         else:
             spans.record_error(self.span, error)
         self.end()

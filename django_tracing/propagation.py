@@ -17,7 +17,7 @@ from opentelemetry.propagators.textmap import (
     default_setter,
 )
 
-from django_tracing.correlation import HEADER, get_scope
+from django_tracing.correlation import HEADER, Scope, get_scope, well_formed, with_scope
 
 __all__ = ["CorrelationPropagator", "MissingPropagator", "build_propagator"]
 
@@ -36,9 +36,9 @@ class MissingPropagator(ImportError):
 
 
 class CorrelationPropagator(TextMapPropagator):
-    """Hands the current request's correlation id to called services as ``X-Correlation-ID``.
+    """Hands the current request's correlation id to called services as ``X-Correlation-ID``, and takes one in.
 
-    Taking one in is the middleware's part: it is made there when the caller sent none.
+    What begins a trace with nobody's id makes one of its own: the middleware, a command.
     """
 
     def extract(
@@ -47,7 +47,12 @@ class CorrelationPropagator(TextMapPropagator):
         context: Context | None = None,
         getter: Getter[CarrierT] = default_getter,
     ) -> Context:
-        return Context() if context is None else context
+        context = Context() if context is None else context
+        if get_scope(context) is None:
+            values = getter.get(carrier, HEADER)
+            if values and well_formed(values[0]):
+                return with_scope(Scope(values[0]), context)
+        return context
 
     def inject(
         self,

@@ -21,9 +21,12 @@ from django_tracing.attributes import Convention
 from django_tracing.conf import Settings, get_settings
 from django_tracing.export import build_exporter
 from django_tracing.export.processor import QueueProcessor
+from django_tracing.guidelines import Guidelines
+from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.upstream import UpstreamProcessor
 from django_tracing.propagation import MissingPropagator, build_propagator
 from django_tracing.recording import Origin
+from django_tracing.redaction import also_sensitive
 from django_tracing.sampling.sampler import RateSampler
 from django_tracing.version import __version__
 
@@ -97,7 +100,10 @@ def _start(settings: Settings) -> None:
     tracer = provider.get_tracer(spans.SCOPE_NAME, __version__)
     # Of a provider and a sampler that are not ours, nothing is taken for granted.
     keep = sampler.keep if ours else None
-    spans.use_tracer(tracer, convention, Origin.of(tracer, keep, passed_by=(UpstreamProcessor,)))
+    guidelines = Guidelines(settings.sensitive_keys, settings.max_attribute_length, settings.redact)
+    also_sensitive(settings.sensitive_keys)
+    origin = Origin.of(tracer, keep, passed_by=(UpstreamProcessor,), guidelines=guidelines)
+    spans.use_tracer(tracer, convention, origin, guidelines)
     instrumentation.install(settings.instrumentations)
 
 
@@ -191,7 +197,23 @@ def _make_queue(settings: Settings) -> SpanProcessor | None:
     if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
         os.register_at_fork(after_in_child=_after_fork)
     _flush_before_uvicorn_ends(_queue, settings.shutdown_timeout)
+    when_imported("celery.signals", _flush_before_celery_ends)
     return _queue
+
+
+def _flush_before_celery_ends() -> None:
+    """Sends what waits when one of Celery's prefork processes has run its last task: it then ends without atexit."""
+    from celery.signals import worker_process_shutdown
+
+    worker_process_shutdown.connect(_flush, weak=False, dispatch_uid="django_tracing.provider")
+
+
+def _flush(**kwargs: Any) -> None:
+    try:
+        if _queue is not None:
+            _queue.force_flush(int(get_settings().shutdown_timeout * 1000))
+    except Exception:
+        _logger.debug("Spans could not be sent before a worker's process ended.", exc_info=True)
 
 
 def _flush_before_uvicorn_ends(queue: QueueProcessor, timeout: float) -> None:

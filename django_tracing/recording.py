@@ -27,7 +27,8 @@ from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from django_tracing.attributes import Attributes, AttributeValue
+from django_tracing.attributes import EXCEPTION_MESSAGE, Attributes, AttributeValue
+from django_tracing.guidelines import Guidelines
 
 __all__ = ["SPAN_KEY", "UNSET", "Origin", "Prepared", "RecordingSpan", "UnsampledSpan", "new_child"]
 
@@ -144,7 +145,7 @@ class RecordingSpan(Span):
         else:
             # Of a name that was set before, the later value counts.
             for part in parts:
-                self.set_attributes(part.attributes)
+                self.put(part.attributes)
 
     # ----- the API
 
@@ -164,6 +165,9 @@ class RecordingSpan(Span):
         return self._end_time is None
 
     def set_attribute(self, key: str, value: Any) -> None:
+        if self.origin.guidelines is not None:
+            self.set_attributes({key: value})
+            return
         if self._end_time is None and (value.__class__ not in _PLAIN or key.__class__ is not str or not key):
             # The SDK's own judgement of what an attribute may be, and its own log line.
             checked = BoundedAttributes(1, immutable=False)
@@ -172,9 +176,14 @@ class RecordingSpan(Span):
             if key not in checked:
                 return
             value = checked[key]
-        self.set_attributes({key: value})
+        self.put({key: value})
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        guidelines = self.origin.guidelines
+        self.put(attributes if guidelines is None else guidelines.attributes(attributes))
+
+    def put(self, attributes: Mapping[str, Any]) -> None:
+        """Sets attributes that may leave as they are: this app's own."""
         if self._end_time is not None:
             _logger.warning("Setting attributes on the ended span %s.", self._name)
             return
@@ -202,9 +211,36 @@ class RecordingSpan(Span):
 
     def update_name(self, name: str) -> None:
         if self._end_time is None:
-            self._name = name
+            guidelines = self.origin.guidelines
+            self._name = name if guidelines is None else guidelines.name(name)
         else:
             _logger.warning("Renaming the ended span %s.", self._name)
+
+    def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
+        guidelines = self.origin.guidelines
+        if guidelines is not None:
+            name = guidelines.name(name)
+            attributes = None if attributes is None else guidelines.attributes(attributes)
+        super().add_event(name, attributes, timestamp)
+
+    def put_event(self, name: str, attributes: Mapping[str, Any]) -> None:
+        """Adds an event that may leave as it is: this app's own."""
+        super().add_event(name, attributes)
+
+    def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
+        guidelines = self.origin.guidelines
+        if guidelines is not None and attributes is not None:
+            attributes = guidelines.attributes(attributes)
+        super().add_link(context, attributes)
+
+    def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
+        guidelines = self.origin.guidelines
+        if guidelines is not None:
+            if isinstance(status, Status):
+                status = Status(status.status_code, guidelines.message(status.description))
+            elif description is not None:
+                description = guidelines.message(description)
+        super().set_status(status, description)
 
     def end(self, end_time: int | None = None) -> None:
         if self._end_time is not None:
@@ -212,6 +248,8 @@ class RecordingSpan(Span):
             return
         self._end_time = time_ns() if end_time is None else end_time
         origin = self.origin
+        if origin.redacts:
+            self._redact_last()
         processors = origin._processors
         if processors.known is not origin.multi._span_processors:
             processors = origin.processors()
@@ -219,6 +257,21 @@ class RecordingSpan(Span):
             ending(self)
         for on_end in processors.on_end:
             on_end(self)
+
+    def _redact_last(self) -> None:
+        """Gives everything to the user's ``REDACT``, the last one before it is sent."""
+        guidelines = self.origin.guidelines
+        assert guidelines is not None
+        self.own = guidelines.last(self._merged())
+        self.parts = ()
+        for said in (*self.events, *self.links):
+            if said._attributes:
+                said._attributes = BoundedAttributes(None, guidelines.last(said._attributes))
+        description = self._status.description
+        if description:
+            # It is the message of an exception, said once more.
+            last = guidelines.last({EXCEPTION_MESSAGE: description}).get(EXCEPTION_MESSAGE)
+            self._status = Status(self._status.status_code, last)
 
     # ----- reading
 
@@ -366,7 +419,11 @@ class Origin:
         tracer: SDKTracer,
         keep: Callable[[SpanContext | None, int], bool] | None = None,
         passed_by: tuple[type[SpanProcessor], ...] = (),
+        guidelines: Guidelines | None = None,
     ) -> None:
+        #: What is made of what others say by these spans.
+        self.guidelines = guidelines
+        self.redacts = guidelines is not None and guidelines.redact is not None
         self.tracer = tracer
         self.keep = keep
         #: Whether a child is kept with its parent, whatever the sampler says.
@@ -393,6 +450,7 @@ class Origin:
         tracer: trace.Tracer,
         keep: Callable[[SpanContext | None, int], bool] | None = None,
         passed_by: tuple[type[SpanProcessor], ...] = (),
+        guidelines: Guidelines | None = None,
     ) -> Origin | None:
         """The origin for ``tracer``; None for one that does something that these spans do not."""
         if type(tracer) is not SDKTracer:
@@ -403,7 +461,7 @@ class Origin:
             few = limits.max_span_attributes is not None and limits.max_span_attributes < _FEWEST_ATTRIBUTES
             if counted or few or limits.max_span_attribute_length is not None:
                 return None
-            return cls(tracer, keep, passed_by)
+            return cls(tracer, keep, passed_by, guidelines)
         except AttributeError:
             _logger.debug("The SDK's tracer is another one: its own spans are used.", exc_info=True)
             return None

@@ -16,6 +16,7 @@ __all__ = [
     "REDACTED",
     "SensitiveKeys",
     "Statement",
+    "also_sensitive",
     "cut",
     "describe_sql",
     "key_pattern",
@@ -562,7 +563,19 @@ def _folded(name: str) -> str:
     return _NOT_OF_A_WORD.sub("", name).lower()
 
 
-_DEFAULT_KEYS: Final = SensitiveKeys()
+_text_keys = SensitiveKeys()
+_text_stems = _SENSITIVE_STEMS
+
+
+def also_sensitive(names: Iterable[str]) -> None:
+    """Makes free text lose the values of ``names`` (``TRACING["SENSITIVE_KEYS"]``) too; called at set-up."""
+    global _text_keys, _text_stems
+    names = tuple(names)
+    _text_keys = SensitiveKeys(names)
+    # A name's first word stands in whatever is written of it: iban, iban_number, "IBAN number".
+    firsts = tuple(words[0].lower() for name in names if (words := _WORDS.findall(name)))
+    _text_stems = (*_SENSITIVE_STEMS, *firsts)
+
 
 # ----- free text
 
@@ -648,7 +661,7 @@ def _redact_values(text: str) -> str:
     kept = position = 0
     while (name := _NAME.search(text, position)) is not None:
         position = name.end()
-        if not _DEFAULT_KEYS.matches(name[1]) or name[1].endswith(("Error", "Exception", "Warning")):
+        if not _text_keys.matches(name[1]) or name[1].endswith(("Error", "Exception", "Warning")):
             continue
         value = _VALUE.match(text, position)
         if value is None or value.group().startswith(REDACTED):
@@ -671,7 +684,7 @@ def redact_text(text: str) -> str:
     if "eyJ" in text:
         text = _JWT.sub(REDACTED, text)
     lower = text.lower()
-    for stem in _SENSITIVE_STEMS:
+    for stem in _text_stems:
         if stem in lower:
             text = _HEADER.sub(rf"\1{REDACTED}", text)
             text = _SCHEME.sub(rf"\1{REDACTED}", text)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from types import TracebackType
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
@@ -24,38 +24,41 @@ from django_tracing.attributes import (
     Convention,
 )
 from django_tracing.conf import get_settings
-from django_tracing.correlation import Scope, get_scope
+from django_tracing.correlation import Scope, get_scope, incoming_id, with_scope
+from django_tracing.guidelines import MESSAGE_LENGTH, STACKTRACE_LENGTH, Guidelines
 from django_tracing.identity import identify
 from django_tracing.recording import SPAN_KEY, Origin, Prepared, RecordingSpan, new_child
 from django_tracing.redaction import cut, redact_db_error, redact_stacktrace
 
 __all__ = [
+    "Begun",
     "Cache",
     "ChildSpan",
     "SuppressedUpstream",
     "add",
+    "add_event",
     "attach",
+    "begin",
     "current_context",
     "detach",
     "finish",
     "log_once",
     "prepare",
+    "guidelines",
     "record_error",
     "recording",
     "recording_span",
+    "rename",
     "start_child",
     "start_request_span",
     "start_span",
+    "tracing",
     "use_tracer",
     "with_span",
 ]
 
 #: The instrumentation scope of all our spans.
 SCOPE_NAME: Final = "django_tracing"
-#: How much of a stack trace an event keeps, in characters: the innermost frames and the message.
-STACKTRACE_LENGTH: Final = 8000
-MESSAGE_LENGTH: Final = 1000
-
 #: Both keys that instrumentations of OpenTelemetry look at before they make a span.
 _SUPPRESS_PLAIN: Final = "suppress_instrumentation"
 try:
@@ -67,20 +70,30 @@ _SUPPRESSED: Final[dict[str, object]] = {_SUPPRESS_PLAIN: True, _SUPPRESS_KEY: T
 _logger = logging.getLogger("django_tracing")
 _logged: set[str] = set()
 
+#: What is made of attributes that users and libraries set.
+_guidelines = Guidelines()
 _tracer: trace.Tracer = trace.get_tracer(SCOPE_NAME)
 _origin: Origin | None = None
 _convention: Convention = Convention()
+_used = False
 
 
-def use_tracer(tracer: trace.Tracer, convention: Convention, origin: Origin | None = None) -> None:
+def use_tracer(
+    tracer: trace.Tracer,
+    convention: Convention,
+    origin: Origin | None = None,
+    guidelines: Guidelines | None = None,
+) -> None:
     """Makes our spans come from ``tracer`` under ``convention``'s names; called by the provider's set-up.
 
     ``origin`` makes them instead, cheaper, where ``tracer`` is the SDK's own.
     """
-    global _tracer, _convention, _origin
+    global _tracer, _convention, _origin, _guidelines, _used
     _tracer = tracer
     _convention = convention
     _origin = origin
+    _guidelines = Guidelines() if guidelines is None else guidelines
+    _used = True
     for cache in _caches:
         cache.forget()
 
@@ -88,6 +101,16 @@ def use_tracer(tracer: trace.Tracer, convention: Convention, origin: Origin | No
 def convention() -> Convention:
     """The attribute names in force."""
     return _convention
+
+
+def guidelines() -> Guidelines:
+    """What is made of attributes that users and libraries set."""
+    return _guidelines
+
+
+def tracing() -> bool:
+    """Whether this process traces at all."""
+    return _used
 
 
 _caches: list[Cache[Any, Any]] = []
@@ -254,6 +277,72 @@ def finish(span: Span, parts: tuple[Prepared, ...] = ()) -> None:
         log_once("end_span", "A span could not be ended; it is left out.")
 
 
+def begin(
+    name: str,
+    attributes: Attributes,
+    kind: SpanKind = SpanKind.INTERNAL,
+    *,
+    context: Context | None = None,
+    correlation_id: str | None = None,
+) -> Begun | None:
+    """A started span below the current one, or the first of a trace with a scope of its own.
+
+    None where nothing is to be made: tracing is off, or the trace that is under way here is not sampled. A trace of
+    another process that comes in with ``context`` (default: the current one) is continued as it says.
+    ``correlation_id`` is for a new scope.
+    """
+    if not _used:
+        return None
+    try:
+        if context is None:
+            parent = recording_span()
+            context = current_context()
+        else:
+            current: Any = context.get(SPAN_KEY)
+            parent = current if current is not None and current.is_recording() else None
+        if parent is not None:
+            span = start_child(parent, name, kind, (), attributes, context=context)
+            return None if span is INVALID_SPAN else Begun(span, with_span(span, context), None)
+        above: Any = context.get(SPAN_KEY)
+        if above is not None:
+            known = above.get_span_context()
+            if known.is_valid and not known.is_remote:
+                return None
+        scope = get_scope(context)
+        if scope is None or correlation_id is not None:
+            scope = Scope(correlation_id or incoming_id({}))
+            context = with_scope(scope, context)
+        span = start_span(name, attributes, kind, context)
+        if span is INVALID_SPAN:
+            return None
+        if scope.span is None:
+            scope.span = span
+        return Begun(span, with_span(span, context), scope)
+    except Exception:
+        log_once("begin", "A span could not be started; it is left out.")
+        return None
+
+
+class Begun(NamedTuple):
+    """What :func:`begin` began."""
+
+    span: Span
+    #: In which the span is current.
+    context: Context
+    #: Of a span that is the first of its trace here.
+    scope: Scope | None
+
+    def end(self, error: BaseException | None = None, *, status: bool = True) -> None:
+        """Ends it; ``error`` is recorded, with ``status`` as an error. Never raises."""
+        if error is not None:
+            record_error(self.span, error, status=status)
+        if self.span.is_recording():
+            end_span(self.span)
+        if self.scope is not None and self.scope.span is self.span:
+            # They would hold each other.
+            self.scope.span = None
+
+
 def start_request_span(name: str, scope: Scope, context: Context, parts: tuple[Prepared, ...]) -> Span:
     """A request's started span below ``context``; a span that records nothing if starting it fails.
 
@@ -283,9 +372,32 @@ def add(span: Span, parts: tuple[Prepared, ...]) -> None:
 def set_attributes(span: Span, attributes: Attributes) -> None:
     """Sets attributes under the names in force; never raises."""
     try:
-        span.set_attributes(_convention.apply(attributes))
+        attributes = _convention.apply(attributes)
+        if span.__class__ is RecordingSpan:
+            span.put(attributes)
+        else:
+            span.set_attributes(attributes)
     except Exception:
         log_once("set_attributes", "A span's attributes could not be set.")
+
+
+def rename(span: Span, name: str) -> None:
+    """Gives a span a name of this app's own making."""
+    if span.__class__ is RecordingSpan and span.is_recording():
+        span._name = name
+    else:
+        span.update_name(name)
+
+
+def add_event(span: Span, name: str, attributes: Attributes) -> None:
+    """Adds an event of this app's own making; never raises."""
+    try:
+        if span.__class__ is RecordingSpan:
+            span.put_event(name, attributes)
+        else:
+            span.add_event(name, attributes)
+    except Exception:
+        log_once("add_event", "An event could not be added to its span.")
 
 
 def end_span(span: Span, end_time: int | None = None) -> None:
@@ -308,7 +420,8 @@ def record_error(span: Span, error: BaseException, *, status: bool = True) -> No
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         message = cut(redact_db_error(_text_of(error)), MESSAGE_LENGTH)
-        span.add_event(
+        add_event(
+            span,
             "exception",
             {
                 EXCEPTION_TYPE: name,
@@ -320,7 +433,7 @@ def record_error(span: Span, error: BaseException, *, status: bool = True) -> No
         )
         if status:
             span.set_status(StatusCode.ERROR, cut(f"{name}: {message}", MESSAGE_LENGTH))
-            span.set_attribute(ERROR_TYPE, name)
+            set_attributes(span, {ERROR_TYPE: name})
     except Exception:
         log_once("record_error", "An exception could not be recorded on its span.")
 

@@ -39,6 +39,8 @@ class ReceivedSpan:
     resource: dict[str, Any]
     scope: str
     events: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    #: Span ids of what it is linked to.
+    links: list[str] = field(default_factory=list)
 
     @property
     def service(self) -> str:
@@ -78,6 +80,7 @@ def decode(body: bytes) -> list[ReceivedSpan]:
             resource=_attributes(group.resource.attributes),
             scope=scope.scope.name,
             events=[(event.name, _attributes(event.attributes)) for event in span.events],
+            links=[link.span_id.hex() for link in span.links],
         )
         for group in request.resource_spans
         for scope in group.scope_spans

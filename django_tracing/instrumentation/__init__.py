@@ -25,6 +25,9 @@ _MODULES: Final[Mapping[str, str]] = {
     "database": "django_tracing.instrumentation.database",
     "cache": "django_tracing.instrumentation.cache",
     "circuit_breaker": "django_tracing.instrumentation.circuit_breaker",
+    "rate_limit": "django_tracing.instrumentation.rate_limit",
+    "commands": "django_tracing.instrumentation.commands",
+    "tasks": "django_tracing.instrumentation.tasks",
 }
 OURS: Final = tuple(_MODULES)
 

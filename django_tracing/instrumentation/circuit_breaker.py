@@ -265,7 +265,7 @@ def _set_state(self: Any, state: str) -> None:
         span = trace.get_current_span()
         after = self._state.name
         if before is not None and before != after and span.is_recording():
-            span.add_event(STATE_CHANGE_EVENT, {"circuit_breaker.from": before, "circuit_breaker.to": after})
+            spans.add_event(span, STATE_CHANGE_EVENT, {"circuit_breaker.from": before, "circuit_breaker.to": after})
     except Exception:
         spans.log_once("circuit_breaker-state", "A circuit breaker's state change could not be traced.")
 

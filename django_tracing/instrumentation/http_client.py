@@ -9,10 +9,27 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from opentelemetry.context import create_key
+
 from django_tracing.attributes import HTTP_METHOD, HTTP_URL, OPERATION_TYPE, PEER_SERVICE, URL_FULL, Attributes
 from django_tracing.redaction import cut
 
-__all__ = ["describe", "peer_service"]
+__all__ = ["CALL_KEY", "ExternalCall", "describe", "peer_service", "span_name"]
+
+#: Where a context says that an outgoing call is on its way that has a span already, as an :class:`ExternalCall`.
+CALL_KEY: Final = create_key("django_tracing.external_call")
+
+
+class ExternalCall:
+    """A call to another service that the user's code announced (``trace_external_call``)."""
+
+    __slots__ = ("delegated", "service")
+
+    def __init__(self, service: str) -> None:
+        self.service = service
+        #: Whether the client library's instrumentation has made the call's CLIENT span.
+        self.delegated = False
+
 
 _METHODS: Final = frozenset({"get", "head", "post", "put", "patch", "delete", "options", "trace", "connect"})
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443}
@@ -37,15 +54,26 @@ def peer_service(url: str, services: Mapping[str, str]) -> str:
     return cut(service or host or "unknown", _NAME_LENGTH)
 
 
-def describe(attributes: Mapping[str, Any], services: Mapping[str, str]) -> tuple[str, Attributes] | None:
-    """The name and our attributes for an HTTP client span that started with ``attributes``; None for another."""
+def span_name(method: str, service: str) -> str:
+    """``http.get.user-service``; a method that is none of HTTP's is ``other``."""
+    verb = method.lower()
+    return cut(f"http.{verb if verb in _METHODS else 'other'}.{service}", _NAME_LENGTH)
+
+
+def describe(
+    attributes: Mapping[str, Any], services: Mapping[str, str], call: ExternalCall | None = None
+) -> tuple[str, Attributes] | None:
+    """The name and our attributes for an HTTP client span that started with ``attributes``; None for another.
+
+    ``call`` is the one that it is the CLIENT span of, when the user's code announced it.
+    """
     method = attributes.get(HTTP_METHOD) or attributes.get("http.request.method")
     url = attributes.get(HTTP_URL) or attributes.get(URL_FULL)
     if not method or not url:
         return None
-    verb = str(method).lower()
-    service = peer_service(str(url), services)
-    return (
-        cut(f"http.{verb if verb in _METHODS else 'other'}.{service}", _NAME_LENGTH),
-        {OPERATION_TYPE: "external", PEER_SERVICE: service},
-    )
+    if call is None:
+        service = peer_service(str(url), services)
+    else:
+        call.delegated = True
+        service = call.service
+    return span_name(str(method), service), {OPERATION_TYPE: "external", PEER_SERVICE: service}

@@ -28,7 +28,6 @@ from django_tracing.attributes import (
     DB_TABLE,
     DB_TABLES,
     EXCEPTION_MESSAGE,
-    EXCEPTION_STACKTRACE,
     HTTP_URL,
     HTTP_USER_AGENT,
     OPERATION_TYPE,
@@ -38,18 +37,16 @@ from django_tracing.attributes import (
 from django_tracing.conf import get_settings
 from django_tracing.correlation import get_scope
 from django_tracing.identity import identify
-from django_tracing.instrumentation import http_client
+from django_tracing.instrumentation import http_client, redis_commands
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.redaction import (
     SensitiveKeys,
     cut,
     describe_sql,
-    redact_db_error,
-    redact_stacktrace,
     redact_text,
     sanitise_url,
 )
-from django_tracing.spans import MESSAGE_LENGTH, SCOPE_NAME, STACKTRACE_LENGTH, convention, log_once
+from django_tracing.spans import SCOPE_NAME, convention, current_context, guidelines, log_once
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -79,15 +76,19 @@ _LIBRARIES: Final[Mapping[str, str]] = {
     "aiohttp-client": "aiohttp",
     "sqlalchemy": "sqlalchemy",
     "asyncpg": "asyncpg",
+    "celery": "celery",
 }
 #: Those whose spans need a parent. Servers and consumers of messages, which begin traces, are not here.
 _CLIENTS: Final = frozenset(
     {
-        *_LIBRARIES,
+        *(_LIBRARIES.keys() - {"celery"}),
         *("sqlite3", "mysql", "mysqlclient", "pymysql", "pymssql", "aiopg", "cassandra", "tortoiseorm"),
         *("boto", "botocore", "grpc_client", "grpc_aio_client", "jinja2"),
     }
 )
+
+#: The instrumentation scope of the spans of Celery's tasks.
+_CELERY: Final = f"{_UPSTREAM}celery"
 
 #: Upstream's own switch for its Django instrumentation.
 _DJANGO_SWITCH: Final = "OTEL_PYTHON_DJANGO_INSTRUMENT"
@@ -183,7 +184,11 @@ def _instrument(name: str) -> bool:
     }
     if name == "django":
         options["excluded_urls"] = _excluded_urls(get_settings().ignore_paths)
+    if name == "redis":
+        options["request_hook"] = redis_commands.request_hook
     instrumentor.instrument(**options)
+    if name == "redis":
+        redis_commands.wrap_pipelines()
     _on[name] = instrumentor
     return True
 
@@ -222,6 +227,8 @@ def uninstall(name: str) -> None:
     """Switches off what :func:`install` switched on."""
     instrumentor = _on.pop(name, None)
     if instrumentor is not None:
+        if name == "redis":
+            redis_commands.unwrap_pipelines()
         instrumentor.uninstrument()
 
 
@@ -261,8 +268,8 @@ class _ChildrenOnlyTracer(trace.Tracer):
 class UpstreamProcessor(SpanProcessor):
     """Makes spans that are not ours like ours: the request's attributes, names of calls, and redaction.
 
-    Of upstream's instrumentations everything is redacted that they take as it comes; of the user's own tracers only
-    the exceptions that they record. It happens when a span ends, before any processor is given it, so that nobody
+    What upstream's instrumentations take as it comes is redacted by what it is; everything, the user's own tracers'
+    too, follows the guidelines. It happens when a span ends, before any processor is given it, so that nobody
     sees what was there before.
     """
 
@@ -277,8 +284,12 @@ class UpstreamProcessor(SpanProcessor):
             if request is not None:
                 identify(request, settings)
                 attributes.update(request.common)
+            if name == _CELERY:
+                attributes[OPERATION_TYPE] = "task"
             if span.kind is SpanKind.CLIENT and name.startswith(_UPSTREAM):
-                described = http_client.describe(span.attributes or {}, settings.peer_services)
+                context = current_context() if parent_context is None else parent_context
+                call: Any = context.get(http_client.CALL_KEY)
+                described = http_client.describe(span.attributes or {}, settings.peer_services, call)
                 if described is not None:
                     span.update_name(described[0])
                     attributes.update(described[1])
@@ -291,11 +302,12 @@ class UpstreamProcessor(SpanProcessor):
         # The specification's OnEnding; the SDK calls it by this name while it is experimental.
         try:
             name = _scope_name(span)
-            if name == SCOPE_NAME:
-                return
-            if name.startswith(_UPSTREAM):
-                _redact_attributes(span)
-            _redact_errors(span)
+            upstream = name.startswith(_UPSTREAM)
+            treated = _redact_attributes(span) if upstream else frozenset()
+            rename = not upstream and name != SCOPE_NAME
+            if rename:
+                span._name = guidelines().name(span.name)
+            _guide(span, treated, rename=rename)
         except Exception:
             # Half redacted is not redacted: the span keeps its times, and loses what it says.
             log_once("upstream-end", "A span of another instrumentation could not be redacted; it goes bare.")
@@ -324,10 +336,11 @@ _STANDARD_SQL: Final = frozenset(
 _SQL: Final = _STANDARD_SQL | {"mysql", "mariadb"}
 
 
-def _redact_attributes(span: Span) -> None:
+def _redact_attributes(span: Span) -> frozenset[str]:
+    """Redacts what upstream's instrumentations are known to take as it comes; the names that need no more of it."""
     attributes: Any = span._attributes
     if not attributes:
-        return
+        return frozenset()
     sensitive = _sensitive(get_settings().sensitive_keys)
     changes: Attributes = {}
     dropped: list[str] = []
@@ -348,15 +361,19 @@ def _redact_attributes(span: Span) -> None:
         elif key.startswith(_RAW):
             dropped.append(key)
     if system:
-        name = _describe_database(attributes, system, changes)
+        name = _describe_database(span, attributes, system, changes)
         span._name = cut(name or span.name, 100)
     if changes or dropped:
         _change(attributes, changes, dropped)
+    return frozenset(changes)
 
 
-def _describe_database(attributes: Mapping[str, Any], system: str, changes: Attributes) -> str:
+def _describe_database(span: Span, attributes: Mapping[str, Any], system: str, changes: Attributes) -> str:
     """Puts what may be said of a database's or cache's span into ``changes``; its name, "" where theirs may stay."""
     name = ""
+    known: str | None = span.__dict__.get(redis_commands.ATTRIBUTE)
+    if known is None and "db.redis.pipeline_length" in attributes:
+        known = redis_commands.pipeline.get()
     described: Attributes = {}
     if OPERATION_TYPE not in attributes:
         described[OPERATION_TYPE] = "cache" if system in _CACHES else "database"
@@ -366,6 +383,7 @@ def _describe_database(attributes: Mapping[str, Any], system: str, changes: Attr
             continue
         if system in _CACHES:
             changes[key], command = _commands(text)
+            changes[key] = known or changes[key]
             name = f"{system}.pipeline" if "db.redis.pipeline_length" in attributes else f"{system}.{command}"
             continue
         statement = describe_sql(text, double_quotes="identifier" if system in _STANDARD_SQL else "string")
@@ -399,21 +417,29 @@ def _commands(text: str) -> tuple[str, str]:
     return "\n".join(lines), first or "unknown"
 
 
-def _redact_errors(span: Span) -> None:
-    for event in span._events:
-        attributes: Any = event._attributes
-        changes: Attributes = {}
-        message = attributes.get(EXCEPTION_MESSAGE) if attributes else None
-        if isinstance(message, str):
-            changes[EXCEPTION_MESSAGE] = cut(redact_db_error(message), MESSAGE_LENGTH)
-        stack = attributes.get(EXCEPTION_STACKTRACE) if attributes else None
-        if isinstance(stack, str):
-            changes[EXCEPTION_STACKTRACE] = redact_stacktrace(stack, STACKTRACE_LENGTH)
-        if changes:
-            _change(attributes, changes, ())
+def _guide(span: Span, treated: frozenset[str], *, rename: bool) -> None:
+    """Makes all that a span says follow the guidelines, and the user's ``REDACT`` the last of them."""
+    rules = guidelines()
+    said: Any
+    for said in (span, *span._events, *span._links):
+        attributes: Any = said._attributes
+        if not attributes:
+            continue
+        given = {key: value for key, value in attributes.items() if key not in treated}
+        kept = rules.attributes(given, rename=rename)
+        if rules.redact is not None:
+            kept = rules.last({**{key: attributes[key] for key in treated if key in attributes}, **kept})
+            given = dict(attributes)
+        changes = {key: value for key, value in kept.items() if attributes.get(key) != value}
+        dropped = [key for key in given if key not in kept]
+        if changes or dropped:
+            _change(attributes, changes, dropped)
     status = span._status
     if status is not None and status.description:
-        span._status = Status(status.status_code, cut(redact_db_error(status.description), MESSAGE_LENGTH))
+        description = rules.message(status.description)
+        if rules.redact is not None:
+            description = rules.last({EXCEPTION_MESSAGE: description}).get(EXCEPTION_MESSAGE)
+        span._status = Status(status.status_code, description)
 
 
 def _change(attributes: Any, changes: Mapping[str, Any], dropped: Iterable[str]) -> None:

@@ -1,0 +1,180 @@
+"""The attribute guidelines, enforced: what may be said by attributes that are not this app's own.
+
+Users set attributes on the current span, add events, make spans with tracers of their own; libraries do. Whatever
+they say goes through :class:`Guidelines` before it is kept: names become dotted snake_case, values of sensitive names
+``[redacted]``, texts lose e-mails, tokens, card numbers and credentials, and are cut.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from functools import lru_cache
+from pathlib import PurePath
+from typing import Any, Final
+from uuid import UUID
+
+from django_tracing.attributes import (
+    DB_QUERY_TEXT,
+    DB_STATEMENT,
+    EXCEPTION_MESSAGE,
+    EXCEPTION_STACKTRACE,
+    HTTP_URL,
+    URL_FULL,
+)
+from django_tracing.redaction import (
+    REDACTED,
+    SensitiveKeys,
+    cut,
+    redact_db_error,
+    redact_stacktrace,
+    redact_text,
+    sanitise_sql,
+    sanitise_url,
+)
+
+__all__ = ["LONG_LENGTH", "MESSAGE_LENGTH", "STACKTRACE_LENGTH", "Guidelines", "Redact", "attribute_name"]
+
+_logger = logging.getLogger("django_tracing")
+
+#: A user's own last word: given name and value, it gives the value to send, or None to send none.
+Redact = Callable[[str, Any], Any]
+
+#: URLs and statements keep more than other attributes do, in characters: a cut one is of no use.
+LONG_LENGTH: Final = 2000
+#: How much of a stack trace an event keeps: the innermost frames and the message.
+STACKTRACE_LENGTH: Final = 8000
+MESSAGE_LENGTH: Final = 1000
+_MOST_ITEMS: Final = 100
+#: A card's number may come as a number, too: no shorter one can be one.
+_SHORTEST_CARD: Final = 10**12
+
+_URLS: Final = frozenset({HTTP_URL, URL_FULL, "http.target", "url.path"})
+_STATEMENTS: Final = frozenset({DB_STATEMENT, DB_QUERY_TEXT})
+#: What stands for itself as text.
+_TEXTUAL: Final = (UUID, Decimal, date, time, timedelta, PurePath)
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*")
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9.]+")
+_NAME_LENGTH: Final = 100
+
+
+@lru_cache(maxsize=2048)
+def _cached_name(name: str) -> str:
+    if _NAME.fullmatch(name):
+        return name
+    words = _NOT_IN_NAMES.sub("_", _CAMEL.sub("_", redact_text(name)).lower())
+    return ".".join(part for piece in words.split(".") if (part := piece.strip("_"))) or "attribute"
+
+
+def attribute_name(name: str) -> str:
+    """``name`` as dotted snake_case: ``orderId`` and ``Order ID`` are ``order_id``; at most 100 characters.
+
+    Convention: https://opentelemetry.io/docs/specs/semconv/general/naming/
+    """
+    return _cached_name(name[:_NAME_LENGTH])
+
+
+class Guidelines:
+    """What is made of attributes that are not this app's own.
+
+    ``sensitive_keys`` are names beside the default ones; ``max_length`` is in characters; ``redact`` is
+    ``TRACING["REDACT"]``.
+    """
+
+    __slots__ = ("_max_length", "_sensitive", "redact")
+
+    def __init__(
+        self, sensitive_keys: Sequence[str] = (), max_length: int = 100, redact: Redact | None = None
+    ) -> None:
+        self._sensitive = SensitiveKeys(sensitive_keys)
+        self._max_length = max_length
+        self.redact = redact
+
+    def attributes(self, attributes: Mapping[str, Any], *, rename: bool = True) -> dict[str, Any]:
+        """``attributes`` as they may leave. None is left out. Never raises."""
+        kept: dict[str, Any] = {}
+        for key, value in attributes.items():
+            try:
+                if value is None:
+                    continue
+                if rename and key.__class__ is str and key:
+                    kept[attribute_name(key)] = self.value(key, value)
+                else:
+                    kept[key] = self.value(str(key), value)
+            except Exception:
+                # Whatever it was that could not be read: its name is told, it is not.
+                kept[key] = REDACTED
+        return kept
+
+    def value(self, key: str, value: Any) -> Any:
+        """``value`` of the attribute ``key`` as it may leave; of a type that can be no attribute, as it is."""
+        kind = value.__class__
+        if self._sensitive.matches(key):
+            return REDACTED
+        if kind is bool or kind is float:
+            return value
+        if kind is int:
+            return REDACTED if abs(value) >= _SHORTEST_CARD and redact_text(str(value)) != str(value) else value
+        if isinstance(value, Enum):
+            return self.value(key, value.value)
+        if isinstance(value, _TEXTUAL):
+            value = str(value)
+        elif isinstance(value, (bytes, bytearray)):
+            value = bytes(value[: 4 * LONG_LENGTH]).decode("utf-8", "replace")
+        if isinstance(value, str):
+            return self._text(key, str(value))
+        if isinstance(value, (list, tuple)):
+            return [None if item is None else self.value(key, item) for item in value[:_MOST_ITEMS]]
+        return value
+
+    def _text(self, key: str, text: str) -> str:
+        if key in _URLS:
+            return cut(sanitise_url(text, self._sensitive), LONG_LENGTH)
+        if key in _STATEMENTS:
+            return sanitise_sql(text, LONG_LENGTH)
+        if key == EXCEPTION_MESSAGE:
+            return cut(redact_db_error(text), MESSAGE_LENGTH)
+        if key == EXCEPTION_STACKTRACE:
+            return redact_stacktrace(text, STACKTRACE_LENGTH)
+        return cut(redact_text(text), self._max_length)
+
+    def name(self, name: str) -> str:
+        """The name of a span or an event as it may leave."""
+        return cut(redact_text(name), self._max_length)
+
+    def message(self, text: str | None) -> str | None:
+        """The description of a status as it may leave: mostly it is an exception's message."""
+        return text and cut(redact_db_error(text), MESSAGE_LENGTH)
+
+    def last(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """``attributes`` after the user's ``REDACT``: without those that it gives None for, or raises for."""
+        redact = self.redact
+        if redact is None:
+            return dict(attributes)
+        kept: dict[str, Any] = {}
+        for key, value in attributes.items():
+            try:
+                value = redact(key, value)
+            except Exception as error:
+                _warn_of(error)
+                continue
+            if value is not None:
+                kept[key] = value
+        return kept
+
+
+_warned: set[str] = set()
+
+
+def _warn_of(error: Exception) -> None:
+    name = type(error).__name__
+    if name not in _warned and len(_warned) < 10:
+        _warned.add(name)
+        # Not the error's message: it may quote the value.
+        _logger.warning('TRACING["REDACT"] raised %s: what it was given is dropped, never sent as it was.', name)

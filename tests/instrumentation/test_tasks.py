@@ -1,0 +1,187 @@
+"""Django's own tasks, with the backends that run and keep them in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import django
+import pytest
+from asgiref.sync import sync_to_async
+from django.test import override_settings
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanKind, StatusCode
+
+from django_tracing import create_span, current_trace_id, get_correlation_id, get_trace_context, use_trace_context
+from django_tracing.instrumentation import tasks as instrumentation
+from tests.conftest import Spans
+
+if django.VERSION < (6, 0):
+    pytest.skip("Django's tasks framework came with Django 6.0", allow_module_level=True)
+
+from django.tasks import TaskContext, default_task_backend, task
+from django.tasks.base import Task, TaskResult, TaskResultStatus
+
+
+@task
+def add(first: int, second: int = 0) -> int:
+    with create_span("inside"):
+        return first + second
+
+
+@task(takes_context=True)
+def told(context: TaskContext, name: str) -> list[Any]:
+    return [context.attempt, name, get_correlation_id()]
+
+
+@task
+async def slowly(**kwargs: Any) -> dict[str, Any]:
+    await asyncio.sleep(0)
+    return kwargs
+
+
+@task
+def fail() -> None:
+    raise ValueError("password=hunter2")
+
+
+def is_child(child: ReadableSpan, parent: ReadableSpan) -> bool:
+    return child.parent is not None and child.parent.span_id == parent.get_span_context().span_id
+
+
+def test_enqueued_and_run_at_once_in_one_trace(spans: Spans) -> None:
+    with create_span("request"):
+        result = add.using(priority=7).enqueue(1, second=2)
+    assert result.return_value == 3
+    assert (result.args, result.kwargs) == ([1], {"second": 2}), "nobody sees what was carried"
+    enqueued, run = spans.one("task.enqueue.add"), spans.one("task.run.add")
+    assert is_child(enqueued, spans.one("request"))
+    assert is_child(run, enqueued)
+    assert is_child(spans.one("inside"), run)
+    assert (enqueued.kind, run.kind) == (SpanKind.PRODUCER, SpanKind.CONSUMER)
+    attributes = dict(run.attributes or {})
+    assert attributes.pop("correlation.id") == (enqueued.attributes or {})["correlation.id"]
+    assert attributes == {
+        "operation.type": "task",
+        "task.id": result.id,
+        "task.name": f"{__name__}.add",
+        "task.queue": "default",
+        "task.backend": "default",
+        "task.priority": 7,
+        "task.attempt": 1,
+        "task.status": "successful",
+    }
+    assert (enqueued.attributes or {})["task.id"] == result.id
+
+
+@pytest.fixture
+def linked() -> Iterator[None]:
+    with override_settings(TRACING={"EXPORTER": "none", "TASKS": "link"}):
+        yield
+
+
+@pytest.mark.usefixtures("linked")
+def test_linked_traces(spans: Spans) -> None:
+    with create_span("request"):
+        own = get_correlation_id()
+        result = told.enqueue("ada")
+    assert result.return_value == [1, "ada", own]
+    enqueued, run = spans.one("task.enqueue.told"), spans.one("task.run.told")
+    assert run.parent is None
+    assert run.get_span_context().trace_id != enqueued.get_span_context().trace_id
+    assert [link.context.span_id for link in run.links] == [enqueued.get_span_context().span_id]
+
+
+def test_a_task_that_takes_its_context_gets_it(spans: Spans) -> None:
+    with create_span("request"):
+        own = get_correlation_id()
+        assert told.enqueue("ada").return_value == [1, "ada", own]
+    assert spans.one("task.run.told")
+
+
+async def test_async_tasks(spans: Spans) -> None:
+    async with create_span("request"):
+        result = await slowly.aenqueue(colour="red")
+    assert result.return_value == {"colour": "red"}
+    assert is_child(spans.one("task.run.slowly"), spans.one("task.enqueue.slowly"))
+    spans.clear()
+    assert await slowly.acall(a=1) == {"a": 1}
+    assert await sync_to_async(slowly.call)(a=1) == {"a": 1}
+    assert spans.names == ["task.run.slowly"] * 2
+
+
+def test_a_failure_is_the_task_s_own(spans: Spans) -> None:
+    with create_span("request"):
+        result = fail.enqueue()
+    assert result.status == TaskResultStatus.FAILED
+    assert result.errors[0].exception_class is ValueError
+    run = spans.one("task.run.fail")
+    assert run.status.status_code is StatusCode.ERROR
+    assert (run.attributes or {})["task.status"] == "failed"
+    assert spans.one("task.enqueue.fail").status.status_code is StatusCode.UNSET
+    assert "hunter2" not in run.to_json()
+
+
+def test_outside_a_trace_a_run_is_its_own_and_carries_nothing(spans: Spans) -> None:
+    assert add.enqueue(1).return_value == 1
+    assert spans.names == ["inside", "task.run.add"]
+    assert spans.one("task.run.add").parent is None
+
+
+def test_a_trace_that_is_not_sampled_is_not_sampled_in_the_run(spans: Spans) -> None:
+    seen: list[Any] = []
+
+    with use_trace_context({"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00"}), create_span("request"):
+        seen.append(current_trace_id())
+        assert add.enqueue(1).return_value == 1
+    assert seen == ["ab" * 16]
+    assert spans.names == []
+
+
+@override_settings(TASKS={"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}})
+def test_what_is_carried_survives_a_backend_that_keeps_it(spans: Spans) -> None:
+    with create_span("request"):
+        own = get_correlation_id()
+        result = told.enqueue("ada")
+    assert result.kwargs == {}
+    [kept] = default_task_backend.results
+    assert kept.kwargs == {}
+    spans.clear()
+    # As a worker does it, in another process.
+    instrumentation._starting.set(result)
+    context = TaskContext(task_result=result)
+    assert result.task.call(context, "ada")[1:] == ["ada", own]
+    assert spans.one("task.run.told").parent is not None
+
+
+def test_a_worker_that_hands_the_arguments_on_as_they_are(spans: Spans) -> None:
+    with create_span("request"):
+        carrier = get_trace_context()
+    assert add.call(1, second=2, **{instrumentation.CARRIER: carrier}) == 3
+    assert is_child(spans.one("task.run.add"), spans.one("request"))
+
+
+def test_nonsense_that_is_carried_is_left_out(spans: Spans) -> None:
+    assert add.call(1, **{instrumentation.CARRIER: "nonsense"}) == 1
+    assert add.call(1, **{instrumentation.CARRIER: {"traceparent": 7, "baggage": None}}) == 1
+    assert [span.parent for span in spans.named("task.run.add")] == [None] * 2
+
+
+def test_a_wrong_enqueuing_fails_as_before(spans: Spans) -> None:
+    with create_span("request"), pytest.raises(TypeError):
+        add.enqueue(object())
+    assert spans.one("task.enqueue.add").status.status_code is StatusCode.ERROR
+
+
+def test_switched_off_everything_is_as_it_was(spans: Spans) -> None:
+    instrumentation.uninstall()
+    try:
+        for owner, name in ((Task, "enqueue"), (Task, "aenqueue"), (Task, "call"), (TaskResult, "__post_init__")):
+            assert not hasattr(vars(owner)[name], "__wrapped__")
+        with create_span("request"):
+            assert add.enqueue(1).return_value == 1
+        assert spans.names == ["inside", "request"]
+    finally:
+        instrumentation.install()
+        instrumentation.install()
