@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
 
 from django_tracing import attributes as names
-from django_tracing import spans
+from django_tracing import logs, spans
 from django_tracing.attributes import Attributes
 from django_tracing.conf import Settings, get_settings
 from django_tracing.correlation import HEADER, Scope, get_scope, incoming_id, with_scope
@@ -120,6 +120,7 @@ class _Traced:
         else:
             self.context = with_scope(scope, current)
         scope.span = self.span
+        logs.remember_request(self.span)
         self.token = spans.attach(self.context)
 
     def respond(self, response: HttpResponseBase) -> HttpResponseBase:

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 
-from django_tracing import instrumentation, spans
+from django_tracing import instrumentation, logs, spans
 from django_tracing.attributes import Convention
 from django_tracing.conf import Settings, get_settings
 from django_tracing.export import build_exporter
@@ -104,6 +104,7 @@ def _start(settings: Settings) -> None:
     also_sensitive(settings.sensitive_keys)
     origin = Origin.of(tracer, keep, passed_by=(UpstreamProcessor,), guidelines=guidelines)
     spans.use_tracer(tracer, convention, origin, guidelines)
+    logs.install(settings)
     instrumentation.install(settings.instrumentations)
 
 

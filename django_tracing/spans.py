@@ -69,6 +69,8 @@ _SUPPRESSED: Final[dict[str, object]] = {_SUPPRESS_PLAIN: True, _SUPPRESS_KEY: T
 
 _logger = logging.getLogger("django_tracing")
 _logged: set[str] = set()
+#: Where an exception says which span has told of it last.
+_TOLD: Final = "_django_tracing_span"
 
 #: What is made of attributes that users and libraries set.
 _guidelines = Guidelines()
@@ -420,22 +422,31 @@ def record_error(span: Span, error: BaseException, *, status: bool = True) -> No
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         message = cut(redact_db_error(_text_of(error)), MESSAGE_LENGTH)
-        add_event(
-            span,
-            "exception",
-            {
-                EXCEPTION_TYPE: name,
-                EXCEPTION_MESSAGE: message,
-                EXCEPTION_STACKTRACE: redact_stacktrace(
-                    "".join(traceback.format_exception(kind, error, error.__traceback__)), STACKTRACE_LENGTH
-                ),
-            },
-        )
+        if not _told(span, error):
+            trace = "".join(traceback.format_exception(kind, error, error.__traceback__))
+            add_event(
+                span,
+                "exception",
+                {
+                    EXCEPTION_TYPE: name,
+                    EXCEPTION_MESSAGE: message,
+                    EXCEPTION_STACKTRACE: redact_stacktrace(trace, STACKTRACE_LENGTH),
+                },
+            )
         if status:
             span.set_status(StatusCode.ERROR, cut(f"{name}: {message}", MESSAGE_LENGTH))
             set_attributes(span, {ERROR_TYPE: name})
     except Exception:
         log_once("record_error", "An exception could not be recorded on its span.")
+
+
+def _told(span: Span, error: BaseException) -> bool:
+    """Whether ``span`` tells of ``error`` already: it was logged with LOG_ERRORS, and then raised."""
+    span_id = span.get_span_context().span_id
+    notes = error.__dict__
+    told = notes.get(_TOLD) == span_id
+    notes[_TOLD] = span_id
+    return told
 
 
 def _text_of(error: BaseException) -> str:

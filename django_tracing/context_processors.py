@@ -1,0 +1,20 @@
+"""A context processor for ``TEMPLATES``: the current trace in every template."""
+
+from __future__ import annotations
+
+from django.http import HttpRequest
+from django.utils.functional import SimpleLazyObject
+
+from django_tracing.correlation import get_correlation_id
+from django_tracing.manual import current_trace_id, trace_url
+
+__all__ = ["tracing"]
+
+
+def tracing(request: HttpRequest) -> dict[str, object]:
+    """``trace_id``, ``trace_url`` and ``correlation_id``, each empty where there is none; made when they are used."""
+    return {
+        "trace_id": SimpleLazyObject(lambda: current_trace_id() or ""),
+        "trace_url": SimpleLazyObject(lambda: trace_url() or ""),
+        "correlation_id": SimpleLazyObject(lambda: get_correlation_id() or ""),
+    }

@@ -1,0 +1,180 @@
+"""Log records that say which trace they belong to: ``trace_id``, ``span_id``, ``correlation_id`` and ``service``.
+
+A log record factory puts them on every record, whoever logs and whatever formats it.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+from collections.abc import Callable, MutableMapping
+from contextlib import suppress
+from typing import Any, Final
+
+from opentelemetry.context import Context
+
+from django_tracing import spans
+from django_tracing.conf import Settings
+from django_tracing.correlation import get_scope
+from django_tracing.recording import SPAN_KEY, RecordingSpan
+
+__all__ = [
+    "FIELDS",
+    "NOTHING",
+    "TraceContextFilter",
+    "install",
+    "remember_request",
+    "structlog_processor",
+    "uninstall",
+]
+
+FIELDS: Final = ("trace_id", "span_id", "correlation_id", "service")
+#: What a field holds where there is no trace: a column stays a column.
+NOTHING: Final = "-"
+
+_OURS: Final = frozenset(FIELDS)
+#: The logger of runserver's line for each request.
+_SERVER: Final = "django.server"
+
+_service = NOTHING
+_correlate = False
+_log_errors = False
+_factory: Callable[..., logging.LogRecord] | None = None
+#: Under runserver, the trace of the request that this thread has just answered: its line comes when the span is over.
+_answered = threading.local()
+_serving = False
+
+
+def install(settings: Settings) -> None:
+    """Puts the record factory around the one that is there. Called again, it only takes the settings."""
+    global _service, _correlate, _log_errors, _factory, _serving
+    _service = settings.service_name
+    _correlate = settings.log_correlation
+    _log_errors = settings.log_errors
+    _serving = _correlate and sys.argv[1:2] == ["runserver"]
+    if _factory is None and (_correlate or _log_errors):
+        _factory = _around(logging.getLogRecordFactory())
+        logging.setLogRecordFactory(_factory)
+
+
+def uninstall() -> None:
+    """Puts the former factory back; under somebody else's, ours stays and does nothing."""
+    global _correlate, _log_errors, _factory, _serving
+    _correlate = _log_errors = _serving = False
+    if _factory is not None and logging.getLogRecordFactory() is _factory:
+        logging.setLogRecordFactory(_factory.__wrapped__)  # type: ignore[attr-defined]
+        _factory = None
+
+
+class _Fields(dict[str, Any]):
+    """A record's ``__dict__`` that lets ``extra={"service": ...}`` have its way.
+
+    ``Logger.makeRecord`` refuses an extra of a name that the record has already; who has logged one until now must
+    not begin to fail because of ours. Asked in any other way, the fields are there.
+    """
+
+    __slots__ = ()
+
+    def __contains__(self, key: object) -> bool:
+        return key not in _OURS and super().__contains__(key)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A record goes to other processes, which may not have this app.
+        return dict, (dict(self),)
+
+
+def _around(former: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
+    def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = former(*args, **kwargs)
+        if _correlate or _log_errors:
+            # Not logged when it fails: that would come back here.
+            with suppress(Exception):
+                _complete(record)
+        return record
+
+    factory.__wrapped__ = former  # type: ignore[attr-defined]
+    return factory
+
+
+def _complete(record: logging.LogRecord) -> None:
+    context = spans.current_context()
+    span: Any = context.get(SPAN_KEY)
+    if _correlate:
+        trace_id, span_id, correlation_id = _ids(context, span)
+        known = record.__dict__
+        # What the former factory has put there stays.
+        fields = _Fields(
+            {
+                "trace_id": trace_id,
+                "span_id": span_id,
+                "correlation_id": correlation_id,
+                "service": _service,
+                **known,
+            }
+        )
+        record.__dict__ = fields
+        if _serving and record.name == _SERVER:
+            _name_trace(record)
+    if _log_errors and record.levelno >= logging.ERROR and record.exc_info and span is not None:
+        error = record.exc_info[1]
+        scope = get_scope(context)
+        # What became a 500 is recorded by the request's span itself.
+        if error is not None and span.is_recording() and (scope is None or scope.exception is not error):
+            spans.record_error(span, error, status=False)
+
+
+def _ids(context: Context, span: Any) -> tuple[str, str, str]:
+    scope = get_scope(context)
+    correlation_id = NOTHING if scope is None else scope.correlation_id
+    if span is None:
+        return NOTHING, NOTHING, correlation_id
+    if span.__class__ is RecordingSpan:
+        return f"{span.trace_id:032x}", f"{span.span_id:016x}", correlation_id
+    known = span.get_span_context()
+    if not known.is_valid:
+        return NOTHING, NOTHING, correlation_id
+    return f"{known.trace_id:032x}", f"{known.span_id:016x}", correlation_id
+
+
+class TraceContextFilter(logging.Filter):
+    """Gives the fields to records that have none of them, for a handler.
+
+    Records come without them from another process (a queue), and from before Django was set up.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        fields = record.__dict__
+        if any(fields.get(name) is None for name in FIELDS):
+            context = spans.current_context()
+            found = (*_ids(context, context.get(SPAN_KEY)), _service)
+            for name, value in zip(FIELDS, found, strict=True):
+                if fields.get(name) is None:
+                    fields[name] = value
+        return True
+
+
+def structlog_processor(logger: Any, method_name: str, event_dict: MutableMapping[str, Any]) -> Any:
+    """A processor for structlog: adds the fields that the event does not have; those of a trace only inside one."""
+    context = spans.current_context()
+    found = (*_ids(context, context.get(SPAN_KEY)), _service)
+    for name, value in zip(FIELDS, found, strict=True):
+        if value != NOTHING:
+            event_dict.setdefault(name, value)
+    return event_dict
+
+
+# ----- runserver's own line
+
+
+def remember_request(span: Any) -> None:
+    """Under runserver: keeps the trace of the request that this thread works on, for the line about it."""
+    if _serving:
+        _answered.trace_id = f"{span.get_span_context().trace_id:032x}" if span.is_recording() else None
+
+
+def _name_trace(record: logging.LogRecord) -> None:
+    trace_id = getattr(_answered, "trace_id", None)
+    _answered.trace_id = None
+    if trace_id is not None and isinstance(record.msg, str):
+        record.msg = f"{record.msg} trace={trace_id}"

@@ -1,0 +1,178 @@
+"""A secret that is planted anywhere in a request is in no byte that is exported."""
+
+from __future__ import annotations
+
+import logging
+import string
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pybreaker
+import pytest
+import requests
+from django.core.cache import caches
+from django.db import DatabaseError, connection
+from django.http import HttpRequest, HttpResponse
+from django.test import Client, override_settings
+from django.urls import path
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from opentelemetry import trace as trace_api
+
+import django_tracing
+from django_tracing import logs
+from django_tracing.conf import get_settings
+from django_tracing.export.wire import encode_spans
+from tests.callees import Callee
+from tests.conftest import Spans
+from tests.test_redaction import CARD, JWT
+
+#: What the view does with the secret.
+_doing: list[Callable[[str], Any]] = []
+_secret: list[str] = []
+_callee: list[str] = []
+
+
+def view(request: HttpRequest, rest: str = "") -> HttpResponse:
+    _doing[0](_secret[0])
+    return HttpResponse("ok")
+
+
+urlpatterns = [path("plain/", view), path("invitations/<str:rest>/", view)]
+
+
+def query(secret: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT '{secret}', %s", [secret])
+
+
+def wrong_query(secret: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT CAST(%s AS integer)", [secret])
+
+
+def cached(secret: str) -> None:
+    for cache in (caches["default"], caches["redis"]):
+        cache.set(f"session:{secret}", secret)
+        cache.get_many([f"a:{secret}", f"b:{secret}"])
+
+
+def redis_used_directly(secret: str) -> None:
+    client = caches["redis"].client.get_client()  # type: ignore[attr-defined]
+    client.set(f"session:{secret}", secret)
+    with client.pipeline() as pipeline:
+        pipeline.hset(f"cart:{secret}", "card", secret)
+        pipeline.eval(f"return '{secret}'", 0)
+        pipeline.execute()
+
+
+def broken(secret: str) -> None:
+    breaker = pybreaker.CircuitBreaker(name=f"payments token={secret}")
+    breaker.call(fail, secret)
+
+
+def fail(secret: str) -> None:
+    raise ValueError(f"refused: password={secret}")
+
+
+def fail_in_words(secret: str) -> None:
+    raise PermissionError(f"Authorization: Bearer {secret}")
+
+
+def call(secret: str) -> None:
+    requests.get(f"{_callee[0]}/reset/{secret}?api_key={secret}", headers={"Authorization": secret}, timeout=10)
+
+
+def say(secret: str) -> None:
+    django_tracing.set_span_attributes(
+        {
+            "api_key": secret,
+            "sessionId": secret,
+            "note": f"sent with secret: {secret}",
+            "url": f"https://u:{secret}@example.com/",
+            "list": [f"token={secret}"],
+            f"password={secret}": 1,
+        }
+    )
+    django_tracing.add_span_event(f"token={secret}", {"cookie": secret})
+    django_tracing.set_baggage("tenant", secret)
+    with django_tracing.create_span(f"work token={secret}", {"authorization": secret}) as span:
+        span.record_error(KeyError(f"secret={secret}"))
+    with trace_api.get_tracer("shop").start_as_current_span(
+        f"shop token={secret}", attributes={"shop.token": secret, "shop.note": f"Bearer {secret}"}
+    ) as own:
+        own.add_event("shop.event", {"password": secret})
+        own.set_status(trace_api.StatusCode.ERROR, f"password={secret}")
+    current = trace_api.get_current_span()
+    current.set_attribute("credit_card", secret)
+    current.add_event("event", {"x_auth_token": secret})
+    current.update_name(f"GET /plain/ token={secret}")
+    django_tracing.trace_database_operation("select", "people", int, statement=f"SELECT '{secret}'")
+    django_tracing.trace_cache_operation("get", f"session:{secret}", int, system="redis")
+    django_tracing.trace_external_call("s", "GET", f"http://x/?token={secret}", int)
+    with django_tracing.trace_rate_limit_check(f"limit token={secret}"):
+        pass
+
+
+def log(secret: str) -> None:
+    try:
+        fail(secret)
+    except ValueError:
+        logging.getLogger("shop").exception("token=%s", secret)
+
+
+DEEDS = [query, wrong_query, cached, redis_used_directly, broken, fail, fail_in_words, call, say, log]
+
+_LETTERS = st.text(string.ascii_letters + string.digits, min_size=20, max_size=40)
+SECRETS = _LETTERS.map(lambda text: f"aB3{text}9Zq") | st.sampled_from([JWT])
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[None]:
+    tracing = {"EXPORTER": "none", "LAYERS": "all", "LOG_ERRORS": True}
+    with Callee() as callee, override_settings(ROOT_URLCONF=__name__, TRACING=tracing):
+        _callee[:] = [callee.url]
+        logs.install(get_settings())
+        yield
+    logs.install(get_settings())
+
+
+@pytest.mark.usefixtures("site", "db")
+@pytest.mark.parametrize("deed", DEEDS, ids=lambda deed: deed.__name__)
+@given(secret=SECRETS)
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_no_byte_of_it(deed: Callable[[str], Any], spans: Spans, secret: str) -> None:
+    spans.clear()
+    _doing[:], _secret[:] = [deed], [secret]
+    client = Client(raise_request_exception=False)
+    client.cookies["sessionid"] = secret
+    headers = {
+        "authorization": f"Bearer {secret}",
+        "cookie": f"a={secret}",
+        "x-api-key": secret,
+        "user-agent": f"agent token={secret}",
+        "baggage": f"token={secret}",
+        "referer": f"http://x/?token={secret}",
+    }
+    try:
+        client.get(f"/plain/?token={secret}&next=/%3Fpassword%3D{secret}", headers=headers)
+        client.post(f"/invitations/{secret}/?email=ada@example.com", {"password": secret}, headers=headers)
+    except DatabaseError:
+        pass
+    finally:
+        connection.close()
+    assert len(spans) >= 2
+    exported = encode_spans(list(spans))
+    assert secret.encode() not in exported
+    assert secret.encode()[:16] not in exported
+    assert b"ada@example.com" not in exported
+
+
+@pytest.mark.usefixtures("site", "db")
+def test_a_card_and_an_e_mail_are_recognised_wherever_they_stand(spans: Spans) -> None:
+    _doing[:] = [lambda secret: django_tracing.set_span_attributes({"paid.with": int(CARD), "said": CARD})]
+    _secret[:] = [""]
+    Client().get(f"/plain/?pay={CARD}&to=ada@example.com", headers={"user-agent": f"{CARD} ada@example.com"})
+    exported = encode_spans(list(spans))
+    assert CARD.encode() not in exported
+    assert b"ada@example.com" not in exported
