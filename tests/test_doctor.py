@@ -222,11 +222,11 @@ def test_a_sampled_service_is_told_so(receiver: OTLPReceiver, rate: float) -> No
 
 
 def test_instrumentations_that_are_not_there(receiver: OTLPReceiver) -> None:
-    result = Result({"ENDPOINT": receiver.endpoint, "INSTRUMENTATIONS": ["request", "celery"]}, query=False)
+    result = Result({"ENDPOINT": receiver.endpoint, "INSTRUMENTATIONS": ["request", "pika"]}, query=False)
     on, missing = (step for step in result.steps if step.name == "traced")
     assert (on.outcome, on.detail) == ("ok", "request")
     assert missing.outcome == "warning"
-    assert "pip install opentelemetry-instrumentation-celery" in missing.remedy
+    assert "pip install opentelemetry-instrumentation-pika" in missing.remedy
     assert result.exit_code == 0
 
 
