@@ -36,6 +36,8 @@ NOTHING: Final = "-"
 _OURS: Final = frozenset(FIELDS)
 #: The logger of runserver's line for each request.
 _SERVER: Final = "django.server"
+#: Where Django logs a refused Host header, with an exception that is not the one that the middleware sees.
+_BAD_HOST: Final = "django.security.DisallowedHost"
 
 _service = NOTHING
 _correlate = False
@@ -70,14 +72,17 @@ def uninstall() -> None:
 class _Fields(dict[str, Any]):
     """A record's ``__dict__`` that lets ``extra={"service": ...}`` have its way.
 
-    ``Logger.makeRecord`` refuses an extra of a name that the record has already; who has logged one until now must
-    not begin to fail because of ours. Asked in any other way, the fields are there.
+    ``makeRecord`` of a logger refuses an extra of a name that the record has already; who has logged one until now
+    must not begin to fail because of ours. Asked by anybody else, or in any other way, the fields are there.
     """
 
     __slots__ = ()
 
     def __contains__(self, key: object) -> bool:
-        return key not in _OURS and super().__contains__(key)
+        # By its name: loggers of others' making have a makeRecord of their own, with the same question in it.
+        if key in _OURS and sys._getframe(1).f_code.co_name == "makeRecord":
+            return False
+        return super().__contains__(key)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A record goes to other processes, which may not have this app.
@@ -102,25 +107,21 @@ def _complete(record: logging.LogRecord) -> None:
     span: Any = context.get(SPAN_KEY)
     if _correlate:
         trace_id, span_id, correlation_id = _ids(context, span)
-        known = record.__dict__
+        fields = _Fields(record.__dict__)
         # What the former factory has put there stays.
-        fields = _Fields(
-            {
-                "trace_id": trace_id,
-                "span_id": span_id,
-                "correlation_id": correlation_id,
-                "service": _service,
-                **known,
-            }
-        )
+        fields.setdefault("trace_id", trace_id)
+        fields.setdefault("span_id", span_id)
+        fields.setdefault("correlation_id", correlation_id)
+        fields.setdefault("service", _service)
         record.__dict__ = fields
         if _serving and record.name == _SERVER:
             _name_trace(record)
     if _log_errors and record.levelno >= logging.ERROR and record.exc_info and span is not None:
         error = record.exc_info[1]
         scope = get_scope(context)
-        # What became a 500 is recorded by the request's span itself.
-        if error is not None and span.is_recording() and (scope is None or scope.exception is not error):
+        # What became a 500, and a refused Host header, are recorded by the request's span itself.
+        told = record.name == _BAD_HOST or (scope is not None and scope.exception is error)
+        if error is not None and not told and span.is_recording():
             spans.record_error(span, error, status=False)
 
 
@@ -131,10 +132,13 @@ def _ids(context: Context, span: Any) -> tuple[str, str, str]:
         return NOTHING, NOTHING, correlation_id
     if span.__class__ is RecordingSpan:
         return f"{span.trace_id:032x}", f"{span.span_id:016x}", correlation_id
-    known = span.get_span_context()
-    if not known.is_valid:
-        return NOTHING, NOTHING, correlation_id
-    return f"{known.trace_id:032x}", f"{known.span_id:016x}", correlation_id
+    try:
+        known = span.get_span_context()
+        if known.is_valid:
+            return f"{known.trace_id:032x}", f"{known.span_id:016x}", correlation_id
+    except Exception:  # noqa: S110 - a span of somebody else's making; logging it would come back here
+        pass
+    return NOTHING, NOTHING, correlation_id
 
 
 class TraceContextFilter(logging.Filter):
@@ -170,11 +174,13 @@ def structlog_processor(logger: Any, method_name: str, event_dict: MutableMappin
 def remember_request(span: Any) -> None:
     """Under runserver: keeps the trace of the request that this thread works on, for the line about it."""
     if _serving:
-        _answered.trace_id = f"{span.get_span_context().trace_id:032x}" if span.is_recording() else None
+        _answered.context = span.get_span_context() if span.is_recording() else None
 
 
 def _name_trace(record: logging.LogRecord) -> None:
-    trace_id = getattr(_answered, "trace_id", None)
-    _answered.trace_id = None
-    if trace_id is not None and isinstance(record.msg, str):
+    answered = getattr(_answered, "context", None)
+    _answered.context = None
+    if answered is not None and isinstance(record.msg, str):
+        trace_id = f"{answered.trace_id:032x}"
+        record.__dict__.update(trace_id=trace_id, span_id=f"{answered.span_id:016x}")
         record.msg = f"{record.msg} trace={trace_id}"

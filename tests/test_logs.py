@@ -17,18 +17,21 @@ from typing import Any
 
 import pytest
 import structlog
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, override_settings
 from django.urls import path
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanContext, StatusCode, use_span
 
 from django_tracing import create_span, current_trace_id, get_correlation_id, logs, use_trace_context
 from django_tracing.conf import get_settings
 from tests.conftest import Spans
 from tests.e2e.processes import Process
+from tests.jaegers import wait_until
 
 PAGE = Path(__file__).parent.parent / "docs" / "logs.md"
 EXAMPLES = re.findall(r"```python\n(LOGGING = .*?)```", PAGE.read_text(), re.DOTALL)
+COMMON = "django.middleware.common.CommonMiddleware"
 logger = logging.getLogger("shop")
 
 
@@ -158,6 +161,70 @@ def test_extra_has_its_way(kept: Kept, name: str) -> None:
     assert logging.Formatter(f"%({name})s %(other)s").format(record) == "mine 1"
     with pytest.raises(KeyError, match="overwrite"):
         logger.warning("x", extra={"lineno": 1})
+
+
+def test_a_logger_with_a_make_record_of_its_own(kept: Kept) -> None:
+    class Careful(logging.Logger):
+        def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: N802
+            extra = args[8]
+            record = super().makeRecord(*args[:8], None, *args[9:], **kwargs)
+            for name, value in (extra or {}).items():
+                if name in record.__dict__:
+                    raise KeyError(name)
+                record.__dict__[name] = value
+            return record
+
+    careful = Careful("careful")
+    careful.addHandler(kept)
+    careful.warning("x", extra={"service": "mine"})
+    assert kept.records[0].__dict__["service"] == "mine"
+
+
+def test_who_asks_a_record_for_a_field_is_told_the_truth(kept: Kept) -> None:
+    with create_span("outer"):
+        logger.warning("x")
+        trace_id = current_trace_id()
+    record = kept.records[0]
+    assert all(name in record.__dict__ for name in logs.FIELDS)
+    # structlog's own way from records to events asks just so.
+    event = structlog.stdlib.ExtraAdder(allow=["trace_id"])(None, "info", {"_record": record})
+    assert event["trace_id"] == trace_id
+
+
+def test_somebody_elses_factory_around_ours(kept: Kept) -> None:
+    ours = logging.getLogRecordFactory()
+
+    def around(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = ours(*args, **kwargs)
+        record.tenant = "t1"
+        return record
+
+    logging.setLogRecordFactory(around)
+    try:
+        logs.uninstall()
+        logger.warning("off")
+        logs.install(get_settings())
+        assert logging.getLogRecordFactory() is around, "ours is under it still, and not put over it again"
+        with create_span("outer"):
+            logger.warning("on")
+            trace_id = current_trace_id()
+    finally:
+        logging.setLogRecordFactory(ours)
+    off, on = (record.__dict__ for record in kept.records)
+    assert ("trace_id" in off, off["tenant"]) == (False, "t1")
+    assert (on["trace_id"], on["tenant"]) == (trace_id, "t1")
+
+
+def test_a_span_that_fails_costs_no_record_and_no_event(kept: Kept) -> None:
+    class Broken(NonRecordingSpan):
+        def get_span_context(self) -> SpanContext:
+            raise RuntimeError("no ids here")
+
+    with use_span(Broken(INVALID_SPAN_CONTEXT)):
+        logger.warning("x")
+        event = logs.structlog_processor(None, "info", {"event": "y"})
+    assert fields(kept.records[0]) == {"trace_id": "-", "span_id": "-", "correlation_id": "-", "service": "tests"}
+    assert event == {"event": "y", "service": "tests"}
 
 
 def test_records_are_copied_and_pickled_as_before(kept: Kept) -> None:
@@ -293,6 +360,16 @@ def test_an_exception_is_told_once(spans: Spans, page: str) -> None:
     assert span.status.status_code is StatusCode.ERROR
 
 
+@pytest.mark.usefixtures("log_errors")
+def test_a_refused_host_is_told_once(spans: Spans, client: Client) -> None:
+    with override_settings(ALLOWED_HOSTS=["only"], MIDDLEWARE=[*settings.MIDDLEWARE, COMMON]):
+        assert client.get("/view/").status_code == 400
+    [span] = spans
+    assert [(event.attributes or {})["exception.type"] for event in span.events] == [
+        "django.core.exceptions.DisallowedHost"
+    ]
+
+
 def test_by_default_logging_an_error_is_no_event(spans: Spans) -> None:
     with create_span("outer"):
         logger.error("x", exc_info=ValueError("y"))
@@ -302,15 +379,25 @@ def test_by_default_logging_an_error_is_no_event(spans: Spans) -> None:
 # ----- runserver
 
 
-def test_runserver_s_line_names_the_trace() -> None:
+@pytest.mark.parametrize("options", [[], ["--noreload", "--nothreading"]], ids=["threads", "one-thread"])
+def test_runserver_s_line_names_the_trace(options: list[str]) -> None:
     server = Process(
-        [sys.executable, "-m", "django", "runserver", "--noreload", "127.0.0.1:{port}"],
+        [sys.executable, "-m", "django", "runserver", *options, "127.0.0.1:{port}"],
         TRACING_SETTINGS=json.dumps({"EXPORTER": "none"}),
     )
+    unsampled = f"00-{'ab' * 16}-{'cd' * 8}-00"
     with server as started:
-        started.get("/empty/")
-        started.get("/no-such-page/")
-        log = started.log()
-    [line] = [line for line in log.splitlines() if "GET /empty/" in line]
-    assert re.search(r'"GET /empty/ HTTP/1.1" 200 \d+ trace=[0-9a-f]{32}', line)
-    assert not [line for line in log.splitlines() if "/health" in line and "trace=" in line]
+        for path_of_the_test in ("/empty/", "/async/", "/stream/", "/no-such-page/", "/health/"):
+            started.get(path_of_the_test)
+        started.get("/empty/?unsampled", traceparent=unsampled)
+
+        def lines() -> list[str]:
+            return [line for line in started.log().splitlines() if '"GET ' in line]
+
+        # The line is printed after the answer has been sent.
+        wait_until(lambda: any("?unsampled" in line for line in lines()), "the last request's line")
+        found = lines()
+    named = re.compile(r'"GET (\S+) HTTP/1.1" (\d+) \d+ trace=([0-9a-f]{32})')
+    traces = {match[1]: match[3] for match in map(named.search, found) if match}
+    assert list(traces) == ["/empty/", "/async/", "/stream/", "/no-such-page/"]
+    assert len(set(traces.values())) == 4
