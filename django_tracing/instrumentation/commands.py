@@ -99,16 +99,19 @@ def _name(command: BaseCommand) -> str:
 def _end(begun: spans.Begun, error: BaseException | None) -> None:
     status = _exit_status(error)
     spans.set_attributes(begun.span, {COMMAND_EXIT_STATUS: status})
-    # A command that says "exit with 0" has ended well.
-    begun.end(None if status == 0 else error)
+    # A command that says "exit with 0" has ended well; a CommandError never has, whatever its code.
+    begun.end(None if status == 0 and isinstance(error, SystemExit) else error)
 
 
 def _exit_status(error: BaseException | None) -> int:
     if error is None:
         return 0
-    if isinstance(error, SystemExit):
-        return error.code if isinstance(error.code, int) else 0 if error.code is None else 1
-    if isinstance(error, CommandError):
-        return int(error.returncode)
+    if isinstance(error, (SystemExit, CommandError)):
+        # Django hands a CommandError's returncode to sys.exit. Either may be anything.
+        code = error.code if isinstance(error, SystemExit) else error.returncode
+        if code is None:
+            return 0
+        # Attributes are 64-bit integers; what is no status of any system is a failure.
+        return int(code) if isinstance(code, int) and abs(code) < 2**32 else 1
     # As a shell says it: 128 and the signal's number.
     return 130 if isinstance(error, KeyboardInterrupt) else 1

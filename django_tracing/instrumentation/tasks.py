@@ -7,6 +7,7 @@ context: a task that is enqueued outside a trace carries nothing.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from functools import wraps
@@ -40,6 +41,9 @@ __all__ = ["CARRIER", "install", "is_available", "uninstall"]
 #: The keyword argument that carries the context.
 CARRIER: Final = "_django_tracing"
 
+_SIGNALS: Final = "django.tasks.signals"
+_DISPATCH_UID: Final = "django_tracing.tasks"
+
 _installed = False
 #: What is patched: owner, name, what was there, what we put there.
 _patches: list[tuple[Any, str, Any, Any]] = []
@@ -61,7 +65,7 @@ def install() -> None:
         return
     _installed = True
     when_imported("django.tasks.base", _patch_tasks)
-    when_imported("django.tasks.signals", _connect)
+    when_imported(_SIGNALS, _connect)
 
 
 def uninstall() -> None:
@@ -73,6 +77,8 @@ def uninstall() -> None:
         if vars(owner).get(name) is ours:
             setattr(owner, name, original)
             _patches.remove(patch)
+    if _SIGNALS in sys.modules:
+        sys.modules[_SIGNALS].task_started.disconnect(dispatch_uid=_DISPATCH_UID)
 
 
 def _patch_tasks() -> None:
@@ -100,7 +106,8 @@ def _patch_tasks() -> None:
 def _connect() -> None:
     from django.tasks.signals import task_started
 
-    task_started.connect(_remember_start, dispatch_uid="django_tracing.tasks")
+    if _installed:
+        task_started.connect(_remember_start, dispatch_uid=_DISPATCH_UID)
 
 
 def _remember_start(*, task_result: Any = None, **kwargs: Any) -> None:
@@ -215,6 +222,9 @@ def _running(task: Any, kwargs: dict[str, Any]) -> spans.Begun | None:
     carrier = kwargs.pop(CARRIER, None)
     try:
         _starting.set(None)
+        if result is not None and result.task.func is not task.func:
+            # Of a task that was announced and never ran: another receiver of the signal raised, say.
+            result = None
         if result is not None and carrier is None:
             carrier = _carried.pop(str(result.id), None)
         if not _installed:

@@ -94,6 +94,35 @@ def test_a_failure_is_recorded_and_goes_on(spans: Spans, fail: str, error: type[
     assert "hunter2" not in span.to_json()
 
 
+class Odd(BaseCommand):
+    __module__ = "shop.management.commands.send_invoices"
+    error: BaseException
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (CommandError("no code", returncode=None), 0),  # type: ignore[arg-type]
+        (CommandError("words", returncode="many"), 1),  # type: ignore[arg-type]
+        (SystemExit("words"), 1),
+        (SystemExit(True), 1),
+        (SystemExit(2**70), 1),
+    ],
+)
+def test_whatever_it_ends_with_goes_on(spans: Spans, error: BaseException, status: int) -> None:
+    command = Odd()
+    command.error = error
+    with pytest.raises(type(error)) as raised:
+        call_command(command)
+    assert raised.value is error
+    span = spans.one("command.send_invoices")
+    assert repr(said(span)["command.exit_status"]) == str(status)
+    assert span.status.status_code is StatusCode.ERROR
+
+
 def test_an_exit_with_zero_is_none(spans: Spans) -> None:
     with pytest.raises(SystemExit):
         call_command(SendInvoices(), fail="exit well")

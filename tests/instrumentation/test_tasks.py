@@ -22,6 +22,7 @@ if django.VERSION < (6, 0):
 
 from django.tasks import TaskContext, default_task_backend, task
 from django.tasks.base import Task, TaskResult, TaskResultStatus
+from django.tasks.signals import task_started
 
 
 @task
@@ -174,9 +175,27 @@ def test_a_wrong_enqueuing_fails_as_before(spans: Spans) -> None:
     assert spans.one("task.enqueue.add").status.status_code is StatusCode.ERROR
 
 
+def test_a_task_that_was_announced_and_never_ran_lends_nothing_to_the_next(spans: Spans) -> None:
+    def refuse(**kwargs: Any) -> None:
+        raise RuntimeError("not now")
+
+    task_started.connect(refuse)
+    try:
+        with create_span("request"), pytest.raises(RuntimeError):
+            told.enqueue("ada")
+    finally:
+        task_started.disconnect(refuse)
+    assert add.call(1) == 1
+    run = spans.one("task.run.add")
+    assert run.parent is None
+    assert "task.id" not in (run.attributes or {})
+
+
 def test_switched_off_everything_is_as_it_was(spans: Spans) -> None:
+    listening = len(task_started.receivers)
     instrumentation.uninstall()
     try:
+        assert len(task_started.receivers) == listening - 1
         for owner, name in ((Task, "enqueue"), (Task, "aenqueue"), (Task, "call"), (TaskResult, "__post_init__")):
             assert not hasattr(vars(owner)[name], "__wrapped__")
         with create_span("request"):
@@ -185,3 +204,4 @@ def test_switched_off_everything_is_as_it_was(spans: Spans) -> None:
     finally:
         instrumentation.install()
         instrumentation.install()
+    assert len(task_started.receivers) == listening
