@@ -55,6 +55,8 @@ def start() -> None:
     _started = True
     try:
         settings = get_settings()
+        # Where tracing is off too: a format that names the fields goes on working.
+        logs.install(settings)
         if settings.problems:
             _logger.error(
                 "Tracing is off: %s Run `python manage.py check` for the whole list.",
@@ -104,7 +106,6 @@ def _start(settings: Settings) -> None:
     also_sensitive(settings.sensitive_keys)
     origin = Origin.of(tracer, keep, passed_by=(UpstreamProcessor,), guidelines=guidelines)
     spans.use_tracer(tracer, convention, origin, guidelines)
-    logs.install(settings)
     instrumentation.install(settings.instrumentations)
 
 

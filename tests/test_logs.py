@@ -9,6 +9,7 @@ import logging
 import logging.config
 import pickle
 import re
+import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanCont
 from django_tracing import create_span, current_trace_id, get_correlation_id, logs, use_trace_context
 from django_tracing.conf import get_settings
 from tests.conftest import Spans
-from tests.e2e.processes import Process
+from tests.e2e.processes import ROOT, Process, environment
 from tests.jaegers import wait_until
 
 PAGE = Path(__file__).parent.parent / "docs" / "logs.md"
@@ -401,3 +402,23 @@ def test_runserver_s_line_names_the_trace(options: list[str]) -> None:
     traces = {match[1]: match[3] for match in map(named.search, found) if match}
     assert list(traces) == ["/empty/", "/async/", "/stream/", "/no-such-page/"]
     assert len(set(traces.values())) == 4
+
+
+@pytest.mark.parametrize("tracing", [{"ENABLED": False}, {"SAMPLE_RATE": "nonsense"}])
+def test_a_format_with_the_fields_works_where_tracing_is_off(tracing: dict[str, Any]) -> None:
+    program = (
+        "import django, logging; django.setup()\n"
+        "logging.basicConfig(format='%(message)s trace=%(trace_id)s', force=True)\n"
+        "logging.getLogger('shop').warning('hello')"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environment(TRACING_SETTINGS=json.dumps(tracing)),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "hello trace=-" in finished.stderr
+    assert "Logging error" not in finished.stderr

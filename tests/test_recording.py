@@ -146,7 +146,7 @@ def seen(span: ReadableSpan) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(calls(VALUE), ATTRIBUTES, st.none() | CONTEXTS, st.sampled_from(SpanKind))
 def test_every_call_does_what_it_does_to_the_sdks_span(made, attributes, parent, kind) -> None:
     logging.disable(logging.CRITICAL)
@@ -259,7 +259,7 @@ def decode(message: bytes) -> list[Any]:
     ]
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(
         st.tuples(TEXT, st.sampled_from(SpanKind), ATTRIBUTES, ATTRIBUTES, st.none() | CONTEXTS),

@@ -205,8 +205,9 @@ def _without_carrier(original: Callable[..., Any]) -> Callable[..., Any]:
             carrier = kwargs[CARRIER]
             object.__setattr__(self, "kwargs", {key: value for key, value in kwargs.items() if key != CARRIER})
             if isinstance(carrier, dict):
-                if len(_carried) >= _MOST_CARRIED:
-                    _carried.clear()
+                while len(_carried) >= _MOST_CARRIED:
+                    # The oldest: of a process that only enqueues, nobody comes for it.
+                    _carried.pop(next(iter(_carried), ""), None)
                 _carried[str(self.id)] = carrier
         original(self)
 
@@ -261,7 +262,7 @@ def _continue(name: str, attributes: Attributes, carrier: Mapping[str, Any]) -> 
     # A trace of its own: what is current here, or came along, is not its parent.
     bare = Context({key: value for key, value in context.items() if key != SPAN_KEY})
     begun = spans.begin(name, attributes, SpanKind.CONSUMER, context=bare, correlation_id=correlation_id)
-    if begun is not None and caller.is_valid and begun.span.is_recording():
+    if begun is not None and caller.trace_flags.sampled and begun.span.is_recording():
         begun.span.add_link(caller)
     return begun
 

@@ -105,7 +105,7 @@ def record(recorder: Recorder, described: dict[str, Any]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You should use")
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.lists(SPANS, min_size=1, max_size=4),
     ATTRIBUTES,

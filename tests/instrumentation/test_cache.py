@@ -566,7 +566,7 @@ class TestItself:
         assert within.names == ["cache.get.k"]
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     secret=st.one_of(
         st.integers(1000, 10**18).map(str),
