@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from contextvars import ContextVar, Token
 from functools import wraps
 from importlib.util import find_spec
@@ -205,13 +206,19 @@ def _without_carrier(original: Callable[..., Any]) -> Callable[..., Any]:
             carrier = kwargs[CARRIER]
             object.__setattr__(self, "kwargs", {key: value for key, value in kwargs.items() if key != CARRIER})
             if isinstance(carrier, dict):
-                while len(_carried) >= _MOST_CARRIED:
-                    # The oldest: of a process that only enqueues, nobody comes for it.
-                    _carried.pop(next(iter(_carried), ""), None)
-                _carried[str(self.id)] = carrier
+                _remember_carried(str(self.id), carrier)
         original(self)
 
     return post_init
+
+
+def _remember_carried(task_id: str, carrier: Mapping[str, str]) -> None:
+    # Another thread may take one out meanwhile.
+    with suppress(KeyError, StopIteration, RuntimeError):
+        while len(_carried) >= _MOST_CARRIED:
+            # The oldest: of a process that only enqueues, nobody comes for it.
+            del _carried[next(iter(_carried))]
+    _carried[task_id] = carrier
 
 
 # ----- running
