@@ -100,6 +100,12 @@ TASK_ATTEMPT: Final = "task.attempt"
 #: ``successful`` or ``failed``.
 TASK_STATUS: Final = "task.status"
 
+#: On the first span of a trace that this process decided on: the rule's name, and its rate from 0 to 1.
+SAMPLING_RULE: Final = "sampling.rule"
+SAMPLING_RATE: Final = "sampling.rate"
+#: Spans of a trace that was kept late, for which there was no room while it waited.
+SAMPLING_LOST: Final = "sampling.lost_spans"
+
 PEER_SERVICE: Final = "peer.service"
 
 _HTTP_COMMON: Final[Mapping[str, str]] = {

@@ -90,6 +90,17 @@ class Settings(NamedTuple):
     compression: Literal["none", "gzip"]
     propagators: tuple[str, ...]
     sample_rate: float
+    #: Whose sampling decision is followed: every caller's, nobody's, or that of callers at these addresses.
+    trust_parent: Literal["always", "never"] | tuple[IPv4Network | IPv6Network, ...]
+    keep_errors: bool
+    keep_slower_than: float | None
+    debug_header: str | None
+    #: Seconds between two looks at the database's rules; 0 for none.
+    sampling_refresh: float
+    #: Who may ask this site for the rules, as a Jaeger is asked.
+    sampling_clients: tuple[IPv4Network | IPv6Network, ...]
+    sampling_token: str | None
+    remote_sampling_url: str | None
     batch_size: int
     export_interval: float
     export_timeout: float
@@ -347,6 +358,28 @@ def _subscription(value: Any, from_env: bool) -> str | Callable[[Any], Any] | No
     )
 
 
+def _trust_parent(value: Any, from_env: bool) -> str | tuple[IPv4Network | IPv6Network, ...]:
+    if isinstance(value, str) and value.strip().lower() in ("always", "never"):
+        return value.strip().lower()
+    if isinstance(value, str):
+        raise _Wrong(
+            f"is {_shown(value)}.", 'Choose "always" or "never", or list callers\' addresses: ["10.0.0.0/8"].'
+        )
+    return _networks(value, from_env)
+
+
+def _header_name(value: Any, from_env: bool) -> str:
+    name = _text(value, from_env)
+    if not all(character.isalnum() or character == "-" for character in name):
+        raise _Wrong(f"is {_shown(value)}, which is no header's name.", 'Write it as "X-Trace-Debug".')
+    return name
+
+
+def _refresh(value: Any, from_env: bool) -> float:
+    # 0 is for never; more often than once a second would be a load on the database.
+    return 0.0 if value == 0 and value is not False else float(_number(1, 3600, unit="seconds")(value, from_env))
+
+
 def _callable(value: Any, from_env: bool) -> Callable[[str, Any], Any]:
     hint = 'Write it as a function of key and value, or as its dotted path: "shop.tracing.redact".'
     if isinstance(value, str):
@@ -456,6 +489,14 @@ SPECS: tuple[Spec, ...] = (
         ("OTEL_PROPAGATORS",),
     ),
     Spec("SAMPLE_RATE", 1.0, _number(0, 1, unit="(a share)"), ("OTEL_TRACES_SAMPLER_ARG",)),
+    Spec("TRUST_PARENT", "always", _trust_parent),
+    Spec("KEEP_ERRORS", False, _boolean),
+    Spec("KEEP_SLOWER_THAN", None, _number(0, unit="seconds")),
+    Spec("DEBUG_HEADER", None, _header_name),
+    Spec("SAMPLING_REFRESH", 10.0, _refresh),
+    Spec("SAMPLING_CLIENTS", (ip_network("127.0.0.0/8"), ip_network("::1/128")), _networks),
+    Spec("SAMPLING_TOKEN", None, _text),
+    Spec("REMOTE_SAMPLING_URL", None, _url("http", "https", example="http://jaeger:5778/sampling")),
     Spec("BATCH_SIZE", 512, _number(1, unit="spans", whole=True)),
     Spec("EXPORT_INTERVAL", None, _number(0.01, 3600, unit="seconds")),
     Spec("EXPORT_TIMEOUT", 10.0, _number(0.1, 600, unit="seconds")),

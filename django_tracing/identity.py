@@ -79,6 +79,10 @@ def identify(scope: Scope, settings: Settings, *, again: bool = False) -> bool:
             settings.max_attribute_length,
         )
         scope.know(_parts.get(known) or _prepare(known))
+        # A rule for this user, or this subscription, may keep the trace.
+        pending = getattr(scope.span, "pending", None)
+        if pending is not None:
+            pending.reconsider()
     except Exception as error:
         _warn_once("user", "The user could not be read for a trace: %s: %s", type(error).__name__, error)
     return scope.user_known

@@ -9,6 +9,7 @@ import socket
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit, urlunsplit
 
 from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
@@ -25,9 +26,10 @@ from django_tracing.guidelines import Guidelines
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.upstream import UpstreamProcessor
 from django_tracing.propagation import MissingPropagator, build_propagator
-from django_tracing.recording import Origin
+from django_tracing.recording import Origin, late
 from django_tracing.redaction import also_sensitive
-from django_tracing.sampling.sampler import RateSampler
+from django_tracing.sampling import refresh
+from django_tracing.sampling.sampler import RuleSampler
 from django_tracing.version import __version__
 
 if TYPE_CHECKING:
@@ -79,7 +81,7 @@ def _start(settings: Settings) -> None:
         os.environ[_SEMCONV] = ",".join(sorted(settings.semconv_stability_opt_in))
     provider = trace.get_tracer_provider()
     ours = isinstance(provider, trace.ProxyTracerProvider)
-    sampler = RateSampler(settings.sample_rate)
+    sampler = RuleSampler(settings.sample_rate, settings)
     if ours:
         provider = make_provider(settings, sampler)
     enrich = getattr(provider, "add_span_processor", None)
@@ -106,7 +108,29 @@ def _start(settings: Settings) -> None:
     also_sensitive(settings.sensitive_keys)
     origin = Origin.of(tracer, keep, passed_by=(UpstreamProcessor,), guidelines=guidelines)
     spans.use_tracer(tracer, convention, origin, guidelines)
+    if ours and origin is not None:
+        if _queue is not None:
+            late.append(_queue.on_end)
+        refresh.begin(sampler, origin, settings, _report)
     instrumentation.install(settings.instrumentations)
+
+
+def _report() -> dict[str, Any]:
+    """What this process tells of itself on the admin's status page."""
+    settings = get_settings()
+    report: dict[str, Any] = {
+        "exporter": settings.exporter,
+        "endpoint": settings.endpoint and _shown(settings.endpoint),
+    }
+    if _queue is not None:
+        report |= {"queued": _queue.queued, **_queue.counters.snapshot()}
+    return report
+
+
+def _shown(endpoint: str) -> str:
+    """``endpoint`` without credentials."""
+    parts = urlsplit(endpoint)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
 
 
 def _explicitly_exported(settings: Settings) -> bool:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from random import getrandbits
 from threading import Lock
 from time import time_ns
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
@@ -27,10 +27,22 @@ from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from django_tracing.attributes import EXCEPTION_MESSAGE, Attributes, AttributeValue
+from django_tracing.attributes import EXCEPTION_MESSAGE, SAMPLING_LOST, Attributes, AttributeValue
 from django_tracing.guidelines import Guidelines
 
-__all__ = ["SPAN_KEY", "UNSET", "Origin", "Prepared", "RecordingSpan", "UnsampledSpan", "new_child"]
+__all__ = [
+    "SPAN_KEY",
+    "UNSET",
+    "Origin",
+    "Pending",
+    "Prepared",
+    "RecordingSpan",
+    "UnsampledSpan",
+    "Verdict",
+    "late",
+    "new_child",
+    "pendings",
+]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -57,6 +69,180 @@ class Prepared:
         self.attributes = attributes
         #: As the exporter last encoded them.
         self.encoded: bytes | None = None
+
+
+class Verdict(NamedTuple):
+    """What became of a trace that begins in this process, or comes in."""
+
+    kept: bool
+    #: What waits for the decision, where it can't be made yet or may be overruled by how the request goes.
+    pending: Pending | None = None
+    #: What its first span says of the decision.
+    part: Prepared | None = None
+    #: The tracestate to go on with; None: the caller's.
+    state: TraceState | None = None
+
+
+#: How many ended spans of one trace, and of all, wait for a decision at most.
+_MOST_WAITING: Final = 1000
+_MOST_WAITING_IN_ALL: Final = 20_000
+#: What waits, by trace id: spans of the SDK's own find it by that.
+pendings: Final[dict[int, Pending]] = {}
+_waiting_in_all = 0
+
+
+class Pending:
+    """The spans of a trace that is recorded though nobody knows yet whether it is kept. No method raises.
+
+    Its first span decides when it ends: ``judge`` is asked for the last time, an error or a long time may keep what
+    the rate passed over. Until then what is sent to other services says "not sampled", unless it was decided before.
+    """
+
+    __slots__ = ("deadline", "decided", "ended", "judge", "keep_errors", "kept", "lost", "root", "trace_id")
+
+    def __init__(
+        self,
+        trace_id: int,
+        judge: Callable[[bool], Verdict | None] | None,
+        *,
+        keep_errors: bool = False,
+        slower_than: float | None = None,
+    ) -> None:
+        self.trace_id = trace_id
+        #: Decides by who the user is: None while nobody knows (unless it is called with True, for the last time).
+        self.judge = judge
+        self.keep_errors = keep_errors
+        #: Nanoseconds from which on a trace is kept.
+        self.deadline = None if slower_than is None else int(slower_than * 1e9)
+        self.kept = False
+        self.decided = False
+        self.root: RecordingSpan | None = None
+        self.ended: list[ReadableSpan] = []
+        self.lost = 0
+
+    def begin(self, root: RecordingSpan) -> None:
+        self.root = root
+        pendings[self.trace_id] = self
+
+    def reconsider(self) -> None:
+        """Asks again, now that the user is known."""
+        if self.judge is not None and not self.kept:
+            self._ask(last=False)
+
+    def _ask(self, *, last: bool) -> None:
+        judge = self.judge
+        if judge is None:
+            return
+        verdict = judge(last)
+        if verdict is None:
+            return
+        self.judge = None
+        root = self.root
+        if verdict.pending is not None:
+            self.keep_errors = verdict.pending.keep_errors
+            self.deadline = verdict.pending.deadline
+        if root is not None and verdict.part is not None:
+            # It may have ended already.
+            if root.own is None:
+                root.parts += (verdict.part,)
+            else:
+                root.own = {**root.own, **verdict.part.attributes}
+        self.kept = verdict.kept
+        if self.kept:
+            self._release()
+
+    def _release(self) -> None:
+        """Sends on what waits."""
+        global _waiting_in_all
+        waiting, self.ended = self.ended, []
+        _waiting_in_all -= len(waiting)
+        for span in waiting:
+            _forward(span)
+
+    def end(self, span: RecordingSpan) -> None:
+        """A span of it has ended."""
+        global _waiting_in_all
+        if self.decided:
+            if self.kept:
+                _forward(span)
+            return
+        if span is not self.root:
+            if self.kept:
+                _forward(span)
+                return
+            if len(self.ended) >= _MOST_WAITING or _waiting_in_all >= _MOST_WAITING_IN_ALL:
+                self.lost += 1
+                return
+            _waiting_in_all += 1
+            self.ended.append(span)
+            return
+        try:
+            self._ask(last=True)
+            if not self.kept:
+                self._overrule(span)
+        finally:
+            self._decide(span)
+
+    def _overrule(self, root: RecordingSpan) -> None:
+        """Keeps what failed or took long, though it was passed over."""
+        failed = self.keep_errors and root._status.status_code is StatusCode.ERROR
+        slow = self.deadline is not None and (root._end_time or 0) - root._start_time >= self.deadline
+        self.kept = failed or slow
+
+    def _decide(self, root: RecordingSpan) -> None:
+        global _waiting_in_all
+        self.decided = True
+        pendings.pop(self.trace_id, None)
+        self.root = None
+        if self.kept:
+            self._release()
+            if self.lost:
+                root.own = {**(root.own or {}), SAMPLING_LOST: self.lost}
+            _forward(root)
+        else:
+            _waiting_in_all -= len(self.ended)
+            self.ended.clear()
+
+    def end_of_another(self, span: ReadableSpan) -> bool:
+        """Keeps a span of the SDK's own until it is decided; False where it was passed over."""
+        global _waiting_in_all
+        if self.kept:
+            _forward(span)
+            return True
+        if self.decided or len(self.ended) >= _MOST_WAITING or _waiting_in_all >= _MOST_WAITING_IN_ALL:
+            return False
+        _waiting_in_all += 1
+        self.ended.append(span)
+        return True
+
+
+#: What takes the SDK's own spans of a trace that was kept late: the queue.
+late: list[Callable[[ReadableSpan], None]] = []
+
+
+def _forward(span: ReadableSpan) -> None:
+    """Gives an ended span to the processors, as a sampled one."""
+    try:
+        if span.__class__ is RecordingSpan:
+            span.flags |= _SAMPLED
+            span.made_context = None
+            span.pending = None
+            for on_end in span.origin.processors().on_end:
+                on_end(span)
+            return
+        known = span.get_span_context()
+        if known is not None:
+            span._context = SpanContext(
+                known.trace_id,
+                known.span_id,
+                known.is_remote,
+                TraceFlags(known.trace_flags | _SAMPLED),
+                known.trace_state,
+            )
+            for take in late:
+                take(span)
+    except Exception:
+        _logger.debug("A span that was kept late could not be sent.", exc_info=True)
 
 
 class UnsampledSpan(NonRecordingSpan):
@@ -102,6 +288,7 @@ class RecordingSpan(Span):
             "own",
             "parent_id",
             "parent_span",
+            "pending",
         ),
         *("parts", "span_id", "trace_id", "trace_state"),
     )
@@ -132,6 +319,8 @@ class RecordingSpan(Span):
     parent_span: RecordingSpan | SpanContext | None
     parts: tuple[Prepared, ...]
     own: dict[str, Any] | None
+    #: Where the trace waits for a decision.
+    pending: Pending | None
     made_context: SpanContext | None
     made_events: BoundedList[Any] | None
     links_made: BoundedList[Any] | None
@@ -151,6 +340,10 @@ class RecordingSpan(Span):
 
     def get_span_context(self) -> SpanContext:
         made = self.made_context
+        if self.pending is not None and self.pending.kept and not self.flags & _SAMPLED:
+            # Decided since: what is called from here on carries it.
+            self.flags |= _SAMPLED
+            made = None
         if made is None:
             self.made_context = made = SpanContext(
                 self.trace_id,
@@ -255,6 +448,9 @@ class RecordingSpan(Span):
             processors = origin.processors()
         for ending in processors.on_ending:
             ending(self)
+        if self.pending is not None:
+            self.pending.end(self)
+            return
         for on_end in processors.on_end:
             on_end(self)
 
@@ -426,6 +622,9 @@ class Origin:
         self.redacts = guidelines is not None and guidelines.redact is not None
         self.tracer = tracer
         self.keep = keep
+        #: Decides on traces that begin here or come in, where there is more to it than ``keep`` is told: given the
+        #: scope, the name and kind of the first span, the parent's SpanContext or None, the trace id.
+        self.judge: Callable[[Any, str, SpanKind, SpanContext | None, int], Verdict] | None = None
         #: Whether a child is kept with its parent, whatever the sampler says.
         self.follows = keep is not None
         self.scope: InstrumentationScope = tracer._instrumentation_scope
@@ -514,10 +713,25 @@ class Origin:
             trace_id = parent.trace_id
             flags = parent.trace_flags & _RANDOM
             state = parent.trace_state
+        pending: Pending | None = None
         if self.keep is not None:
-            if not self.keep(parent, trace_id):
-                return UnsampledSpan(trace_id, flags, state)
-            flags |= _SAMPLED
+            if self.judge is not None and (parent is None or parent.is_remote):
+                verdict = self.judge(scope, name, kind, parent, trace_id)
+                pending = verdict.pending
+                state = verdict.state or state
+                if not verdict.kept and pending is None:
+                    return UnsampledSpan(trace_id, flags, state)
+                if verdict.part is not None:
+                    parts += (verdict.part,)
+                if verdict.kept:
+                    flags |= _SAMPLED
+            elif not self.keep(parent, trace_id):
+                # Below a span of the SDK's own, in a trace that waits for its decision.
+                pending = pendings.get(trace_id) if pendings else None
+                if pending is None:
+                    return UnsampledSpan(trace_id, flags, state)
+            else:
+                flags |= _SAMPLED
         else:
             given = {}
             for part in parts:
@@ -549,6 +763,9 @@ class Origin:
         span._status = UNSET
         span.remote = parent is not None and parent.is_remote
         span.dropped = 0
+        span.pending = pending
+        if pending is not None and pending.root is None and not pending.decided:
+            pending.begin(span)
         span._start_time = time_ns() if start_time is None else start_time
         for on_start in self.processors().on_start:
             on_start(span, parent_context=context)
@@ -566,7 +783,11 @@ def new_child(
 ) -> trace.Span:
     """A started span below ``parent``, of its origin; ``context`` (default: the current one) is where it stands."""
     origin = parent.origin
-    if not (origin.follows and parent.flags & _SAMPLED):
+    pending = parent.pending
+    if pending is not None:
+        if pending.decided and not pending.kept:
+            return UnsampledSpan(parent.trace_id, parent.flags, parent.trace_state)
+    elif not (origin.follows and parent.flags & _SAMPLED):
         context = get_current() if context is None else context
         return origin._decide(parent, name, context, kind, parts, own, start_time, parent.scope)
     span: RecordingSpan = _new(RecordingSpan)
@@ -586,6 +807,7 @@ def new_child(
     span._status = UNSET
     span.remote = False
     span.dropped = 0
+    span.pending = pending
     span._start_time = time_ns() if start_time is None else start_time
     processors = origin._processors
     if processors.known is not origin.multi._span_processors:

@@ -234,7 +234,9 @@ def start_span(
             merged.update(part.attributes)
         if attributes is not None:
             merged.update(attributes)
-        return _tracer.start_span(name, context, kind, merged, start_time=start_time)
+        span = _tracer.start_span(name, context, kind, merged, start_time=start_time)
+        _note_name(span, name)
+        return span
     except Exception:
         log_once("start_span", "A span could not be started; it is left out.")
         return INVALID_SPAN
@@ -389,6 +391,17 @@ def rename(span: Span, name: str) -> None:
         span._name = name
     else:
         span.update_name(name)
+        _note_name(span, name)
+
+
+#: Where a span of the SDK's own keeps the name that this app gave it: any other is a user's, and is redacted.
+NAMED: Final = "_django_tracing_name"
+
+
+def _note_name(span: Span, name: str) -> None:
+    # A span that records nothing may have no place for it.
+    with suppress(AttributeError):
+        span.__dict__[NAMED] = name
 
 
 def add_event(span: Span, name: str, attributes: Attributes) -> None:

@@ -36,8 +36,10 @@ def wait_until(predicate: Callable[[], Any], what: str, timeout: float = 20) -> 
 class Jaeger:
     """``with Jaeger("jaeger") as jaeger``: an all-in-one with memory storage; skips the test where it is not on PATH."""
 
-    def __init__(self, version: Version = "jaeger") -> None:
+    def __init__(self, version: Version = "jaeger", strategies: dict[str, Any] | None = None) -> None:
         self.version = version
+        #: What it serves at ``sampling``, in the shape of Jaeger's own strategies file.
+        self._strategies = strategies
         self._executable = shutil.which(version)
         ports = {
             name: free_port()
@@ -53,6 +55,10 @@ class Jaeger:
 
     def _arguments(self, folder: Path) -> list[str]:
         at = {name: f"127.0.0.1:{port}" for name, port in self._ports.items()}
+        strategies = None
+        if self._strategies is not None:
+            strategies = folder / "strategies.json"
+            strategies.write_text(json.dumps(self._strategies))
         if self.version == "jaeger-1.51":
             return [
                 "--collector.otlp.enabled=true",
@@ -68,6 +74,7 @@ class Jaeger:
                 f"--http-server.host-port={at['sampling']}",
                 f"--admin.http.host-port={at['admin']}",
                 f"--reporter.grpc.host-port={at['x']}",
+                *([] if strategies is None else [f"--sampling.strategies-file={strategies}"]),
             ]
         config = {
             "service": {
@@ -89,7 +96,10 @@ class Jaeger:
                 },
                 "jaeger_storage": {"backends": {"memory": {"memory": {"max_traces": 100000}}}},
                 "remote_sampling": {
-                    "file": {"path": "", "default_sampling_probability": 1},
+                    "file": {
+                        "path": "" if strategies is None else str(strategies),
+                        "default_sampling_probability": 1,
+                    },
                     "http": {"endpoint": at["sampling"]},
                     "grpc": {"endpoint": at["y"]},
                 },

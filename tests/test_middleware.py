@@ -394,10 +394,10 @@ class TestSemanticConventions:
         from django_tracing import spans as module
         from django_tracing.attributes import Convention
 
-        before, tracer = module.convention(), trace.get_tracer("django_tracing")
-        module.use_tracer(tracer, Convention(request.param))
+        before = module._tracer, module._convention, module._origin, module._guidelines
+        module.use_tracer(trace.get_tracer("django_tracing"), Convention(request.param))
         yield
-        module.use_tracer(tracer, before)
+        module.use_tracer(*before)
 
     @pytest.mark.parametrize("convention", [("http", "database")], indirect=True)
     def test_stable(self, convention: None, spans: Spans) -> None:

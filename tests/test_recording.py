@@ -44,7 +44,7 @@ from opentelemetry.trace import (
 
 from django_tracing.export.wire import EncodedBatch, encode_span, encode_spans
 from django_tracing.recording import Origin, Prepared, RecordingSpan, UnsampledSpan
-from django_tracing.sampling.sampler import RateSampler
+from django_tracing.sampling.sampler import RuleSampler
 from tests.export.test_otlp import ATTRIBUTES, CONTEXTS, TEXT, VALUES
 
 
@@ -66,7 +66,7 @@ class Source:
     """A provider, and spans of ours that come from it; ``sdk`` are the SDK's own of the same tracer."""
 
     def __init__(self, *, rate: float | None = 1.0, sampler: Sampler | None = None, **options: Any) -> None:
-        ours = RateSampler(rate if rate is not None else 1.0)
+        ours = RuleSampler(rate if rate is not None else 1.0)
         self.provider = TracerProvider(
             sampler=sampler or ours,
             resource=Resource({"service.name": "shop"}),

@@ -39,6 +39,7 @@ from django_tracing.correlation import get_scope
 from django_tracing.identity import identify
 from django_tracing.instrumentation import http_client, redis_commands
 from django_tracing.instrumentation.imports import when_imported
+from django_tracing.recording import pendings
 from django_tracing.redaction import (
     SensitiveKeys,
     cut,
@@ -46,7 +47,7 @@ from django_tracing.redaction import (
     redact_text,
     sanitise_url,
 )
-from django_tracing.spans import SCOPE_NAME, convention, current_context, guidelines, log_once
+from django_tracing.spans import NAMED, SCOPE_NAME, convention, current_context, guidelines, log_once
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -305,9 +306,15 @@ class UpstreamProcessor(SpanProcessor):
             upstream = name.startswith(_UPSTREAM)
             treated = _redact_attributes(span) if upstream else frozenset()
             rename = not upstream and name != SCOPE_NAME
-            if rename:
+            if rename or (name == SCOPE_NAME and span.__dict__.get(NAMED) != span.name):
                 span._name = guidelines().name(span.name)
             _guide(span, treated, rename=rename)
+            if pendings:
+                known = span.get_span_context()
+                pending = None if known is None else pendings.get(known.trace_id)
+                if known is not None and pending is not None and not known.trace_flags.sampled:
+                    # The trace waits for its decision; the processors will not take what is not sampled.
+                    pending.end_of_another(span)
         except Exception:
             # Half redacted is not redacted: the span keeps its times, and loses what it says.
             log_once("upstream-end", "A span of another instrumentation could not be redacted; it goes bare.")

@@ -1,36 +1,281 @@
-"""The decision whether a trace is kept."""
+"""The decision whether a trace is kept: by rules, by a rate, by what the caller decided."""
 
 from __future__ import annotations
 
+import time
+from collections import defaultdict
 from collections.abc import Sequence
-from typing import Final
+from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_address
+from threading import RLock
+from typing import Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceState, get_current_span
-from opentelemetry.util.types import Attributes
+from opentelemetry.util.types import Attributes as OTelAttributes
 
-__all__ = ["RateSampler"]
+from django_tracing.attributes import SAMPLING_RATE, SAMPLING_RULE, USER_ID, USER_SUBSCRIPTION, Attributes
+from django_tracing.conf import Settings, get_settings
+from django_tracing.correlation import get_scope
+from django_tracing.identity import identify
+from django_tracing.recording import Pending, Prepared, RecordingSpan, Verdict, pendings
+from django_tracing.sampling.remote import PARAM, TYPE, JaegerRemoteSampler
+from django_tracing.sampling.rules import Asked, Rule, RuleSet, compile_rules, header_key
 
-#: Of a trace id, the bits that are random in every system.
-_MASK: Final = (1 << 64) - 1
+__all__ = ["BY_SETTINGS", "RuleSampler", "TokenBucket", "randomness", "threshold"]
+
+#: What ``sampling.rule`` says where no rule decided.
+BY_SETTINGS: Final = "settings"
+BY_DEBUG_HEADER: Final = "debug header"
+BY_REMOTE: Final = "remote"
+#: How often the strategy is asked for, in seconds.
+REMOTE_REFRESH: Final = 10.0
+
+#: Of a trace id, the bits that decide (https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/).
+_BITS: Final = 56
+_MASK: Final = (1 << _BITS) - 1
+
+_FOLLOWED: Final = Verdict(True)
+_PASSED_OVER: Final = Verdict(False)
 
 
-class RateSampler(Sampler):
-    """Keeps the share ``rate`` (0.0 to 1.0) of the traces that begin here; of the others it does as the parent did.
+def threshold(rate: float) -> int:
+    """The randomness from which on a trace is kept at ``rate`` (0.0 to 1.0)."""
+    return (1 << _BITS) - round(rate * (1 << _BITS))
 
-    It decides as the SDK's ``ParentBased(TraceIdRatioBased(rate))``, so processes of one rate agree on each trace id.
+
+def randomness(trace_id: int, state: TraceState | None) -> int:
+    """The 56 random bits of a trace: those that its tracestate names (``ot=rv:...``), else its id's last ones.
+
+    So services of different rates agree: what one keeps at 10 %, another keeps at 50 %.
     """
+    found = _ot(state).get("rv", "")
+    if len(found) == _BITS // 4:
+        try:
+            return int(found, 16)
+        except ValueError:
+            pass
+    return trace_id & _MASK
+
+
+def _ot(state: TraceState | None) -> dict[str, str]:
+    value = "" if state is None else state.get("ot") or ""
+    return dict(part.split(":", 1) for part in value.split(";") if ":" in part)
+
+
+def _with_threshold(state: TraceState | None, rejected: int) -> TraceState:
+    """``state`` that says at which threshold the trace was kept (``ot=th:...``)."""
+    known = _ot(state)
+    known["th"] = f"{rejected:014x}".rstrip("0") or "0"
+    value = ";".join(f"{key}:{text}" for key, text in known.items())
+    others = [] if state is None else [(key, text) for key, text in state.items() if key != "ot"]
+    return TraceState([("ot", value), *others])
+
+
+class TokenBucket:
+    """At most ``rate`` a second, and a second's worth at once; by a clock that nobody sets."""
+
+    __slots__ = ("_last", "_lock", "_tokens", "rate")
 
     def __init__(self, rate: float) -> None:
         self.rate = rate
-        self._bound = round(rate * (1 << 64))
+        self._tokens = max(rate, 1.0)
+        self._last = time.monotonic()
+        # Reentrant: a finalizer may begin a trace while another one is being decided.
+        self._lock = RLock()
+
+    def take(self) -> bool:
+        with self._lock:
+            now = time.monotonic()
+            # Less than one a second saves up to one.
+            self._tokens = min(max(self.rate, 1.0), self._tokens + (now - self._last) * self.rate)
+            self._last = now
+            if self._tokens < 1.0:
+                return False
+            self._tokens -= 1.0
+            return True
+
+
+class RuleSampler(Sampler):
+    """Decides by an operator's rules, else by ``TRACING["SAMPLE_RATE"]``; a caller's decision is followed.
+
+    For the SDK it is a sampler like any other; this app's own spans ask :meth:`keep` and :meth:`judge`, which cost
+    less. Rules are given by :meth:`use`, at any time.
+    """
+
+    def __init__(self, rate: float, settings: Settings | None = None) -> None:
+        self.rate = rate
+        self._threshold = threshold(rate)
+        self._settings = settings
+        #: What decides where no rule does, instead of the rate.
+        self.remote: JaegerRemoteSampler | None = None
+        if settings is not None and settings.remote_sampling_url is not None:
+            self.remote = JaegerRemoteSampler(
+                settings.service_name, settings.remote_sampling_url, initial=rate, refresh=REMOTE_REFRESH
+            )
+        self.rules: RuleSet = compile_rules((), "")
+        self._buckets: dict[int, TokenBucket] = {}
+        self._counts: dict[int | None, list[int]] = defaultdict(lambda: [0, 0])
+        self._lock = RLock()
+
+    # ----- rules
+
+    def use(self, rules: RuleSet, processes: int = 1) -> None:
+        """Decides by ``rules`` from now on. A rule's budget is shared with ``processes`` processes in all."""
+        buckets: dict[int, TokenBucket] = {}
+        for compiled in rules.compiled:
+            rule = compiled.rule
+            if rule.max_per_second is None:
+                continue
+            rate = rule.max_per_second / max(processes, 1)
+            bucket = self._buckets.get(rule.id)
+            if bucket is None:
+                bucket = TokenBucket(rate)
+            else:
+                bucket.rate = rate
+            buckets[rule.id] = bucket
+        self._buckets = buckets
+        self.rules = rules
+
+    @property
+    def is_simple(self) -> bool:
+        """Whether :meth:`keep` knows all that there is to know."""
+        settings = self._settings
+        if self.rules.compiled or self.remote is not None:
+            return False
+        return settings is None or (
+            not settings.keep_errors
+            and settings.keep_slower_than is None
+            and not settings.debug_header
+            and settings.trust_parent == "always"
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The sampling in force, for people."""
+        settings = self._settings
+        return {
+            "rate": self.rate,
+            "remote": None if self.remote is None else self.remote.strategy._asdict(),
+            "rules": [compiled.rule.name for compiled in self.rules.compiled[:100]],
+            "keep_errors": settings is not None and settings.keep_errors,
+            "keep_slower_than": None if settings is None else settings.keep_slower_than,
+            "trust_parent": "always"
+            if settings is None
+            else settings.trust_parent
+            if isinstance(settings.trust_parent, str)
+            else [str(network) for network in settings.trust_parent],
+        }
+
+    def drain(self) -> dict[int | None, tuple[int, int]]:
+        """How many traces each rule (None: the settings) kept and passed over since the last time."""
+        with self._lock:
+            counts, self._counts = self._counts, defaultdict(lambda: [0, 0])
+        return {rule: (kept, passed_over) for rule, (kept, passed_over) in counts.items()}
+
+    # ----- deciding
 
     def keep(self, parent: SpanContext | None, trace_id: int) -> bool:
-        """Whether to keep a span below ``parent`` (None: the trace begins with it)."""
+        """Whether to keep a span below ``parent`` (None: the trace begins with it), by the rate alone."""
         if parent is not None:
             return parent.trace_flags.sampled
-        return trace_id & _MASK < self._bound
+        return trace_id & _MASK >= self._threshold
+
+    def judge(self, scope: Any, name: str, kind: SpanKind, parent: SpanContext | None, trace_id: int) -> Verdict:
+        """What becomes of a trace that begins with a span called ``name``, or comes in with ``parent``."""
+        request = None if scope is None else scope.request
+        meta = {} if request is None else request.META
+        if self._is_debugged(meta):
+            return Verdict(True, None, _part(BY_DEBUG_HEADER, 1.0))
+        state = None
+        if parent is not None:
+            if self._trusts(meta):
+                return _FOLLOWED if parent.trace_flags.sampled else self._passed_over(None, trace_id)
+            state = parent.trace_state
+        asked = self._asked(request, name, meta)
+        if request is not None and self.remote is not None and self.remote.strategy.operations:
+            # As the span will be called when it ends.
+            name = f"{name} {asked.route or _route(request)}".rstrip()
+        found = self.rules.match(asked, time.time())
+        if found.open:
+
+            def again(last: bool) -> Verdict | None:
+                known = self._with_user(asked, scope, last=last)
+                if known is None:
+                    return None
+                return self._decide(self.rules.match(known, time.time()).rule, name, trace_id, state)
+
+            return Verdict(False, Pending(trace_id, again))
+        return self._decide(found.rule, name, trace_id, state)
+
+    def _decide(self, rule: Rule | None, name: str, trace_id: int, state: TraceState | None) -> Verdict:
+        if rule is None and self.remote is not None:
+            kept, said = self.remote.decide(name, trace_id)
+            with self._lock:
+                self._counts[None][0 if kept else 1] += 1
+            if not kept:
+                return self._passed_over(None, trace_id)
+            attributes: Attributes = {SAMPLING_RULE: BY_REMOTE, **said}
+            if said[TYPE] == "probabilistic":
+                attributes[SAMPLING_RATE] = said[PARAM]
+            return Verdict(True, None, Prepared(attributes))
+        rejected = self._threshold if rule is None else threshold(rule.rate)
+        kept = randomness(trace_id, state) >= rejected
+        if kept and rule is not None:
+            bucket = self._buckets.get(rule.id)
+            kept = bucket is None or bucket.take()
+        with self._lock:
+            self._counts[None if rule is None else rule.id][0 if kept else 1] += 1
+        if not kept:
+            return self._passed_over(rule, trace_id)
+        part = _part(BY_SETTINGS, self.rate) if rule is None else _part(rule.name, rule.rate)
+        return Verdict(True, None, part, _with_threshold(state, rejected) if rejected or state is not None else None)
+
+    def _passed_over(self, rule: Rule | None, trace_id: int) -> Verdict:
+        """Not kept, unless it fails or is slow where that counts."""
+        settings = self._settings
+        keep_errors = settings is not None and settings.keep_errors
+        slower_than = None if settings is None else settings.keep_slower_than
+        if rule is not None:
+            keep_errors = keep_errors if rule.keep_errors is None else rule.keep_errors
+            slower_than = slower_than if rule.keep_slower_than is None else rule.keep_slower_than
+        if not keep_errors and slower_than is None:
+            return _PASSED_OVER
+        part = None if rule is None else _part(rule.name, rule.rate)
+        return Verdict(False, Pending(trace_id, None, keep_errors=keep_errors, slower_than=slower_than), part)
+
+    def _asked(self, request: Any, name: str, meta: Any) -> Asked:
+        if request is None:
+            for operation, prefix in (("command", "command."), ("task", "task.run.")):
+                if name.startswith(prefix):
+                    return Asked(operation, "", name[len(prefix) :])
+            return Asked("", "", name)
+        path = request.path
+        route = _route(request) if self.rules.asks_for_routes else ""
+        return Asked("request", request.method or "", path, route, meta)
+
+    def _with_user(self, asked: Asked, scope: Any, *, last: bool) -> Asked | None:
+        if scope is not None and scope.user_known and scope.user_part is not None:
+            said = scope.user_part.attributes
+            return asked._replace(
+                user_id=str(said.get(USER_ID, "")), subscription=str(said.get(USER_SUBSCRIPTION, ""))
+            )
+        return asked._replace(user_id="", subscription="") if last else None
+
+    def _trusts(self, meta: Any) -> bool:
+        trusted = "always" if self._settings is None else self._settings.trust_parent
+        if isinstance(trusted, str):
+            return trusted == "always"
+        return _is_one_of(str(meta.get("REMOTE_ADDR") or ""), trusted)
+
+    def _is_debugged(self, meta: Any) -> bool:
+        settings = self._settings
+        if settings is None or not settings.debug_header:
+            return False
+        value = meta.get(header_key(settings.debug_header))
+        return bool(value) and is_signed(str(value))
+
+    # ----- the SDK's own spans
 
     def should_sample(
         self,
@@ -38,18 +283,83 @@ class RateSampler(Sampler):
         trace_id: int,
         name: str,
         kind: SpanKind | None = None,
-        attributes: Attributes = None,
+        attributes: OTelAttributes = None,
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
-        parent: SpanContext | None = get_current_span(parent_context).get_span_context()
-        if parent is not None and not parent.is_valid:
-            parent = None
-        if self.keep(parent, trace_id):
-            return SamplingResult(
-                Decision.RECORD_AND_SAMPLE, attributes, None if parent is None else parent.trace_state
-            )
-        return SamplingResult(Decision.DROP, None, None if parent is None else parent.trace_state)
+        current: Any = get_current_span(parent_context)
+        if current.__class__ is RecordingSpan and current.pending is not None:
+            # The user may have become known since.
+            scope = get_scope(parent_context)
+            if scope is not None and not scope.user_known:
+                identify(scope, get_settings())
+        known: SpanContext = current.get_span_context()
+        parent = known if known.is_valid else None
+        state = None if parent is None else parent.trace_state
+        if parent is not None and not parent.is_remote:
+            if parent.trace_flags.sampled:
+                return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, state)
+            waiting = parent.trace_id in pendings
+            return SamplingResult(Decision.RECORD_ONLY if waiting else Decision.DROP, attributes, state)
+        if self.is_simple:
+            decision = Decision.RECORD_AND_SAMPLE if self.keep(parent, trace_id) else Decision.DROP
+            return SamplingResult(decision, attributes, state)
+        # A span of somebody else's is not waited for.
+        verdict = self.judge(get_scope(parent_context), name, kind or SpanKind.INTERNAL, parent, trace_id)
+        if not verdict.kept:
+            return SamplingResult(Decision.DROP, None, state)
+        said = {**(attributes or {}), **({} if verdict.part is None else verdict.part.attributes)}
+        return SamplingResult(Decision.RECORD_AND_SAMPLE, said, verdict.state or state)
 
     def get_description(self) -> str:
-        return f"RateSampler{{{self.rate}}}"
+        return f"RuleSampler{{{self.rate}, {len(self.rules)} rules}}"
+
+
+@lru_cache(maxsize=1024)
+def _part(rule: str, rate: float) -> Prepared:
+    return Prepared({SAMPLING_RULE: rule, SAMPLING_RATE: rate})
+
+
+@lru_cache(maxsize=1024)
+def _is_one_of(address: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
+    try:
+        found = ip_address(address)
+    except ValueError:
+        return False
+    return any(found in network for network in networks)
+
+
+def _route(request: Any) -> str:
+    """The route of a request that Django has not resolved yet; empty for a path that there is none for."""
+    from django.urls import Resolver404, resolve
+
+    try:
+        route = resolve(request.path_info, getattr(request, "urlconf", None)).route
+    except Resolver404:
+        return ""
+    return route if route.startswith("/") else f"/{route}"
+
+
+# ----- the debug header
+
+_SALT: Final = "django_tracing.debug"
+#: How long a signed value is good for, in seconds.
+DEBUG_HEADER_AGE: Final = 3600
+
+
+def is_signed(value: str) -> bool:
+    """Whether ``value`` was signed by :func:`make_debug_header` here, within the last hour."""
+    from django.core.signing import BadSignature, TimestampSigner
+
+    try:
+        TimestampSigner(salt=_SALT).unsign(value, max_age=DEBUG_HEADER_AGE)
+    except BadSignature:
+        return False
+    return True
+
+
+def make_debug_header() -> str:
+    """A value for the header ``TRACING["DEBUG_HEADER"]`` that keeps a trace; signed with SECRET_KEY, for an hour."""
+    from django.core.signing import TimestampSigner
+
+    return TimestampSigner(salt=_SALT).sign("trace")

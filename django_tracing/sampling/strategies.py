@@ -1,0 +1,92 @@
+"""The rules as Jaeger's remote sampling protocol says them, for services in other languages. Pure.
+
+The protocol knows a service, names of operations, a rate and a number of traces a second. What a rule asks for beside
+that (users, headers, patterns) it cannot say: such a rule is left out, and why is told.
+Convention: https://www.jaegertracing.io/docs/latest/sampling/#remote-sampling
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from django_tracing.sampling.rules import Rule, compile_rules
+
+__all__ = ["Served", "inexpressible", "serve"]
+
+
+class Served(NamedTuple):
+    """What a service is told."""
+
+    #: A SamplingStrategyResponse, as JSON.
+    document: dict[str, Any]
+    #: Rules of that service that it does not hold, and why.
+    left_out: list[tuple[Rule, str]]
+
+
+def inexpressible(rule: Rule) -> str:
+    """What of ``rule`` the protocol cannot say, in words for a person; empty when it can say all of it."""
+    if rule.operation in ("command", "task"):
+        return "it is for commands or tasks"
+    for name, what in (
+        ("user_id", "a user"),
+        ("subscription", "a subscription"),
+        ("header_name", "a header"),
+        ("valid_until", "an end"),
+    ):
+        if getattr(rule, name):
+            return f"it has {what}"
+    if rule.path.startswith("~") or "*" in rule.path or "?" in rule.path:
+        return "its path is a pattern"
+    if rule.path and not rule.method:
+        return "it has a path without a method: operations are called by both"
+    if rule.method and not rule.path:
+        return "it has a method without a path: operations are called by both"
+    if rule.max_per_second is not None and (rule.path or rule.rate < 1.0):
+        return "it has both a rate and a number a second, or a number for one operation"
+    return ""
+
+
+def serve(rules: Iterable[Rule], service: str, rate: float) -> Served:
+    """What ``service`` is told by ``rules``, in their order; ``rate`` is for what none of them decides.
+
+    ``valid_until`` is left to :func:`inexpressible`'s caller: rules that have ended are not to be given.
+    """
+    operations: dict[str, float] = {}
+    left_out: list[tuple[Rule, str]] = []
+    a_second: float | None = None
+    compiled = compile_rules(rules, service)
+    for one in compiled.compiled:
+        rule = one.rule
+        why = inexpressible(rule)
+        if why:
+            left_out.append((rule, why))
+        elif rule.path:
+            operations.setdefault(f"{rule.method.upper()} {rule.path}", rule.rate)
+        else:
+            # For all of the service: what comes after it decides nothing.
+            if rule.max_per_second is None:
+                rate = rule.rate
+            else:
+                a_second = rule.max_per_second
+            break
+    document: dict[str, Any]
+    if a_second is not None:
+        # A whole number, as the protocol's clients read it; no trace at all is a rate of 0.
+        document = {
+            "strategyType": "RATE_LIMITING",
+            "rateLimitingSampling": {"maxTracesPerSecond": max(round(a_second), 1)},
+        }
+        rate = 1.0
+    else:
+        document = {"strategyType": "PROBABILISTIC", "probabilisticSampling": {"samplingRate": rate}}
+    if operations:
+        document["operationSampling"] = {
+            "defaultSamplingProbability": rate,
+            "defaultLowerBoundTracesPerSecond": 0,
+            "perOperationStrategies": [
+                {"operation": operation, "probabilisticSampling": {"samplingRate": share}}
+                for operation, share in operations.items()
+            ],
+        }
+    return Served(document, [*left_out, *compiled.left_out])

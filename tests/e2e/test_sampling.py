@@ -1,0 +1,85 @@
+"""Processes that follow a rule which another one has saved."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.e2e.processes import ROOT, Process, environment
+from tests.jaegers import wait_until
+from tests.receivers import OTLPReceiver
+
+SAVE = """
+import django; django.setup()
+from django_tracing.models import SamplingRule
+SamplingRule.objects.update_or_create(name="empty", defaults={"path": "/empty/", "rate": %d})
+"""
+
+
+def run(*arguments: str, **variables: str) -> str:
+    finished = subprocess.run(
+        [sys.executable, *arguments],
+        env=environment(**variables),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def test_gunicorn_s_workers_and_uvicorn_follow_a_rule_saved_elsewhere(tmp_path: Path) -> None:
+    variables = {
+        "DJANGO_SETTINGS_MODULE": "tests.e2e.sampling_settings",
+        "RULES_DATABASE": str(tmp_path / "rules.sqlite3"),
+        "TRACING_SETTINGS": json.dumps({"SAMPLE_RATE": 0.0, "SAMPLING_REFRESH": 1, "EXPORT_INTERVAL": 0.1}),
+    }
+    run("-m", "django", "migrate", "--verbosity", "0", **variables)
+    gunicorn = ["gunicorn", "tests.e2e.wsgi", "--bind", "127.0.0.1:{port}", "--workers", "2", "--preload"]
+    uvicorn = ["uvicorn", "tests.e2e.asgi:application", "--port", "{port}"]
+    with OTLPReceiver() as receiver, contextlib.ExitStack() as stack:
+        variables["JAEGER_ENDPOINT"] = receiver.endpoint
+        servers = [stack.enter_context(Process(command, **variables)) for command in (gunicorn, uvicorn)]
+
+        def ask() -> None:
+            for server in servers:
+                for _ in range(4):
+                    assert server.get("/empty/")[0] == 200
+
+        def pids() -> set[int]:
+            ask()
+            return {span.resource["process.pid"] for span in receiver.named("GET /empty/")}
+
+        ask()
+        assert pids() == set()
+        run("-c", SAVE % 100, **variables)
+        wait_until(lambda: len(pids()) == 3, "all three processes to follow the rule", 30)
+        roots = receiver.named("GET /empty/")
+        assert {span.attributes["sampling.rule"] for span in roots} == {"empty"}
+        assert {span.attributes["sampling.rate"] for span in roots} == {1.0}
+        run("-c", SAVE % 0, **variables)
+
+        def quiet() -> bool:
+            before = len(receiver.named("GET /empty/"))
+            ask()
+            with contextlib.suppress(Exception):
+                receiver.wait_for(lambda spans: len(spans) > before, 0.5)
+            return len(receiver.named("GET /empty/")) == before
+
+        wait_until(quiet, "all of them to keep nothing again", 30)
+        counted = run(
+            "-c",
+            "import django; django.setup()\n"
+            "from django_tracing.models import *\n"
+            "from django.db.models import Sum\n"
+            "print(SamplingCount.objects.aggregate(Sum('kept'))['kept__sum'], ProcessStatus.objects.count())",
+            **variables,
+        )
+        kept, processes = counted.split()
+        assert 0 < int(kept) <= len(receiver.named("GET /empty/"))
+        assert int(processes) == 3

@@ -1,0 +1,278 @@
+"""Rules, callers and how a request goes: which traces are kept, whole."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import User
+from django.http import HttpRequest, HttpResponse
+from django.test import Client
+from django.urls import path
+from opentelemetry import trace as trace_api
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
+
+from django_tracing import create_span, get_trace_context, spans
+from django_tracing.attributes import Convention
+from django_tracing.conf import Settings, load
+from django_tracing.export.processor import QueueProcessor
+from django_tracing.guidelines import Guidelines
+from django_tracing.instrumentation.upstream import UpstreamProcessor
+from django_tracing.recording import Origin, late, pendings
+from django_tracing.sampling.rules import Rule, compile_rules
+from django_tracing.sampling.sampler import RuleSampler, TokenBucket, make_debug_header, randomness, threshold
+from tests.conftest import Spans
+
+_headers: list[dict[str, str]] = []
+_user = User(pk=42, username="ada", email="ada@example.com")
+shop = "shop"
+
+
+def view(request: HttpRequest) -> HttpResponse:
+    with create_span("before"):
+        pass
+    with trace_api.get_tracer(shop).start_as_current_span("theirs before"):
+        pass
+    _headers.append(get_trace_context())
+    request.user = _user
+    with create_span("after"):
+        _headers.append(get_trace_context())
+    with trace_api.get_tracer(shop).start_as_current_span("theirs after"):
+        pass
+    if "fail" in request.GET:
+        raise ValueError("failed")
+    return HttpResponse("ok")
+
+
+def plain(request: HttpRequest) -> HttpResponse:
+    if "fail" in request.GET:
+        raise ValueError("failed")
+    with create_span("inside"):
+        return HttpResponse("ok")
+
+
+urlpatterns = [path("late/", view), path("plain/", plain), path("things/<int:pk>/", lambda r, pk: plain(r))]
+
+
+class Site:
+    """A provider of its own with rules, in the place of the tests' one."""
+
+    def __init__(self, rules: list[Rule], monkeypatch: pytest.MonkeyPatch, **tracing: Any) -> None:
+        self.settings: Settings = load({"EXPORTER": "none", **tracing}, {})
+        assert self.settings.problems == ()
+        self.exporter = InMemorySpanExporter()
+        self.sampler = RuleSampler(self.settings.sample_rate, self.settings)
+        self.sampler.use(compile_rules(rules, "shop"))
+        self.provider = TracerProvider(sampler=self.sampler)
+        self.provider.add_span_processor(UpstreamProcessor())
+        self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
+        tracer = self.provider.get_tracer(spans.SCOPE_NAME)
+        origin = Origin.of(tracer, self.sampler.keep, (UpstreamProcessor,), Guidelines())
+        assert origin is not None
+        origin.judge = None if self.sampler.is_simple else self.sampler.judge
+        monkeypatch.setattr(trace_api, "get_tracer", self.provider.get_tracer)
+        spans.use_tracer(tracer, Convention(), origin)
+        self.client = Client(raise_request_exception=False)
+
+    def get(self, url: str, **headers: str) -> list[str]:
+        self.exporter.clear()
+        _headers.clear()
+        self.client.get(url, headers=headers)
+        assert not pendings, "nothing is left to wait"
+        return sorted(span.name for span in self.exporter.get_finished_spans())
+
+    def root(self) -> dict[str, Any]:
+        [root] = [span for span in self.exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
+        return {key: value for key, value in (root.attributes or {}).items() if key.startswith("sampling.")}
+
+
+@pytest.fixture
+def site(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[Any]:
+    settings.ROOT_URLCONF = __name__
+    before = spans._tracer, spans._convention, spans._origin, spans._guidelines
+    made: list[Site] = []
+
+    def make(*rules: Rule, **tracing: Any) -> Site:
+        made.append(Site(list(rules), monkeypatch, **tracing))
+        late.append(SimpleSpanProcessor(made[-1].exporter).on_end)
+        return made[-1]
+
+    yield make
+    del late[:]
+    spans.use_tracer(*before)
+    for one in made:
+        one.provider.shutdown()
+
+
+WHOLE = ["GET /late/", "after", "before", "theirs after", "theirs before"]
+
+
+def test_a_rule_by_path(site: Any) -> None:
+    one = site(Rule(1, "none of it", path="/plain/*", rate=0.0), SAMPLE_RATE=1.0)
+    assert one.get("/plain/") == []
+    assert one.get("/late/") == WHOLE
+    assert one.root() == {"sampling.rule": "settings", "sampling.rate": 1.0}
+    assert one.sampler.drain() == {1: (0, 1), None: (1, 0)}
+    assert one.sampler.drain() == {}
+
+
+def test_a_rule_by_route(site: Any) -> None:
+    one = site(Rule(1, "things", path="/things/<int:pk>/"), SAMPLE_RATE=0.0)
+    assert one.get("/things/7/") == ["GET /things/<int:pk>/", "inside"]
+    assert one.root() == {"sampling.rule": "things", "sampling.rate": 1.0}
+    assert one.get("/plain/") == []
+
+
+def test_a_rule_for_a_user_keeps_the_whole_request_though_she_is_known_late(site: Any) -> None:
+    one = site(Rule(1, "ada", user_id="42"), SAMPLE_RATE=0.0)
+    assert one.get("/late/") == WHOLE
+    before, after = (headers["traceparent"][-2:] for headers in _headers)
+    assert int(before, 16) & 1 == 0
+    assert int(after, 16) & 1 == 1, "what is called from then on is sampled"
+    assert one.root() == {"sampling.rule": "ada", "sampling.rate": 1.0}
+    for span in one.exporter.get_finished_spans():
+        assert span.context is not None
+        assert span.context.trace_flags.sampled
+    assert one.get("/plain/") == [], "nobody was known"
+
+
+def test_a_rule_for_another_user_keeps_nothing(site: Any) -> None:
+    one = site(Rule(1, "grace", user_id="43"), SAMPLE_RATE=0.0)
+    assert one.get("/late/") == []
+    assert one.sampler.drain() == {None: (0, 1)}, "one decision"
+
+
+def test_a_rule_that_passes_a_user_over_where_all_others_are_kept(site: Any) -> None:
+    one = site(Rule(1, "ada", user_id="42", rate=0.0), SAMPLE_RATE=1.0)
+    assert one.get("/late/") == []
+    assert one.get("/plain/") == ["GET /plain/", "inside"]
+
+
+@pytest.mark.parametrize("tracing", [{"KEEP_ERRORS": True}, {"KEEP_SLOWER_THAN": 0.0}])
+def test_what_fails_or_is_slow_is_kept_whole(site: Any, tracing: dict[str, Any]) -> None:
+    one = site(SAMPLE_RATE=0.0, **tracing)
+    assert one.get("/late/?fail=1") == WHOLE
+    assert [headers["traceparent"][-2:] in ("00", "02") for headers in _headers] == [True, True]
+    assert (one.get("/plain/") == []) is ("KEEP_ERRORS" in tracing)
+
+
+def test_a_rule_has_its_own_mind_about_errors(site: Any) -> None:
+    one = site(
+        Rule(1, "not these", path="/late/", rate=0.0, keep_errors=False),
+        Rule(2, "these", rate=0.0, keep_errors=True),
+        SAMPLE_RATE=0.0,
+        KEEP_ERRORS=True,
+    )
+    assert one.get("/late/?fail=1") == []
+    assert one.get("/plain/?fail=1") == ["GET /plain/"]
+    assert one.root() == {"sampling.rule": "these", "sampling.rate": 0.0}
+
+
+def test_memory_is_bounded_while_a_trace_waits(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("django_tracing.recording._MOST_WAITING", 2)
+    one = site(SAMPLE_RATE=0.0, KEEP_ERRORS=True)
+    assert len(one.get("/late/?fail=1")) == 3
+    assert one.root() == {"sampling.lost_spans": 1} or one.root()["sampling.lost_spans"] >= 1
+    monkeypatch.setattr("django_tracing.recording._MOST_WAITING", 1000)
+    assert one.get("/late/?fail=1") == WHOLE
+
+
+# ----- callers
+
+SAMPLED, UNSAMPLED = f"00-{'ab' * 16}-{'cd' * 8}-01", f"00-{'ab' * 16}-{'cd' * 8}-00"
+
+
+def test_a_caller_decides(site: Any) -> None:
+    one = site(Rule(1, "all", rate=0.0), SAMPLE_RATE=0.0)
+    assert one.get("/plain/", traceparent=SAMPLED) == ["GET /plain/", "inside"]
+    assert one.root() == {}, "it did not decide"
+    one = site(Rule(1, "all"), SAMPLE_RATE=1.0)
+    assert one.get("/plain/", traceparent=UNSAMPLED) == []
+
+
+@pytest.mark.parametrize(
+    ("trust", "kept"), [("always", False), ("never", True), (["127.0.0.0/8"], False), (["10.0.0.0/8"], True)]
+)
+def test_a_caller_is_trusted_or_not(site: Any, trust: Any, kept: bool) -> None:
+    one = site(SAMPLE_RATE=1.0, TRUST_PARENT=trust)
+    assert (one.get("/plain/", traceparent=UNSAMPLED) != []) is kept
+
+
+def test_services_of_different_rates_agree(site: Any) -> None:
+    """Nested: what a service keeps at 10 % another one keeps at 50 %, by the id or by the randomness that came along."""
+    numbers = random.Random(1)
+    low, high = RuleSampler(0.1), RuleSampler(0.5)
+    for _ in range(2000):
+        trace_id = numbers.getrandbits(128)
+        assert not low.keep(None, trace_id) or high.keep(None, trace_id)
+    state = TraceState([("ot", "rv:" + "f" * 14 + ";x:1"), ("vendor", "1")])
+    assert randomness(1, state) == 2**56 - 1
+    assert randomness(7, TraceState([("ot", "rv:nonsense")])) == 7
+    one = site(SAMPLE_RATE=0.25, TRUST_PARENT="never")
+    parent = SpanContext(1 << 100, 7, True, TraceFlags(0), state)
+    verdict = one.sampler.judge(None, "GET", SpanKind.SERVER, parent, parent.trace_id)
+    assert verdict.kept
+    assert verdict.state.to_header() == "ot=rv:ffffffffffffff;x:1;th:c,vendor=1"
+
+
+def test_the_debug_header_forces_a_trace(site: Any) -> None:
+    one = site(SAMPLE_RATE=0.0, DEBUG_HEADER="X-Trace-Debug")
+    assert one.get("/plain/", **{"x-trace-debug": make_debug_header()}) == ["GET /plain/", "inside"]
+    assert one.root() == {"sampling.rule": "debug header", "sampling.rate": 1.0}
+    for wrong in ("trace", "trace:x:y", ""):
+        assert one.get("/plain/", **{"x-trace-debug": wrong}) == []
+
+
+# ----- rates and budgets
+
+
+def test_rates_over_20_000_decisions(site: Any) -> None:
+    one = site(Rule(1, "some", rate=0.3), SAMPLE_RATE=1.0)
+    numbers = random.Random(2)
+    for _ in range(20_000):
+        one.sampler.judge(None, "GET", SpanKind.SERVER, None, numbers.getrandbits(128))
+    kept, passed_over = one.sampler.drain()[1]
+    assert kept + passed_over == 20_000
+    assert kept / 20_000 == pytest.approx(0.3, abs=0.015)
+    assert threshold(0.0) == 1 << 56
+    assert threshold(1.0) == 0
+
+
+def test_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("django_tracing.sampling.sampler.time.monotonic", lambda: now[0])
+    bucket = TokenBucket(2)
+    assert [bucket.take() for _ in range(4)] == [True, True, False, False]
+    now[0] += 0.5
+    assert [bucket.take() for _ in range(2)] == [True, False]
+    now[0] += 3600
+    assert [bucket.take() for _ in range(3)] == [True, True, False], "a pause saves up one second's worth"
+    seldom = TokenBucket(0.1)
+    assert [seldom.take() for _ in range(2)] == [True, False]
+    now[0] += 10
+    assert seldom.take()
+
+
+def test_a_budget_is_shared_by_the_processes(site: Any) -> None:
+    rules = compile_rules([Rule(1, "ten", max_per_second=10)], "shop")
+    one = site(SAMPLE_RATE=1.0)
+    one.sampler.use(rules, processes=5)
+    kept = [one.sampler.judge(None, "GET", SpanKind.SERVER, None, n).kept for n in range(50)]
+    assert sum(kept) in (2, 3)
+
+
+def test_what_the_queue_gets_of_a_trace_kept_late_is_sampled(site: Any, spans: Spans) -> None:
+    one = site(SAMPLE_RATE=0.0, KEEP_ERRORS=True)
+    inner = InMemorySpanExporter()
+    queue = QueueProcessor(inner, export_interval=0.05)
+    one.provider.add_span_processor(queue)
+    late.append(queue.on_end)
+    one.get("/late/?fail=1")
+    queue.force_flush(5000)
+    assert sorted(span.name for span in inner.get_finished_spans()) == WHOLE
+    assert spans.names == []

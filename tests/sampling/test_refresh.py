@@ -1,0 +1,208 @@
+"""A process' rules are the database's, whatever becomes of the database."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import User
+from django.db import connection, connections
+from django.db.models import Sum
+from django.test import Client
+from django.urls import path
+from django.utils import timezone
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import SpanKind
+
+from django_tracing.conf import load
+from django_tracing.models import ProcessStatus, SamplingCount, SamplingRule
+from django_tracing.recording import Origin
+from django_tracing.sampling import refresh
+from django_tracing.sampling.refresh import Refresher
+from django_tracing.sampling.sampler import RuleSampler
+from tests.jaegers import wait_until
+
+urlpatterns = [path("admin/", admin.site.urls)]
+pytestmark = pytest.mark.django_db(transaction=True)
+
+
+@pytest.fixture
+def make() -> Iterator[Any]:
+    providers: list[TracerProvider] = []
+
+    def one(**tracing: Any) -> Refresher:
+        settings = load({"EXPORTER": "none", "SERVICE_NAME": "shop", **tracing}, {})
+        sampler = RuleSampler(settings.sample_rate, settings)
+        providers.append(TracerProvider(sampler=sampler))
+        origin = Origin.of(providers[-1].get_tracer("x"), sampler.keep)
+        assert origin is not None
+        refresher = Refresher(sampler, origin, settings, lambda: {"queued": 0})
+        refresher.prepare()
+        return refresher
+
+    yield one
+    for provider in providers:
+        provider.shutdown()
+
+
+def names(refresher: Refresher) -> list[str]:
+    return [compiled.rule.name for compiled in refresher.sampler.rules.compiled]
+
+
+def judged(refresher: Refresher, count: int = 1) -> int:
+    judge = refresher.origin.judge
+    assert judge is not None
+    return sum(judge(None, "GET", SpanKind.SERVER, None, n << 40).kept for n in range(count))
+
+
+def test_rules_are_those_in_force_in_their_order(make: Any) -> None:
+    now = timezone.now()
+    SamplingRule.objects.create(name="second", order=2, rate=50)
+    SamplingRule.objects.create(name="first", order=1, valid_until=now + timedelta(hours=1))
+    SamplingRule.objects.create(name="off", enabled=False)
+    SamplingRule.objects.create(name="ended", valid_until=now - timedelta(seconds=1))
+    SamplingRule.objects.create(name="theirs", service="billing")
+    refresher = make()
+    refresher.refresh()
+    assert names(refresher) == ["first", "second"]
+    assert refresher.sampler.rules.compiled[1].rule.rate == 0.5
+
+
+def test_without_rules_deciding_costs_what_it_did(make: Any) -> None:
+    refresher = make()
+    assert refresher.origin.judge is not None, "the first trace starts the thread"
+    refresher.refresh()
+    assert refresher.origin.judge is None
+    assert make(SAMPLING_REFRESH=0).origin.judge is None
+
+
+def test_a_thread_follows_the_database(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refresh, "_in_tests", lambda: False)
+    refresher = make(SAMPLE_RATE=0.0)
+    refresher.settings = refresher.settings._replace(sampling_refresh=0.05)
+    assert judged(refresher) == 0
+    rule = SamplingRule.objects.create(name="all")
+    wait_until(lambda: names(refresher) == ["all"], "the thread to read the rule", 10)
+    assert judged(refresher, 5) == 5
+    rule.delete()
+    wait_until(lambda: names(refresher) == [], "the thread to see that it is gone", 10)
+    refresher.settings = refresher.settings._replace(sampling_refresh=3600)
+    refresher.wake()
+
+
+def test_the_process_that_saves_follows_at_once(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(refresh, "_in_tests", lambda: False)
+    refresher = make()
+    refresher.settings = refresher.settings._replace(sampling_refresh=3600)
+    monkeypatch.setattr(refresh, "_current", refresher)
+    refresher.start()
+    wait_until(lambda: refresher.origin.judge is None, "the first look", 10)
+    SamplingRule.objects.create(name="new")
+    wait_until(lambda: names(refresher) == ["new"], "the thread to be woken", 10)
+
+
+def test_a_missing_table_and_its_return(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    SamplingRule.objects.create(name="known")
+    refresher = make()
+    refresher.refresh()
+    caplog.set_level(logging.INFO, "django_tracing")
+    with connection.cursor() as cursor:
+        cursor.execute("ALTER TABLE django_tracing_samplingrule RENAME TO away")
+        try:
+            refresher.refresh()
+            refresher.refresh()
+            fresh = make()
+            fresh.refresh()
+        finally:
+            cursor.execute("ALTER TABLE away RENAME TO django_tracing_samplingrule")
+    assert names(refresher) == ["known"], "the last ones known stay in force"
+    assert [(record.levelname, "migrate" in record.message) for record in caplog.records] == [
+        ("WARNING", False),
+        ("INFO", True),
+    ], "once each; who has no rules is told how to get them, not of a fault"
+    refresher.refresh()
+    assert "read again" in caplog.records[-1].message
+
+
+def test_a_database_that_is_down(
+    make: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SamplingRule.objects.create(name="known")
+    refresher = make()
+    refresher.refresh()
+    connection.close()
+    monkeypatch.setitem(connections["default"].settings_dict, "HOST", "/nowhere")
+    refresher.refresh()
+    refresher.refresh()
+    monkeypatch.undo()
+    assert names(refresher) == ["known"]
+    assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
+
+
+def test_what_each_process_decided_is_told(make: Any) -> None:
+    rule = SamplingRule.objects.create(name="half", rate=50)
+    processes = [make(), make()]
+    for number, refresher in enumerate(processes):
+        refresher._process = f"p{number}"
+        refresher.refresh()
+        judged(refresher, 100)
+        refresher.refresh()
+        judged(refresher, 100)
+        refresher.refresh()
+    total = SamplingCount.objects.filter(rule=rule).aggregate(kept=Sum("kept"), passed_over=Sum("passed_over"))
+    assert total["kept"] + total["passed_over"] == 400
+    assert SamplingCount.objects.values("process").distinct().count() == 2
+    statuses = {status.process: status.report for status in ProcessStatus.objects.all()}
+    assert statuses["p0"]["sampling"]["rules"] == ["half"]
+    assert processes[1]._processes == 2, "they share what a rule may keep a second"
+
+
+def test_a_request_never_asks_the_database(make: Any, django_assert_num_queries: Any) -> None:
+    SamplingRule.objects.create(name="some", user_id="1", rate=50)
+    refresher = make()
+    refresher.refresh()
+    with django_assert_num_queries(0):
+        judged(refresher, 50)
+
+
+def test_the_admin_s_list(settings: Any, make: Any) -> None:
+    settings.ROOT_URLCONF = __name__
+    rule = SamplingRule.objects.create(name="orders <b>", path="/orders/*", header_name="X-A", header_value="1")
+    SamplingCount.objects.create(rule=rule, process="p", minute=timezone.now(), kept=3, passed_over=4)
+    SamplingCount.objects.create(rule=rule, process="q", minute=timezone.now() - timedelta(hours=3), kept=100)
+    client = Client()
+    client.force_login(User.objects.create_superuser("root", "root@example.com", "x"))
+    page = client.get("/admin/django_tracing/samplingrule/").content.decode()
+    assert "orders &lt;b&gt;" in page
+    assert "path /orders/*, header X-A=1" in page
+    assert '<td class="field-kept">3</td>' in page
+    assert '<td class="field-passed_over">4</td>' in page
+
+
+@pytest.mark.parametrize(
+    ("given", "field", "message"),
+    [
+        ({"path": "~(a"}, "path", "missing ), unterminated subpattern at character 1"),
+        ({"header_value": "x"}, "header_name", "Say which header"),
+        ({"rate": "101"}, "rate", "less than or equal to 100"),
+        ({"operation": "task", "method": "GET"}, "method", "Only requests"),
+    ],
+)
+def test_the_admin_says_what_is_wrong(settings: Any, given: dict[str, str], field: str, message: str) -> None:
+    settings.ROOT_URLCONF = __name__
+    client = Client()
+    client.force_login(User.objects.create_superuser("root", "root@example.com", "x"))
+    answer = client.post("/admin/django_tracing/samplingrule/add/", {"name": "x", "order": 1, "rate": "50", **given})
+    assert message in answer.context["adminform"].form.errors[field][0]
+    assert not SamplingRule.objects.exists()
+
+
+def test_whoever_may_not_see_rules_does_not(settings: Any) -> None:
+    settings.ROOT_URLCONF = __name__
+    client = Client()
+    client.force_login(User.objects.create_user("staff", password="x", is_staff=True))
+    assert client.get("/admin/django_tracing/samplingrule/").status_code == 403

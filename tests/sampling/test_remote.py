@@ -1,0 +1,376 @@
+"""The remote sampler, against a server of every mood and real Jaegers."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import SpanKind
+
+from django_tracing.sampling.remote import JaegerRemoteSampler, Strategy, from_environment, parse_strategy
+from django_tracing.sampling.rules import Rule, compile_rules
+from django_tracing.sampling.sampler import RuleSampler
+from django_tracing.sampling.strategies import serve
+from example_project.servers import free_port
+from tests.jaegers import Jaeger, Version, wait_until
+
+HALF = {"strategyType": "PROBABILISTIC", "probabilisticSampling": {"samplingRate": 0.5}}
+
+
+@pytest.mark.parametrize(
+    ("document", "expected"),
+    [
+        (HALF, Strategy(rate=0.5)),
+        ({"probabilisticSampling": {"samplingRate": 1}}, Strategy(rate=1.0)),
+        (
+            {"strategyType": 0, "probabilisticSampling": {"samplingRate": 0.5}, "rateLimitingSampling": None},
+            Strategy(rate=0.5),
+        ),
+        ({"strategyType": "PROBABILISTIC", "probabilisticSampling": {}}, Strategy(rate=0.0)),
+        (
+            {"strategyType": "RATE_LIMITING", "rateLimitingSampling": {"maxTracesPerSecond": 5}},
+            Strategy(per_second=5.0),
+        ),
+        ({"strategyType": 1, "rateLimitingSampling": {"maxTracesPerSecond": 5}}, Strategy(per_second=5.0)),
+        (
+            {
+                **HALF,
+                "operationSampling": {
+                    "defaultSamplingProbability": 0.25,
+                    "defaultLowerBoundTracesPerSecond": 0.1,
+                    "perOperationStrategies": [
+                        {"operation": "GET orders/", "probabilisticSampling": {"samplingRate": 1}},
+                        {"operation": "never", "probabilisticSampling": {}},
+                    ],
+                },
+            },
+            Strategy(rate=0.25, operations={"GET orders/": 1.0, "never": 0.0}, lower_bound=0.1),
+        ),
+    ],
+)
+def test_every_shape_of_answer(document: Any, expected: Strategy) -> None:
+    assert parse_strategy(json.loads(json.dumps(document))) == expected
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ([], "no JSON object"),
+        ({}, "no strategy"),
+        ({"strategyType": "ADAPTIVE"}, "strategyType is 'ADAPTIVE'"),
+        ({"strategyType": 1}, "rateLimitingSampling is no object"),
+        ({"probabilisticSampling": {"samplingRate": 2}}, "is 2.0"),
+        ({"probabilisticSampling": {"samplingRate": "1"}}, "is '1'"),
+        ({"strategyType": 1, "rateLimitingSampling": {"maxTracesPerSecond": -1}}, "is -1"),
+        ({**HALF, "operationSampling": {"perOperationStrategies": [7]}}, "names no operation"),
+        ({**HALF, "operationSampling": {"perOperationStrategies": "x"}}, "no list"),
+    ],
+)
+def test_what_is_wrong_with_an_answer(document: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_strategy(document)
+
+
+class Server:
+    """Answers ``document``, or does what ``mood`` says."""
+
+    def __init__(self) -> None:
+        self.document: Any = dict(HALF)
+        self.mood = ""
+        self.asked: list[str] = []
+        self.released = threading.Event()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                server.asked.append(self.path)
+                if server.mood == "hang":
+                    server.released.wait(30)
+                    return
+                status = int(server.mood) if server.mood.isdigit() else 200
+                body = {"garbage": b"<html>", "binary": b"\xff\xfe", "long": b" " * 2_000_000}.get(
+                    server.mood, json.dumps(server.document).encode()
+                )
+                self.send_response(status)
+                if status == 302:
+                    self.send_header("Location", "/elsewhere")
+                self.end_headers()
+                try:
+                    if server.mood == "slow":
+                        for byte in body:
+                            self.wfile.write(bytes([byte]))
+                            self.wfile.flush()
+                            server.released.wait(0.05)
+                    else:
+                        self.wfile.write(body)
+                except OSError:
+                    pass
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}/sampling"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self.released.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(5)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    started = Server()
+    yield started
+    started.close()
+
+
+def test_it_does_as_it_is_told(server: Server) -> None:
+    sampler = JaegerRemoteSampler("my shop", server.url, refresh=0.05, initial=0.0)
+    sampler.decide("GET", 1)
+    wait_until(lambda: sampler.strategy == Strategy(rate=0.5), "the first answer")
+    assert server.asked[0] == "/sampling?service=my%20shop"
+    server.document = {"strategyType": "RATE_LIMITING", "rateLimitingSampling": {"maxTracesPerSecond": 3}}
+    wait_until(lambda: sampler.strategy == Strategy(per_second=3.0), "the next answer")
+    sampler.close()
+    assert sum(sampler.decide("GET", number)[0] for number in range(20)) == 3
+    assert sampler.decide("GET", 1) == (False, {"sampler.type": "ratelimiting", "sampler.param": 3.0})
+
+
+@pytest.mark.parametrize("mood", ["garbage", "binary", "long", "404", "500", "302", "hang", "slow", "gone"])
+def test_whatever_becomes_of_the_server_the_last_answer_stays(
+    server: Server, mood: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    sampler = JaegerRemoteSampler("shop", server.url, timeout=0.3)
+    assert sampler.ask()
+    caplog.set_level(logging.INFO)
+    if mood == "gone":
+        sampler._connection = "http", "127.0.0.1", free_port()
+    server.mood = mood
+    assert not sampler.ask()
+    assert not sampler.ask()
+    assert sampler.strategy == Strategy(rate=0.5)
+    assert [record.levelname for record in caplog.records] == ["WARNING"], "it is said once"
+    server.mood = ""
+    server.released.set()
+    sampler._connection = "http", "127.0.0.1", int(server.url.split(":")[2].split("/")[0])
+    assert sampler.ask()
+    assert "again" in caplog.records[-1].message
+
+
+def test_a_decision_never_waits(server: Server) -> None:
+    server.mood = "hang"
+    sampler = JaegerRemoteSampler("shop", server.url, initial=1.0, timeout=20)
+    assert sampler.decide("GET", 1)[0]
+    wait_until(lambda: server.asked, "it to be asked")
+    assert all(sampler.decide("GET", number)[0] for number in range(100)), "while the answer hangs"
+
+
+def test_shares_over_20_000_decisions(server: Server) -> None:
+    server.document = {
+        **HALF,
+        "operationSampling": {
+            "defaultSamplingProbability": 0.2,
+            "perOperationStrategies": [{"operation": "GET /", "probabilisticSampling": {"samplingRate": 0.7}}],
+        },
+    }
+    sampler = JaegerRemoteSampler("shop", server.url)
+    assert sampler.ask()
+    sampler.close()
+    numbers = random.Random(3)
+    for name, share in (("GET /", 0.7), ("other", 0.2)):
+        kept = sum(sampler.decide(name, numbers.getrandbits(128))[0] for _ in range(20_000))
+        assert kept / 20_000 == pytest.approx(share, abs=0.015)
+
+
+def test_a_lower_bound_keeps_some_of_each_operation(server: Server) -> None:
+    server.document = {
+        **HALF,
+        "operationSampling": {"defaultSamplingProbability": 0, "defaultLowerBoundTracesPerSecond": 1},
+    }
+    sampler = JaegerRemoteSampler("shop", server.url)
+    assert sampler.ask()
+    sampler.close()
+    for name in ("a", "b"):
+        kept = [sampler.decide(name, number) for number in range(10)]
+        assert [one[0] for one in kept] == [True] + [False] * 9
+        assert kept[0][1] == {"sampler.type": "lowerbound", "sampler.param": 1.0}
+
+
+def test_64_threads_spend_one_budget(server: Server) -> None:
+    server.document = {"strategyType": "RATE_LIMITING", "rateLimitingSampling": {"maxTracesPerSecond": 0.001}}
+    sampler = JaegerRemoteSampler("shop", server.url)
+    assert sampler.ask()
+    sampler.close()
+    kept: list[bool] = []
+    barrier = threading.Barrier(64)
+
+    def work() -> None:
+        barrier.wait()
+        kept.extend(sampler.decide("GET", number)[0] for number in range(50))
+
+    threads = [threading.Thread(target=work) for _ in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(kept) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_child_asks_for_itself(server: Server) -> None:
+    program = (
+        "import os, time\n"
+        "from django_tracing.sampling.remote import JaegerRemoteSampler\n"
+        f"sampler = JaegerRemoteSampler('shop', {server.url!r}, initial=0.0, refresh=60)\n"
+        "sampler.decide('x', 1)\n"
+        "while sampler.strategy.rate != 0.5: time.sleep(0.01)\n"
+        "pid = os.fork()\n"
+        "if pid == 0:\n"
+        "    sampler._decider.strategy = None\n"
+        "    sampler.start()\n"
+        "    while sampler.strategy is None: time.sleep(0.01)\n"
+        "    os._exit(7)\n"
+        "assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], timeout=30, capture_output=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert len(server.asked) == 2
+
+
+# ----- how it is had
+
+
+def test_by_the_environment_s_name(server: Server, tmp_path: Path) -> None:
+    program = (
+        "import time\n"
+        "from opentelemetry.sdk.trace import TracerProvider\n"
+        "provider = TracerProvider()\n"
+        "sampler = provider.sampler._root\n"
+        "assert not provider.get_tracer('x').start_span('x').is_recording()\n"
+        "while sampler.strategy.rate != 1.0: time.sleep(0.01)\n"
+        "span = provider.get_tracer('x').start_span('x')\n"
+        "print(dict(span.attributes), 'django' in __import__('sys').modules)\n"
+    )
+    server.document = {"probabilisticSampling": {"samplingRate": 1}}
+    finished = subprocess.run(
+        [sys.executable, "-c", program],
+        env={
+            **os.environ,
+            "OTEL_TRACES_SAMPLER": "jaeger_remote",
+            "OTEL_TRACES_SAMPLER_ARG": f"endpoint={server.url},pollingIntervalMs=100,initialSamplingRate=0",
+            "OTEL_SERVICE_NAME": "shop",
+        },
+        # An egg-info of the checkout may be older than what is installed.
+        cwd=tmp_path,
+        timeout=30,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.stdout == "{'sampler.type': 'probabilistic', 'sampler.param': 1.0} False\n", finished.stderr
+    assert "service=shop" in server.asked[0]
+
+
+def test_wrong_arguments_are_said() -> None:
+    with pytest.raises(ValueError, match="write endpoint="):
+        from_environment("http://jaeger:5778")
+    with pytest.raises(ValueError, match="write it as"):
+        JaegerRemoteSampler("shop", "jaeger:5778")
+    assert JaegerRemoteSampler("shop", "http://jaeger:5778")._path == "/sampling?service=shop"
+
+
+def test_it_decides_where_no_rule_does(server: Server) -> None:
+    from django_tracing.conf import load
+
+    server.document = {"probabilisticSampling": {"samplingRate": 1}}
+    sampler = RuleSampler(0.0, load({"EXPORTER": "none", "REMOTE_SAMPLING_URL": server.url}, {}))
+    assert not sampler.is_simple
+    assert sampler.remote is not None
+    assert sampler.remote.ask()
+    sampler.remote.close()
+    sampler.use(compile_rules([Rule(1, "none", path="GET /none", rate=0.0)], "shop"))
+    provider = TracerProvider(sampler=sampler)
+    assert not provider.get_tracer("x").start_span("GET /none").is_recording()
+    span: Any = provider.get_tracer("x").start_span("GET /")
+    assert span.attributes["sampling.rule"] == "remote"
+    assert span.attributes["sampling.rate"] == 1.0
+    provider.shutdown()
+
+
+def test_an_operation_of_a_request_is_what_its_span_is_called(server: Server) -> None:
+    from django.test import RequestFactory, override_settings
+
+    from django_tracing.conf import load
+    from django_tracing.correlation import Scope
+
+    server.document["operationSampling"] = {
+        "defaultSamplingProbability": 0,
+        "perOperationStrategies": [
+            {"operation": "GET /things/<int:pk>/", "probabilisticSampling": {"samplingRate": 1}}
+        ],
+    }
+    sampler = RuleSampler(0.0, load({"EXPORTER": "none", "REMOTE_SAMPLING_URL": server.url}, {}))
+    assert sampler.remote is not None
+    assert sampler.remote.ask()
+    sampler.remote.close()
+    with override_settings(ROOT_URLCONF="tests.sampling.test_deciding"):
+        for path, kept in (("/things/7/", True), ("/plain/", False), ("/nowhere/", False)):
+            scope = Scope("1", RequestFactory().get(path))
+            assert sampler.judge(scope, "GET", SpanKind.SERVER, None, 1).kept is kept
+
+
+# ----- real Jaegers
+
+STRATEGIES = {
+    "service_strategies": [
+        {
+            "service": "shop",
+            "type": "probabilistic",
+            "param": 0.8,
+            "operation_strategies": [{"operation": "GET orders/", "type": "probabilistic", "param": 1}],
+        },
+        {"service": "limited", "type": "ratelimiting", "param": 5},
+    ],
+    "default_strategy": {"type": "probabilistic", "param": 0.25},
+}
+
+
+@pytest.mark.parametrize("version", ["jaeger", "jaeger-1.51"])
+def test_what_a_jaeger_serves(version: Version) -> None:
+    with Jaeger(version, STRATEGIES) as jaeger:
+        found = {}
+        for service in ("shop", "limited", "anybody"):
+            sampler = JaegerRemoteSampler(service, jaeger.sampling)
+            wait_until(sampler.ask, "the strategy")
+            sampler.close()
+            found[service] = sampler.strategy
+    assert found["shop"].rate == 0.8
+    assert found["shop"].operations["GET orders/"] == 1.0
+    assert found["limited"].per_second == 5.0
+    assert found["anybody"].rate == 0.25
+
+
+def test_our_own_answers_are_read_by_our_client() -> None:
+    rules = [Rule(1, "a", method="GET", path="/orders/", rate=0.1), Rule(2, "all", rate=0.5)]
+    strategy = parse_strategy(json.loads(json.dumps(serve(rules, "shop", 1.0).document)))
+    assert strategy == Strategy(rate=0.5, operations={"GET /orders/": 0.1})
+    limited = parse_strategy(serve([Rule(1, "ten", max_per_second=10)], "shop", 1.0).document)
+    assert limited == Strategy(per_second=10.0)
