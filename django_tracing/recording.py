@@ -622,6 +622,8 @@ class Origin:
         self.redacts = guidelines is not None and guidelines.redact is not None
         self.tracer = tracer
         self.keep = keep
+        #: What the first span of a trace that ``keep`` decided on says of it.
+        self.root_part: Prepared | None = None
         #: Decides on traces that begin here or come in, where there is more to it than ``keep`` is told: given the
         #: scope, the name and kind of the first span, the parent's SpanContext or None, the trace id.
         self.judge: Callable[[Any, str, SpanKind, SpanContext | None, int], Verdict] | None = None
@@ -732,6 +734,8 @@ class Origin:
                     return UnsampledSpan(trace_id, flags, state)
             else:
                 flags |= _SAMPLED
+                if parent is None and self.root_part is not None:
+                    parts += (self.root_part,)
         else:
             given = {}
             for part in parts:

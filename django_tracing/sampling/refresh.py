@@ -135,6 +135,7 @@ class Refresher:
 
     def prepare(self) -> None:
         """Makes the first trace start the thread; called again in a forked child."""
+        self.origin.root_part = self.sampler.part
         self._thread = None
         self._lock = threading.Lock()
         self._wake = threading.Event()

@@ -107,6 +107,8 @@ class RuleSampler(Sampler):
     def __init__(self, rate: float, settings: Settings | None = None) -> None:
         self.rate = rate
         self._threshold = threshold(rate)
+        #: What the first span of a trace says that the rate kept; nothing where it keeps all.
+        self.part = None if rate >= 1.0 else _part(BY_SETTINGS, rate)
         self._settings = settings
         #: What decides where no rule does, instead of the rate.
         self.remote: JaegerRemoteSampler | None = None

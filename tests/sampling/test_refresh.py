@@ -15,6 +15,7 @@ from django.db.models import Sum
 from django.test import Client
 from django.urls import path
 from django.utils import timezone
+from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
 
@@ -78,6 +79,15 @@ def test_without_rules_deciding_costs_what_it_did(make: Any) -> None:
     refresher.refresh()
     assert refresher.origin.judge is None
     assert make(SAMPLING_REFRESH=0).origin.judge is None
+
+
+def test_the_rate_alone_is_said_where_it_is_not_all(make: Any) -> None:
+    refresher = make(SAMPLE_RATE=0.5)
+    refresher.refresh()
+    kept = [refresher.origin.start("x", Context(), SpanKind.INTERNAL, (), None) for _ in range(200)]
+    said = [span.attributes for span in kept if span.is_recording()]
+    assert 50 < len(said) < 150
+    assert said[0] == {"sampling.rule": "settings", "sampling.rate": 0.5}
 
 
 def test_a_thread_follows_the_database(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
