@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+from datetime import timezone as datetime_timezone
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from django import forms
 from django.contrib import admin
-from django.core.exceptions import ValidationError
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.db import transaction
 from django.db.models import Q, QuerySet, Sum
 from django.db.models.functions import Coalesce
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import Resolver404, path, resolve, reverse
 from django.utils import timezone
+from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from django_tracing.models import SamplingRule
-from django_tracing.sampling.refresh import as_rule
-from django_tracing.sampling.rules import pattern_problem
+from django_tracing.conf import SPECS, Settings, get_settings
+from django_tracing.doctor import Diagnosis
+from django_tracing.models import ProcessStatus, SamplingRule
+from django_tracing.sampling.refresh import GONE_AFTER, as_rule, read_rules
+from django_tracing.sampling.rules import Asked, compile_rules, header_key, pattern_problem
 from django_tracing.sampling.strategies import inexpressible
 
 __all__ = ["SamplingRuleAdmin", "SamplingRuleForm"]
@@ -55,17 +63,65 @@ class SamplingRuleForm(forms.ModelForm):  # type: ignore[type-arg]
         return cleaned
 
 
+class PreviewForm(forms.Form):
+    """What begins."""
+
+    operation = forms.ChoiceField(label=_("Operation"), choices=SamplingRule.Operation.choices, required=False)
+    method = forms.CharField(label=_("Method"), max_length=20, required=False)
+    path = forms.CharField(label=_("Path"), max_length=300, required=False)
+    service = forms.CharField(label=_("Service"), max_length=100, required=False, help_text=_("Empty: this one."))
+    user_id = forms.CharField(label=_("User id"), max_length=100, required=False)
+    subscription = forms.CharField(label=_("Subscription"), max_length=100, required=False)
+    headers = forms.CharField(
+        label=_("Headers"),
+        required=False,
+        max_length=2000,
+        widget=forms.Textarea(attrs={"rows": 3}),
+        help_text=_("One a line, such as X-Debug: 1."),
+    )
+
+    def asked(self) -> Asked:
+        """The form as the rules are asked."""
+        data = self.cleaned_data
+        path_info = data["path"]
+        try:
+            route = resolve(path_info).route
+        except Resolver404:
+            route = ""
+        lines = [line.partition(":") for line in data["headers"].splitlines() if line.strip()]
+        return Asked(
+            operation=data["operation"] or "request",
+            method=data["method"].upper(),
+            path=path_info,
+            route=route if not route or route.startswith("/") else f"/{route}",
+            headers={header_key(name): value.strip() for name, _colon, value in lines},
+            user_id=data["user_id"],
+            subscription=data["subscription"],
+        )
+
+
+#: Condition -> what is said of one that does not hold.
+_FAILED = {
+    "valid_until": _("it has ended"),
+    "operation": _("another operation"),
+    "method": _("another method"),
+    "path": _("another path"),
+    "header": _("the header"),
+    "user_id": _("another user"),
+    "subscription": _("another subscription"),
+}
+
+
 @admin.register(SamplingRule)
 class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """The rules in their order, with what each did within the last hour."""
 
     form = SamplingRuleForm
     list_display = (
-        *("name", "order", "enabled", "conditions", "rate", "max_per_second", "kept", "passed_over"),
+        *("name", "move", "order", "enabled", "conditions", "rate", "max_per_second", "kept", "passed_over"),
         *("valid_until", "in_force", "served"),
     )
     list_editable = ("order", "enabled", "rate")
-    list_filter = ("enabled", "operation")
     search_fields = ("name", "path", "user_id", "subscription")
     ordering = ("order", "id")
     save_as = True
@@ -87,6 +143,84 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         (_("What is kept"), {"fields": ("rate", "max_per_second", "keep_errors", "keep_slower_than")}),
     )
 
+    def get_urls(self) -> list[Any]:
+        return [
+            path("preview/", self.admin_site.admin_view(self.preview), name="django_tracing_samplingrule_preview"),
+            path("reorder/", self.admin_site.admin_view(self.reorder), name="django_tracing_samplingrule_reorder"),
+            *super().get_urls(),
+        ]
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        context = {"may_reorder": self.has_change_permission(request), **(extra_context or {})}
+        answer: HttpResponse = super().changelist_view(request, context)
+        return answer
+
+    def reorder(self, request: HttpRequest) -> HttpResponse:
+        """Gives the rules that are named the order they are named in, among all the others."""
+        if request.method != "POST" or not self.has_change_permission(request):
+            raise PermissionDenied
+        named = [int(text) for text in request.POST.get("ids", "").split(",") if text.isdigit()]
+        with transaction.atomic():
+            rules = list(SamplingRule.objects.select_for_update().order_by("order", "id"))
+            known = {rule.pk: rule for rule in rules}
+            wanted = iter([known[pk] for pk in dict.fromkeys(named) if pk in known])
+            moved = set(named)
+            for number, rule in enumerate([next(wanted) if rule.pk in moved else rule for rule in rules], start=1):
+                if rule.order != number * 10:
+                    rule.order = number * 10
+                    rule.save(update_fields=["order", "updated"])
+                    self.log_change(request, rule, [{"changed": {"fields": [gettext("order")]}}])
+        self.message_user(request, gettext("The rules have their new order."))
+        return HttpResponseRedirect(reverse("admin:django_tracing_samplingrule_changelist"))
+
+    def preview(self, request: HttpRequest) -> HttpResponse:
+        """Which rule would decide, and why."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        form = PreviewForm(request.GET or None)
+        context: dict[str, Any] = {
+            **self.admin_site.each_context(request),
+            "title": gettext("Preview"),
+            "form": form,
+            "opts": self.model._meta,
+            "reasons": None,
+        }
+        if form.is_bound and form.is_valid():
+            asked = form.asked()
+            service = form.cleaned_data["service"] or get_settings().service_name
+            reasons = compile_rules(read_rules(), service).explain(asked, timezone.now().timestamp())
+            context["reasons"] = [
+                {
+                    "id": reason.rule.id,
+                    "name": reason.rule.name,
+                    "matches": reason.matches,
+                    "outcome": gettext("decides")
+                    if reason.matches
+                    else gettext("does not match: %(what)s") % {"what": _FAILED.get(reason.failed, reason.failed)},
+                }
+                for reason in reasons
+            ]
+            decided = reasons[-1].rule if reasons and reasons[-1].matches else None
+            context["verdict"] = (
+                gettext("No rule decides: SAMPLE_RATE does, %(rate)g %%.")
+                % {"rate": get_settings().sample_rate * 100}
+                if decided is None
+                else gettext("The rule “%(name)s” decides: %(rate)g %% are kept.")
+                % {"name": decided.name, "rate": decided.rate * 100}
+            )
+        return TemplateResponse(request, "admin/django_tracing/samplingrule/preview.html", context)
+
+    @admin.display(description=_("move"))
+    def move(self, rule: SamplingRule) -> str:
+        return format_html(
+            '<span class="tracing-move" data-rule="{}">'
+            '<button type="button" data-move="up" aria-label="{}">↑</button> '
+            '<button type="button" data-move="down" aria-label="{}">↓</button></span>',
+            rule.pk,
+            gettext("Move %(name)s up") % {"name": rule.name},
+            gettext("Move %(name)s down") % {"name": rule.name},
+        )
+
     def get_queryset(self, request: HttpRequest) -> QuerySet[SamplingRule]:
         since = timezone.now() - timedelta(hours=1)
         recent = Q(counts__minute__gte=since)
@@ -97,11 +231,11 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         )
         return annotated
 
-    @admin.display(description=_("kept in the last hour"), ordering="kept_sum")
+    @admin.display(description=_("kept (1 h)"), ordering="kept_sum")
     def kept(self, rule: Any) -> int:
         return int(rule.kept_sum)
 
-    @admin.display(description=_("passed over in the last hour"), ordering="passed_over_sum")
+    @admin.display(description=_("passed over (1 h)"), ordering="passed_over_sum")
     def passed_over(self, rule: Any) -> int:
         return int(rule.passed_over_sum)
 
@@ -121,3 +255,88 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Whether services in other languages are told of it, by Jaeger's remote sampling protocol."""
         why = inexpressible(as_rule(rule))
         return gettext("left out: %(why)s") % {"why": why} if why else gettext("told")
+
+
+@admin.register(ProcessStatus)
+class ProcessStatusAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """How the processes are, the settings in force, and whether traces arrive."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: ProcessStatus | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: ProcessStatus | None = None) -> bool:
+        return False
+
+    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        settings = get_settings()
+        recent = timezone.now() - timedelta(seconds=GONE_AFTER)
+        context: dict[str, Any] = {
+            **self.admin_site.each_context(request),
+            "title": gettext("Status"),
+            "opts": self.model._meta,
+            "settings": [_setting(settings, spec.name) for spec in SPECS],
+            "processes": [
+                _process(row)
+                for row in ProcessStatus.objects.filter(updated__gte=recent).order_by("service", "host", "pid")
+            ],
+            "steps": None,
+        }
+        if request.method == "POST":
+            diagnosis = Diagnosis(settings, timeout=10)
+            context["steps"] = list(diagnosis.steps())
+            context["link"] = diagnosis.link
+            context["outcome"] = {
+                0: gettext("The trace arrived.") if diagnosis.link else gettext("The trace was sent."),
+                1: gettext("The trace did not arrive."),
+                2: gettext("The settings are wrong."),
+            }[diagnosis.exit_code]
+        return TemplateResponse(request, "admin/django_tracing/processstatus/change_list.html", context)
+
+
+#: Settings whose values are nobody's to read.
+_SECRET = frozenset({"HEADERS", "SAMPLING_TOKEN"})
+
+
+def _setting(settings: Settings, name: str) -> dict[str, str]:
+    value = getattr(settings, name.lower())
+    if name in _SECRET and value:
+        shown = gettext("set, not shown")
+        if name == "HEADERS":
+            shown = ", ".join(f"{header}: …" for header in value)
+    elif callable(value):
+        shown = f"{value.__module__}.{value.__qualname__}"
+    elif isinstance(value, str) and "://" in value:
+        parts = urlsplit(value)
+        shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    elif isinstance(value, (tuple, frozenset)):
+        shown = ", ".join(str(item) for item in value)
+    elif hasattr(value, "items"):
+        shown = ", ".join(f"{key}={item}" for key, item in value.items())
+    else:
+        shown = "" if value is None else str(value)
+    return {"name": name, "value": shown, "source": settings.source(name)}
+
+
+def _process(row: ProcessStatus) -> dict[str, Any]:
+    report = row.report
+    sampling = report.get("sampling", {})
+    said = [f"SAMPLE_RATE {sampling.get('rate')}", *sampling.get("rules", ())]
+    success = report.get("last_success_time")
+    return {
+        "service": row.service,
+        "name": f"{row.host}:{row.pid}",
+        "started": row.started,
+        "updated": row.updated,
+        "exporter": " ".join(str(report[key]) for key in ("exporter", "endpoint") if report.get(key)),
+        "queued": str(report.get("queued", "")),
+        "exported": str(report.get("exported", "")),
+        "dropped": ", ".join(f"{reason} {count}" for reason, count in report.get("dropped", {}).items()) or "0",
+        "last_success": None if success is None else datetime.fromtimestamp(float(success), datetime_timezone.utc),
+        "last_error": report.get("last_error") or "",
+        "sampling": ", ".join(said),
+    }

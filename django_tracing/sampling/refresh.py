@@ -171,7 +171,8 @@ class Refresher:
 
     def _run(self) -> None:
         wake = self._wake
-        while True:
+        # Until it is another one's turn.
+        while self._thread is threading.current_thread():
             try:
                 self.refresh()
             except Exception:

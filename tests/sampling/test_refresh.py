@@ -8,12 +8,8 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.contrib import admin
-from django.contrib.auth.models import User
 from django.db import connection, connections
 from django.db.models import Sum
-from django.test import Client
-from django.urls import path
 from django.utils import timezone
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
@@ -27,13 +23,13 @@ from django_tracing.sampling.refresh import Refresher
 from django_tracing.sampling.sampler import RuleSampler
 from tests.jaegers import wait_until
 
-urlpatterns = [path("admin/", admin.site.urls)]
 pytestmark = pytest.mark.django_db(transaction=True)
 
 
 @pytest.fixture
 def make() -> Iterator[Any]:
     providers: list[TracerProvider] = []
+    refreshers: list[Refresher] = []
 
     def one(**tracing: Any) -> Refresher:
         settings = load({"EXPORTER": "none", "SERVICE_NAME": "shop", **tracing}, {})
@@ -43,9 +39,16 @@ def make() -> Iterator[Any]:
         assert origin is not None
         refresher = Refresher(sampler, origin, settings, lambda: {"queued": 0})
         refresher.prepare()
+        refreshers.append(refresher)
         return refresher
 
     yield one
+    for refresher in refreshers:
+        thread, wake = refresher._thread, refresher._wake
+        refresher.prepare()
+        wake.set()
+        if thread is not None:
+            thread.join(10)
     for provider in providers:
         provider.shutdown()
 
@@ -100,8 +103,6 @@ def test_a_thread_follows_the_database(make: Any, monkeypatch: pytest.MonkeyPatc
     assert judged(refresher, 5) == 5
     rule.delete()
     wait_until(lambda: names(refresher) == [], "the thread to see that it is gone", 10)
-    refresher.settings = refresher.settings._replace(sampling_refresh=3600)
-    refresher.wake()
 
 
 def test_the_process_that_saves_follows_at_once(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -177,42 +178,3 @@ def test_a_request_never_asks_the_database(make: Any, django_assert_num_queries:
     refresher.refresh()
     with django_assert_num_queries(0):
         judged(refresher, 50)
-
-
-def test_the_admin_s_list(settings: Any, make: Any) -> None:
-    settings.ROOT_URLCONF = __name__
-    rule = SamplingRule.objects.create(name="orders <b>", path="/orders/*", header_name="X-A", header_value="1")
-    SamplingCount.objects.create(rule=rule, process="p", minute=timezone.now(), kept=3, passed_over=4)
-    SamplingCount.objects.create(rule=rule, process="q", minute=timezone.now() - timedelta(hours=3), kept=100)
-    client = Client()
-    client.force_login(User.objects.create_superuser("root", "root@example.com", "x"))
-    page = client.get("/admin/django_tracing/samplingrule/").content.decode()
-    assert "orders &lt;b&gt;" in page
-    assert "path /orders/*, header X-A=1" in page
-    assert '<td class="field-kept">3</td>' in page
-    assert '<td class="field-passed_over">4</td>' in page
-
-
-@pytest.mark.parametrize(
-    ("given", "field", "message"),
-    [
-        ({"path": "~(a"}, "path", "missing ), unterminated subpattern at character 1"),
-        ({"header_value": "x"}, "header_name", "Say which header"),
-        ({"rate": "101"}, "rate", "less than or equal to 100"),
-        ({"operation": "task", "method": "GET"}, "method", "Only requests"),
-    ],
-)
-def test_the_admin_says_what_is_wrong(settings: Any, given: dict[str, str], field: str, message: str) -> None:
-    settings.ROOT_URLCONF = __name__
-    client = Client()
-    client.force_login(User.objects.create_superuser("root", "root@example.com", "x"))
-    answer = client.post("/admin/django_tracing/samplingrule/add/", {"name": "x", "order": 1, "rate": "50", **given})
-    assert message in answer.context["adminform"].form.errors[field][0]
-    assert not SamplingRule.objects.exists()
-
-
-def test_whoever_may_not_see_rules_does_not(settings: Any) -> None:
-    settings.ROOT_URLCONF = __name__
-    client = Client()
-    client.force_login(User.objects.create_user("staff", password="x", is_staff=True))
-    assert client.get("/admin/django_tracing/samplingrule/").status_code == 403

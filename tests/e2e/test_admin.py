@@ -1,0 +1,115 @@
+"""The admin's pages in a real browser."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import User
+from django.db import connection
+from django.urls import path
+from pytest_django.live_server_helper import LiveServer
+
+from django_tracing.models import SamplingRule
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+CHROMIUM = "/usr/bin/chromium"
+pytestmark = [
+    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs {CHROMIUM}"),
+    pytest.mark.django_db(transaction=True),
+]
+
+urlpatterns = [path("admin/", admin.site.urls)]
+
+
+@pytest.fixture
+def site(settings: Any, live_server: LiveServer) -> str:
+    settings.ROOT_URLCONF = __name__
+    User.objects.create_superuser("root", "root@example.com", "secret")
+    return str(live_server.url)
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    # Playwright's own loop runs in this thread; Django's ORM is used between its calls.
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+@pytest.fixture
+def rules(site: str, browser: Any) -> Any:
+    page = browser.new_page(viewport={"width": 1280, "height": 900})
+    page.goto(f"{site}/admin/login/?next=/admin/django_tracing/samplingrule/")
+    page.fill("#id_username", "root")
+    page.fill("#id_password", "secret")
+    page.click("[type=submit]")
+    return page
+
+
+def rules_by_name() -> dict[str, int]:
+    """The rules in their order: name to id."""
+    try:
+        return dict(SamplingRule.objects.values_list("name", "pk"))
+    finally:
+        # Between Playwright's calls an event loop runs: the connection is of no context that pytest-django would close.
+        connection.close()
+
+
+def names() -> list[str]:
+    return list(rules_by_name())
+
+
+def test_adding_ordering_previewing_and_expiring(rules: Any) -> None:
+    for name in ("first", "second", "third"):
+        rules.click("text=Add sampling rule")
+        rules.fill("#id_name", name)
+        rules.fill("#id_order", str(len(names()) + 1))
+        rules.click("[name=_save]")
+    assert names() == ["first", "second", "third"]
+
+    # By the keyboard.
+    button = rules.get_by_role("button", name="Move third up")
+    button.focus()
+    with rules.expect_navigation():
+        rules.keyboard.press("Enter")
+    assert names() == ["first", "third", "second"]
+
+    # By the mouse.
+    rows = rules.locator("#result_list tbody tr")
+    with rules.expect_navigation():
+        rows.nth(2).drag_to(rows.nth(0), source_position={"x": 5, "y": 8}, target_position={"x": 5, "y": 2})
+    assert names() == ["second", "first", "third"]
+    assert "The rules have their new order." in rules.content()
+
+    rules.click("text=Preview")
+    rules.fill("#id_path", "/x")
+    rules.click("[type=submit][value=Preview]")
+    assert "The rule “second” decides" in rules.inner_text("#tracing-verdict")
+
+    rules.goto(rules.url.split("/preview/")[0] + f"/{rules_by_name()['second']}/change/")
+    rules.fill("#id_valid_until_0", "2020-01-01")
+    rules.fill("#id_valid_until_1", "00:00")
+    rules.click("[name=_save]")
+    rules.click("text=Preview")
+    rules.fill("#id_path", "/x")
+    rules.click("[type=submit][value=Preview]")
+    assert "The rule “first” decides" in rules.inner_text("#tracing-verdict")
+
+
+def test_the_status_page(rules: Any) -> None:
+    failures: list[str] = []
+    rules.on("console", lambda message: failures.append(message.text) if message.type == "error" else None)
+    rules.on("pageerror", lambda error: failures.append(str(error)))
+    rules.goto(rules.url.replace("samplingrule", "processstatus"))
+    assert "SAMPLE_RATE" in rules.inner_text("#tracing-settings")
+    rules.click("text=Check now")
+    assert rules.locator("#tracing-steps tbody tr").count() >= 2
+    assert failures == []
