@@ -88,6 +88,30 @@ def measure(function: Callable[[], Any]) -> float:
     return min(means) * 1e6
 
 
+def deciding() -> Callable[[], Any]:
+    """A request's decision among 10,000 rules of all kinds, none of which is for it."""
+    from django.test import RequestFactory
+    from opentelemetry.trace import SpanKind
+
+    from django_tracing.conf import get_settings
+    from django_tracing.correlation import Scope
+    from django_tracing.sampling.rules import Rule, compile_rules
+    from django_tracing.sampling.sampler import RuleSampler
+
+    kinds: list[Callable[[int], dict[str, Any]]] = [
+        lambda n: {"path": f"/shops/{n}/*"},
+        lambda n: {"path": f"~^/tenants/{n}/orders"},
+        lambda n: {"user_id": str(n), "path": f"/accounts/{n}/"},
+        lambda n: {"header_name": f"X-Tenant-{n % 50}", "header_value": str(n)},
+        lambda n: {"path": "/page/1/", "method": "POST"} if n % 100 == 0 else {"path": f"/pages/{n}/"},
+    ]
+    rules = [Rule(n, f"rule {n}", **kinds[n % len(kinds)](n)) for n in range(10_000)]
+    sampler = RuleSampler(0.0, get_settings())
+    sampler.use(compile_rules(rules, get_settings().service_name))
+    scope = Scope("c0ffee", RequestFactory().get("/page/1/"))
+    return lambda: sampler.judge(scope, "GET", SpanKind.SERVER, None, 1)
+
+
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
@@ -123,6 +147,7 @@ def main() -> None:
         if name == "request" and token is not None:
             token = spans.attach(spans.with_span(root, with_scope(Scope("c0ffee"))))
         tracing.force_flush()
+    costs["10,000 rules"] = measure(deciding())
     if root.is_recording():
         from django_tracing.recording import RecordingSpan
 

@@ -12,6 +12,7 @@ import re
 import socket
 import ssl
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -21,6 +22,7 @@ from importlib.util import find_spec
 from typing import Any, Final, Literal, TypeVar
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from django.db import connections
 from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
@@ -33,6 +35,9 @@ from django_tracing.instrumentation import OURS, is_available, upstream
 from django_tracing.probes import Speech, post, recognise, within
 from django_tracing.provider import make_exporter, make_provider, queue
 from django_tracing.reading import get_reader
+from django_tracing.sampling.refresh import read_rules
+from django_tracing.sampling.remote import JaegerRemoteSampler, Strategy
+from django_tracing.sampling.rules import Rule
 from django_tracing.spans import suppressed
 from django_tracing.traces.jaeger import JaegerReader
 from django_tracing.traces.local import LocalStore
@@ -167,6 +172,7 @@ class Diagnosis:
         self._deadline = time.monotonic() + self._timeout
         parts = (
             ("settings", self._check_settings),
+            ("sampling", self._check_sampling),
             ("traced", self._check_instrumentations),
             ("exporter", self._check_exporter),
             ("name", self._check_name),
@@ -261,6 +267,29 @@ class Diagnosis:
         elif settings.exporter == "local":
             words.append(f" in {settings.local_store}{self._from('LOCAL_STORE')}")
         yield Step("settings", "ok", "".join(words))
+
+    def _check_sampling(self) -> Iterator[Step]:
+        settings = self.settings
+        rules = self._sampling_rules() if settings.sampling_refresh else []
+        if rules:
+            shown = ", ".join(f"{rule.name} {rule.rate * 100:g} %" for rule in rules[:5])
+            more = f" and {len(rules) - 5} more" if len(rules) > 5 else ""
+            detail = f"by the rules of the admin: {shown}{more}; else {settings.sample_rate * 100:g} %"
+            yield Step("sampling", "ok", detail)
+        if settings.remote_sampling_url is not None:
+            asked = JaegerRemoteSampler(settings.service_name, settings.remote_sampling_url, refresh=3600)
+            if asked.ask():
+                yield Step(
+                    "sampling", "ok", f"by {_shown(settings.remote_sampling_url)}: {_strategy(asked.strategy)}"
+                )
+            else:
+                yield Step(
+                    "sampling",
+                    "warning",
+                    f"{shown} gave no strategy that can be read.",
+                    "The strategy known last, or SAMPLE_RATE, stays in force.",
+                    f"Look at {_place(settings.source('REMOTE_SAMPLING_URL'))}: does that Jaeger serve sampling?",
+                )
         if settings.sample_rate < 1:
             yield Step(
                 "sampling",
@@ -271,6 +300,23 @@ class Diagnosis:
                 else "No request is recorded, unless its caller's was.",
                 "Set SAMPLE_RATE to 1 to see each request. The test trace is sent all the same.",
             )
+
+    def _sampling_rules(self) -> list[Rule]:
+        """The rules of the database; none where it does not answer soon."""
+        found: list[Rule] = []
+
+        def read() -> None:
+            # A database that is down is not what is being looked for.
+            with suppress(Exception):
+                try:
+                    found.extend(read_rules())
+                finally:
+                    connections.close_all()
+
+        reader = threading.Thread(target=read, daemon=True)
+        reader.start()
+        reader.join(min(2.0, max(self._deadline - time.monotonic(), 0.0)))
+        return list(found)
 
     def _from(self, name: str) -> str:
         source = self.settings.source(name)
@@ -747,6 +793,11 @@ class Diagnosis:
             "slow to store them (Kafka between).",
             "Check that QUERY_URL is of the same Jaeger, look into the collector's log, or wait: --timeout 60.",
         )
+
+
+def _strategy(strategy: Strategy) -> str:
+    said = f"{strategy.per_second:g} a second" if strategy.rate is None else f"{strategy.rate * 100:g} %"
+    return said + (f", {len(strategy.operations)} operations by themselves" if strategy.operations else "")
 
 
 def _place(source: str) -> str:

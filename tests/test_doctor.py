@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from django_tracing.conf import load
 from django_tracing.doctor import Diagnosis, Step
+from django_tracing.models import SamplingRule
 from django_tracing.traces.local import LocalStore
 from example_project.servers import free_port
 from tests.jaegers import Jaeger
@@ -227,6 +228,25 @@ def test_instrumentations_that_are_not_there(receiver: OTLPReceiver) -> None:
     assert (on.outcome, on.detail) == ("ok", "request")
     assert missing.outcome == "warning"
     assert "pip install opentelemetry-instrumentation-pika" in missing.remedy
+    assert result.exit_code == 0
+
+
+@pytest.mark.django_db(transaction=True)
+def test_the_sampling_in_force(receiver: OTLPReceiver) -> None:
+    for order, name in enumerate("abcdefg"):
+        SamplingRule.objects.create(name=name, order=order, rate=order)
+    result = Result({"ENDPOINT": receiver.endpoint, "SAMPLE_RATE": 1.0}, query=False)
+    detail = result.step("sampling").detail
+    assert detail == "by the rules of the admin: a 0 %, b 1 %, c 2 %, d 3 %, e 4 % and 2 more; else 100 %"
+    assert result.exit_code == 0
+
+
+def test_a_jaeger_that_gives_no_strategy(receiver: OTLPReceiver) -> None:
+    url = f"http://127.0.0.1:{free_port()}/sampling"
+    result = Result({"ENDPOINT": receiver.endpoint, "REMOTE_SAMPLING_URL": url}, query=False)
+    step = result.step("sampling")
+    assert step.outcome == "warning"
+    assert 'TRACING["REMOTE_SAMPLING_URL"]' in step.remedy
     assert result.exit_code == 0
 
 
