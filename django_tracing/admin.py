@@ -22,7 +22,6 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from django_tracing.conf import SPECS, Settings, get_settings
-from django_tracing.doctor import Diagnosis
 from django_tracing.models import ProcessStatus, SamplingRule
 from django_tracing.sampling.refresh import GONE_AFTER, as_rule, read_rules
 from django_tracing.sampling.rules import Asked, compile_rules, header_key, pattern_problem
@@ -287,6 +286,9 @@ class ProcessStatusAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "steps": None,
         }
         if request.method == "POST":
+            # Every process of a site with the admin imports this module; few of them ever check.
+            from django_tracing.doctor import Diagnosis
+
             diagnosis = Diagnosis(settings, timeout=10)
             context["steps"] = list(diagnosis.steps())
             context["link"] = diagnosis.link

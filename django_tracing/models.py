@@ -84,6 +84,8 @@ class SamplingRule(models.Model):
     updated = models.DateTimeField(_("updated"), auto_now=True)
 
     class Meta:
+        # Said, where Django's own would be: to make it, Django imports the database's driver.
+        db_table = "django_tracing_samplingrule"
         ordering = ["order", "id"]
         verbose_name = _("sampling rule")
         verbose_name_plural = _("sampling rules")
@@ -104,6 +106,7 @@ class SamplingCount(models.Model):
     passed_over = models.PositiveBigIntegerField(default=0)
 
     class Meta:
+        db_table = "django_tracing_samplingcount"
         default_permissions = ()
 
     def __str__(self) -> str:
@@ -124,6 +127,7 @@ class ProcessStatus(models.Model):
     report = models.JSONField(default=dict)
 
     class Meta:
+        db_table = "django_tracing_processstatus"
         verbose_name = _("process")
         verbose_name_plural = _("status")
         default_permissions = ("view",)

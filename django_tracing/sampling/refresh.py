@@ -59,12 +59,8 @@ def current() -> Refresher | None:
 
 def changed(using: str | None = None) -> None:
     """Looks at the rules as soon as what was written is committed: what writes them in bulk says so by this."""
-    if _current is not None:
-        if _in_tests():
-            # A TestCase never commits.
-            _current.wake()
-        else:
-            transaction.on_commit(_current.wake, using=using)
+    if _current is not None and not _in_tests():
+        transaction.on_commit(_current.wake, using=using)
 
 
 def _saved(*, using: str | None = None, **kwargs: Any) -> None:
@@ -161,9 +157,6 @@ class Refresher:
 
     def wake(self) -> None:
         """Looks now: this process has changed a rule."""
-        if _in_tests():
-            self.refresh()
-            return
         self.start()
         self._wake.set()
 

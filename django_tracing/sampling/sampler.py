@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
 from threading import RLock
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
@@ -20,8 +20,10 @@ from django_tracing.conf import Settings, get_settings
 from django_tracing.correlation import get_scope
 from django_tracing.identity import identify
 from django_tracing.recording import Pending, Prepared, RecordingSpan, Verdict, pendings
-from django_tracing.sampling.remote import PARAM, TYPE, JaegerRemoteSampler
 from django_tracing.sampling.rules import Asked, Rule, RuleSet, compile_rules, header_key
+
+if TYPE_CHECKING:
+    from django_tracing.sampling.remote import JaegerRemoteSampler
 
 __all__ = ["BY_SETTINGS", "RuleSampler", "TokenBucket", "randomness", "threshold"]
 
@@ -113,6 +115,9 @@ class RuleSampler(Sampler):
         #: What decides where no rule does, instead of the rate.
         self.remote: JaegerRemoteSampler | None = None
         if settings is not None and settings.remote_sampling_url is not None:
+            # It imports an HTTP client, which nobody else pays for.
+            from django_tracing.sampling.remote import JaegerRemoteSampler
+
             self.remote = JaegerRemoteSampler(
                 settings.service_name, settings.remote_sampling_url, initial=rate, refresh=REMOTE_REFRESH
             )
@@ -218,8 +223,8 @@ class RuleSampler(Sampler):
             if not kept:
                 return self._passed_over(None, trace_id)
             attributes: Attributes = {SAMPLING_RULE: BY_REMOTE, **said}
-            if said[TYPE] == "probabilistic":
-                attributes[SAMPLING_RATE] = said[PARAM]
+            if said["sampler.type"] == "probabilistic":
+                attributes[SAMPLING_RATE] = said["sampler.param"]
             return Verdict(True, None, Prepared(attributes))
         rejected = self._threshold if rule is None else threshold(rule.rate)
         kept = randomness(trace_id, state) >= rejected
