@@ -15,7 +15,7 @@ import pytest
 
 from django_tracing.traces.model import Span, Trace
 from example_project.servers import free_port
-from tests.jaegers import Jaeger
+from tests.jaegers import Jaeger, wait_until
 from tests.receivers import OTLPReceiver, ReceivedSpan
 
 ROOT = Path(__file__).parent.parent.parent
@@ -51,9 +51,9 @@ def as_trace(spans: list[ReceivedSpan]) -> Trace:
     )
 
 
-@pytest.fixture
-def demo(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, OTLPReceiver]]:
-    """Both services under the server of the parameter, sending to a receiver."""
+@contextlib.contextmanager
+def services(server: str, monkeypatch: pytest.MonkeyPatch, **variables: str) -> Iterator[tuple[Any, OTLPReceiver]]:
+    """Both services under ``server``, sending to a receiver."""
     # Its settings are the example's, this process's are the tests': only what is independent of them is used here.
     from example_project.demo import Demo
 
@@ -62,18 +62,75 @@ def demo(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Ite
     with OTLPReceiver() as receiver, contextlib.ExitStack() as stack:
         demo = Demo(
             stack,
-            server=request.param,
+            server=server,
             port=free_port(),
             environment={
                 "DJANGO_SETTINGS_MODULE": "example_project.settings",
                 "JAEGER_ENDPOINT": receiver.endpoint,
                 "SERVICE_VERSION": "1.2.3",
                 "ENVIRONMENT": "e2e",
+                **variables,
             },
             write=lambda line: None,
         )
         demo.start()
         yield demo, receiver
+
+
+@pytest.fixture
+def demo(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, OTLPReceiver]]:
+    """Both services under the server of the parameter."""
+    with services(request.param, monkeypatch) as started:
+        yield started
+
+
+RULE = """
+import django; django.setup()
+from django_tracing.models import SamplingRule
+SamplingRule.objects.all().delete()
+if %r: SamplingRule.objects.create(name="pros", subscription="pro", service="api-gateway")
+"""
+
+
+def test_a_rule_on_a_tier_keeps_whole_traces_of_both_services(monkeypatch: pytest.MonkeyPatch) -> None:
+    from example_project.demo import FLOWS
+
+    [flow] = [flow for flow in FLOWS if flow.services == ("api-gateway", "blueprint-service") and flow.status == 200][
+        :1
+    ]
+
+    def steer(on: bool) -> None:
+        settings = environment(DJANGO_SETTINGS_MODULE="example_project.settings")
+        subprocess.run([sys.executable, "-c", RULE % on], env=settings, cwd=ROOT, check=True, timeout=60)
+
+    with services("gunicorn", monkeypatch, OTEL_TRACES_SAMPLER_ARG="0") as (demo, receiver):
+        try:
+            steer(True)
+
+            def kept() -> list[ReceivedSpan]:
+                correlation, wrong = demo.send(flow)
+                assert wrong is None, wrong
+
+                def of_it(spans: list[ReceivedSpan]) -> list[ReceivedSpan]:
+                    return [span for span in spans if span.attributes.get("correlation.id") == correlation]
+
+                with contextlib.suppress(AssertionError):
+                    receiver.wait_for(
+                        lambda spans: {span.service for span in of_it(spans)} == set(flow.services), timeout=6
+                    )
+                return of_it(receiver.spans)
+
+            # The first trace of each process starts its look at the rules.
+            wait_until(lambda: len({span.service for span in kept()}) == 2, "both services to keep a trace", 60)
+            spans = kept()
+            root = next(span for span in spans if not span.parent_id)
+            assert root.attributes["sampling.rule"] == "pros"
+            assert len({span.trace_id for span in spans}) == 1
+            # From its first span on, which came before anybody knew the user.
+            names = {span.name for span in spans}
+            assert flow.expected.keys() <= names
+        finally:
+            steer(False)
 
 
 @pytest.mark.parametrize("demo", ["gunicorn", "uvicorn"], indirect=True)
