@@ -34,7 +34,8 @@ from opentelemetry.util.types import Attributes
 from django_tracing import spans as tracing
 from django_tracing.conf import get_settings
 from django_tracing.instrumentation.upstream import UpstreamProcessor
-from django_tracing.recording import Origin
+from django_tracing.recording import Origin, Verdict
+from django_tracing.sampling import refresh
 from django_tracing.traces.model import Event, Kind, Status
 from django_tracing.traces.render import key_attributes, plain
 
@@ -487,6 +488,18 @@ class _Keep:
         return self.keep(parent, trace_id) or (bool(_open) and (parent is None or parent.trace_flags.sampled))
 
 
+class _Judge:
+    """What judges traces where there is more to it than a rate: inside a block all are kept."""
+
+    def __init__(self, judge: Callable[..., Verdict]) -> None:
+        self.judge = judge
+
+    def __call__(self, scope: Any, name: str, kind: SpanKind, parent: SpanContext | None, trace_id: int) -> Verdict:
+        if _open and (parent is None or parent.trace_flags.sampled):
+            return Verdict(True)
+        return self.judge(scope, name, kind, parent, trace_id)
+
+
 def _install() -> None:
     """Puts this module between the provider and its processors and sampler, where it is not yet.
 
@@ -507,6 +520,11 @@ def _install() -> None:
             origin: Origin | None = tracing._origin
             if origin is not None and origin.keep is not None and not isinstance(origin.keep, _Keep):
                 origin.keep = _Keep(origin.keep)
+            refresher = refresh.current()
+            if origin is not None and refresher is not None and not isinstance(origin.judge, _Judge):
+                refresher.settle()
+                if origin.judge is not None:
+                    origin.judge = _Judge(origin.judge)
     except AttributeError as error:
         raise ImproperlyConfigured(
             f"Spans can't be captured: the tracer provider of this process is {type(provider).__qualname__} of "

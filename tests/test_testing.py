@@ -443,10 +443,11 @@ print(json.dumps([spans.names, sent.names, kept.names]))
 NAMES = [["GET /empty/", "theirs", "n"], ["GET /async/", "GET /empty/"], ["GET /empty/"]]
 
 
-@pytest.mark.parametrize("rate", ["0", "1"])
-def test_nothing_of_a_block_is_sent_unless_asked_for(rate: str) -> None:
+@pytest.mark.parametrize(("rate", "tracing"), [("0", "{}"), ("1", "{}"), ("0", '{"KEEP_ERRORS": true}')])
+def test_nothing_of_a_block_is_sent_unless_asked_for(rate: str, tracing: str) -> None:
     with OTLPReceiver() as receiver:
-        names = run(CAPTURE, JAEGER_ENDPOINT=receiver.endpoint, OTEL_TRACES_SAMPLER_ARG=rate)
+        variables = {"OTEL_TRACES_SAMPLER_ARG": rate, "TRACING_SETTINGS": tracing}
+        names = run(CAPTURE, JAEGER_ENDPOINT=receiver.endpoint, **variables)
         received = receiver.wait_for(1 if rate == "0" else 3)
         assert names == NAMES
         sent = ["GET /async/"] if rate == "0" else ["GET /empty/", "GET /async/", "GET /empty/"]

@@ -143,9 +143,13 @@ class Refresher:
     def _judge(self) -> Callable[..., Verdict] | None:
         return None if self.sampler.is_simple else self.sampler.judge
 
+    def settle(self) -> None:
+        """Decides without ever having looked: for tests, whose databases come and go."""
+        self.origin.judge = self._judge()
+
     def _first(self, scope: Any, name: str, kind: SpanKind, parent: SpanContext | None, trace_id: int) -> Verdict:
         self.start()
-        self.origin.judge = self._judge()
+        self.settle()
         return self.sampler.judge(scope, name, kind, parent, trace_id)
 
     def start(self) -> None:
