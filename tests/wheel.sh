@@ -6,7 +6,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "$PYTHON" -m build --wheel --outdir "$work/dist" . >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 contents=$("$PYTHON" -m zipfile --list "$work"/dist/*.whl)
-echo "$contents" | grep -q "django_tracing/py.typed" || { echo "py.typed is missing from the wheel"; exit 1; }
+for file in py.typed static/django_tracing/tracing.js templates/admin/django_tracing/samplingrule/preview.html; do
+	echo "$contents" | grep -q "django_tracing/$file" || { echo "$file is missing from the wheel"; exit 1; }
+done
 if echo "$contents" | grep -E "^(tests|example_project|benchmarks)/"; then echo "the wheel holds more than the package"; exit 1; fi
 
 "$PYTHON" -m venv "$work/venv"
