@@ -35,6 +35,8 @@ _logger = logging.getLogger("django_tracing")
 #: How often a process tells how it is, and from which age on it counts as gone, in seconds.
 REPORTED_EVERY: Final = 30.0
 GONE_AFTER: Final = 90.0
+#: How often a table that is not there is looked for, in seconds.
+UNMIGRATED: Final = 60.0
 #: How long counts are kept, in hours.
 COUNTS_KEPT: Final = 2
 
@@ -123,6 +125,7 @@ class Refresher:
         self._lock = threading.Lock()
         #: What went wrong the last time, so that it is said once.
         self._trouble = ""
+        self._has_table = self._unmigrated = False
         self._reported = float("-inf")
         self._processes = 1
         self._counts: dict[int | None, tuple[int, int]] = {}
@@ -177,7 +180,11 @@ class Refresher:
             finally:
                 _close_connections()
             # Not all processes of a host at once.
-            wake.wait(self.settings.sampling_refresh * random.uniform(0.9, 1.0))  # noqa: S311
+            seconds = self.settings.sampling_refresh
+            if self._unmigrated:
+                # It may never be migrated.
+                seconds = max(seconds, UNMIGRATED)
+            wake.wait(seconds * random.uniform(0.9, 1.0))  # noqa: S311
             wake.clear()
 
     def refresh(self) -> None:
@@ -185,6 +192,12 @@ class Refresher:
         from django.db import DatabaseError
 
         try:
+            if not self._has_table:
+                self._has_table = _table_exists()
+                self._unmigrated = not self._has_table
+                if self._unmigrated:
+                    self._say_missing()
+                    return
             rules = read_rules()
             self.use(compile_rules(rules, self.settings.service_name))
             if rules or self._has_counts():
@@ -206,22 +219,25 @@ class Refresher:
         self.origin.judge = self._judge()
 
     def _say(self, error: Exception) -> None:
+        # It may be the table that went: asked for before the next look.
+        self._has_table = False
         kind = type(error).__name__
-        if kind == self._trouble:
-            return
-        self._trouble = kind
-        missing = kind in ("ProgrammingError", "OperationalError") and "django_tracing_" in str(error)
-        if missing and not self.sampler.rules.compiled:
-            # Nobody who has not asked for rules wants to read of them as of a fault.
-            _logger.info(
-                "There is no table of sampling rules: TRACING decides. `python manage.py migrate django_tracing` "
-                "makes it, and the admin steers sampling from then on."
-            )
-        else:
+        if kind != self._trouble:
+            self._trouble = kind
+            known = self.sampler.rules.compiled
             _logger.warning(
                 "The sampling rules can't be read (%s); %s.",
                 kind,
-                "those known last stay in force" if self.sampler.rules.compiled else "TRACING decides",
+                "those known last stay in force" if known else "TRACING decides",
+            )
+
+    def _say_missing(self) -> None:
+        if not self._trouble:
+            # Nobody who has not asked for rules wants to read of them as of a fault.
+            self._trouble = "missing"
+            _logger.info(
+                "There is no table of sampling rules: TRACING decides. `python manage.py migrate django_tracing` "
+                "makes it, and the admin steers sampling from then on."
             )
 
     # ----- what is told
@@ -283,6 +299,17 @@ class Refresher:
         ProcessStatus.objects.filter(updated__lt=now - timedelta(seconds=GONE_AFTER)).delete()
         self._processes = max(ProcessStatus.objects.filter(service=self.settings.service_name[:100]).count(), 1)
         self.sampler.use(self.sampler.rules, self._processes)
+
+
+def _table_exists() -> bool:
+    """Whether the rules' table is there. Not asked by reading it: each failure would be in the database's own log."""
+    from django.db import connections, router
+
+    from django_tracing.models import SamplingRule
+
+    connection = connections[router.db_for_read(SamplingRule)]
+    with connection.cursor() as cursor:
+        return SamplingRule._meta.db_table in connection.introspection.table_names(cursor)
 
 
 def _in_tests() -> bool:

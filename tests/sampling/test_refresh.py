@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from django.db import connection, connections
 from django.db.models import Sum
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
@@ -127,7 +128,11 @@ def test_a_missing_table_and_its_return(make: Any, caplog: pytest.LogCaptureFixt
             refresher.refresh()
             refresher.refresh()
             fresh = make()
-            fresh.refresh()
+            with CaptureQueriesContext(connection) as asked:
+                fresh.refresh()
+            assert not [query for query in asked if "samplingrule" in query["sql"]], (
+                "no failure in the database's log"
+            )
         finally:
             cursor.execute("ALTER TABLE away RENAME TO django_tracing_samplingrule")
     assert names(refresher) == ["known"], "the last ones known stay in force"
