@@ -278,15 +278,14 @@ class Diagnosis:
             yield Step("sampling", "ok", detail)
         if settings.remote_sampling_url is not None:
             asked = JaegerRemoteSampler(settings.service_name, settings.remote_sampling_url, refresh=3600)
+            server = _shown(settings.remote_sampling_url)
             if asked.ask():
-                yield Step(
-                    "sampling", "ok", f"by {_shown(settings.remote_sampling_url)}: {_strategy(asked.strategy)}"
-                )
+                yield Step("sampling", "ok", f"by {server}: {_strategy(asked.strategy)}")
             else:
                 yield Step(
                     "sampling",
                     "warning",
-                    f"{shown} gave no strategy that can be read.",
+                    f"{server} gave no strategy that can be read.",
                     "The strategy known last, or SAMPLE_RATE, stays in force.",
                     f"Look at {_place(settings.source('REMOTE_SAMPLING_URL'))}: does that Jaeger serve sampling?",
                 )

@@ -241,6 +241,13 @@ def test_the_sampling_in_force(receiver: OTLPReceiver) -> None:
     assert result.exit_code == 0
 
 
+def test_a_jaeger_s_strategy() -> None:
+    with Jaeger("jaeger", {"default_strategy": {"type": "probabilistic", "param": 0.25}}) as jaeger:
+        tracing = {"ENDPOINT": jaeger.otlp_http, "REMOTE_SAMPLING_URL": jaeger.sampling}
+        result = Result(tracing, query=False)
+    assert result.step("sampling").detail == f"by {jaeger.sampling}: 25 %"
+
+
 def test_a_jaeger_that_gives_no_strategy(receiver: OTLPReceiver) -> None:
     url = f"http://127.0.0.1:{free_port()}/sampling"
     result = Result({"ENDPOINT": receiver.endpoint, "REMOTE_SAMPLING_URL": url}, query=False)

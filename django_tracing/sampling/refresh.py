@@ -40,6 +40,9 @@ UNMIGRATED: Final = 60.0
 #: How long counts are kept, in hours.
 COUNTS_KEPT: Final = 2
 
+#: Its own: a site may have seeded Python's.
+_chance: Final = random.Random()  # noqa: S311 - nothing here is a secret
+
 _current: Refresher | None = None
 
 
@@ -184,7 +187,7 @@ class Refresher:
             if self._unmigrated:
                 # It may never be migrated.
                 seconds = max(seconds, UNMIGRATED)
-            wake.wait(seconds * random.uniform(0.9, 1.0))  # noqa: S311
+            wake.wait(seconds * _chance.uniform(0.9, 1.0))
             wake.clear()
 
     def refresh(self) -> None:
@@ -273,7 +276,7 @@ class Refresher:
                     row.save(update_fields=["kept", "passed_over"])
         # What could not be written stays for the next time.
         self._counts.clear()
-        if random.random() < 0.05:  # noqa: S311 - one process in twenty looks tidies up
+        if _chance.random() < 0.05:  # one look in twenty tidies up
             SamplingCount.objects.filter(minute__lt=minute - timedelta(hours=COUNTS_KEPT)).delete()
 
     def _tell(self) -> None:

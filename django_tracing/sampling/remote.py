@@ -34,6 +34,8 @@ TYPE: Final = "sampler.type"
 PARAM: Final = "sampler.param"
 
 DEFAULT_ENDPOINT: Final = "http://localhost:5778/sampling"
+#: Its own: an application may have seeded Python's.
+_chance: Final = random.Random()  # noqa: S311 - nothing here is a secret
 _MOST_BYTES: Final = 1024 * 1024
 _MOST_OPERATIONS: Final = 10_000
 _BITS: Final = (1 << 64) - 1
@@ -245,7 +247,7 @@ class JaegerRemoteSampler(Sampler):
         while not stop.is_set():
             self.ask()
             # Not all processes of a fleet at once.
-            stop.wait(self._refresh * random.uniform(0.9, 1.0))  # noqa: S311
+            stop.wait(self._refresh * _chance.uniform(0.9, 1.0))
 
     def ask(self) -> bool:
         """Asks once, now; False when there was no answer to go by. Never raises."""
