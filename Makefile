@@ -3,8 +3,10 @@
 PYTHON ?= python3
 VENV ?= .venv
 DJANGO ?= django
-# Two processes: much of a test is waiting for a server to start.
-PYTEST ?= -n 2
+# More processes than most machines here have cores: much of a test is waiting for a server to start.
+PYTEST ?= -n 3
+# What is the same on every interpreter; empty, it is left out.
+CHECKS ?= lint types
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -13,7 +15,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/.demo
 	$(BIN)/python manage.py demo $(DEMO)
 
-test: lint types unit wheel
+test: $(CHECKS) unit wheel
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
