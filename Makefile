@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 DJANGO ?= django
-# More processes than most machines here have cores: much of a test is waiting for a server to start.
-PYTEST ?= -n 3
+# Two processes: much of a test is waiting for a server to start. With more, UDP to a Jaeger loses spans here.
+PYTEST ?= -n 2
 # What is the same on every interpreter; empty, it is left out.
 CHECKS ?= lint types
 BIN = $(VENV)/bin
