@@ -109,7 +109,13 @@ class Settings(NamedTuple):
     shutdown_timeout: float
     local_store: Path
     max_traces: int
+    #: The local store's file never grows beyond it.
+    max_store_bytes: int
+    #: Traces that ended longer ago leave the local store; None: only the others push them out.
+    max_trace_age: float | None
     query_url: str | None
+    #: What traces are read back with, where it is neither the local store nor Jaeger: takes the settings.
+    reader: str | Callable[[Settings], Any] | None
     instrumentations: tuple[str, ...]
     layers: Literal["all", "slow", "off"]
     slow_layer_ms: float
@@ -127,6 +133,10 @@ class Settings(NamedTuple):
     #: Management commands that are traced: their names, or True for all but those that nobody waits for.
     commands: tuple[str, ...] | Literal[True]
     tasks: Literal["trace", "link"]
+    #: Whether calls say which line of the user's code made them.
+    code_locations: bool
+    #: Headers that tell a response's reader about its trace, in lower case.
+    response_headers: tuple[str, ...]
     #: Setting name -> where its value came from ("default" where nothing set it).
     sources: Mapping[str, str] = MappingProxyType({})
     problems: tuple[Problem, ...] = ()
@@ -380,6 +390,25 @@ def _refresh(value: Any, from_env: bool) -> float:
     return 0.0 if value == 0 and value is not False else float(_number(1, 3600, unit="seconds")(value, from_env))
 
 
+def _reader(value: Any, from_env: bool) -> str | Callable[[Settings], Any]:
+    # Not imported here: every process would, and only those that show traces need it.
+    if callable(value):
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split(".")):
+        return value
+    raise _Wrong(
+        f"must be a dotted path or a callable, not {_shown(value)}.",
+        'Write it as the path of a function of the settings: "shop.tracing.tempo_reader".',
+    )
+
+
+def _response_headers(value: Any, from_env: bool) -> tuple[str, ...]:
+    if not isinstance(value, str) and isinstance(value, Iterable):
+        value = [item.lower() if isinstance(item, str) else item for item in value]
+    parse = _strings(example='["Server-Timing", "traceresponse"]', choices=("server-timing", "traceresponse"))
+    return parse(value, from_env)  # type: ignore[no-any-return]
+
+
 def _callable(value: Any, from_env: bool) -> Callable[[str, Any], Any]:
     hint = 'Write it as a function of key and value, or as its dotted path: "shop.tracing.redact".'
     if isinstance(value, str):
@@ -505,7 +534,10 @@ SPECS: tuple[Spec, ...] = (
     Spec("SHUTDOWN_TIMEOUT", 3.0, _number(0, 600, unit="seconds")),
     Spec("LOCAL_STORE", None, _path),
     Spec("MAX_TRACES", 5000, _number(1, unit="traces", whole=True)),
+    Spec("MAX_STORE_BYTES", 512 * 1024 * 1024, _number(1024 * 1024, unit="bytes", whole=True)),
+    Spec("MAX_TRACE_AGE", None, _number(1, unit="seconds")),
     Spec("QUERY_URL", None, _url("http", "https", example="http://localhost:16686")),
+    Spec("READER", None, _reader),
     Spec("INSTRUMENTATIONS", DEFAULT_INSTRUMENTATIONS, _strings(example='["request", "database", "cache"]')),
     Spec("LAYERS", "slow", _choice("all", "slow", "off")),
     Spec("SLOW_LAYER_MS", 1.0, _number(0, unit="milliseconds")),
@@ -522,6 +554,8 @@ SPECS: tuple[Spec, ...] = (
     Spec("LOG_ERRORS", False, _boolean),
     Spec("COMMANDS", (), _commands),
     Spec("TASKS", "trace", _choice("trace", "link")),
+    Spec("CODE_LOCATIONS", False, _boolean),
+    Spec("RESPONSE_HEADERS", (), _response_headers),
 )
 
 _NAMES = tuple(spec.name for spec in SPECS)
