@@ -40,8 +40,7 @@ from django_tracing.sampling.remote import JaegerRemoteSampler, Strategy
 from django_tracing.sampling.rules import Rule
 from django_tracing.spans import suppressed
 from django_tracing.traces.jaeger import JaegerReader
-from django_tracing.traces.local import LocalStore
-from django_tracing.traces.model import ReadError, Trace
+from django_tracing.traces.model import Reader, ReadError, Trace
 
 __all__ = ["Diagnosis", "Outcome", "Step"]
 
@@ -687,7 +686,8 @@ class Diagnosis:
 
     def _read_back(self) -> Iterator[Step]:
         settings = self.settings
-        if not self._query or (settings.exporter != "local" and settings.query_url is None):
+        readable = settings.exporter == "local" or settings.query_url is not None or settings.reader is not None
+        if not self._query or not readable:
             if self._unconfirmed():
                 yield Step(
                     "read",
@@ -701,29 +701,24 @@ class Diagnosis:
             else:
                 yield Step("read", "skipped", "not asked for (--no-query)")
             return
-        reader = get_reader(settings, timeout=min(self._left(), 5.0))
         try:
+            reader = get_reader(settings, timeout=min(self._left(), 5.0))
             found = self._wait_for_trace(reader)
         except ReadError as error:
             yield self._unreadable(str(error))
             return
         except TimeoutError:
-            yield self._unreadable(f"{_shown(settings.query_url)} did not answer in time.")
+            yield self._unreadable(f"{reader.describe()} did not answer in time.")
             return
-        finally:
-            if isinstance(reader, LocalStore):
-                reader.close()
         if found is None:
             yield self._never_readable()
             return
         self.exit_code = 0
         assert self.trace_id is not None
+        self.link = reader.trace_link(self.trace_id) or f"python manage.py traces {self.trace_id}"
+        where = reader.describe()
         if isinstance(reader, JaegerReader):
-            self.link = reader.trace_link(self.trace_id)
-            where = f"{_shown(settings.query_url)} (query API {reader.dialect})"
-        else:
-            self.link = f"python manage.py traces {self.trace_id}"
-            where = str(settings.local_store)
+            where += f" (query API {reader.dialect})"
         if len(found.spans) < 2:
             yield Step(
                 "read",
@@ -735,7 +730,7 @@ class Diagnosis:
         else:
             yield Step("read", "ok", f"the trace was read back from {where}")
 
-    def _wait_for_trace(self, reader: LocalStore | JaegerReader) -> Trace | None:
+    def _wait_for_trace(self, reader: Reader) -> Trace | None:
         """The trace once it is whole, or what there is of it when the time is over."""
         trace_id = self.trace_id
         assert trace_id is not None

@@ -198,7 +198,12 @@ def _local_write(settings: Settings) -> Callable[[list[dict[str, object]]], None
     def store() -> LocalStore:
         from django_tracing.traces.local import LocalStore
 
-        return LocalStore(settings.local_store, max_traces=settings.max_traces)
+        return LocalStore(
+            settings.local_store,
+            max_traces=settings.max_traces,
+            max_bytes=settings.max_store_bytes,
+            max_age=settings.max_trace_age,
+        )
 
     return lambda rows: store().write(rows)
 

@@ -2,25 +2,82 @@
 
 from __future__ import annotations
 
+from typing import Any, Final, cast
+
+from django.utils.module_loading import import_string
+
 from django_tracing.conf import Settings
 from django_tracing.traces.jaeger import JaegerReader
 from django_tracing.traces.local import LocalStore
-from django_tracing.traces.model import ReadError
+from django_tracing.traces.model import Reader, ReadError
 
 __all__ = ["get_reader"]
 
+#: What a reader does, see :class:`django_tracing.traces.model.Reader`.
+_METHODS: Final = tuple(name for name in vars(Reader) if not name.startswith("_"))
 
-def get_reader(settings: Settings, *, timeout: float = 5.0) -> LocalStore | JaegerReader:
-    """The local store, or the Jaeger at QUERY_URL. ``timeout`` is in seconds, for each question to Jaeger.
 
-    Raises :class:`ReadError` (reason ``no_reader``) when spans go where nothing can be read back from.
+def get_reader(settings: Settings, *, timeout: float = 5.0, budget: float | None = None) -> Reader:
+    """What READER names, the local store, or the Jaeger at QUERY_URL.
+
+    ``timeout`` is in seconds, for each question to Jaeger; ``budget`` for all of them together, where given.
+    Raises :class:`ReadError`: reason ``no_reader`` when spans go where nothing can be read back from, ``bad_reader``
+    when READER names nothing that can be read with.
     """
+    if settings.reader is not None:
+        return _named_reader(settings)
     if settings.exporter == "local":
         return LocalStore(settings.local_store, max_traces=settings.max_traces)
     if settings.query_url:
-        return JaegerReader(settings.query_url, timeout=timeout)
+        return JaegerReader(settings.query_url, timeout=timeout, budget=budget)
     raise ReadError(
         f"Traces can't be read back: the exporter {settings.exporter!r} ({settings.source('EXPORTER')}) "
         f'keeps none that this app can read. Set EXPORTER to "local", or QUERY_URL to the address of a Jaeger.',
         "no_reader",
     )
+
+
+def _named_reader(settings: Settings) -> Reader:
+    make = settings.reader
+    shown = make if isinstance(make, str) else getattr(make, "__qualname__", repr(make))
+    try:
+        if isinstance(make, str):
+            make = import_string(make)
+        reader = make(settings)  # type: ignore[operator]
+    except ReadError:
+        raise
+    except Exception as error:
+        raise ReadError(
+            f"Traces can't be read back: {settings.source('READER')} is {shown!r}, which fails with "
+            f"{type(error).__name__}: {error}. It has to be the dotted path of a callable that takes the settings.",
+            "bad_reader",
+        ) from error
+    missing = [name for name in _METHODS if not callable(getattr(reader, name, None))]
+    if missing:
+        raise ReadError(
+            f"Traces can't be read back: what {settings.source('READER')} names has no {', '.join(missing)}. "
+            f"docs/traces.md says what a reader does.",
+            "bad_reader",
+        )
+    return cast(Reader, _Guarded(reader))
+
+
+class _Guarded:
+    """Somebody else's reader, whose errors of any kind become :class:`ReadError`."""
+
+    def __init__(self, reader: Any) -> None:
+        self._reader = reader
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._reader, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return method(*args, **kwargs)
+            except ReadError:
+                raise
+            except Exception as error:
+                kind = type(self._reader).__name__
+                raise ReadError(f"{kind}.{name} failed: {type(error).__name__}: {error}.", "failed") from error
+
+        return call if callable(method) else method

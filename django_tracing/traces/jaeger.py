@@ -17,11 +17,15 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, TypeVar, cast
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
+from django_tracing.traces.dependencies import links_of
 from django_tracing.traces.model import (
+    Dependencies,
+    Dependency,
     Event,
     Kind,
     Link,
     ReadError,
+    RouteStatistics,
     Span,
     Status,
     Trace,
@@ -31,6 +35,7 @@ from django_tracing.traces.model import (
     summarise,
     trace_id_prefix,
 )
+from django_tracing.traces.routes import parts_of, route_statistics
 
 __all__ = ["JaegerReader", "ReaderError"]
 
@@ -44,6 +49,10 @@ CLOCK_SKEW: Final = 3600.0
 MAX_ANSWER: Final = 64 * 1024 * 1024
 #: Among how many of the newest traces the beginning of an id is looked for.
 PREFIX_DEPTH: Final = 200
+#: How many of the newest traces are read whole, where there is nothing shorter to ask for.
+WHOLE_TRACES: Final = 200
+#: How often a search goes on to older traces, when some that Jaeger found are not what was asked for.
+MAX_ROUNDS: Final = 5
 #: Jaeger traces itself; nobody looks for that unless by name.
 OWN_SERVICES: Final = frozenset({"jaeger", "jaeger-query", "jaeger-all-in-one"})
 
@@ -60,14 +69,22 @@ class JaegerReader:
     """Reads traces from the Jaeger whose UI and query API are at ``query_url``, e.g. ``http://localhost:16686``.
 
     The URL may have a path (``https://example.com/jaeger``) and credentials, which are sent as Basic authentication.
-    ``timeout`` is in seconds, for each question. Which dialect it speaks is found out with the first one. Proxies of
-    the environment are not used, and redirects not followed. Every method raises :class:`ReaderError`.
+    ``timeout`` is in seconds, for each question; ``budget`` for all questions of this reader together, where given.
+    Which dialect it speaks is found out with the first one. Proxies of the environment are not used, and redirects
+    not followed. Every method raises :class:`ReaderError`.
 
     What is asked by ``search`` and ``trace`` is said in :class:`django_tracing.traces.model.Reader`. A search without
     ``start`` goes back :data:`LOOKBACK`; one without ``service`` asks Jaeger once for every service it knows.
     """
 
-    def __init__(self, query_url: str, *, timeout: float = 5.0, headers: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        query_url: str,
+        *,
+        timeout: float = 5.0,
+        budget: float | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         parts = urlsplit(query_url)
         self._secure = parts.scheme == "https"
         self._host = parts.hostname or "localhost"
@@ -78,6 +95,7 @@ class JaegerReader:
         #: The address for people, without credentials.
         self.query_url = f"{parts.scheme}://{host}{port}{self._base}"
         self.timeout = timeout
+        self._deadline = None if budget is None else time.monotonic() + budget
         self._headers = {"Accept": "application/json", "User-Agent": "django-tracing", **(headers or {})}
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
@@ -86,6 +104,10 @@ class JaegerReader:
 
     def __repr__(self) -> str:
         return f"JaegerReader({self.query_url!r})"
+
+    def describe(self) -> str:
+        """The address of Jaeger's UI, without credentials."""
+        return self.query_url
 
     def trace_link(self, trace_id: str) -> str:
         """The page of the trace in Jaeger's UI."""
@@ -131,29 +153,83 @@ class JaegerReader:
         start: float | None = None,
         end: float | None = None,
         limit: int = 20,
-        offset: int = 0,
+        before: tuple[int, str] | None = None,
     ) -> list[TraceSummary]:
         until = time.time() + CLOCK_SKEW if end is None else end
         since = until - LOOKBACK - CLOCK_SKEW if start is None else start
         wanted = dict(attributes or {})
         if errors:
             wanted["error"] = "true"
+        if before is not None:
+            # Jaeger counts microseconds.
+            until = min(until, before[0] / 1e9 + 1e-6)
         ask = self._search_v3 if self.dialect == "v3" else self._search_v1
-        services = [name for name in self.services() if name not in OWN_SERVICES] if service is None else [service]
         found: dict[str, TraceSummary] = {}
+        for name in self._services(service):
+            oldest, depth = until, limit + (before is not None)
+            for _ in range(MAX_ROUNDS):
+                answer = ask(name, operation, min_duration, wanted, since, oldest, depth)
+                # Jaeger compares the durations of single spans, and some of its storages forget about errors.
+                kept = [
+                    summary
+                    for summary in answer
+                    if (min_duration is None or summary.duration >= min_duration * 1e9)
+                    and (max_duration is None or summary.duration <= max_duration * 1e9)
+                    and (not errors or summary.error_count)
+                    and (before is None or (summary.start, summary.trace_id) < before)
+                ]
+                found.update((summary.trace_id, summary) for summary in kept)
+                if len(answer) < depth or len(kept) >= limit:
+                    break
+                # What was left out above made room for older ones.
+                oldest, depth = min(summary.start for summary in answer) / 1e9, depth * 2
+        newest = sorted(found.values(), key=lambda summary: (summary.start, summary.trace_id), reverse=True)
+        return newest[:limit]
+
+    def routes(
+        self, *, service: str | None = None, start: float | None = None, end: float | None = None
+    ) -> list[RouteStatistics]:
+        traces = self._newest(service, start, end)
+        return route_statistics(((trace.trace_id, parts_of(trace)) for trace in traces), service)
+
+    def dependencies(self, *, start: float | None = None, end: float | None = None) -> Dependencies:
+        """What Jaeger counted between services; what it does not count, from its newest traces."""
+        until = time.time() if end is None else end
+        since = until - LOOKBACK if start is None else start
+        traces = self._newest(None, start, end)
+        links: dict[tuple[str, str, str], Dependency] = {
+            (link.caller, link.kind, link.callee): link for link in links_of(traces)
+        }
+        query = {"endTs": str(int(until * 1e3)), "lookback": str(int((until - since) * 1e3))}
+        for caller, callee, calls in self._ask("/api/dependencies", query, _counted_calls):
+            key = (caller, "service", callee)
+            seen = links.get(key)
+            errors, examined = (seen.errors, seen.examined) if seen is not None else (0, 0)
+            links[key] = Dependency(caller, callee, "service", calls, errors, examined)
+        ordered = sorted(links.values(), key=lambda link: (link.caller, link.kind, link.callee))
+        return Dependencies(ordered, sampled=len(traces))
+
+    def _services(self, service: str | None) -> list[str]:
+        return [name for name in self.services() if name not in OWN_SERVICES] if service is None else [service]
+
+    def _newest(self, service: str | None, start: float | None, end: float | None) -> list[Trace]:
+        """The newest traces with all their spans, of each service about as many."""
+        until = time.time() + CLOCK_SKEW if end is None else end
+        since = until - LOOKBACK - CLOCK_SKEW if start is None else start
+        services = self._services(service)
+        depth = max(WHOLE_TRACES // max(len(services), 1), 10)
+        spans: dict[str, dict[str, Span]] = {}
         for name in services:
-            for summary in ask(name, operation, min_duration, wanted, since, until, limit + offset):
-                found[summary.trace_id] = summary
-        # Jaeger compares the durations of single spans, and some of its storages forget about errors.
-        kept = [
-            summary
-            for summary in found.values()
-            if (min_duration is None or summary.duration >= min_duration * 1e9)
-            and (max_duration is None or summary.duration <= max_duration * 1e9)
-            and (not errors or summary.error_count)
-        ]
-        kept.sort(key=lambda summary: (summary.start, summary.trace_id), reverse=True)
-        return kept[offset : offset + limit]
+            for span in self._whole(name, since, until, depth):
+                spans.setdefault(span.trace_id, {})[span.span_id] = span
+        return [Trace(trace_id, members.values()) for trace_id, members in spans.items()]
+
+    def _whole(self, service: str, since: float, until: float, depth: int) -> list[Span]:
+        if self.dialect == "v3":
+            query = _query_v3(service, since, until, depth)
+            return self._ask("/api/v3/traces", query, lambda answer: list(_decode_v3(answer)), none=[])
+        query = _query_v1(service, since, until, depth)
+        return self._ask("/api/traces", query, lambda answer: list(_decode_v1(answer)), none=[])
 
     def _search_v3(
         self,
@@ -165,12 +241,7 @@ class JaegerReader:
         until: float,
         depth: int,
     ) -> list[TraceSummary]:
-        query = {
-            "query.serviceName": service,
-            "query.startTimeMin": iso_time(int(since * 1e9)),
-            "query.startTimeMax": iso_time(int(until * 1e9)),
-            "query.searchDepth": str(depth),
-        }
+        query = _query_v3(service, since, until, depth)
         if operation is not None:
             query["query.operationName"] = operation
         if min_duration is not None:
@@ -193,12 +264,7 @@ class JaegerReader:
         until: float,
         depth: int,
     ) -> list[TraceSummary]:
-        query = {
-            "service": service,
-            "start": str(int(since * 1e6)),
-            "end": str(int(until * 1e6)),
-            "limit": str(depth),
-        }
+        query = _query_v1(service, since, until, depth)
         if operation is not None:
             query["operation"] = operation
         if min_duration is not None:
@@ -278,13 +344,21 @@ class JaegerReader:
     def _get(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
         """The status and the JSON, None where it is none."""
         target = quote(self._base, safe="/%") + path + (f"?{urlencode(query)}" if query else "")
+        timeout = self.timeout
+        if self._deadline is not None:
+            timeout = min(timeout, self._deadline - time.monotonic())
+            if timeout <= 0:
+                raise ReaderError(
+                    f"{self.query_url} takes too long to answer. Ask for less: one service, or a shorter time.",
+                    "timeout",
+                )
         connection: http.client.HTTPConnection
         if self._secure:
             connection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=self.timeout, context=ssl.create_default_context()
+                self._host, self._port, timeout=timeout, context=ssl.create_default_context()
             )
         else:
-            connection = http.client.HTTPConnection(self._host, self._port, timeout=self.timeout)
+            connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
         try:
             connection.request("GET", target, headers=self._headers)
             with connection.getresponse() as response:
@@ -347,6 +421,32 @@ class JaegerReader:
                 "not_jaeger",
             )
         return ReaderError(f"{where} can't be reached: {error}.", "unreachable")
+
+
+def _query_v3(service: str, since: float, until: float, depth: int) -> dict[str, str]:
+    return {
+        "query.serviceName": service,
+        "query.startTimeMin": iso_time(int(since * 1e9)),
+        "query.startTimeMax": iso_time(int(until * 1e9)),
+        "query.searchDepth": str(depth),
+    }
+
+
+def _query_v1(service: str, since: float, until: float, depth: int) -> dict[str, str]:
+    return {
+        "service": service,
+        "start": str(int(since * 1e6)),
+        "end": str(int(until * 1e6)),
+        "limit": str(depth),
+    }
+
+
+def _counted_calls(answer: dict[str, Any]) -> list[tuple[str, str, int]]:
+    return [
+        (item["parent"], item["child"], int(item.get("callCount", 0)))
+        for item in answer["data"] or ()
+        if item["parent"] != item["child"]
+    ]
 
 
 def _duration(seconds: float) -> str:

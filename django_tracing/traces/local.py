@@ -15,20 +15,27 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
 from django_tracing.traces.model import (
+    Dependencies,
+    Dependency,
     Event,
     Link,
     ReadError,
+    RouteStatistics,
     Span,
     Trace,
     TraceSummary,
     root_first,
     trace_id_prefix,
 )
+from django_tracing.traces.routes import Part, route_statistics
+from django_tracing.traces.work import breaker_state, target_of, work_of
 
 __all__ = ["LocalStore", "StoreError"]
 
@@ -36,12 +43,10 @@ _logger = logging.getLogger("django_tracing")
 
 #: Marks the file as ours ("DjTr"), so that no other program's database is ever written to or moved.
 APPLICATION_ID: Final = 0x446A5472
-#: Goes up when the tables change. A file of another version is set aside: traces are no data to migrate.
-VERSION: Final = 1
+#: Goes up when the tables change: older files are brought up to it, those of a newer app are set aside.
+VERSION: Final = 2
 #: How long a writer waits for the others, in seconds. A batch takes milliseconds.
 BUSY_TIMEOUT: Final = 5.0
-#: The ring is bounded in bytes too: traces may be of any length.
-MAX_BYTES: Final = 512 * 1024 * 1024
 #: Unused pages are given back when they are more than this share of the file; else the next spans take them.
 FREE_SHARE: Final = 0.25
 
@@ -76,7 +81,10 @@ CREATE TABLE spans (
     status TEXT NOT NULL,
     attributes TEXT NOT NULL,
     resource INTEGER NOT NULL,
-    more TEXT NOT NULL
+    more TEXT NOT NULL,
+    work TEXT NOT NULL DEFAULT 'other',
+    target_kind TEXT NOT NULL DEFAULT '',
+    target TEXT NOT NULL DEFAULT ''
 );
 CREATE UNIQUE INDEX spans_by_trace ON spans (trace, span_id);
 CREATE INDEX spans_by_operation ON spans (service, name, trace);
@@ -87,6 +95,13 @@ CREATE TABLE resources (
     PRIMARY KEY (trace, id)
 ) WITHOUT ROWID;
 """
+
+#: What version 1 had not: what pages would else have to read out of every span's attributes.
+_TO_VERSION_2: Final = (
+    "ALTER TABLE spans ADD COLUMN work TEXT NOT NULL DEFAULT 'other'",
+    "ALTER TABLE spans ADD COLUMN target_kind TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE spans ADD COLUMN target TEXT NOT NULL DEFAULT ''",
+)
 
 _SUMMARY: Final = 'trace_id, name, service, services, start, "end", span_count, error_count'
 _SPAN: Final = (
@@ -103,16 +118,26 @@ class StoreError(ReadError):
 
 
 class LocalStore:
-    """The traces in the SQLite file ``path``, at most the ``max_traces`` that came last.
+    """The traces in the SQLite file ``path``: at most the ``max_traces`` that came last, in ``max_bytes`` bytes.
 
+    Those that ended more than ``max_age`` seconds ago leave, too, when others come.
     Nothing is opened or created before the first write; reading a file that is not there finds no traces.
     Every method may be called from any thread and process, and raises :class:`StoreError`. What is asked by
     ``search`` and ``trace`` is said in :class:`django_tracing.traces.model.Reader`.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, max_traces: int = 5000) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        max_traces: int = 5000,
+        max_bytes: int = 512 * 1024 * 1024,
+        max_age: float | None = None,
+    ) -> None:
         self.path = Path(path)
         self.max_traces = max_traces
+        self.max_bytes = max_bytes
+        self.max_age = max_age
         self._lock = Lock()
         self._writer: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -181,8 +206,10 @@ class LocalStore:
             "SELECT (SELECT min(seq) FROM traces), (SELECT max(seq) FROM traces)"
         ).fetchone()
         keep_from = last - self.max_traces + 1
-        if _used_bytes(connection) > MAX_BYTES:
+        if _used_bytes(connection) > self.max_bytes:
             keep_from = max(keep_from, first + max(1, (last - first) // 10))
+        if self.max_age is not None:
+            keep_from = max(keep_from, _first_younger(connection, int((time.time() - self.max_age) * 1e9), last))
         if keep_from <= first:
             return False
         for table, column in (("spans", "trace"), ("resources", "trace"), ("traces", "seq")):
@@ -198,7 +225,7 @@ class LocalStore:
             self._file = self._examine()
             self._writer = self._connect()
             version = self._create(self._writer)
-            if version != VERSION:
+            if version > VERSION:
                 found = self._file
                 self._close()
                 self._set_aside(f"it has version {version} of the tables, and this is version {VERSION}", found)
@@ -229,6 +256,10 @@ class LocalStore:
                         connection.execute(statement)
                     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     connection.execute(f"PRAGMA user_version = {VERSION}")
+        if _pragma(connection, "user_version") < VERSION:
+            with _transaction(connection, "IMMEDIATE"):
+                if _pragma(connection, "user_version") < VERSION:
+                    _bring_up_to_date(connection)
         # While another process reads, this may be refused; then the next that opens the file does it.
         with suppress(sqlite3.OperationalError):
             connection.execute("PRAGMA journal_mode = WAL")
@@ -344,7 +375,7 @@ class LocalStore:
             # Unlike a plain path, this creates no file.
             address = f"{self.path.absolute().as_uri()}?mode=rw"
             with closing(sqlite3.connect(address, timeout=BUSY_TIMEOUT, uri=True)) as connection:
-                # One of another version is begun anew by the next write, an empty one filled.
+                # One of another version is brought up to date by the next write, an empty one filled.
                 if _pragma(connection, "user_version") != VERSION:
                     yield None
                     return
@@ -375,7 +406,7 @@ class LocalStore:
         start: float | None = None,
         end: float | None = None,
         limit: int = 20,
-        offset: int = 0,
+        before: tuple[int, str] | None = None,
     ) -> list[TraceSummary]:
         where: list[str] = []
         values: list[Any] = []
@@ -394,6 +425,8 @@ class LocalStore:
             ask('t."end" - t.start <= ?', int(max_duration * 1e9))
         if errors:
             ask("t.error_count > 0")
+        if before is not None:
+            ask("(t.start, t.trace_id) < (?, ?)", *before)
         of_one_span: list[str] = []
         if service is not None:
             of_one_span.append("s.service = ?")
@@ -402,6 +435,9 @@ class LocalStore:
             of_one_span.append("s.name = ?")
             values.append(_text(operation))
         for key, text in (attributes or {}).items():
+            if (key, text) == ("error", "true"):
+                of_one_span.append("s.status = 'error'")
+                continue
             # Looking for what it would be written as first spares most spans the parsing.
             of_one_span.append(
                 "(instr(s.attributes, ?) OR instr(s.attributes, ?)) AND has_attribute(s.attributes, ?, ?)"
@@ -413,13 +449,13 @@ class LocalStore:
             where.append(f"EXISTS (SELECT 1 FROM spans s WHERE s.trace = t.seq AND {conditions})")  # noqa: S608
         query = (
             f"SELECT {_SUMMARY} FROM traces t {'WHERE ' + ' AND '.join(where) if where else ''} "  # noqa: S608
-            "ORDER BY t.start DESC, t.trace_id DESC LIMIT ? OFFSET ?"
+            "ORDER BY t.start DESC, t.trace_id DESC LIMIT ?"
         )
         with self._reading() as connection:
             if connection is None:
                 return []
             connection.create_function("has_attribute", 3, _has_attribute, deterministic=True)
-            return [_summary(row) for row in connection.execute(query, (*values, limit, offset))]
+            return [_summary(row) for row in connection.execute(query, (*values, limit))]
 
     def trace(self, trace_id: str) -> Trace | None:
         prefix = trace_id_prefix(trace_id)
@@ -441,6 +477,61 @@ class LocalStore:
                 (seq,),
             )
             return Trace(full_id, [_span(full_id, row) for row in rows])
+
+    def routes(
+        self, *, service: str | None = None, start: float | None = None, end: float | None = None
+    ) -> list[RouteStatistics]:
+        within, values = _within(start, end)
+        with self._reading() as connection:
+            if connection is None:
+                return []
+            rows = connection.execute(
+                "SELECT t.trace_id, s.span_id, s.parent_id, s.service, s.name, s.kind, s.start, "  # noqa: S608
+                f"s.\"end\", s.status = 'error', s.work FROM traces t JOIN spans s ON s.trace = t.seq WHERE {within} "
+                "ORDER BY t.seq",
+                values,
+            )
+            grouped = groupby(rows, key=itemgetter(0))
+            return route_statistics(((key, [Part(*row[1:]) for row in found]) for key, found in grouped), service)
+
+    def dependencies(self, *, start: float | None = None, end: float | None = None) -> Dependencies:
+        within, values = _within(start, end)
+        with self._reading() as connection:
+            if connection is None:
+                return Dependencies([])
+            links = [
+                Dependency(caller, callee, "service", calls, errors, calls)
+                for caller, callee, calls, errors in connection.execute(_CALLS.format(within=within), values)
+            ]
+            for caller, kind, callee, calls, errors in connection.execute(_TARGETS.format(within=within), values):
+                state = _state(connection, callee) if kind == "breaker" else ""
+                links.append(Dependency(caller, callee, kind, calls, errors, calls, state))
+            return Dependencies(sorted(links, key=lambda link: (link.caller, link.kind, link.callee)))
+
+    def describe(self) -> str:
+        """The file's path."""
+        return str(self.path)
+
+    def trace_link(self, trace_id: str) -> str | None:
+        """None: a file has no UI of its own."""
+        return None
+
+
+#: Spans whose parent is another service's.
+_CALLS: Final = """
+SELECT p.service, c.service, count(*), sum(c.status = 'error')
+FROM traces t JOIN spans c ON c.trace = t.seq JOIN spans p ON p.trace = c.trace AND p.span_id = c.parent_id
+WHERE {within} AND c.parent_id <> '' AND p.service <> c.service
+GROUP BY p.service, c.service
+"""
+#: What services call that is not traced itself: a call below which another service's span hangs is none of these.
+_TARGETS: Final = """
+SELECT s.service, s.target_kind, s.target, count(*), sum(s.status = 'error')
+FROM traces t JOIN spans s ON s.trace = t.seq
+WHERE {within} AND s.target <> '' AND NOT (s.target_kind = 'external' AND EXISTS (
+    SELECT 1 FROM spans c WHERE c.trace = s.trace AND c.parent_id = s.span_id AND c.service <> s.service))
+GROUP BY s.service, s.target_kind, s.target
+"""
 
 
 # ----- Over a fork
@@ -512,6 +603,57 @@ def _pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
+def _within(start: float | None, end: float | None) -> tuple[str, list[int]]:
+    """A condition on when traces began, and its values."""
+    conditions = ["1"]
+    values = []
+    for sign, bound in ((">=", start), ("<=", end)):
+        if bound is not None:
+            conditions.append(f"t.start {sign} ?")
+            values.append(int(bound * 1e9))
+    return " AND ".join(conditions), values
+
+
+def _state(connection: sqlite3.Connection, breaker: str) -> str:
+    """A breaker's state when it was last asked."""
+    for (attributes,) in connection.execute(
+        "SELECT attributes FROM spans WHERE target_kind = 'breaker' AND target = ? ORDER BY start DESC LIMIT 1",
+        (breaker,),
+    ):
+        return breaker_state(json.loads(attributes))
+    return ""
+
+
+def _first_younger(connection: sqlite3.Connection, since: int, last: int) -> int:
+    """The number of the first trace that ended after ``since``: never beyond the newest, a few hundred at a time."""
+    number = 0
+    for number, end in connection.execute('SELECT seq, "end" FROM traces ORDER BY seq LIMIT 500'):  # noqa: B007
+        if end >= since:
+            break
+    return min(number, last)
+
+
+def _bring_up_to_date(connection: sqlite3.Connection) -> None:
+    """From version 1, the only other one there was."""
+    for statement in _TO_VERSION_2:
+        connection.execute(statement)
+    connection.create_function("described", 3, _described_again, deterministic=True)
+    connection.execute(
+        "UPDATE spans SET work = described(kind, attributes, 0), "
+        "target_kind = described(kind, attributes, 1), target = described(kind, attributes, 2)"
+    )
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _described_again(kind: str, attributes: str, number: int) -> str:
+    return _described(kind, json.loads(attributes), {})[number]
+
+
+def _described(kind: str, attributes: Mapping[str, Any], resource: Mapping[str, Any]) -> tuple[str, str, str]:
+    target = target_of(kind, attributes)
+    return work_of(kind, attributes, resource), *(("", "") if target is None else (target.kind, _text(target.name)))
+
+
 def _used_bytes(connection: sqlite3.Connection) -> int:
     pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
     return pages * _pragma(connection, "page_size")
@@ -539,18 +681,21 @@ def _prepare(row: Mapping[str, Any]) -> dict[str, Any] | None:
     """The columns of a span; None for what is no span."""
     try:
         kind, status = row.get("kind"), row.get("status")
+        kind = kind if kind in _KINDS else "internal"
+        attributes, resource = row.get("attributes") or {}, row.get("resource") or {}
         return {
             "trace_id": f"{int(row['trace_id'], 16):032x}",
             "span_id": f"{int(row['span_id'], 16):016x}",
             "parent_id": f"{int(row['parent_id'], 16):016x}" if row.get("parent_id") else "",
             "name": _text(row.get("name", "")),
-            "kind": kind if kind in _KINDS else "internal",
+            "kind": kind,
             "service": _text(row.get("service", "")),
             "start": int(row["start"]),
             "end": max(int(row["end"]), int(row["start"])),
             "status": status if status in _STATUSES else "unset",
-            "attributes": _dump(row.get("attributes") or {}),
-            "resource": _dump(row.get("resource") or {}),
+            "attributes": _dump(attributes),
+            "resource": _dump(resource),
+            "described": _described(kind, attributes, resource),
             "more": _dump(
                 {
                     key: row[key]
@@ -559,7 +704,7 @@ def _prepare(row: Mapping[str, Any]) -> dict[str, Any] | None:
                 }
             ),
         }
-    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
         return None
 
 
@@ -587,7 +732,7 @@ def _store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[
             resource = resources[row["resource"]] = int.from_bytes(digest, "big", signed=True)
             connection.execute("INSERT OR IGNORE INTO resources VALUES (?, ?, ?)", (seq, resource, row["resource"]))
         added = connection.execute(
-            "INSERT OR IGNORE INTO spans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT OR IGNORE INTO spans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 seq,
                 row["span_id"],
@@ -601,6 +746,7 @@ def _store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[
                 row["attributes"],
                 resource,
                 row["more"],
+                *row["described"],
             ),
         ).rowcount
         if not added:

@@ -12,13 +12,18 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, Literal, Protocol
 
+from django_tracing.traces.work import TargetKind, Work
+
 __all__ = [
+    "Dependencies",
+    "Dependency",
     "Event",
     "Kind",
     "Link",
     "Node",
     "ReadError",
     "Reader",
+    "RouteStatistics",
     "Span",
     "Status",
     "Trace",
@@ -239,8 +244,88 @@ class Trace:
         return {**self.summary().as_dict(), "spans": [span.as_dict() for span in self.spans]}
 
 
+@dataclass(frozen=True, slots=True)
+class RouteStatistics:
+    """One kind of request (or task, or command) of one service, over many traces. Times are nanoseconds."""
+
+    service: str
+    #: The name of the spans that begin it, e.g. ``GET /items/<int:pk>``.
+    name: str
+    count: int
+    error_count: int
+    p50: int
+    p95: int
+    p99: int
+    #: Of all its time: what its spans spent themselves, by kind of work.
+    time_by_work: dict[Work, int]
+    slowest_trace_id: str
+    slowest: int
+
+    def as_dict(self) -> dict[str, Any]:
+        """JSON-able: times in milliseconds."""
+        return {
+            "service": self.service,
+            "name": self.name,
+            "count": self.count,
+            "error_count": self.error_count,
+            "p50_ms": self.p50 / 1e6,
+            "p95_ms": self.p95 / 1e6,
+            "p99_ms": self.p99 / 1e6,
+            "time_by_work_ms": {work: time / 1e6 for work, time in self.time_by_work.items()},
+            "slowest_trace_id": self.slowest_trace_id,
+            "slowest_ms": self.slowest / 1e6,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Dependency:
+    """Who calls whom: a service another service, a database, a cache, a breaker or something that is not traced."""
+
+    caller: str
+    callee: str
+    kind: Literal["service"] | TargetKind
+    calls: int
+    #: How many of the ``examined`` calls failed.
+    errors: int
+    #: Among how many calls failures were looked for: all of them, unless the backend counts calls only.
+    examined: int
+    #: Of a breaker, as it was last seen: ``closed``, ``open`` or ``half-open``.
+    state: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "caller": self.caller,
+            "callee": self.callee,
+            "kind": self.kind,
+            "calls": self.calls,
+            "errors": self.errors,
+            "examined": self.examined,
+            **({"state": self.state} if self.state else {}),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """Who calls whom, in the order of their names."""
+
+    links: list[Dependency]
+    #: How many of the newest traces were looked through for what the backend does not count itself; None: all.
+    sampled: int | None = None
+
+
 class Reader(Protocol):
-    """Where traces are read back from. All methods raise :class:`ReadError`."""
+    """Where traces are read back from. All methods raise :class:`ReadError`.
+
+    ``start`` and ``end`` are seconds since the epoch and bound when traces began.
+    """
+
+    def describe(self) -> str:
+        """What is read from, for people: a path, a URL. Without credentials."""
+        ...
+
+    def trace_link(self, trace_id: str) -> str | None:
+        """The page of the trace in the backend's own UI, None where it has none."""
+        ...
 
     def services(self) -> list[str]:
         """Names of the services that sent spans, sorted."""
@@ -262,18 +347,28 @@ class Reader(Protocol):
         start: float | None = None,
         end: float | None = None,
         limit: int = 20,
-        offset: int = 0,
+        before: tuple[int, str] | None = None,
     ) -> list[TraceSummary]:
         """The newest traces with one span of ``service`` and ``operation`` that has all ``attributes``.
 
-        Durations are the trace's, in seconds; ``start`` and ``end``, seconds since the epoch, bound when it began;
-        ``errors`` asks for at least one failed span. Values of attributes are compared as text
-        (``{"cache.hit": "true", "http.status_code": "404"}``).
+        Durations are the trace's, in seconds; ``errors`` asks for at least one failed span. Values of attributes are
+        compared as text (``{"cache.hit": "true", "http.status_code": "404"}``), and a failed span has
+        ``{"error": "true"}``. ``before`` is the start (nanoseconds) and the id of a trace: what is older follows.
         """
         ...
 
     def trace(self, trace_id: str) -> Trace | None:
         """The trace whose id is, or alone begins with, ``trace_id`` (6 hex digits or more); None if there is none."""
+        ...
+
+    def routes(
+        self, *, service: str | None = None, start: float | None = None, end: float | None = None
+    ) -> list[RouteStatistics]:
+        """What requests, tasks and commands took, by service and name; a backend may look at its newest only."""
+        ...
+
+    def dependencies(self, *, start: float | None = None, end: float | None = None) -> Dependencies:
+        """Who calls whom."""
         ...
 
 

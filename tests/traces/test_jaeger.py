@@ -290,17 +290,18 @@ def test_what_the_older_dialect_is_asked() -> None:
     with Server(v1) as server:
         reader = JaegerReader(server.url)
         reader.search(service="shop", operation="x", min_duration=0.0015, errors=True, attributes={"a": "b"},
-                      start=1, end=2, limit=5, offset=2)  # fmt: skip
+                      start=1, end=9, limit=5, before=(2_000_000_000, "ab"))  # fmt: skip
         parts = urlsplit(server.asked[-1])
         assert parts.path == "/api/traces"
         assert {key: values[0] for key, values in parse_qs(parts.query).items()} == {
             "service": "shop",
             "operation": "x",
             "start": "1000000",
-            "end": "2000000",
+            # What began in the same microsecond may be older by its id.
+            "end": "2000001",
             "minDuration": "1500us",
             "tags": '{"a": "b", "error": "true"}',
-            "limit": "7",
+            "limit": "6",
         }
 
 

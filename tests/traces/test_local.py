@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -138,6 +139,35 @@ def test_a_damaged_file_is_set_aside(store: LocalStore, path: Path, caplog: pyte
     assert [found.trace_id for found in store.search()] == [f"{7:032x}"]
     assert len(set_asides(path)) == 1
     assert "it is damaged" in caplog.text
+
+
+def test_a_file_of_version_1_is_brought_up_to_date(path: Path) -> None:
+    """The tables as they were before pages asked what a span spends its time on."""
+    first = LocalStore(path)
+    first.write(
+        [
+            row(1, 1, 0, "GET /x", kind="server", took=9),
+            row(
+                1, 2, 1, "db.select.x", kind="client", took=4, attributes={"db.system": "postgresql", "db.name": "x"}
+            ),
+        ]
+    )
+    first.close()
+    connection = sqlite3.connect(path)
+    for column in ("work", "target_kind", "target"):
+        connection.execute(f"ALTER TABLE spans DROP COLUMN {column}")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+
+    store = LocalStore(path)
+    store.write([row(2)])
+    assert [int(found.trace_id, 16) for found in store.search()] == [2, 1]
+    (link,) = store.dependencies().links
+    assert (link.caller, link.callee, link.kind) == ("shop", "postgresql x", "database")
+    assert store.routes()[0].time_by_work == {"python": 6 * MS, "sql": 4 * MS}
+    store.close()
+    assert list(path.parent.glob("*.corrupt*")) == []
 
 
 def test_a_file_of_another_version_is_set_aside(
@@ -521,9 +551,8 @@ def test_a_smaller_ring_gives_its_room_back(path: Path) -> None:
     assert path.stat().st_size < before / 2
 
 
-def test_traces_of_any_length_are_bounded_by_bytes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "MAX_BYTES", 1_000_000)
-    store = LocalStore(path, max_traces=1000)
+def test_traces_of_any_length_are_bounded_by_bytes(path: Path) -> None:
+    store = LocalStore(path, max_traces=1000, max_bytes=1_000_000)
     for number in range(1, 101):
         store.write([row(number, span, attributes={"x": "y" * 500}) for span in range(1, 51)])
     found = store.search(limit=1000)
@@ -534,13 +563,24 @@ def test_traces_of_any_length_are_bounded_by_bytes(path: Path, monkeypatch: pyte
     assert path.stat().st_size < 2_000_000
 
 
-def test_one_endless_trace_is_bounded_by_bytes(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "MAX_BYTES", 1_000_000)
-    store = LocalStore(path)
+def test_one_endless_trace_is_bounded_by_bytes(path: Path) -> None:
+    store = LocalStore(path, max_bytes=1_000_000)
     for batch in range(100):
         store.write([row(1, batch * 100 + span, attributes={"x": "y" * 500}) for span in range(1, 51)])
     store.close()
     assert path.stat().st_size < 3_000_000
+
+
+def test_traces_leave_when_they_are_old(path: Path) -> None:
+    now = time.time_ns()
+    store = LocalStore(path, max_age=3600)
+    store.write([row(1, base=now - 7200 * 10**9), row(2, base=now - 1800 * 10**9)])
+    store.write([row(3, base=now)])
+    assert [int(found.trace_id, 16) for found in store.search()] == [3, 2]
+    # The newest stays, whatever its clock says.
+    store.write([row(4, base=now - 7200 * 10**9)])
+    assert store.trace(f"{4:032x}") is not None
+    store.close()
 
 
 # ----- Spans

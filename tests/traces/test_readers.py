@@ -62,14 +62,23 @@ SPANS = [
     span(CHECKOUT, 0xA1, 0, "POST /checkout", "shop", 2000, 90, SpanKind.SERVER,
          attributes={"http.status_code": 502, "http.method": "POST", "user.id": "7", "cache.hit": True}),
     span(CHECKOUT, 0xA2, 0xA1, "http.post.billing", "shop", 2010, 60, SpanKind.CLIENT,
-         attributes={"peer.service": "billing", "ratio": 0.25, "tags": ("a", "b")},
+         attributes={"operation.type": "external", "http.method": "POST", "peer.service": "billing", "ratio": 0.25, "tags": ("a", "b")},
          links=[Link(context(LONELY, 0xC1))]),
     span(CHECKOUT, 0xA3, 0xA2, "POST /charge", "billing", 2020, 40, SpanKind.SERVER,
          status=Status(StatusCode.ERROR, "card declined"),
          events=[Event("exception", {"exception.type": "Declined", "exception.message": "no"}, NOW + 2030 * MS)]),
     span(LISTING, 0xB1, 0, "GET /items", "shop", 1000, 20, SpanKind.SERVER,
          attributes={"http.status_code": 200, "cache.hit": False}),
-    span(LISTING, 0xB2, 0xB1, "db.select.items", "shop", 1001, 5, SpanKind.CLIENT, attributes={"db.rows": 12}),
+    span(LISTING, 0xB2, 0xB1, "db.select.items", "shop", 1001, 5, SpanKind.CLIENT,
+         attributes={"db.rows": 12, "db.system": "postgresql", "db.name": "shop", "operation.type": "database"}),
+    span(LISTING, 0xB4, 0xB1, "circuit_breaker.mail", "shop", 1007, 3,
+         attributes={"operation.type": "circuit_breaker", "circuit_breaker.name": "mail",
+                     "circuit_breaker.state": "closed", "circuit_breaker.state_after": "open"},
+         status=Status(StatusCode.ERROR)),
+    span(LISTING, 0xB5, 0xB4, "http.post.smtp", "shop", 1008, 1, SpanKind.CLIENT,
+         attributes={"http.method": "POST", "http.url": "http://smtp.example/send"}),
+    span(LISTING, 0xB6, 0xB1, "cache.get.item:*", "shop", 1015, 1,
+         attributes={"operation.type": "cache", "cache.system": "redis", "cache.alias": "default"}),
     span(LISTING_TWIN, 0xB3, 0, "GET /items", "shop", 3000, 10, SpanKind.SERVER, status=Status(StatusCode.OK)),
     span(LONELY, 0xC1, 0xFFF, "task.send_mail", "mailer", 4000, 500, SpanKind.CONSUMER),
 ]  # fmt: skip
@@ -114,14 +123,29 @@ class TestEveryReader:
         assert reader.services() == sorted(reader.services())
 
     def test_operations(self, reader: Reader) -> None:
-        assert reader.operations("shop") == ["GET /items", "POST /checkout", "db.select.items", "http.post.billing"]
+        assert reader.operations("shop") == [
+            *("GET /items", "POST /checkout", "cache.get.item:*", "circuit_breaker.mail", "db.select.items"),
+            *("http.post.billing", "http.post.smtp"),
+        ]
         assert reader.operations("nobody") == []
 
     def test_the_newest_come_first(self, reader: Reader) -> None:
         assert ids(reader.search()) == [LONELY, LISTING_TWIN, CHECKOUT, LISTING]
         assert ids(reader.search(limit=2)) == [LONELY, LISTING_TWIN]
-        assert ids(reader.search(limit=2, offset=1)) == [LISTING_TWIN, CHECKOUT]
-        assert ids(reader.search(limit=2, offset=4)) == []
+
+    def test_pages(self, reader: Reader) -> None:
+        """Each goes on where the one before it ended."""
+        found: list[int] = []
+        before = None
+        while page := reader.search(limit=2, before=before):
+            found += ids(page)
+            before = page[-1].start, page[-1].trace_id
+        assert found == [LONELY, LISTING_TWIN, CHECKOUT, LISTING]
+
+    def test_as_many_as_are_asked_for(self, reader: Reader) -> None:
+        """Also where a backend knows only durations of spans, and finds others first."""
+        assert ids(reader.search(max_duration=0.05, limit=1)) == [LISTING_TWIN]
+        assert ids(reader.search(service="shop", max_duration=0.015, limit=1)) == [LISTING_TWIN]
 
     def test_a_summary(self, reader: Reader) -> None:
         checkout = reader.search()[2]
@@ -142,7 +166,7 @@ class TestEveryReader:
             ({"min_duration": 0.05}, [LONELY, CHECKOUT]),
             ({"max_duration": 0.05}, [LISTING_TWIN, LISTING]),
             ({"min_duration": 0.015, "max_duration": 0.1}, [CHECKOUT, LISTING]),
-            ({"errors": True}, [CHECKOUT]),
+            ({"errors": True}, [CHECKOUT, LISTING]),
             ({"errors": True, "service": "mailer"}, []),
             ({"attributes": {"http.status_code": "502"}}, [CHECKOUT]),
             ({"attributes": {"cache.hit": "false"}}, [LISTING]),
@@ -150,6 +174,8 @@ class TestEveryReader:
             # All of them on one span.
             ({"attributes": {"http.status_code": "502", "peer.service": "billing"}}, []),
             ({"attributes": {"http.status_code": "5"}}, []),
+            ({"attributes": {"error": "true"}}, [CHECKOUT, LISTING]),
+            ({"attributes": {"error": "true"}, "service": "shop"}, [LISTING]),
             ({"start": (NOW + 2500 * MS) / 1e9}, [LONELY, LISTING_TWIN]),
             ({"end": (NOW + 2500 * MS) / 1e9}, [CHECKOUT, LISTING]),
             ({"start": NOW / 1e9 + 1.5, "end": NOW / 1e9 + 2.5}, [CHECKOUT]),
@@ -196,6 +222,46 @@ class TestEveryReader:
         trace = reader.trace(f"{LISTING_TWIN:032x}")
         assert trace is not None
         assert trace.root.status == "ok"
+
+    def test_routes(self, reader: Reader) -> None:
+        items = {(route.service, route.name): route for route in reader.routes()}
+        # The mail's sender is elsewhere: it begins with a consumer.
+        assert set(items) == {
+            ("shop", "GET /items"),
+            ("shop", "POST /checkout"),
+            ("billing", "POST /charge"),
+            ("mailer", "task.send_mail"),
+        }
+        listing = items["shop", "GET /items"]
+        assert (listing.count, listing.error_count) == (2, 0)
+        assert (listing.p50, listing.p95, listing.p99) == (10 * MS, 20 * MS, 20 * MS)
+        assert (int(listing.slowest_trace_id, 16), listing.slowest) == (LISTING, 20 * MS)
+        assert listing.time_by_work == {"python": 23 * MS, "sql": 5 * MS, "http": MS, "cache": MS}
+        # A call to another service is the caller's waiting, as a whole.
+        assert items["shop", "POST /checkout"].time_by_work == {"http": 60 * MS, "python": 30 * MS}
+        assert items["billing", "POST /charge"].error_count == 1
+        assert {route.service for route in reader.routes(service="billing")} == {"billing"}
+        assert [route.name for route in reader.routes(start=(NOW + 3500 * MS) / 1e9)] == ["task.send_mail"]
+        assert reader.routes(end=NOW / 1e9) == []
+
+    def test_dependencies(self, reader: Reader) -> None:
+        found = reader.dependencies()
+        assert [
+            (link.caller, link.callee, link.kind, link.calls, link.errors, link.state) for link in found.links
+        ] == [
+            ("shop", "mail", "breaker", 1, 1, "open"),
+            ("shop", "redis default", "cache", 1, 0, ""),
+            ("shop", "postgresql shop", "database", 1, 0, ""),
+            ("shop", "smtp.example", "external", 1, 0, ""),
+            ("shop", "billing", "service", 1, 1, ""),
+        ]
+        assert all(link.examined == 1 for link in found.links)
+        assert found.sampled in (None, 4)
+
+    def test_where_it_reads_from(self, reader: Reader) -> None:
+        link = reader.trace_link("ab")
+        assert link is None or link == f"{reader.describe()}/trace/ab"
+        assert reader.describe()
 
     def test_the_beginning_of_an_id_is_enough(self, reader: Reader) -> None:
         for beginning in ("aaaaaa", "AAAAAA11", f"{CHECKOUT:032x}"[:31]):
