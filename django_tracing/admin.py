@@ -26,8 +26,9 @@ from django_tracing.models import ProcessStatus, SamplingRule
 from django_tracing.sampling.refresh import GONE_AFTER, as_rule, read_rules
 from django_tracing.sampling.rules import Asked, compile_rules, header_key, pattern_problem
 from django_tracing.sampling.strategies import inexpressible
+from django_tracing.trace_admin import TraceAdmin
 
-__all__ = ["SamplingRuleAdmin", "SamplingRuleForm"]
+__all__ = ["SamplingRuleAdmin", "SamplingRuleForm", "TraceAdmin"]
 
 #: Condition -> how it is said.
 _CONDITIONS = (

@@ -6,7 +6,19 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-__all__ = ["ProcessStatus", "SamplingCount", "SamplingRule"]
+__all__ = ["ProcessStatus", "SamplingCount", "SamplingRule", "Trace"]
+
+
+class Trace(models.Model):  # noqa: DJ008 - there is none to show
+    """No table: traces are stored elsewhere. It gives their pages a place in the admin, and ``view_trace``."""
+
+    class Meta:
+        managed = False
+        # Said, where Django's own would be: to make it, Django imports the database's driver.
+        db_table = "django_tracing_trace"
+        verbose_name = _("trace")
+        verbose_name_plural = _("traces")
+        default_permissions = ("view",)
 
 
 class SamplingRule(models.Model):
@@ -84,7 +96,6 @@ class SamplingRule(models.Model):
     updated = models.DateTimeField(_("updated"), auto_now=True)
 
     class Meta:
-        # Said, where Django's own would be: to make it, Django imports the database's driver.
         db_table = "django_tracing_samplingrule"
         ordering = ["order", "id"]
         verbose_name = _("sampling rule")

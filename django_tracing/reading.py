@@ -38,12 +38,12 @@ def get_reader(settings: Settings, *, timeout: float = 5.0, budget: float | None
 
 
 def _named_reader(settings: Settings) -> Reader:
-    make = settings.reader
+    make: Any = settings.reader
     shown = make if isinstance(make, str) else getattr(make, "__qualname__", repr(make))
     try:
         if isinstance(make, str):
             make = import_string(make)
-        reader = make(settings)  # type: ignore[operator]
+        reader = make(settings)
     except ReadError:
         raise
     except Exception as error:

@@ -1,0 +1,960 @@
+"""The admin's pages of traces: the list, one trace, two side by side, the routes, the service map."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlencode
+
+from django import forms
+from django.contrib import admin
+from django.core.exceptions import PermissionDenied, ValidationError
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.template.response import TemplateResponse
+from django.urls import path, re_path, reverse
+from django.utils import timezone
+from django.utils.dateparse import parse_datetime
+from django.utils.text import slugify
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from django_tracing import attributes as names
+from django_tracing.attributes import Convention
+from django_tracing.conf import get_settings
+from django_tracing.models import Trace as TraceModel
+from django_tracing.reading import get_reader
+from django_tracing.traces.dependencies import BOX_HEIGHT, BOX_WIDTH, errors_of, layout
+from django_tracing.traces.formats import jaeger_json, otlp_json
+from django_tracing.traces.jaeger import JaegerReader
+from django_tracing.traces.model import Reader, ReadError, RouteStatistics, Span, Trace, TraceSummary, to_datetime
+from django_tracing.traces.render import key_attributes, milliseconds
+from django_tracing.traces.waterfall import Row, Waterfall, location_of, statement_of, waterfall
+from django_tracing.traces.work import Work
+
+__all__ = ["SearchForm", "TraceAdmin"]
+
+#: A page waits as long for one answer of Jaeger's, and for all that it asks, in seconds.
+ANSWER_TIMEOUT: Final = 3.0
+PAGE_BUDGET: Final = 10.0
+#: So many rows are open when a trace's page opens; deeper levels of longer traces begin closed.
+OPEN_ROWS: Final = 500
+#: Colours of services, see tracing.css.
+COLOURS: Final = 8
+#: The length of the time line in the units of its drawing.
+SCALE: Final = 1000
+
+_WORKS: Final[Mapping[Work, Any]] = {
+    "sql": _("SQL"),
+    "cache": _("Cache"),
+    "http": _("HTTP"),
+    "python": _("Python"),
+    "other": _("Other"),
+}
+_RANGES: Final = (
+    ("", _("Any time")),
+    ("900", _("Last 15 minutes")),
+    ("3600", _("Last hour")),
+    ("21600", _("Last 6 hours")),
+    ("86400", _("Last 24 hours")),
+    ("604800", _("Last 7 days")),
+)
+_LIMITS: Final = ("20", "50", "100", "200", "500")
+_DURATION: Final = re.compile(r"\s*([0-9]*[.,]?[0-9]+)\s*(us|µs|ms|s|m|min)\s*", re.IGNORECASE)
+_UNITS: Final = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0}
+_ID: Final = r"(?P<trace_id>[0-9a-fA-F]{6,32})"
+
+
+# ----- What is asked
+
+
+class DurationField(forms.CharField):
+    """A duration with its unit, as seconds: ``250ms``, ``1.5s``."""
+
+    def clean(self, value: Any) -> Any:
+        text = super().clean(value)
+        if not text:
+            return None
+        found = _DURATION.fullmatch(text)
+        if found is None:
+            raise ValidationError(gettext("Write it with its unit, such as 250ms or 1.5s."))
+        return float(found[1].replace(",", ".")) * _UNITS[found[2].lower()]
+
+
+class MomentField(forms.CharField):
+    """A moment in ISO 8601, as seconds since the epoch; without an offset in the current time zone."""
+
+    def clean(self, value: Any) -> Any:
+        text = super().clean(value)
+        if not text:
+            return None
+        try:
+            moment = parse_datetime(text)
+        except ValueError:
+            moment = None
+        if moment is None:
+            raise ValidationError(gettext("Write it as 2026-01-31 13:45."))
+        if timezone.is_naive(moment):
+            moment = timezone.make_aware(moment)
+        try:
+            return moment.timestamp()
+        except (OverflowError, ValueError):
+            raise ValidationError(gettext("No trace is as old as that.")) from None
+
+
+class SearchForm(forms.Form):
+    """Which traces are looked for."""
+
+    service = forms.CharField(label=_("Service"), required=False, max_length=200, widget=forms.Select)
+    operation = forms.CharField(label=_("Operation"), required=False, max_length=300)
+    min_duration = DurationField(label=_("At least"), required=False, max_length=20)
+    max_duration = DurationField(label=_("At most"), required=False, max_length=20)
+    status_code = forms.IntegerField(label=_("Status code"), required=False, min_value=100, max_value=599)
+    user = forms.CharField(label=_("User id"), required=False, max_length=100)
+    correlation_id = forms.CharField(label=_("Correlation id"), required=False, max_length=200)
+    attributes = forms.CharField(label=_("Attributes"), required=False, max_length=1000)
+    within = forms.ChoiceField(label=_("Time"), choices=_RANGES, required=False)
+    start = MomentField(label=_("From"), required=False, max_length=40)
+    end = MomentField(label=_("To"), required=False, max_length=40)
+    limit = forms.ChoiceField(
+        label=_("Traces a page"), choices=[(number, number) for number in _LIMITS], required=False
+    )
+    errors_only = forms.BooleanField(label=_("Errors only"), required=False)
+
+    def __init__(
+        self, *args: Any, services: Sequence[str] = (), operations: Sequence[str] = (), **kwargs: Any
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.operations = operations
+        asked = str(self.data.get("service", ""))
+        known = [*services, *([asked] if asked and asked not in services else [])]
+        self.fields["service"].widget.choices = [("", gettext("All")), *((name, name) for name in known)]
+        hints = {
+            "operation": {"list": "tracing-operations", "placeholder": "GET /items/<int:pk>", "autocomplete": "off"},
+            "min_duration": {"placeholder": "250ms"},
+            "max_duration": {"placeholder": "1.5s"},
+            "attributes": {"placeholder": 'http.method=POST cache.hit=false "db.name=my db"'},
+            "start": {"placeholder": "2026-01-31 13:45", "data-moment": ""},
+            "end": {"placeholder": "2026-01-31 14:00", "data-moment": ""},
+        }
+        for name, attributes in hints.items():
+            self.fields[name].widget.attrs.update(attributes)
+
+    def clean_attributes(self) -> dict[str, str]:
+        text = self.cleaned_data["attributes"]
+        try:
+            words = shlex.split(text)
+        except ValueError:
+            raise ValidationError(gettext("A quotation mark is missing.")) from None
+        found: dict[str, str] = {}
+        for word in words:
+            key, equals, value = word.partition("=")
+            if not equals or not key:
+                raise ValidationError(
+                    gettext("“%(word)s” is no attribute: write key=value, such as http.method=POST.") % {"word": word}
+                )
+            found[key] = value
+        return found
+
+    def asked(self) -> dict[str, Any]:
+        """As a reader's ``search`` takes it."""
+        data = self.cleaned_data
+        wanted = dict(data.get("attributes") or {})
+        if data.get("status_code") is not None:
+            wanted[_status_name()] = str(data["status_code"])
+        if data.get("user"):
+            wanted[names.USER_ID] = data["user"]
+        if data.get("correlation_id"):
+            wanted[names.CORRELATION_ID] = data["correlation_id"]
+        start = data.get("start")
+        if start is None and data.get("within"):
+            start = timezone.now().timestamp() - float(data["within"])
+        return {
+            "service": data.get("service") or None,
+            "operation": data.get("operation") or None,
+            "min_duration": data.get("min_duration"),
+            "max_duration": data.get("max_duration"),
+            "errors": bool(data.get("errors_only")),
+            "attributes": wanted or None,
+            "start": start,
+            "end": data.get("end"),
+        }
+
+    @property
+    def first_fields(self) -> list[forms.BoundField]:
+        """What most searches need."""
+        return [
+            self[name] for name in ("service", "operation", "within", "min_duration", "attributes", "errors_only")
+        ]
+
+    @property
+    def more_fields(self) -> list[forms.BoundField]:
+        shown = {field.name for field in self.first_fields}
+        return [self[name] for name in self.fields if name not in shown]
+
+    @property
+    def page_size(self) -> int:
+        return int(self.cleaned_data.get("limit") or 50)
+
+
+def _status_name() -> str:
+    convention = Convention(get_settings().semconv_stability_opt_in)
+    return next(iter(convention.apply({names.HTTP_STATUS_CODE: 0})))
+
+
+#: The searches that are looked for most.
+_SEARCHES: Final[tuple[tuple[Any, dict[str, str]], ...]] = (
+    (_("All"), {}),
+    (_("Slow requests"), {"min_duration": "1s"}),
+    (_("Errors"), {"errors_only": "on"}),
+    (_("Circuit breakers"), {"attributes": "operation.type=circuit_breaker"}),
+    (_("Database queries"), {"attributes": "operation.type=database"}),
+)
+
+
+# ----- What is shown
+
+
+def _time(nanoseconds: int) -> datetime:
+    moment = to_datetime(nanoseconds)
+    return timezone.localtime(moment) if timezone.is_aware(moment) else moment
+
+
+def _number(value: float) -> str:
+    """For an attribute of SVG: no locale's commas."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+class _Colours:
+    """Services and their colours, in the order in which they were met."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self.numbers = {service: number % COLOURS for number, service in enumerate(services)}
+
+    def __getitem__(self, service: str) -> int:
+        return self.numbers.setdefault(service, len(self.numbers) % COLOURS)
+
+
+class _Share(NamedTuple):
+    """A part of a bar that shows where time went."""
+
+    work: Work
+    label: str
+    time: str
+    percent: str
+    x: str
+    width: str
+
+
+def _shares(times: Mapping[Work, int]) -> list[_Share]:
+    total = sum(times.values())
+    found, x = [], 0.0
+    for work, time in times.items():
+        width = SCALE * time / total if total else 0.0
+        percent = 100 * time / total if total else 0.0
+        found.append(
+            _Share(work, str(_WORKS[work]), milliseconds(time), f"{percent:.0f} %", _number(x), _number(width))
+        )
+        x += width
+    return found
+
+
+def _listed(summary: TraceSummary, longest: int) -> dict[str, Any]:
+    return {
+        "id": summary.trace_id,
+        "url": reverse("admin:django_tracing_trace_trace", args=[summary.trace_id]),
+        "name": summary.name or gettext("(no name)"),
+        "service": summary.service,
+        "others": [name for name in summary.services if name != summary.service],
+        "started": _time(summary.start),
+        "iso": to_datetime(summary.start).isoformat(),
+        "duration": milliseconds(summary.duration),
+        "width": _number(SCALE * summary.duration / longest if longest else 0),
+        "spans": str(summary.span_count),
+        "errors": str(summary.error_count) if summary.error_count else "",
+    }
+
+
+#: The scatter plot, in pixels of its drawing.
+_PLOT_WIDTH, _PLOT_HEIGHT, _PLOT_LEFT, _PLOT_BOTTOM = 1000, 180, 60, 22
+
+
+def _plot(summaries: Sequence[TraceSummary]) -> dict[str, Any] | None:
+    """Durations over time; durations on a logarithmic scale, since they differ by orders of magnitude."""
+    if len(summaries) < 2:
+        return None
+    starts = [summary.start for summary in summaries]
+    logs = [math.log10(max(summary.duration, 1000)) for summary in summaries]
+    first, last = min(starts), max(starts)
+    low, high = math.floor(min(logs)), math.ceil(max(logs))
+    high = max(high, low + 1)
+    width, height = _PLOT_WIDTH - _PLOT_LEFT - 10, _PLOT_HEIGHT - _PLOT_BOTTOM - 10
+
+    def x(start: int) -> float:
+        return _PLOT_LEFT + (width * (start - first) / (last - first) if last > first else width / 2)
+
+    def y(log: float) -> float:
+        return 10 + height * (high - log) / (high - low)
+
+    return {
+        "width": str(_PLOT_WIDTH),
+        "height": str(_PLOT_HEIGHT),
+        "left": str(_PLOT_LEFT),
+        "right": str(_PLOT_WIDTH - 10),
+        "bottom": str(_PLOT_HEIGHT - 4),
+        "lines": [
+            {"y": _number(y(power)), "text_y": _number(y(power) + 4), "label": _round_duration(power)}
+            for power in range(low, high + 1)
+        ],
+        "first": to_datetime(first),
+        "last": to_datetime(last),
+        "dots": [
+            {
+                "x": _number(x(summary.start)),
+                "y": _number(y(log)),
+                "failed": bool(summary.error_count),
+                "url": reverse("admin:django_tracing_trace_trace", args=[summary.trace_id]),
+                "label": f"{summary.service} {summary.name}, {milliseconds(summary.duration)}",
+            }
+            for summary, log in zip(summaries, logs, strict=True)
+        ],
+    }
+
+
+def _round_duration(power: int) -> str:
+    """Ten to the ``power`` nanoseconds."""
+    for unit, exponent in (("s", 9), ("ms", 6), ("µs", 3)):
+        if power >= exponent:
+            return f"{10 ** (power - exponent)} {unit}"
+    return f"{10**power} ns"
+
+
+def _bar(start: int, end: int, total: int) -> dict[str, str]:
+    return {"x": _number(SCALE * start / total), "width": _number(SCALE * max(end - start, 0) / total)}
+
+
+def _shown(
+    number: int, row: Row, total: int, colours: _Colours, above: str, hidden: bool, closed: bool
+) -> dict[str, Any]:
+    span = row.span
+    statement = statement_of(span.attributes)
+    notes = [f"{key}={value}" for key, value in key_attributes(span.attributes)] if not row.folds else []
+    pieces = row.pieces if row.folds else [(row.start, row.start + row.duration)]
+    return {
+        "number": str(number),
+        "parent": str(row.parent),
+        "depth": str(row.depth),
+        "level": str(row.depth + 1),
+        "indent": str(min(row.depth, 30) * 14),
+        "name": span.name or gettext("(no name)"),
+        "count": str(row.count) if row.folds else "",
+        "service": span.service if span.service != above else "",
+        "colour": str(colours[span.service]),
+        "note": statement or " ".join(notes),
+        "location": location_of(span.attributes),
+        "n_plus_one": row.n_plus_one,
+        "failed": bool(row.failed),
+        "orphan": row.orphan,
+        "span_id": span.span_id,
+        "expandable": row.below > 0,
+        "closed": closed,
+        "hidden": hidden,
+        "bars": [_bar(start, end, total) for start, end in pieces],
+        "critical": [_bar(start, end, total) for start, end in row.critical],
+        "duration": milliseconds(row.duration),
+        "self_time": milliseconds(row.self_time),
+        "offset": milliseconds(row.start),
+    }
+
+
+def _rows(fall: Waterfall, colours: _Colours, everything: bool = False) -> list[dict[str, Any]]:
+    total = max(fall.trace.duration, 1)
+    depth = None if everything else _open_depth(fall.rows)
+    shown: list[dict[str, Any]] = []
+    hidden: list[bool] = []
+    closed: list[bool] = []
+    for number, row in enumerate(fall.rows):
+        parent = row.parent
+        out_of_sight = parent >= 0 and (hidden[parent] or closed[parent])
+        shut = not everything and row.below > 0 and (row.folds or (depth is not None and row.depth >= depth))
+        hidden.append(out_of_sight)
+        closed.append(shut)
+        above = fall.rows[parent].span.service if parent >= 0 else "\0"
+        shown.append(_shown(number, row, total, colours, above, out_of_sight, shut))
+    return shown
+
+
+def _open_depth(rows: Sequence[Row]) -> int | None:
+    """Below which level rows begin closed; None where all of them may be open."""
+    if len(rows) <= OPEN_ROWS:
+        return None
+    at: dict[int, int] = {}
+    for row in rows:
+        at[row.depth] = at.get(row.depth, 0) + 1
+    count = 0
+    for depth in sorted(at):
+        count += at[depth]
+        if count > OPEN_ROWS:
+            return max(depth - 1, 0)
+    return None
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def _searchable(key: str, value: Any) -> str:
+    """A link to the traces with this attribute."""
+    word = f"{key}={_value(value)}"
+    return f"{reverse('admin:django_tracing_trace_changelist')}?{urlencode({'attributes': shlex.quote(word)})}"
+
+
+def _attributes(found: Mapping[str, Any], *, searchable: bool = False) -> list[dict[str, str]]:
+    return [
+        {"key": key, "value": _value(value), "url": _searchable(key, value) if searchable else ""}
+        for key, value in sorted(found.items())
+    ]
+
+
+def _detail(span: Span, trace: Trace) -> dict[str, Any]:
+    events = []
+    for event in span.events:
+        stack = event.attributes.get("exception.stacktrace")
+        rest = {key: value for key, value in event.attributes.items() if key != "exception.stacktrace"}
+        events.append(
+            {
+                "name": event.name or gettext("event"),
+                "offset": milliseconds(event.time - span.start),
+                "attributes": _attributes(rest),
+                "stack": _value(stack) if stack else "",
+            }
+        )
+    return {
+        "name": span.name,
+        "service": span.service,
+        "kind": span.kind,
+        "status": span.status,
+        "status_message": span.status_message,
+        "started": _time(span.start),
+        "iso": to_datetime(span.start).isoformat(),
+        "offset": milliseconds(span.start - trace.start),
+        "duration": milliseconds(span.duration),
+        "span_id": span.span_id,
+        "parent_id": span.parent_id,
+        "scope": span.scope,
+        "location": location_of(span.attributes),
+        "attributes": _attributes(span.attributes, searchable=True),
+        "resource": _attributes(span.resource),
+        "events": events,
+        "links": [
+            {
+                "trace_id": link.trace_id,
+                "span_id": link.span_id,
+                "url": reverse("admin:django_tracing_trace_trace", args=[link.trace_id]),
+                "attributes": _attributes(link.attributes),
+            }
+            for link in span.links
+        ],
+    }
+
+
+def _head(trace: Trace, fall: Waterfall, colours: _Colours) -> dict[str, Any]:
+    root = trace.root
+    said = {}
+    for key in (names.USER_ID, names.USER_SUBSCRIPTION, names.CORRELATION_ID):
+        value = next((span.attributes[key] for span in trace.spans if key in span.attributes), None)
+        if value is not None:
+            said[key] = {"value": _value(value), "url": _searchable(key, value)}
+    return {
+        "id": trace.trace_id,
+        "url": reverse("admin:django_tracing_trace_trace", args=[trace.trace_id]),
+        "name": root.name or gettext("(no name)"),
+        "service": root.service,
+        "started": _time(trace.start),
+        "iso": to_datetime(trace.start).isoformat(),
+        "duration": milliseconds(trace.duration),
+        "spans": str(trace.span_count),
+        "errors": str(trace.error_count),
+        "services": [
+            {
+                "name": service,
+                "colour": str(colours[service]),
+                "spans": str(sum(span.service == service for span in trace.spans)),
+            }
+            for service in trace.services
+        ],
+        "said": said,
+        "shares": _shares(fall.time_by_work),
+        "orphans": sum(row.orphan for row in fall.rows),
+    }
+
+
+def _ticks(trace: Trace) -> list[str]:
+    return [milliseconds(trace.duration * quarter // 4) for quarter in range(5)]
+
+
+# ----- The pages
+
+
+@admin.register(TraceModel)
+class TraceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Traces are read where they are stored, not from the database: these pages are all there is."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def get_urls(self) -> list[Any]:
+        def page(view: Callable[..., HttpResponse]) -> Any:
+            def guarded(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+                if not self.has_view_permission(request):
+                    raise PermissionDenied
+                return view(request, **kwargs)
+
+            return self.admin_site.admin_view(guarded)
+
+        prefix = "django_tracing_trace"
+        return [
+            path("", page(self.list_page), name=f"{prefix}_changelist"),
+            path("routes/", page(self.routes_page), name=f"{prefix}_routes"),
+            path("map/", page(self.map_page), name=f"{prefix}_map"),
+            re_path(rf"^{_ID}/$", page(self.trace_page), name=f"{prefix}_trace"),
+            re_path(rf"^{_ID}/spans/(?P<span_id>[0-9a-f]{{16}})/$", page(self.span_page), name=f"{prefix}_span"),
+            re_path(rf"^{_ID}/compare/$", page(self.compare_page), name=f"{prefix}_compare"),
+            re_path(rf"^{_ID}/(?P<kind>otlp|jaeger)\.json$", page(self.download), name=f"{prefix}_download"),
+        ]
+
+    # ----- Reading
+
+    def _reader(self) -> Reader:
+        return get_reader(get_settings(), timeout=ANSWER_TIMEOUT, budget=PAGE_BUDGET)
+
+    def _answer(
+        self, request: HttpRequest, template: str, title: str, context: Mapping[str, Any], status: int = 200
+    ) -> HttpResponse:
+        return TemplateResponse(
+            request,
+            f"admin/django_tracing/trace/{template}.html",
+            {**self.admin_site.each_context(request), "title": title, "opts": self.model._meta, **context},
+            status=status,
+        )
+
+    def _failed(self, request: HttpRequest, title: str, error: ReadError) -> HttpResponse:
+        return self._answer(request, "unreadable", title, {"problem": _problem(request, error)})
+
+    # ----- Pages
+
+    def list_page(self, request: HttpRequest) -> HttpResponse:
+        """The newest traces that are like what is asked for."""
+        context: dict[str, Any] = {"found": [], "plot": None, "problem": None, "older": "", "newer": ""}
+        data = request.GET.copy()
+        form = SearchForm(data)
+        try:
+            reader = self._reader()
+            services = reader.services()
+            own = get_settings().service_name
+            if "service" not in data and isinstance(reader, JaegerReader) and own in services:
+                # Jaeger is asked service by service: fifty of them are for those who ask for all.
+                data["service"] = own
+            asked = str(data.get("service", ""))
+            operations = reader.operations(asked) if asked in services else []
+            form = SearchForm(data, services=services, operations=operations)
+            context["described"] = reader.describe()
+            if form.is_valid():
+                before = _before(data.get("before", ""))
+                summaries = reader.search(**form.asked(), limit=form.page_size + 1, before=before)
+                context |= self._found(request, summaries, form.page_size)
+                context["newer"] = _changed(request, before=None) if before else ""
+        except ReadError as error:
+            context["problem"] = _problem(request, error)
+        context["form"] = form
+        context["searches"] = [
+            {"label": label, "query": urlencode(query), "chosen": _is_asked(data, query)}
+            for label, query in _SEARCHES
+        ]
+        context["detailed"] = any(
+            data.get(name)
+            for name in ("status_code", "user", "correlation_id", "max_duration", "start", "end", "limit")
+        )
+        part = request.GET.get("part") == "results"
+        return self._answer(request, "results" if part else "list", gettext("Traces"), context)
+
+    def _found(self, request: HttpRequest, summaries: list[TraceSummary], limit: int) -> dict[str, Any]:
+        page = summaries[:limit]
+        longest = max((summary.duration for summary in page), default=0)
+        more = len(summaries) > limit
+        return {
+            "found": [_listed(summary, longest) for summary in page],
+            "plot": _plot(page),
+            "older": _changed(request, before=f"{page[-1].start}-{page[-1].trace_id}") if more else "",
+            "shown": ngettext("%(count)d trace", "%(count)d traces", len(page)) % {"count": len(page)},
+        }
+
+    def trace_page(self, request: HttpRequest, trace_id: str) -> HttpResponse:
+        """One trace as a waterfall."""
+        try:
+            reader = self._reader()
+            trace = reader.trace(trace_id)
+            if trace is None:
+                return self._missing(request, trace_id)
+            link = reader.trace_link(trace.trace_id)
+        except ReadError as error:
+            return self._failed(request, gettext("Trace"), error)
+        if trace.trace_id != trace_id:
+            return HttpResponseRedirect(reverse("admin:django_tracing_trace_trace", args=[trace.trace_id]))
+        fall = waterfall(trace)
+        colours = _Colours(trace.services)
+        context = {
+            "trace": _head(trace, fall, colours),
+            "rows": _rows(fall, colours, everything="all" in request.GET),
+            "repeated": [
+                {
+                    "count": str(row.count),
+                    "statement": statement_of(row.span.attributes) or row.span.name,
+                    "location": location_of(row.span.attributes),
+                    "duration": milliseconds(row.duration),
+                }
+                for row in fall.repeated
+            ],
+            "locations_off": not get_settings().code_locations,
+            "ticks": _ticks(trace),
+            "total_ns": str(trace.duration),
+            "link": link,
+            "others": self._like(reader, trace),
+        }
+        return self._answer(request, "trace", trace.root.name, context)
+
+    def _missing(self, request: HttpRequest, trace_id: str) -> HttpResponse:
+        problem = {
+            "message": gettext("The trace %(id)s is not stored.") % {"id": trace_id},
+            "remedy": gettext("It may have left to make room for newer ones, or not have arrived yet."),
+        }
+        return self._answer(request, "unreadable", gettext("Trace"), {"problem": problem}, status=404)
+
+    def _like(self, reader: Reader, trace: Trace) -> list[dict[str, str]]:
+        """Other traces of the same route, to compare with."""
+        root = trace.root
+        try:
+            found = reader.search(service=root.service, operation=root.name, limit=21)
+        except ReadError:
+            return []
+        return [
+            {
+                "id": summary.trace_id,
+                "label": f"{_time(summary.start):%Y-%m-%d %H:%M:%S}, {milliseconds(summary.duration)}"
+                + (
+                    f", {ngettext('%d error', '%d errors', summary.error_count) % summary.error_count}"
+                    if summary.error_count
+                    else ""
+                ),
+            }
+            for summary in found
+            if summary.trace_id != trace.trace_id
+        ][:20]
+
+    def span_page(self, request: HttpRequest, trace_id: str, span_id: str) -> HttpResponse:
+        """All that a span says: by itself, or as the part of a page that a script asks for."""
+        try:
+            trace = self._reader().trace(trace_id)
+        except ReadError as error:
+            return self._failed(request, gettext("Span"), error)
+        span = next((span for span in trace.spans if span.span_id == span_id), None) if trace else None
+        if trace is None or span is None:
+            return self._missing(request, trace_id)
+        context = {"span": _detail(span, trace), "trace": {"id": trace.trace_id, "name": trace.root.name}}
+        return self._answer(request, "detail" if "part" in request.GET else "span", span.name, context)
+
+    def download(self, request: HttpRequest, trace_id: str, kind: str) -> HttpResponse:
+        """The trace as a file."""
+        try:
+            trace = self._reader().trace(trace_id)
+        except ReadError as error:
+            return self._failed(request, gettext("Trace"), error)
+        if trace is None:
+            return self._missing(request, trace_id)
+        content = otlp_json(trace) if kind == "otlp" else jaeger_json(trace)
+        answer = HttpResponse(json.dumps(content, indent=1), content_type="application/json")
+        name = slugify(trace.root.name)[:60] or "trace"
+        answer["Content-Disposition"] = f'attachment; filename="{name}-{trace.trace_id[:8]}-{kind}.json"'
+        return answer
+
+    def compare_page(self, request: HttpRequest, trace_id: str) -> HttpResponse:
+        """Two traces side by side, and what takes longer in which."""
+        other_id = request.GET.get("with", "").strip()
+        if not re.fullmatch(r"[0-9a-fA-F]{6,32}", other_id):
+            raise Http404
+        try:
+            reader = self._reader()
+            traces = [reader.trace(each) for each in (trace_id, other_id)]
+        except ReadError as error:
+            return self._failed(request, gettext("Compare"), error)
+        sides = []
+        for asked, trace in zip((trace_id, other_id), traces, strict=True):
+            if trace is None:
+                return self._missing(request, asked)
+            sides.append((trace, waterfall(trace)))
+        colours = _Colours(dict.fromkeys(service for trace, _fall in sides for service in trace.services))
+        longest = max(trace.duration for trace, _fall in sides)
+        context = {
+            "sides": [
+                {
+                    "trace": _head(trace, fall, colours),
+                    "rows": _side(fall, longest, colours),
+                    "left_out": str(max(len([row for row in fall.rows if not _inner(row, fall)]) - OPEN_ROWS, 0)),
+                    "ticks": [milliseconds(longest * quarter // 4) for quarter in range(5)],
+                }
+                for trace, fall in sides
+            ],
+            "differences": _differences(*(trace for trace, _fall in sides)),
+        }
+        return self._answer(request, "compare", gettext("Compare"), context)
+
+    def routes_page(self, request: HttpRequest) -> HttpResponse:
+        """Requests, tasks and commands by route: how often, how long, where the time goes."""
+        context: dict[str, Any] = {"routes": [], "problem": None, "services": [], "ranges": _RANGES}
+        within = request.GET.get("within", "")
+        context["within"] = within if within in dict(_RANGES) else ""
+        context["service"] = request.GET.get("service", "")
+        order = request.GET.get("o", "-count")
+        context["columns"] = [_column(request, key, label, order) for key, label in _COLUMNS]
+        try:
+            reader = self._reader()
+            context["services"] = reader.services()
+            context["newest_only"] = isinstance(reader, JaegerReader)
+            found = reader.routes(service=context["service"] or None, start=_since(context["within"]))
+            context["routes"] = [_route(route) for route in _sorted(found, order)]
+        except ReadError as error:
+            context["problem"] = _problem(request, error)
+        return self._answer(request, "routes", gettext("Routes"), context)
+
+    def map_page(self, request: HttpRequest) -> HttpResponse:
+        """Who calls whom, as a drawing and as a table."""
+        context: dict[str, Any] = {"problem": None, "map": None, "links": [], "ranges": _RANGES}
+        within = request.GET.get("within", "")
+        context["within"] = within if within in dict(_RANGES) else ""
+        try:
+            dependencies = self._reader().dependencies(start=_since(context["within"]))
+            context["sampled"] = dependencies.sampled
+            context["map"] = _drawn(layout(dependencies.links)) if dependencies.links else None
+            context["links"] = [
+                {
+                    "caller": link.caller,
+                    "callee": link.callee,
+                    "kind": str(_NODES[link.kind]),
+                    "calls": str(link.calls),
+                    "errors": errors_of(link),
+                    "failing": link.errors > 0,
+                    "state": link.state,
+                }
+                for link in dependencies.links
+            ]
+        except ReadError as error:
+            context["problem"] = _problem(request, error)
+        return self._answer(request, "map", gettext("Service map"), context)
+
+
+def _problem(request: HttpRequest, error: ReadError) -> dict[str, str]:
+    """What is wrong and what to do; where to look further, for those who may."""
+    may = request.user.has_perm("django_tracing.view_processstatus")
+    return {
+        "message": str(error),
+        "remedy": "",
+        "status": reverse("admin:django_tracing_processstatus_changelist") if may else "",
+    }
+
+
+def _before(text: str) -> tuple[int, str] | None:
+    start, _dash, trace_id = text.partition("-")
+    return (int(start), trace_id) if start.isdecimal() and len(start) < 20 and trace_id else None
+
+
+def _changed(request: HttpRequest, **changes: str | None) -> str:
+    """The query of this page with some of it changed; None takes a part out."""
+    query = request.GET.copy()
+    query.pop("part", None)
+    for key, value in changes.items():
+        query.pop(key, None)
+        if value is not None:
+            query[key] = value
+    return f"?{query.urlencode()}"
+
+
+def _is_asked(data: Any, query: Mapping[str, str]) -> bool:
+    asked = {key: value for key, value in data.items() if value and key not in ("service", "limit", "before", "part")}
+    return asked == dict(query)
+
+
+def _since(within: str) -> float | None:
+    return (timezone.now() - timedelta(seconds=float(within))).timestamp() if within else None
+
+
+# ----- Comparing
+
+
+def _inner(row: Row, fall: Waterfall) -> bool:
+    """Whether the row is one of several that another row folds."""
+    return row.parent >= 0 and fall.rows[row.parent].folds
+
+
+def _side(fall: Waterfall, longest: int, colours: _Colours) -> list[dict[str, Any]]:
+    return [
+        _shown(number, row, max(longest, 1), colours, "", False, False)
+        for number, row in enumerate(fall.rows)
+        if not _inner(row, fall)
+    ][:OPEN_ROWS]
+
+
+def _differences(left: Trace, right: Trace) -> list[dict[str, Any]]:
+    """What both did, by service and name: how often, how long in all, and the difference, the largest first."""
+    totals: dict[tuple[str, str], list[int]] = {}
+    for side, trace in enumerate((left, right)):
+        for span in trace.spans:
+            counted = totals.setdefault((span.service, span.name), [0, 0, 0, 0])
+            counted[side] += 1
+            counted[2 + side] += span.duration
+    found = []
+    for (service, name), (count, other_count, time, other_time) in totals.items():
+        found.append((abs(other_time - time), service, name, count, other_count, time, other_time))
+    return [
+        {
+            "service": service,
+            "name": name,
+            "counts": (str(count) if count else "–", str(other_count) if other_count else "–"),
+            "times": (milliseconds(time) if count else "–", milliseconds(other_time) if other_count else "–"),
+            "difference": f"{'+' if other_time >= time else '−'}{milliseconds(abs(other_time - time))}",
+            "slower": other_time > time,
+        }
+        for _size, service, name, count, other_count, time, other_time in sorted(found, key=lambda item: -item[0])[
+            :OPEN_ROWS
+        ]
+    ]
+
+
+# ----- Routes
+
+_COLUMNS: Final = (
+    ("name", _("Route")),
+    ("service", _("Service")),
+    ("count", _("Count")),
+    ("errors", _("Errors")),
+    ("p50", _("p50")),
+    ("p95", _("p95")),
+    ("p99", _("p99")),
+    ("slowest", _("Slowest")),
+    ("total", _("Total time")),
+)
+_KEYS: Final[Mapping[str, Callable[[RouteStatistics], Any]]] = {
+    "name": lambda route: route.name,
+    "service": lambda route: (route.service, route.name),
+    "count": lambda route: route.count,
+    "errors": lambda route: route.error_count,
+    "p50": lambda route: route.p50,
+    "p95": lambda route: route.p95,
+    "p99": lambda route: route.p99,
+    "slowest": lambda route: route.slowest,
+    "total": lambda route: sum(route.time_by_work.values()),
+}
+
+
+def _sorted(routes: list[RouteStatistics], order: str) -> list[RouteStatistics]:
+    key = _KEYS.get(order.lstrip("-"), _KEYS["count"])
+    return sorted(routes, key=key, reverse=order.startswith("-"))
+
+
+def _column(request: HttpRequest, key: str, label: Any, order: str) -> dict[str, Any]:
+    chosen = order.lstrip("-") == key
+    first = "" if key in ("name", "service") else "-"
+    turned = f"{'' if order.startswith('-') else '-'}{key}" if chosen else f"{first}{key}"
+    return {
+        "key": key,
+        "label": label,
+        "url": _changed(request, o=turned),
+        "sort": ("descending" if order.startswith("-") else "ascending") if chosen else "",
+        "numeric": key not in ("name", "service"),
+    }
+
+
+def _route(route: RouteStatistics) -> dict[str, Any]:
+    traces = reverse("admin:django_tracing_trace_changelist")
+    return {
+        "name": route.name or gettext("(no name)"),
+        "service": route.service,
+        "url": f"{traces}?{urlencode({'service': route.service, 'operation': route.name})}",
+        "count": str(route.count),
+        "errors": str(route.error_count) if route.error_count else "",
+        "error_share": f"{100 * route.error_count / route.count:.0f} %",
+        "p50": milliseconds(route.p50),
+        "p95": milliseconds(route.p95),
+        "p99": milliseconds(route.p99),
+        "slowest": milliseconds(route.slowest),
+        "slowest_url": reverse("admin:django_tracing_trace_trace", args=[route.slowest_trace_id]),
+        "total": milliseconds(sum(route.time_by_work.values())),
+        "shares": _shares(route.time_by_work),
+    }
+
+
+# ----- The map
+
+_NODES: Final = {
+    "service": _("service"),
+    "database": _("database"),
+    "cache": _("cache"),
+    "breaker": _("circuit breaker"),
+    "external": _("not traced"),
+}
+#: As much of a name as fits into its box.
+_NAME_LENGTH: Final = 22
+
+
+def _drawn(drawing: Any) -> dict[str, Any]:
+    return {
+        "width": str(drawing.width),
+        "height": str(drawing.height),
+        "box_width": str(BOX_WIDTH),
+        "box_height": str(BOX_HEIGHT),
+        "boxes": [
+            {
+                "name": box.name,
+                "short": box.name if len(box.name) <= _NAME_LENGTH else box.name[: _NAME_LENGTH - 1] + "…",
+                "kind": box.kind,
+                "what": str(_NODES[box.kind]) + (f", {box.state}" if box.state else ""),
+                "state": slugify(box.state),
+                "x": str(box.x),
+                "y": str(box.y),
+                "middle": str(box.x + BOX_WIDTH // 2),
+                "name_y": str(box.y + 20),
+                "what_y": str(box.y + 36),
+                "url": f"{reverse('admin:django_tracing_trace_changelist')}?{urlencode({'service': box.name})}"
+                if box.kind == "service"
+                else "",
+            }
+            for box in drawing.boxes
+        ],
+        "lines": [
+            {
+                "path": line.path,
+                "x": str(line.label_x),
+                "y": str(line.label_y),
+                "calls": str(line.link.calls),
+                "failing": line.link.errors > 0,
+                "label": gettext("%(caller)s calls %(callee)s: %(calls)d, failed: %(errors)s")
+                % {
+                    "caller": line.link.caller,
+                    "callee": line.link.callee,
+                    "calls": line.link.calls,
+                    "errors": errors_of(line.link),
+                },
+                "errors": errors_of(line.link) if line.link.errors else "",
+            }
+            for line in drawing.lines
+        ],
+    }

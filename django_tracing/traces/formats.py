@@ -1,0 +1,170 @@
+"""A trace in the formats of others: OTLP's JSON, and that of Jaeger's UI."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from django_tracing.traces.model import Event, Span, Trace
+
+__all__ = ["jaeger_json", "otlp_json"]
+
+#: https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto
+_KINDS: Final = {"internal": 1, "server": 2, "client": 3, "producer": 4, "consumer": 5}
+_STATUSES: Final = {"unset": 0, "ok": 1, "error": 2}
+
+
+def otlp_json(trace: Trace) -> dict[str, Any]:
+    """``trace`` as a request to export it, in OTLP's JSON: what any OTLP receiver takes at ``/v1/traces``.
+
+    The encoding: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
+    """
+    groups: dict[str, tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]] = {}
+    for span in trace.spans:
+        resource = {"service.name": span.service, **span.resource}
+        _, scopes = groups.setdefault(repr(sorted(resource.items(), key=lambda item: item[0])), (resource, {}))
+        scopes.setdefault(span.scope, []).append(_otlp_span(span))
+    return {
+        "resourceSpans": [
+            {
+                "resource": {"attributes": _otlp_attributes(resource)},
+                "scopeSpans": [
+                    {"scope": {"name": scope} if scope else {}, "spans": spans} for scope, spans in scopes.items()
+                ],
+            }
+            for resource, scopes in groups.values()
+        ]
+    }
+
+
+def _otlp_span(span: Span) -> dict[str, Any]:
+    status: dict[str, Any] = {"code": _STATUSES[span.status]} if span.status != "unset" else {}
+    if span.status_message:
+        status["message"] = span.status_message
+    return {
+        "traceId": span.trace_id,
+        "spanId": span.span_id,
+        **({"parentSpanId": span.parent_id} if span.parent_id else {}),
+        "name": span.name,
+        "kind": _KINDS[span.kind],
+        # 64 bits are more than JavaScript's numbers hold.
+        "startTimeUnixNano": str(span.start),
+        "endTimeUnixNano": str(span.end),
+        "attributes": _otlp_attributes(span.attributes),
+        "events": [
+            {"name": event.name, "timeUnixNano": str(event.time), "attributes": _otlp_attributes(event.attributes)}
+            for event in span.events
+        ],
+        "links": [
+            {"traceId": link.trace_id, "spanId": link.span_id, "attributes": _otlp_attributes(link.attributes)}
+            for link in span.links
+        ],
+        "status": status,
+    }
+
+
+def _otlp_attributes(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [{"key": key, "value": _otlp_value(value)} for key, value in attributes.items()]
+
+
+def _otlp_value(value: Any) -> dict[str, Any]:
+    if isinstance(value, bool):
+        return {"boolValue": value}
+    if isinstance(value, int):
+        # What 64 bits don't hold is text.
+        return {"intValue": str(value)} if -(2**63) <= value < 2**63 else {"stringValue": str(value)}
+    if isinstance(value, float):
+        # Protobuf's JSON writes these as text, which no other number may be.
+        return {"doubleValue": value if math.isfinite(value) else _not_finite(value)}
+    if isinstance(value, (list, tuple)):
+        return {"arrayValue": {"values": [_otlp_value(item) for item in value]}}
+    if isinstance(value, Mapping):
+        return {"kvlistValue": {"values": _otlp_attributes({str(key): item for key, item in value.items()})}}
+    if isinstance(value, bytes):
+        return {"bytesValue": base64.b64encode(value).decode()}
+    return {} if value is None else {"stringValue": str(value)}
+
+
+def _not_finite(value: float) -> str:
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def jaeger_json(trace: Trace) -> dict[str, Any]:
+    """``trace`` as Jaeger's query API answers it and Jaeger's UI opens it from a file. Times are microseconds.
+
+    What a span of OpenTelemetry's becomes in it: https://opentelemetry.io/docs/specs/otel/trace/sdk_exporters/jaeger/
+    """
+    processes: dict[str, dict[str, Any]] = {}
+    numbers: dict[str, str] = {}
+    spans = []
+    for span in trace.spans:
+        tags = {key: value for key, value in span.resource.items() if key != "service.name"}
+        known = repr((span.service, sorted(tags.items(), key=lambda item: item[0])))
+        number = numbers.setdefault(known, f"p{len(numbers) + 1}")
+        processes.setdefault(number, {"serviceName": span.service, "tags": _tags(tags)})
+        spans.append(_jaeger_span(span, number))
+    return {
+        "data": [{"traceID": trace.trace_id, "spans": spans, "processes": processes, "warnings": None}],
+        "total": 0,
+        "limit": 0,
+        "offset": 0,
+        "errors": None,
+    }
+
+
+def _jaeger_span(span: Span, process: str) -> dict[str, Any]:
+    tags: dict[str, Any] = dict(span.attributes)
+    tags["span.kind"] = span.kind
+    if span.scope:
+        tags["otel.scope.name"] = span.scope
+    if span.status != "unset":
+        tags["otel.status_code"] = span.status.upper()
+    if span.failed:
+        tags["error"] = True
+    if span.status_message:
+        tags["otel.status_description"] = span.status_message
+    references = (
+        [{"refType": "CHILD_OF", "traceID": span.trace_id, "spanID": span.parent_id}] if span.parent_id else []
+    )
+    references += [
+        {"refType": "FOLLOWS_FROM", "traceID": link.trace_id, "spanID": link.span_id} for link in span.links
+    ]
+    return {
+        "traceID": span.trace_id,
+        "spanID": span.span_id,
+        "operationName": span.name,
+        "references": references,
+        "startTime": span.start // 1000,
+        "duration": span.duration // 1000,
+        "tags": _tags(tags),
+        "logs": [_log(event) for event in span.events],
+        "processID": process,
+        "warnings": None,
+    }
+
+
+def _log(event: Event) -> dict[str, Any]:
+    return {"timestamp": event.time // 1000, "fields": _tags({"event": event.name, **event.attributes})}
+
+
+def _tags(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [_tag(key, value) for key, value in attributes.items()]
+
+
+def _tag(key: str, value: Any) -> dict[str, Any]:
+    if isinstance(value, bool):
+        return {"key": key, "type": "bool", "value": value}
+    if isinstance(value, int) and -(2**53) < value < 2**53:
+        return {"key": key, "type": "int64", "value": value}
+    if isinstance(value, float) and math.isfinite(value):
+        return {"key": key, "type": "float64", "value": value}
+    if isinstance(value, (list, tuple, Mapping)):
+        return {"key": key, "type": "string", "value": _json(value)}
+    return {"key": key, "type": "string", "value": str(value)}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False, separators=(",", ":"))
