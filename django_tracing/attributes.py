@@ -42,6 +42,9 @@ EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
 
 CODE_NAMESPACE: Final = "code.namespace"
 CODE_FUNCTION: Final = "code.function"
+#: Below the entry of ``sys.path`` that holds it, with ``/``: ``shop/views.py``.
+CODE_FILEPATH: Final = "code.filepath"
+CODE_LINENO: Final = "code.lineno"
 #: Which half of a middleware a span is of: ``request`` or ``response``.
 MIDDLEWARE_PHASE: Final = "middleware.phase"
 

@@ -33,7 +33,7 @@ class Scope:
     """
 
     __slots__ = (
-        *("correlation", "correlation_id", "exception", "parts", "request", "span"),
+        *("collected", "correlation", "correlation_id", "exception", "parts", "request", "span"),
         *("user", "user_known", "user_part"),
     )
 
@@ -50,6 +50,8 @@ class Scope:
         self.user_known = False
         #: The exception that became a 5xx response, until the request's span has recorded it.
         self.exception: BaseException | None = None
+        #: The spans that ended in it, where somebody asked for them, until the response is there.
+        self.collected: list[Any] | None = None
 
     @property
     def common(self) -> Attributes:

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextvars import Token
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_address
+from time import time_ns
 from typing import Any, Final, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
@@ -36,6 +37,7 @@ from django_tracing.correlation import HEADER, Scope, get_scope, incoming_id, wi
 from django_tracing.identity import identify
 from django_tracing.recording import SPAN_KEY, Prepared
 from django_tracing.redaction import SensitiveKeys, cut, redact_query, redact_text, sanitise_url
+from django_tracing.response_headers import SERVER_TIMING, TRACERESPONSE, server_timing, traceresponse
 
 __all__ = ["TracingMiddleware"]
 
@@ -120,6 +122,8 @@ class _Traced:
         else:
             self.context = with_scope(scope, current)
         scope.span = self.span
+        if settings.response_headers and "server-timing" in settings.response_headers and self.span.is_recording():
+            spans.collect(scope)
         logs.remember_request(self.span)
         self.token = spans.attach(self.context)
 
@@ -128,6 +132,10 @@ class _Traced:
         try:
             spans.detach(self.token)
             _set_header(response, self.scope.correlation_id)
+            if self.settings.response_headers:
+                self._tell(response)
+            # A stream may go on for hours: what ends from here on is nobody's to show.
+            self.scope.collected = None
             if self.span.is_recording():
                 self._describe(response)
                 if self.owned and response.streaming:
@@ -156,9 +164,26 @@ class _Traced:
         if not self.ended:
             self.ended = True
             # The exception holds its frames, which hold the request: let go of it.
-            self.scope.exception = self.scope.span = None
+            self.scope.exception = self.scope.span = self.scope.collected = None
             if self.owned:
                 spans.end_span(self.span)
+
+    def _tell(self, response: HttpResponseBase) -> None:
+        """Sets the headers that tell the reader of the response about its trace, beside what the view said itself."""
+        try:
+            wanted = self.settings.response_headers
+            headers = response.headers
+            span: Any = self.span
+            context = span.get_span_context()
+            if "traceresponse" in wanted and context.is_valid:
+                headers.setdefault(TRACERESPONSE, traceresponse(context))
+            collected = self.scope.collected
+            if collected is not None and "server-timing" in wanted:
+                timing = server_timing(tuple(collected), time_ns() - span.start_time)
+                before = headers.get(SERVER_TIMING)
+                headers[SERVER_TIMING] = f"{before}, {timing}" if before else timing
+        except Exception:
+            spans.log_once("response-headers", "A response could not be told of its trace.")
 
     # ----- what the span says
 

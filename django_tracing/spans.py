@@ -7,14 +7,18 @@ import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, Token
+from threading import Lock
 from types import TracebackType
 from typing import Any, Final, NamedTuple, TypeVar
 
 from opentelemetry import context as context_api
 from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import Span as SDKSpan
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
 
+from django_tracing import code_locations
 from django_tracing.attributes import (
     ERROR_TYPE,
     EXCEPTION_MESSAGE,
@@ -39,6 +43,7 @@ __all__ = [
     "add_event",
     "attach",
     "begin",
+    "collect",
     "current_context",
     "detach",
     "finish",
@@ -305,7 +310,10 @@ def begin(
             current: Any = context.get(SPAN_KEY)
             parent = current if current is not None and current.is_recording() else None
         if parent is not None:
-            span = start_child(parent, name, kind, (), attributes, context=context)
+            parts: tuple[Prepared, ...] = ()
+            if kind is SpanKind.CLIENT and code_locations.on is not False:
+                parts = code_locations.located(parts)
+            span = start_child(parent, name, kind, parts, attributes, context=context)
             return None if span is INVALID_SPAN else Begun(span, with_span(span, context), None)
         above: Any = context.get(SPAN_KEY)
         if above is not None:
@@ -421,6 +429,64 @@ def end_span(span: Span, end_time: int | None = None) -> None:
         span.end(end_time)
     except Exception:
         log_once("end_span", "A span could not be ended; it is left out.")
+
+
+#: Where a span of the SDK's own keeps the scope whose spans are collected, while it is open.
+_COLLECTED_FOR: Final = "_django_tracing_scope"
+#: As many spans as :func:`collect` gives of one request at most.
+MOST_COLLECTED: Final = 10_000
+
+
+class _Collector(SpanProcessor):
+    """Puts every span that ends into its scope's list, where there is one: ours and those of other tracers alike."""
+
+    def __init__(self) -> None:
+        self.provider: object = None
+        self._lock = Lock()
+
+    def follow(self, provider: Any) -> None:
+        with self._lock:
+            if self.provider is not provider:
+                self.provider = provider
+                # A provider that is not the SDK's has no such method: its spans are its own.
+                add = getattr(provider, "add_span_processor", None)
+                if add is not None:
+                    add(self)
+
+    def on_start(self, span: SDKSpan, parent_context: Context | None = None) -> None:
+        if span.__class__ is not RecordingSpan:
+            scope = get_scope(parent_context)
+            if scope is not None and scope.collected is not None:
+                span.__dict__[_COLLECTED_FOR] = scope
+
+    def _on_ending(self, span: SDKSpan) -> None:
+        scope: Scope | None
+        scope = span.scope if span.__class__ is RecordingSpan else span.__dict__.pop(_COLLECTED_FOR, None)  # type: ignore[attr-defined]
+        collected = None if scope is None else scope.collected
+        if collected is not None and len(collected) < MOST_COLLECTED:
+            collected.append(span)
+
+
+_collector: Final = _Collector()
+
+
+def collect(scope: Scope) -> list[ReadableSpan]:
+    """The spans of ``scope`` that have ended since the first call for it, in the order they ended. Never raises.
+
+    Ours and those of OpenTelemetry's instrumentations and of the user's tracers, redacted as they are sent, sampled
+    or still waiting for that decision; at most 10,000. Every call gives the same list, which grows until the response
+    is there. The request's own span is ``scope.span``; it ends later, and is not in it.
+    """
+    collected = scope.collected
+    if collected is None:
+        collected = scope.collected = []
+        try:
+            # Until somebody asks for the first time, nothing is in the way of any span.
+            if _collector.provider is not (provider := trace.get_tracer_provider()):
+                _collector.follow(provider)
+        except Exception:
+            log_once("collect", "The spans of a request could not be collected.")
+    return collected
 
 
 def record_error(span: Span, error: BaseException, *, status: bool = True) -> None:

@@ -32,8 +32,8 @@ from django_tracing.traces.dependencies import BOX_HEIGHT, BOX_WIDTH, errors_of,
 from django_tracing.traces.formats import jaeger_json, otlp_json
 from django_tracing.traces.jaeger import JaegerReader
 from django_tracing.traces.model import Reader, ReadError, RouteStatistics, Span, Trace, TraceSummary, to_datetime
-from django_tracing.traces.render import key_attributes, milliseconds
-from django_tracing.traces.waterfall import Row, Waterfall, location_of, statement_of, waterfall
+from django_tracing.traces.render import duration_text, key_attributes
+from django_tracing.traces.waterfall import Row, Waterfall, location_of, short_statement, statement_of, waterfall
 from django_tracing.traces.work import Work
 
 __all__ = ["SearchForm", "TraceAdmin"]
@@ -257,7 +257,7 @@ def _shares(times: Mapping[Work, int]) -> list[_Share]:
         width = SCALE * time / total if total else 0.0
         percent = 100 * time / total if total else 0.0
         found.append(
-            _Share(work, str(_WORKS[work]), milliseconds(time), f"{percent:.0f} %", _number(x), _number(width))
+            _Share(work, str(_WORKS[work]), duration_text(time), f"{percent:.0f} %", _number(x), _number(width))
         )
         x += width
     return found
@@ -272,7 +272,7 @@ def _listed(summary: TraceSummary, longest: int) -> dict[str, Any]:
         "others": [name for name in summary.services if name != summary.service],
         "started": _time(summary.start),
         "iso": to_datetime(summary.start).isoformat(),
-        "duration": milliseconds(summary.duration),
+        "duration": duration_text(summary.duration),
         "width": _number(SCALE * summary.duration / longest if longest else 0),
         "spans": str(summary.span_count),
         "errors": str(summary.error_count) if summary.error_count else "",
@@ -318,7 +318,7 @@ def _plot(summaries: Sequence[TraceSummary]) -> dict[str, Any] | None:
                 "y": _number(y(log)),
                 "failed": bool(summary.error_count),
                 "url": reverse("admin:django_tracing_trace_trace", args=[summary.trace_id]),
-                "label": f"{summary.service} {summary.name}, {milliseconds(summary.duration)}",
+                "label": f"{summary.service} {summary.name}, {duration_text(summary.duration)}",
             }
             for summary, log in zip(summaries, logs, strict=True)
         ],
@@ -354,7 +354,7 @@ def _shown(
         "count": str(row.count) if row.folds else "",
         "service": span.service if span.service != above else "",
         "colour": str(colours[span.service]),
-        "note": statement or " ".join(notes),
+        "note": short_statement(statement) or " ".join(notes),
         "location": location_of(span.attributes),
         "n_plus_one": row.n_plus_one,
         "failed": bool(row.failed),
@@ -365,9 +365,9 @@ def _shown(
         "hidden": hidden,
         "bars": [_bar(start, end, total) for start, end in pieces],
         "critical": [_bar(start, end, total) for start, end in row.critical],
-        "duration": milliseconds(row.duration),
-        "self_time": milliseconds(row.self_time),
-        "offset": milliseconds(row.start),
+        "duration": duration_text(row.duration),
+        "self_time": duration_text(row.self_time),
+        "offset": duration_text(row.start),
     }
 
 
@@ -428,7 +428,7 @@ def _detail(span: Span, trace: Trace) -> dict[str, Any]:
         events.append(
             {
                 "name": event.name or gettext("event"),
-                "offset": milliseconds(event.time - span.start),
+                "offset": duration_text(event.time - span.start),
                 "attributes": _attributes(rest),
                 "stack": _value(stack) if stack else "",
             }
@@ -441,8 +441,8 @@ def _detail(span: Span, trace: Trace) -> dict[str, Any]:
         "status_message": span.status_message,
         "started": _time(span.start),
         "iso": to_datetime(span.start).isoformat(),
-        "offset": milliseconds(span.start - trace.start),
-        "duration": milliseconds(span.duration),
+        "offset": duration_text(span.start - trace.start),
+        "duration": duration_text(span.duration),
         "span_id": span.span_id,
         "parent_id": span.parent_id,
         "scope": span.scope,
@@ -476,7 +476,7 @@ def _head(trace: Trace, fall: Waterfall, colours: _Colours) -> dict[str, Any]:
         "service": root.service,
         "started": _time(trace.start),
         "iso": to_datetime(trace.start).isoformat(),
-        "duration": milliseconds(trace.duration),
+        "duration": duration_text(trace.duration),
         "spans": str(trace.span_count),
         "errors": str(trace.error_count),
         "services": [
@@ -494,7 +494,7 @@ def _head(trace: Trace, fall: Waterfall, colours: _Colours) -> dict[str, Any]:
 
 
 def _ticks(trace: Trace) -> list[str]:
-    return [milliseconds(trace.duration * quarter // 4) for quarter in range(5)]
+    return [duration_text(trace.duration * quarter // 4) for quarter in range(5)]
 
 
 # ----- The pages
@@ -619,9 +619,9 @@ class TraceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             "repeated": [
                 {
                     "count": str(row.count),
-                    "statement": statement_of(row.span.attributes) or row.span.name,
+                    "statement": short_statement(statement_of(row.span.attributes)) or row.span.name,
                     "location": location_of(row.span.attributes),
-                    "duration": milliseconds(row.duration),
+                    "duration": duration_text(row.duration),
                 }
                 for row in fall.repeated
             ],
@@ -650,7 +650,7 @@ class TraceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return [
             {
                 "id": summary.trace_id,
-                "label": f"{_time(summary.start):%Y-%m-%d %H:%M:%S}, {milliseconds(summary.duration)}"
+                "label": f"{_time(summary.start):%Y-%m-%d %H:%M:%S}, {duration_text(summary.duration)}"
                 + (
                     f", {ngettext('%d error', '%d errors', summary.error_count) % summary.error_count}"
                     if summary.error_count
@@ -710,7 +710,7 @@ class TraceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                     "trace": _head(trace, fall, colours),
                     "rows": _side(fall, longest, colours),
                     "left_out": str(max(len([row for row in fall.rows if not _inner(row, fall)]) - OPEN_ROWS, 0)),
-                    "ticks": [milliseconds(longest * quarter // 4) for quarter in range(5)],
+                    "ticks": [duration_text(longest * quarter // 4) for quarter in range(5)],
                 }
                 for trace, fall in sides
             ],
@@ -721,6 +721,7 @@ class TraceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def routes_page(self, request: HttpRequest) -> HttpResponse:
         """Requests, tasks and commands by route: how often, how long, where the time goes."""
         context: dict[str, Any] = {"routes": [], "problem": None, "services": [], "ranges": _RANGES}
+        context["works"] = list(_WORKS.items())
         within = request.GET.get("within", "")
         context["within"] = within if within in dict(_RANGES) else ""
         context["service"] = request.GET.get("service", "")
@@ -829,8 +830,8 @@ def _differences(left: Trace, right: Trace) -> list[dict[str, Any]]:
             "service": service,
             "name": name,
             "counts": (str(count) if count else "–", str(other_count) if other_count else "–"),
-            "times": (milliseconds(time) if count else "–", milliseconds(other_time) if other_count else "–"),
-            "difference": f"{'+' if other_time >= time else '−'}{milliseconds(abs(other_time - time))}",
+            "times": (duration_text(time) if count else "–", duration_text(other_time) if other_count else "–"),
+            "difference": f"{'+' if other_time >= time else '−'}{duration_text(abs(other_time - time))}",
             "slower": other_time > time,
         }
         for _size, service, name, count, other_count, time, other_time in sorted(found, key=lambda item: -item[0])[
@@ -850,7 +851,7 @@ _COLUMNS: Final = (
     ("p95", _("p95")),
     ("p99", _("p99")),
     ("slowest", _("Slowest")),
-    ("total", _("Total time")),
+    ("total", _("In all")),
 )
 _KEYS: Final[Mapping[str, Callable[[RouteStatistics], Any]]] = {
     "name": lambda route: route.name,
@@ -892,12 +893,12 @@ def _route(route: RouteStatistics) -> dict[str, Any]:
         "count": str(route.count),
         "errors": str(route.error_count) if route.error_count else "",
         "error_share": f"{100 * route.error_count / route.count:.0f} %",
-        "p50": milliseconds(route.p50),
-        "p95": milliseconds(route.p95),
-        "p99": milliseconds(route.p99),
-        "slowest": milliseconds(route.slowest),
+        "p50": duration_text(route.p50),
+        "p95": duration_text(route.p95),
+        "p99": duration_text(route.p99),
+        "slowest": duration_text(route.slowest),
         "slowest_url": reverse("admin:django_tracing_trace_trace", args=[route.slowest_trace_id]),
-        "total": milliseconds(sum(route.time_by_work.values())),
+        "total": duration_text(sum(route.time_by_work.values())),
         "shares": _shares(route.time_by_work),
     }
 

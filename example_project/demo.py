@@ -75,6 +75,13 @@ FLOWS = (
         },
     ),
     Flow(
+        "an N+1: a query for a list, one more for each of its rows, and the line that makes them",
+        "GET",
+        "/api/blueprints/owners",
+        200,
+        {"db.select.blueprints": "view.blueprint_owners", "db.select.customers": "view.blueprint_owners"},
+    ),
+    Flow(
         "one blueprint: cache miss, SQL, cache set",
         "GET",
         "/api/blueprints/123",
@@ -208,7 +215,9 @@ class Demo:
         self._write = write
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="demo-")))
         self.gateway = f"http://127.0.0.1:{port}"
-        self._ports = {"api-gateway": port, "blueprint-service": free_port()}
+        self._ports = {"api-gateway": port, "blueprint-service": free_port(), "admin": free_port()}
+        #: Where the traces are looked at.
+        self.admin = f"http://127.0.0.1:{self._ports['admin']}/admin/django_tracing/trace/"
         self._environment = {**os.environ, **environment}
 
     # ----- servers
@@ -226,7 +235,8 @@ class Demo:
         for command in (["migrate", "--verbosity", "0"], ["seed"]):
             done = subprocess.run(
                 [sys.executable, "manage.py", *command],
-                env={**self._environment, "OTEL_SDK_DISABLED": "true"},
+                # The admin has all that the services have, and tables of its own.
+                env={**self._environment, "SERVICE_NAME": "admin", "OTEL_SDK_DISABLED": "true"},
                 cwd=ROOT,
                 capture_output=True,
                 text=True,
@@ -234,12 +244,16 @@ class Demo:
             if done.returncode:
                 raise Failed(f"manage.py {command[0]} failed:\n{done.stdout}{done.stderr}")
         for service, port in self._ports.items():
-            self._write(f"Starting {service} under {self._server} on http://127.0.0.1:{port} ...")
+            server = "runserver" if service == "admin" else self._server
+            self._write(f"Starting {service} under {server} on http://127.0.0.1:{port} ...")
             self._stack.enter_context(self._service(service, port))
 
     @contextlib.contextmanager
     def _service(self, service: str, port: int) -> Iterator[None]:
-        if self._server == "gunicorn":
+        if service == "admin":
+            # For one person who looks. It serves its stylesheets too.
+            command = ["django", "runserver", f"127.0.0.1:{port}", "--noreload", "--insecure"]
+        elif self._server == "gunicorn":
             command = ["gunicorn", "example_project.wsgi", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
             command += ["--workers", "2", "--threads", "4", "--log-level", "warning"]
         else:
@@ -247,7 +261,11 @@ class Demo:
         with (self._folder / f"{service}.log").open("w") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command],
-                env={**self._environment, "SERVICE_NAME": service},
+                env={
+                    "DJANGO_SETTINGS_MODULE": "example_project.settings",
+                    **self._environment,
+                    "SERVICE_NAME": service,
+                },
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""Two services from one code base: SERVICE_NAME says which one a process is.
+"""Two services and the admin from one code base: SERVICE_NAME says which one a process is.
 
 Everything comes from the environment; with none of it set, the gateway runs on SQLite and in memory.
 """
@@ -41,6 +41,36 @@ if SERVICE == "api-gateway":
         "example_project.blueprints.middleware.RateLimitMiddleware",
     ]
 
+if SERVICE == "admin":
+    # Shows the traces of the others, and makes none.
+    INSTALLED_APPS += [
+        "django.contrib.admin",
+        "django.contrib.messages",
+        "django.contrib.sessions",
+        "django.contrib.staticfiles",
+    ]
+    MIDDLEWARE = [
+        "django.contrib.sessions.middleware.SessionMiddleware",
+        "django.middleware.common.CommonMiddleware",
+        "django.middleware.csrf.CsrfViewMiddleware",
+        "django.contrib.auth.middleware.AuthenticationMiddleware",
+        "django.contrib.messages.middleware.MessageMiddleware",
+    ]
+    TEMPLATES = [
+        {
+            "BACKEND": "django.template.backends.django.DjangoTemplates",
+            "APP_DIRS": True,
+            "OPTIONS": {
+                "context_processors": [
+                    "django.template.context_processors.request",
+                    "django.contrib.auth.context_processors.auth",
+                    "django.contrib.messages.context_processors.messages",
+                ]
+            },
+        }
+    ]
+    STATIC_URL = "/static/"
+
 DATABASES = {
     "default": database_settings(
         os.environ.get("DATABASE_URL", f"sqlite:///{BASE_DIR / 'example_project' / 'db.sqlite3'}")
@@ -62,7 +92,11 @@ TRACING = {
         urlsplit(IAC_GENERATOR_URL).netloc: "iac-generator",
     },
     "EXPORT_INTERVAL": 0.5,
+    "CODE_LOCATIONS": True,
+    "RESPONSE_HEADERS": ["Server-Timing", "traceresponse"],
 }
+if SERVICE == "admin":
+    TRACING["IGNORE_PATHS"] = ["/"]
 for name in ("EXPORTER", "LAYERS", "LOCAL_STORE", "QUERY_URL"):
     if f"DEMO_{name}" in os.environ:
         TRACING[name] = os.environ[f"DEMO_{name}"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.conf import settings
 from django.urls import path
 
@@ -10,6 +12,7 @@ from example_project.blueprints import views
 GATEWAY = [
     path("health", views.health),
     path("api/blueprints", views.blueprint_list),
+    path("api/blueprints/owners", views.blueprint_owners),
     path("api/blueprints/export", views.blueprint_export),
     path("api/blueprints/<int:blueprint_id>", views.blueprint_detail),
     path("api/blueprints/<int:blueprint_id>/validate", views.blueprint_validate),
@@ -23,4 +26,10 @@ BLUEPRINT_SERVICE = [
     path("internal/statistics", views.internal_statistics),
 ]
 
-urlpatterns = GATEWAY if settings.SERVICE == "api-gateway" else BLUEPRINT_SERVICE
+
+if settings.SERVICE == "admin":
+    from django.contrib import admin
+
+    urlpatterns: list[Any] = [path("health", views.health), path("admin/", admin.site.urls)]
+else:
+    urlpatterns = GATEWAY if settings.SERVICE == "api-gateway" else BLUEPRINT_SERVICE

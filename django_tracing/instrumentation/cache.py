@@ -19,7 +19,7 @@ from django.core.cache.backends.base import BaseCache
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
-from django_tracing import spans
+from django_tracing import code_locations, spans
 from django_tracing.attributes import (
     CACHE_ALIAS,
     CACHE_HIT,
@@ -199,7 +199,7 @@ class _HiddenInside:
 
 
 #: What a call's span is called and says: by operation, system, alias and pattern of keys.
-_Described = tuple[str, SpanKind, tuple[Prepared], str]
+_Described = tuple[str, SpanKind, tuple[Prepared, ...], str]
 _calls: Final[spans.Cache[tuple[str, Any, str, str], _Described]] = spans.Cache()
 #: Under the same name in every convention.
 _HITS: Final = {hit: (Prepared({CACHE_HIT: hit}),) for hit in (True, False)}
@@ -255,6 +255,8 @@ class _Call:
                 pattern, attributes = self._keys()
             key = (operation, static[CACHE_SYSTEM], getattr(cache, "_django_tracing_alias", "default"), pattern)
             name, kind, parts, _ = _calls.get(key) or _describe(key, static)
+            if code_locations.on is not False:
+                parts = code_locations.located(parts)
             if operation == "get":
                 self._take_default(well_known)
             elif operation == "get_or_set":
@@ -417,6 +419,8 @@ def _traced_method(
                 if len(key) <= 250:
                     keys.keep(key, described)
             name, kind, parts, _ = described
+            if code_locations.on is not False:
+                parts = code_locations.located(parts)
             span = spans.start_child(parent, name, kind, parts)
             token = spans.attach(with_context(span))
         except Exception:

@@ -16,7 +16,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
-from django_tracing import spans
+from django_tracing import code_locations, spans
 from django_tracing.attributes import (
     DB_ALIAS,
     DB_BATCH_SIZE,
@@ -242,7 +242,10 @@ def _start(parent: Span, sql: Any, params: Any, many: bool, context: dict[str, A
             attributes[DB_POOL_SIZE] = figures.get("pool_size", 0)
             attributes[DB_POOL_AVAILABLE] = figures.get("pool_available", 0)
             attributes[DB_POOL_WAITING] = figures.get("requests_waiting", 0)
-        return spans.start_child(parent, name, SpanKind.CLIENT, (facts.part, statement), attributes)
+        parts: tuple[Prepared, ...] = (facts.part, statement)
+        if code_locations.on is not False:
+            parts = code_locations.located(parts)
+        return spans.start_child(parent, name, SpanKind.CLIENT, parts, attributes)
     except Exception:
         spans.log_once("database", "A statement could not be traced.")
         return INVALID_SPAN
@@ -314,9 +317,10 @@ def _ending(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 def _start_end(connection: BaseDatabaseWrapper, operation: str) -> Span:
     try:
-        return spans.start_span(
-            f"db.{operation}", {DB_OPERATION: operation}, SpanKind.CLIENT, parts=(_facts(connection).part,)
-        )
+        parts: tuple[Prepared, ...] = (_facts(connection).part,)
+        if code_locations.on is not False:
+            parts = code_locations.located(parts)
+        return spans.start_span(f"db.{operation}", {DB_OPERATION: operation}, SpanKind.CLIENT, parts=parts)
     except Exception:
         spans.log_once("transaction", "A transaction's end could not be traced.")
         return INVALID_SPAN

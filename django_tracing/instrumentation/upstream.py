@@ -21,6 +21,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import INVALID_SPAN, SpanKind, Status
 
+from django_tracing import code_locations
 from django_tracing.attributes import (
     DB_OPERATION,
     DB_QUERY_TEXT,
@@ -294,6 +295,9 @@ class UpstreamProcessor(SpanProcessor):
                 if described is not None:
                     span.update_name(described[0])
                     attributes.update(described[1])
+                if code_locations.on is not False:
+                    for part in code_locations.located(()):
+                        attributes.update(part.attributes)
             if attributes:
                 span.set_attributes(attributes)
         except Exception:

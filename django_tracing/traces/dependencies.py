@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from itertools import pairwise
+from typing import Any, Final, Literal, NamedTuple, cast
 
 from django_tracing.traces.model import Dependencies, Dependency, Trace
 from django_tracing.traces.render import plain
@@ -68,8 +69,6 @@ class Box(NamedTuple):
     kind: NodeKind
     x: int
     y: int
-    calls: int
-    errors: int
     state: str
 
 
@@ -91,50 +90,66 @@ class Map(NamedTuple):
     lines: list[Line]
 
 
+#: A box by its kind and name, or a bend of a line that passes a column.
+_Node = tuple[str, str]
+#: What a bend takes of its column.
+_BEND_HEIGHT: Final = 14
+
+
 def layout(links: Sequence[Dependency]) -> Map:
-    """Boxes in columns, callers left of what they call, as far as there are no circles."""
-    nodes: dict[tuple[NodeKind, str], None] = {}
-    edges: list[tuple[tuple[NodeKind, str], tuple[NodeKind, str], Dependency]] = []
-    for link in links:
-        caller: tuple[NodeKind, str] = ("service", link.caller)
-        callee: tuple[NodeKind, str] = (link.kind, link.callee)
-        nodes.setdefault(caller)
-        nodes.setdefault(callee)
-        edges.append((caller, callee, link))
-    columns = _columns(list(nodes), [(caller, callee) for caller, callee, _ in edges])
-    _untangle(columns, [(caller, callee) for caller, callee, _ in edges])
-    tallest = max((len(column) for column in columns), default=0)
-    corners: dict[tuple[NodeKind, str], tuple[int, int]] = {}
-    for number, column in enumerate(columns):
-        space = (tallest - len(column)) * (BOX_HEIGHT + ROW_GAP) // 2
-        for row, node in enumerate(column):
-            corners[node] = (
-                MARGIN + number * (BOX_WIDTH + COLUMN_GAP),
-                MARGIN + space + row * (BOX_HEIGHT + ROW_GAP),
-            )
+    """Boxes in columns, callers left of what they call, as far as there are no circles.
+
+    The layers of Sugiyama and others (1981): a line that passes a column has a place of its own there.
+    """
+    edges: list[tuple[_Node, _Node, Dependency]] = [
+        (("service", link.caller), (link.kind, link.callee), link) for link in links
+    ]
+    nodes = list(dict.fromkeys(node for caller, callee, _link in edges for node in (caller, callee)))
+    column = _columns(nodes, [(caller, callee) for caller, callee, _link in edges])
+    columns: list[list[_Node]] = [[] for _ in range(max(column.values(), default=-1) + 1)]
+    for node in sorted(nodes, key=lambda node: (node[0] != "service", node)):
+        columns[column[node]].append(node)
+    ways: list[list[_Node]] = []
+    for number, (caller, callee, _link) in enumerate(edges):
+        bends: list[_Node] = [("", f"{number}.{passed}") for passed in range(column[caller] + 1, column[callee])]
+        for bend, passed in zip(bends, range(column[caller] + 1, column[callee]), strict=True):
+            columns[passed].append(bend)
+        ways.append([caller, *bends, callee])
+    _untangle(columns, [step for way in ways for step in pairwise(way)])
+    tallest = max((sum(map(_height, members)) for members in columns), default=0)
+    corners: dict[_Node, tuple[int, int]] = {}
+    for number, members in enumerate(columns):
+        y = MARGIN + (tallest - sum(map(_height, members))) // 2
+        for node in members:
+            corners[node] = MARGIN + number * (BOX_WIDTH + COLUMN_GAP), y
+            y += _height(node)
     boxes = []
-    for node, (x, y) in corners.items():
-        called = [link for _, callee, link in edges if callee == node]
+    for node in nodes:
+        called = [link for _caller, callee, link in edges if callee == node]
         state = next((link.state for link in called if link.state), "")
-        calls, errors = sum(link.calls for link in called), sum(link.errors for link in called)
-        boxes.append(Box(node[1], node[0], x, y, calls, errors, state))
-    lines = [_line(link, corners[caller], corners[callee]) for caller, callee, link in edges]
+        boxes.append(Box(node[1], cast(NodeKind, node[0]), *corners[node], state))
+    lines, entering = [], dict.fromkeys(nodes, 0)
+    for way, (_caller, callee, link) in zip(ways, edges, strict=True):
+        lines.append(_line(link, [corners[node] for node in way], entering[callee]))
+        entering[callee] += 1
     width = 2 * MARGIN + max(len(columns) * (BOX_WIDTH + COLUMN_GAP) - COLUMN_GAP, 0)
-    return Map(width, 2 * MARGIN + max(tallest * (BOX_HEIGHT + ROW_GAP) - ROW_GAP, 0), boxes, lines)
+    return Map(width, 2 * MARGIN + tallest, boxes, lines)
 
 
-def _columns(
-    nodes: list[tuple[NodeKind, str]], edges: list[tuple[tuple[NodeKind, str], tuple[NodeKind, str]]]
-) -> list[list[tuple[NodeKind, str]]]:
+def _height(node: _Node) -> int:
+    return BOX_HEIGHT + ROW_GAP if node[0] else _BEND_HEIGHT
+
+
+def _columns(nodes: list[_Node], edges: list[tuple[_Node, _Node]]) -> dict[_Node, int]:
     """Each node one column right of the rightmost that calls it; edges that close a circle don't count."""
-    below: dict[tuple[NodeKind, str], list[tuple[NodeKind, str]]] = {node: [] for node in nodes}
+    below: dict[_Node, list[_Node]] = {node: [] for node in nodes}
     called = set()
     for caller, callee in edges:
         below[caller].append(callee)
         called.add(callee)
-    order: list[tuple[NodeKind, str]] = []
-    forward: list[tuple[tuple[NodeKind, str], tuple[NodeKind, str]]] = []
-    state: dict[tuple[NodeKind, str], int] = {}
+    order: list[_Node] = []
+    forward: dict[_Node, list[_Node]] = {}
+    state: dict[_Node, int] = {}
     # Depth first, from those that nobody calls; no recursion: chains may be long.
     for root in sorted(nodes, key=lambda node: node in called):
         waiting = [(root, iter(below[root]))] if root not in state else []
@@ -147,53 +162,69 @@ def _columns(
                 state[node] = 2
                 order.append(node)
             elif state.get(child) != 1:
-                forward.append((node, child))
+                forward.setdefault(node, []).append(child)
                 if child not in state:
                     state[child] = 1
                     waiting.append((child, iter(below[child])))
     column = dict.fromkeys(nodes, 0)
-    callees: dict[tuple[NodeKind, str], list[tuple[NodeKind, str]]] = {}
-    for caller, callee in forward:
-        callees.setdefault(caller, []).append(callee)
     for node in reversed(order):
-        for callee in callees.get(node, ()):
+        for callee in forward.get(node, ()):
             column[callee] = max(column[callee], column[node] + 1)
-    columns: list[list[tuple[NodeKind, str]]] = [[] for _ in range(max(column.values(), default=-1) + 1)]
-    for node in sorted(nodes, key=lambda node: (node[0] != "service", node)):
-        columns[column[node]].append(node)
-    return columns
+    return column
 
 
-def _untangle(
-    columns: list[list[tuple[NodeKind, str]]], edges: list[tuple[tuple[NodeKind, str], tuple[NodeKind, str]]]
-) -> None:
+def _untangle(columns: list[list[_Node]], edges: Iterable[tuple[_Node, _Node]]) -> None:
     """Orders each column by the mean place of its neighbours, from both sides in turn (the barycentre method)."""
-    near: dict[tuple[NodeKind, str], list[tuple[NodeKind, str]]] = {}
+    near: dict[_Node, list[_Node]] = {}
     for caller, callee in edges:
         near.setdefault(caller, []).append(callee)
         near.setdefault(callee, []).append(caller)
+    place: dict[_Node, float] = {}
+    for column in columns:
+        _place(column, place)
     for sweep in range(_SWEEPS):
-        place = {node: row - (len(column) - 1) / 2 for column in columns for row, node in enumerate(column)}
         for column in columns if sweep % 2 == 0 else reversed(columns):
-            means = {
-                node: sum(place[other] for other in near[node]) / len(near[node]) if near.get(node) else place[node]
-                for node in column
-            }
+            means = {node: sum(place[other] for other in near[node]) / len(near[node]) for node in column}
             column.sort(key=lambda node: means[node])
-            place.update((node, row - (len(column) - 1) / 2) for row, node in enumerate(column))
+            _place(column, place)
 
 
-def _line(link: Dependency, caller: tuple[int, int], callee: tuple[int, int]) -> Line:
-    half = BOX_HEIGHT // 2
-    start_x, start_y = caller[0] + BOX_WIDTH, caller[1] + half
-    end_x, end_y = callee[0], callee[1] + half
-    bend = COLUMN_GAP // 2
-    if end_x <= start_x:
+def _place(column: Sequence[_Node], place: dict[_Node, float]) -> None:
+    place.update((node, row - (len(column) - 1) / 2) for row, node in enumerate(column))
+
+
+def _line(link: Dependency, corners: Sequence[tuple[int, int]], neighbours: int) -> Line:
+    """A curve from the first box to the last, straight through the bends between them.
+
+    ``neighbours`` is how many lines end at the same box already: labels stand at different places of theirs.
+    """
+    label = 0, 0
+    x, y = corners[0][0] + BOX_WIDTH, corners[0][1] + BOX_HEIGHT // 2
+    path = f"M{x},{y}"
+    for number, (left, top) in enumerate(corners[1:], start=1):
+        last = number == len(corners) - 1
+        next_y = top + (BOX_HEIGHT if last else _BEND_HEIGHT) // 2
         # Backwards, or within a column: around the boxes.
-        bend = COLUMN_GAP
-    path = f"M{start_x},{start_y} C{start_x + bend},{start_y} {end_x - bend},{end_y} {end_x},{end_y}"
-    # Near the callee, where lines have parted.
-    return Line(link, path, end_x - COLUMN_GAP * 2 // 5, start_y + (end_y - start_y) * 4 // 5)
+        bend = COLUMN_GAP // 2 if left > x else COLUMN_GAP
+        path += f" C{x + bend},{y} {left - bend},{next_y} {left},{next_y}"
+        if last:
+            at = 0.72 - 0.16 * (neighbours % 3)
+            label = (
+                _on_curve(at, x, x + bend, left - bend, left),
+                _on_curve(at, y, y, next_y, next_y) + 4,
+            )
+        else:
+            left += BOX_WIDTH
+            path += f" L{left},{next_y}"
+        x, y = left, next_y
+    return Line(link, path, *label)
+
+
+def _on_curve(at: float, *points: int) -> int:
+    """A coordinate of the cubic Bezier curve through four points, ``at`` from 0 to 1."""
+    first, second, third, fourth = points
+    rest = 1 - at
+    return round(rest**3 * first + 3 * rest**2 * at * second + 3 * rest * at**2 * third + at**3 * fourth)
 
 
 # ----- Texts

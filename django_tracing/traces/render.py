@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from django_tracing.traces.model import Node, Span, Trace, TraceSummary, to_datetime
 
-__all__ = ["key_attributes", "milliseconds", "plain", "render_list", "render_trace"]
+__all__ = ["duration_text", "key_attributes", "milliseconds", "plain", "render_list", "render_trace"]
 
 #: What is shown beside a span, in this order: the default name, and the one that stable conventions give it.
 _KEYS: Final = (
@@ -88,6 +88,17 @@ def milliseconds(nanoseconds: int) -> str:
         return f"{value:.0f} ms"
     decimals = 1 if abs(value) >= 9.995 else 2 if abs(value) >= 0.9995 else 3 if abs(value) >= 0.09995 else 4
     return f"{value:.{decimals}f} ms"
+
+
+def duration_text(nanoseconds: int) -> str:
+    """Three significant digits in the unit that suits: ``58.3 µs``, ``12.3 ms``, ``1.57 s``."""
+    size = abs(nanoseconds)
+    for unit, scale in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
+        if size >= 0.9995 * scale:
+            value = nanoseconds / scale
+            decimals = 0 if abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
+            return f"{value:.{decimals}f} {unit}"
+    return f"{nanoseconds} ns" if nanoseconds else "0 ms"
 
 
 def render_trace(trace: Trace, *, width: int = 100, color: bool = False, timezone: tzinfo | None = None) -> str:

@@ -6,6 +6,7 @@ found backwards from the end, as Jaeger's UI does it (https://www.jaegertracing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -14,12 +15,25 @@ from django_tracing.traces.model import Node, Span, Trace
 from django_tracing.traces.routes import self_time
 from django_tracing.traces.work import WORKS, Work, work_of
 
-__all__ = ["FOLD_FROM", "N_PLUS_ONE_FROM", "Row", "Waterfall", "location_of", "statement_of", "waterfall"]
+__all__ = [
+    "FOLD_FROM",
+    "N_PLUS_ONE_FROM",
+    "Row",
+    "Waterfall",
+    "location_of",
+    "short_statement",
+    "statement_of",
+    "waterfall",
+]
 
 #: As many calls of one shape below one span become one row.
 FOLD_FROM: Final = 3
 #: As many queries of one shape below one span are what is called an N+1: one query for a list, one for each of it.
 N_PLUS_ONE_FROM: Final = 5
+
+
+#: A list of columns that is longer than a count or a star.
+_COLUMNS: Final = re.compile(r"SELECT (?:(?! FROM ).){24,}? (?=FROM )", re.IGNORECASE)
 
 
 @dataclass(slots=True)
@@ -73,6 +87,13 @@ def statement_of(attributes: Mapping[str, Any]) -> str:
     """The SQL, without values; empty where there is none."""
     text = attributes.get("db.statement") or attributes.get("db.query.text")
     return text if isinstance(text, str) else ""
+
+
+def short_statement(text: str) -> str:
+    """``SELECT … FROM blueprints``: the SQL without its list of columns, on one line."""
+    line = " ".join(text.split())
+    found = _COLUMNS.match(line)
+    return f"SELECT … {line[found.end() :]}" if found is not None else line
 
 
 def location_of(attributes: Mapping[str, Any]) -> str:

@@ -119,7 +119,8 @@ class Command(BaseCommand):
 
     def _serve(self, demo: Demo) -> None:
         self.stdout.write(
-            f"\nServing on {demo.gateway} until Ctrl-C. Try:\n"
+            f"\nThe traces: {demo.admin} (user demo, password demo)\n"
+            f"Serving on {demo.gateway} until Ctrl-C. Try:\n"
             f"  curl -H 'Authorization: Bearer {TOKEN}' {demo.gateway}/api/blueprints/42\n"
             "  python manage.py traces"
         )

@@ -11,12 +11,17 @@ from example_project.demo import TOKEN
 
 
 class Command(BaseCommand):
-    help = "Makes the customers and blueprints of the demo, and puts its caches and breakers back."
+    help = "Makes the customers, blueprints and operator of the demo, and puts its caches and breakers back."
 
     def handle(self, **options: Any) -> None:
         customer, _ = Customer.objects.update_or_create(
             username="grace", defaults={"email": "grace@example.com", "tier": "pro", "api_token": TOKEN}
         )
+        # Who looks at the traces in the admin of this demo, on this machine only.
+        operator, made = Customer.objects.get_or_create(username="demo", is_staff=True, is_superuser=True)
+        if made:
+            operator.set_password("demo")
+            operator.save()
         Blueprint.objects.bulk_create(
             (
                 Blueprint(pk=number, name=f"blueprint {number}", resources=["vm", "disk"], owner=customer)
