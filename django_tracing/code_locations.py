@@ -1,7 +1,7 @@
 """Which line of the user's own code made a call: what ``TRACING["CODE_LOCATIONS"]`` puts on spans.
 
-The nearest frame counts that is neither Django's, this app's, OpenTelemetry's, the standard library's nor an installed
-package's. Where none is on the stack, as in a thread that async code hands its queries to, nothing is said.
+The nearest frame counts that is neither Django's, this app's, OpenTelemetry's, the standard library's nor an
+installed package's. Where none is on the stack, as in a thread that async code hands its queries to, nothing is said.
 
 The names are those of https://opentelemetry.io/docs/specs/semconv/registry/attributes/code/ before they were declared
 stable, as everywhere here.
@@ -13,7 +13,6 @@ import logging
 import os
 import site
 import sys
-import sysconfig
 from collections.abc import Iterator
 from functools import cache
 from types import FrameType
@@ -154,6 +153,9 @@ def _foreign() -> tuple[str, ...]:
 
 
 def _foreign_folders() -> Iterator[str]:
+    # Not at the module's import: only who wants locations waits for it.
+    import sysconfig
+
     # Wherever they are installed: in a checkout, too.
     yield os.path.dirname(__file__)
     yield os.path.dirname(django.__file__)

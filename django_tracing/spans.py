@@ -460,8 +460,9 @@ class _Collector(SpanProcessor):
                 span.__dict__[_COLLECTED_FOR] = scope
 
     def _on_ending(self, span: SDKSpan) -> None:
-        scope: Scope | None
-        scope = span.scope if span.__class__ is RecordingSpan else span.__dict__.pop(_COLLECTED_FOR, None)  # type: ignore[attr-defined]
+        scope: Scope | None = (
+            span.scope if span.__class__ is RecordingSpan else span.__dict__.pop(_COLLECTED_FOR, None)
+        )
         collected = None if scope is None else scope.collected
         if collected is not None and len(collected) < MOST_COLLECTED:
             collected.append(span)
