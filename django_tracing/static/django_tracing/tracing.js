@@ -226,9 +226,10 @@ const tracingLocalTimes = (within) => {
   let from = 0;
   let width = 1000;
   function words(nanoseconds) {
-    const value = nanoseconds / 1e6;
-    if (value >= 99.95 || value === 0) return `${value.toFixed(0)} ms`;
-    return `${value.toFixed(value >= 9.995 ? 1 : value >= 0.9995 ? 2 : value >= 0.09995 ? 3 : 4)} ms`;
+    if (nanoseconds < 1) return "0 ms";
+    const [unit, scale] = [["s", 1e9], ["ms", 1e6], ["µs", 1e3]].find((one) => nanoseconds >= 0.9995 * one[1]) || ["ns", 1];
+    const value = nanoseconds / scale;
+    return `${value.toFixed(scale === 1 || value >= 99.95 ? 0 : value >= 9.995 ? 1 : 2)} ${unit}`;
   }
   function zoom(newFrom, newWidth) {
     width = Math.min(1000, Math.max(0.01, newWidth));
