@@ -30,6 +30,8 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 
+from django.urls import reverse
+
 from django_tracing import attributes as names
 from django_tracing import spans
 from django_tracing.attributes import Attributes
@@ -657,16 +659,24 @@ def current_trace_id() -> str | None:
 def trace_url(trace_id: str | None = None) -> str | None:
     """Where a person sees the current trace, or the one of ``trace_id``: for error pages and support messages.
 
-    None where there is nothing to see: outside a trace, in one that is not sampled, where no Jaeger is known.
+    Jaeger's page where a Jaeger is known, else the admin's (a path of this site). None where there is nothing to see:
+    outside a trace, in one that is not sampled, where there is neither.
     """
     settings = get_settings()
     if trace_id is None:
         if not spans.recording():
             return None
         trace_id = current_trace_id()
-    if trace_id is None or settings.query_url is None:
+    if trace_id is None:
         return None
-    return f"{settings.query_url.rstrip('/')}/trace/{trace_id}"
+    if settings.query_url is not None:
+        return f"{settings.query_url.rstrip('/')}/trace/{trace_id}"
+    if settings.exporter != "local" and settings.reader is None:
+        return None
+    try:
+        return reverse("admin:django_tracing_trace_trace", args=[trace_id])
+    except Exception:  # no admin, or URLs that can't be imported, which is for others to say
+        return None
 
 
 # ----- context in and out

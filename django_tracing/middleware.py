@@ -41,6 +41,8 @@ from django_tracing.response_headers import SERVER_TIMING, TRACERESPONSE, server
 
 __all__ = ["TracingMiddleware"]
 
+#: The admin's pages of traces, wherever the admin is: looking at traces makes none.
+_OWN_PAGES: Final = "/django_tracing/trace/"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 #: URLs keep more than other attributes do: a cut URL is of no use.
 _URL_LENGTH: Final = 2000
@@ -362,7 +364,9 @@ def _begin(request: HttpRequest) -> tuple[_Traced | None, Token[Context] | None]
         if not settings.enabled:
             return None, None
         path = request.path_info
-        if path.startswith(_bare(settings.ignore_paths)) and _ignored(path, settings.ignore_paths):
+        if (path.startswith(_bare(settings.ignore_paths)) and _ignored(path, settings.ignore_paths)) or (
+            _OWN_PAGES in path
+        ):
             return None, spans.attach(_untraced())
         return _Traced(request, settings, "request" in settings.instrumentations), None
     except Exception:

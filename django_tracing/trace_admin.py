@@ -28,6 +28,7 @@ from django_tracing.attributes import Convention
 from django_tracing.conf import get_settings
 from django_tracing.models import Trace as TraceModel
 from django_tracing.reading import get_reader
+from django_tracing.traces import asked
 from django_tracing.traces.dependencies import BOX_HEIGHT, BOX_WIDTH, errors_of, layout
 from django_tracing.traces.formats import jaeger_json, otlp_json
 from django_tracing.traces.jaeger import JaegerReader
@@ -64,8 +65,6 @@ _RANGES: Final = (
     ("604800", _("Last 7 days")),
 )
 _LIMITS: Final = ("20", "50", "100", "200", "500")
-_DURATION: Final = re.compile(r"\s*([0-9]*[.,]?[0-9]+)\s*(us|µs|ms|s|m|min)\s*", re.IGNORECASE)
-_UNITS: Final = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0}
 _ID: Final = r"(?P<trace_id>[0-9a-fA-F]{6,32})"
 
 
@@ -79,10 +78,10 @@ class DurationField(forms.CharField):
         text = super().clean(value)
         if not text:
             return None
-        found = _DURATION.fullmatch(text)
-        if found is None:
-            raise ValidationError(gettext("Write it with its unit, such as 250ms or 1.5s."))
-        return float(found[1].replace(",", ".")) * _UNITS[found[2].lower()]
+        try:
+            return asked.seconds(text)
+        except ValueError:
+            raise ValidationError(gettext("Write it with its unit, such as 250ms or 1.5s.")) from None
 
 
 class MomentField(forms.CharField):
@@ -130,8 +129,8 @@ class SearchForm(forms.Form):
     ) -> None:
         super().__init__(*args, **kwargs)
         self.operations = operations
-        asked = str(self.data.get("service", ""))
-        known = [*services, *([asked] if asked and asked not in services else [])]
+        chosen = str(self.data.get("service", ""))
+        known = [*services, *([chosen] if chosen and chosen not in services else [])]
         self.fields["service"].widget.choices = [("", gettext("All")), *((name, name) for name in known)]
         hints = {
             "operation": {"list": "tracing-operations", "placeholder": "GET /items/<int:pk>", "autocomplete": "off"},
@@ -145,22 +144,17 @@ class SearchForm(forms.Form):
             self.fields[name].widget.attrs.update(attributes)
 
     def clean_attributes(self) -> dict[str, str]:
-        text = self.cleaned_data["attributes"]
         try:
-            words = shlex.split(text)
-        except ValueError:
-            raise ValidationError(gettext("A quotation mark is missing.")) from None
-        found: dict[str, str] = {}
-        for word in words:
-            key, equals, value = word.partition("=")
-            if not equals or not key:
-                raise ValidationError(
-                    gettext("“%(word)s” is no attribute: write key=value, such as http.method=POST.") % {"word": word}
-                )
-            found[key] = value
-        return found
+            return asked.attributes(self.cleaned_data["attributes"])
+        except ValueError as error:
+            if not str(error):
+                raise ValidationError(gettext("A quotation mark is missing.")) from None
+            raise ValidationError(
+                gettext("“%(word)s” is no attribute: write key=value, such as http.method=POST.")
+                % {"word": str(error)}
+            ) from None
 
-    def asked(self) -> dict[str, Any]:
+    def query(self) -> dict[str, Any]:
         """As a reader's ``search`` takes it."""
         data = self.cleaned_data
         wanted = dict(data.get("attributes") or {})
@@ -570,13 +564,13 @@ class TraceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             if "service" not in data and isinstance(reader, JaegerReader) and own in services:
                 # Jaeger is asked service by service: fifty of them are for those who ask for all.
                 data["service"] = own
-            asked = str(data.get("service", ""))
-            operations = reader.operations(asked) if asked in services else []
+            chosen = str(data.get("service", ""))
+            operations = reader.operations(chosen) if chosen in services else []
             form = SearchForm(data, services=services, operations=operations)
             context["described"] = reader.describe()
             if form.is_valid():
                 before = _before(data.get("before", ""))
-                summaries = reader.search(**form.asked(), limit=form.page_size + 1, before=before)
+                summaries = reader.search(**form.query(), limit=form.page_size + 1, before=before)
                 context |= self._found(request, summaries, form.page_size)
                 context["newer"] = _changed(request, before=None) if before else ""
         except ReadError as error:
@@ -703,9 +697,9 @@ class TraceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         except ReadError as error:
             return self._failed(request, gettext("Compare"), error)
         sides = []
-        for asked, trace in zip((trace_id, other_id), traces, strict=True):
+        for each, trace in zip((trace_id, other_id), traces, strict=True):
             if trace is None:
-                return self._missing(request, asked)
+                return self._missing(request, each)
             sides.append((trace, waterfall(trace)))
         colours = _Colours(dict.fromkeys(service for trace, _fall in sides for service in trace.services))
         longest = max(trace.duration for trace, _fall in sides)
@@ -795,8 +789,8 @@ def _changed(request: HttpRequest, **changes: str | None) -> str:
 
 
 def _is_asked(data: Any, query: Mapping[str, str]) -> bool:
-    asked = {key: value for key, value in data.items() if value and key not in ("service", "limit", "before", "part")}
-    return asked == dict(query)
+    given = {key: value for key, value in data.items() if value and key not in ("service", "limit", "before", "part")}
+    return given == dict(query)
 
 
 def _since(within: str) -> float | None:

@@ -513,7 +513,11 @@ def test_the_address_of_a_trace() -> None:
             assert trace_url() == f"https://jaeger.example.com/trace/{current_trace_id()}"
             assert trace_url("ab" * 16) == f"https://jaeger.example.com/trace/{'ab' * 16}"
         with override_settings(TRACING={"EXPORTER": "local"}):
-            assert trace_url() is None
+            assert trace_url() is None, "there is no admin"
+            with override_settings(ROOT_URLCONF="tests.e2e.test_admin"):
+                assert trace_url() == f"/admin/django_tracing/trace/{current_trace_id()}/"
+        with override_settings(TRACING={"EXPORTER": "console"}, ROOT_URLCONF="tests.e2e.test_admin"):
+            assert trace_url() is None, "nothing is kept"
 
 
 # ----- context in and out

@@ -24,7 +24,8 @@ _LEFT_OUT: Final = frozenset(
         *("runserver", "runserver_plus", "testserver", "shell", "shell_plus", "dbshell", "test", "check"),
         *("migrate", "makemigrations", "showmigrations", "sqlmigrate", "squashmigrations", "optimizemigration"),
         *("startproject", "startapp", "makemessages", "compilemessages", "diffsettings", "help", "version"),
-        *("check_tracing", "traces", "db_worker", "rqworker", "qcluster", "runworker", "celery", "process_tasks"),
+        *("check_tracing", "traces", "trace_dependencies"),
+        *("db_worker", "rqworker", "qcluster", "runworker", "celery", "process_tasks"),
     ]
 )
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import tzinfo
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from django_tracing.traces.model import Node, Span, Trace, TraceSummary, to_datetime
+from django_tracing.traces.model import Span, Trace, TraceSummary, to_datetime
+from django_tracing.traces.waterfall import Row, Waterfall, location_of, short_statement, statement_of, waterfall
+from django_tracing.traces.work import Work
 
-__all__ = ["duration_text", "key_attributes", "milliseconds", "plain", "render_list", "render_trace"]
+__all__ = ["WORDS", "duration_text", "key_attributes", "milliseconds", "plain", "render_list", "render_trace"]
 
 #: What is shown beside a span, in this order: the default name, and the one that stable conventions give it.
 _KEYS: Final = (
@@ -29,6 +31,19 @@ _KEYS: Final = (
 _VALUE_LENGTH: Final = 60
 _MESSAGE_LENGTH: Final = 120
 _MINIMUM_WIDTH: Final = 40
+#: From which width on there is room for bars, and how wide they get.
+_BARS_FROM: Final = 80
+_WIDEST_BAR: Final = 40
+_BAR: Final = "▒"
+_CRITICAL: Final = "█"
+#: Kinds of work, in words.
+WORDS: Final[Mapping[Work, str]] = {
+    "sql": "SQL",
+    "cache": "Cache",
+    "http": "HTTP",
+    "python": "Python",
+    "other": "Other",
+}
 
 _RESET: Final = "\033[0m"
 _STYLES: Final = {"bold": "\033[1m", "dim": "\033[2m", "error": "\033[31m", "service": "\033[36m"}
@@ -102,36 +117,48 @@ def duration_text(nanoseconds: int) -> str:
 
 
 def render_trace(trace: Trace, *, width: int = 100, color: bool = False, timezone: tzinfo | None = None) -> str:
-    """``trace`` as a tree: when each span started after the first, how long it took, its name and key attributes.
+    """``trace`` as a waterfall: when each span started after the first, how long it took, where that lies in the
+    whole (dark where the end waited for it), its place in the tree, its name and key attributes.
 
-    ``width`` is in columns; times are in ``timezone``, by default this machine's.
+    Repeated calls are folded into one line. ``width`` is in columns; times are in ``timezone``, by default this
+    machine's.
     """
     width = max(width, _MINIMUM_WIDTH)
+    fall = waterfall(trace)
     lines = [
         _Line(width, color).add("Trace ").add(plain(trace.trace_id), "bold"),
         _header(trace, width, color, timezone),
+        _Line(width, color).add(
+            " · ".join(f"{WORDS[work]} {milliseconds(time)}" for work, time in fall.time_by_work.items())
+        ),
         _Line(width, color).add(""),
     ]
-    rows = list(_rows(trace.tree()))
-    offsets = [_offset(span.start - trace.start) for _, _, span, _, _ in rows]
-    durations = [milliseconds(span.duration) for _, _, span, _, _ in rows]
+    rows = list(_rows(fall))
+    offsets = [_offset(line.row.start) for line in rows]
+    durations = [milliseconds(line.row.duration) for line in rows]
     offset_width = max(len("start"), *map(len, offsets))
     duration_width = max(len("took"), *map(len, durations))
-    lines.append(_Line(width, color).add(f"{'start':>{offset_width}}  {'took':>{duration_width}}  span", "dim"))
-    tree_width = max(_MINIMUM_WIDTH, width - offset_width - duration_width - 4)
-    for (branch, below, span, service_changes, orphan), offset, duration in zip(
-        rows, offsets, durations, strict=True
-    ):
-        margin = f"{offset:>{offset_width}}  "
-        line = _Line(width, color).add(margin, "dim").add(f"{duration:>{duration_width}}  ")
-        line.add(_shortened(branch, tree_width), "dim")
-        _describe(line, span, service_changes, orphan)
+    bar_width = min(width // 4, _WIDEST_BAR) if width >= _BARS_FROM else 0
+    blank = " " * (bar_width + 2 if bar_width else 0)
+    lines.append(
+        _Line(width, color).add(f"{'start':>{offset_width}}  {'took':>{duration_width}}  {blank}span", "dim")
+    )
+    margin_width = offset_width + duration_width + 4 + len(blank)
+    tree_width = max(_MINIMUM_WIDTH, width - margin_width)
+    for found, offset, duration in zip(rows, offsets, durations, strict=True):
+        line = _Line(width, color).add(f"{offset:>{offset_width}}  ", "dim").add(f"{duration:>{duration_width}}  ")
+        if bar_width:
+            line.add(_bar(found.row, trace.duration, bar_width), "service").add("  ")
+        line.add(_shortened(found.branch, tree_width), "dim")
+        _describe(line, found.row, found.service_changes)
         lines.append(line)
-        message = _message(span)
+        message = _message(found.failed)
         if message:
-            blank = " " * (offset_width + duration_width + 4)
             lines.append(
-                _Line(width, color).add(blank).add(_shortened(below, tree_width), "dim").add(message, "error")
+                _Line(width, color)
+                .add(" " * margin_width)
+                .add(_shortened(found.below, tree_width), "dim")
+                .add(message, "error")
             )
     return "\n".join(map(str, lines))
 
@@ -186,19 +213,50 @@ def _offset(nanoseconds: int) -> str:
     return "0" if nanoseconds == 0 else f"+{milliseconds(nanoseconds)}"
 
 
-def _rows(roots: list[Node]) -> Iterable[tuple[str, str, Span, bool, bool]]:
-    """The tree from top to bottom: the branch before a span, the one below it, the span, whether another service
-    begins with it, whether it is an orphan. No recursion: a trace may be deeper than Python's stack."""
-    waiting: list[tuple[Node, str, str, str]] = [(node, "", "", "\0") for node in reversed(roots)]
-    while waiting:
-        node, branch, trunk, service = waiting.pop()
-        span = node.span
-        has_children = bool(node.children)
-        yield branch, trunk + ("│ " if has_children else "  "), span, span.service != service, node.orphan
-        last = len(node.children) - 1
-        for index in range(last, -1, -1):
-            joint, below = ("└─ ", "   ") if index == last else ("├─ ", "│  ")
-            waiting.append((node.children[index], trunk + joint, trunk + below, span.service))
+class _Found(NamedTuple):
+    """A line: the branch before a row, the one below it, and whether another service begins with it."""
+
+    row: Row
+    branch: str
+    below: str
+    service_changes: bool
+    #: The span whose failure is told; None where none failed.
+    failed: Span | None
+
+
+def _rows(fall: Waterfall) -> Iterable[_Found]:
+    """The rows from top to bottom, without those that another one folds."""
+    rows = fall.rows
+    shown = [number for number, row in enumerate(rows) if row.parent < 0 or not rows[row.parent].folds]
+    last_of = {rows[number].parent: number for number in shown}
+    trunks: dict[int, str] = {}
+    for number in shown:
+        row = rows[number]
+        if row.parent < 0:
+            branch, trunk = "", ""
+        else:
+            is_last = last_of[row.parent] == number
+            branch = trunks[row.parent] + ("└─ " if is_last else "├─ ")
+            trunk = trunks[row.parent] + ("   " if is_last else "│  ")
+        trunks[number] = trunk
+        service = rows[row.parent].span.service if row.parent >= 0 else "\0"
+        members = [each.span for each in rows[number + 1 : number + 1 + row.count]] if row.folds else [row.span]
+        failed = next((span for span in members if span.failed or span.events), None)
+        has_children = row.below > 0 and not row.folds
+        yield _Found(row, branch, trunk + ("│ " if has_children else "  "), row.span.service != service, failed)
+
+
+def _bar(row: Row, total: int, width: int) -> str:
+    """Where the row lies in the whole time."""
+    cells = [" "] * width
+    scale = width / max(total, 1)
+    for mark, pieces in ((_BAR, row.pieces or [(row.start, row.start + row.duration)]), (_CRITICAL, row.critical)):
+        for start, end in pieces:
+            first = min(int(start * scale), width - 1)
+            # A short one is seen too; a short wait does not make all of its cell dark.
+            last = min(max(round(end * scale), first + (mark == _BAR)), width)
+            cells[first:last] = [mark] * (last - first)
+    return "".join(cells)
 
 
 def _shortened(branch: str, tree_width: int) -> str:
@@ -207,20 +265,30 @@ def _shortened(branch: str, tree_width: int) -> str:
     return branch if len(branch) <= room else "…" + branch[-room + 1 :]
 
 
-def _describe(line: _Line, span: Span, service_changes: bool, orphan: bool) -> None:
-    if span.failed:
+def _describe(line: _Line, row: Row, service_changes: bool) -> None:
+    span = row.span
+    if row.failed:
         line.add("✗ ", "error")
-    line.add(plain(span.name) or "(no name)", "error" if span.failed else "bold")
+    count = f"{row.count} × " if row.folds else ""
+    line.add(count + (plain(span.name) or "(no name)"), "error" if row.failed else "bold")
     if service_changes and span.service:
         line.add(f"  [{plain(span.service)}]", "service")
+    if row.folds:
+        if row.n_plus_one:
+            line.add("  N+1", "error")
+        for text in (short_statement(statement_of(span.attributes)), location_of(span.attributes)):
+            line.add(f"  {plain(text)}" if text else "", "dim")
+        return
     for key, value in key_attributes(span.attributes):
         line.add(f"  {key}={value}")
-    if orphan:
+    if row.orphan:
         line.add("  (parent not stored)", "dim")
 
 
-def _message(span: Span) -> str:
+def _message(span: Span | None) -> str:
     """What went wrong in the span: its exception, else the message of its status."""
+    if span is None:
+        return ""
     for event in reversed(span.events):
         if event.name == "exception":
             kind = plain(event.attributes.get("exception.type", "exception"))

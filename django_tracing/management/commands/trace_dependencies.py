@@ -1,0 +1,66 @@
+"""``manage.py trace_dependencies``: who calls whom, for people, documentation and programs."""
+
+from __future__ import annotations
+
+import json
+import time
+from argparse import ArgumentTypeError
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from django_tracing.conf import get_settings
+from django_tracing.reading import get_reader
+from django_tracing.traces import asked
+from django_tracing.traces.dependencies import as_dot, as_mermaid, as_text
+from django_tracing.traces.model import ReadError
+
+__all__ = ["Command"]
+
+
+class Command(BaseCommand):
+    help = (
+        "Says which services, databases, caches and circuit breakers call each other, how often, and how often in "
+        "vain. Reads the local store, or Jaeger at QUERY_URL."
+    )
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument(
+            "--format",
+            choices=["text", "mermaid", "dot", "json"],
+            default="text",
+            help="text, a Mermaid flowchart, Graphviz's DOT, or JSON (default: text).",
+        )
+        parser.add_argument(
+            "--since", type=_ago, metavar="AGO", help="From traces that began since: 15m, 2h, 1d (default: all)."
+        )
+
+    def handle(self, *, format: str, since: float | None, **options: Any) -> None:
+        start = None if since is None else time.time() - since
+        try:
+            reader = get_reader(get_settings())
+            found = reader.dependencies(start=start)
+        except ReadError as error:
+            raise CommandError(str(error)) from error
+        if format == "json":
+            content = {"links": [link.as_dict() for link in found.links], "sampled_traces": found.sampled}
+            self.stdout.write(json.dumps(content, indent=2))
+        elif format == "mermaid":
+            self.stdout.write(as_mermaid(found))
+        elif format == "dot":
+            self.stdout.write(as_dot(found))
+        elif found.links:
+            self.stdout.write(as_text(found))
+        else:
+            self.stdout.write(
+                f"No service has called anything yet, as far as traces are stored in {reader.describe()}. "
+                "Whether traces arrive: python manage.py check_tracing"
+            )
+
+
+def _ago(text: str) -> float:
+    try:
+        return asked.seconds(text)
+    except ValueError:
+        raise ArgumentTypeError("must be a time ago, e.g. 15m, 2h or 1d") from None
