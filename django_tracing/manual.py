@@ -24,13 +24,12 @@ from types import TracebackType
 from typing import Any, Final, Literal, TypeVar, overload
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.urls import reverse
 from opentelemetry import baggage, propagate
 from opentelemetry import trace as trace_api
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
-
-from django.urls import reverse
 
 from django_tracing import attributes as names
 from django_tracing import spans
