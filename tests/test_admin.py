@@ -36,12 +36,12 @@ def site(settings: Any) -> None:
 @pytest.fixture
 def root() -> Client:
     client = Client()
-    client.force_login(User.objects.create_superuser("root", "root@example.com", "x"))
+    client.force_login(User.objects.create(username="root", is_staff=True, is_superuser=True))
     return client
 
 
 def staff(*permissions: str) -> Client:
-    user = User.objects.create_user("staff", password="x", is_staff=True)
+    user = User.objects.create(username="staff", is_staff=True)
     user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
     client = Client()
     client.force_login(user)

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -193,3 +198,82 @@ def test_another_programs_database(path: Path) -> None:
 def test_wrong_arguments_are_explained(arguments: list[str]) -> None:
     with pytest.raises(CommandError, match="must be a"):
         traces(*arguments)
+
+
+# ----- searching as the admin does
+
+
+@pytest.fixture
+def shop(path: Path) -> Iterator[LocalStore]:
+    store = LocalStore(path)
+    now = time.time_ns()
+    store.write(
+        [
+            row(1, base=now - 7200 * 10**9, name="GET /old"),
+            row(2, base=now - 60 * 10**9, name="GET /a", took=300,
+                attributes={"user.id": "7", "http.status_code": 404, "correlation.id": "c-1"}),
+            row(3, base=now - 30 * 10**9, name="POST /b", took=20, attributes={"http.method": "POST", "note": "a b"}),
+        ]
+    )  # fmt: skip
+    yield store
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--since", "1h"], [3, 2]),
+        (["--until", "1h"], [1]),
+        (["--since", "2000-01-01T00:00:00Z"], [3, 2, 1]),
+        (["--min-duration", "250ms"], [2]),
+        (["--max-duration", "50ms"], [3, 1]),
+        (["--operation", "POST /b"], [3]),
+        (["--user", "7"], [2]),
+        (["--status-code", "404"], [2]),
+        (["--correlation-id", "c-1"], [2]),
+        (["--attribute", "http.method=POST", "--attribute", "note=a b"], [3]),
+        (["--attribute", "http.method=POST", "--user", "7"], []),
+    ],
+)
+def test_searching(shop: LocalStore, arguments: list[str], expected: list[int]) -> None:
+    assert [int(found["trace_id"], 16) for found in json.loads(traces("--json", *arguments))] == expected
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--since", "yesterday"], "must be a time ago (15m, 2h, 1d) or a moment (2026-01-31T13:45)"),
+        (["--min-duration", "long"], "must be a duration, e.g. 250ms or 1.5s"),
+        (["--attribute", "urgent"], "must be KEY=VALUE, e.g. http.method=POST"),
+        (["--status-code", "ok"], "invalid int value"),
+    ],
+)
+def test_what_is_no_search(arguments: list[str], message: str) -> None:
+    with pytest.raises(CommandError, match=re.escape(message)):
+        traces(*arguments)
+
+
+def test_following(shop: LocalStore, path: Path) -> None:
+    """Each trace once, when it is whole, until Ctrl-C."""
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "example_project.settings", "DEMO_LOCAL_STORE": str(path)}
+    command = [sys.executable, "manage.py", "traces", "--follow", "--json", "--since", "1h"]
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+
+        def next_one() -> int:
+            return int(json.loads(process.stdout.readline())["trace_id"], 16)  # type: ignore[union-attr]
+
+        # Those that were there, the newest last, as lines go on.
+        assert [next_one(), next_one()] == [2, 3]
+        shop.write([row(4, 2, 1, base=time.time_ns(), name="db.select.x")])
+        shop.write(
+            [row(4, 1, 0, base=time.time_ns(), name="GET /new"), row(5, base=time.time_ns(), name="GET /more")]
+        )
+        assert {next_one(), next_one()} == {4, 5}
+        shop.write([row(6, base=time.time_ns())])
+        assert next_one() == 6
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=20)
+    assert (out, err, process.returncode) == ("", "", 0)

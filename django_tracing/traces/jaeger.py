@@ -348,10 +348,7 @@ class JaegerReader:
         if self._deadline is not None:
             timeout = min(timeout, self._deadline - time.monotonic())
             if timeout <= 0:
-                raise ReaderError(
-                    f"{self.query_url} takes too long to answer. Ask for less: one service, or a shorter time.",
-                    "timeout",
-                )
+                raise self._too_long()
         connection: http.client.HTTPConnection
         if self._secure:
             connection = http.client.HTTPSConnection(
@@ -401,6 +398,11 @@ class JaegerReader:
                 raise TimeoutError
         return b"".join(parts)
 
+    def _too_long(self) -> ReaderError:
+        return ReaderError(
+            f"{self.query_url} takes too long to answer. Ask for less: one service, or a shorter time.", "timeout"
+        )
+
     def _explained(self, error: Exception) -> ReaderError:
         where = f"{self._host}:{self._port}"
         if isinstance(error, ssl.SSLError):
@@ -413,6 +415,8 @@ class JaegerReader:
         if isinstance(error, ConnectionRefusedError):
             return ReaderError(f"Nothing listens on {where}. Does Jaeger run, and is QUERY_URL right?", "refused")
         if isinstance(error, TimeoutError):
+            if self._deadline is not None and time.monotonic() >= self._deadline:
+                return self._too_long()
             return ReaderError(f"{where} did not answer within {self.timeout:g} s.", "timeout")
         if isinstance(error, http.client.HTTPException):
             return ReaderError(

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta, timezone
+from typing import Any
 
 import pytest
 
 from django_tracing.traces.model import Event, Span, Trace, TraceSummary
 from django_tracing.traces.render import milliseconds, plain, render_list, render_trace
-from tests.traces.builders import NOON, blueprint_trace
+from tests.traces.builders import NOON, blueprint_trace, row
 
 UTC = timezone.utc
 COLORS = re.compile(r"\033\[\d+m")
 
 
 def blueprint() -> Trace:
+    return as_trace(blueprint_trace())
+
+
+def as_trace(rows: list[dict[str, Any]]) -> Trace:
     spans = []
-    for each in blueprint_trace():
+    for each in rows:
         values = {key: value for key, value in each.items() if key != "trace_state"}
         values["events"] = [Event(**event) for event in values["events"]]
         spans.append(Span(**values))
@@ -30,22 +35,55 @@ def one(**changes: object) -> Trace:
 
 
 def test_a_trace_as_a_tree() -> None:
-    assert render_trace(blueprint(), width=120, timezone=UTC) == (
+    """On a terminal too narrow for bars."""
+    assert render_trace(blueprint(), width=79, timezone=UTC) == (
         """\
 Trace 00000000000000000000000000000001
-2026-11-23 12:00:00.000 · 12456 ms · 8 spans · 2 errors · api-gateway, blueprint-service
+2026-11-23 12:00:00.000 · 12456 ms · 8 spans · 2 errors · api-gateway, bluepri…
+Python 12467 ms · Other 3.20 ms
 
    start       took  span
-       0     124 ms  GET /api/blueprints/<int:pk>  [api-gateway]  http.status_code=200
+       0     124 ms  GET /api/blueprints/<int:pk>  [api-gateway]  http.status_…
 +1.00 ms    3.14 ms  ├─ middleware.auth
 +2.00 ms    1.20 ms  │  └─ db.select.users  db.rows=1
 +5.00 ms  0.0456 ms  ├─ cache.get.blueprint:*  cache.hit=false
-+6.00 ms     100 ms  └─ ✗ circuit_breaker.blueprint-service  circuit_breaker.state=closed  circuit_breaker.outcome=fail…
++6.00 ms     100 ms  └─ ✗ circuit_breaker.blueprint-service  circuit_breaker.s…
                         │ requests.exceptions.ReadTimeout: read timed out
-+7.00 ms    99.0 ms     └─ http.post.blueprint-service  peer.service=blueprint-service
-+8.00 ms    97.0 ms        └─ ✗ POST /validate  [blueprint-service]  http.status_code=500
++7.00 ms    99.0 ms     └─ http.post.blueprint-service  peer.service=blueprint…
++8.00 ms    97.0 ms        └─ ✗ POST /validate  [blueprint-service]  http.stat…
                                 500
- +110 ms   12346 ms  rate_limit.check  [api-gateway]  rate_limit.allowed=true  (parent not stored)"""
+ +110 ms   12346 ms  rate_limit.check  [api-gateway]  rate_limit.allowed=true …"""
+    )
+
+
+def test_a_trace_as_a_waterfall() -> None:
+    """Bars say where a span lies, and darkly where the end waited for it; queries of one shape are one line."""
+    query = {
+        **{"db.system": "postgresql", "db.operation": "select", "db.statement": "SELECT a FROM owners WHERE id = %s"},
+        **{"code.filepath": "shop/views.py", "code.lineno": 7, "code.function": "owners"},
+    }
+    rows = [
+        row(1, 1, 0, "GET /owners", kind="server", took=200),
+        row(1, 2, 1, "view.owners", start=50, took=100),
+        *(
+            row(1, 10 + each, 2, "db.select.owners", kind="client", start=60 + 10 * each, took=10, attributes=query,
+                status="error" if each == 2 else "unset", status_message="gone" if each == 2 else "")
+            for each in range(5)
+        ),
+        row(1, 3, 1, "task.later", start=190, took=60),
+    ]  # fmt: skip
+    assert render_trace(as_trace(rows), width=116, timezone=UTC) == (
+        """\
+Trace 00000000000000000000000000000001
+2026-11-23 12:00:00.000 · 250 ms · 8 spans · 1 error · shop
+Python 200 ms · SQL 50.0 ms
+
+   start     took                                 span
+       0   200 ms  ██████▒▒▒▒▒▒▒▒▒▒▒█████▒        GET /owners  [shop]
++50.0 ms   100 ms       ██▒▒▒▒▒█████              ├─ view.owners
++60.0 ms  50.0 ms        ███████                  │  └─ ✗ 5 × db.select.owners  N+1  SELECT a FROM owners WHERE id …
+                                                  │       gone
+ +190 ms  60.0 ms                        █▒▒▒▒▒▒  └─ task.later"""
     )
 
 
@@ -156,7 +194,8 @@ def test_stable_names_are_shown_as_the_usual_ones() -> None:
 
 def test_the_message_of_a_failed_span_is_its_exceptions() -> None:
     event = Event("exception", NOON, {"exception.type": "KeyError"})
-    assert "\n" + " " * 18 + "KeyError" in render_trace(one(status="error", status_message="no", events=[event]))
+    narrow = render_trace(one(status="error", status_message="no", events=[event]), width=79)
+    assert "\n" + " " * 18 + "KeyError" in narrow
     assert "declined" in render_trace(one(status="error", status_message="declined"))
     assert "declined" not in render_trace(one(status="ok", status_message="declined"))
 

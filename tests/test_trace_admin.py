@@ -1,0 +1,593 @@
+"""The pages of traces, as a client gets them; tests/e2e/test_trace_pages.py has them in a browser."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import socket
+import time
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import django
+import pytest
+from django.contrib import admin
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+from django.urls import path as url_path
+from django.utils import translation
+
+from django_tracing.traces.local import LocalStore
+from django_tracing.traces.model import Dependencies, ReadError
+from example_project.servers import free_port
+from tests.traces.builders import NOON, blueprint_trace, exception, row
+from tests.traces.test_jaeger import Server
+
+urlpatterns = [url_path("admin/", admin.site.urls)]
+pytestmark = pytest.mark.django_db
+
+TRACES = "/admin/django_tracing/trace/"
+BLUEPRINT = "0" * 31 + "1"
+SCRIPT = '<script>alert("x")</script>\'&'
+
+
+@pytest.fixture(autouse=True)
+def path(settings: Any, tmp_path: Path) -> Path:
+    settings.ROOT_URLCONF = __name__
+    if django.VERSION >= (6, 0):
+        settings.MIDDLEWARE = ["django.middleware.csp.ContentSecurityPolicyMiddleware", *settings.MIDDLEWARE]
+        settings.SECURE_CSP = {"default-src": ["'self'"]}
+    path = tmp_path / "traces.sqlite3"
+    settings.TRACING = {"EXPORTER": "local", "LOCAL_STORE": str(path), "SERVICE_NAME": "shop"}
+    return path
+
+
+@pytest.fixture
+def store(path: Path) -> Iterator[LocalStore]:
+    store = LocalStore(path)
+    store.write(blueprint_trace())
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def root() -> Client:
+    client = Client()
+    client.force_login(User.objects.create(username="root", is_staff=True, is_superuser=True))
+    return client
+
+
+def staff(*permissions: str) -> Client:
+    user = User.objects.create(username="staff", is_staff=True)
+    user.user_permissions.set(Permission.objects.filter(codename__in=permissions))
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+def content(client: Client, address: str = "", status: int = 200, **query: str) -> str:
+    """What is ours of a page."""
+    answer = client.get(f"{TRACES}{address}", query)
+    assert answer.status_code == status, answer.content.decode()[:2000]
+    text = answer.content.decode()
+    ours = text.split('<div id="content-main"')[-1].split("<footer")[0]
+    # A strict policy stops what is inline.
+    assert not re.search(r"\sstyle=|\son\w+=|<script|<style", ours.split("<pre")[0])
+    return ours
+
+
+class Words(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def handle_data(self, data: str) -> None:
+        self.found.append(data)
+
+
+def words(text: str) -> str:
+    parser = Words()
+    parser.feed(text)
+    return " ".join(" ".join(parser.found).split())
+
+
+def listed(text: str) -> list[str]:
+    """The ids of the traces in a list, in its order."""
+    return re.findall(rf'<th scope="row"><a href="{TRACES}([0-9a-f]+)/"', text)
+
+
+# ----- who may look
+
+
+ADDRESSES = [
+    *("", "routes/", "map/", f"{BLUEPRINT}/", f"{BLUEPRINT}/spans/{2:016x}/"),
+    *(f"{BLUEPRINT}/otlp.json", f"{BLUEPRINT}/jaeger.json", f"{BLUEPRINT}/compare/?with={BLUEPRINT}"),
+]
+
+
+@pytest.mark.parametrize("address", ADDRESSES)
+def test_looking_needs_the_permission(store: LocalStore, address: str) -> None:
+    assert Client().get(TRACES + address).status_code == 302, "to the login"
+    assert staff("view_samplingrule").get(TRACES + address).status_code == 403
+    User.objects.all().delete()
+    assert staff("view_trace").get(TRACES + address).status_code == 200
+
+
+def test_nothing_can_be_changed_and_the_index_shows_it(root: Client) -> None:
+    index = root.get("/admin/").content.decode()
+    assert f'href="{TRACES}"' in index
+    assert f"{TRACES}add/" not in index
+    for address in ("add/", "1/change/", "1/delete/", "1/history/"):
+        assert root.get(TRACES + address).status_code == 404
+
+
+def test_looking_at_traces_makes_none(root: Client, store: LocalStore, spans: Any) -> None:
+    for address in ADDRESSES:
+        root.get(TRACES + address)
+    assert spans.names == []
+    root.get("/admin/")
+    assert spans.names != []
+
+
+# ----- the list
+
+
+def fill(store: LocalStore, count: int = 60) -> None:
+    now = time.time_ns()
+    store.write(
+        [
+            row(
+                100 + number,
+                1,
+                base=now - number * 10**9,
+                took=number,
+                kind="server",
+                name="GET /items" if number % 2 else "POST /orders",
+                status="error" if number == 7 else "unset",
+                attributes={
+                    "user.id": str(number % 3),
+                    "http.status_code": 500 if number == 7 else 200,
+                    "correlation.id": f"c-{number}",
+                    "operation.type": "circuit_breaker" if number == 9 else "http",
+                    "db.name": "my db" if number == 11 else "x",
+                },
+            )
+            for number in range(count)
+        ]
+    )
+
+
+def test_the_newest_come_first_a_page_at_a_time(root: Client, path: Path) -> None:
+    store = LocalStore(path)
+    fill(store)
+    text = content(root)
+    first = listed(text)
+    assert [int(each, 16) for each in first] == list(range(100, 150))
+    assert "50 traces, newest first" in words(text)
+    older = html.unescape(re.search(r'href="(\?[^"]+)" rel="next"', text)[1])  # type: ignore[index]
+    text = content(root, older)
+    assert [int(each, 16) for each in listed(text)] == list(range(150, 160))
+    assert 'rel="next"' not in text
+    assert '<a href="?">Newest</a>' in text
+    # New ones don't move what is already on the second page.
+    store.write([row(9, base=time.time_ns())])
+    assert listed(content(root, older)) == listed(text)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers"),
+    [
+        ({"min_duration": "58ms"}, [58, 59]),
+        ({"min_duration": "0,058 s"}, [58, 59]),
+        ({"max_duration": "1ms"}, [0, 1]),
+        ({"errors_only": "on"}, [7]),
+        ({"status_code": "500"}, [7]),
+        ({"user": "2", "max_duration": "9ms"}, [2, 5, 8]),
+        ({"correlation_id": "c-12"}, [12]),
+        ({"attributes": "operation.type=circuit_breaker"}, [9]),
+        ({"attributes": 'http.status_code=200 "db.name=my db"'}, [11]),
+        ({"attributes": "error=true"}, [7]),
+        ({"operation": "POST /orders", "max_duration": "4ms"}, [0, 2, 4]),
+        ({"service": "shop", "within": "900", "limit": "20"}, list(range(20))),
+        ({"service": "nobody"}, []),
+        ({"end": "2020-01-01T00:00"}, []),
+        ({"start": "2020-01-01T00:00:00Z", "max_duration": "0ms"}, [0]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_searching(root: Client, path: Path, query: dict[str, str], numbers: list[int]) -> None:
+    store = LocalStore(path)
+    fill(store)
+    store.close()
+    text = content(root, **query)
+    assert [int(each, 16) - 100 for each in listed(text)] == numbers
+    if not numbers:
+        assert "No trace is like that." in text
+    # What was asked for stands in the form again.
+    for value in query.values():
+        assert value == "on" or html.escape(value) in text
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({"min_duration": "5"}, "Write it with its unit, such as 250ms or 1.5s."),
+        ({"max_duration": "soon"}, "Write it with its unit"),
+        ({"attributes": "urgent"}, "“urgent” is no attribute: write key=value"),
+        ({"attributes": '"a=b'}, "A quotation mark is missing."),
+        ({"start": "yesterday"}, "Write it as 2026-01-31 13:45."),
+        ({"start": "2026-02-31 13:45"}, "Write it as 2026-01-31 13:45."),
+        ({"status_code": "9"}, "greater than or equal to 100"),
+        ({"limit": "1000000"}, "not one of the available choices"),
+    ],
+)
+def test_what_is_no_search_is_said_beside_its_field(root: Client, query: dict[str, str], message: str) -> None:
+    assert message in words(content(root, **query))
+
+
+@pytest.mark.parametrize("before", ["x", "1", "-", "9" * 30 + "-a", "1-<b>"])
+def test_a_page_that_is_not_there(root: Client, store: LocalStore, before: str) -> None:
+    content(root, before=before)
+
+
+def test_the_four_searches_are_one_click_away(root: Client, store: LocalStore) -> None:
+    text = content(root, **{"min_duration": "1s"})
+    for query in (
+        {"min_duration": "1s"},
+        {"errors_only": "on"},
+        {"attributes": "operation.type=circuit_breaker"},
+        {"attributes": "operation.type=database"},
+    ):
+        assert f'href="?{urlencode(query)}"' in text
+    assert '<a href="?min_duration=1s" aria-current="true">Slow requests</a>' in text
+
+
+def test_the_plot_has_a_dot_for_each_trace(root: Client, path: Path) -> None:
+    store = LocalStore(path)
+    fill(store, 20)
+    store.close()
+    text = content(root)
+    dots = re.findall(rf'<a href="{TRACES}[0-9a-f]+/" tabindex="-1" aria-label="([^"]+)"', text)
+    assert len(dots) == 20
+    assert "shop GET /items, 7.00 ms" in dots
+    assert text.count("tracing-dot-failed") == 1
+    with translation.override("de"):
+        # Coordinates are for the browser, whatever the language.
+        assert not re.search(r'c[xy]="[0-9]+,', content(root))
+
+
+def test_a_list_of_nothing_says_how_to_get_something(root: Client) -> None:
+    assert "There are no traces yet." in content(root)
+    assert "python manage.py check_tracing" in content(root)
+
+
+def test_a_part_of_the_page_for_the_live_list(root: Client, store: LocalStore) -> None:
+    part = root.get(TRACES, {"part": "results"}).content.decode()
+    assert listed(part) == [BLUEPRINT]
+    assert "<html" not in part
+    assert "part=results" not in part
+
+
+# ----- one trace
+
+
+def test_a_waterfall(root: Client, store: LocalStore) -> None:
+    text = content(root, f"{BLUEPRINT}/")
+    said = words(text)
+    assert "api-gateway" in said
+    assert "8 spans" in said
+    assert "2 errors" in said
+    names = re.findall(r'<a href="spans/[0-9a-f]{16}/">([^<]+)</a>', text)
+    assert [html.unescape(name) for name in names] == [
+        *("GET /api/blueprints/<int:pk>", "middleware.auth", "db.select.users", "cache.get.blueprint:*"),
+        *("circuit_breaker.blueprint-service", "http.post.blueprint-service", "POST /validate", "rate_limit.check"),
+    ]
+    assert re.findall(r'aria-level="(\d)"', text) == ["1", "2", "3", "2", "2", "3", "4", "1"]
+    assert "One span names a parent that is not stored here." in said
+    assert f'href="{TRACES}{BLUEPRINT}/otlp.json"' in text
+
+
+def test_the_beginning_of_an_id_leads_to_the_trace(root: Client, store: LocalStore) -> None:
+    answer = root.get(f"{TRACES}{BLUEPRINT[:31]}/")
+    assert (answer.status_code, answer["Location"]) == (302, f"{TRACES}{BLUEPRINT}/")
+
+
+@pytest.mark.parametrize("address", ["f" * 32 + "/", "f" * 32 + "/otlp.json", "f" * 32 + f"/spans/{1:016x}/"])
+def test_a_trace_that_has_left(root: Client, store: LocalStore, address: str) -> None:
+    assert f"The trace {'f' * 32} is not stored." in content(root, address, status=404)
+    assert "is not stored" in content(root, f"{BLUEPRINT}/spans/{99:016x}/", status=404)
+    assert root.get(f"{TRACES}nonsense/").status_code == 404
+
+
+def repeated(count: int, **attributes: Any) -> list[dict[str, Any]]:
+    said = {
+        "operation.type": "database",
+        "db.system": "postgresql",
+        "db.operation": "select",
+        "db.statement": "SELECT blueprints.id, blueprints.name, blueprints.owner_id FROM blueprints WHERE id = %s",
+        **attributes,
+    }
+    return [
+        row(5, 1, 0, "GET /list", kind="server", took=100),
+        row(5, 2, 1, "db.select.owners", kind="client", start=1, attributes={"db.system": "postgresql"}),
+        *(
+            row(5, 10 + number, 1, "db.select.blueprints", kind="client", start=2 + number * 3, attributes=said)
+            for number in range(count)
+        ),
+        row(5, 3, 1, "cache.get.x", start=90, attributes={"operation.type": "cache"}),
+    ]
+
+
+def test_repeated_queries_are_folded_and_blamed(root: Client, store: LocalStore) -> None:
+    location = {"code.filepath": "shop/views.py", "code.lineno": 42, "code.function": "checkout"}
+    store.write(repeated(12, **location))
+    text = content(root, f"{5:032x}/")
+    said = words(text)
+    assert "N+1: the same query 12 times, 12.0 ms in all. Made by shop/views.py:42 in checkout ." in said
+    assert "SELECT … FROM blueprints WHERE id = %s" in said
+    assert "12 × db.select.blueprints" in said
+    assert text.count('aria-level="3"') == 12
+    # Folded: there, and out of sight until somebody opens the row.
+    assert len(re.findall(r'aria-level="3"[^>]* hidden', text)) == 12
+    assert " hidden" not in content(root, f"{5:032x}/?all=1").split("<tbody>")[1]
+    # Who has no locations is told of them, who has them is not.
+    assert "CODE_LOCATIONS" in text
+
+
+def test_a_few_alike_are_folded_and_not_blamed(root: Client, store: LocalStore) -> None:
+    store.write(repeated(4))
+    said = words(content(root, f"{5:032x}/"))
+    assert "4 × db.select.blueprints" in said
+    assert "N+1" not in said
+
+
+def test_where_the_time_went(root: Client, store: LocalStore) -> None:
+    store.write(repeated(12))
+    said = words(content(root, f"{5:032x}/"))
+    assert "Python 86.0 ms 86 % SQL 13.0 ms 13 % Cache 1.00 ms 1 %" in said
+
+
+def test_a_span_says_everything(root: Client, store: LocalStore) -> None:
+    event = exception("ValueError", "boom")
+    event["attributes"]["exception.stacktrace"] = 'Traceback:\n  File "x.py", line 1\nValueError: boom'
+    store.write(
+        [
+            row(
+                6,
+                1,
+                kind="server",
+                status="error",
+                status_message="it broke",
+                attributes={"http.method": "POST", "tags": ["a", "b"], "big": 2**60},
+                events=[event],
+                links=[{"trace_id": BLUEPRINT, "span_id": f"{2:016x}", "attributes": {"why": "retry"}}],
+            )
+        ]
+    )
+    for address in (f"{6:032x}/spans/{1:016x}/", f"{6:032x}/spans/{1:016x}/?part=1"):
+        text = root.get(TRACES + address).content.decode()
+        said = words(text)
+        for wanted in ("it broke", "exception.type ValueError", "http.method POST", 'tags ["a", "b"]', str(2**60)):
+            assert wanted in said
+        assert "ValueError: boom</pre>" in text
+        assert f'href="{TRACES}{BLUEPRINT}/"' in text
+        assert f'href="{TRACES}?attributes=http.method%3DPOST"' in text
+        assert ("<html" in text) is ("part" not in address)
+
+
+def test_an_attributes_link_finds_its_traces(root: Client, store: LocalStore) -> None:
+    """Also with blanks and quotation marks in it."""
+    store.write([row(6, attributes={"note": """it's a "test" """})])
+    text = root.get(f"{TRACES}{6:032x}/spans/{1:016x}/").content.decode()
+    link = html.unescape(
+        re.search(rf'href="{re.escape(TRACES)}(\?attributes=note[^"]+|\?attributes=%27note[^"]+)"', text)[1]
+    )  # type: ignore[index]
+    assert listed(content(root, link)) == [f"{6:032x}"]
+
+
+def test_every_field_is_escaped(root: Client, store: LocalStore) -> None:
+    """Whoever sends requests, or spans, chooses these."""
+    evil = {
+        "name": SCRIPT,
+        "service": SCRIPT,
+        "scope": SCRIPT,
+        "status_message": SCRIPT,
+        "status": "error",
+        "resource": {SCRIPT: SCRIPT},
+        "events": [{"name": SCRIPT, "time": NOON, "attributes": {SCRIPT: SCRIPT, "exception.stacktrace": SCRIPT}}],
+        "links": [{"trace_id": "ab" * 16, "span_id": "cd" * 8, "attributes": {SCRIPT: SCRIPT}}],
+    }
+    said = {
+        **{SCRIPT: SCRIPT, "db.system": SCRIPT, "db.name": SCRIPT, "db.statement": f"SELECT {SCRIPT} FROM x"},
+        **{"db.operation": "select", "code.filepath": SCRIPT, "code.function": SCRIPT, "http.status_code": SCRIPT},
+        **{"user.id": SCRIPT, "user.subscription": SCRIPT, "correlation.id": SCRIPT, "peer.service": SCRIPT},
+    }
+    breaker = {"operation.type": "circuit_breaker", "circuit_breaker.name": SCRIPT, "circuit_breaker.state": SCRIPT}
+    spans = [row(7, 1, 0, kind="server", attributes=said, took=50, **evil)]
+    spans += [row(7, 10 + each, 1, kind="client", start=each, attributes=said, **evil) for each in range(6)]
+    spans.append(row(7, 20, 1, attributes=breaker, **evil))
+    store.write([*spans, row(8, 1, 0, kind="server", attributes=said, **evil)])
+    trace, span = f"{7:032x}", f"{1:016x}"
+    for address in (
+        *("", f"?{urlencode({'service': SCRIPT, 'operation': SCRIPT, 'attributes': SCRIPT, 'before': SCRIPT})}"),
+        *("routes/", f"routes/?{urlencode({'service': SCRIPT, 'o': SCRIPT, 'within': SCRIPT})}", "map/"),
+        *(f"{trace}/", f"{trace}/spans/{span}/", f"{trace}/compare/?with={8:032x}"),
+    ):
+        answer = root.get(TRACES + address)
+        assert answer.status_code == 200
+        text = answer.content.decode()
+        assert "<script>alert" not in text
+        assert "alert" in text or address == ""
+        # None of them ends an attribute's value either.
+        assert '"x")&lt;/script' not in text
+    assert "<script" not in root.get(f"{TRACES}{trace}/otlp.json")["Content-Disposition"]
+
+
+# ----- files, comparing, statistics
+
+
+def test_downloads(root: Client, store: LocalStore) -> None:
+    answer = root.get(f"{TRACES}{BLUEPRINT}/otlp.json")
+    assert answer["Content-Type"] == "application/json"
+    assert answer["Content-Disposition"] == 'attachment; filename="get-apiblueprintsintpk-00000000-otlp.json"'
+    spans = [
+        span
+        for resource in json.loads(answer.content)["resourceSpans"]
+        for scope in resource["scopeSpans"]
+        for span in scope["spans"]
+    ]
+    assert len(spans) == 8
+    (trace,) = json.loads(root.get(f"{TRACES}{BLUEPRINT}/jaeger.json").content)["data"]
+    assert (trace["traceID"], len(trace["spans"])) == (BLUEPRINT, 8)
+    assert {process["serviceName"] for process in trace["processes"].values()} == {"api-gateway", "blueprint-service"}
+
+
+def test_comparing(root: Client, store: LocalStore) -> None:
+    store.write(repeated(12))
+    faster = [{**span, "trace_id": f"{6:032x}", "end": span["start"] + 500_000} for span in repeated(3)]
+    store.write(faster)
+    text = content(root, f"{5:032x}/")
+    option = re.search(rf'<option value="{6:032x}">([^<]+)</option>', text)
+    assert option is not None, "traces of the same route are offered"
+    said = words(content(root, f"{5:032x}/compare/", **{"with": f"{6:032x}"}))
+    assert "GET /list shop 1 1 100 ms 500 µs −99.5 ms" in said
+    assert "db.select.blueprints shop 12 3 12.0 ms 1.50 ms −10.5 ms" in said
+    assert "is not stored" in content(root, f"{5:032x}/compare/", status=404, **{"with": "e" * 32})
+    assert root.get(f"{TRACES}{5:032x}/compare/").status_code == 404
+
+
+def test_routes(root: Client, path: Path) -> None:
+    store = LocalStore(path)
+    fill(store, 20)
+    store.close()
+
+    def first(**query: str) -> tuple[str, ...]:
+        text = content(root, "routes/", **query)
+        cells = re.findall(r"<tr><th scope=\"row\">(.*?)</tr>", text, re.DOTALL)
+        return tuple(words(f'<th scope="row">{cell}') for cell in cells)
+
+    rows = first()
+    assert rows[0].startswith("GET /items shop 10 1 10 % 9.00 ms 19.0 ms 19.0 ms 19.0 ms 100 ms")
+    assert rows[1].startswith("POST /orders shop 10 8.00 ms 18.0 ms")
+    assert first(o="p95")[0].startswith("POST /orders")
+    assert first(o="-p95")[0].startswith("GET /items")
+    assert first(o="nonsense") == first(o="count")
+    assert first(service="nobody") == ()
+    assert len(first(within="900")) == 2
+    text = content(root, "routes/", o="-p95")
+    assert 'aria-sort="descending"' in text
+    assert 'href="?o=p95"' in text, "a second click turns the order"
+    # A route leads to its traces, its slowest time to that trace.
+    assert f'href="{TRACES}?service=shop&amp;operation=GET+%2Fitems"' in text
+    assert f'href="{TRACES}{119:032x}/">19.0 ms' in text
+
+
+def test_the_map(root: Client, store: LocalStore) -> None:
+    state = {"circuit_breaker.name": "mail", "circuit_breaker.state": "open", "operation.type": "circuit_breaker"}
+    store.write([row(9, 1, 0, kind="server"), row(9, 2, 1, attributes=state, status="error")])
+    text = content(root, "map/")
+    said = words(text)
+    assert "api-gateway blueprint-service service 1 100 %" in said
+    assert "shop mail circuit breaker: open 1 100 %" in said
+    boxes = re.findall(r'<g class="tracing-box tracing-(\w+)', text)
+    assert sorted(boxes) == ["breaker", "service", "service", "service"]
+    assert "tracing-state-open" in text
+    assert "No service has called anything yet" in content(root, "map/", within="900")
+
+
+# ----- when it can't be read
+
+
+def test_a_jaeger_that_is_down_is_said_at_once(root: Client, settings: Any) -> None:
+    port = free_port()
+    settings.TRACING = {"ENDPOINT": "http://127.0.0.1:4318", "QUERY_URL": f"http://127.0.0.1:{port}"}
+    for address in ADDRESSES:
+        text = content(root, address)
+        assert 'role="alert"' in text
+        assert f"Nothing listens on 127.0.0.1:{port}. Does Jaeger run, and is QUERY_URL right?" in words(text)
+        assert "python manage.py check_tracing" in text
+        assert "/admin/django_tracing/processstatus/" in text, "the admin's own check"
+
+
+def test_only_who_may_check_is_sent_there(settings: Any) -> None:
+    settings.TRACING = {"EXPORTER": "none"}
+    text = content(staff("view_trace"))
+    assert "Traces can&#x27;t be read back" in text
+    assert "processstatus" not in text.split('role="alert"')[1]
+
+
+def test_a_jaeger_that_hangs_is_given_up(root: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("django_tracing.trace_admin.ANSWER_TIMEOUT", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        settings.TRACING = {"ENDPOINT": "http://127.0.0.1:4318", "QUERY_URL": address}
+        assert "did not answer within 0.2 s" in words(content(root))
+
+
+def test_a_jaeger_with_many_slow_services_is_given_up(
+    root: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each answer is quick enough, all of them together are not."""
+    monkeypatch.setattr("django_tracing.trace_admin.PAGE_BUDGET", 0.5)
+
+    def answer(path: str) -> tuple[int, Any]:
+        time.sleep(0.05)
+        if path.startswith("/api/v3/services"):
+            return 200, {"services": [f"service-{number}" for number in range(50)]}
+        return (200, {"summaries": []}) if "?" in path else (400, {"error": {"message": "query"}})
+
+    with Server(answer) as server:
+        settings.TRACING = {"ENDPOINT": "http://127.0.0.1:4318", "QUERY_URL": server.url}
+        assert "takes too long to answer. Ask for less" in words(content(root, service=""))
+        assert len(server.asked) < 20
+
+
+def test_a_file_that_is_another_programs(root: Client, path: Path) -> None:
+    path.write_bytes(b"SQLite format 3\0" + b"\x10\x00" + b"\1" * 50 + b"\0" * 5000)
+    assert "another program" in words(content(root))
+
+
+class Broken:
+    """A reader of a user's own, with a fault."""
+
+    def __init__(self, settings: Any) -> None:
+        pass
+
+    def describe(self) -> str:
+        return "broken"
+
+    def trace_link(self, trace_id: str) -> str | None:
+        return None
+
+    def services(self) -> list[str]:
+        raise ZeroDivisionError("of its own")
+
+    operations = search = trace = routes = services
+
+    def dependencies(self, **within: Any) -> Dependencies:
+        raise ReadError("It sleeps.", "asleep")
+
+
+def test_a_reader_of_the_users_own_that_fails(root: Client, settings: Any) -> None:
+    settings.TRACING = {"READER": f"{__name__}.Broken"}
+    assert "Broken.services failed: ZeroDivisionError: of its own." in words(content(root))
+    assert "It sleeps." in words(content(root, "map/"))
+    settings.TRACING = {"READER": "nowhere.at.all"}
+    assert "TRACING[\"READER\"] is 'nowhere.at.all', which fails with" in words(content(root))
+    settings.TRACING = {"READER": f"{__name__}.Client"}
+    assert 'what TRACING["READER"] names has no describe' in words(content(root))
+
+
+def test_numbers_are_the_browsers_whatever_the_language(root: Client, store: LocalStore, settings: Any) -> None:
+    settings.LANGUAGE_CODE = "de"
+    settings.USE_THOUSAND_SEPARATOR = True
+    store.write([row(5, 1, 0, "GET /x", took=5_000_000)])
+    for address in (f"{5:032x}/", "", "routes/", "map/", f"{BLUEPRINT}/"):
+        text = content(root, address)
+        assert not re.search(r'\s(?:x|y|width|height|cx|cy|viewBox|data-\w+|aria-level)="[^"]*,', text)
+    assert 'data-total="5000000000000"' in content(root, f"{5:032x}/")
