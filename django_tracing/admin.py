@@ -1,7 +1,8 @@
-"""The admin's pages: which traces are kept, and how the processes are."""
+"""The admin's pages: which traces are kept, how the processes are, and the way to the traces."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from datetime import timezone as datetime_timezone
 from typing import Any
@@ -15,18 +16,17 @@ from django.db.models import Q, QuerySet, Sum
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import Resolver404, path, resolve, reverse
+from django.urls import Resolver404, path, re_path, resolve, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from django_tracing.conf import SPECS, Settings, get_settings
-from django_tracing.models import ProcessStatus, SamplingRule
+from django_tracing.models import ProcessStatus, SamplingRule, Trace
 from django_tracing.sampling.refresh import GONE_AFTER, as_rule, read_rules
 from django_tracing.sampling.rules import Asked, compile_rules, header_key, pattern_problem
 from django_tracing.sampling.strategies import inexpressible
-from django_tracing.trace_admin import TraceAdmin
 
 __all__ = ["SamplingRuleAdmin", "SamplingRuleForm", "TraceAdmin"]
 
@@ -299,6 +299,48 @@ class ProcessStatusAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                 2: gettext("The settings are wrong."),
             }[diagnosis.exit_code]
         return TemplateResponse(request, "admin/django_tracing/processstatus/change_list.html", context)
+
+
+@admin.register(Trace)
+class TraceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Traces are read where they are stored, not from the database: the pages of ``trace_pages`` are all there is."""
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Trace | None = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Trace | None = None) -> bool:
+        return False
+
+    def get_urls(self) -> list[Any]:
+        trace_id = r"^(?P<trace_id>[0-9a-fA-F]{6,32})/"
+        pages = [
+            ("^$", "list_page", "changelist"),
+            ("^routes/$", "routes_page", "routes"),
+            ("^map/$", "map_page", "map"),
+            (rf"{trace_id}$", "trace_page", "trace"),
+            (rf"{trace_id}spans/(?P<span_id>[0-9a-f]{{16}})/$", "span_page", "span"),
+            (rf"{trace_id}compare/$", "compare_page", "compare"),
+            (rf"{trace_id}(?P<kind>otlp|jaeger)\.json$", "download", "download"),
+        ]
+        return [
+            re_path(pattern, self.admin_site.admin_view(self._page(view)), name=f"django_tracing_trace_{name}")
+            for pattern, view, name in pages
+        ]
+
+    def _page(self, name: str) -> Callable[..., HttpResponse]:
+        def page(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+            if not self.has_view_permission(request):
+                raise PermissionDenied
+            # Every process of a site with the admin imports this module; few of them ever show a trace.
+            from django_tracing import trace_pages
+
+            view: Callable[..., HttpResponse] = getattr(trace_pages, name)
+            return view(request, self.admin_site, **kwargs)
+
+        return page
 
 
 #: Settings whose values are nobody's to read.

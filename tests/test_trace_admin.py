@@ -522,7 +522,7 @@ def test_only_who_may_check_is_sent_there(settings: Any) -> None:
 
 
 def test_a_jaeger_that_hangs_is_given_up(root: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_tracing.trace_admin.ANSWER_TIMEOUT", 0.2)
+    monkeypatch.setattr("django_tracing.trace_pages.ANSWER_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         settings.TRACING = {"ENDPOINT": "http://127.0.0.1:4318", "QUERY_URL": address}
@@ -533,7 +533,7 @@ def test_a_jaeger_with_many_slow_services_is_given_up(
     root: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each answer is quick enough, all of them together are not."""
-    monkeypatch.setattr("django_tracing.trace_admin.PAGE_BUDGET", 0.5)
+    monkeypatch.setattr("django_tracing.trace_pages.PAGE_BUDGET", 0.5)
 
     def answer(path: str) -> tuple[int, Any]:
         time.sleep(0.05)

@@ -1,4 +1,7 @@
-"""The admin's pages of traces: the list, one trace, two side by side, the routes, the service map."""
+"""The admin's pages of traces: the list, one trace, two side by side, the routes, the service map.
+
+Imported with the first page that is asked for: no process that shows none waits for SQLite.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,17 @@ import json
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from urllib.parse import urlencode
 
 from django import forms
-from django.contrib import admin
-from django.core.exceptions import PermissionDenied, ValidationError
+from django.contrib.admin import AdminSite
+from django.core.exceptions import ValidationError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
-from django.urls import path, re_path, reverse
+from django.urls import reverse
 from django.utils import timezone
 from django.utils.dateparse import parse_datetime
 from django.utils.text import slugify
@@ -28,34 +31,29 @@ from django_tracing.attributes import Convention
 from django_tracing.conf import get_settings
 from django_tracing.models import Trace as TraceModel
 from django_tracing.reading import get_reader
+from django_tracing.trace_rows import OPEN_ROWS, SCALE, WORKS, Colours, row_of, rows_of, shares_of, svg_number
 from django_tracing.traces import asked
 from django_tracing.traces.dependencies import BOX_HEIGHT, BOX_WIDTH, errors_of, layout
 from django_tracing.traces.formats import jaeger_json, otlp_json
 from django_tracing.traces.jaeger import JaegerReader
 from django_tracing.traces.model import Reader, ReadError, RouteStatistics, Span, Trace, TraceSummary, to_datetime
-from django_tracing.traces.render import duration_text, key_attributes
+from django_tracing.traces.render import duration_text
 from django_tracing.traces.waterfall import Row, Waterfall, location_of, short_statement, statement_of, waterfall
-from django_tracing.traces.work import Work
 
-__all__ = ["SearchForm", "TraceAdmin"]
+__all__ = [
+    "SearchForm",
+    "compare_page",
+    "download",
+    "list_page",
+    "map_page",
+    "routes_page",
+    "span_page",
+    "trace_page",
+]
 
 #: A page waits as long for one answer of Jaeger's, and for all that it asks, in seconds.
 ANSWER_TIMEOUT: Final = 3.0
 PAGE_BUDGET: Final = 10.0
-#: So many rows are open when a trace's page opens; deeper levels of longer traces begin closed.
-OPEN_ROWS: Final = 500
-#: Colours of services, see tracing.css.
-COLOURS: Final = 8
-#: The length of the time line in the units of its drawing.
-SCALE: Final = 1000
-
-_WORKS: Final[Mapping[Work, Any]] = {
-    "sql": _("SQL"),
-    "cache": _("Cache"),
-    "http": _("HTTP"),
-    "python": _("Python"),
-    "other": _("Other"),
-}
 _RANGES: Final = (
     ("", _("Any time")),
     ("900", _("Last 15 minutes")),
@@ -65,7 +63,6 @@ _RANGES: Final = (
     ("604800", _("Last 7 days")),
 )
 _LIMITS: Final = ("20", "50", "100", "200", "500")
-_ID: Final = r"(?P<trace_id>[0-9a-fA-F]{6,32})"
 
 
 # ----- What is asked
@@ -218,45 +215,6 @@ def _time(nanoseconds: int) -> datetime:
     return timezone.localtime(moment) if timezone.is_aware(moment) else moment
 
 
-def _number(value: float) -> str:
-    """For an attribute of SVG: no locale's commas."""
-    return f"{value:.2f}".rstrip("0").rstrip(".")
-
-
-class _Colours:
-    """Services and their colours, in the order in which they were met."""
-
-    def __init__(self, services: Iterable[str]) -> None:
-        self.numbers = {service: number % COLOURS for number, service in enumerate(services)}
-
-    def __getitem__(self, service: str) -> int:
-        return self.numbers.setdefault(service, len(self.numbers) % COLOURS)
-
-
-class _Share(NamedTuple):
-    """A part of a bar that shows where time went."""
-
-    work: Work
-    label: str
-    time: str
-    percent: str
-    x: str
-    width: str
-
-
-def _shares(times: Mapping[Work, int]) -> list[_Share]:
-    total = sum(times.values())
-    found, x = [], 0.0
-    for work, time in times.items():
-        width = SCALE * time / total if total else 0.0
-        percent = 100 * time / total if total else 0.0
-        found.append(
-            _Share(work, str(_WORKS[work]), duration_text(time), f"{percent:.0f} %", _number(x), _number(width))
-        )
-        x += width
-    return found
-
-
 def _listed(summary: TraceSummary, longest: int) -> dict[str, Any]:
     return {
         "id": summary.trace_id,
@@ -267,7 +225,7 @@ def _listed(summary: TraceSummary, longest: int) -> dict[str, Any]:
         "started": _time(summary.start),
         "iso": to_datetime(summary.start).isoformat(),
         "duration": duration_text(summary.duration),
-        "width": _number(SCALE * summary.duration / longest if longest else 0),
+        "width": svg_number(SCALE * summary.duration / longest if longest else 0),
         "spans": str(summary.span_count),
         "errors": str(summary.error_count) if summary.error_count else "",
     }
@@ -301,15 +259,15 @@ def _plot(summaries: Sequence[TraceSummary]) -> dict[str, Any] | None:
         "right": str(_PLOT_WIDTH - 10),
         "bottom": str(_PLOT_HEIGHT - 4),
         "lines": [
-            {"y": _number(y(power)), "text_y": _number(y(power) + 4), "label": _round_duration(power)}
+            {"y": svg_number(y(power)), "text_y": svg_number(y(power) + 4), "label": _round_duration(power)}
             for power in range(low, high + 1)
         ],
         "first": to_datetime(first),
         "last": to_datetime(last),
         "dots": [
             {
-                "x": _number(x(summary.start)),
-                "y": _number(y(log)),
+                "x": svg_number(x(summary.start)),
+                "y": svg_number(y(log)),
                 "failed": bool(summary.error_count),
                 "url": reverse("admin:django_tracing_trace_trace", args=[summary.trace_id]),
                 "label": f"{summary.service} {summary.name}, {duration_text(summary.duration)}",
@@ -325,81 +283,6 @@ def _round_duration(power: int) -> str:
         if power >= exponent:
             return f"{10 ** (power - exponent)} {unit}"
     return f"{10**power} ns"
-
-
-def _bars(pieces: Iterable[tuple[int, int]], total: int, top: int, height: int) -> str:
-    """Bars as the ``d`` of one SVG path: a page of ten thousand spans has no room for an element each."""
-    scale = SCALE / total
-    return "".join(
-        f"M{start * scale:.6g},{top}h{max(end - start, 0) * scale:.6g}v{height}h{(start - end) * scale:.6g}z"
-        for start, end in pieces
-    )
-
-
-def _shown(
-    number: int, row: Row, total: int, colours: _Colours, above: str, hidden: bool, closed: bool
-) -> dict[str, Any]:
-    span = row.span
-    statement = statement_of(span.attributes)
-    notes = [f"{key}={value}" for key, value in key_attributes(span.attributes)] if not row.folds else []
-    pieces = row.pieces if row.folds else [(row.start, row.start + row.duration)]
-    return {
-        "number": str(number),
-        "parent": str(row.parent),
-        "depth": str(row.depth),
-        "level": str(row.depth + 1),
-        "indent": str(min(row.depth, 30) * 14),
-        "name": span.name or gettext("(no name)"),
-        "count": str(row.count) if row.folds else "",
-        "service": span.service if span.service != above else "",
-        "colour": str(colours[span.service]),
-        "note": short_statement(statement) or " ".join(notes),
-        "location": location_of(span.attributes) if row.folds else "",
-        "n_plus_one": row.n_plus_one,
-        "failed": bool(row.failed),
-        "orphan": row.orphan,
-        "url": f"spans/{span.span_id}/",
-        "expandable": row.below > 0,
-        "closed": closed,
-        "hidden": hidden,
-        "bars": _bars(pieces, total, 4, 11),
-        "critical": _bars(row.critical, total, 16, 3),
-        "duration": duration_text(row.duration),
-        "self_time": duration_text(row.self_time),
-        "offset": duration_text(row.start),
-    }
-
-
-def _rows(fall: Waterfall, colours: _Colours, everything: bool = False) -> list[dict[str, Any]]:
-    total = max(fall.trace.duration, 1)
-    depth = None if everything else _open_depth(fall.rows)
-    shown: list[dict[str, Any]] = []
-    hidden: list[bool] = []
-    closed: list[bool] = []
-    for number, row in enumerate(fall.rows):
-        parent = row.parent
-        out_of_sight = parent >= 0 and (hidden[parent] or closed[parent])
-        shut = not everything and row.below > 0 and (row.folds or (depth is not None and row.depth >= depth))
-        hidden.append(out_of_sight)
-        closed.append(shut)
-        above = fall.rows[parent].span.service if parent >= 0 else "\0"
-        shown.append(_shown(number, row, total, colours, above, out_of_sight, shut))
-    return shown
-
-
-def _open_depth(rows: Sequence[Row]) -> int | None:
-    """Below which level rows begin closed; None where all of them may be open."""
-    if len(rows) <= OPEN_ROWS:
-        return None
-    at: dict[int, int] = {}
-    for row in rows:
-        at[row.depth] = at.get(row.depth, 0) + 1
-    count = 0
-    for depth in sorted(at):
-        count += at[depth]
-        if count > OPEN_ROWS:
-            return max(depth - 1, 0)
-    return None
 
 
 def _value(value: Any) -> str:
@@ -461,7 +344,7 @@ def _detail(span: Span, trace: Trace) -> dict[str, Any]:
     }
 
 
-def _head(trace: Trace, fall: Waterfall, colours: _Colours) -> dict[str, Any]:
+def _head(trace: Trace, fall: Waterfall, colours: Colours) -> dict[str, Any]:
     root = trace.root
     said = {}
     for key in (names.USER_ID, names.USER_SUBSCRIPTION, names.CORRELATION_ID):
@@ -487,7 +370,7 @@ def _head(trace: Trace, fall: Waterfall, colours: _Colours) -> dict[str, Any]:
             for service in trace.services
         ],
         "said": said,
-        "shares": _shares(fall.time_by_work),
+        "shares": shares_of(fall.time_by_work),
         "orphans": sum(row.orphan for row in fall.rows),
     }
 
@@ -499,267 +382,245 @@ def _ticks(trace: Trace) -> list[str]:
 # ----- The pages
 
 
-@admin.register(TraceModel)
-class TraceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """Traces are read where they are stored, not from the database: these pages are all there is."""
+def _reader() -> Reader:
+    return get_reader(get_settings(), timeout=ANSWER_TIMEOUT, budget=PAGE_BUDGET)
 
-    def has_add_permission(self, request: HttpRequest) -> bool:
-        return False
 
-    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
+def _answer(
+    request: HttpRequest,
+    site: AdminSite,
+    template: str,
+    title: str,
+    context: Mapping[str, Any],
+    status: int = 200,
+) -> HttpResponse:
+    return TemplateResponse(
+        request,
+        f"admin/django_tracing/trace/{template}.html",
+        {**site.each_context(request), "title": title, "opts": TraceModel._meta, **context},
+        status=status,
+    )
 
-    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        return False
 
-    def get_urls(self) -> list[Any]:
-        def page(view: Callable[..., HttpResponse]) -> Any:
-            def guarded(request: HttpRequest, **kwargs: Any) -> HttpResponse:
-                if not self.has_view_permission(request):
-                    raise PermissionDenied
-                return view(request, **kwargs)
+def _failed(request: HttpRequest, site: AdminSite, title: str, error: ReadError) -> HttpResponse:
+    return _answer(request, site, "unreadable", title, {"problem": _problem(request, error)})
 
-            return self.admin_site.admin_view(guarded)
 
-        prefix = "django_tracing_trace"
-        return [
-            path("", page(self.list_page), name=f"{prefix}_changelist"),
-            path("routes/", page(self.routes_page), name=f"{prefix}_routes"),
-            path("map/", page(self.map_page), name=f"{prefix}_map"),
-            re_path(rf"^{_ID}/$", page(self.trace_page), name=f"{prefix}_trace"),
-            re_path(rf"^{_ID}/spans/(?P<span_id>[0-9a-f]{{16}})/$", page(self.span_page), name=f"{prefix}_span"),
-            re_path(rf"^{_ID}/compare/$", page(self.compare_page), name=f"{prefix}_compare"),
-            re_path(rf"^{_ID}/(?P<kind>otlp|jaeger)\.json$", page(self.download), name=f"{prefix}_download"),
-        ]
+def list_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
+    """The newest traces that are like what is asked for."""
+    context: dict[str, Any] = {"found": [], "plot": None, "problem": None, "older": "", "newer": ""}
+    data = request.GET.copy()
+    form = SearchForm(data)
+    try:
+        reader = _reader()
+        services = reader.services()
+        own = get_settings().service_name
+        if "service" not in data and isinstance(reader, JaegerReader) and own in services:
+            # Jaeger is asked service by service: fifty of them are for those who ask for all.
+            data["service"] = own
+        chosen = str(data.get("service", ""))
+        operations = reader.operations(chosen) if chosen in services else []
+        form = SearchForm(data, services=services, operations=operations)
+        context["described"] = reader.describe()
+        if form.is_valid():
+            before = _before(data.get("before", ""))
+            summaries = reader.search(**form.query(), limit=form.page_size + 1, before=before)
+            context |= _found(request, summaries, form.page_size)
+            context["newer"] = _changed(request, before=None) if before else ""
+    except ReadError as error:
+        context["problem"] = _problem(request, error)
+    context["form"] = form
+    context["searches"] = [
+        {"label": label, "query": urlencode(query), "chosen": _is_asked(data, query)} for label, query in _SEARCHES
+    ]
+    context["detailed"] = any(
+        data.get(name) for name in ("status_code", "user", "correlation_id", "max_duration", "start", "end", "limit")
+    )
+    part = request.GET.get("part") == "results"
+    return _answer(request, site, "results" if part else "list", gettext("Traces"), context)
 
-    # ----- Reading
 
-    def _reader(self) -> Reader:
-        return get_reader(get_settings(), timeout=ANSWER_TIMEOUT, budget=PAGE_BUDGET)
+def _found(request: HttpRequest, summaries: list[TraceSummary], limit: int) -> dict[str, Any]:
+    page = summaries[:limit]
+    longest = max((summary.duration for summary in page), default=0)
+    more = len(summaries) > limit
+    return {
+        "found": [_listed(summary, longest) for summary in page],
+        "plot": _plot(page),
+        "older": _changed(request, before=f"{page[-1].start}-{page[-1].trace_id}") if more else "",
+        "shown": ngettext("%(count)d trace", "%(count)d traces", len(page)) % {"count": len(page)},
+    }
 
-    def _answer(
-        self, request: HttpRequest, template: str, title: str, context: Mapping[str, Any], status: int = 200
-    ) -> HttpResponse:
-        return TemplateResponse(
-            request,
-            f"admin/django_tracing/trace/{template}.html",
-            {**self.admin_site.each_context(request), "title": title, "opts": self.model._meta, **context},
-            status=status,
-        )
 
-    def _failed(self, request: HttpRequest, title: str, error: ReadError) -> HttpResponse:
-        return self._answer(request, "unreadable", title, {"problem": _problem(request, error)})
-
-    # ----- Pages
-
-    def list_page(self, request: HttpRequest) -> HttpResponse:
-        """The newest traces that are like what is asked for."""
-        context: dict[str, Any] = {"found": [], "plot": None, "problem": None, "older": "", "newer": ""}
-        data = request.GET.copy()
-        form = SearchForm(data)
-        try:
-            reader = self._reader()
-            services = reader.services()
-            own = get_settings().service_name
-            if "service" not in data and isinstance(reader, JaegerReader) and own in services:
-                # Jaeger is asked service by service: fifty of them are for those who ask for all.
-                data["service"] = own
-            chosen = str(data.get("service", ""))
-            operations = reader.operations(chosen) if chosen in services else []
-            form = SearchForm(data, services=services, operations=operations)
-            context["described"] = reader.describe()
-            if form.is_valid():
-                before = _before(data.get("before", ""))
-                summaries = reader.search(**form.query(), limit=form.page_size + 1, before=before)
-                context |= self._found(request, summaries, form.page_size)
-                context["newer"] = _changed(request, before=None) if before else ""
-        except ReadError as error:
-            context["problem"] = _problem(request, error)
-        context["form"] = form
-        context["searches"] = [
-            {"label": label, "query": urlencode(query), "chosen": _is_asked(data, query)}
-            for label, query in _SEARCHES
-        ]
-        context["detailed"] = any(
-            data.get(name)
-            for name in ("status_code", "user", "correlation_id", "max_duration", "start", "end", "limit")
-        )
-        part = request.GET.get("part") == "results"
-        return self._answer(request, "results" if part else "list", gettext("Traces"), context)
-
-    def _found(self, request: HttpRequest, summaries: list[TraceSummary], limit: int) -> dict[str, Any]:
-        page = summaries[:limit]
-        longest = max((summary.duration for summary in page), default=0)
-        more = len(summaries) > limit
-        return {
-            "found": [_listed(summary, longest) for summary in page],
-            "plot": _plot(page),
-            "older": _changed(request, before=f"{page[-1].start}-{page[-1].trace_id}") if more else "",
-            "shown": ngettext("%(count)d trace", "%(count)d traces", len(page)) % {"count": len(page)},
-        }
-
-    def trace_page(self, request: HttpRequest, trace_id: str) -> HttpResponse:
-        """One trace as a waterfall."""
-        try:
-            reader = self._reader()
-            trace = reader.trace(trace_id)
-            if trace is None:
-                return self._missing(request, trace_id)
-            link = reader.trace_link(trace.trace_id)
-        except ReadError as error:
-            return self._failed(request, gettext("Trace"), error)
-        if trace.trace_id != trace_id:
-            return HttpResponseRedirect(reverse("admin:django_tracing_trace_trace", args=[trace.trace_id]))
-        fall = waterfall(trace)
-        colours = _Colours(trace.services)
-        context = {
-            "trace": _head(trace, fall, colours),
-            "rows": _rows(fall, colours, everything="all" in request.GET),
-            "repeated": [
-                {
-                    "count": str(row.count),
-                    "statement": short_statement(statement_of(row.span.attributes)) or row.span.name,
-                    "location": location_of(row.span.attributes),
-                    "duration": duration_text(row.duration),
-                }
-                for row in fall.repeated
-            ],
-            "locations_off": not get_settings().code_locations,
-            "ticks": _ticks(trace),
-            "total_ns": str(trace.duration),
-            "link": link,
-            "others": self._like(reader, trace),
-        }
-        return self._answer(request, "trace", trace.root.name, context)
-
-    def _missing(self, request: HttpRequest, trace_id: str) -> HttpResponse:
-        problem = {
-            "message": gettext("The trace %(id)s is not stored.") % {"id": trace_id},
-            "remedy": gettext("It may have left to make room for newer ones, or not have arrived yet."),
-        }
-        return self._answer(request, "unreadable", gettext("Trace"), {"problem": problem}, status=404)
-
-    def _like(self, reader: Reader, trace: Trace) -> list[dict[str, str]]:
-        """Other traces of the same route, to compare with."""
-        root = trace.root
-        try:
-            found = reader.search(service=root.service, operation=root.name, limit=21)
-        except ReadError:
-            return []
-        return [
-            {
-                "id": summary.trace_id,
-                "label": f"{_time(summary.start):%Y-%m-%d %H:%M:%S}, {duration_text(summary.duration)}"
-                + (
-                    f", {ngettext('%d error', '%d errors', summary.error_count) % summary.error_count}"
-                    if summary.error_count
-                    else ""
-                ),
-            }
-            for summary in found
-            if summary.trace_id != trace.trace_id
-        ][:20]
-
-    def span_page(self, request: HttpRequest, trace_id: str, span_id: str) -> HttpResponse:
-        """All that a span says: by itself, or as the part of a page that a script asks for."""
-        try:
-            trace = self._reader().trace(trace_id)
-        except ReadError as error:
-            return self._failed(request, gettext("Span"), error)
-        span = next((span for span in trace.spans if span.span_id == span_id), None) if trace else None
-        if trace is None or span is None:
-            return self._missing(request, trace_id)
-        context = {"span": _detail(span, trace), "trace": {"id": trace.trace_id, "name": trace.root.name}}
-        return self._answer(request, "detail" if "part" in request.GET else "span", span.name, context)
-
-    def download(self, request: HttpRequest, trace_id: str, kind: str) -> HttpResponse:
-        """The trace as a file."""
-        try:
-            trace = self._reader().trace(trace_id)
-        except ReadError as error:
-            return self._failed(request, gettext("Trace"), error)
+def trace_page(request: HttpRequest, site: AdminSite, trace_id: str) -> HttpResponse:
+    """One trace as a waterfall."""
+    try:
+        reader = _reader()
+        trace = reader.trace(trace_id)
         if trace is None:
-            return self._missing(request, trace_id)
-        content = otlp_json(trace) if kind == "otlp" else jaeger_json(trace)
-        answer = HttpResponse(json.dumps(content, indent=1), content_type="application/json")
-        name = slugify(trace.root.name)[:60] or "trace"
-        answer["Content-Disposition"] = f'attachment; filename="{name}-{trace.trace_id[:8]}-{kind}.json"'
-        return answer
+            return _missing(request, site, trace_id)
+        link = reader.trace_link(trace.trace_id)
+    except ReadError as error:
+        return _failed(request, site, gettext("Trace"), error)
+    if trace.trace_id != trace_id:
+        return HttpResponseRedirect(reverse("admin:django_tracing_trace_trace", args=[trace.trace_id]))
+    fall = waterfall(trace)
+    colours = Colours(trace.services)
+    context = {
+        "trace": _head(trace, fall, colours),
+        "rows": rows_of(fall, colours, everything="all" in request.GET),
+        "repeated": [
+            {
+                "count": str(row.count),
+                "statement": short_statement(statement_of(row.span.attributes)) or row.span.name,
+                "location": location_of(row.span.attributes),
+                "duration": duration_text(row.duration),
+            }
+            for row in fall.repeated
+        ],
+        "locations_off": not get_settings().code_locations,
+        "ticks": _ticks(trace),
+        "total_ns": str(trace.duration),
+        "link": link,
+        "others": _like(reader, trace),
+    }
+    return _answer(request, site, "trace", trace.root.name, context)
 
-    def compare_page(self, request: HttpRequest, trace_id: str) -> HttpResponse:
-        """Two traces side by side, and what takes longer in which."""
-        other_id = request.GET.get("with", "").strip()
-        if not re.fullmatch(r"[0-9a-fA-F]{6,32}", other_id):
-            raise Http404
-        try:
-            reader = self._reader()
-            traces = [reader.trace(each) for each in (trace_id, other_id)]
-        except ReadError as error:
-            return self._failed(request, gettext("Compare"), error)
-        sides = []
-        for each, trace in zip((trace_id, other_id), traces, strict=True):
-            if trace is None:
-                return self._missing(request, each)
-            sides.append((trace, waterfall(trace)))
-        colours = _Colours(dict.fromkeys(service for trace, _fall in sides for service in trace.services))
-        longest = max(trace.duration for trace, _fall in sides)
-        context = {
-            "sides": [
-                {
-                    "trace": _head(trace, fall, colours),
-                    "rows": _side(fall, longest, colours),
-                    "left_out": str(max(len([row for row in fall.rows if not _inner(row, fall)]) - OPEN_ROWS, 0)),
-                    "ticks": [duration_text(longest * quarter // 4) for quarter in range(5)],
-                }
-                for trace, fall in sides
-            ],
-            "differences": _differences(*(trace for trace, _fall in sides)),
+
+def _missing(request: HttpRequest, site: AdminSite, trace_id: str) -> HttpResponse:
+    problem = {
+        "message": gettext("The trace %(id)s is not stored.") % {"id": trace_id},
+        "remedy": gettext("It may have left to make room for newer ones, or not have arrived yet."),
+    }
+    return _answer(request, site, "unreadable", gettext("Trace"), {"problem": problem}, status=404)
+
+
+def _like(reader: Reader, trace: Trace) -> list[dict[str, str]]:
+    """Other traces of the same route, to compare with."""
+    root = trace.root
+    try:
+        found = reader.search(service=root.service, operation=root.name, limit=21)
+    except ReadError:
+        return []
+    return [
+        {
+            "id": summary.trace_id,
+            "label": f"{_time(summary.start):%Y-%m-%d %H:%M:%S}, {duration_text(summary.duration)}"
+            + (
+                f", {ngettext('%d error', '%d errors', summary.error_count) % summary.error_count}"
+                if summary.error_count
+                else ""
+            ),
         }
-        return self._answer(request, "compare", gettext("Compare"), context)
+        for summary in found
+        if summary.trace_id != trace.trace_id
+    ][:20]
 
-    def routes_page(self, request: HttpRequest) -> HttpResponse:
-        """Requests, tasks and commands by route: how often, how long, where the time goes."""
-        context: dict[str, Any] = {"routes": [], "problem": None, "services": [], "ranges": _RANGES}
-        context["works"] = list(_WORKS.items())
-        within = request.GET.get("within", "")
-        context["within"] = within if within in dict(_RANGES) else ""
-        context["service"] = request.GET.get("service", "")
-        order = request.GET.get("o", "-count")
-        context["columns"] = [_column(request, key, label, order) for key, label in _COLUMNS]
-        try:
-            reader = self._reader()
-            context["services"] = reader.services()
-            context["newest_only"] = isinstance(reader, JaegerReader)
-            found = reader.routes(service=context["service"] or None, start=_since(context["within"]))
-            context["routes"] = [_route(route) for route in _sorted(found, order)]
-        except ReadError as error:
-            context["problem"] = _problem(request, error)
-        return self._answer(request, "routes", gettext("Routes"), context)
 
-    def map_page(self, request: HttpRequest) -> HttpResponse:
-        """Who calls whom, as a drawing and as a table."""
-        context: dict[str, Any] = {"problem": None, "map": None, "links": [], "ranges": _RANGES}
-        within = request.GET.get("within", "")
-        context["within"] = within if within in dict(_RANGES) else ""
-        try:
-            dependencies = self._reader().dependencies(start=_since(context["within"]))
-            context["sampled"] = dependencies.sampled
-            context["map"] = _drawn(layout(dependencies.links)) if dependencies.links else None
-            context["links"] = [
-                {
-                    "caller": link.caller,
-                    "callee": link.callee,
-                    "kind": str(_NODES[link.kind]),
-                    "calls": str(link.calls),
-                    "errors": errors_of(link),
-                    "failing": link.errors > 0,
-                    "state": link.state,
-                }
-                for link in dependencies.links
-            ]
-        except ReadError as error:
-            context["problem"] = _problem(request, error)
-        return self._answer(request, "map", gettext("Service map"), context)
+def span_page(request: HttpRequest, site: AdminSite, trace_id: str, span_id: str) -> HttpResponse:
+    """All that a span says: by itself, or as the part of a page that a script asks for."""
+    try:
+        trace = _reader().trace(trace_id)
+    except ReadError as error:
+        return _failed(request, site, gettext("Span"), error)
+    span = next((span for span in trace.spans if span.span_id == span_id), None) if trace else None
+    if trace is None or span is None:
+        return _missing(request, site, trace_id)
+    context = {"span": _detail(span, trace), "trace": {"id": trace.trace_id, "name": trace.root.name}}
+    return _answer(request, site, "detail" if "part" in request.GET else "span", span.name, context)
+
+
+def download(request: HttpRequest, site: AdminSite, trace_id: str, kind: str) -> HttpResponse:
+    """The trace as a file."""
+    try:
+        trace = _reader().trace(trace_id)
+    except ReadError as error:
+        return _failed(request, site, gettext("Trace"), error)
+    if trace is None:
+        return _missing(request, site, trace_id)
+    content = otlp_json(trace) if kind == "otlp" else jaeger_json(trace)
+    answer = HttpResponse(json.dumps(content, indent=1), content_type="application/json")
+    name = slugify(trace.root.name)[:60] or "trace"
+    answer["Content-Disposition"] = f'attachment; filename="{name}-{trace.trace_id[:8]}-{kind}.json"'
+    return answer
+
+
+def compare_page(request: HttpRequest, site: AdminSite, trace_id: str) -> HttpResponse:
+    """Two traces side by side, and what takes longer in which."""
+    other_id = request.GET.get("with", "").strip()
+    if not re.fullmatch(r"[0-9a-fA-F]{6,32}", other_id):
+        raise Http404
+    try:
+        reader = _reader()
+        traces = [reader.trace(each) for each in (trace_id, other_id)]
+    except ReadError as error:
+        return _failed(request, site, gettext("Compare"), error)
+    sides = []
+    for each, trace in zip((trace_id, other_id), traces, strict=True):
+        if trace is None:
+            return _missing(request, site, each)
+        sides.append((trace, waterfall(trace)))
+    colours = Colours(dict.fromkeys(service for trace, _fall in sides for service in trace.services))
+    longest = max(trace.duration for trace, _fall in sides)
+    context = {
+        "sides": [
+            {
+                "trace": _head(trace, fall, colours),
+                "rows": _side(fall, longest, colours),
+                "left_out": str(max(len([row for row in fall.rows if not _inner(row, fall)]) - OPEN_ROWS, 0)),
+                "ticks": [duration_text(longest * quarter // 4) for quarter in range(5)],
+            }
+            for trace, fall in sides
+        ],
+        "differences": _differences(*(trace for trace, _fall in sides)),
+    }
+    return _answer(request, site, "compare", gettext("Compare"), context)
+
+
+def routes_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
+    """Requests, tasks and commands by route: how often, how long, where the time goes."""
+    context: dict[str, Any] = {"routes": [], "problem": None, "services": [], "ranges": _RANGES}
+    context["works"] = list(WORKS.items())
+    within = request.GET.get("within", "")
+    context["within"] = within if within in dict(_RANGES) else ""
+    context["service"] = request.GET.get("service", "")
+    order = request.GET.get("o", "-count")
+    context["columns"] = [_column(request, key, label, order) for key, label in _COLUMNS]
+    try:
+        reader = _reader()
+        context["services"] = reader.services()
+        context["newest_only"] = isinstance(reader, JaegerReader)
+        found = reader.routes(service=context["service"] or None, start=_since(context["within"]))
+        context["routes"] = [_route(route) for route in _sorted(found, order)]
+    except ReadError as error:
+        context["problem"] = _problem(request, error)
+    return _answer(request, site, "routes", gettext("Routes"), context)
+
+
+def map_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
+    """Who calls whom, as a drawing and as a table."""
+    context: dict[str, Any] = {"problem": None, "map": None, "links": [], "ranges": _RANGES}
+    within = request.GET.get("within", "")
+    context["within"] = within if within in dict(_RANGES) else ""
+    try:
+        dependencies = _reader().dependencies(start=_since(context["within"]))
+        context["sampled"] = dependencies.sampled
+        context["map"] = _drawn(layout(dependencies.links)) if dependencies.links else None
+        context["links"] = [
+            {
+                "caller": link.caller,
+                "callee": link.callee,
+                "kind": str(_NODES[link.kind]),
+                "calls": str(link.calls),
+                "errors": errors_of(link),
+                "failing": link.errors > 0,
+                "state": link.state,
+            }
+            for link in dependencies.links
+        ]
+    except ReadError as error:
+        context["problem"] = _problem(request, error)
+    return _answer(request, site, "map", gettext("Service map"), context)
 
 
 def _problem(request: HttpRequest, error: ReadError) -> dict[str, str]:
@@ -805,9 +666,9 @@ def _inner(row: Row, fall: Waterfall) -> bool:
     return row.parent >= 0 and fall.rows[row.parent].folds
 
 
-def _side(fall: Waterfall, longest: int, colours: _Colours) -> list[dict[str, Any]]:
+def _side(fall: Waterfall, longest: int, colours: Colours) -> list[dict[str, Any]]:
     return [
-        _shown(number, row, max(longest, 1), colours, "", False, False)
+        row_of(number, row, max(longest, 1), colours, "", False, False)
         for number, row in enumerate(fall.rows)
         if not _inner(row, fall)
     ][:OPEN_ROWS]
@@ -898,7 +759,7 @@ def _route(route: RouteStatistics) -> dict[str, Any]:
         "slowest": duration_text(route.slowest),
         "slowest_url": reverse("admin:django_tracing_trace_trace", args=[route.slowest_trace_id]),
         "total": duration_text(sum(route.time_by_work.values())),
-        "shares": _shares(route.time_by_work),
+        "shares": shares_of(route.time_by_work),
     }
 
 
