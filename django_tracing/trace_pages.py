@@ -62,7 +62,7 @@ _RANGES: Final = (
     ("86400", _("Last 24 hours")),
     ("604800", _("Last 7 days")),
 )
-_LIMITS: Final = ("20", "50", "100", "200", "500")
+_LIMITS: Final = (("20", "20"), ("", "50"), ("100", "100"), ("200", "200"), ("500", "500"))
 
 
 # ----- What is asked
@@ -116,9 +116,7 @@ class SearchForm(forms.Form):
     within = forms.ChoiceField(label=_("Time"), choices=_RANGES, required=False)
     start = MomentField(label=_("From"), required=False, max_length=40)
     end = MomentField(label=_("To"), required=False, max_length=40)
-    limit = forms.ChoiceField(
-        label=_("Traces a page"), choices=[(number, number) for number in _LIMITS], required=False
-    )
+    limit = forms.ChoiceField(label=_("Traces a page"), choices=_LIMITS, required=False, initial="")
     errors_only = forms.BooleanField(label=_("Errors only"), required=False)
 
     def __init__(

@@ -106,9 +106,12 @@ const tracingLocalTimes = (within) => {
       tracingLocalTimes(fresh);
       const newest = (element) => { const link = element.querySelector("tbody th a"); return link ? link.getAttribute("href") : ""; };
       said.textContent = newest(fresh) !== newest(results) ? said.dataset.new : "";
-      const focused = document.activeElement && results.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
+      // Whoever is on a row's link stays on it.
+      const links = () => Array.from(results.querySelectorAll("tbody a"));
+      const focused = links().includes(document.activeElement) ? document.activeElement.href : null;
       results.replaceChildren(...fresh.childNodes);
-      if (focused) { const link = Array.from(results.querySelectorAll("a")).find((one) => one.getAttribute("href") === focused); if (link) link.focus(); }
+      const again = focused && links().find((link) => link.href === focused);
+      if (again) again.focus();
     } catch (error) {
       said.textContent = said.dataset.lost;
     }
@@ -131,6 +134,8 @@ const tracingLocalTimes = (within) => {
   const tools = document.getElementById("tracing-tools");
   if (!table || !tools) return;
   tools.hidden = false;
+  // The way for those without scripts.
+  document.getElementById("tracing-unscripted").remove();
   const body = table.tBodies[0];
   const rows = Array.from(body.rows);
   const depthOf = (row) => Number(row.dataset.depth);

@@ -1,0 +1,469 @@
+"""The pages of traces in a real browser, over the demo's traffic: real servers, real requests, the demo's own admin."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from django_tracing.traces.local import LocalStore
+from example_project.servers import free_port
+from tests.e2e.processes import Process
+from tests.jaegers import wait_until
+from tests.traces.builders import row
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
+CHROMIUM = "/usr/bin/chromium"
+pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs {CHROMIUM}")
+
+SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"
+#: So many spans are in the longest trace that a page has to show.
+LONGEST = 10_000
+
+
+class Site:
+    """The demo, its store, and where its admin is."""
+
+    def __init__(self, demo: Any, store: Path) -> None:
+        self.demo = demo
+        self.store = store
+        self.traces = demo.admin
+        self.login = demo.admin.replace("django_tracing/trace/", "login/")
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        store = LocalStore(self.store)
+        store.write(rows)
+        store.close()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    from example_project.demo import FLOWS, Demo
+
+    store = tmp_path_factory.mktemp("store") / "traces.sqlite3"
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DATABASE_URL", os.environ["TEST_POSTGRES_URL"])
+        patch.setenv("REDIS_URL", os.environ["TEST_REDIS_URL"])
+        variables = {"DJANGO_SETTINGS_MODULE": "example_project.settings", "DEMO_LOCAL_STORE": str(store)}
+        demo = Demo(stack, server="gunicorn", port=free_port(), environment=variables, write=lambda line: None)
+        demo.start()
+        demo.load(20)
+        for flow in FLOWS:
+            demo.send(flow)
+        reader = LocalStore(store)
+        wait_until(lambda: len(reader.search(limit=100)) >= 20 + len(FLOWS), "the demo's traces")
+        wait_until(lambda: reader.search(operation="GET /internal/statistics"), "the last of them to be whole")
+        yield Site(demo, store)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with sync_api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+@contextlib.contextmanager
+def signed_in(browser: Any, login: str, **context: Any) -> Iterator[Any]:
+    """A page of somebody who may look, on the list; at the end nothing may have been complained about."""
+    options = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light", **context}
+    with browser.new_context(**options) as opened:
+        page = opened.new_page()
+        failures: list[str] = []
+
+        def missing(answer: Any) -> None:
+            # Every browser asks for it; no site has to have one.
+            if answer.status >= 400 and not answer.url.endswith("/favicon.ico"):
+                failures.append(f"{answer.status} {answer.url}")
+
+        def complained(message: Any) -> None:
+            if message.type == "error" and "Failed to load resource" not in message.text:
+                failures.append(message.text)
+
+        page.on("response", missing)
+        page.on("console", complained)
+        page.on("pageerror", lambda error: failures.append(str(error)))
+        page.on("dialog", lambda dialog: (failures.append(f"a script ran: {dialog.message}"), dialog.dismiss()))
+        page.goto(f"{login}?next=/admin/django_tracing/trace/")
+        page.fill("#id_username", "demo")
+        page.fill("#id_password", "demo")
+        page.click("[type=submit]")
+        yield page
+        assert failures == [], "neither an error of a script nor anything that the policy stopped"
+
+
+@pytest.fixture
+def page(site: Site, browser: Any) -> Iterator[Any]:
+    with signed_in(browser, site.login) as page:
+        yield page
+
+
+def open_trace(page: Any, site: Site, operation: str) -> None:
+    page.goto(f"{site.traces}?service=api-gateway&operation={operation}")
+    page.locator(".tracing-list th a").first.click()
+    page.wait_for_selector(".tracing-waterfall")
+
+
+def focused(page: Any) -> str:
+    """The name of the span whose row has the focus."""
+    name = page.evaluate("document.activeElement.querySelector('.tracing-name a, .tracing-name strong').textContent")
+    return str(name)
+
+
+# ----- the list
+
+
+def test_from_the_list_to_a_trace(page: Any, site: Site) -> None:
+    assert page.locator(".tracing-list tbody tr").count() >= 30
+    page.click("text=Errors >> nth=0")
+    assert (
+        page.locator(".tracing-list tbody tr.tracing-bad").count() == page.locator(".tracing-list tbody tr").count()
+    )
+    page.click("text=Circuit breakers")
+    assert set(page.locator(".tracing-list tbody th").all_inner_texts()) == {
+        "POST /api/iac/generate",
+        "POST /api/blueprints/<int:blueprint_id>/validate",
+    }
+    # By a dot of the plot.
+    page.locator(".tracing-dot-failed").first.click()
+    page.wait_for_selector(".tracing-waterfall")
+    assert page.locator("h1").inner_text() == "POST /api/iac/generate"
+    assert page.locator("text=circuit_breaker.iac-generator").count() == 1
+
+
+def test_searching_by_the_form(page: Any, site: Site) -> None:
+    page.select_option("#id_service", "blueprint-service")
+    page.click("[value=Search]")
+    # What is left empty is not in the address.
+    assert page.url.endswith("?service=blueprint-service")
+    page.fill("#id_operation", "GET /internal/statistics")
+    page.press("#id_operation", "Enter")
+    assert set(page.locator(".tracing-list tbody th").all_inner_texts()) == {"GET /api/reports"}
+    page.click("summary:has-text('More')")
+    page.fill("#id_max_duration", "fast")
+    page.press("#id_max_duration", "Enter")
+    assert "Write it with its unit" in page.inner_text(".tracing-field-max_duration")
+
+
+def test_new_traces_come_by_themselves(page: Any, site: Site) -> None:
+    from example_project.demo import FLOWS
+
+    boom = next(flow for flow in FLOWS if flow.path == "/api/boom")
+    page.goto(f"{site.traces}?operation=GET /api/boom")
+    before = page.locator(".tracing-list tbody tr").count()
+    page.check("#tracing-live")
+    page.locator(".tracing-list tbody th a").last.focus()
+    site.demo.send(boom)
+    page.locator(".tracing-list tbody tr").nth(before).wait_for()
+    assert page.inner_text("#tracing-said") == "New traces were added."
+    # Who is on a row stays there, and nothing else of the page moved.
+    assert page.evaluate("document.activeElement.textContent") == "GET /api/boom"
+    assert page.is_checked("#tracing-live")
+
+
+def test_times_are_those_of_whoever_looks(site: Site, browser: Any) -> None:
+    with signed_in(browser, site.login, timezone_id="Asia/Tokyo") as page:
+        shown = page.locator(".tracing-list tbody time").first
+        moment = datetime.fromisoformat(shown.get_attribute("datetime"))
+        assert shown.inner_text() == moment.astimezone(timezone(timedelta(hours=9))).strftime("%Y-%m-%d %H:%M:%S")
+        # And they are asked for so.
+        page.click("summary:has-text('More')")
+        page.fill("#id_start", shown.inner_text())
+        page.press("#id_start", "Enter")
+        assert re.search(r"start=\d{4}-\d\d-\d\dT\d\d%3A\d\d%3A\d\d", page.url)
+        assert page.locator(".tracing-list tbody time").first.inner_text() >= shown.inner_text()
+        page.goto(f"{site.traces}?end={(moment - timedelta(hours=3)).strftime('%Y-%m-%dT%H:%M:%SZ')}")
+        assert "No trace is like that." in page.inner_text("#tracing-results")
+
+
+# ----- one trace
+
+
+def test_a_waterfall_by_the_keyboard(page: Any, site: Site) -> None:
+    open_trace(page, site, "GET /api/blueprints/owners")
+    assert "N+1: the same query 12 times" in page.inner_text(".tracing-warning")
+    # Which line it was, since the demo has CODE_LOCATIONS on.
+    assert "example_project/blueprints/views.py:" in page.inner_text(".tracing-warning")
+    assert "in blueprint_owners" in page.inner_text(".tracing-warning")
+
+    rows = page.locator(".tracing-waterfall tbody tr:visible")
+    folded = rows.count()
+    page.locator("#r0").focus()
+    for key in ("ArrowDown", "ArrowUp", "End", "ArrowUp"):
+        page.keyboard.press(key)
+    assert focused(page) == "12 × db.select.customers"
+    page.keyboard.press("ArrowRight")
+    assert rows.count() == folded + 12
+    page.keyboard.press("ArrowRight")
+    assert focused(page) == "db.select.customers"
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".tracing-detail")
+    assert "db.operation" in page.inner_text(".tracing-detail")
+    page.keyboard.press("Enter")
+    assert page.locator(".tracing-detail").count() == 0
+    page.keyboard.press("ArrowLeft")
+    assert focused(page) == "12 × db.select.customers"
+    page.keyboard.press("ArrowLeft")
+    assert rows.count() == folded
+    # One row at a time is in the order of Tab.
+    assert page.locator(".tracing-waterfall [tabindex='0']").count() == 1
+
+
+def test_a_waterfall_by_the_mouse(page: Any, site: Site) -> None:
+    open_trace(page, site, "GET /api/reports")
+    rows = page.locator(".tracing-waterfall tbody tr:visible")
+    everything = rows.count()
+    assert everything >= 15
+    page.click("text=Collapse all")
+    assert rows.count() < everything
+    page.click("text=Expand all")
+    assert rows.count() == everything
+    page.locator("#r0 .tracing-toggle").click()
+    assert rows.count() == 1
+    page.locator("#r0 .tracing-toggle").click()
+
+    ticks = page.locator(".tracing-ticks span")
+    whole = ticks.all_inner_texts()
+    assert whole[0] == "0 ms"
+    box = page.locator("#r0 .tracing-time").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 3 / 4, box["y"] + 5)
+    page.mouse.up()
+    assert ticks.all_inner_texts()[0] == whole[2], "half of the whole is where it begins now"
+    assert page.locator("#r0 .tracing-bars").get_attribute("viewBox").split()[2].startswith("25")
+    page.click("text=Whole trace")
+    assert ticks.all_inner_texts() == whole
+
+    page.locator("text=http.get.blueprint-service").click()
+    page.wait_for_selector(".tracing-detail")
+    page.locator(".tracing-detail dd a", has_text="blueprint-service").first.click()
+    page.wait_for_selector(".tracing-list")
+    assert page.input_value("#id_attributes") == "peer.service=blueprint-service"
+    assert page.locator(".tracing-list tbody tr").count() > 1
+
+
+def test_an_error_with_its_stack(page: Any, site: Site) -> None:
+    open_trace(page, site, "GET /api/boom")
+    page.locator("#r0 .tracing-name a").click()
+    page.wait_for_selector(".tracing-stack")
+    stack = page.inner_text(".tracing-stack")
+    assert "in boom" in stack
+    assert "g***@example.com" in stack, "addresses are masked"
+
+
+def test_files_to_take_away(page: Any, site: Site) -> None:
+    open_trace(page, site, "GET /api/reports")
+    for kind, key in (("OTLP", "resourceSpans"), ("Jaeger", "data")):
+        with page.expect_download() as started:
+            page.click(f"text=Download as {kind} JSON")
+        assert key in json.loads(Path(started.value.path()).read_text())
+        assert started.value.suggested_filename.endswith(f"-{kind.lower()}.json")
+
+
+def test_comparing_two(page: Any, site: Site) -> None:
+    open_trace(page, site, "GET /api/reports")
+    page.click("[value=Compare]")
+    assert page.locator(".tracing-sides section").count() == 2
+    left, right = (page.locator(".tracing-sides section").nth(side).bounding_box() for side in (0, 1))
+    assert left["y"] == right["y"]
+    assert right["x"] > left["x"] + 100
+    assert "GET /internal/statistics" in page.inner_text("#tracing-differences")
+
+
+def test_routes_and_the_map(page: Any, site: Site) -> None:
+    page.click("text=Routes")
+    page.click("#tracing-routes thead >> text=p95")
+    slowest = page.locator("#tracing-routes tbody th").first.inner_text()
+    page.click("#tracing-routes thead >> text=p95")
+    assert page.locator("#tracing-routes tbody th").first.inner_text() != slowest
+    page.locator("#tracing-routes tbody a", has_text="GET /api/reports").click()
+    assert page.input_value("#id_operation") == "GET /api/reports"
+    page.click("text=Service map")
+    said = page.inner_text("#tracing-dependencies")
+    assert re.search(r"api-gateway\s+iac-generator\s+circuit breaker: open\s+\d+\s+100 %", said)
+    assert re.search(r"api-gateway\s+blueprint-service\s+service", said)
+    assert page.locator(".tracing-map .tracing-box").count() >= 6
+    page.locator(".tracing-map a").first.click()
+    page.wait_for_selector(".tracing-list")
+
+
+def test_a_trace_of_ten_thousand_spans(page: Any, site: Site) -> None:
+    now = time.time_ns()
+    site.write(
+        [
+            row(0x10000, 1, 0, "GET /long", base=now, took=LONGEST, kind="server"),
+            *(row(0x10000, each, max(1, each // 20), f"step.{each}", base=now, start=each, took=2.5)
+              for each in range(2, LONGEST + 1)),
+        ]
+    )  # fmt: skip
+    page.goto(f"{site.traces}{0x10000:032x}/")
+    rows = page.locator(".tracing-waterfall tbody tr")
+    assert rows.count() == LONGEST
+    assert page.evaluate("document.querySelectorAll('.tracing-waterfall tbody tr:not([hidden])').length") <= 500
+    page.click("text=Expand all")
+    assert page.evaluate("document.querySelectorAll('.tracing-waterfall tbody tr[hidden]').length") == 0
+    page.locator("#r0").focus()
+    page.keyboard.press("End")
+    page.keyboard.press("Enter")
+    page.wait_for_selector(".tracing-detail")
+
+
+def test_what_requests_say_is_never_run(page: Any, site: Site) -> None:
+    """Names, attributes and all the rest are whoever's sends them."""
+    evil = {
+        "service": SCRIPT,
+        "status": "error",
+        "status_message": SCRIPT,
+        "scope": SCRIPT,
+        "attributes": {SCRIPT: SCRIPT, "db.system": SCRIPT, "db.statement": SCRIPT, "user.id": SCRIPT},
+        "resource": {SCRIPT: SCRIPT},
+        "events": [{"name": SCRIPT, "time": time.time_ns(), "attributes": {"exception.stacktrace": SCRIPT}}],
+        "links": [{"trace_id": "ab" * 16, "span_id": "cd" * 8, "attributes": {SCRIPT: SCRIPT}}],
+    }
+    now = time.time_ns()
+    site.write(
+        [row(0xE000 + each, 1, 0, SCRIPT, base=now, kind="server", took=5, **evil) for each in range(2)]
+        + [row(0xE000, 2 + each, 1, SCRIPT, base=now, start=each, kind="client", **evil) for each in range(6)]
+    )
+    trace = f"{site.traces}{0xE000:032x}/"
+    for address in (
+        *(
+            site.traces,
+            f"{site.traces}?service={SCRIPT}&operation={SCRIPT}&attributes={SCRIPT}",
+            f"{site.traces}map/",
+        ),
+        *(f"{site.traces}routes/", f"{trace}spans/{1:016x}/", f"{trace}compare/?with={0xE001:032x}", trace),
+    ):
+        page.goto(address)
+        assert "alert(1)" in page.inner_text("#content-main") or "?" in address
+    page.locator("#r0 .tracing-name a").click()
+    page.wait_for_selector(".tracing-detail")
+    page.goto(site.traces)
+    with page.expect_response(lambda answer: "part=results" in answer.url):
+        page.check("#tracing-live")
+    assert page.evaluate("document.querySelectorAll('#content-main script, #content-main img').length") == 0
+    store = LocalStore(site.store)
+    assert store.services()[0] == SCRIPT, "it was there to be shown"
+    store.close()
+
+
+# ----- whoever looks
+
+
+def addresses(site: Site) -> list[str]:
+    store = LocalStore(site.store)
+    reports = store.search(service="api-gateway", operation="GET /api/reports", limit=2)
+    owners = store.search(service="api-gateway", operation="GET /api/blueprints/owners", limit=1)
+    boom = store.search(operation="GET /api/boom", limit=1)
+    store.close()
+    root = store_root = boom[0].trace_id
+    trace = store_span(site, store_root)
+    return [
+        site.traces,
+        f"{site.traces}?min_duration=fast&limit=20",
+        f"{site.traces}{owners[0].trace_id}/",
+        f"{site.traces}{root}/spans/{trace}/",
+        f"{site.traces}{reports[0].trace_id}/compare/?with={reports[1].trace_id}",
+        f"{site.traces}routes/",
+        f"{site.traces}map/",
+    ]
+
+
+def store_span(site: Site, trace_id: str) -> str:
+    store = LocalStore(site.store)
+    trace = store.trace(trace_id)
+    store.close()
+    assert trace is not None
+    return trace.root.span_id
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_no_serious_fault(site: Site, browser: Any, scheme: str) -> None:
+    """https://github.com/dequelabs/axe-core, in what is ours: the admin around it is Django's."""
+    package = pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python")
+    axe = (Path(package.__file__).parent / "axe.min.js").read_text()
+    with signed_in(browser, site.login, color_scheme=scheme) as page:
+        for address in addresses(site):
+            page.goto(address)
+            page.evaluate(axe)
+            found = page.evaluate("axe.run('#content-main')")
+            assert found["passes"], "it did look"
+            serious = [
+                f"{fault['id']}: {fault['help']}: {[node['html'][:160] for node in fault['nodes'][:3]]}"
+                for fault in found["violations"]
+                if fault["impact"] in ("serious", "critical")
+            ]
+            assert serious == [], address
+
+
+def test_a_narrow_screen(site: Site, browser: Any) -> None:
+    with signed_in(browser, site.login, viewport={"width": 390, "height": 800}) as page:
+        for address in addresses(site):
+            page.goto(address)
+            # What is wide scrolls by itself, not the page.
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390, address
+
+
+def test_without_scripts(site: Site, browser: Any) -> None:
+    with signed_in(browser, site.login, java_script_enabled=False) as page:
+        open_trace(page, site, "GET /api/reports")
+        page.locator(".tracing-name a").first.click()
+        assert page.locator("dt", has_text="correlation.id").count() == 1
+        page.goto(addresses(site)[2])
+        visible = page.locator(".tracing-waterfall tbody tr:visible").count()
+        page.click("text=Show folded rows")
+        assert page.locator(".tracing-waterfall tbody tr:visible").count() == visible + 12
+
+
+def test_under_unfold(site: Site, browser: Any, tmp_path: Path) -> None:
+    """A theme of the admin that many sites have: the pages are whole, and dark where it is dark."""
+    pytest.importorskip("unfold", reason="needs django-unfold")
+    variables = {
+        "DJANGO_SETTINGS_MODULE": "tests.e2e.unfold_settings",
+        "SERVICE_NAME": "admin",
+        "DATABASE_URL": os.environ["TEST_POSTGRES_URL"],
+        "REDIS_URL": os.environ["TEST_REDIS_URL"],
+        "DEMO_LOCAL_STORE": str(site.store),
+    }
+    command = [sys.executable, "-m", "django", "runserver", "127.0.0.1:{port}", "--noreload", "--insecure"]
+    with (
+        Process(command, ready="/health", **variables) as server,
+        signed_in(browser, f"{server.url}/admin/login/", color_scheme="dark") as page,
+    ):
+        assert "unfold" in page.content()
+        assert page.locator(".tracing-list tbody tr").count() >= 30
+        for address in addresses(site):
+            page.goto(address.replace(site.traces, f"{server.url}/admin/django_tracing/trace/"))
+            assert page.locator("#content-main").is_visible()
+        page.goto(addresses(site)[2].replace(site.traces, f"{server.url}/admin/django_tracing/trace/"))
+        bar = page.locator("#r0 .tracing-bars path").first
+        assert (
+            page.evaluate("element => getComputedStyle(element).fill", bar.element_handle()) == "rgb(121, 174, 234)"
+        )
+
+
+def test_the_browsers_own_tools_are_told(site: Site) -> None:
+    """RESPONSE_HEADERS of the demo, as its gateway sends them."""
+    request = urllib.request.Request(
+        f"{site.demo.gateway}/api/reports", headers={"Authorization": "Bearer demo-token-of-grace"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        timing, context = answer.headers["Server-Timing"], answer.headers["traceresponse"]
+    assert re.search(r"total;dur=[\d.]+", timing)
+    assert "sql;dur=" in timing
+    trace_id = context.split("-")[1]
+    store = LocalStore(site.store)
+    wait_until(lambda: store.trace(trace_id), "the trace that the header names")
+    store.close()
