@@ -10,7 +10,7 @@ CHECKS ?= lint types
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint types unit wheel benchmark clean
+.PHONY: demo test lint types unit wheel benchmark screenshots clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python manage.py demo $(DEMO)
@@ -45,6 +45,10 @@ $(VENV)/.demo: $(VENV)/bin/python setup.cfg
 $(VENV)/.test: $(VENV)/bin/python setup.cfg
 	$(PIP) install --editable ".[test]" "$(DJANGO)"
 	touch $@
+
+# The pictures of README.md and docs/.
+screenshots: $(VENV)/.test
+	$(BIN)/python manage.py screenshots
 
 # What tracing costs, beside upstream OpenTelemetry: make benchmark BENCHMARK="--peers", or "--profile FOLDER".
 benchmark: $(VENV)/.benchmark

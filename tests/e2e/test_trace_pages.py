@@ -177,6 +177,7 @@ def test_times_are_those_of_whoever_looks(site: Site, browser: Any) -> None:
         shown = page.locator(".tracing-list tbody time").first
         moment = datetime.fromisoformat(shown.get_attribute("datetime"))
         assert shown.inner_text() == moment.astimezone(timezone(timedelta(hours=9))).strftime("%Y-%m-%d %H:%M:%S")
+        assert page.locator(".tracing-plot text").last.text_content() == shown.inner_text()
         # And they are asked for so.
         page.click("summary:has-text('More')")
         page.fill("#id_start", shown.inner_text())

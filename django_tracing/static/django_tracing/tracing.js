@@ -57,15 +57,15 @@
 
 // Times are shown in the zone of whoever looks.
 const tracingLocalTimes = (within) => {
-  within.querySelectorAll("time[datetime]").forEach((element) => {
-    const moment = new Date(element.dateTime);
+  within.querySelectorAll("time[datetime], text[data-moment]").forEach((element) => {
+    const moment = new Date(element.dateTime || element.dataset.moment);
     if (Number.isNaN(moment.getTime())) return;
     const two = (number) => String(number).padStart(2, "0");
     const day = `${moment.getFullYear()}-${two(moment.getMonth() + 1)}-${two(moment.getDate())}`;
     const time = `${two(moment.getHours())}:${two(moment.getMinutes())}:${two(moment.getSeconds())}`;
     const rest = "precise" in element.dataset ? `.${String(moment.getMilliseconds()).padStart(3, "0")}` : "";
     element.textContent = `${day} ${time}${rest}`;
-    element.title = element.dateTime;
+    if (element.dateTime) element.title = element.dateTime;
   });
 };
 

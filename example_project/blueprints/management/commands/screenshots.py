@@ -1,0 +1,90 @@
+"""``python manage.py screenshots``: the pictures of README.md and docs/, of the demo's own traces."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError
+
+from django_tracing.traces.local import LocalStore
+from example_project.demo import FLOWS, ROOT, Demo
+from example_project.servers import free_port
+
+__all__ = ["Command"]
+
+WIDTH, HEIGHT = 1280, 800
+
+
+class Command(BaseCommand):
+    help = "Runs the demo and takes pictures of the admin's pages of its traces, light and dark, into a folder."
+    requires_system_checks: list[str] = []
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "docs" / "images")
+        parser.add_argument("--chromium", default="/usr/bin/chromium", help="the browser (default: %(default)s)")
+
+    def handle(self, *, folder: Path, chromium: str, **options: Any) -> None:
+        try:
+            from playwright.sync_api import sync_playwright
+        except ImportError:
+            raise CommandError("The pictures are taken with playwright: pip install '.[test]'.") from None
+        if not Path(chromium).exists():
+            raise CommandError(
+                f"There is no browser at {chromium}: apt-get install chromium, or name one: --chromium."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as stack:
+            store = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "traces.sqlite3"
+            demo = Demo(
+                stack,
+                server="gunicorn",
+                port=free_port(),
+                environment={"DEMO_LOCAL_STORE": str(store)},
+                write=self.stdout.write,
+            )
+            demo.start()
+            demo.load(60)
+            for flow in FLOWS:
+                demo.send(flow)
+            reader = LocalStore(store)
+            deadline = time.monotonic() + 20
+            while len(reader.search(limit=200)) < 60 + len(FLOWS):
+                if time.monotonic() > deadline:
+                    raise CommandError("The demo's traces did not arrive.")
+                time.sleep(0.1)
+            # Spans of the last of them may be under way still.
+            time.sleep(2)
+            playwright = stack.enter_context(sync_playwright())
+            browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+            for scheme in ("light", "dark"):
+                self._take(browser, demo, folder, scheme)
+            browser.close()
+
+    def _take(self, browser: Any, demo: Demo, folder: Path, scheme: str) -> None:
+        page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=scheme)
+        page.goto(demo.admin.replace("django_tracing/trace/", "login/?next=/admin/django_tracing/trace/"))
+        page.fill("#id_username", "demo")
+        page.fill("#id_password", "demo")
+        page.click("[type=submit]")
+        page.click("#toggle-nav-sidebar")
+        search = f"{demo.admin}?service=api-gateway&operation="
+        for name, address, first in (
+            ("list", demo.admin, False),
+            ("trace", f"{search}GET /api/reports", True),
+            ("n-plus-one", f"{search}GET /api/blueprints/owners", True),
+            ("routes", f"{demo.admin}routes/?o=-p95", False),
+            ("map", f"{demo.admin}map/", False),
+        ):
+            page.goto(address)
+            if first:
+                page.locator(".tracing-list th a").first.click()
+                page.wait_for_selector(".tracing-waterfall")
+            path = folder / f"{name}-{scheme}.png"
+            page.screenshot(path=path)
+            self.stdout.write(f"{path} {path.stat().st_size // 1024} KiB")
+        page.close()
