@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -77,3 +79,20 @@ def test_threads_and_async_requests_lose_no_span(environment: dict[str, str], si
         worker.ask("concurrent", path="/waiting/", requests=200)
         assert sink.count()["spans"]["ours"] - between == 200
         assert worker.ask("dropped") == {"dropped": {}}
+
+
+def test_the_pages_of_traces() -> None:
+    """``python -m benchmarks.pages``, over a store that fills quickly."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.pages", "--spans", "2000"],
+        cwd=Path(__file__).parent.parent,
+        env={name: value for name, value in os.environ.items() if name != "DJANGO_SETTINGS_MODULE"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["page", "1,000", "spans", "2,000", "spans", "ratio"]
+    assert [line.split("  ")[0] for line in lines[1:]][-4:-2] == ["routes", "service map"]
+    assert all(float(line.split()[-1]) > 0 for line in lines[1:13])

@@ -1,0 +1,205 @@
+"""``python -m benchmarks.pages``: how long the admin's pages of traces take over a full local store.
+
+Each page is asked for as a browser would, templates and all, in the same process over two stores: one of a thousand
+spans and one of as many as ``--spans`` says. The last column is the one over the other.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any, Final
+from urllib.parse import urlencode
+
+import django
+from django.conf import settings
+from django.contrib import admin
+from django.test import Client, override_settings
+from django.urls import path
+
+from django_tracing.traces.local import LocalStore
+
+ROUNDS: Final = 5
+SPANS_A_TRACE: Final = 20
+MS: Final = 1_000_000
+TRACES: Final = "/admin/django_tracing/trace/"
+#: The longest trace there is, see docs/traces.md.
+LONG: Final = 10_000
+
+#: Filled when the settings are there.
+urlpatterns: list[Any] = []
+
+
+def span(
+    trace: int, number: int, parent: int, name: str, start: int, took: int, service: str, kind: str, **said: Any
+) -> dict[str, Any]:
+    return {
+        "trace_id": f"{trace:032x}",
+        "span_id": f"{number:016x}",
+        "parent_id": f"{parent:016x}" if parent else "",
+        "name": name,
+        "kind": kind,
+        "service": service,
+        "resource": {"service.name": service, "telemetry.sdk.language": "python"},
+        "start": start,
+        "end": start + took,
+        "status": "error" if said.pop("failed", False) else "unset",
+        "attributes": {"correlation.id": f"c-{trace}", "user.id": str(trace % 50), **said},
+    }
+
+
+def trace(number: int, began: int, rng: random.Random) -> list[dict[str, Any]]:
+    """A request of one service that asks the database, a cache and another service."""
+    took = int(rng.lognormvariate(3.5, 1) * MS)
+    route = rng.choice(["/items", "/items/<int:pk>", "/orders", "/cart"])
+    failed = number % 40 == 0
+    request = {"operation.type": "http", "http.method": "GET", "http.status_code": 500 if failed else 200}
+    query = {
+        **{"operation.type": "database", "db.system": "postgresql", "db.name": "shop", "db.operation": "select"},
+        "db.statement": "SELECT id, name, price, owner_id FROM items WHERE id = %s",
+    }
+    call = {"operation.type": "external", "http.method": "GET", "peer.service": "billing"}
+    spans = [span(number, 1, 0, f"GET {route}", began, took, "shop", "server", failed=failed, **request)]
+    for each in range(2, SPANS_A_TRACE - 1):
+        spans.append(
+            span(number, each, 1, f"db.select.t{each % 3}", began + each * MS, MS, "shop", "client", **query)
+        )
+    spans.append(span(number, SPANS_A_TRACE - 1, 1, "http.get.billing", began, 3 * MS, "shop", "client", **call))
+    spans.append(
+        span(number, SPANS_A_TRACE, SPANS_A_TRACE - 1, "GET /charge", began, 2 * MS, "billing", "server", **request)
+    )
+    return spans
+
+
+def fill(folder: Path, spans: int) -> Path:
+    """A store of ``spans`` spans, the last of them in one long trace."""
+    store = LocalStore(folder / f"{spans}.sqlite3", max_traces=spans)
+    rng = random.Random(1)
+    now = time.time_ns()
+    long = min(LONG, spans // 10)
+    count = (spans - long) // SPANS_A_TRACE
+    waiting: list[dict[str, Any]] = []
+    for number in range(1, count + 1):
+        waiting += trace(number + (rng.getrandbits(60) << 64), now - (count - number) * 500 * MS, rng)
+        if len(waiting) > 2000 or number == count:
+            store.write(waiting)
+            waiting.clear()
+    store.write(
+        [span(0xB16, 1, 0, "GET /long", now, 10_000 * MS, "shop", "server")]
+        + [
+            span(0xB16, each, max(1, each // 20), f"step.{each % 97}", now + each * MS, 3 * MS, "shop", "internal")
+            for each in range(2, long + 1)
+        ]
+    )
+    store.close()
+    return store.path
+
+
+def measure(ask: Callable[[], Any]) -> float:
+    """Milliseconds, the median of some rounds after one to warm up."""
+    times = []
+    for _ in range(ROUNDS + 1):
+        began = time.perf_counter()
+        ask()
+        times.append((time.perf_counter() - began) * 1000)
+    return median(times[1:])
+
+
+def pages(store: LocalStore) -> dict[str, str]:
+    """What is asked for, by what a person would call it."""
+    found = store.search(limit=store.max_traces)
+    deep = found[len(found) * 9 // 10]
+    newest = next(summary for summary in found if summary.span_count == SPANS_A_TRACE)
+    long = next(summary for summary in found if summary.span_count != SPANS_A_TRACE)
+    return {
+        "list: the newest": "",
+        "list: 90 % of the way back": f"?{urlencode({'before': f'{deep.start}-{deep.trace_id}'})}",
+        "list: slow requests": "?min_duration=1s",
+        "list: errors": "?errors_only=on",
+        "list: database queries": f"?{urlencode({'attributes': 'operation.type=database'})}",
+        "list: an attribute that none has": f"?{urlencode({'attributes': 'user.id=nobody'})}",
+        "one trace": f"{newest.trace_id}/",
+        f"one trace of {long.span_count:,} spans": f"{long.trace_id}/",
+        "one span": f"{newest.trace_id}/spans/{1:016x}/?part=1",
+        "two traces compared": f"{newest.trace_id}/compare/?with={deep.trace_id}",
+        "routes": "routes/",
+        "service map": "map/",
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--spans", type=int, default=100_000, help="in the large store (default: %(default)s)")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        _configure()
+        small, large = (fill(Path(folder), spans) for spans in (1_000, arguments.spans))
+        figures: dict[Path, dict[str, float]] = {}
+        client = _client()
+        for store in (small, large):
+            figures[store] = {}
+            with override_settings(TRACING={"EXPORTER": "local", "LOCAL_STORE": str(store)}):
+                for what, address in pages(LocalStore(store, max_traces=arguments.spans)).items():
+                    answer = client.get(TRACES + address)
+                    assert answer.status_code == 200, (address, answer.status_code)
+                    figures[store][what] = measure(lambda address=address: client.get(TRACES + address))  # type: ignore[misc]
+        print(f"{'page':40} {'1,000 spans':>14} {f'{arguments.spans:,} spans':>16} {'ratio':>8}")
+        for (what, slow), quick in zip(figures[large].items(), figures[small].values(), strict=True):
+            print(f"{what:40} {quick:11.0f} ms {slow:13.0f} ms {slow / quick:8.1f}")
+        print(f"\nthe file: {large.stat().st_size / 1e6:.0f} MB")
+
+
+def _configure() -> None:
+    settings.configure(
+        SECRET_KEY="benchmark",
+        ROOT_URLCONF=__name__,
+        ALLOWED_HOSTS=["testserver"],
+        INSTALLED_APPS=[
+            "django_tracing",
+            *(f"django.contrib.{name}" for name in ("admin", "auth", "contenttypes", "messages", "sessions")),
+            "django.contrib.staticfiles",
+        ],
+        MIDDLEWARE=[
+            "django.contrib.sessions.middleware.SessionMiddleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
+            "django.contrib.messages.middleware.MessageMiddleware",
+        ],
+        TEMPLATES=[
+            {
+                "BACKEND": "django.template.backends.django.DjangoTemplates",
+                "APP_DIRS": True,
+                "OPTIONS": {
+                    "context_processors": [
+                        "django.template.context_processors.request",
+                        "django.contrib.auth.context_processors.auth",
+                        "django.contrib.messages.context_processors.messages",
+                    ]
+                },
+            }
+        ],
+        STATIC_URL="/static/",
+        USE_TZ=True,
+        DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}},
+        TRACING={"EXPORTER": "none"},
+    )
+    django.setup()
+    urlpatterns.append(path("admin/", admin.site.urls))
+
+
+def _client() -> Client:
+    from django.contrib.auth.models import User
+    from django.core.management import call_command
+
+    call_command("migrate", verbosity=0)
+    client = Client()
+    client.force_login(User.objects.create(username="benchmark", is_staff=True, is_superuser=True))
+    return client
+
+
+if __name__ == "__main__":
+    main()
