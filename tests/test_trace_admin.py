@@ -7,6 +7,7 @@ import json
 import re
 import socket
 import time
+import urllib.request
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -21,9 +22,11 @@ from django.test import Client
 from django.urls import path as url_path
 from django.utils import translation
 
+from django_tracing.traces.formats import otlp_json
 from django_tracing.traces.local import LocalStore
 from django_tracing.traces.model import Dependencies, ReadError
 from example_project.servers import free_port
+from tests.jaegers import wait_until
 from tests.traces.builders import NOON, blueprint_trace, exception, row
 from tests.traces.test_jaeger import Server
 
@@ -591,3 +594,66 @@ def test_numbers_are_the_browsers_whatever_the_language(root: Client, store: Loc
         text = content(root, address)
         assert not re.search(r'\s(?:x|y|width|height|cx|cy|viewBox|data-\w+|aria-level)="[^"]*,', text)
     assert 'data-total="5000000000000"' in content(root, f"{5:032x}/")
+
+
+# ----- from a real Jaeger
+
+
+@pytest.mark.parametrize("version", ["jaeger", "jaeger-1.51"])
+def test_the_same_pages_from_jaeger(
+    version: str, request: pytest.FixtureRequest, root: Client, settings: Any, store: LocalStore
+) -> None:
+    jaeger = request.getfixturevalue("jaeger" if version == "jaeger" else "jaeger_151")
+    # Of this test alone, and of today: Jaeger is shared, and looks back a day.
+    trace_id = f"{time.time_ns():032x}"
+    shift = time.time_ns() - 60 * 10**9 - NOON
+    store.write(
+        [
+            {
+                **span,
+                "trace_id": trace_id,
+                "start": span["start"] + shift,
+                "end": min(span["end"], NOON + 10**9) + shift,
+            }
+            for span in blueprint_trace()
+        ]
+    )
+    trace = store.trace(trace_id)
+    assert trace is not None
+    sent = urllib.request.Request(
+        f"{jaeger.otlp_http}/v1/traces",
+        data=json.dumps(otlp_json(trace)).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(sent, timeout=10) as answer:
+        assert answer.status == 200
+    settings.TRACING = {"ENDPOINT": jaeger.otlp_http, "QUERY_URL": jaeger.query, "SERVICE_NAME": "api-gateway"}
+
+    def arrived() -> bool:
+        return trace_id in listed(content(root, service="blueprint-service"))
+
+    wait_until(arrived, "the trace in the list")
+    # Whoever asks for nothing sees their own service.
+    text = content(root)
+    assert trace_id in listed(text)
+    assert '<option value="api-gateway" selected>' in text
+    assert jaeger.query in words(text)
+    for query in (
+        {"operation": "POST /validate", "service": "blueprint-service"},
+        {"errors_only": "on", "service": ""},
+        {"attributes": "circuit_breaker.outcome=failure"},
+        {"status_code": "200", "min_duration": "100ms"},
+    ):
+        assert trace_id in listed(content(root, **query)), query
+    assert trace_id not in listed(content(root, max_duration="100ms"))
+
+    text = content(root, f"{trace_id}/")
+    assert f'<a href="{jaeger.query}/trace/{trace_id}">Open in Jaeger</a>' in text
+    assert "8 spans" in words(text)
+    assert "requests.exceptions.ReadTimeout" in words(content(root, f"{trace_id}/spans/{5:016x}/"))
+    assert "GET /api/blueprints/" in words(content(root, "routes/", service="api-gateway"))
+    said = words(content(root, "map/"))
+    assert "Calls between services are as Jaeger counts them" in said
+    assert re.search(r"api-gateway blueprint-service service \d+", said)
+    assert json.loads(root.get(f"{TRACES}{trace_id}/jaeger.json").content)["data"][0]["traceID"] == trace_id
+    assert "is not stored" in content(root, f"{'f' * 31}0/", status=404)
