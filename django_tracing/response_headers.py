@@ -8,8 +8,9 @@ from typing import Any, Final, Literal
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, SpanKind
 
-from django_tracing.attributes import DB_QUERY_TEXT, DB_STATEMENT, DB_SYSTEM, HTTP_METHOD, OPERATION_TYPE
+from django_tracing.attributes import DB_QUERY_TEXT, DB_STATEMENT
 from django_tracing.recording import RecordingSpan
+from django_tracing.work import work_of
 
 __all__ = ["SERVER_TIMING", "TRACERESPONSE", "server_timing", "traceresponse"]
 
@@ -22,9 +23,6 @@ _KINDS: Final[tuple[tuple[_Kind, str, str], ...]] = (
     ("cache", "call", "calls"),
     ("http", "call", "calls"),
 )
-_BY_OPERATION: Final[Mapping[Any, _Kind]] = {"database": "sql", "cache": "cache", "external": "http"}
-#: Values of ``db.system`` that stand for caches.
-_CACHES: Final = frozenset({"redis", "memcached", "valkey"})
 
 
 class _Node:
@@ -45,17 +43,8 @@ class _Node:
 
 
 def _kind_of(kind: SpanKind, attributes: Mapping[str, Any]) -> _Kind | None:
-    operation = attributes.get(OPERATION_TYPE)
-    known = _BY_OPERATION.get(operation) if isinstance(operation, str) else None
-    if known is not None:
-        return known
-    # OpenTelemetry's own instrumentations of drivers and clients, under old names and stable ones.
-    system = attributes.get(DB_SYSTEM) or attributes.get("db.system.name")
-    if system:
-        return "cache" if system in _CACHES else "sql"
-    if kind is SpanKind.CLIENT and (HTTP_METHOD in attributes or "http.request.method" in attributes):
-        return "http"
-    return None
+    work = work_of(kind.name.lower(), attributes, {})
+    return work if work == "sql" or work == "cache" or work == "http" else None
 
 
 def server_timing(finished: Iterable[ReadableSpan], total: int) -> str:

@@ -10,7 +10,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_tracing.traces.render import duration_text, key_attributes
 from django_tracing.traces.waterfall import Row, Waterfall, location_of, short_statement, statement_of
-from django_tracing.traces.work import Work
+from django_tracing.work import Work
 
 __all__ = ["SCALE", "WORKS", "Colours", "Share", "row_of", "rows_of", "shares_of", "svg_number"]
 

@@ -8,7 +8,7 @@ from typing import Any, Final, Literal, NamedTuple, cast
 
 from django_tracing.traces.model import Dependencies, Dependency, Trace
 from django_tracing.traces.render import plain
-from django_tracing.traces.work import breaker_state, target_of
+from django_tracing.work import breaker_state, target_of
 
 __all__ = ["Box", "Line", "Map", "as_dot", "as_mermaid", "as_text", "layout", "links_of"]
 

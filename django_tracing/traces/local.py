@@ -35,7 +35,7 @@ from django_tracing.traces.model import (
     trace_id_prefix,
 )
 from django_tracing.traces.routes import Part, route_statistics
-from django_tracing.traces.work import breaker_state, target_of, work_of
+from django_tracing.work import breaker_state, target_of, work_of
 
 __all__ = ["LocalStore", "StoreError"]
 

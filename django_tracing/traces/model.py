@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, Literal, Protocol
 
-from django_tracing.traces.work import TargetKind, Work
+from django_tracing.work import TargetKind, Work
 
 __all__ = [
     "Dependencies",

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from django_tracing.traces.model import Span, Trace, TraceSummary, to_datetime
 from django_tracing.traces.waterfall import Row, Waterfall, location_of, short_statement, statement_of, waterfall
-from django_tracing.traces.work import Work
+from django_tracing.work import Work
 
 __all__ = ["WORDS", "duration_text", "key_attributes", "milliseconds", "plain", "render_list", "render_trace"]
 

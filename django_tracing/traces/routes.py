@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from django_tracing.traces.model import RouteStatistics, Trace
-from django_tracing.traces.work import Work, work_of
+from django_tracing.work import Work, work_of
 
 __all__ = ["Part", "parts_of", "route_statistics", "self_time"]
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from django_tracing.traces.model import Node, Span, Trace
 from django_tracing.traces.routes import self_time
-from django_tracing.traces.work import WORKS, Work, work_of
+from django_tracing.work import WORKS, Work, work_of
 
 __all__ = [
     "FOLD_FROM",

@@ -33,13 +33,13 @@ class Target(NamedTuple):
 
 def work_of(kind: str, attributes: Mapping[str, Any], resource: Mapping[str, Any]) -> Work:
     """What the span's own time goes to."""
-    system = attributes.get("db.system") or attributes.get("db.system.name")
-    if system:
-        return "cache" if system in _CACHES else "sql"
     operation = attributes.get("operation.type")
     known = _BY_OPERATION.get(operation) if isinstance(operation, str) else None
     if known is not None:
         return known
+    system = attributes.get("db.system") or attributes.get("db.system.name")
+    if system:
+        return "cache" if system in _CACHES else "sql"
     if kind == "client":
         return "http" if "http.method" in attributes or "http.request.method" in attributes else "other"
     if kind == "producer" or resource.get("telemetry.sdk.language", "python") != "python":
