@@ -7,7 +7,7 @@ incomplete or wrong: missing parents, several roots, circles, clocks that disagr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, Literal, Protocol
@@ -28,6 +28,7 @@ __all__ = [
     "Status",
     "Trace",
     "TraceSummary",
+    "span_of",
     "summarise",
     "trace_id_prefix",
 ]
@@ -370,6 +371,14 @@ class Reader(Protocol):
     def dependencies(self, *, start: float | None = None, end: float | None = None) -> Dependencies:
         """Who calls whom."""
         ...
+
+
+def span_of(row: Mapping[str, Any]) -> Span:
+    """The span of a row, as ``export.local.span_row`` makes them of spans that were not stored yet."""
+    known = {key: row[key] for key in Span.__slots__ if key in row}
+    known["events"] = [Event(**event) for event in row.get("events", ())]
+    known["links"] = [Link(**link) for link in row.get("links", ())]
+    return Span(**known)
 
 
 def summarise(spans: Iterable[Span]) -> list[TraceSummary]:

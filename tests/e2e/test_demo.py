@@ -193,7 +193,7 @@ def test_the_demo_passes_with_a_real_jaeger(version: Any, protocol: str, tmp_pat
         )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "(from the local store and Jaeger)" in done.stdout
-    assert "PASS: 10 flows" in done.stdout
+    assert "PASS: 11 flows" in done.stdout
 
 
 def test_the_demo_says_what_is_missing(tmp_path: Path) -> None:
