@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final, cast
 
 from django.utils.module_loading import import_string
 
+from django_tracing.attributes import CORRELATION_ID, HTTP_STATUS_CODE, USER_ID, Convention
 from django_tracing.conf import Settings
 from django_tracing.traces.jaeger import JaegerReader
 from django_tracing.traces.local import LocalStore
 from django_tracing.traces.model import Reader, ReadError
 
-__all__ = ["get_reader"]
+__all__ = ["get_reader", "searched_attributes"]
 
 #: What a reader does, see :class:`django_tracing.traces.model.Reader`.
 _METHODS: Final = tuple(name for name in vars(Reader) if not name.startswith("_"))
@@ -35,6 +37,26 @@ def get_reader(settings: Settings, *, timeout: float = 5.0, budget: float | None
         f'keeps none that this app can read. Set EXPORTER to "local", or QUERY_URL to the address of a Jaeger.',
         "no_reader",
     )
+
+
+def searched_attributes(
+    settings: Settings,
+    given: Mapping[str, str],
+    *,
+    status_code: int | None = None,
+    user: str | None = None,
+    correlation_id: str | None = None,
+) -> dict[str, str] | None:
+    """What a search asks of a span's attributes, under the names that the settings give them; None for nothing."""
+    wanted = dict(given)
+    if status_code is not None:
+        convention = Convention(settings.semconv_stability_opt_in)
+        wanted[next(iter(convention.apply({HTTP_STATUS_CODE: 0})))] = str(status_code)
+    if user:
+        wanted[USER_ID] = user
+    if correlation_id:
+        wanted[CORRELATION_ID] = correlation_id
+    return wanted or None
 
 
 def _named_reader(settings: Settings) -> Reader:

@@ -27,10 +27,9 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from django_tracing import attributes as names
-from django_tracing.attributes import Convention
 from django_tracing.conf import get_settings
 from django_tracing.models import Trace as TraceModel
-from django_tracing.reading import get_reader
+from django_tracing.reading import get_reader, searched_attributes
 from django_tracing.trace_rows import OPEN_ROWS, SCALE, WORKS, Colours, row_of, rows_of, shares_of, svg_number
 from django_tracing.traces import asked
 from django_tracing.traces.dependencies import BOX_HEIGHT, BOX_WIDTH, errors_of, layout
@@ -152,13 +151,6 @@ class SearchForm(forms.Form):
     def query(self) -> dict[str, Any]:
         """As a reader's ``search`` takes it."""
         data = self.cleaned_data
-        wanted = dict(data.get("attributes") or {})
-        if data.get("status_code") is not None:
-            wanted[_status_name()] = str(data["status_code"])
-        if data.get("user"):
-            wanted[names.USER_ID] = data["user"]
-        if data.get("correlation_id"):
-            wanted[names.CORRELATION_ID] = data["correlation_id"]
         start = data.get("start")
         if start is None and data.get("within"):
             start = timezone.now().timestamp() - float(data["within"])
@@ -168,7 +160,13 @@ class SearchForm(forms.Form):
             "min_duration": data.get("min_duration"),
             "max_duration": data.get("max_duration"),
             "errors": bool(data.get("errors_only")),
-            "attributes": wanted or None,
+            "attributes": searched_attributes(
+                get_settings(),
+                data.get("attributes") or {},
+                status_code=data.get("status_code"),
+                user=data.get("user"),
+                correlation_id=data.get("correlation_id"),
+            ),
             "start": start,
             "end": data.get("end"),
         }
@@ -188,11 +186,6 @@ class SearchForm(forms.Form):
     @property
     def page_size(self) -> int:
         return int(self.cleaned_data.get("limit") or 50)
-
-
-def _status_name() -> str:
-    convention = Convention(get_settings().semconv_stability_opt_in)
-    return next(iter(convention.apply({names.HTTP_STATUS_CODE: 0})))
 
 
 #: The searches that are looked for most.

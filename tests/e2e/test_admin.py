@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import django
@@ -16,13 +15,9 @@ from django.urls import path
 from pytest_django.live_server_helper import LiveServer
 
 from django_tracing.models import SamplingRule
+from tests.e2e.browser import chromium, needs_chromium, sign_in, watched_page
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = "/usr/bin/chromium"
-pytestmark = [
-    pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs {CHROMIUM}"),
-    pytest.mark.django_db(transaction=True),
-]
+pytestmark = [needs_chromium, pytest.mark.django_db(transaction=True)]
 
 urlpatterns = [path("admin/", admin.site.urls)]
 
@@ -39,39 +34,13 @@ def site(settings: Any, live_server: LiveServer) -> str:
 
 
 @pytest.fixture
-def browser() -> Iterator[Any]:
+def rules(site: str) -> Iterator[Any]:
     # Playwright's own loop runs in this thread; Django's ORM is used between its calls.
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
+    with chromium() as browser, watched_page(browser) as page:
+        sign_in(page, f"{site}/admin/login/?next=/admin/django_tracing/samplingrule/", "root", "secret")
+        yield page
     del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
-
-
-@pytest.fixture
-def rules(site: str, browser: Any) -> Iterator[Any]:
-    page = browser.new_page(viewport={"width": 1280, "height": 900})
-    failures: list[str] = []
-
-    def missing(answer: Any) -> None:
-        # Every browser asks for it; no site has to have one.
-        if answer.status >= 400 and not answer.url.endswith("/favicon.ico"):
-            failures.append(f"{answer.status} {answer.url}")
-
-    def complained(message: Any) -> None:
-        if message.type == "error" and "Failed to load resource" not in message.text:
-            failures.append(message.text)
-
-    page.on("response", missing)
-    page.on("console", complained)
-    page.on("pageerror", lambda error: failures.append(str(error)))
-    page.goto(f"{site}/admin/login/?next=/admin/django_tracing/samplingrule/")
-    page.fill("#id_username", "root")
-    page.fill("#id_password", "secret")
-    page.click("[type=submit]")
-    yield page
-    assert failures == [], "neither an error of a script nor anything that the policy stopped"
 
 
 def rules_by_name() -> dict[str, int]:

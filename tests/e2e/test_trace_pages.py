@@ -18,13 +18,12 @@ import pytest
 
 from django_tracing.traces.local import LocalStore
 from example_project.servers import free_port
+from tests.e2e.browser import chromium, needs_chromium, sign_in, watched_page
 from tests.e2e.processes import Process
 from tests.jaegers import wait_until
 from tests.traces.builders import row
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
-CHROMIUM = "/usr/bin/chromium"
-pytestmark = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs {CHROMIUM}")
+pytestmark = needs_chromium
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"
 #: So many spans are in the longest trace that a page has to show.
@@ -68,39 +67,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @contextlib.contextmanager
 def signed_in(browser: Any, login: str, **context: Any) -> Iterator[Any]:
-    """A page of somebody who may look, on the list; at the end nothing may have been complained about."""
-    options = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light", **context}
-    with browser.new_context(**options) as opened:
-        page = opened.new_page()
-        failures: list[str] = []
-
-        def missing(answer: Any) -> None:
-            # Every browser asks for it; no site has to have one.
-            if answer.status >= 400 and not answer.url.endswith("/favicon.ico"):
-                failures.append(f"{answer.status} {answer.url}")
-
-        def complained(message: Any) -> None:
-            if message.type == "error" and "Failed to load resource" not in message.text:
-                failures.append(message.text)
-
-        page.on("response", missing)
-        page.on("console", complained)
-        page.on("pageerror", lambda error: failures.append(str(error)))
-        page.on("dialog", lambda dialog: (failures.append(f"a script ran: {dialog.message}"), dialog.dismiss()))
-        page.goto(f"{login}?next=/admin/django_tracing/trace/")
-        page.fill("#id_username", "demo")
-        page.fill("#id_password", "demo")
-        page.click("[type=submit]")
+    """A page of somebody who may look, on the list of traces."""
+    with watched_page(browser, **context) as page:
+        sign_in(page, f"{login}?next=/admin/django_tracing/trace/", "demo", "demo")
         yield page
-        assert failures == [], "neither an error of a script nor anything that the policy stopped"
 
 
 @pytest.fixture

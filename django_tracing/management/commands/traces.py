@@ -13,10 +13,8 @@ from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from django_tracing import attributes as names
-from django_tracing.attributes import Convention
 from django_tracing.conf import get_settings
-from django_tracing.reading import get_reader
+from django_tracing.reading import get_reader, searched_attributes
 from django_tracing.traces import asked
 from django_tracing.traces.jaeger import JaegerReader
 from django_tracing.traces.model import Reader, ReadError, TraceSummary
@@ -180,21 +178,19 @@ class Command(BaseCommand):
 
 def _query(options: dict[str, Any]) -> dict[str, Any]:
     """The options as a reader's ``search`` takes them."""
-    wanted = dict(options["attribute"])
-    if options["status_code"] is not None:
-        convention = Convention(get_settings().semconv_stability_opt_in)
-        name = next(iter(convention.apply({names.HTTP_STATUS_CODE: 0})))
-        wanted[name] = str(options["status_code"])
-    for option, name in (("user", names.USER_ID), ("correlation_id", names.CORRELATION_ID)):
-        if options[option]:
-            wanted[name] = options[option]
     return {
         "service": options["service"],
         "operation": options["operation"],
         "min_duration": options["min_duration"],
         "max_duration": options["max_duration"],
         "errors": options["errors"],
-        "attributes": wanted or None,
+        "attributes": searched_attributes(
+            get_settings(),
+            dict(options["attribute"]),
+            status_code=options["status_code"],
+            user=options["user"],
+            correlation_id=options["correlation_id"],
+        ),
         "start": options["since"],
         "end": options["until"],
     }
