@@ -570,14 +570,14 @@ _OWN_TAGS: Final = frozenset(
         "error",
         "otel.status_code",
         "otel.status_description",
-        "otel.scope.name",
         "otel.scope.version",
-        "otel.library.name",
         "otel.library.version",
         "internal.span.format",
         "w3c.tracestate",
     }
 )
+#: Where the name of a span's scope stands, from version to version.
+_SCOPE_TAGS: Final = ("otel.scope.name", "otel.library.name")
 _NAMED_KINDS: Final = frozenset({"server", "client", "producer", "consumer"})
 
 
@@ -595,6 +595,11 @@ def _spans_v1(trace: dict[str, Any]) -> Iterable[Span]:
 
 def _span_v1(item: dict[str, Any], process: dict[str, Any]) -> Span:
     tags = _tags(item.get("tags"))
+    # Versions before 1.52 take the scope for a part of the process.
+    resource = _tags(process.get("tags"))
+    scopes = [found.pop(name, "") for found in (resource, tags) for name in _SCOPE_TAGS]
+    resource.pop("otel.library.version", None)
+    resource.pop("otel.scope.version", None)
     trace_id = _trace_id(item["traceID"])
     service = str(process.get("serviceName", ""))
     parent_id = ""
@@ -623,8 +628,8 @@ def _span_v1(item: dict[str, Any], process: dict[str, Any]) -> Span:
         attributes={key: value for key, value in tags.items() if key not in _OWN_TAGS},
         events=[_event_v1(log) for log in item.get("logs") or ()],
         links=links,
-        resource={"service.name": service, **_tags(process.get("tags"))},
-        scope=str(tags.get("otel.scope.name") or tags.get("otel.library.name") or ""),
+        resource={"service.name": service, **resource},
+        scope=str(next(filter(None, scopes), "")),
     )
 
 

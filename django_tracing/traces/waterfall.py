@@ -200,21 +200,22 @@ def _groups(children: Sequence[Node]) -> list[list[Node]]:
 def _critical_path(root: Node, origin: int) -> dict[int, list[tuple[int, int]]]:
     """By the id of nodes: the parts of the time, from ``origin``, that the root's end waited for."""
     parts: dict[int, list[tuple[int, int]]] = {}
-    waiting: list[tuple[Node, int]] = [(root, root.span.start + root.span.duration)]
+    waiting: list[tuple[Node, int, int]] = [(root, root.span.start, root.span.start + root.span.duration)]
     while waiting:
-        node, until = waiting.pop()
+        node, since, until = waiting.pop()
+        # Clocks disagree, and children outlive their parents: only what lies within is waited for.
+        first = max(node.span.start, since)
         moment = limit = min(node.span.end, until)
         own = parts.setdefault(id(node), [])
         for child in sorted(node.children, key=lambda child: -child.span.end):
-            # What goes on after its parent ended is not waited for.
-            begin, end = max(child.span.start, node.span.start), min(child.span.end, limit)
+            begin, end = max(child.span.start, first), min(child.span.end, limit)
             if end > moment or begin >= end:
                 continue
             if end < moment:
                 own.append((end - origin, moment - origin))
-            waiting.append((child, end))
+            waiting.append((child, begin, end))
             moment = begin
-        if moment > node.span.start:
-            own.append((node.span.start - origin, moment - origin))
+        if moment > first:
+            own.append((first - origin, moment - origin))
         own.reverse()
     return parts
