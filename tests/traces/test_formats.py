@@ -60,10 +60,9 @@ def test_otlp_is_taken_and_comes_back_the_same(version: str, request: pytest.Fix
     found = wait_until(whole, "the trace to be stored")
     for sent, came in zip(trace.spans, found.spans, strict=True):
         wanted, got = sent.as_dict(), came.as_dict()
-        if version == "jaeger_151":
+        if version == "jaeger_151" and "tags" in wanted["attributes"]:
             # It writes lists as text.
-            if "tags" in wanted["attributes"]:
-                wanted["attributes"]["tags"] = '["a","b"]'
+            wanted["attributes"]["tags"] = '["a","b"]'
         assert got == wanted
 
 
