@@ -234,7 +234,8 @@ def _text(tokens: list[Token], max_length: int) -> str:
     setter, savepoint, value = first in _SETTERS, first in _SAVEPOINTS, False
     words: set[str] = set()
     for kind, text, space in tokens:
-        if space and parts:
+        # Two dashes that are none of a comment's must not become one when the statement is read again.
+        if (space and parts) or (text == "-" and parts and parts[-1] == "-"):
             append(" ")
         if kind == "literal" or kind == "number":
             append("?")

@@ -60,3 +60,4 @@ def sign_in(page: Any, address: str, user: str, password: str) -> None:
     page.fill("#id_username", user)
     page.fill("#id_password", password)
     page.click("[type=submit]")
+    page.wait_for_load_state()
