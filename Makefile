@@ -3,8 +3,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 DJANGO ?= django
-# Two processes: much of a test is waiting for a server to start. With more, UDP to a Jaeger loses spans here.
-PYTEST ?= -n 2
+# Two processes, each with whole files, whose tests share servers: much of a test is waiting for one to start. With more, UDP to a Jaeger loses spans here.
+PYTEST ?= -n 2 --dist loadfile
 # What is the same on every interpreter; empty, it is left out.
 CHECKS ?= lint types
 BIN = $(VENV)/bin

@@ -215,9 +215,8 @@ class Demo:
         self._write = write
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="demo-")))
         self.gateway = f"http://127.0.0.1:{port}"
-        self._ports = {"api-gateway": port, "blueprint-service": free_port(), "admin": free_port()}
-        #: Where the traces are looked at.
-        self.admin = f"http://127.0.0.1:{self._ports['admin']}/admin/django_tracing/trace/"
+        self._ports = {"api-gateway": port, "blueprint-service": free_port()}
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._environment = {**os.environ, **environment}
 
     # ----- servers
@@ -244,9 +243,17 @@ class Demo:
             if done.returncode:
                 raise Failed(f"manage.py {command[0]} failed:\n{done.stdout}{done.stderr}")
         for service, port in self._ports.items():
-            server = "runserver" if service == "admin" else self._server
-            self._write(f"Starting {service} under {server} on http://127.0.0.1:{port} ...")
+            self._write(f"Starting {service} under {self._server} on http://127.0.0.1:{port} ...")
             self._stack.enter_context(self._service(service, port))
+        for service in self._ports:
+            self._wait_for(service)
+
+    def start_admin(self) -> str:
+        """Starts an admin that shows the traces; gives the address of their list."""
+        port = self._ports["admin"] = free_port()
+        self._stack.enter_context(self._service("admin", port))
+        self._wait_for("admin")
+        return f"http://127.0.0.1:{port}/admin/django_tracing/trace/"
 
     @contextlib.contextmanager
     def _service(self, service: str, port: int) -> Iterator[None]:
@@ -272,8 +279,8 @@ class Demo:
                 # Ctrl-C is for the demo, which then stops its services in order.
                 start_new_session=True,
             )
+            self._processes[service] = process
             try:
-                self._wait(lambda: self._answers(process, service, port), f"{service} to answer")
                 yield
             finally:
                 process.terminate()
@@ -282,6 +289,11 @@ class Demo:
                 except subprocess.TimeoutExpired:
                     os.killpg(process.pid, signal.SIGKILL)
                     process.wait(10)
+
+    def _wait_for(self, service: str) -> None:
+        self._wait(
+            lambda: self._answers(self._processes[service], service, self._ports[service]), f"{service} to answer"
+        )
 
     def _answers(self, process: subprocess.Popen[bytes], service: str, port: int) -> bool:
         if process.poll() is not None:

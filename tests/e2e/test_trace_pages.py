@@ -36,8 +36,8 @@ class Site:
     def __init__(self, demo: Any, store: Path) -> None:
         self.demo = demo
         self.store = store
-        self.traces = demo.admin
-        self.login = demo.admin.replace("django_tracing/trace/", "login/")
+        self.traces = demo.start_admin()
+        self.login = self.traces.replace("django_tracing/trace/", "login/")
 
     def write(self, rows: list[dict[str, Any]]) -> None:
         store = LocalStore(self.store)

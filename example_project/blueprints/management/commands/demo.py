@@ -119,7 +119,7 @@ class Command(BaseCommand):
 
     def _serve(self, demo: Demo) -> None:
         self.stdout.write(
-            f"\nThe traces: {demo.admin} (user demo, password demo)\n"
+            f"\nThe traces: {demo.start_admin()} (user demo, password demo)\n"
             f"Serving on {demo.gateway} until Ctrl-C. Try:\n"
             f"  curl -H 'Authorization: Bearer {TOKEN}' {demo.gateway}/api/blueprints/42\n"
             "  python manage.py traces"

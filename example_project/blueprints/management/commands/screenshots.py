@@ -60,25 +60,26 @@ class Command(BaseCommand):
             # Spans of the last of them may be under way still.
             time.sleep(2)
             playwright = stack.enter_context(sync_playwright())
+            admin = demo.start_admin()
             browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
             for scheme in ("light", "dark"):
-                self._take(browser, demo, folder, scheme)
+                self._take(browser, admin, folder, scheme)
             browser.close()
 
-    def _take(self, browser: Any, demo: Demo, folder: Path, scheme: str) -> None:
+    def _take(self, browser: Any, admin: str, folder: Path, scheme: str) -> None:
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme=scheme)
-        page.goto(demo.admin.replace("django_tracing/trace/", "login/?next=/admin/django_tracing/trace/"))
+        page.goto(admin.replace("django_tracing/trace/", "login/?next=/admin/django_tracing/trace/"))
         page.fill("#id_username", "demo")
         page.fill("#id_password", "demo")
         page.click("[type=submit]")
         page.click("#toggle-nav-sidebar")
-        search = f"{demo.admin}?service=api-gateway&operation="
+        search = f"{admin}?service=api-gateway&operation="
         for name, address, first in (
-            ("list", demo.admin, False),
+            ("list", admin, False),
             ("trace", f"{search}GET /api/reports", True),
             ("n-plus-one", f"{search}GET /api/blueprints/owners", True),
-            ("routes", f"{demo.admin}routes/?o=-p95", False),
-            ("map", f"{demo.admin}map/", False),
+            ("routes", f"{admin}routes/?o=-p95", False),
+            ("map", f"{admin}map/", False),
         ):
             page.goto(address)
             if first:
