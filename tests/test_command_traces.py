@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -257,9 +258,19 @@ def test_following(shop: LocalStore, path: Path) -> None:
     """Each trace once, when it is whole, until Ctrl-C."""
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "example_project.settings", "DEMO_LOCAL_STORE": str(path)}
     command = [sys.executable, "manage.py", "traces", "--follow", "--json", "--since", "1h"]
-    with subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    with contextlib.ExitStack() as stack:
+        process = stack.enter_context(
+            subprocess.Popen(
+                command,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                # A shell's background job, as these tests may be, ignores Ctrl-C, and so would what it starts.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+            )
+        )
+        stack.callback(process.kill)
         assert process.stdout is not None
 
         def next_one() -> int:
