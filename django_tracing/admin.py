@@ -317,12 +317,12 @@ class TraceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_urls(self) -> list[Any]:
         trace_id = r"^(?P<trace_id>[0-9a-fA-F]{6,32})/"
         pages = [
-            ("^$", "list_page", "changelist"),
-            ("^routes/$", "routes_page", "routes"),
-            ("^map/$", "map_page", "map"),
-            (rf"{trace_id}$", "trace_page", "trace"),
-            (rf"{trace_id}spans/(?P<span_id>[0-9a-f]{{16}})/$", "span_page", "span"),
-            (rf"{trace_id}compare/$", "compare_page", "compare"),
+            ("^$", "list", "changelist"),
+            ("^routes/$", "routes", "routes"),
+            ("^map/$", "map", "map"),
+            (rf"{trace_id}$", "trace", "trace"),
+            (rf"{trace_id}spans/(?P<span_id>[0-9a-f]{{16}})/$", "span", "span"),
+            (rf"{trace_id}compare/$", "compare", "compare"),
             (rf"{trace_id}(?P<kind>otlp|jaeger)\.json$", "download", "download"),
         ]
         return [
@@ -337,8 +337,7 @@ class TraceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             # Every process of a site with the admin imports this module; few of them ever show a trace.
             from django_tracing import trace_pages
 
-            view: Callable[..., HttpResponse] = getattr(trace_pages, name)
-            return view(request, self.admin_site, **kwargs)
+            return trace_pages.show(name, request, self.admin_site, **kwargs)
 
         return page
 

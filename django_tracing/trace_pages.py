@@ -10,6 +10,7 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -39,20 +40,13 @@ from django_tracing.traces.model import Reader, ReadError, RouteStatistics, Span
 from django_tracing.traces.render import duration_text
 from django_tracing.traces.waterfall import Row, Waterfall, location_of, short_statement, statement_of, waterfall
 
-__all__ = [
-    "SearchForm",
-    "compare_page",
-    "download",
-    "list_page",
-    "map_page",
-    "routes_page",
-    "span_page",
-    "trace_page",
-]
+__all__ = ["SearchForm", "show"]
 
 #: A page waits as long for one answer of Jaeger's, and for all that it asks, in seconds.
 ANSWER_TIMEOUT: Final = 3.0
 PAGE_BUDGET: Final = 10.0
+#: What a browser can still show; the rest of a longer trace is in its file.
+MOST_ROWS: Final = 20_000
 _RANGES: Final = (
     ("", _("Any time")),
     ("900", _("Last 15 minutes")),
@@ -201,6 +195,26 @@ _SEARCHES: Final[tuple[tuple[Any, dict[str, str]], ...]] = (
 # ----- What is shown
 
 
+#: The admin site that is asked: a project may have several, and links stay within one.
+_site: Final[ContextVar[str]] = ContextVar("django_tracing.site", default="admin")
+
+
+def show(view: str, request: HttpRequest, site: AdminSite, **kwargs: Any) -> HttpResponse:
+    """The page that the function called ``view`` makes, for ``site``."""
+    token = _site.set(site.name)
+    # For the templates, which are rendered later.
+    request.current_app = site.name
+    try:
+        page: Callable[..., HttpResponse] = _PAGES[view]
+        return page(request, site, **kwargs)
+    finally:
+        _site.reset(token)
+
+
+def _address(name: str, args: Sequence[Any] = ()) -> str:
+    return reverse(name, args=args, current_app=_site.get())
+
+
 def _time(nanoseconds: int) -> datetime:
     moment = to_datetime(nanoseconds)
     return timezone.localtime(moment) if timezone.is_aware(moment) else moment
@@ -209,7 +223,7 @@ def _time(nanoseconds: int) -> datetime:
 def _listed(summary: TraceSummary, longest: int) -> dict[str, Any]:
     return {
         "id": summary.trace_id,
-        "url": reverse("admin:django_tracing_trace_trace", args=[summary.trace_id]),
+        "url": _address("admin:django_tracing_trace_trace", args=[summary.trace_id]),
         "name": summary.name or gettext("(no name)"),
         "service": summary.service,
         "others": [name for name in summary.services if name != summary.service],
@@ -260,7 +274,7 @@ def _plot(summaries: Sequence[TraceSummary]) -> dict[str, Any] | None:
                 "x": svg_number(x(summary.start)),
                 "y": svg_number(y(log)),
                 "failed": bool(summary.error_count),
-                "url": reverse("admin:django_tracing_trace_trace", args=[summary.trace_id]),
+                "url": _address("admin:django_tracing_trace_trace", args=[summary.trace_id]),
                 "label": f"{summary.service} {summary.name}, {duration_text(summary.duration)}",
             }
             for summary, log in zip(summaries, logs, strict=True)
@@ -283,7 +297,7 @@ def _value(value: Any) -> str:
 def _searchable(key: str, value: Any) -> str:
     """A link to the traces with this attribute."""
     word = f"{key}={_value(value)}"
-    return f"{reverse('admin:django_tracing_trace_changelist')}?{urlencode({'attributes': shlex.quote(word)})}"
+    return f"{_address('admin:django_tracing_trace_changelist')}?{urlencode({'attributes': shlex.quote(word)})}"
 
 
 def _attributes(found: Mapping[str, Any], *, searchable: bool = False) -> list[dict[str, str]]:
@@ -327,7 +341,7 @@ def _detail(span: Span, trace: Trace) -> dict[str, Any]:
             {
                 "trace_id": link.trace_id,
                 "span_id": link.span_id,
-                "url": reverse("admin:django_tracing_trace_trace", args=[link.trace_id]),
+                "url": _address("admin:django_tracing_trace_trace", args=[link.trace_id]),
                 "attributes": _attributes(link.attributes),
             }
             for link in span.links
@@ -344,7 +358,7 @@ def _head(trace: Trace, fall: Waterfall, colours: Colours) -> dict[str, Any]:
             said[key] = {"value": _value(value), "url": _searchable(key, value)}
     return {
         "id": trace.trace_id,
-        "url": reverse("admin:django_tracing_trace_trace", args=[trace.trace_id]),
+        "url": _address("admin:django_tracing_trace_trace", args=[trace.trace_id]),
         "name": root.name or gettext("(no name)"),
         "service": root.service,
         "started": _time(trace.start),
@@ -454,12 +468,14 @@ def trace_page(request: HttpRequest, site: AdminSite, trace_id: str) -> HttpResp
     except ReadError as error:
         return _failed(request, site, gettext("Trace"), error)
     if trace.trace_id != trace_id:
-        return HttpResponseRedirect(reverse("admin:django_tracing_trace_trace", args=[trace.trace_id]))
+        return HttpResponseRedirect(_address("admin:django_tracing_trace_trace", args=[trace.trace_id]))
     fall = waterfall(trace)
     colours = Colours(trace.services)
+    rows = rows_of(fall, colours, everything="all" in request.GET)
     context = {
         "trace": _head(trace, fall, colours),
-        "rows": rows_of(fall, colours, everything="all" in request.GET),
+        "rows": rows[:MOST_ROWS],
+        "left_out": max(len(rows) - MOST_ROWS, 0),
         "repeated": [
             {
                 "count": str(row.count),
@@ -620,7 +636,7 @@ def _problem(request: HttpRequest, error: ReadError) -> dict[str, str]:
     return {
         "message": str(error),
         "remedy": "",
-        "status": reverse("admin:django_tracing_processstatus_changelist") if may else "",
+        "status": _address("admin:django_tracing_processstatus_changelist") if may else "",
     }
 
 
@@ -736,7 +752,7 @@ def _column(request: HttpRequest, key: str, label: Any, order: str) -> dict[str,
 
 
 def _route(route: RouteStatistics) -> dict[str, Any]:
-    traces = reverse("admin:django_tracing_trace_changelist")
+    traces = _address("admin:django_tracing_trace_changelist")
     return {
         "name": route.name or gettext("(no name)"),
         "service": route.service,
@@ -748,7 +764,7 @@ def _route(route: RouteStatistics) -> dict[str, Any]:
         "p95": duration_text(route.p95),
         "p99": duration_text(route.p99),
         "slowest": duration_text(route.slowest),
-        "slowest_url": reverse("admin:django_tracing_trace_trace", args=[route.slowest_trace_id]),
+        "slowest_url": _address("admin:django_tracing_trace_trace", args=[route.slowest_trace_id]),
         "total": duration_text(sum(route.time_by_work.values())),
         "shares": shares_of(route.time_by_work),
     }
@@ -785,7 +801,7 @@ def _drawn(drawing: Any) -> dict[str, Any]:
                 "middle": str(box.x + BOX_WIDTH // 2),
                 "name_y": str(box.y + 20),
                 "what_y": str(box.y + 36),
-                "url": f"{reverse('admin:django_tracing_trace_changelist')}?{urlencode({'service': box.name})}"
+                "url": f"{_address('admin:django_tracing_trace_changelist')}?{urlencode({'service': box.name})}"
                 if box.kind == "service"
                 else "",
             }
@@ -810,3 +826,14 @@ def _drawn(drawing: Any) -> dict[str, Any]:
             for line in drawing.lines
         ],
     }
+
+
+_PAGES: Final[Mapping[str, Callable[..., HttpResponse]]] = {
+    "list": list_page,
+    "routes": routes_page,
+    "map": map_page,
+    "trace": trace_page,
+    "span": span_page,
+    "compare": compare_page,
+    "download": download,
+}

@@ -22,6 +22,8 @@ from django.test import Client
 from django.urls import path as url_path
 from django.utils import translation
 
+from django_tracing.admin import ProcessStatusAdmin, TraceAdmin
+from django_tracing.models import ProcessStatus, Trace
 from django_tracing.traces.formats import otlp_json
 from django_tracing.traces.local import LocalStore
 from django_tracing.traces.model import Dependencies, ReadError
@@ -30,7 +32,12 @@ from tests.jaegers import wait_until
 from tests.traces.builders import NOON, blueprint_trace, exception, row
 from tests.traces.test_jaeger import Server
 
-urlpatterns = [url_path("admin/", admin.site.urls)]
+#: A second admin, for operators.
+operators = admin.AdminSite(name="operators")
+operators.register(Trace, TraceAdmin)
+operators.register(ProcessStatus, ProcessStatusAdmin)
+
+urlpatterns = [url_path("admin/", admin.site.urls), url_path("ops/", operators.urls)]
 pytestmark = pytest.mark.django_db
 
 TRACES = "/admin/django_tracing/trace/"
@@ -134,6 +141,14 @@ def test_looking_at_traces_makes_none(root: Client, store: LocalStore, spans: An
     assert spans.names == []
     root.get("/admin/")
     assert spans.names != []
+
+
+def test_links_stay_within_the_admin_that_they_are_of(root: Client, store: LocalStore) -> None:
+    store.write([{**span, "trace_id": f"{2:032x}"} for span in blueprint_trace()])
+    for address in [*ADDRESSES[:5], f"{BLUEPRINT}/compare/?with={2:032x}", f"{'f' * 32}/"]:
+        text = root.get(f"/ops/django_tracing/trace/{address}").content.decode()
+        assert "/ops/django_tracing/trace/" in text
+        assert "/admin/django_tracing/" not in text, address
 
 
 # ----- the list
@@ -340,6 +355,13 @@ def test_repeated_queries_are_folded_and_blamed(root: Client, store: LocalStore)
     assert " hidden" not in content(root, f"{5:032x}/?all=1").split("<tbody>")[1]
     # Who has no locations is told of them, who has them is not.
     assert "CODE_LOCATIONS" in text
+
+
+def test_a_trace_too_long_for_a_browser(root: Client, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("django_tracing.trace_pages.MOST_ROWS", 6)
+    text = content(root, f"{BLUEPRINT}/")
+    assert text.count("aria-level=") == 6
+    assert "2 more rows are left out: download the trace to see them." in words(text)
 
 
 def test_a_few_alike_are_folded_and_not_blamed(root: Client, store: LocalStore) -> None:
@@ -553,6 +575,17 @@ def test_a_jaeger_with_many_slow_services_is_given_up(
 def test_a_file_that_is_another_programs(root: Client, path: Path) -> None:
     path.write_bytes(b"SQLite format 3\0" + b"\x10\x00" + b"\1" * 50 + b"\0" * 5000)
     assert "another program" in words(content(root))
+
+
+def test_a_store_with_too_much_in_it_is_given_up(root: Client, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(path)
+    fill(store, 2000)
+    store.close()
+    assert listed(content(root, user="nobody")) == []
+    monkeypatch.setattr("django_tracing.traces.local.READING_TIMEOUT", -1.0)
+    for address, query in (("", {"user": "nobody"}), ("routes/", {})):
+        said = words(content(root, address, **query))
+        assert "holds too much to look through within -1 s. Ask for less: a shorter time, one service." in said
 
 
 class Broken:

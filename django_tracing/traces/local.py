@@ -50,6 +50,9 @@ BUSY_TIMEOUT: Final = 5.0
 #: Unused pages are given back when they are more than this share of the file; else the next spans take them.
 FREE_SHARE: Final = 0.25
 
+#: How long a question may take, in seconds: somebody waits, and a worker of the site with them.
+READING_TIMEOUT: Final = 15.0
+
 _HEADER: Final = b"SQLite format 3\0"
 _KINDS: Final = frozenset({"internal", "server", "client", "producer", "consumer"})
 _STATUSES: Final = frozenset({"unset", "ok", "error"})
@@ -113,7 +116,8 @@ _SPAN: Final = (
 class StoreError(ReadError):
     """The local store can't be written or read.
 
-    ``reason`` is one of read_only, full, busy, foreign (the file is another program's database) and unusable.
+    ``reason`` is one of read_only, full, busy, timeout, foreign (the file is another program's database), ambiguous
+    and unusable.
     """
 
 
@@ -350,6 +354,12 @@ class LocalStore:
             )
         if "full" in text:
             return StoreError(f"The disk of the local store {self.path} is full.", "full")
+        if "interrupted" in text:
+            return StoreError(
+                f"{self.path} holds too much to look through within {READING_TIMEOUT:g} s. "
+                f"Ask for less: a shorter time, one service.",
+                "timeout",
+            )
         if "locked" in text:
             return StoreError(
                 f"The local store {self.path} was in use by others for {BUSY_TIMEOUT:g} s. Try again.", "busy"
@@ -380,6 +390,8 @@ class LocalStore:
                     yield None
                     return
                 connection.execute("BEGIN")
+                deadline = time.monotonic() + READING_TIMEOUT
+                connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
                 yield connection
         except sqlite3.DatabaseError as error:
             raise self._explained(error) from error

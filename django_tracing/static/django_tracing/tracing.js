@@ -83,9 +83,9 @@ const tracingLocalTimes = (within) => {
       const moment = new Date(text);
       if (!Number.isNaN(moment.getTime())) field.value = moment.toISOString();
     });
-    // A short address is easier to read and to send to somebody.
+    // A short address is easier to read and to send to somebody. No service is a wish of its own, though: all of them.
     form.querySelectorAll("input, select").forEach((field) => {
-      if (field.name && !field.value) field.disabled = true;
+      if (field.name && !field.value && field.name !== "service") field.disabled = true;
     });
   });
   window.addEventListener("pageshow", () => form.querySelectorAll("input, select").forEach((field) => { field.disabled = false; }));
