@@ -6,21 +6,27 @@ Only for those who name it in ``DEBUG_TOOLBAR_PANELS``: nothing else imports it.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from debug_toolbar.panels import Panel
+from django.conf import settings as django_settings
 from django.http import HttpRequest, HttpResponse
+from django.utils.html import format_html
 from django.utils.translation import gettext, ngettext
 
 from django_tracing import spans
 from django_tracing.conf import get_settings
-from django_tracing.correlation import Scope, get_scope
+from django_tracing.correlation import HEADER, Scope, get_scope
 from django_tracing.export.local import span_row
+from django_tracing.instrumentation.request import MIDDLEWARE
 from django_tracing.manual import trace_url
+from django_tracing.middleware import readable_route
 from django_tracing.trace_rows import Colours, rows_of, shares_of
 from django_tracing.traces.model import Trace, span_of
 from django_tracing.traces.render import duration_text
-from django_tracing.traces.waterfall import location_of, short_statement, statement_of, waterfall
+from django_tracing.traces.waterfall import Row, location_of, short_statement, statement_of, waterfall
 
 __all__ = ["TracingPanel"]
 
@@ -49,10 +55,18 @@ class TracingPanel(Panel):  # type: ignore[misc]
             "time": stats["duration"],
         }
 
+    @property
+    def content(self) -> str:
+        try:
+            return str(super().content)
+        except Exception:
+            spans.log_once("debug-toolbar-content", "The toolbar's panel could not be rendered.")
+            return format_html("<p>{}</p>", _not_shown())
+
     def process_request(self, request: HttpRequest) -> Any:
         """Begins to collect; the toolbar calls its other panels and the view from here."""
         try:
-            scope = get_scope()
+            scope = _scope_of(request)
             if scope is not None and _recorded(scope):
                 spans.collect(scope)
         except Exception:
@@ -62,29 +76,44 @@ class TracingPanel(Panel):  # type: ignore[misc]
     def generate_stats(self, request: HttpRequest, response: HttpResponse) -> None:
         """Makes the rows of what was collected."""
         try:
-            scope = get_scope()
+            scope = _scope_of(request)
             if scope is None or not _recorded(scope):
-                stats: dict[str, Any] = {"rows": [], "why": _why_not(scope)}
+                stats: dict[str, Any] = {"rows": [], "why": _why_not(scope, response)}
             else:
                 stats = _stats(scope, request)
         except Exception:
             spans.log_once("debug-toolbar", "The toolbar's panel could not show the spans of a request.")
-            stats = {"rows": [], "why": gettext("The spans could not be shown; the log says more.")}
+            stats = {"rows": [], "why": _not_shown()}
         self.record_stats(stats)
+
+
+def _not_shown() -> str:
+    return gettext("The spans could not be shown; the log says more.")
+
+
+def _scope_of(request: HttpRequest) -> Scope | None:
+    """Not the scope of the command or the request that asks for ``request``, in whose context it may be."""
+    scope = get_scope()
+    return scope if scope is not None and scope.request is request else None
 
 
 def _recorded(scope: Scope) -> bool:
     return scope.span is not None and scope.span.is_recording()
 
 
-def _why_not(scope: Scope | None) -> str:
+def _why_not(scope: Scope | None, response: HttpResponse) -> str:
     settings = get_settings()
     if not settings.enabled:
         return gettext("Tracing is off: ENABLED is False, or a setting is wrong (manage.py check).")
     if "request" not in settings.instrumentations:
         return gettext("Requests are not among the INSTRUMENTATIONS.")
     if scope is None:
-        return gettext("This request is not traced: its path is in IGNORE_PATHS.")
+        # The header is the mark of our middleware, which has been left already.
+        if HEADER in response.headers and MIDDLEWARE in django_settings.MIDDLEWARE[1:]:
+            return gettext(
+                "TracingMiddleware stands after the toolbar's in MIDDLEWARE: take it out (it places itself), or list it first."
+            )
+        return gettext("This request is not traced: its path is in IGNORE_PATHS, or is one of the pages of traces.")
     return gettext("This request is not recorded: its trace was not sampled.")
 
 
@@ -92,15 +121,25 @@ def _stats(scope: Scope, request: HttpRequest) -> dict[str, Any]:
     rows = [span_row(span) for span in tuple(spans.collect(scope))]
     span: Any = scope.span
     # The request itself goes on while the toolbar is made: as far as it is known now.
-    rows.append({**span_row(span), "end": time.time_ns(), "name": _name(request)})
-    trace_id = rows[-1]["trace_id"]
-    trace = Trace(trace_id, [span_of(row) for row in rows if row["trace_id"] == trace_id])
+    request_row = {**span_row(span), "end": time.time_ns(), "name": _name(request)}
+    trace_id = request_row["trace_id"]
+    rows = [row for row in rows if row["trace_id"] == trace_id]
+    known = {request_row["span_id"], *(row["span_id"] for row in rows)}
+    for row in rows:
+        # So may a span between, which is not shown: what is below it stays below the request.
+        if row["parent_id"] not in known:
+            row["parent_id"] = request_row["span_id"]
+    trace = Trace(trace_id, [span_of(row) for row in (*rows, request_row)])
     fall = waterfall(trace)
-    shown = rows_of(fall, Colours(trace.services), everything=True)
+    # What a row folds is on the trace's own page.
+    shown = [number for number, row in enumerate(fall.rows) if not _folded(row, fall.rows)]
+    # No more is made than is shown: all rows of a long trace take a second.
+    made = rows_of(
+        replace(fall, rows=fall.rows[: shown[:MOST_ROWS][-1] + 1]), Colours(trace.services), everything=True
+    )
     return {
-        "rows": [row for row, found in zip(shown, fall.rows, strict=True) if not _folded(found.parent, fall.rows)][
-            :MOST_ROWS
-        ],
+        "rows": [made[number] for number in shown[:MOST_ROWS]],
+        "left_out": max(len(shown) - MOST_ROWS, 0),
         "span_count": trace.span_count,
         "duration": duration_text(trace.duration),
         "shares": [share._asdict() for share in shares_of(fall.time_by_work)],
@@ -118,10 +157,10 @@ def _stats(scope: Scope, request: HttpRequest) -> dict[str, Any]:
     }
 
 
-def _folded(parent: int, rows: Any) -> bool:
-    return parent >= 0 and bool(rows[parent].folds)
+def _folded(row: Row, rows: Sequence[Row]) -> bool:
+    return row.parent >= 0 and rows[row.parent].folds
 
 
 def _name(request: HttpRequest) -> str:
     route = getattr(getattr(request, "resolver_match", None), "route", None)
-    return f"{request.method} /{route}" if route is not None else str(request.method)
+    return f"{request.method} {readable_route(str(route))}" if route is not None else str(request.method)

@@ -39,7 +39,7 @@ from django_tracing.recording import SPAN_KEY, Prepared
 from django_tracing.redaction import SensitiveKeys, cut, redact_query, redact_text, sanitise_url
 from django_tracing.response_headers import SERVER_TIMING, TRACERESPONSE, server_timing, traceresponse
 
-__all__ = ["TracingMiddleware"]
+__all__ = ["TracingMiddleware", "readable_route"]
 
 #: The admin's pages of traces, wherever the admin is: looking at traces makes none.
 _OWN_PAGES: Final = "/django_tracing/trace/"
@@ -440,7 +440,7 @@ def _answer(method: str, route: str | None, status: int | None) -> tuple[str, Pr
     attributes: Attributes = {}
     name = ""
     if route is not None:
-        readable = _readable_route(route)
+        readable = readable_route(route)
         name = f"{method} {readable}"
         attributes[names.HTTP_ROUTE] = cut(readable, _URL_LENGTH)
     if status is not None:
@@ -491,7 +491,8 @@ def _route(request: HttpRequest) -> str | None:
     return None if route is None else str(route)
 
 
-def _readable_route(route: str) -> str:
+def readable_route(route: str) -> str:
+    """A route of Django's as spans are named after it: from the first slash, regular expressions in words."""
     if "^" in route or "(?" in route or "\\" in route:
         # Django's own words for regular expressions in a person's eyes.
         from django.contrib.admindocs.utils import (

@@ -28,6 +28,7 @@ __all__ = [
     "Status",
     "Trace",
     "TraceSummary",
+    "is_layer",
     "span_of",
     "summarise",
     "trace_id_prefix",
@@ -216,7 +217,8 @@ class Trace:
         """The roots, each with its children, in order of their starts. Every span stands in it exactly once.
 
         A span whose parent is not stored is a root marked ``orphan``; spans that are each other's ancestors are
-        cut open at the earliest of them.
+        cut open at the earliest of them. Spans of views and middleware that were made afterwards, as with
+        ``LAYERS = "slow"``, take in what their parent did while they lasted.
         """
         nodes = [Node(span) for span in self.spans]
         by_id: dict[str, Node] = {}
@@ -238,6 +240,8 @@ class Trace:
                 first.orphan = True
                 roots.append(first)
                 reached.update(id(other) for other in _below([first]))
+        for node in nodes:
+            _nest_in_layers(node)
         return roots
 
     def as_dict(self) -> dict[str, Any]:
@@ -418,6 +422,39 @@ def to_datetime(nanoseconds: int) -> datetime:
         return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
     except OverflowError:
         return _EPOCH
+
+
+def is_layer(span: Span | Any) -> bool:
+    """Whether the span (or what has its name and kind) is a view's or a middleware's, as this app names them."""
+    return span.kind == "internal" and span.name.startswith(("view.", "middleware."))
+
+
+def _nest_in_layers(node: Node) -> None:
+    """Moves children into the layers beside them that lasted all the while."""
+    layers = [child for child in node.children if is_layer(child.span)]
+    if not layers:
+        return
+    kept: list[Node] = []
+    for child in node.children:
+        span = child.span
+        around = None
+        if not is_layer(span):
+            around = min(
+                (
+                    layer
+                    for layer in layers
+                    if layer.span.start <= span.start
+                    and span.end <= layer.span.end
+                    and layer.span.service == span.service
+                ),
+                key=lambda layer: layer.span.duration,
+                default=None,
+            )
+        (kept if around is None else around.children).append(child)
+    if len(kept) < len(node.children):
+        node.children = kept
+        for layer in layers:
+            layer.children.sort(key=lambda child: (child.span.start, -child.span.end))
 
 
 def _below(roots: list[Node]) -> Iterable[Node]:

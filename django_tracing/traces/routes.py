@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from django_tracing.traces.model import RouteStatistics, Trace
+from django_tracing.traces.model import RouteStatistics, Trace, is_layer
 from django_tracing.work import Work, work_of
 
 __all__ = ["Part", "parts_of", "route_statistics", "self_time"]
@@ -103,6 +103,16 @@ def _add(routes: dict[tuple[str, str], _Route], trace_id: str, parts: Sequence[P
         parent = by_id.get(part.parent_id)
         if parent is not None and parent.service == part.service and part.kind not in _ENTRIES:
             children.setdefault(part.parent_id, []).append((part.start, part.end))
+    for layer in parts:
+        # Made afterwards, beside what it did: as in Trace.tree, that is not its own time.
+        if is_layer(layer):
+            inside = [
+                (begin, end)
+                for begin, end in children.get(layer.parent_id, ())
+                if layer.start <= begin and end <= layer.end and (begin, end) != (layer.start, layer.end)
+            ]
+            if inside:
+                children.setdefault(layer.span_id, []).extend(inside)
     owners: dict[str, _Route | None] = {}
     for part in parts:
         route = _owner(part, by_id, owners, routes, service)

@@ -43,6 +43,20 @@ def test_a_call_to_another_service_is_waiting_for_it() -> None:
     assert found["billing GET /b"].time_by_work == {"sql": 20 * MS, "python": 10 * MS}
 
 
+def test_a_view_that_was_timed_is_not_counted_twice() -> None:
+    """As the tree has it: what was done in a view is none of its own time, though it stands beside it."""
+    database = {"db.system": "postgresql", "operation.type": "database"}
+    (route,) = statistics(
+        [
+            row(1, 1, 0, "GET /a", kind="server", took=100),
+            row(1, 2, 1, "view.a", start=10, took=80),
+            row(1, 3, 1, "db.select.x", kind="client", start=20, took=30, attributes=database),
+            row(1, 4, 99, "view.stray", start=10, took=80),
+        ]
+    ).values()
+    assert route.time_by_work == {"python": 70 * MS, "sql": 30 * MS}
+
+
 def test_what_begins_a_route() -> None:
     found = statistics(
         [

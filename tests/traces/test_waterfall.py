@@ -57,6 +57,32 @@ def test_the_tree_from_top_to_bottom() -> None:
     assert fall.time_by_work == {"python": 101 * MS}
 
 
+def test_a_view_that_was_timed_takes_in_what_was_done_in_it() -> None:
+    """With LAYERS = "slow" layers are made afterwards, beside what they did."""
+    fall = fall_of(
+        [
+            row(1, 1, 0, "request", took=100, kind="server"),
+            row(1, 2, 1, "middleware.session", start=1, took=9),
+            row(1, 3, 1, "view.books", start=20, took=60),
+            row(1, 4, 1, "db.select.sessions", start=2, took=5, kind="client", attributes=SELECT),
+            row(1, 5, 1, "db.select.books", start=30, took=10, kind="client", attributes=SELECT),
+            row(1, 6, 1, "db.select.later", start=75, took=20, kind="client", attributes=SELECT),
+            row(1, 7, 1, "elsewhere", start=40, took=5, service="billing"),
+        ]
+    )
+    assert named(fall) == [
+        (0, "request"),
+        (1, "middleware.session"),
+        (2, "db.select.sessions"),
+        (1, "view.books"),
+        (2, "db.select.books"),
+        (1, "elsewhere"),
+        (1, "db.select.later"),
+    ]
+    assert {found.span.name: found.self_time / MS for found in fall.rows}["view.books"] == 50
+    assert fall.time_by_work["sql"] == 35 * MS
+
+
 # ----- folding
 
 
