@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ settings.DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME"
 settings.INSTALLED_APPS += ["debug_toolbar"]
 settings.ROOT_URLCONF = "toolbar_urls"
 settings.DEBUG = True
-settings.MIDDLEWARE = ["debug_toolbar.middleware.DebugToolbarMiddleware", *settings.MIDDLEWARE]
+settings.MIDDLEWARE = [*options["before"], "debug_toolbar.middleware.DebugToolbarMiddleware", *options["after"],
+    *settings.MIDDLEWARE]
 settings.DEBUG_TOOLBAR_PANELS = ["django_tracing.debug_toolbar.TracingPanel"]
 settings.DEBUG_TOOLBAR_CONFIG = {"SHOW_TOOLBAR_CALLBACK": "toolbar_urls.always"}
 settings.TRACING = {**settings.TRACING, "EXPORTER": "local", "LOCAL_STORE": options["store"], **options["tracing"]}
@@ -39,7 +41,7 @@ from django.contrib import admin
 from django.contrib.auth.models import Group, Permission
 from django.http import HttpResponse
 from django.test import AsyncClient, Client
-from django.urls import include, path
+from django.urls import include, path, re_path
 from django_tracing import create_span
 from django.core.management import call_command
 
@@ -49,16 +51,27 @@ def page(request):
             list(Group.objects.filter(pk=number))
     return HttpResponse("<html><body>page</body></html>")
 
+def long_page(request):
+    for number in range(1100):
+        with create_span(f"step.{number}"):
+            pass
+    return HttpResponse("<html><body>page</body></html>")
+
+def around(get_response):
+    def middleware(request):
+        with create_span("around"):
+            return get_response(request)
+    return middleware
+
 async def async_page(request):
     await Group.objects.acount()
     return HttpResponse("<html><body>page</body></html>")
 
-def bad(request):
-    raise RuntimeError("it broke")
-
 urls.always = lambda request: True
+urls.around = around
 urls.urlpatterns = [
-    path("page/", page), path("async/", async_page), path("health", page), path("admin/", admin.site.urls),
+    path("page/", page), path("long/", long_page), path("async/", async_page), path("health", page),
+    re_path(r"^old/(?P<number>[0-9]+)/$", lambda request, number: page(request)), path("admin/", admin.site.urls),
     path("__debug__/", include("debug_toolbar.urls")),
 ]
 call_command("migrate", verbosity=0)
@@ -70,9 +83,9 @@ def panel(answer):
     nav = __import__("re").search(r'id="djdt-TracingPanel".*?</li>|class="djdt-TracingPanel".*?</li>|TracingPanel.*?</li>', body, 16).group(0)
     return {"status": shown.status_code, "content": json.loads(shown.content)["content"], "nav": nav}
 
-if options["break"]:
+if options["fault"]:
     from django_tracing import debug_toolbar
-    debug_toolbar.waterfall = lambda trace: 1 / 0
+    exec(options["fault"])
 if options["async"]:
     answer = asyncio.run(AsyncClient().get(options["path"]))
     print("RESULT", json.dumps(panel(answer)))
@@ -82,7 +95,14 @@ else:
 
 
 def panel(
-    tmp_path: Path, path: str = "/page/", *, use_async: bool = False, fault: bool = False, **tracing: Any
+    tmp_path: Path,
+    path: str = "/page/",
+    *,
+    use_async: bool = False,
+    fault: str = "",
+    before: Sequence[str] = (),
+    after: Sequence[str] = (),
+    **tracing: Any,
 ) -> Any:
     options = {
         "database": str(tmp_path / "db.sqlite3"),
@@ -90,7 +110,9 @@ def panel(
         "path": path,
         "tracing": tracing,
         "async": use_async,
-        "break": fault,
+        "fault": fault,
+        "before": before,
+        "after": after,
     }
     done = subprocess.run(
         [sys.executable, "-c", SITE, json.dumps(options)],
@@ -108,11 +130,18 @@ def panel(
     return found
 
 
+def rows(content: str) -> list[tuple[int, str]]:
+    """The indentation and the name of each row."""
+    found = re.findall(
+        r'width="(\d+)" height="10" aria-hidden="true"></svg>(?:<strong>)?([^<]+)<', content.split("<tbody>")[1]
+    )
+    return [(int(indent), name.strip()) for indent, name in found]
+
+
 def test_the_waterfall_of_a_request(tmp_path: Path) -> None:
     found = panel(tmp_path, CODE_LOCATIONS=True)
     content = found["content"]
-    names = re.findall(r'aria-hidden="true"></svg>(?:<strong>)?([^<]+)<', content.split("<tbody>")[1])
-    names = [name.strip() for name in names]
+    names = [name for _, name in rows(content)]
     assert names[0] == "GET /page/", "the request itself, though it goes on"
     assert names[-1] == "6 × db.select.auth_group", "folded, and not unfolded again"
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in content
@@ -147,10 +176,39 @@ def test_a_request_that_is_not_recorded(tmp_path: Path, path: str, tracing: dict
     assert "not recorded" in found["nav"]
 
 
-def test_a_fault_of_the_panels_is_no_ones_but_its_own(tmp_path: Path) -> None:
-    found = panel(tmp_path, fault=True)
+def test_our_middleware_below_the_toolbars_is_told_of(tmp_path: Path) -> None:
+    found = panel(tmp_path, after=["django_tracing.middleware.TracingMiddleware"])
+    assert "TracingMiddleware stands after the toolbar&#x27;s in MIDDLEWARE" in found["content"]
+
+
+def test_what_is_below_a_span_that_goes_on_stays_below_the_request(tmp_path: Path) -> None:
+    found = panel(tmp_path, "/old/7/", before=["toolbar_urls.around"])
+    (indent, name), (below, second), *_ = rows(found["content"])
+    assert (indent, name) == (0, "GET /old/<number>/".replace("<", "&lt;").replace(">", "&gt;"))
+    assert below > 0
+    assert "script" in second
+
+
+def test_a_long_trace_says_what_is_left_out(tmp_path: Path) -> None:
+    found = panel(tmp_path, "/long/")
+    assert len(rows(found["content"])) == 1000
+    assert "101 more rows are left out." in found["content"]
+    assert "1101 spans" in found["nav"]
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "debug_toolbar.waterfall = lambda trace: 1 / 0",
+        "debug_toolbar.TracingPanel.template = 'none.html'",
+        "debug_toolbar.spans.collect = lambda scope: 1 / 0",
+    ],
+    ids=["stats", "template", "collect"],
+)
+def test_a_fault_of_the_panels_is_no_ones_but_its_own(tmp_path: Path, fault: str) -> None:
+    found = panel(tmp_path, fault=fault)
     assert "The spans could not be shown; the log says more." in found["content"]
-    assert found["stderr"].count("ZeroDivisionError") == 1
+    assert "The toolbar's panel could not" in found["stderr"]
 
 
 def test_nothing_else_imports_it() -> None:
