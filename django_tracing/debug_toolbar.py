@@ -111,7 +111,7 @@ def _why_not(scope: Scope | None, response: HttpResponse) -> str:
         # The header is the mark of our middleware, which has been left already.
         if HEADER in response.headers and MIDDLEWARE in django_settings.MIDDLEWARE[1:]:
             return gettext(
-                "TracingMiddleware stands after the toolbar's in MIDDLEWARE: list it first, or not (it places itself)."
+                "TracingMiddleware stands after the toolbar's in MIDDLEWARE: list it first, or not at all."
             )
         return gettext("This request is not traced: its path is in IGNORE_PATHS, or is one of the pages of traces.")
     return gettext("This request is not recorded: its trace was not sampled.")
