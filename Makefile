@@ -5,8 +5,9 @@ VENV ?= .venv
 DJANGO ?= django
 # Two processes, each with whole files, whose tests share servers: much of a test is waiting for one to start. With more, UDP to a Jaeger loses spans here.
 PYTEST ?= -n 2 --dist loadfile
-# What is the same on every interpreter; empty, it is left out.
+# What is the same on every interpreter, or nearly so; empty, it is left out.
 CHECKS ?= lint types
+WHEEL ?= wheel
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
@@ -15,7 +16,7 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 demo: $(VENV)/.demo
 	$(BIN)/python manage.py demo $(DEMO)
 
-test: $(CHECKS) unit wheel
+test: $(CHECKS) unit $(WHEEL)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
