@@ -301,9 +301,10 @@ def _searchable(key: str, value: Any) -> str:
 
 
 def _attributes(found: Mapping[str, Any], *, searchable: bool = False) -> list[dict[str, str]]:
+    shown = [(key, _value(value)) for key, value in sorted(found.items())]
     return [
-        {"key": key, "value": _value(value), "url": _searchable(key, value) if searchable else ""}
-        for key, value in sorted(found.items())
+        {"key": key, "value": value, "url": _searchable(key, found[key]) if searchable and len(value) < 500 else ""}
+        for key, value in shown
     ]
 
 
