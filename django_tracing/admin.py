@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from datetime import timezone as datetime_timezone
@@ -11,7 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied, ValidationError
-from django.db import transaction
+from django.db import router, transaction
 from django.db.models import Q, QuerySet, Sum
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -30,6 +31,8 @@ from django_tracing.sampling.strategies import inexpressible
 
 __all__ = ["SamplingRuleAdmin", "SamplingRuleForm", "TraceAdmin"]
 
+#: What is longer is no rule's, and more than Python reads as a number.
+_ID = re.compile(r"[0-9]{1,18}")
 #: Condition -> how it is said.
 _CONDITIONS = (
     ("operation", _("operation")),
@@ -159,8 +162,8 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Gives the rules that are named the order they are named in, among all the others."""
         if request.method != "POST" or not self.has_change_permission(request):
             raise PermissionDenied
-        named = [int(text) for text in request.POST.get("ids", "").split(",") if text.isdigit()]
-        with transaction.atomic():
+        named = [int(text) for text in request.POST.get("ids", "").split(",") if _ID.fullmatch(text)]
+        with transaction.atomic(using=router.db_for_write(SamplingRule)):
             rules = list(SamplingRule.objects.select_for_update().order_by("order", "id"))
             known = {rule.pk: rule for rule in rules}
             wanted = iter([known[pk] for pk in dict.fromkeys(named) if pk in known])
@@ -171,12 +174,15 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                     rule.save(update_fields=["order", "updated"])
                     self.log_change(request, rule, [{"changed": {"fields": [gettext("order")]}}])
         self.message_user(request, gettext("The rules have their new order."))
-        return HttpResponseRedirect(reverse("admin:django_tracing_samplingrule_changelist"))
+        changelist = reverse("admin:django_tracing_samplingrule_changelist", current_app=self.admin_site.name)
+        return HttpResponseRedirect(changelist)
 
     def preview(self, request: HttpRequest) -> HttpResponse:
         """Which rule would decide, and why."""
         if not self.has_view_permission(request):
             raise PermissionDenied
+        # Where the page's links lead, of several admin sites.
+        request.current_app = self.admin_site.name
         form = PreviewForm(request.GET or None)
         context: dict[str, Any] = {
             **self.admin_site.each_context(request),
@@ -273,6 +279,7 @@ class ProcessStatusAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if not self.has_view_permission(request):
             raise PermissionDenied
+        request.current_app = self.admin_site.name
         settings = get_settings()
         recent = timezone.now() - timedelta(seconds=GONE_AFTER)
         context: dict[str, Any] = {
@@ -353,7 +360,9 @@ def _setting(settings: Settings, name: str) -> dict[str, str]:
         if name == "HEADERS":
             shown = ", ".join(f"{header}: …" for header in value)
     elif callable(value):
-        shown = f"{value.__module__}.{value.__qualname__}"
+        # An object that can be called, such as a partial, has no name of its own.
+        named = value if hasattr(value, "__qualname__") else type(value)
+        shown = f"{named.__module__}.{named.__qualname__}"
     elif isinstance(value, str) and "://" in value:
         parts = urlsplit(value)
         shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))

@@ -11,7 +11,6 @@ import functools
 import inspect
 from collections.abc import (
     AsyncGenerator,
-    Awaitable,
     Callable,
     Coroutine,
     Generator,
@@ -25,6 +24,7 @@ from typing import Any, Final, Literal, TypeVar, overload
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.urls import reverse
+from django.utils.functional import LazyObject, empty
 from opentelemetry import baggage, propagate
 from opentelemetry import trace as trace_api
 from opentelemetry.context import Context
@@ -35,7 +35,7 @@ from django_tracing import attributes as names
 from django_tracing import spans
 from django_tracing.attributes import Attributes
 from django_tracing.conf import get_settings
-from django_tracing.correlation import Scope, incoming_id, with_scope
+from django_tracing.correlation import Scope, get_scope, incoming_id, with_scope
 from django_tracing.instrumentation.http_client import CALL_KEY, ExternalCall, span_name
 from django_tracing.instrumentation.rate_limit import NAME as RATE_LIMIT_CHECK
 from django_tracing.instrumentation.rate_limit import mark_blocked
@@ -145,6 +145,9 @@ class ManualSpan:
 
 _NOTHING: Final = ManualSpan(None)
 
+#: A span's name, the user's attributes, this app's.
+_Description = tuple[str, "Mapping[str, Any] | None", Attributes]
+
 
 def _open(
     name: str, attributes: Mapping[str, Any] | None, kind: SpanKind = SpanKind.INTERNAL, own: Attributes | None = None
@@ -162,6 +165,22 @@ def _open(
         spans.log_once("manual", "A span could not be started; it is left out.")
         return _NOTHING
     return _NOTHING if begun is None else ManualSpan(begun)
+
+
+def _open_described(describe: Callable[[], _Description], kind: SpanKind) -> ManualSpan:
+    """:func:`_open` of what ``describe`` says, which is asked only where a span is made and may raise."""
+    if not spans.tracing() or not _wanted():
+        return _NOTHING
+    try:
+        name, attributes, own = describe()
+    except Exception:
+        spans.log_once("describe", "A span could not be described; it is left out.")
+        return _NOTHING
+    return _open(name, attributes, kind, own)
+
+
+def _short(text: object) -> str:
+    return cut(redact_text(str(text)), 100)
 
 
 def _wanted() -> bool:
@@ -195,16 +214,21 @@ def _run(manual: ManualSpan, func: Callable[[], Any], done: Callable[[Any], None
         manual.close(error)
         raise
     manual.detach()
-    if isinstance(result, asyncio.Future):
+    # By its type: to ask one of Django's lazy objects what it is would make it look.
+    kind = type(result)
+    if issubclass(kind, asyncio.Future):
         result.add_done_callback(functools.partial(_future_done, manual, done))
         return result
-    if inspect.isawaitable(result):
+    if issubclass(kind, Coroutine) and not hasattr(kind, "__aenter__"):
         return _awaited(manual, result, done)
+    # Whatever else can be awaited is more than that (a client, a block): the caller wants it as it is.
     _done(manual, done, result)
     return result
 
 
-async def _awaited(manual: ManualSpan, awaitable: Awaitable[Any], done: Callable[[Any], None] | None) -> Any:
+async def _awaited(
+    manual: ManualSpan, awaitable: Coroutine[Any, Any, Any], done: Callable[[Any], None] | None
+) -> Any:
     manual.attach()
     try:
         result = await awaitable
@@ -245,7 +269,7 @@ def trace_function(name: str, func: Callable[[], T], attributes: Mapping[str, An
 
 
 def trace_function(name: str, func: Callable[[], Any], attributes: Mapping[str, Any] | None = None) -> Any:
-    """Calls ``func()`` in a span and gives its result; awaitable when ``func`` gives an awaitable.
+    """Calls ``func()`` in a span and gives its result; the span of a coroutine or a future lasts until it is done.
 
     What ``func`` raises is recorded and goes on as it is.
     """
@@ -446,14 +470,18 @@ def trace_cache_operation(operation: str, key: str, func: Callable[[], T], *, sy
     (``redis``, ``memcached``, ...). For ``get`` a result of None is a miss. Awaitable when ``func`` gives an
     awaitable.
     """
-    pattern = key_pattern(str(key))
-    own: Attributes = {
-        names.OPERATION_TYPE: "cache",
-        names.CACHE_OPERATION: operation,
-        names.CACHE_SYSTEM: system,
-        names.CACHE_KEY: pattern,
-    }
-    manual = _open(f"cache.{operation}.{pattern}", None, SpanKind.CLIENT, own)
+
+    def describe() -> _Description:
+        pattern = key_pattern(str(key))
+        own: Attributes = {
+            names.OPERATION_TYPE: "cache",
+            names.CACHE_OPERATION: operation,
+            names.CACHE_SYSTEM: system,
+            names.CACHE_KEY: pattern,
+        }
+        return f"cache.{operation}.{pattern}", None, own
+
+    manual = _open_described(describe, SpanKind.CLIENT)
     if manual is _NOTHING:
         return func()
 
@@ -478,35 +506,42 @@ def trace_database_operation(
     ``db.system`` of the semantic conventions (``mongodb``, ``clickhouse``, ...). Awaitable when ``func`` gives an
     awaitable.
     """
-    own: Attributes = {
-        names.OPERATION_TYPE: "database",
-        names.DB_OPERATION: operation,
-        names.DB_TABLE: cut(redact_text(table), 100),
-    }
-    if system is not None:
-        own[names.DB_SYSTEM] = system
-    if statement is not None:
-        double_quotes: Literal["identifier", "string"] = "string" if system in ("mysql", "mariadb") else "identifier"
-        own[names.DB_STATEMENT] = describe_sql(statement, double_quotes=double_quotes).text
-    manual = _open(f"db.{operation}.{table}", None, SpanKind.CLIENT, own)
+
+    def describe() -> _Description:
+        own: Attributes = {
+            names.OPERATION_TYPE: "database",
+            names.DB_OPERATION: operation,
+            names.DB_TABLE: _short(table),
+        }
+        if system is not None:
+            own[names.DB_SYSTEM] = system
+        if statement is not None:
+            quotes: Literal["identifier", "string"] = "string" if system in ("mysql", "mariadb") else "identifier"
+            own[names.DB_STATEMENT] = describe_sql(statement, double_quotes=quotes).text
+        return f"db.{operation}.{table}", None, own
+
+    manual = _open_described(describe, SpanKind.CLIENT)
     return func() if manual is _NOTHING else _run(manual, func)
 
 
 def trace_external_call(service: str, method: str, url: str, func: Callable[..., T]) -> T:
     """Calls ``func()``, which calls another service, in a span ``http.METHOD.SERVICE``; gives its result.
 
-    When ``func`` has a parameter ``headers`` it is given those to send, so that the other service continues the
-    trace. The response's ``status_code`` or ``status`` is read when it has one. Where the client library is traced
-    too, its span is the CLIENT span of that name below this one, which is then ``external.SERVICE``. Awaitable when
-    ``func`` gives an awaitable.
+    When ``func`` has a parameter ``headers`` (that no ``functools.partial`` has filled in) it is given those to send,
+    so that the other service continues the trace. The response's ``status_code`` or ``status`` is read when it has
+    one. Where the client library is traced too, its span is the CLIENT span of that name below this one, which is
+    then ``external.SERVICE``. Awaitable when ``func`` gives an awaitable.
     """
-    own: Attributes = {
-        names.OPERATION_TYPE: "external",
-        names.HTTP_METHOD: method.upper(),
-        names.PEER_SERVICE: cut(redact_text(service), 100),
-    }
-    call = ExternalCall(str(own[names.PEER_SERVICE]))
-    manual = _open(span_name(method, service), {names.HTTP_URL: url}, SpanKind.CLIENT, own)
+
+    def describe() -> _Description:
+        own: Attributes = {
+            names.OPERATION_TYPE: "external",
+            names.HTTP_METHOD: method.upper(),
+            names.PEER_SERVICE: _short(service),
+        }
+        return span_name(method, service), {names.HTTP_URL: url}, own
+
+    manual = _open_described(describe, SpanKind.CLIENT)
     wants = _has_parameter(func, "headers")
 
     def run() -> T:
@@ -514,6 +549,7 @@ def trace_external_call(service: str, method: str, url: str, func: Callable[...,
 
     if manual is _NOTHING:
         return run()
+    call = ExternalCall(_short(service))
     manual._context = Context({**(manual._context or {}), CALL_KEY: call})
 
     def done(result: Any) -> None:
@@ -538,6 +574,8 @@ def _settle(manual: ManualSpan, call: ExternalCall) -> None:
 
 
 def _has_parameter(func: Callable[..., Any], name: str) -> bool:
+    if isinstance(func, functools.partial) and name in func.keywords:
+        return False
     code = getattr(func, "__code__", None)
     if code is not None:
         return name in code.co_varnames[: code.co_argcount + code.co_kwonlyargcount]
@@ -580,7 +618,10 @@ class RateLimitCheck:
             }
             _set_attributes(self._manual.span, found)
             if self.allowed is False:
-                mark_blocked()
+                try:
+                    mark_blocked()
+                except Exception:
+                    spans.log_once("rate_limit", "The check of a rate limit could not be described.")
         self._manual.close(error)
 
     async def __aenter__(self) -> RateLimitCheck:
@@ -599,15 +640,21 @@ def trace_rate_limit_check(operation: str, *, user: Any = None, subscription: st
     ``check.remaining``, ``check.reset`` where they are known. ``operation`` says what is limited: a scope, a group.
     ``user`` is the user's object or id, where the request's is not the one.
     """
-    own: Attributes = {
-        names.OPERATION_TYPE: "rate_limit",
-        names.RATE_LIMIT_OPERATION: cut(redact_text(operation), 100),
-    }
-    if user is not None:
-        own[names.USER_ID] = cut(str(getattr(user, "pk", user)), 100)
-    if subscription is not None:
-        own[names.USER_SUBSCRIPTION] = cut(str(subscription), 100)
-    return RateLimitCheck(_open(RATE_LIMIT_CHECK, None, SpanKind.INTERNAL, own))
+
+    def describe() -> _Description:
+        own: Attributes = {names.OPERATION_TYPE: "rate_limit", names.RATE_LIMIT_OPERATION: _short(operation)}
+        known = user
+        if isinstance(known, LazyObject):
+            # A ``request.user`` that nobody has looked at stays so.
+            known = known.__dict__.get("_wrapped", empty)
+        key = None if known is empty else getattr(known, "pk", known)
+        if key is not None:
+            own[names.USER_ID] = cut(str(key), 100)
+        if subscription is not None:
+            own[names.USER_SUBSCRIPTION] = cut(str(subscription), 100)
+        return RATE_LIMIT_CHECK, None, own
+
+    return RateLimitCheck(_open_described(describe, SpanKind.INTERNAL))
 
 
 # ----- the current span
@@ -755,9 +802,12 @@ def _read_headers(headers: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> dic
 def set_baggage(key: str, value: str) -> None:
     """Gives ``value`` to all services called from here on, until the request (or block) ends.
 
-    It travels as text in a header of every call: nothing secret, and little of it. It is on no span.
+    It travels as text in a header of every call: nothing secret, and little of it. It is on no span. Outside of both,
+    or where tracing is off, it does nothing: the next request of this thread would have it.
     """
     try:
+        if get_scope() is None and SPAN_KEY not in spans.current_context():
+            return
         spans.attach(baggage.set_baggage(key, str(value)))
     except Exception:
         spans.log_once("baggage", "Baggage could not be set.")

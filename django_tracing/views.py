@@ -6,7 +6,7 @@ import hmac
 import logging
 from ipaddress import ip_address
 
-from django.db import DatabaseError
+from django.db import Error
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
@@ -39,7 +39,7 @@ def sampling(request: HttpRequest) -> HttpResponse:
         return HttpResponse("'service' parameter must be provided once\n", status=400, content_type="text/plain")
     try:
         rules = read_rules()
-    except DatabaseError as error:
+    except Error as error:
         _logger.warning("The sampling rules can't be served: %s.", type(error).__name__)
         # Clients keep what they know.
         return HttpResponse("The rules can't be read.\n", status=503, content_type="text/plain")
@@ -56,4 +56,6 @@ def _may_ask(request: HttpRequest, settings: Settings) -> bool:
         client = ip_address(str(request.META.get("REMOTE_ADDR") or ""))
     except ValueError:
         return False
+    # As a socket that listens to both gives IPv4.
+    client = getattr(client, "ipv4_mapped", None) or client
     return any(client in network for network in settings.sampling_clients)

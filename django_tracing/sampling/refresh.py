@@ -13,11 +13,13 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from datetime import datetime, timedelta, timezone
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
-from django.db import transaction
+from django.core.exceptions import ImproperlyConfigured
+from django.db import router, transaction
 from django.db.models.signals import post_delete, post_save
+from django.utils import timezone
 from opentelemetry.trace import SpanContext, SpanKind
 
 from django_tracing.conf import Settings
@@ -77,6 +79,7 @@ def _saved(*, using: str | None = None, **kwargs: Any) -> None:
 
 def _after_fork() -> None:
     if _current is not None:
+        _current.sampler.forked()
         _current.prepare()
 
 
@@ -84,7 +87,8 @@ def read_rules() -> list[Rule]:
     """The rules that are switched on and have not ended, in their order. Raises what the database raises."""
     from django_tracing.models import SamplingRule
 
-    now = datetime.now(timezone.utc)
+    # Django's: without USE_TZ the database's times are naive, and nothing else compares with them.
+    now = timezone.now()
     return [
         as_rule(row)
         for row in SamplingRule.objects.filter(enabled=True).order_by("order", "id")
@@ -128,10 +132,11 @@ class Refresher:
         self._lock = threading.Lock()
         #: What went wrong the last time, so that it is said once.
         self._trouble = ""
+        #: Rules that were said to be left out, and why.
+        self._left_out: set[tuple[str, str]] = set()
         self._has_table = self._unmigrated = False
         self._reported = float("-inf")
         self._processes = 1
-        self._counts: dict[int | None, tuple[int, int]] = {}
 
     # ----- starting
 
@@ -141,9 +146,11 @@ class Refresher:
         self._thread = None
         self._lock = threading.Lock()
         self._wake = threading.Event()
-        self._started = datetime.now(timezone.utc)
+        self._started = timezone.now()
         self._reported = float("-inf")
-        self._process = f"{socket.gethostname()[:60]}-{os.getpid()}-{int(self._started.timestamp())}"
+        self._counts: dict[int | None, tuple[int, int]] = {}
+        # What tells pods apart stands at the end of long names.
+        self._process = f"{socket.gethostname()[:70]}-{os.getpid()}-{int(self._started.timestamp())}"
         self.origin.judge = self._first if self.settings.sampling_refresh else self._judge()
 
     def _judge(self) -> Callable[..., Verdict] | None:
@@ -154,16 +161,24 @@ class Refresher:
         self.origin.judge = self._judge()
 
     def _first(self, scope: Any, name: str, kind: SpanKind, parent: SpanContext | None, trace_id: int) -> Verdict:
-        self.start()
-        self.settle()
+        if self.start():
+            self.settle()
         return self.sampler.judge(scope, name, kind, parent, trace_id)
 
-    def start(self) -> None:
-        """Starts the thread. Never where Django's tests run: their databases come and go."""
+    def start(self) -> bool:
+        """Starts the thread; False when there was none to be had, and it is to be tried again.
+
+        Never where Django's tests run, their databases come and go, nor where the settings want no refreshing.
+        """
         with self._lock:
-            if self._thread is None and not _in_tests():
+            if self._thread is None and self.settings.sampling_refresh and not _in_tests():
                 self._thread = threading.Thread(target=self._run, name="django_tracing.sampling", daemon=True)
-                self._thread.start()
+                try:
+                    self._thread.start()
+                except RuntimeError:  # no more threads, or the process is ending
+                    self._thread = None
+                    return False
+        return True
 
     def wake(self) -> None:
         """Looks now: this process has changed a rule."""
@@ -192,8 +207,6 @@ class Refresher:
 
     def refresh(self) -> None:
         """Reads the rules, and tells the database what is to be told. What goes wrong is said once."""
-        from django.db import DatabaseError
-
         try:
             if not self._has_table:
                 self._has_table = _table_exists()
@@ -206,7 +219,11 @@ class Refresher:
             if rules or self._has_counts():
                 self._write_counts()
             self._tell()
-        except DatabaseError as error:
+        except ImproperlyConfigured:
+            # A site without a database.
+            self._unmigrated = True
+            self._say_missing()
+        except Exception as error:
             self._say(error)
         else:
             if self._trouble:
@@ -216,8 +233,9 @@ class Refresher:
     def use(self, rules: RuleSet) -> None:
         """Decides by ``rules`` from now on."""
         for rule, why in rules.left_out:
-            if self._trouble != rule.name:
+            if (rule.name, why) not in self._left_out:
                 _logger.warning('The sampling rule "%s" is left out: %s', rule.name, why)
+        self._left_out = {(rule.name, why) for rule, why in rules.left_out}
         self.sampler.use(rules, self._processes)
         self.origin.judge = self._judge()
 
@@ -258,9 +276,9 @@ class Refresher:
             self._counts[rule] = before[0] + kept, before[1] + passed_over
         if not self._counts:
             return
-        minute = datetime.now(timezone.utc).replace(second=0, microsecond=0)
+        minute = timezone.now().replace(second=0, microsecond=0)
         known = set(SamplingRule.objects.values_list("id", flat=True))
-        with transaction.atomic():
+        with transaction.atomic(using=router.db_for_write(SamplingCount)):
             for rule, (kept, passed_over) in self._counts.items():
                 if rule is not None and rule not in known:
                     continue
@@ -287,7 +305,7 @@ class Refresher:
         if monotonic() - self._reported < REPORTED_EVERY:
             return
         self._reported = monotonic()
-        now = datetime.now(timezone.utc)
+        now = timezone.now()
         ProcessStatus.objects.update_or_create(
             process=self._process,
             defaults={
@@ -306,7 +324,7 @@ class Refresher:
 
 def _table_exists() -> bool:
     """Whether the rules' table is there. Not asked by reading it: each failure would be in the database's own log."""
-    from django.db import connections, router
+    from django.db import connections
 
     from django_tracing.models import SamplingRule
 

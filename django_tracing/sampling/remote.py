@@ -195,6 +195,8 @@ class JaegerRemoteSampler(Sampler):
             os.register_at_fork(after_in_child=self._prepare)
 
     def _prepare(self) -> None:
+        # In a forked child, a lock of the old one's may be held by a thread that only the parent has.
+        self._decider = _Decider(self._decider.strategy)
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -235,8 +237,12 @@ class JaegerRemoteSampler(Sampler):
         """Starts asking; the first decision does it by itself."""
         with self._lock:
             if self._thread is None and not self._stop.is_set():
-                self._thread = threading.Thread(target=self._run, name="jaeger_remote_sampler", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name="jaeger_remote_sampler", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # no more threads, or the process is ending: the next decision tries again
+                    return
+                self._thread = thread
 
     def close(self) -> None:
         """Stops asking; what is in force stays."""

@@ -6,9 +6,13 @@ looked at only when its user, its subscription or the literal beginning of its p
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
+from importlib import import_module
 from typing import Any, Final, NamedTuple
 
 __all__ = ["Asked", "Match", "Reason", "Rule", "RuleSet", "compile_rules", "header_key", "pattern_problem"]
@@ -16,6 +20,16 @@ __all__ = ["Asked", "Match", "Reason", "Rule", "RuleSet", "compile_rules", "head
 _WILDCARDS: Final = re.compile(r"[*?]")
 #: The literal beginning of a regular expression that is bound to the start.
 _LITERAL: Final = re.compile(r"\^((?:[\w/ -]|\\[./-])*)")
+#: Python has no time limit for a regular expression, and whoever asks for a page chooses the text: of longer paths
+#: only so much is searched as can be tried in that many steps, some hundredths of a second.
+_LENGTHS: Final = (8192, 4096, 2048, 1024, 512, 200)
+_MOST_STEPS: Final = 1_500_000
+#: What reads a regular expression for ``re``.
+_PARSER: Final = "re._parser" if sys.version_info >= (3, 11) else "sre_parse"
+_REPEATED: Final = re.compile(r"[*+{]")
+_CATEGORIES: Final = {"CATEGORY_WORD": r"\w", "CATEGORY_DIGIT": r"\d", "CATEGORY_SPACE": r"\s"}
+#: Headers that WSGI gives without the ``HTTP_`` of all others.
+_BARE: Final = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 #: After these, what stands before them may be missing.
 _OPTIONAL: Final = ("?", "*", "{", "|")
 
@@ -82,7 +96,8 @@ class Reason(NamedTuple):
 
 def header_key(name: str) -> str:
     """The name that a header has in ``request.META``."""
-    return "HTTP_" + name.strip().upper().replace("-", "_")
+    key = name.strip().upper().replace("-", "_")
+    return key if key in _BARE else f"HTTP_{key}"
 
 
 def pattern_problem(path: str) -> str:
@@ -93,12 +108,107 @@ def pattern_problem(path: str) -> str:
         except re.error as error:
             where = "" if error.pos is None else f" at character {error.pos + 1}"
             return f"This regular expression can't be read: {error.msg}{where}."
+        except (OverflowError, RecursionError, ValueError) as error:
+            return f"This regular expression can't be read: {error}."
+        if not _longest(path[1:]):
+            return (
+                "This regular expression may take forever on a path that was made for it: write it without a "
+                "repetition or an alternative inside another repetition, and with three of them at most."
+            )
     return ""
 
 
+@lru_cache(maxsize=512)
+def _longest(pattern: str) -> int:
+    """How much of a path ``pattern`` is given, in characters; 0 when it can't be given any."""
+    try:
+        read = import_module(_PARSER).parse(pattern)
+    except ImportError:  # it is private: some day it may be elsewhere
+        return _LENGTHS[-1]
+    anchored = len(read) > 0 and str(read[0][1]) in ("AT_BEGINNING", "AT_BEGINNING_STRING")
+    # One that is searched for reads the text again from each place on.
+    lengths = _LENGTHS if anchored or not _REPEATED.search(pattern) else _LENGTHS[3:]
+    for length in lengths:
+        if _steps(read, length, 0 if anchored else 1) <= _MOST_STEPS:
+            return length
+    return 0
+
+
+def _steps(items: Any, length: int, open_ended: int = 0, after: Any = None) -> float:
+    """In how many ways a text of ``length`` characters can be tried at most.
+
+    ``open_ended`` repetitions stand before ``items``, a search that may begin anywhere is one; ``after`` stands
+    behind them.
+    """
+    steps = 1.0
+    listed = [*items, after]
+    for (kind, value), following in zip(listed, listed[1:], strict=False):
+        name = str(kind)
+        if name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
+            least, most, body = value
+            inner = _steps(body, length)
+            if inner > 1.0 and most > 1:
+                steps *= inner**most if most * math.log(inner) < 100 else math.inf
+            elif _ends_at(body, following):
+                continue
+            elif least < most and most >= length:
+                open_ended += 1
+            else:
+                steps *= inner + min(most, length) - least
+        elif name == "BRANCH":
+            steps *= sum(_steps(branch, length, 0, following) for branch in value[1])
+        elif name in ("SUBPATTERN", "ASSERT", "ASSERT_NOT"):
+            steps *= _steps(value[-1], length, 0, following)
+        elif name == "ATOMIC_GROUP":
+            steps *= _steps(value, length)
+        elif name == "GROUPREF_EXISTS":
+            steps *= _steps(value[1], length) + (_steps(value[2], length) if value[2] is not None else 1.0)
+    # They share the text.
+    return steps * float(length**open_ended) / math.factorial(open_ended)
+
+
+def _ends_at(body: Any, following: Any) -> bool:
+    """Whether a repetition of ``body`` can only end where ``following`` stands, as of ``[^/]+/`` and ``\\d+-``."""
+    if len(body) != 1 or following is None or str(following[0]) != "LITERAL":
+        return False
+    kind, value = body[0]
+    code: int = following[1]
+    # Letters may be another's, where case does not count.
+    if chr(code).isalpha():
+        return False
+    if str(kind) == "LITERAL":
+        return bool(value != code)
+    if str(kind) == "NOT_LITERAL":
+        return bool(value == code)
+    if str(kind) != "IN":
+        return False
+    negated = str(value[0][0]) == "NEGATE"
+    holds = False
+    for part, what in value[1:] if negated else value:
+        if str(part) == "LITERAL":
+            holds = holds or what == code
+        elif str(part) == "RANGE":
+            holds = holds or what[0] <= code <= what[1]
+        else:
+            pattern = _CATEGORIES.get(str(what))
+            if pattern is None:
+                return False
+            holds = holds or re.match(pattern, chr(code)) is not None
+    return holds is negated
+
+
 def _glob(pattern: str) -> re.Pattern[str]:
-    parts = {"*": ".*", "?": "."}
-    return re.compile("".join(parts.get(character) or re.escape(character) for character in pattern), re.DOTALL)
+    """``pattern`` with ``*`` and ``?``, as a regular expression that never looks back: no text takes it long."""
+    first, *parts = [
+        "".join("." if character == "?" else re.escape(character) for character in part)
+        for part in re.split(r"\*+", pattern)
+    ]
+    if not parts:
+        return re.compile(first, re.DOTALL)
+    *between, last = parts
+    # A lookahead is not tried again; Python has atomic groups from 3.11 on.
+    found = "".join(f"(?=(?P<g{n}>.*?{part}))(?P=g{n})" for n, part in enumerate(between))
+    return re.compile(f"{first}{found}.*{last}", re.DOTALL)
 
 
 class _Compiled:
@@ -119,7 +229,8 @@ class _Compiled:
         self.prefix = ""
         path = rule.path
         if path.startswith("~"):
-            self._path = re.compile(path[1:]).search
+            search, length = re.compile(path[1:]).search, _longest(path[1:])
+            self._path = lambda text: search(text[:length])
             self.prefix = _regex_prefix(path[1:])
         elif path:
             wildcard = _WILDCARDS.search(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import defaultdict
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 __all__ = ["BY_SETTINGS", "RuleSampler", "TokenBucket", "randomness", "threshold"]
 
+_logger = logging.getLogger("django_tracing")
+
 #: What ``sampling.rule`` says where no rule decided.
 BY_SETTINGS: Final = "settings"
 BY_DEBUG_HEADER: Final = "debug header"
@@ -37,6 +40,10 @@ REMOTE_REFRESH: Final = 10.0
 #: Of a trace id, the bits that decide (https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/).
 _BITS: Final = 56
 _MASK: Final = (1 << _BITS) - 1
+
+#: What a tracestate holds at most: entries, characters of one (https://www.w3.org/TR/trace-context/#tracestate-header).
+_MOST_STATES: Final = 32
+_LONGEST_STATE: Final = 256
 
 _FOLLOWED: Final = Verdict(True)
 _PASSED_OVER: Final = Verdict(False)
@@ -71,8 +78,11 @@ def _with_threshold(state: TraceState | None, rejected: int) -> TraceState:
     known = _ot(state)
     known["th"] = f"{rejected:014x}".rstrip("0") or "0"
     value = ";".join(f"{key}:{text}" for key, text in known.items())
+    if len(value) > _LONGEST_STATE:
+        value = f"th:{known['th']}"
     others = [] if state is None else [(key, text) for key, text in state.items() if key != "ot"]
-    return TraceState([("ot", value), *others])
+    # One more than fits, and the SDK drops them all, with a log line for each such caller.
+    return TraceState([("ot", value), *others[: _MOST_STATES - 1]])
 
 
 class TokenBucket:
@@ -87,7 +97,13 @@ class TokenBucket:
         # Reentrant: a finalizer may begin a trace while another one is being decided.
         self._lock = RLock()
 
+    def forked(self) -> None:
+        """In a forked child: the lock may be held by a thread that only the parent has."""
+        self._lock = RLock()
+
     def take(self) -> bool:
+        if not self.rate:
+            return False
         with self._lock:
             now = time.monotonic()
             # Less than one a second saves up to one.
@@ -179,6 +195,13 @@ class RuleSampler(Sampler):
         with self._lock:
             counts, self._counts = self._counts, defaultdict(lambda: [0, 0])
         return {rule: (kept, passed_over) for rule, (kept, passed_over) in counts.items()}
+
+    def forked(self) -> None:
+        """In a forked child: what its parent decided is its parent's to tell, and no lock is held by any thread."""
+        self._lock = RLock()
+        self._counts = defaultdict(lambda: [0, 0])
+        for bucket in self._buckets.values():
+            bucket.forked()
 
     # ----- deciding
 
@@ -312,7 +335,12 @@ class RuleSampler(Sampler):
             decision = Decision.RECORD_AND_SAMPLE if self.keep(parent, trace_id) else Decision.DROP
             return SamplingResult(decision, attributes, state)
         # A span of somebody else's is not waited for.
-        verdict = self.judge(get_scope(parent_context), name, kind or SpanKind.INTERNAL, parent, trace_id)
+        try:
+            verdict = self.judge(get_scope(parent_context), name, kind or SpanKind.INTERNAL, parent, trace_id)
+        except Exception:
+            # It would be raised where that span is begun.
+            _logger.debug("A span could not be decided on; the rate decides.", exc_info=True)
+            verdict = Verdict(self.keep(parent, trace_id))
         if not verdict.kept:
             return SamplingResult(Decision.DROP, None, state)
         said = {**(attributes or {}), **({} if verdict.part is None else verdict.part.attributes)}
@@ -333,16 +361,18 @@ def _is_one_of(address: str, networks: tuple[IPv4Network | IPv6Network, ...]) ->
         found = ip_address(address)
     except ValueError:
         return False
+    # As a socket that listens to both gives IPv4.
+    found = getattr(found, "ipv4_mapped", None) or found
     return any(found in network for network in networks)
 
 
 def _route(request: Any) -> str:
     """The route of a request that Django has not resolved yet; empty for a path that there is none for."""
-    from django.urls import Resolver404, resolve
+    from django.urls import resolve
 
     try:
         route = resolve(request.path_info, getattr(request, "urlconf", None)).route
-    except Resolver404:
+    except Exception:  # there is none, or URLs or converters of the site's fail: that is for Django to say
         return ""
     return route if route.startswith("/") else f"/{route}"
 

@@ -67,12 +67,14 @@ def serve(rules: Iterable[Rule], service: str, rate: float) -> Served:
             # For all of the service: what comes after it decides nothing.
             if rule.max_per_second is None:
                 rate = rule.rate
+            elif rule.max_per_second == 0:
+                rate = 0.0
             else:
                 a_second = rule.max_per_second
             break
     document: dict[str, Any]
     if a_second is not None:
-        # A whole number, as the protocol's clients read it; no trace at all is a rate of 0.
+        # A whole number, as the protocol's clients read it.
         document = {
             "strategyType": "RATE_LIMITING",
             "rateLimitingSampling": {"maxTracesPerSecond": max(round(a_second), 1)},
