@@ -302,7 +302,9 @@ def test_a_child_forked_while_a_thread_decides_goes_on() -> None:
 
 
 @pytest.fixture
-def make() -> Iterator[Any]:
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    # The tests' own process is not to follow the rules of a test.
+    monkeypatch.setattr(refresh, "_current", None)
     made: list[tuple[Refresher, TracerProvider]] = []
 
     def one(**tracing: Any) -> Refresher:
