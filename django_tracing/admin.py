@@ -364,8 +364,10 @@ def _setting(settings: Settings, name: str) -> dict[str, str]:
         named = value if hasattr(value, "__qualname__") else type(value)
         shown = f"{named.__module__}.{named.__qualname__}"
     elif isinstance(value, str) and "://" in value:
+        # A key may stand in either.
         parts = urlsplit(value)
-        shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+        query = "…" if parts.query else ""
+        shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
     elif isinstance(value, (tuple, frozenset)):
         shown = ", ".join(str(item) for item in value)
     elif hasattr(value, "items"):

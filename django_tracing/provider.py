@@ -130,7 +130,7 @@ def _report() -> dict[str, Any]:
 def _shown(endpoint: str) -> str:
     """``endpoint`` without credentials."""
     parts = urlsplit(endpoint)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="…" if parts.query else ""))
 
 
 def _explicitly_exported(settings: Settings) -> bool:

@@ -43,6 +43,7 @@ from django_tracing.conf import load
 from django_tracing.correlation import Scope, with_scope
 from django_tracing.middleware import TracingMiddleware
 from django_tracing.models import ProcessStatus, SamplingCount, SamplingRule
+from django_tracing.provider import _report
 from django_tracing.recording import Origin
 from django_tracing.sampling import refresh
 from django_tracing.sampling.refresh import Refresher, as_rule, read_rules
@@ -491,6 +492,15 @@ def test_links_stay_within_their_site(root: Client) -> None:
         assert 'href="/admin/' not in text, url
     answer = root.post(f"{site}samplingrule/reorder/", {"ids": f"{rule.pk}"})
     assert answer["Location"] == f"{site}samplingrule/"
+
+
+def test_a_key_in_an_address_is_nobody_s_to_read(root: Client, settings: Any) -> None:
+    endpoint = "https://user:hunter2@traces.example/v1/traces?api-key=hunter3"
+    settings.TRACING = {**settings.TRACING, "ENDPOINT": endpoint}
+    text = root.get("/admin/django_tracing/processstatus/").content.decode()
+    assert "https://traces.example/v1/traces?…" in text
+    assert "hunter" not in text
+    assert "hunter" not in str(_report())
 
 
 class Whose:
