@@ -86,7 +86,9 @@ class Verdict(NamedTuple):
 #: How many ended spans of one trace, and of all, wait for a decision at most.
 _MOST_WAITING: Final = 1000
 _MOST_WAITING_IN_ALL: Final = 20_000
-#: What waits, by trace id: spans of the SDK's own find it by that.
+#: How many undecided traces are known at most: one whose first span is never ended is never decided.
+_MOST_PENDING: Final = 10_000
+#: What waits, by trace id: spans of the SDK's own find it by that. The oldest stands first.
 pendings: Final[dict[int, Pending]] = {}
 _waiting_in_all = 0
 
@@ -122,7 +124,19 @@ class Pending:
 
     def begin(self, root: RecordingSpan) -> None:
         self.root = root
+        if len(pendings) >= _MOST_PENDING:
+            self._forget_oldest()
         pendings[self.trace_id] = self
+
+    @staticmethod
+    def _forget_oldest() -> None:
+        try:
+            oldest = pendings.pop(next(iter(pendings)))
+        except (KeyError, RuntimeError, StopIteration):  # another thread was quicker
+            return
+        oldest.decided = True
+        oldest.root = None
+        oldest._discard()
 
     def reconsider(self) -> None:
         """Asks again, now that the user is known."""
@@ -161,7 +175,6 @@ class Pending:
 
     def end(self, span: RecordingSpan) -> None:
         """A span of it has ended."""
-        global _waiting_in_all
         if self.decided:
             if self.kept:
                 _forward(span)
@@ -173,8 +186,7 @@ class Pending:
             if len(self.ended) >= _MOST_WAITING or _waiting_in_all >= _MOST_WAITING_IN_ALL:
                 self.lost += 1
                 return
-            _waiting_in_all += 1
-            self.ended.append(span)
+            self._wait(span)
             return
         try:
             self._ask(last=True)
@@ -190,7 +202,6 @@ class Pending:
         self.kept = failed or slow
 
     def _decide(self, root: RecordingSpan) -> None:
-        global _waiting_in_all
         self.decided = True
         pendings.pop(self.trace_id, None)
         self.root = None
@@ -200,19 +211,37 @@ class Pending:
                 root.own = {**(root.own or {}), SAMPLING_LOST: self.lost}
             _forward(root)
         else:
-            _waiting_in_all -= len(self.ended)
-            self.ended.clear()
+            self._discard()
+
+    def _discard(self) -> None:
+        """Lets go of what waits: one by one, since another thread may be adding to it."""
+        global _waiting_in_all
+        ended = self.ended
+        while ended:
+            try:
+                ended.pop()
+            except IndexError:  # another thread was quicker
+                return
+            _waiting_in_all -= 1
+
+    def _wait(self, span: ReadableSpan) -> None:
+        global _waiting_in_all
+        _waiting_in_all += 1
+        self.ended.append(span)
+        # Another thread may have decided a moment ago.
+        if self.kept:
+            self._release()
+        elif self.decided:
+            self._discard()
 
     def end_of_another(self, span: ReadableSpan) -> bool:
         """Keeps a span of the SDK's own until it is decided; False where it was passed over."""
-        global _waiting_in_all
         if self.kept:
             _forward(span)
             return True
         if self.decided or len(self.ended) >= _MOST_WAITING or _waiting_in_all >= _MOST_WAITING_IN_ALL:
             return False
-        _waiting_in_all += 1
-        self.ended.append(span)
+        self._wait(span)
         return True
 
 

@@ -77,9 +77,10 @@ def test_gunicorn_s_workers_and_uvicorn_follow_a_rule_saved_elsewhere(tmp_path: 
             "import django; django.setup()\n"
             "from django_tracing.models import *\n"
             "from django.db.models import Sum\n"
-            "print(SamplingCount.objects.aggregate(Sum('kept'))['kept__sum'], ProcessStatus.objects.count())",
+            "print(SamplingCount.objects.aggregate(Sum('kept'))['kept__sum'], *ProcessStatus.objects.values_list('pid', flat=True))",
             **variables,
         )
-        kept, processes = counted.split()
-        assert 0 < int(kept) <= len(receiver.named("GET /empty/"))
-        assert int(processes) == 3
+        kept, *processes = map(int, counted.split())
+        assert 0 < kept <= len(receiver.named("GET /empty/"))
+        # Those that saved the rules may have told of themselves too.
+        assert {span.resource["process.pid"] for span in roots} <= set(processes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -109,6 +110,23 @@ def site(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[Any]:
         one.provider.shutdown()
 
 
+class LeftOpen:
+    """A block that nobody leaves, in a context of its own."""
+
+    def __init__(self) -> None:
+        self._context = contextvars.copy_context()
+        self._block = create_span("left open")
+        self._context.run(self._begin)
+
+    def _begin(self) -> None:
+        self._block.__enter__()
+        with create_span("inside"):
+            pass
+
+    def fail(self) -> None:
+        self._context.run(self._block.__exit__, ValueError, ValueError("failed"), None)
+
+
 WHOLE = ["GET /late/", "after", "before", "theirs after", "theirs before"]
 
 
@@ -179,6 +197,22 @@ def test_memory_is_bounded_while_a_trace_waits(site: Any, monkeypatch: pytest.Mo
     assert len(one.get("/late/?fail=1")) == 3
     assert one.root() == {"sampling.lost_spans": 1} or one.root()["sampling.lost_spans"] >= 1
     monkeypatch.setattr("django_tracing.recording._MOST_WAITING", 1000)
+    assert one.get("/late/?fail=1") == WHOLE
+
+
+def test_memory_is_bounded_by_traces_that_never_end(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("django_tracing.recording._MOST_PENDING", 3)
+    one = site(SAMPLE_RATE=0.0, KEEP_ERRORS=True)
+    try:
+        left_open = [LeftOpen() for _ in range(10)]
+        assert len(pendings) == 3
+        one.exporter.clear()
+        for block in left_open:
+            block.fail()
+        # The oldest are forgotten, and what is known goes on.
+        assert [span.name for span in one.exporter.get_finished_spans()] == ["inside", "left open"] * 3
+    finally:
+        pendings.clear()
     assert one.get("/late/?fail=1") == WHOLE
 
 

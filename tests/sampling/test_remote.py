@@ -264,12 +264,14 @@ def test_by_the_environment_s_name(server: Server, tmp_path: Path) -> None:
         "from opentelemetry import trace\n"
         "provider = trace.get_tracer_provider()\n"
         "sampler = provider.sampler._root\n"
-        "assert not provider.get_tracer('x').start_span('x').is_recording()\n"
+        "print(provider.get_tracer('x').start_span('x').is_recording(), flush=True)\n"
         "while sampler.strategy.rate != 1.0: time.sleep(0.01)\n"
         "print(dict(provider.get_tracer('x').start_span('x').attributes))\n"
     )
     server.document = {"probabilisticSampling": {"samplingRate": 1}}
-    finished = subprocess.run(
+    # It has no answer before the program has decided by itself.
+    server.mood = "503"
+    with subprocess.Popen(
         [str(Path(sys.executable).parent / "opentelemetry-instrument"), sys.executable, "-c", program],
         env={
             **os.environ,
@@ -280,12 +282,20 @@ def test_by_the_environment_s_name(server: Server, tmp_path: Path) -> None:
         },
         # An egg-info of the checkout may be older than what is installed.
         cwd=tmp_path,
-        timeout=30,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-    )
-    assert finished.stdout == "{'sampler.type': 'probabilistic', 'sampler.param': 1.0}\n", finished.stderr
+    ) as process:
+        killer = threading.Timer(30, process.kill)
+        killer.start()
+        try:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            server.mood = ""
+            then, errors = process.communicate()
+        finally:
+            killer.cancel()
+    assert (first, then) == ("False\n", "{'sampler.type': 'probabilistic', 'sampler.param': 1.0}\n"), errors
     assert "service=shop" in server.asked[0]
 
 
