@@ -211,7 +211,8 @@ def _line(link: Dependency, corners: Sequence[tuple[int, int]], neighbours: int)
             at = 0.72 - 0.16 * (neighbours % 3)
             label = (
                 _on_curve(at, x, x + bend, left - bend, left),
-                _on_curve(at, y, y, next_y, next_y) + 4,
+                # A level line would run through the whole of its label.
+                _on_curve(at, y, y, next_y, next_y) + (-5 if y == next_y else 4),
             )
         else:
             left += BOX_WIDTH

@@ -92,6 +92,12 @@ def test_boxes_never_lie_on_each_other(found: list[tuple[str, str, str]]) -> Non
         assert 0 <= line.label_y <= drawing.height
 
 
+def test_a_level_line_stays_below_its_label() -> None:
+    [line] = layout([link("a", "b", "service")]).lines
+    level = int(line.path.rpartition(",")[2])
+    assert line.label_y < level
+
+
 def test_links_of_whole_traces() -> None:
     breaker = {"operation.type": "circuit_breaker", "circuit_breaker.name": "mail"}
     traces = [
