@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
 __all__ = ["CannotStart", "Server", "database_settings", "free_port", "start_postgres", "start_redis"]
@@ -30,11 +31,31 @@ class Server:
     stop: Callable[[], None]
 
 
+#: Below the ports that systems give to outgoing connections: one of those may be gone a moment later.
+_PORTS: Final = range(15_000, 32_000)
+_given: Final[set[int]] = set()
+
+
 def free_port() -> int:
-    """A TCP port that nothing listens on right now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port of 127.0.0.1 that nothing uses right now, neither by TCP nor by UDP, and that was not given before.
+
+    Raises CannotStart where there is none to be had.
+    """
+    # The system's: processes whose random was seeded alike would choose alike.
+    chance = random.SystemRandom()
+    for _ in range(200):
+        port = chance.choice(_PORTS)
+        if port in _given:
+            continue
+        with socket.socket() as tcp, socket.socket(type=socket.SOCK_DGRAM) as udp:
+            try:
+                tcp.bind(("127.0.0.1", port))
+                udp.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+        _given.add(port)
+        return port
+    raise CannotStart(f"No free port of 127.0.0.1 between {_PORTS.start} and {_PORTS.stop}.")
 
 
 def start_postgres() -> Server:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import os
-import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -35,6 +34,7 @@ from opentelemetry.trace import (
 from django_tracing.export.errors import ExportError
 from django_tracing.export.otlp import OTLPHTTPExporter, rejected_spans
 from django_tracing.export.wire import encode_spans
+from example_project.servers import free_port
 from tests.export.builders import Recorder, make_spans
 from tests.jaegers import Jaeger
 from tests.receivers import OTLPReceiver, decode
@@ -424,9 +424,7 @@ class TestExporter:
 
 @pytest.fixture
 def unused_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    return free_port()
 
 
 @pytest.fixture(scope="session")
