@@ -47,6 +47,8 @@ ANSWER_TIMEOUT: Final = 3.0
 PAGE_BUDGET: Final = 10.0
 #: What a browser can still show; the rest of a longer trace is in its file.
 MOST_ROWS: Final = 20_000
+#: As the addresses of the pages take it: whole, or its beginning.
+_TRACE_ID: Final = re.compile(r"[0-9a-fA-F]{6,32}")
 _RANGES: Final = (
     ("", _("Any time")),
     ("900", _("Last 15 minutes")),
@@ -215,6 +217,13 @@ def _address(name: str, args: Sequence[Any] = ()) -> str:
     return reverse(name, args=args, current_app=_site.get())
 
 
+def _trace_address(trace_id: str) -> str:
+    """Where a trace is shown; "" for what is no trace id: a link's is what somebody wrote."""
+    if not _TRACE_ID.fullmatch(trace_id):
+        return ""
+    return _address("admin:django_tracing_trace_trace", args=[trace_id])
+
+
 def _time(nanoseconds: int) -> datetime:
     moment = to_datetime(nanoseconds)
     return timezone.localtime(moment) if timezone.is_aware(moment) else moment
@@ -223,7 +232,7 @@ def _time(nanoseconds: int) -> datetime:
 def _listed(summary: TraceSummary, longest: int) -> dict[str, Any]:
     return {
         "id": summary.trace_id,
-        "url": _address("admin:django_tracing_trace_trace", args=[summary.trace_id]),
+        "url": _trace_address(summary.trace_id),
         "name": summary.name or gettext("(no name)"),
         "service": summary.service,
         "others": [name for name in summary.services if name != summary.service],
@@ -274,7 +283,7 @@ def _plot(summaries: Sequence[TraceSummary]) -> dict[str, Any] | None:
                 "x": svg_number(x(summary.start)),
                 "y": svg_number(y(log)),
                 "failed": bool(summary.error_count),
-                "url": _address("admin:django_tracing_trace_trace", args=[summary.trace_id]),
+                "url": _trace_address(summary.trace_id),
                 "label": f"{summary.service} {summary.name}, {duration_text(summary.duration)}",
             }
             for summary, log in zip(summaries, logs, strict=True)
@@ -342,7 +351,7 @@ def _detail(span: Span, trace: Trace) -> dict[str, Any]:
             {
                 "trace_id": link.trace_id,
                 "span_id": link.span_id,
-                "url": _address("admin:django_tracing_trace_trace", args=[link.trace_id]),
+                "url": _trace_address(link.trace_id),
                 "attributes": _attributes(link.attributes),
             }
             for link in span.links
@@ -359,7 +368,7 @@ def _head(trace: Trace, fall: Waterfall, colours: Colours) -> dict[str, Any]:
             said[key] = {"value": _value(value), "url": _searchable(key, value)}
     return {
         "id": trace.trace_id,
-        "url": _address("admin:django_tracing_trace_trace", args=[trace.trace_id]),
+        "url": _trace_address(trace.trace_id),
         "name": root.name or gettext("(no name)"),
         "service": root.service,
         "started": _time(trace.start),
@@ -469,7 +478,7 @@ def trace_page(request: HttpRequest, site: AdminSite, trace_id: str) -> HttpResp
     except ReadError as error:
         return _failed(request, site, gettext("Trace"), error)
     if trace.trace_id != trace_id:
-        return HttpResponseRedirect(_address("admin:django_tracing_trace_trace", args=[trace.trace_id]))
+        return HttpResponseRedirect(_trace_address(trace.trace_id))
     fall = waterfall(trace)
     colours = Colours(trace.services)
     rows = rows_of(fall, colours, everything="all" in request.GET)
@@ -556,7 +565,7 @@ def download(request: HttpRequest, site: AdminSite, trace_id: str, kind: str) ->
 def compare_page(request: HttpRequest, site: AdminSite, trace_id: str) -> HttpResponse:
     """Two traces side by side, and what takes longer in which."""
     other_id = request.GET.get("with", "").strip()
-    if not re.fullmatch(r"[0-9a-fA-F]{6,32}", other_id):
+    if not _TRACE_ID.fullmatch(other_id):
         raise Http404
     try:
         reader = _reader()
@@ -765,7 +774,7 @@ def _route(route: RouteStatistics) -> dict[str, Any]:
         "p95": duration_text(route.p95),
         "p99": duration_text(route.p99),
         "slowest": duration_text(route.slowest),
-        "slowest_url": _address("admin:django_tracing_trace_trace", args=[route.slowest_trace_id]),
+        "slowest_url": _trace_address(route.slowest_trace_id),
         "total": duration_text(sum(route.time_by_work.values())),
         "shares": shares_of(route.time_by_work),
     }

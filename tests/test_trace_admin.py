@@ -214,6 +214,10 @@ def test_the_newest_come_first_a_page_at_a_time(root: Client, path: Path) -> Non
         ({"service": "shop", "within": "900", "limit": "20"}, list(range(20))),
         ({"service": "nobody"}, []),
         ({"end": "2020-01-01T00:00"}, []),
+        # Further than 64 bits of nanoseconds go.
+        ({"end": "9999-12-31 23:59", "max_duration": "0ms"}, [0]),
+        ({"start": "0001-01-02 00:00", "max_duration": "0ms"}, [0]),
+        ({"min_duration": "999999999999d"}, []),
         ({"start": "2020-01-01T00:00:00Z", "max_duration": "0ms"}, [0]),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -248,7 +252,7 @@ def test_what_is_no_search_is_said_beside_its_field(root: Client, query: dict[st
     assert message in words(content(root, **query))
 
 
-@pytest.mark.parametrize("before", ["x", "1", "-", "9" * 30 + "-a", "1-<b>"])
+@pytest.mark.parametrize("before", ["x", "1", "-", "9" * 30 + "-a", "9" * 19 + "-a", "1-<b>", "1-\0"])
 def test_a_page_that_is_not_there(root: Client, store: LocalStore, before: str) -> None:
     content(root, before=before)
 
@@ -413,6 +417,14 @@ def test_an_attributes_link_finds_its_traces(root: Client, store: LocalStore) ->
         re.search(rf'href="{re.escape(TRACES)}(\?attributes=note[^"]+|\?attributes=%27note[^"]+)"', text)[1]
     )  # type: ignore[index]
     assert listed(content(root, link)) == [f"{6:032x}"]
+
+
+def test_a_link_to_what_is_no_trace(root: Client, store: LocalStore) -> None:
+    links = [{"trace_id": trace_id, "span_id": "", "attributes": {}} for trace_id in ("", "x/../y", "abc")]
+    store.write([row(6, links=links)])
+    text = content(root, f"{6:032x}/spans/{1:016x}/")
+    assert "x/../y" in text
+    assert 'href="">' not in text
 
 
 def test_every_field_is_escaped(root: Client, store: LocalStore) -> None:

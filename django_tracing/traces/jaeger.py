@@ -33,6 +33,7 @@ from django_tracing.traces.model import (
     iso_time,
     root_first,
     summarise,
+    to_nanoseconds,
     trace_id_prefix,
 )
 from django_tracing.traces.routes import parts_of, route_statistics
@@ -155,7 +156,8 @@ class JaegerReader:
         limit: int = 20,
         before: tuple[int, str] | None = None,
     ) -> list[TraceSummary]:
-        until = time.time() + CLOCK_SKEW if end is None else end
+        # An end in the future asks for the same as none.
+        until = min(time.time() + CLOCK_SKEW, float("inf") if end is None else end)
         since = until - LOOKBACK - CLOCK_SKEW if start is None else start
         wanted = dict(attributes or {})
         if errors:
@@ -194,7 +196,7 @@ class JaegerReader:
 
     def dependencies(self, *, start: float | None = None, end: float | None = None) -> Dependencies:
         """What Jaeger counted between services; what it does not count, from its newest traces."""
-        until = time.time() if end is None else end
+        until = min(time.time(), float("inf") if end is None else end)
         since = until - LOOKBACK if start is None else start
         traces = self._newest(None, start, end)
         links: dict[tuple[str, str, str], Dependency] = {
@@ -214,7 +216,8 @@ class JaegerReader:
 
     def _newest(self, service: str | None, start: float | None, end: float | None) -> list[Trace]:
         """The newest traces with all their spans, of each service about as many."""
-        until = time.time() + CLOCK_SKEW if end is None else end
+        # An end in the future asks for the same as none.
+        until = min(time.time() + CLOCK_SKEW, float("inf") if end is None else end)
         since = until - LOOKBACK - CLOCK_SKEW if start is None else start
         services = self._services(service)
         depth = max(WHOLE_TRACES // max(len(services), 1), 10)
@@ -430,8 +433,8 @@ class JaegerReader:
 def _query_v3(service: str, since: float, until: float, depth: int) -> dict[str, str]:
     return {
         "query.serviceName": service,
-        "query.startTimeMin": iso_time(int(since * 1e9)),
-        "query.startTimeMax": iso_time(int(until * 1e9)),
+        "query.startTimeMin": iso_time(to_nanoseconds(since)),
+        "query.startTimeMax": iso_time(to_nanoseconds(until)),
         "query.searchDepth": str(depth),
     }
 
@@ -439,8 +442,8 @@ def _query_v3(service: str, since: float, until: float, depth: int) -> dict[str,
 def _query_v1(service: str, since: float, until: float, depth: int) -> dict[str, str]:
     return {
         "service": service,
-        "start": str(int(since * 1e6)),
-        "end": str(int(until * 1e6)),
+        "start": str(to_nanoseconds(since) // 1000),
+        "end": str(to_nanoseconds(until) // 1000),
         "limit": str(depth),
     }
 
@@ -454,7 +457,7 @@ def _counted_calls(answer: dict[str, Any]) -> list[tuple[str, str, int]]:
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds * 1e6:.0f}us"
+    return f"{to_nanoseconds(seconds) // 1000}us"
 
 
 def _origin(location: str | None) -> str:

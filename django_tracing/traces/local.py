@@ -32,6 +32,7 @@ from django_tracing.traces.model import (
     Trace,
     TraceSummary,
     root_first,
+    to_nanoseconds,
     trace_id_prefix,
 )
 from django_tracing.traces.routes import Part, route_statistics
@@ -428,17 +429,18 @@ class LocalStore:
             values.extend(given)
 
         if start is not None:
-            ask("t.start >= ?", int(start * 1e9))
+            ask("t.start >= ?", to_nanoseconds(start))
         if end is not None:
-            ask("t.start <= ?", int(end * 1e9))
+            ask("t.start <= ?", to_nanoseconds(end))
         if min_duration is not None:
-            ask('t."end" - t.start >= ?', int(min_duration * 1e9))
+            ask('t."end" - t.start >= ?', to_nanoseconds(min_duration))
         if max_duration is not None:
-            ask('t."end" - t.start <= ?', int(max_duration * 1e9))
+            ask('t."end" - t.start <= ?', to_nanoseconds(max_duration))
         if errors:
             ask("t.error_count > 0")
         if before is not None:
-            ask("(t.start, t.trace_id) < (?, ?)", *before)
+            # A number that its column can't hold is later than all.
+            ask("(t.start, t.trace_id) < (?, ?)", min(before[0], 2**63 - 1), _text(before[1]))
         of_one_span: list[str] = []
         if service is not None:
             of_one_span.append("s.service = ?")
@@ -622,7 +624,7 @@ def _within(start: float | None, end: float | None) -> tuple[str, list[int]]:
     for sign, bound in ((">=", start), ("<=", end)):
         if bound is not None:
             conditions.append(f"t.start {sign} ?")
-            values.append(int(bound * 1e9))
+            values.append(to_nanoseconds(bound))
     return " AND ".join(conditions), values
 
 

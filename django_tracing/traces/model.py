@@ -31,6 +31,7 @@ __all__ = [
     "is_layer",
     "span_of",
     "summarise",
+    "to_nanoseconds",
     "trace_id_prefix",
 ]
 
@@ -38,6 +39,8 @@ Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Status = Literal["unset", "ok", "error"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+#: From the epoch, in nanoseconds, either way.
+_FARTHEST: Final = 9.2e18
 #: Shorter ones would match by chance.
 MIN_PREFIX: Final = 6
 
@@ -409,6 +412,11 @@ def trace_id_prefix(text: str) -> str:
             "bad_id",
         )
     return prefix
+
+
+def to_nanoseconds(seconds: float) -> int:
+    """Seconds as nanoseconds, within what 64 bits hold: the years 1678 to 2261."""
+    return round(min(max(seconds * 1e9, -_FARTHEST), _FARTHEST))
 
 
 def iso_time(nanoseconds: int) -> str:

@@ -179,6 +179,11 @@ class TestEveryReader:
             ({"start": (NOW + 2500 * MS) / 1e9}, [LONELY, LISTING_TWIN]),
             ({"end": (NOW + 2500 * MS) / 1e9}, [CHECKOUT, LISTING]),
             ({"start": NOW / 1e9 + 1.5, "end": NOW / 1e9 + 2.5}, [CHECKOUT]),
+            # The years 1 and 9999, and longer than 64 bits of nanoseconds.
+            ({"start": -62e9, "errors": True}, [CHECKOUT, LISTING]),
+            ({"end": 253e9, "errors": True}, [CHECKOUT, LISTING]),
+            ({"min_duration": 1e15}, []),
+            ({"max_duration": 1e15, "errors": True}, [CHECKOUT, LISTING]),
         ],
         # Not by value: times are this run's, and every worker of pytest-xdist must collect the same names.
         ids=lambda value: "-".join(value) if isinstance(value, dict) else f"{len(value)}-found",
