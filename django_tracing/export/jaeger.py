@@ -133,21 +133,26 @@ class _JaegerExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Sends ``spans``; raises :class:`ExportError`."""
-        by_resource: dict[int, tuple[Resource, list[ReadableSpan]]] = {}
+        by_resource: dict[int, tuple[Resource, list[Any]]] = {}
+        lost = 0
         for span in spans:
-            by_resource.setdefault(id(span.resource), (span.resource, []))[1].append(_plain(span))
-        for resource, group in by_resource.values():
             try:
-                translated = self._translate(group)._translate(self._translator)
-            except Exception as error:
-                raise ExportError(
-                    f"Spans can't be put into Jaeger's thrift: {error}", reason="rejected", retryable=False
-                ) from error
-            batch = self._types.Batch(spans=translated, process=self._process(resource))
+                [translated] = self._translate([_plain(span)])._translate(self._translator)
+            except Exception:
+                # It costs itself, not the batch.
+                lost += 1
+                continue
+            by_resource.setdefault(id(span.resource), (span.resource, []))[1].append(translated)
+        for resource, group in by_resource.values():
+            batch = self._types.Batch(spans=group, process=self._process(resource))
             if self._udp:
                 self._emit(batch)
             else:
                 self._submit(batch)
+        if lost:
+            raise ExportError(
+                f"{lost} spans can't be put into Jaeger's thrift.", reason="rejected", retryable=False, rejected=lost
+            )
         return SpanExportResult.SUCCESS
 
     def _process(self, resource: Any) -> Any:
@@ -243,14 +248,24 @@ def _plain(span: ReadableSpan) -> ReadableSpan:
         parent=span.parent,
         resource=_NO_RESOURCE,
         attributes=_readable_attributes(span),
-        events=[Event(_clean(event.name), _readable_attributes(event), event.timestamp) for event in span.events],
+        events=[
+            Event(_clean(event.name), _readable_attributes(event), _moment(event.timestamp)) for event in span.events
+        ],
         links=span.links,
         kind=span.kind,
         status=status,
-        start_time=span.start_time,
-        end_time=span.end_time,
+        start_time=_moment(span.start_time),
+        end_time=_moment(span.end_time),
         instrumentation_scope=span.instrumentation_scope,
     )
+
+
+def _moment(time: int | None) -> int:
+    """Nanoseconds as thrift takes them; raises what can't be one. Users give times too, in whatever unit."""
+    moment = int(time or 0)
+    if not -(1 << 63) <= moment < 1 << 63:
+        raise OverflowError("a time of more than 64 bits")
+    return moment
 
 
 def _readable_attributes(holder: Any) -> BoundedAttributes:

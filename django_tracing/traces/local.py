@@ -22,6 +22,7 @@ from threading import Lock
 from typing import Any, Final
 
 from django_tracing.traces.model import (
+    FARTHEST,
     Dependencies,
     Dependency,
     Event,
@@ -697,6 +698,9 @@ def _prepare(row: Mapping[str, Any]) -> dict[str, Any] | None:
         kind, status = row.get("kind"), row.get("status")
         kind = kind if kind in _KINDS else "internal"
         attributes, resource = row.get("attributes") or {}, row.get("resource") or {}
+        start, end = int(row["start"]), int(row["end"])
+        if not -FARTHEST < start < FARTHEST > end:
+            return None
         return {
             "trace_id": f"{int(row['trace_id'], 16):032x}",
             "span_id": f"{int(row['span_id'], 16):016x}",
@@ -704,8 +708,8 @@ def _prepare(row: Mapping[str, Any]) -> dict[str, Any] | None:
             "name": _text(row.get("name", "")),
             "kind": kind,
             "service": _text(row.get("service", "")),
-            "start": int(row["start"]),
-            "end": max(int(row["end"]), int(row["start"])),
+            "start": start,
+            "end": max(end, start),
             "status": status if status in _STATUSES else "unset",
             "attributes": _dump(attributes),
             "resource": _dump(resource),

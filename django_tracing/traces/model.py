@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, Protocol
 from django_tracing.work import TargetKind, Work
 
 __all__ = [
+    "FARTHEST",
     "Dependencies",
     "Dependency",
     "Event",
@@ -40,7 +41,7 @@ Status = Literal["unset", "ok", "error"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 #: From the epoch, in nanoseconds, either way.
-_FARTHEST: Final = 9.2e18
+FARTHEST: Final = 9.2e18
 #: Shorter ones would match by chance.
 MIN_PREFIX: Final = 6
 
@@ -416,7 +417,7 @@ def trace_id_prefix(text: str) -> str:
 
 def to_nanoseconds(seconds: float) -> int:
     """Seconds as nanoseconds, within what 64 bits hold: the years 1678 to 2261."""
-    return round(min(max(seconds * 1e9, -_FARTHEST), _FARTHEST))
+    return round(min(max(seconds * 1e9, -FARTHEST), FARTHEST))
 
 
 def iso_time(nanoseconds: int) -> str:

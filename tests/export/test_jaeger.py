@@ -153,6 +153,23 @@ class TestRealJaegers:
         assert not by_name["root"]["logs"]
         assert "text" not in tags(by_name["child"]["tags"])
 
+    def test_times_that_are_none_cost_their_span_only(self, backend: Jaeger, endpoint: str) -> None:
+        recorder = Recorder()
+        tracer = recorder.tracer
+        with tracer.start_as_current_span("root"):
+            tracer.start_span("far ahead", start_time=2**80).end(2**80 + 1)
+            tracer.start_span("good").end()
+            odd = tracer.start_span("odd event")
+            odd.add_event("far ahead", timestamp=2**80)
+            odd.end()
+        exporter = make_jaeger_exporter(endpoint)
+        with pytest.raises(ExportError) as caught:
+            exporter.export(recorder.spans)
+        assert (caught.value.reason, caught.value.retryable, caught.value.rejected) == ("rejected", False, 2)
+        trace = backend.wait_trace(trace_of(recorder), 2)
+        assert {span["operationName"] for span in trace["spans"]} == {"root", "good"}
+        exporter.shutdown()
+
 
 def test_a_span_too_large_for_any_datagram_is_counted() -> None:
     spans = make_spans(2, name="small") + make_spans(1, name="x" * 70_000)

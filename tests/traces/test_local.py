@@ -635,7 +635,8 @@ def test_everything_of_a_span_comes_back(store: LocalStore) -> None:
 
 
 def test_a_row_that_is_no_span_costs_itself_only(store: LocalStore) -> None:
-    broken = [{}, row(trace_state=None) | {"trace_id": "nonsense"}, row() | {"start": None}, row() | {"end": "soon"}]
+    broken = [{}, row(trace_state=None) | {"trace_id": "nonsense"}, row() | {"start": None}, row() | {"end": "soon"},
+              row() | {"start": 2**70}, row() | {"start": -(2**70)}, row() | {"end": 2**70}]  # fmt: skip
     store.write([*broken, row(5)])
     assert [int(found.trace_id, 16) for found in store.search()] == [5]
     store.write([])
