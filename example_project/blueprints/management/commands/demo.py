@@ -122,9 +122,15 @@ class Command(BaseCommand):
             f"\nThe traces: {demo.start_admin()} (user demo, password demo)\n"
             f"Serving on {demo.gateway} until Ctrl-C. Try:\n"
             f"  curl -H 'Authorization: Bearer {TOKEN}' {demo.gateway}/api/blueprints/42\n"
-            "  python manage.py traces"
+            f"  {_python()} manage.py traces"
         )
         signal.pause()
+
+
+def _python() -> str:
+    """The interpreter as one would type it here: the demo's own environment need not be the shell's."""
+    here = os.path.relpath(sys.executable)
+    return sys.executable if here.startswith("..") else here
 
 
 def _sources(query_url: str | None) -> tuple[list[tuple[str, Reader]], dict[str, str]]:
