@@ -19,6 +19,7 @@ from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from django_tracing.traces.dependencies import links_of
 from django_tracing.traces.model import (
+    FARTHEST,
     Dependencies,
     Dependency,
     Event,
@@ -124,8 +125,8 @@ class JaegerReader:
     def services(self) -> list[str]:
         """Names of the services that sent spans, sorted."""
         if self.dialect == "v3":
-            return self._ask("/api/v3/services", {}, lambda answer: sorted(answer.get("services") or ()))
-        return self._ask("/api/services", {}, lambda answer: sorted(answer["data"] or ()))
+            return self._ask("/api/v3/services", {}, lambda answer: _names(answer.get("services")))
+        return self._ask("/api/services", {}, lambda answer: _names(answer["data"]))
 
     def operations(self, service: str) -> list[str]:
         """Names of the spans of ``service``, sorted."""
@@ -134,12 +135,12 @@ class JaegerReader:
                 "/api/v3/operations",
                 {"service": service},
                 # One name may come with several kinds of span.
-                lambda answer: sorted({item["name"] for item in answer.get("operations") or ()}),
+                lambda answer: _names({item["name"] for item in answer.get("operations") or ()}),
             )
         return self._ask(
             "/api/operations",
             {"service": service},
-            lambda answer: sorted({item["name"] for item in answer["data"] or ()}),
+            lambda answer: _names({item["name"] for item in answer["data"] or ()}),
         )
 
     def search(
@@ -450,7 +451,7 @@ def _query_v1(service: str, since: float, until: float, depth: int) -> dict[str,
 
 def _counted_calls(answer: dict[str, Any]) -> list[tuple[str, str, int]]:
     return [
-        (item["parent"], item["child"], int(item.get("callCount", 0)))
+        (_text(item["parent"]), _text(item["child"]), int(item.get("callCount", 0)))
         for item in answer["data"] or ()
         if item["parent"] != item["child"]
     ]
@@ -486,24 +487,50 @@ _STATUSES: Final[dict[Any, Status]] = {1: "ok", 2: "error"}
 
 
 def _trace_id(text: str) -> str:
-    return f"{int(text, 16):032x}"
+    return _id(text, 32)
 
 
 def _span_id(text: str) -> str:
-    return f"{int(text, 16):016x}" if text else ""
+    return _id(text, 16) if text else ""
+
+
+def _id(text: str, digits: int) -> str:
+    number = int(text, 16)
+    if not 0 <= number < 16**digits:
+        raise ValueError("an id of more digits")
+    return f"{number:0{digits}x}"
+
+
+def _text(value: Any) -> str:
+    """``value``; raises TypeError for what is none. Later on it would be a fault of ours."""
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return value
+
+
+def _moment(value: Any, scale: int = 1) -> int:
+    """``value`` times ``scale`` in nanoseconds; raises ValueError for more than 64 bits."""
+    nanoseconds = int(value) * scale
+    if abs(nanoseconds) > FARTHEST:
+        raise ValueError("a time of more than 64 bits")
+    return nanoseconds
+
+
+def _names(found: Iterable[Any] | None) -> list[str]:
+    return sorted(map(_text, found or ()))
 
 
 def _summary_v3(item: dict[str, Any]) -> TraceSummary:
     # Zeros and empty texts are left out.
-    start = int(item.get("minStartTimeUnixNano", 0))
-    root = item.get("rootServiceName", "")
+    start = _moment(item.get("minStartTimeUnixNano", 0))
+    root = _text(item.get("rootServiceName", ""))
     return TraceSummary(
         trace_id=_trace_id(item["traceId"]),
-        name=item.get("rootOperationName", ""),
+        name=_text(item.get("rootOperationName", "")),
         service=root,
-        services=root_first(root, (service.get("name", "") for service in item.get("services") or ())),
+        services=root_first(root, (_text(service.get("name", "")) for service in item.get("services") or ())),
         start=start,
-        duration=max(0, int(item.get("maxEndTimeUnixNano", 0)) - start),
+        duration=max(0, _moment(item.get("maxEndTimeUnixNano", 0)) - start),
         span_count=int(item.get("spanCount", 0)),
         error_count=int(item.get("errorSpanCount", 0)),
     )
@@ -513,7 +540,7 @@ def _decode_v3(answer: dict[str, Any]) -> Iterable[Span]:
     for group in answer["result"].get("resourceSpans") or ():
         resource = _attributes_v3((group.get("resource") or {}).get("attributes"))
         for scope in group.get("scopeSpans") or ():
-            name = (scope.get("scope") or {}).get("name", "")
+            name = _text((scope.get("scope") or {}).get("name", ""))
             for item in scope.get("spans") or ():
                 yield _span_v3(item, resource, name)
 
@@ -524,16 +551,20 @@ def _span_v3(item: dict[str, Any], resource: dict[str, Any], scope: str) -> Span
         trace_id=_trace_id(item["traceId"]),
         span_id=_span_id(item["spanId"]),
         parent_id=_span_id(item.get("parentSpanId", "")),
-        name=item.get("name", ""),
+        name=_text(item.get("name", "")),
         kind=_KINDS.get(item.get("kind"), "internal"),
         service=str(resource.get("service.name", "")),
-        start=int(item.get("startTimeUnixNano", 0)),
-        end=int(item.get("endTimeUnixNano", 0)),
+        start=_moment(item.get("startTimeUnixNano", 0)),
+        end=_moment(item.get("endTimeUnixNano", 0)),
         status=_STATUSES.get(status.get("code"), "unset"),
-        status_message=status.get("message", ""),
+        status_message=_text(status.get("message", "")),
         attributes=_attributes_v3(item.get("attributes")),
         events=[
-            Event(event.get("name", ""), int(event.get("timeUnixNano", 0)), _attributes_v3(event.get("attributes")))
+            Event(
+                _text(event.get("name", "")),
+                _moment(event.get("timeUnixNano", 0)),
+                _attributes_v3(event.get("attributes")),
+            )
             for event in item.get("events") or ()
         ],
         links=[
@@ -546,7 +577,7 @@ def _span_v3(item: dict[str, Any], resource: dict[str, Any], scope: str) -> Span
 
 
 def _attributes_v3(items: Iterable[dict[str, Any]] | None) -> dict[str, Any]:
-    return {item["key"]: _value_v3(item.get("value") or {}) for item in items or ()}
+    return {_text(item["key"]): _value_v3(item.get("value") or {}) for item in items or ()}
 
 
 def _value_v3(value: dict[str, Any]) -> Any:
@@ -615,17 +646,17 @@ def _span_v1(item: dict[str, Any], process: dict[str, Any]) -> Span:
             links.append(Link(other, span_id))
     code = str(tags.get("otel.status_code", "")).lower()
     failed = code == "error" or str(tags.get("error", "")).lower() == "true"
-    start = int(item["startTime"]) * 1000
+    start = _moment(item["startTime"], 1000)
     kind = tags.get("span.kind")
     return Span(
         trace_id=trace_id,
         span_id=_span_id(item["spanID"]),
         parent_id=parent_id,
-        name=item.get("operationName", ""),
+        name=_text(item.get("operationName", "")),
         kind=cast(Kind, kind) if kind in _NAMED_KINDS else "internal",
         service=service,
         start=start,
-        end=start + int(item.get("duration", 0)) * 1000,
+        end=start + _moment(item.get("duration", 0), 1000),
         status="error" if failed else "ok" if code == "ok" else "unset",
         status_message=str(tags.get("otel.status_description", "")),
         attributes={key: value for key, value in tags.items() if key not in _OWN_TAGS},
@@ -638,11 +669,11 @@ def _span_v1(item: dict[str, Any], process: dict[str, Any]) -> Span:
 
 def _event_v1(log: dict[str, Any]) -> Event:
     fields = _tags(log.get("fields"))
-    return Event(str(fields.pop("event", "")), int(log["timestamp"]) * 1000, fields)
+    return Event(str(fields.pop("event", "")), _moment(log["timestamp"], 1000), fields)
 
 
 def _tags(items: Iterable[dict[str, Any]] | None) -> dict[str, Any]:
-    return {item["key"]: _tag(item) for item in items or ()}
+    return {_text(item["key"]): _tag(item) for item in items or ()}
 
 
 def _tag(item: dict[str, Any]) -> Any:

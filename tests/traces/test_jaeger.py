@@ -9,13 +9,17 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from django_tracing.traces import jaeger
+from django_tracing.traces.dependencies import layout
+from django_tracing.traces.formats import jaeger_json, otlp_json
 from django_tracing.traces.jaeger import JaegerReader, ReaderError
+from django_tracing.traces.render import duration_text
+from django_tracing.traces.waterfall import waterfall
 from example_project.servers import free_port
 
 Answer = tuple[int, Any]
@@ -383,6 +387,108 @@ def test_an_answer_of_a_strange_shape() -> None:
     with Server(v3) as server, pytest.raises(ReaderError, match="not one of Jaeger's") as caught:
         JaegerReader(f"{server.url}/jaeger").search(service="strange")
     assert caught.value.reason == "not_jaeger"
+
+
+#: Each of its values is replaced by each of these.
+STRANGE = (None, True, -1, 2**80, 1.5, "x", "9" * 40, [7], {"a": None})
+WHOLE_V3 = {
+    **SPAN_V3,
+    "name": "GET /items",
+    "kind": 2,
+    "parentSpanId": "34" * 8,
+    "startTimeUnixNano": "1000000000",
+    "endTimeUnixNano": "1002000000",
+    "status": {"code": 2, "message": "it broke"},
+    "events": [{"name": "exception", "timeUnixNano": "1000000500", "attributes": []}],
+    "links": [{"traceId": "cd" * 16, "spanId": "7" * 16}],
+}
+SUMMARY_V3 = {
+    "traceId": "ab" * 16,
+    "rootServiceName": "shop",
+    "rootOperationName": "GET /items",
+    "minStartTimeUnixNano": "1000000000",
+    "maxEndTimeUnixNano": "1002000000",
+    "spanCount": 1,
+    "errorSpanCount": 1,
+    "services": [{"name": "shop"}, {"name": "billing"}],
+}
+RESOURCE_V3 = {"attributes": [{"key": "service.name", "value": {"stringValue": "shop"}}]}
+SPANS_V3 = {"result": {"resourceSpans": [{"resource": RESOURCE_V3, "scopeSpans": [
+    {"scope": {"name": "django_tracing"}, "spans": [WHOLE_V3, {**WHOLE_V3, "spanId": "34" * 8, "parentSpanId": ""}]},
+]}]}}  # fmt: skip
+CALLS = {"data": [{"parent": "shop", "child": "billing", "callCount": 7}]}
+ANSWERS: dict[str, dict[str, Any]] = {
+    "v3": {
+        "/api/v3/services": {"services": ["shop"]},
+        "/api/v3/operations": {"operations": [{"name": "GET /items", "spanKind": "server"}]},
+        "/api/v3/trace-summaries": {"summaries": [SUMMARY_V3]},
+        "/api/v3/traces": SPANS_V3,
+        f"/api/v3/traces/{'ab' * 16}": SPANS_V3,
+        "/api/dependencies": CALLS,
+    },
+    "v1": {
+        "/api/services": {"data": ["shop"]},
+        "/api/operations": {"data": [{"name": "old", "spanKind": ""}]},
+        "/api/traces": {"data": [TRACE_V1]},
+        f"/api/traces/{'0' * 16}{'ab' * 8}": {"data": [TRACE_V1]},
+        "/api/dependencies": CALLS,
+    },
+}
+
+
+def replaced(node: Any) -> Iterator[Any]:
+    """``node`` with one of its values replaced, or left out, in every way."""
+    yield from STRANGE
+    for key in list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
+        for value in replaced(node[key]):
+            copy = node.copy()
+            copy[key] = value
+            yield copy
+        copy = node.copy()
+        del copy[key]
+        yield copy
+
+
+def read_everything(reader: JaegerReader, trace_id: str) -> None:
+    """As the pages do."""
+    for service in reader.services():
+        reader.operations(service)
+    for summary in reader.search():
+        duration_text(summary.duration)
+    for route in reader.routes():
+        duration_text(route.p99)
+    layout(reader.dependencies().links)
+    trace = reader.trace(trace_id)
+    if trace is None:  # what is answered is another trace's
+        return
+    assert waterfall(trace).rows
+    json.dumps([otlp_json(trace), jaeger_json(trace)])
+
+
+@pytest.mark.parametrize("dialect", ["v3", "v1"])
+def test_no_answer_is_so_strange_that_a_page_fails(
+    dialect: Literal["v3", "v1"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = dict(ANSWERS[dialect])
+
+    def get(reader: JaegerReader, path: str, query: Any) -> tuple[int, Any]:
+        # A server would take minutes: what is tried is what is made of its JSON.
+        return 200, json.loads(json.dumps(answers[path]))
+
+    monkeypatch.setattr(JaegerReader, "dialect", dialect)
+    monkeypatch.setattr(JaegerReader, "_get", get)
+    trace_id = "ab" * 16 if dialect == "v3" else "0" * 16 + "ab" * 8
+    read_everything(JaegerReader("http://jaeger"), trace_id)
+    refused = 0
+    for path, answer in ANSWERS[dialect].items():
+        for strange in replaced(answer):
+            answers[path] = strange
+            try:
+                read_everything(JaegerReader("http://jaeger"), trace_id)
+            except ReaderError as error:
+                refused += error.reason == "not_jaeger"
+        answers[path] = answer
+    assert refused > 100
 
 
 def test_credentials_are_sent_and_never_shown() -> None:
