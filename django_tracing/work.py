@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, get_args
 from urllib.parse import urlsplit
 
-__all__ = ["WORKS", "Target", "TargetKind", "Work", "breaker_state", "target_of", "work_of"]
+__all__ = ["TARGET_KINDS", "WORKS", "Target", "TargetKind", "Work", "breaker_state", "target_of", "work_of"]
 
 #: ``python`` is Django's and the user's own code; ``other`` the code of services in other languages, and what fits
 #: nowhere else.
@@ -18,6 +18,7 @@ Work = Literal["sql", "cache", "http", "python", "other"]
 WORKS: Final[tuple[Work, ...]] = get_args(Work)
 
 TargetKind = Literal["database", "cache", "breaker", "external"]
+TARGET_KINDS: Final[tuple[TargetKind, ...]] = get_args(TargetKind)
 
 _BY_OPERATION: Final[Mapping[Any, Work]] = {"database": "sql", "cache": "cache", "external": "http"}
 #: Values of ``db.system`` that stand for caches.

@@ -13,7 +13,7 @@ import os
 import sqlite3
 import time
 import weakref
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
@@ -37,7 +37,7 @@ from django_tracing.traces.model import (
     trace_id_prefix,
 )
 from django_tracing.traces.routes import Part, route_statistics
-from django_tracing.work import breaker_state, target_of, work_of
+from django_tracing.work import TARGET_KINDS, WORKS, breaker_state, target_of, work_of
 
 __all__ = ["LocalStore", "StoreError"]
 
@@ -177,7 +177,7 @@ class LocalStore:
         with self._lock:
             try:
                 self._write(prepared)
-            except sqlite3.DatabaseError as error:
+            except (sqlite3.DatabaseError, *_UNREADABLE) as error:
                 damaged = self._file
                 self._close()
                 if not _is_damage(error):
@@ -211,6 +211,8 @@ class LocalStore:
         first, last = connection.execute(
             "SELECT (SELECT min(seq) FROM traces), (SELECT max(seq) FROM traces)"
         ).fetchone()
+        if last is None:
+            raise sqlite3.DatabaseError("malformed: no trace is there just after one was written")
         keep_from = last - self.max_traces + 1
         if _used_bytes(connection) > self.max_bytes:
             keep_from = max(keep_from, first + max(1, (last - first) // 10))
@@ -346,7 +348,7 @@ class LocalStore:
             ) from error
         _logger.warning("The local store %s is begun anew: %s. It was kept as %s.", self.path, why, aside)
 
-    def _explained(self, error: sqlite3.Error) -> StoreError:
+    def _explained(self, error: Exception) -> StoreError:
         text = str(error)
         if "readonly" in text or "unable to open" in text:
             return StoreError(
@@ -397,6 +399,13 @@ class LocalStore:
                 yield connection
         except sqlite3.DatabaseError as error:
             raise self._explained(error) from error
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            # SQLite has no checksums: damage may be in what is written in the tables.
+            raise StoreError(
+                f"The local store {self.path} holds what can't be read ({type(error).__name__}): a part of it is "
+                f"damaged. Delete it; it is begun anew with the next trace.",
+                "unusable",
+            ) from error
 
     def services(self) -> list[str]:
         """Names of the services that sent spans, sorted."""
@@ -507,7 +516,9 @@ class LocalStore:
                 values,
             )
             grouped = groupby(rows, key=itemgetter(0))
-            return route_statistics(((key, [Part(*row[1:]) for row in found]) for key, found in grouped), service)
+            found = route_statistics(((key, [Part(*row[1:]) for row in parts]) for key, parts in grouped), service)
+            _one_of(WORKS, *(work for route in found for work in route.time_by_work))
+            return found
 
     def dependencies(self, *, start: float | None = None, end: float | None = None) -> Dependencies:
         within, values = _within(start, end)
@@ -519,6 +530,7 @@ class LocalStore:
                 for caller, callee, calls, errors in connection.execute(_CALLS.format(within=within), values)
             ]
             for caller, kind, callee, calls, errors in connection.execute(_TARGETS.format(within=within), values):
+                _one_of(TARGET_KINDS, kind)
                 state = _state(connection, callee) if kind == "breaker" else ""
                 links.append(Dependency(caller, callee, kind, calls, errors, calls, state))
             return Dependencies(sorted(links, key=lambda link: (link.caller, link.kind, link.callee)))
@@ -597,9 +609,15 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _is_damage(error: sqlite3.DatabaseError) -> bool:
+#: What is raised of a stored text, or of an error's own, that is none.
+_UNREADABLE: Final = (UnicodeDecodeError, json.JSONDecodeError)
+
+
+def _is_damage(error: Exception) -> bool:
     text = str(error)
-    return "malformed" in text or "not a database" in text
+    return isinstance(error, _UNREADABLE) or any(
+        word in text for word in ("malformed", "not a database", "Could not decode")
+    )
 
 
 @contextmanager
@@ -813,9 +831,17 @@ def _summary(row: tuple[Any, ...]) -> TraceSummary:
     )
 
 
+def _one_of(known: Collection[Any], *found: Any) -> None:
+    """Raises LookupError for a word that was never written there."""
+    if not set(found) <= set(known):
+        raise LookupError("an unknown word")
+
+
 def _span(trace_id: str, row: tuple[Any, ...]) -> Span:
     span_id, parent_id, name, kind, service, start, end, status, attributes, more, resource = row
     rest = json.loads(more)
+    _one_of(_KINDS, kind)
+    _one_of(_STATUSES, status)
     return Span(
         trace_id=trace_id,
         span_id=span_id,

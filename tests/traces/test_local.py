@@ -141,6 +141,50 @@ def test_a_damaged_file_is_set_aside(store: LocalStore, path: Path, caplog: pyte
     assert "it is damaged" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("written", "damaged"),
+    [
+        (b'["shop"]', b'["shop"['),
+        (b'{"colour":', b'{"colour" '),
+        (b"GET /items", b"GET /it\xffms"),
+        (b"internal", b"infernal"),
+        (b"python", b"pithon"),
+        (b"database", b"data\x00ase"),
+        (b"CREATE TABLE traces", b"CREATE TABLE tr\xffces"),
+    ],
+)
+def test_damage_that_sqlite_does_not_see(store: LocalStore, path: Path, written: bytes, damaged: bytes) -> None:
+    store.write(
+        [
+            row(1, 1, 0, "GET /items", attributes={"colour": "red"}),
+            row(1, 2, 1, "db.select.x", kind="client", attributes={"db.system": "postgresql", "db.name": "x"}),
+        ]
+    )
+    store.close()
+    content = path.read_bytes()
+    assert written in content
+    path.write_bytes(content.replace(written, damaged))
+    said = []
+    for ask in (
+        store.services,
+        lambda: store.operations("shop"),
+        store.search,
+        lambda: store.search(attributes={"colour": "red"}),
+        lambda: store.trace(f"{1:032x}"),
+        store.routes,
+        store.dependencies,
+    ):
+        try:
+            ask()
+        except StoreError as error:
+            said.append(str(error))
+    assert said
+    assert all("begun anew with the next trace" in message for message in said)
+    # More of the trace, and another.
+    store.write([row(1, 3, 1), row(7)])
+    assert store.trace(f"{7:032x}") is not None
+
+
 def test_a_file_of_version_1_is_brought_up_to_date(path: Path) -> None:
     """The tables as they were before pages asked what a span spends its time on."""
     first = LocalStore(path)
