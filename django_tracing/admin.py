@@ -25,7 +25,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_tracing.conf import SPECS, Settings, get_settings
 from django_tracing.models import ProcessStatus, SamplingRule, Trace
-from django_tracing.sampling.refresh import GONE_AFTER, as_rule, read_rules
+from django_tracing.sampling.refresh import GONE_AFTER, as_rule, read_rules, table_exists
 from django_tracing.sampling.rules import Asked, compile_rules, header_key, pattern_problem
 from django_tracing.sampling.strategies import inexpressible
 
@@ -154,9 +154,35 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         ]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
+        if not table_exists():
+            return self._unmigrated(request)
         context = {"may_reorder": self.has_change_permission(request), **(extra_context or {})}
         answer: HttpResponse = super().changelist_view(request, context)
         return answer
+
+    def changeform_view(
+        self,
+        request: HttpRequest,
+        object_id: str | None = None,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        if not table_exists():
+            return self._unmigrated(request)
+        answer: HttpResponse = super().changeform_view(request, object_id, form_url, extra_context)
+        return answer
+
+    def _unmigrated(self, request: HttpRequest) -> HttpResponse:
+        """Says what to do before there can be rules: the traces need no table, so nobody may have migrated."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        request.current_app = self.admin_site.name
+        context = {
+            **self.admin_site.each_context(request),
+            "title": gettext("Sampling rules"),
+            "opts": self.model._meta,
+        }
+        return TemplateResponse(request, "admin/django_tracing/samplingrule/unmigrated.html", context)
 
     def reorder(self, request: HttpRequest) -> HttpResponse:
         """Gives the rules that are named the order they are named in, among all the others."""
@@ -181,6 +207,8 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Which rule would decide, and why."""
         if not self.has_view_permission(request):
             raise PermissionDenied
+        if not table_exists():
+            return self._unmigrated(request)
         # Where the page's links lead, of several admin sites.
         request.current_app = self.admin_site.name
         form = PreviewForm(request.GET or None)
@@ -282,15 +310,15 @@ class ProcessStatusAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         request.current_app = self.admin_site.name
         settings = get_settings()
         recent = timezone.now() - timedelta(seconds=GONE_AFTER)
+        known = ProcessStatus.objects.filter(updated__gte=recent).order_by("service", "host", "pid")
+        migrated = table_exists()
         context: dict[str, Any] = {
             **self.admin_site.each_context(request),
             "title": gettext("Status"),
             "opts": self.model._meta,
             "settings": [_setting(settings, spec.name) for spec in SPECS],
-            "processes": [
-                _process(row)
-                for row in ProcessStatus.objects.filter(updated__gte=recent).order_by("service", "host", "pid")
-            ],
+            "processes": list(map(_process, known)) if migrated else [],
+            "migrated": migrated,
             "steps": None,
         }
         if request.method == "POST":

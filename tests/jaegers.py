@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import tempfile
 import time
@@ -145,6 +146,8 @@ class Jaeger:
     def _otlp_ready(self) -> bool:
         try:
             urllib.request.urlopen(f"{self.query}/api/v3/services", timeout=2).close()
+            # Its receivers start one after the other, that of thrift with UDP first: a datagram before that is lost.
+            socket.create_connection(("127.0.0.1", self._ports["thrift"]), 2).close()
             urllib.request.urlopen(self.otlp_http, timeout=2).close()
         except urllib.error.HTTPError as answer:
             answer.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
+from django.core.management import call_command
 from django.test import Client
 from django.urls import path
 from django.utils import timezone
@@ -176,6 +178,22 @@ def test_the_status_of_every_live_process(root: Client) -> None:
     assert "queue_full_spans 2" in text
     assert "SAMPLE_RATE 0.5, ada" in text
     assert SCRIPT not in text
+
+
+@pytest.fixture
+def unmigrated(transactional_db: None) -> Iterator[None]:
+    """As on a laptop where nobody has migrated this app: its pages of traces need no table."""
+    call_command("migrate", "django_tracing", "zero", verbosity=0)
+    yield
+    call_command("migrate", "django_tracing", verbosity=0)
+
+
+def test_pages_without_their_tables_say_how_to_make_them(unmigrated: None, root: Client) -> None:
+    for address in (RULES, f"{RULES}add/", f"{RULES}1/change/", f"{RULES}preview/?path=/"):
+        assert "python manage.py migrate django_tracing" in page(root, address)
+    text = page(root, STATUS)
+    assert "python manage.py migrate django_tracing" in text
+    assert "SAMPLE_RATE" in text
 
 
 def test_settings_with_their_sources_and_without_secrets(root: Client, settings: Any) -> None:

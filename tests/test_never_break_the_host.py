@@ -442,7 +442,7 @@ def test_a_site_without_a_database(
         raise ImproperlyConfigured("settings.DATABASES is improperly configured.")
 
     refresher = make()
-    monkeypatch.setattr(refresh, "_table_exists", fail)
+    monkeypatch.setattr(refresh, "table_exists", fail)
     with caplog.at_level(logging.INFO):
         refresher.refresh()
         refresher.refresh()

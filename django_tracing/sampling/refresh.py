@@ -30,7 +30,7 @@ from django_tracing.sampling.sampler import RuleSampler
 if TYPE_CHECKING:
     from django_tracing.models import SamplingRule
 
-__all__ = ["Refresher", "as_rule", "begin", "changed", "current", "read_rules"]
+__all__ = ["Refresher", "as_rule", "begin", "changed", "current", "read_rules", "table_exists"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -209,7 +209,7 @@ class Refresher:
         """Reads the rules, and tells the database what is to be told. What goes wrong is said once."""
         try:
             if not self._has_table:
-                self._has_table = _table_exists()
+                self._has_table = table_exists()
                 self._unmigrated = not self._has_table
                 if self._unmigrated:
                     self._say_missing()
@@ -322,8 +322,11 @@ class Refresher:
         self.sampler.use(self.sampler.rules, self._processes)
 
 
-def _table_exists() -> bool:
-    """Whether the rules' table is there. Not asked by reading it: each failure would be in the database's own log."""
+def table_exists() -> bool:
+    """Whether the rules' table is there, and the others with it.
+
+    Not asked by reading it: each failure would be in the database's own log.
+    """
     from django.db import connections
 
     from django_tracing.models import SamplingRule

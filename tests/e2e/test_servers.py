@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.processes import Process
+from tests.jaegers import wait_until
 from tests.receivers import OTLPReceiver, ReceivedSpan
 
 GUNICORN = ["gunicorn", "tests.e2e.wsgi", "--bind", "127.0.0.1:{port}", "--log-level", "warning"]
@@ -42,13 +43,14 @@ def test_gunicorn_and_uvicorn_workers_export(subtests_servers: tuple[list[str], 
             pids = {span.resource["process.pid"] for span in requests_of(spans)}
             return len(requests_of(spans)) >= len(asked) and len(pids) >= workers
 
-        # Which worker takes a request is the kernel's to say: until each has had one.
-        for _ in range(20):
+        def asked_enough() -> bool:
             with ThreadPoolExecutor(8) as pool:
                 asked.update(pool.map(ask, range(16)))
             receiver.wait_for(lambda spans: len(requests_of(spans)) >= len(asked))
-            if enough(receiver.spans):
-                break
+            return enough(receiver.spans)
+
+        # Which worker takes a request is the kernel's to say, and one may start long after the other.
+        wait_until(asked_enough, "each worker to have had a request", 60)
         spans = receiver.wait_for(enough)
         assert {span.attributes["correlation.id"] for span in requests_of(spans)} == asked
         assert len(requests_of(spans)) == len(asked), "each request is one span, and arrives once"

@@ -29,6 +29,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
 from django_tracing.export import build_exporter
 from django_tracing.export.errors import ExportError
 from django_tracing.export.grpc import make_otlp_grpc_exporter
+from example_project.servers import free_port
 from tests.export.builders import Recorder, make_spans
 from tests.jaegers import Jaeger
 from tests.receivers import OTLPReceiver
@@ -254,7 +255,9 @@ def test_a_hanging_service(connect: Connect) -> None:
 def test_comes_back_at_once_after_an_outage(connect: Connect) -> None:
     with ThreadPoolExecutor(2) as pool:
         first = grpc.server(pool)
-        port = first.add_insecure_port("127.0.0.1:0")
+        # One that no outgoing connection is given while nobody listens there.
+        port = free_port()
+        first.add_insecure_port(f"127.0.0.1:{port}")
         first.start()
         first.stop(0).wait()
         exporter = connect(f"http://127.0.0.1:{port}")

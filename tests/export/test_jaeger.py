@@ -212,7 +212,9 @@ class TestFailures:
         with OTLPReceiver() as receiver:
             receiver.mode = mode
             receiver.answer_headers = {"Retry-After": "3"}
-            exporter = connect(f"http://user:s3cret@127.0.0.1:{receiver.port}/api/traces", timeout=0.5)
+            exporter = connect(
+                f"http://user:s3cret@127.0.0.1:{receiver.port}/api/traces", timeout=0.5 if mode == "hang" else 20
+            )
             for _ in range(2):  # nothing of the first batch is left for the second
                 with pytest.raises(ExportError) as caught:
                     exporter.export(make_spans())

@@ -112,6 +112,8 @@ class TestSending:
         end(processor, make_spans(10))
         wait_until(lambda: len(backend.batches) == 2, "two batches")
         assert [len(batch) for batch in backend.batches] == [4, 4]
+        # A batch waits until its export has returned, which is after the backend has it.
+        wait_until(lambda: processor.queued <= 2, "the second batch to be settled")
         assert processor.queued == 2
 
     def test_what_waits_goes_after_the_interval(self, make: Make) -> None:
@@ -121,7 +123,7 @@ class TestSending:
         wait_until(lambda: len(backend.names) == 3, "the interval to pass")
         end(processor, make_spans(1, name="later"))
         wait_until(lambda: len(backend.names) == 4, "the next interval to pass")
-        assert processor.counters.snapshot()["exported"] == 4
+        wait_until(lambda: processor.counters.snapshot()["exported"] == 4, "the last batch to be counted")
         assert processor.counters.snapshot()["last_success_time"] is not None
 
     def test_in_order_and_once_from_many_threads(self, make: Make) -> None:
@@ -507,7 +509,8 @@ exec(textwrap.dedent({code!r}))
 class TestFork:
     def test_each_process_sends_its_own_spans_once(self, make: Make) -> None:
         with OTLPReceiver() as receiver:
-            processor = make(OTLPHTTPExporter(receiver.endpoint))
+            # The child's whole way to the receiver is within this time.
+            processor = make(OTLPHTTPExporter(receiver.endpoint), shutdown_timeout=30)
             end(processor, make_spans(3, name="before"))
             assert processor.force_flush()
             end(processor, make_spans(2, name="waiting"))

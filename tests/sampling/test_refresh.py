@@ -102,10 +102,11 @@ def test_a_thread_follows_the_database(make: Any, monkeypatch: pytest.MonkeyPatc
     refresher.settings = refresher.settings._replace(sampling_refresh=0.05)
     assert judged(refresher) == 0
     rule = SamplingRule.objects.create(name="all")
-    wait_until(lambda: names(refresher) == ["all"], "the thread to read the rule", 10)
+    # It has the rules before it is asked to judge by them.
+    wait_until(lambda: names(refresher) == ["all"] and refresher.origin.judge, "the thread to read the rule")
     assert judged(refresher, 5) == 5
     rule.delete()
-    wait_until(lambda: names(refresher) == [], "the thread to see that it is gone", 10)
+    wait_until(lambda: names(refresher) == [], "the thread to see that it is gone")
 
 
 def test_the_process_that_saves_follows_at_once(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -114,9 +115,9 @@ def test_the_process_that_saves_follows_at_once(make: Any, monkeypatch: pytest.M
     refresher.settings = refresher.settings._replace(sampling_refresh=3600)
     monkeypatch.setattr(refresh, "_current", refresher)
     refresher.start()
-    wait_until(lambda: refresher.origin.judge is None, "the first look", 10)
+    wait_until(lambda: refresher.origin.judge is None, "the first look")
     SamplingRule.objects.create(name="new")
-    wait_until(lambda: names(refresher) == ["new"], "the thread to be woken", 10)
+    wait_until(lambda: names(refresher) == ["new"], "the thread to be woken")
 
 
 def test_a_missing_table_and_its_return(make: Any, caplog: pytest.LogCaptureFixture) -> None:
