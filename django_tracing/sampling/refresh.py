@@ -304,7 +304,6 @@ class Refresher:
 
         if monotonic() - self._reported < REPORTED_EVERY:
             return
-        self._reported = monotonic()
         now = timezone.now()
         ProcessStatus.objects.update_or_create(
             process=self._process,
@@ -317,6 +316,8 @@ class Refresher:
                 "report": {**self._report(), "sampling": self.sampler.describe()},
             },
         )
+        # Not before: where another process held the lock (SQLite), it is told at the next look.
+        self._reported = monotonic()
         ProcessStatus.objects.filter(updated__lt=now - timedelta(seconds=GONE_AFTER)).delete()
         self._processes = max(ProcessStatus.objects.filter(service=self.settings.service_name[:100]).count(), 1)
         self.sampler.use(self.sampler.rules, self._processes)

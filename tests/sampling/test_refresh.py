@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, connections
+from django.db import OperationalError, connection, connections
 from django.db.models import Sum
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -178,6 +178,19 @@ def test_what_each_process_decided_is_told(make: Any) -> None:
     statuses = {status.process: status.report for status in ProcessStatus.objects.all()}
     assert statuses["p0"]["sampling"]["rules"] == ["half"]
     assert processes[1]._processes == 2, "they share what a rule may keep a second"
+
+
+def test_what_could_not_be_told_is_told_at_the_next_look(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def locked(*args: Any, **kwargs: Any) -> None:
+        raise OperationalError("database is locked")
+
+    refresher = make()
+    with monkeypatch.context() as patched:
+        patched.setattr(ProcessStatus.objects, "update_or_create", locked)
+        refresher.refresh()
+    assert not ProcessStatus.objects.exists()
+    refresher.refresh()
+    assert ProcessStatus.objects.count() == 1
 
 
 def test_a_request_never_asks_the_database(make: Any, django_assert_num_queries: Any) -> None:
