@@ -85,9 +85,21 @@ def page(site: Site, browser: Any) -> Iterator[Any]:
         yield page
 
 
+def follow(page: Any, what: Any) -> None:
+    """Clicks on a link or a button, and waits until the page that it leads to is whole, its script included."""
+    with page.expect_navigation():
+        (page.locator(what).first if isinstance(what, str) else what).click()
+
+
+def enter(page: Any, field: str) -> None:
+    """Sends a form by the keyboard, and waits as ``follow`` does."""
+    with page.expect_navigation():
+        page.press(field, "Enter")
+
+
 def open_trace(page: Any, site: Site, operation: str) -> None:
     page.goto(f"{site.traces}?service=api-gateway&operation={operation}")
-    page.locator(".tracing-list th a").first.click()
+    follow(page, page.locator(".tracing-list th a").first)
     page.wait_for_selector(".tracing-waterfall")
 
 
@@ -102,17 +114,17 @@ def focused(page: Any) -> str:
 
 def test_from_the_list_to_a_trace(page: Any, site: Site) -> None:
     assert page.locator(".tracing-list tbody tr").count() >= 30
-    page.click("text=Errors >> nth=0")
+    follow(page, "text=Errors >> nth=0")
     assert (
         page.locator(".tracing-list tbody tr.tracing-bad").count() == page.locator(".tracing-list tbody tr").count()
     )
-    page.click("text=Circuit breakers")
+    follow(page, "text=Circuit breakers")
     assert set(page.locator(".tracing-list tbody th").all_inner_texts()) == {
         "POST /api/iac/generate",
         "POST /api/blueprints/<int:blueprint_id>/validate",
     }
     # By a dot of the plot.
-    page.locator(".tracing-dot-failed").first.click()
+    follow(page, page.locator(".tracing-dot-failed").first)
     page.wait_for_selector(".tracing-waterfall")
     assert page.locator("h1").inner_text() == "POST /api/iac/generate"
     assert page.locator("text=circuit_breaker.iac-generator").count() == 1
@@ -120,15 +132,15 @@ def test_from_the_list_to_a_trace(page: Any, site: Site) -> None:
 
 def test_searching_by_the_form(page: Any, site: Site) -> None:
     page.select_option("#id_service", "blueprint-service")
-    page.click("[value=Search]")
+    follow(page, "[value=Search]")
     # What is left empty is not in the address.
     assert page.url.endswith("?service=blueprint-service")
     page.fill("#id_operation", "GET /internal/statistics")
-    page.press("#id_operation", "Enter")
+    enter(page, "#id_operation")
     assert set(page.locator(".tracing-list tbody th").all_inner_texts()) == {"GET /api/reports"}
     page.click("summary:has-text('More')")
     page.fill("#id_max_duration", "fast")
-    page.press("#id_max_duration", "Enter")
+    enter(page, "#id_max_duration")
     assert "Write it with its unit" in page.inner_text(".tracing-field-max_duration")
 
 
@@ -157,7 +169,7 @@ def test_times_are_those_of_whoever_looks(site: Site, browser: Any) -> None:
         # And they are asked for so.
         page.click("summary:has-text('More')")
         page.fill("#id_start", shown.inner_text())
-        page.press("#id_start", "Enter")
+        enter(page, "#id_start")
         assert re.search(r"start=\d{4}-\d\d-\d\dT\d\d%3A\d\d%3A\d\d", page.url)
         assert page.locator(".tracing-list tbody time").first.inner_text() >= shown.inner_text()
         page.goto(f"{site.traces}?end={(moment - timedelta(hours=3)).strftime('%Y-%m-%dT%H:%M:%SZ')}")
@@ -225,7 +237,7 @@ def test_a_waterfall_by_the_mouse(page: Any, site: Site) -> None:
 
     page.locator("text=http.get.blueprint-service").click()
     page.wait_for_selector(".tracing-detail")
-    page.locator(".tracing-detail dd a", has_text="blueprint-service").first.click()
+    follow(page, page.locator(".tracing-detail dd a", has_text="blueprint-service").first)
     page.wait_for_selector(".tracing-list")
     assert page.input_value("#id_attributes") == "peer.service=blueprint-service"
     assert page.locator(".tracing-list tbody tr").count() > 1
@@ -251,7 +263,7 @@ def test_files_to_take_away(page: Any, site: Site) -> None:
 
 def test_comparing_two(page: Any, site: Site) -> None:
     open_trace(page, site, "GET /api/reports")
-    page.click("[value=Compare]")
+    follow(page, "[value=Compare]")
     assert page.locator(".tracing-sides section").count() == 2
     left, right = (page.locator(".tracing-sides section").nth(side).bounding_box() for side in (0, 1))
     assert left["y"] == right["y"]
@@ -260,14 +272,14 @@ def test_comparing_two(page: Any, site: Site) -> None:
 
 
 def test_routes_and_the_map(page: Any, site: Site) -> None:
-    page.click("text=Routes")
-    page.click("#tracing-routes thead >> text=p95")
+    follow(page, "text=Routes")
+    follow(page, "#tracing-routes thead >> text=p95")
     slowest = page.locator("#tracing-routes tbody th").first.inner_text()
-    page.click("#tracing-routes thead >> text=p95")
+    follow(page, "#tracing-routes thead >> text=p95")
     assert page.locator("#tracing-routes tbody th").first.inner_text() != slowest
-    page.locator("#tracing-routes tbody a", has_text="GET /api/reports").click()
+    follow(page, page.locator("#tracing-routes tbody a", has_text="GET /api/reports"))
     assert page.input_value("#id_operation") == "GET /api/reports"
-    page.click("text=Service map")
+    follow(page, "text=Service map")
     said = page.inner_text("#tracing-dependencies")
     assert re.search(r"api-gateway\s+iac-generator\s+circuit breaker: open\s+\d+\s+100 %", said)
     assert re.search(r"api-gateway\s+blueprint-service\s+service", said)
@@ -396,7 +408,7 @@ def test_a_narrow_screen(site: Site, browser: Any) -> None:
 def test_without_scripts(site: Site, browser: Any) -> None:
     with signed_in(browser, site.login, java_script_enabled=False) as page:
         open_trace(page, site, "GET /api/reports")
-        page.locator(".tracing-name a").first.click()
+        follow(page, page.locator(".tracing-name a").first)
         assert page.locator("dt", has_text="correlation.id").count() == 1
         page.goto(addresses(site)[2])
         visible = page.locator(".tracing-waterfall tbody tr:visible").count()
