@@ -245,8 +245,12 @@ class LocalStore:
     def _connect(self) -> sqlite3.Connection:
         # The lock sees to it that threads don't meet on one connection.
         connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-        # What a crash of the machine may lose is a few traces, never the file.
-        connection.execute("PRAGMA synchronous = NORMAL")
+        try:
+            # What a crash of the machine may lose is a few traces, never the file.
+            connection.execute("PRAGMA synchronous = NORMAL")
+        except BaseException:
+            connection.close()
+            raise
         return connection
 
     def _create(self, connection: sqlite3.Connection) -> int:
