@@ -72,17 +72,25 @@ def test_gunicorn_s_workers_and_uvicorn_follow_a_rule_saved_elsewhere(tmp_path: 
             return len(receiver.named("GET /empty/")) == before
 
         wait_until(quiet, "all of them to keep nothing again", 30)
-        counted = run(
-            "-c",
-            "import django; django.setup()\n"
-            "from django_tracing.models import *\n"
-            "from django.db.models import Sum\n"
-            "print(SamplingCount.objects.aggregate(Sum('kept'))['kept__sum'], *ProcessStatus.objects.values_list('pid', flat=True))",
-            **variables,
-        )
-        kept, *processes = map(int, counted.split())
+
+        def told() -> tuple[int, set[int]]:
+            """What was written of counts, and which processes told of themselves."""
+            written = run(
+                "-c",
+                "import django; django.setup()\n"
+                "from django_tracing.models import *\n"
+                "from django.db.models import Sum\n"
+                "print(SamplingCount.objects.aggregate(Sum('kept'))['kept__sum'] or 0)\n"
+                "print(*ProcessStatus.objects.values_list('pid', flat=True))",
+                **variables,
+            )
+            kept, *processes = map(int, written.split())
+            return kept, set(processes)
+
+        # Those that saved the rules may have told of themselves too; who met a lock does so at its next look.
+        pids_of_roots = {span.resource["process.pid"] for span in roots}
+        wait_until(lambda: pids_of_roots <= told()[1], "all three processes to tell of themselves")
+        kept, _processes = told()
         assert kept > 0
         # What a process has counted may still be on its way.
         receiver.wait_for(lambda spans: len([span for span in spans if span.name == "GET /empty/"]) >= kept)
-        # Those that saved the rules may have told of themselves too.
-        assert {span.resource["process.pid"] for span in roots} <= set(processes)
