@@ -374,8 +374,10 @@ def _head(trace: Trace, fall: Waterfall, colours: Colours) -> dict[str, Any]:
         "started": _time(trace.start),
         "iso": to_datetime(trace.start).isoformat(),
         "duration": duration_text(trace.duration),
-        "spans": str(trace.span_count),
-        "errors": str(trace.error_count),
+        "spans": ngettext("%(count)d span", "%(count)d spans", trace.span_count) % {"count": trace.span_count},
+        "errors": ngettext("%(count)d error", "%(count)d errors", trace.error_count) % {"count": trace.error_count}
+        if trace.error_count
+        else "",
         "services": [
             {
                 "name": service,
@@ -524,7 +526,9 @@ def _like(reader: Reader, trace: Trace) -> list[dict[str, str]]:
             "id": summary.trace_id,
             "label": f"{_time(summary.start):%Y-%m-%d %H:%M:%S}, {duration_text(summary.duration)}"
             + (
-                f", {ngettext('%d error', '%d errors', summary.error_count) % summary.error_count}"
+                ", "
+                + ngettext("%(count)d error", "%(count)d errors", summary.error_count)
+                % {"count": summary.error_count}
                 if summary.error_count
                 else ""
             ),
@@ -584,7 +588,7 @@ def compare_page(request: HttpRequest, site: AdminSite, trace_id: str) -> HttpRe
             {
                 "trace": _head(trace, fall, colours),
                 "rows": _side(fall, longest, colours),
-                "left_out": str(max(len([row for row in fall.rows if not _inner(row, fall)]) - OPEN_ROWS, 0)),
+                "left_out": max(len([row for row in fall.rows if not _inner(row, fall)]) - OPEN_ROWS, 0),
                 "ticks": [duration_text(longest * quarter // 4) for quarter in range(5)],
             }
             for trace, fall in sides

@@ -375,6 +375,20 @@ def test_a_few_alike_are_folded_and_not_blamed(root: Client, store: LocalStore) 
     assert "N+1" not in said
 
 
+def test_one_span_is_one_span(root: Client, store: LocalStore) -> None:
+    store.write([row(6, status="error")])
+    said = words(content(root, f"{6:032x}/"))
+    assert "1 span ·" in said
+    assert "1 error " in said
+
+
+def test_what_tells_of_the_lines_of_the_code(root: Client, store: LocalStore) -> None:
+    query = {"db.system": "postgresql", "db.statement": "SELECT x FROM y", "operation.type": "database"}
+    spans = [row(6, n, 1, "db.select.y", kind="client", start=n, attributes=query) for n in range(2, 9)]
+    store.write([row(6, 1, took=50), *spans])
+    assert 'TRACING["CODE_LOCATIONS"] = True says which line makes it.' in words(content(root, f"{6:032x}/"))
+
+
 def test_where_the_time_went(root: Client, store: LocalStore) -> None:
     store.write(repeated(12))
     said = words(content(root, f"{5:032x}/"))
