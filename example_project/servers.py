@@ -84,7 +84,7 @@ def start_postgres() -> Server:
 
 @contextmanager
 def _runtime_folder() -> Iterator[None]:
-    """Where the wheel locks. It looks when it is imported; if it finds none, it takes a file of /tmp, for all users."""
+    """Where the wheel locks: it looks when it is imported, and without one takes a file of /tmp, the same for all."""
     folder = Path(tempfile.gettempdir()) / f"django_tracing-{os.getuid()}"
     # As the XDG Base Directory Specification wants it.
     folder.mkdir(mode=0o700, exist_ok=True)
