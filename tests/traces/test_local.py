@@ -350,9 +350,9 @@ def test_a_store_that_may_only_be_read(open_folder: Path) -> None:
     store = LocalStore(open_folder / "traces.sqlite3")
     # Open, as by the server whose traces somebody else looks at.
     store.write([row()])
-    # Whatever the umask: the other user may read.
+    # Whatever the umask, and whoever runs this: it may be read, and no more.
     for file in open_folder.iterdir():
-        file.chmod(0o644)
+        file.chmod(0o444)
     open_folder.chmod(0o555)
     script = """
             print(len(LocalStore(sys.argv[1]).search()))
