@@ -21,6 +21,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any, Final
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 from django_tracing.traces.model import (
     FARTHEST,
     Dependencies,
@@ -337,14 +342,16 @@ class LocalStore:
 
     def _set_aside(self, why: str, identity: tuple[int, int] | None) -> None:
         """Moves the file away, if it is still the one called ``identity``: another process may have been quicker."""
-        if identity is None or identity != _identity(self.path):
-            return
         aside = f"{self.path}.corrupt-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         try:
-            # The log first: left behind, it would be taken for the new file's.
-            for suffix in ("-wal", "-shm", ""):
-                with suppress(FileNotFoundError):
-                    os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
+            # Between the look and the move another process could have begun the new file.
+            with _alone_in(self.path.parent):
+                if identity is None or identity != _identity(self.path):
+                    return
+                # The log first: left behind, it would be taken for the new file's.
+                for suffix in ("-wal", "-shm", ""):
+                    with suppress(FileNotFoundError):
+                        os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
         except OSError as error:
             raise StoreError(
                 f"The local store {self.path} can't be used ({why}) nor moved away ({error.strerror}). Delete it.",
@@ -634,6 +641,22 @@ def _transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Ite
         with suppress(sqlite3.Error):
             connection.execute("ROLLBACK")
         raise
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """While no other process is: for the moment that moving a file takes. Where there are no such locks, without."""
+    if fcntl is None:
+        yield
+        return
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        # Some network file systems lock no folder.
+        with suppress(OSError):
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(held)
 
 
 def _pragma(connection: sqlite3.Connection, name: str) -> int:

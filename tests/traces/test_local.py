@@ -262,12 +262,18 @@ def test_processes_that_meet_on_a_damaged_file_go_on_together(path: Path) -> Non
     path.parent.mkdir()
     path.write_bytes(b"this is no database" * 100)
     script = """
-        import sys
+        import os, sys, time
         sys.path.insert(0, ".")
         from django_tracing.traces.local import LocalStore
         from tests.traces.builders import row
         store = LocalStore(sys.argv[1])
         first = int(sys.argv[2])
+        rename = os.replace
+        def slow(*paths):
+            # The others find the same file meanwhile.
+            time.sleep(0.2)
+            rename(*paths)
+        os.replace = slow
         print("ready", flush=True)
         sys.stdin.readline()
         for number in range(first, first + 20):
