@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 from django_tracing.redaction import (
     REDACTED,
     SensitiveKeys,
-    _sanitise_any_url,
     cut,
     key_pattern,
     mask_email,
@@ -30,6 +29,7 @@ from django_tracing.redaction import (
     redact_text,
     sanitise_url,
 )
+from django_tracing.redaction.urls import _sanitise_any_url
 
 KEYS = SensitiveKeys()
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NSJ9.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk"

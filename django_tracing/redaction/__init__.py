@@ -1,0 +1,30 @@
+"""What may leave the process: SQL, URLs, free text, e-mails, cache keys and lengths.
+
+Pure functions on strings. None of them raises: text that one of them cannot deal with becomes ``[redacted]``.
+Everything is linear in the length of its input, because all of it is attacker-controlled.
+"""
+
+from django_tracing.redaction.errors import redact_db_error, redact_stacktrace
+from django_tracing.redaction.keys import key_pattern
+from django_tracing.redaction.names import SensitiveKeys
+from django_tracing.redaction.patterns import REDACTED, cut
+from django_tracing.redaction.sql import Statement, describe_sql, sanitise_sql
+from django_tracing.redaction.text import also_sensitive, mask_email, redact_text
+from django_tracing.redaction.urls import redact_query, sanitise_url
+
+__all__ = [
+    "REDACTED",
+    "SensitiveKeys",
+    "Statement",
+    "also_sensitive",
+    "cut",
+    "describe_sql",
+    "key_pattern",
+    "mask_email",
+    "redact_db_error",
+    "redact_query",
+    "redact_stacktrace",
+    "redact_text",
+    "sanitise_sql",
+    "sanitise_url",
+]

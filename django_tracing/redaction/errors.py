@@ -1,0 +1,132 @@
+"""Messages and stacks of exceptions without the values that drivers, and Python, put into them."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from django_tracing.redaction.patterns import MARK, REDACTED, cut, pattern, safely
+from django_tracing.redaction.text import TEXT_INPUT, redact_text
+
+__all__ = ["redact_db_error", "redact_stacktrace"]
+
+#: libpq writes ``DETAIL:  ...`` and ``LINE 1: ...`` in the user's language, always at a line's start.
+_DETAIL: Final = pattern(
+    r"(?:^|\n)[ \t]{0,8}(?:DETAIL|CONTEXT|HINT|QUERY|STATEMENT|WHERE|LINE \d+):[\s\S]*"
+    r"|\n(?:[^\W\d_]{3,20} ?: {2}|[^\W\d_a-z]{3,20} \d{1,9} ?: )[\s\S]*"
+)
+#: A parser quotes the statement from its error on, to the end of the message.
+_NEAR: Final = pattern(r"\bnear (?:'[\s\S]*'|\"[\s\S]*\")")
+#: What is in quotes, with the words before it that say that it is a name. An apostrophe in a word opens nothing, and
+#: a quote before a letter closes nothing ('o'brien'); what is not closed goes on to the end.
+_QUOTED_VALUE: Final = pattern(
+    r"(?:\b(column|table|relation|constraint|index|schema|database|function|type|role|user|operator|extension|"
+    r"sequence|view|cursor|for key|parameter|trigger|savepoint|language|collation|attribute|argument|[Ff]ield|method|"
+    r"module named) )?"
+    r"(?:(?:(?<!\w)|(?<=\b[bBuUrR]))'([^']*(?:'(?=\w)[^']*)*)(?:'|\Z)|\"([^\"]*(?:\"(?=\w)[^\"]*)*)(?:\"|\Z)"
+    r"|«[^»]*(?:»|\Z)|„[^“]*(?:“|\Z)|“[^”]*(?:”|\Z))"
+)
+_NAME_IN_QUOTES: Final = pattern(r"[\w.$-]{1,128}")
+#: So Python's own messages go on after a type or a name.
+_AFTER_NAMES: Final = (" object has no ", " object is not ", " object does not ", " is not defined")
+#: Values that stand without quotes, in PostgreSQL's errors, SQL Server's and Oracle's.
+_BARE_VALUE: Final = pattern(
+    r"\b(out of range: )[^\n]+|\b(duplicate key value is|with column values) \([^\n]*\)"
+    r"|\b(value|object) [-+]?\d[\d.]*"
+)
+#: MySQL's errors are a number and a message, printed as a tuple: the message's own quotes are no value's.
+_NUMBERED: Final = pattern(r"\(\d{1,6}, (['\"])")
+
+
+def _redact_quoted(match: re.Match[str]) -> str:
+    named, single, double = match.groups()
+    quoted = double if single is None else single
+    if (
+        quoted is not None
+        and _NAME_IN_QUOTES.fullmatch(quoted)
+        and (named or match.string.startswith(_AFTER_NAMES, match.end()))
+    ):
+        return match.group()
+    edge = '"' if single is None else "'"
+    return f"{named} {edge}?{edge}" if named else f"{edge}?{edge}"
+
+
+@safely(lambda: REDACTED)
+def redact_db_error(text: str) -> str:
+    """An exception's message without the values that database drivers, and Python, put into it.
+
+    What is in quotes goes, unless it is a name (``constraint "auth_user_username_key"``, ``attribute 'pk'``);
+    so do PostgreSQL's further lines (DETAIL, CONTEXT, HINT, LINE 1).
+    """
+    text = text[:TEXT_INPUT]
+    numbered = _NUMBERED.search(text)
+    if numbered is not None and text.rstrip().endswith(f"{numbered[1]})"):
+        message = redact_db_error(text[numbered.end() : text.rindex(numbered[1])])
+        return f"{_without_values(text[: numbered.start()])}{numbered.group()}{message}{numbered[1]})"
+    return _without_values(text)
+
+
+def _without_values(text: str) -> str:
+    text = _DETAIL.sub("", text)
+    text = _NEAR.sub('near "?"', text)
+    text = _BARE_VALUE.sub(_redact_bare, text)
+    return redact_text(_QUOTED_VALUE.sub(_redact_quoted, text))
+
+
+def _redact_bare(match: re.Match[str]) -> str:
+    value, values, number = match.groups()
+    if value:
+        return f"{value}?"
+    return f"{values} (?)" if values else f"{number} ?"
+
+
+#: Exception groups draw their traces behind a bar, and rulers between them.
+_MARGIN: Final = pattern(r" *\| ?")
+_RULER: Final = pattern(r" *[+|][ +-]*(?:\d{1,5}|\.{3})? ?-*")
+_FRAME: Final = pattern(r'  File "[^"]*", line \d+(?:, in .*)?')
+_HEADINGS: Final = (
+    "Traceback (most recent call last):",
+    "Exception Group Traceback",
+    "The above exception was the direct cause",
+    "During handling of the above exception",
+)
+
+
+@safely(lambda: REDACTED)
+def redact_stacktrace(text: str, limit: int) -> str:
+    """A stack trace whose messages are redacted; frames and source lines stay.
+
+    At most ``limit`` characters, cut at the front: the innermost frame and the message are at the end.
+    """
+    lines: list[str] = []
+    message: list[str] = []
+    in_frame = False
+    for line in (*_innermost(text).rstrip().split("\n"), None):
+        if line is not None:
+            margin = _MARGIN.match(line)
+            bare = line if margin is None else line[margin.end() :]
+            frame = _FRAME.fullmatch(bare) is not None
+            # The lines of source under a frame are indented, a message's first line never is.
+            source = in_frame and bare.startswith("    ")
+            heading = bare.lstrip(" +|").startswith(_HEADINGS) or (margin or "+" in line) and _RULER.fullmatch(line)
+            in_frame = frame or source
+            if not (frame or source or heading):
+                message.append(line)
+                continue
+        if message:
+            # Half, so that an endless message leaves room for the frames.
+            lines.append(cut(redact_db_error("\n".join(message)), limit // 2))
+            message = []
+        if line is not None:
+            lines.append(redact_text(line))
+    result = "\n".join(lines)
+    return result if len(result) <= limit else MARK + result[len(result) - limit + 1 :]
+
+
+def _innermost(text: str) -> str:
+    """The end of a long stack trace, from a frame on: cut within a message, its quotes would turn inside out."""
+    if len(text) <= TEXT_INPUT:
+        return text
+    last = text.rfind('\n  File "')
+    start = text.find('\n  File "', max(0, last - TEXT_INPUT // 2)) if last >= 0 else -1
+    return text[start + 1 : start + TEXT_INPUT]

@@ -1,0 +1,419 @@
+"""SQL without its literals: the statement, its operation and its tables."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import Final, Literal, NamedTuple
+
+from django_tracing.redaction.patterns import REDACTED, cut, pattern
+
+__all__ = ["DoubleQuotes", "Statement", "describe_sql", "sanitise_sql"]
+
+#: Longer statements are cut before they are read: nobody reads on, and reading them would take the request's time.
+#: The first bounds what is searched for lists to fold, the second what is left of that to read.
+_SQL_SCANNED: Final = 200_000
+_SQL_INPUT: Final = 10_000
+_STATEMENT_LENGTH: Final = 2000
+#: Longer statements are not kept in the cache, which bounds its memory.
+_SQL_CACHED: Final = 10_000
+
+DoubleQuotes = Literal["identifier", "string"]
+
+
+class Statement(NamedTuple):
+    """What may be said of an SQL statement."""
+
+    #: The statement without any literal, white space folded.
+    text: str
+    #: The verb in lower case: ``select``, ``insert``, ...
+    operation: str
+    #: The tables in order of appearance, ``schema.table`` where the statement says so.
+    tables: tuple[str, ...]
+
+
+_STANDARD_STRING: Final = r"""
+              (?:[uU]&|[nNbBxX])?'[^']*(?:''[^']*)*(?:'|\Z)
+            # Oracle's q'[it's]': up to the bracket's partner, or to the same character again.
+            | [nN]?[qQ]'(?:\[[\s\S]*?(?:\]'|\Z)|\([\s\S]*?(?:\)'|\Z)|\{[\s\S]*?(?:\}'|\Z)|<[\s\S]*?(?:>'|\Z)
+                |(?P<edge>[^\s'])[\s\S]*?(?:(?P=edge)'|\Z))
+"""
+#: MySQL escapes by backslash in every string, and double quotes make strings too.
+_MYSQL_STRING: Final = r"""
+              [nNbBxX]?'[^'\\]*(?:(?:\\[\s\S]|'')[^'\\]*)*(?:'|\\?\Z)
+            | "[^"\\]*(?:(?:\\[\s\S]|"")[^"\\]*)*(?:"|\\?\Z)
+"""
+
+
+def _scanner(string: str, prefix: str, comment: str, quoted: str) -> re.Pattern[str]:
+    # Every alternative that opens something also ends at the end of the text, so that none backtracks.
+    return pattern(
+        rf"""
+          (?P<quoted>{quoted}`[^`]*(?:``[^`]*)*(?:`|\Z))
+        | (?P<word>(?!{prefix}')[^\W\d][\w$]*)
+        | (?P<space>\s+|{comment})
+        | (?P<placeholder>%s|%\(\w+\)s|\$\d+|\?|:[^\W\d]\w*)
+        | (?P<literal>
+              # A string that goes on in the next line goes on with its escapes.
+              [eE]'[^'\\]*(?:(?:\\[\s\S]|''|'[ \t\r\f\v]*\n\s*')[^'\\]*)*(?:'|\\?\Z)
+            | {string}
+            | \$(?P<tag>(?:[^\W\d]\w*)?)\$[\s\S]*?(?:\$(?P=tag)\$|\Z)
+          )
+        # Whatever letters follow a digit belong to the number, so that no part of it is left over.
+        | (?P<number>(?:\d|\.\d)[\w.]*(?:(?<=[eE])[+-]\d[\w.]*)?)
+        | (?P<comment>/\*)
+        | (?P<operator>::|->>|->|[\s\S])
+        """,
+        re.VERBOSE,
+    )
+
+
+_SCANNERS: Final[dict[str, re.Pattern[str]]] = {
+    "identifier": _scanner(
+        _STANDARD_STRING, "(?:[eEnNbBxX]|[uU]&|[nN]?[qQ])", r"--[^\n]*", r'"[^"]*(?:""[^"]*)*(?:"|\Z)|'
+    ),
+    # In MySQL two dashes open a comment only before white space: 5--1 is six.
+    "string": _scanner(_MYSQL_STRING, "[eEnNbBxX]", r"--(?=\s|\Z)[^\n]*|\#[^\n]*", ""),
+}
+_COMMENT_EDGE: Final = pattern(r"/\*|\*/")
+_IDENTIFIER: Final = pattern(r"[\w$. -]{1,128}")
+
+#: What a bulk insert and a long IN list consist of. Folding it as text, before anything is read, costs a
+#: hundredth of reading it; nothing here holds a quote, so inside a string it changes nothing that matters.
+_REPEATED_ROW: Final = pattern(r"(\([%\w ,?]+\))(?:\s*,\s*\1)+")
+_REPEATED_PLACEHOLDER: Final = pattern(r"(\bIN\s*\(\s*(%s|\?))(?:\s*,\s*\2)+", re.IGNORECASE)
+
+Token = tuple[str, str, bool]  # kind, text, whether white space stood before it
+
+
+def _tokens(sql: str, double_quotes: DoubleQuotes) -> list[Token]:
+    if len(sql) > _STATEMENT_LENGTH:
+        sql = _REPEATED_PLACEHOLDER.sub(r"\1", _REPEATED_ROW.sub(r"\1", sql[:_SQL_SCANNED]))[:_SQL_INPUT]
+    finditer = _SCANNERS[double_quotes].finditer
+    tokens: list[Token] = []
+    append = tokens.append
+    position, end, space = 0, len(sql), False
+    while position < end:
+        for match in finditer(sql, position):
+            kind = match.lastgroup
+            if kind == "space":
+                space = True
+            elif kind == "comment":
+                # Comments nest (in PostgreSQL), which no regular expression can follow.
+                position = _after_comment(sql, match.end(), nests=double_quotes == "identifier")
+                space = True
+                break
+            else:
+                append((kind or "operator", match.group(), space))
+                space = False
+        else:
+            break
+    return tokens
+
+
+def _after_comment(sql: str, position: int, *, nests: bool) -> int:
+    depth = 1
+    while depth:
+        edge = _COMMENT_EDGE.search(sql, position)
+        if edge is None:
+            return len(sql)
+        if edge.group() == "*/":
+            depth -= 1
+        elif nests:
+            depth += 1
+        position = edge.end()
+    return position
+
+
+_ITEM: Final = r"(?:-?(?:\?|%s|%\(\w+\)s|\$\d+|:\w+)(?:::[\w.]+(?:\[\])?)?|NULL|TRUE|FALSE)"
+_LIST: Final = rf"({_ITEM})(?: ?, ?{_ITEM})+"
+_IN_LIST: Final = pattern(rf"\b(IN) ?\( ?{_LIST} ?\)", re.IGNORECASE)
+_ARRAY_LIST: Final = pattern(rf"\b(ARRAY) ?\[ ?{_LIST} ?\]", re.IGNORECASE)
+_ROWS: Final = pattern(r"\b(VALUES ?|IN ?\( ?)(\([^()]*\))(?: ?, ?\([^()]*\))+", re.IGNORECASE)
+#: Oracle's passwords are written as identifiers.
+_PASSWORD: Final = pattern(r"\b(IDENTIFIED BY(?: VALUES)?) (?:\"[^\"]*\"|[^\s?;]+)", re.IGNORECASE)
+#: By the word without which there is nothing to do.
+_REWRITTEN: Final[dict[str, tuple[tuple[re.Pattern[str], str], ...]]] = {
+    "values": ((_ROWS, r"\1\2"),),
+    "in": ((_ROWS, r"\1\2"), (_IN_LIST, r"\1 (\2)")),
+    "array": ((_ARRAY_LIST, r"\1[\2]"),),
+    "identified": ((_PASSWORD, r"\1 ?"),),
+}
+
+#: SET x TO word, PRAGMA x = word: the only places where a bare word is a value.
+_SETTERS: Final = frozenset({"set", "pragma"})
+#: Django makes a savepoint's name of the thread's number and a counter: no two statements would be alike.
+_SAVEPOINTS: Final = frozenset({"savepoint", "release", "rollback"})
+_SAVEPOINT_WORDS: Final = _SAVEPOINTS | {"to", "work", "transaction", "tran", "and", "no", "chain", "prepared"}
+
+
+def _text(tokens: list[Token], max_length: int) -> str:
+    parts: list[str] = []
+    append = parts.append
+    first = tokens[0][1].lower() if tokens else ""
+    setter, savepoint, value = first in _SETTERS, first in _SAVEPOINTS, False
+    words: set[str] = set()
+    for kind, text, space in tokens:
+        # Two dashes that are none of a comment's must not become one when the statement is read again.
+        if (space and parts) or (text == "-" and parts and parts[-1] == "-"):
+            append(" ")
+        if kind == "literal" or kind == "number":
+            append("?")
+        elif kind == "quoted":
+            if value or savepoint:
+                append("?")
+            elif len(text) > 2 and text[-1] == text[0] and _IDENTIFIER.fullmatch(text[1:-1]):
+                append(text)
+            else:
+                append(f"{text[0]}?{text[0]}")
+        elif kind == "word":
+            lower = text.lower()
+            words.add(lower)
+            append("?" if value or (savepoint and lower not in _SAVEPOINT_WORDS) else text)
+            value = value or (setter and lower == "to")
+        else:
+            append(text)
+            value = value or (setter and text == "=")
+    text = "".join(parts).rstrip("; ")
+    for word in words & _REWRITTEN.keys():
+        for rewritten, replacement in _REWRITTEN[word]:
+            text = rewritten.sub(replacement, text)
+    return cut(text, max_length)
+
+
+_VERBS: Final = frozenset({"select", "insert", "update", "delete", "merge", "values", "replace"})
+_FROM_ENDS: Final = frozenset(
+    [
+        "where",
+        "group",
+        "order",
+        "having",
+        "limit",
+        "offset",
+        "union",
+        "intersect",
+        "except",
+        "set",
+        "values",
+        "returning",
+        "select",
+        "window",
+        "fetch",
+        "for",
+        "with",
+    ]
+)
+#: Functions whose arguments have a FROM of their own.
+_FROM_FUNCTIONS: Final = frozenset({"extract", "substring", "trim", "overlay", "position", "substr"})
+_SKIPPED_BEFORE_NAME: Final = frozenset(
+    {"only", "lateral", "table", "if", "not", "exists", "into", "concurrently", "ignore", "from", "temporary", "temp"}
+)
+#: After these, UPDATE opens a statement; after others it belongs to FOR UPDATE, DO UPDATE, a trigger.
+_BEFORE_UPDATE: Final = frozenset({"", "(", ")", ";", "explain", "analyze", "verbose"})
+_WITH_TABLE: Final = frozenset({"create", "alter", "drop", "truncate", "lock", "comment"})
+_NOT_OF_AN_OPERATION: Final = pattern(r"[^a-z_]+")
+#: A partition's date or number: it would make a name of its own of every day.
+_DIGITS: Final = pattern(r"\d{4,}")
+_MAX_TABLES: Final = 10
+
+
+def _operation(tokens: list[Token]) -> tuple[str, frozenset[str]]:
+    """The verb, and the names that WITH gives to subqueries, in lower case."""
+    count = len(tokens)
+    index = 0
+    while index < count and tokens[index][1] in ("(", ";"):
+        index += 1
+    if index == count or tokens[index][0] != "word":
+        return "unknown", frozenset()
+    verb = _NOT_OF_AN_OPERATION.sub("", tokens[index][1].lower())[:32] or "unknown"
+    withs = [position for position, token in enumerate(tokens) if token[0] == "word" and token[1].lower() == "with"]
+    if not withs:
+        return verb, frozenset()
+    partners: dict[int, int] = {}
+    opened: list[int] = []
+    for position, (_, text, _) in enumerate(tokens):
+        if text == "(":
+            opened.append(position)
+        elif text == ")" and opened:
+            partners[opened.pop()] = position
+    names: set[str] = set()
+    for start in withs:
+        after = _common_tables(tokens, start + 1, partners, names)
+        if start != index:
+            continue
+        while after < count:
+            kind, text, _ = tokens[after]
+            if kind == "word" and text.lower() in _VERBS:
+                verb = text.lower()
+                break
+            after = partners.get(after, after) + 1
+    return verb, frozenset(names)
+
+
+def _common_tables(tokens: list[Token], index: int, partners: dict[int, int], names: set[str]) -> int:
+    """Reads ``[RECURSIVE] name [(columns)] AS [NOT] [MATERIALIZED] (...), ...``; where that ends.
+
+    A WITH of another kind (TIME ZONE, TIES, ORDINALITY) has nothing of the sort after it and gives no name.
+    """
+    count = len(tokens)
+
+    def at(position: int) -> str:
+        return tokens[position][1].lower() if position < count else ""
+
+    if at(index) == "recursive":
+        index += 1
+    while index < count and tokens[index][0] in ("word", "quoted"):
+        name = _unquoted(tokens[index][1]).lower()
+        following = index + 1
+        if at(following) == "(":
+            following = partners.get(following, count) + 1
+        if at(following) != "as":
+            break
+        following += 1
+        while at(following) in ("not", "materialized"):
+            following += 1
+        if at(following) != "(":
+            break
+        names.add(name)
+        index = partners.get(following, count) + 1
+        if at(index) != ",":
+            break
+        index += 1
+    return index
+
+
+def _unquoted(text: str) -> str:
+    return text[1:-1].replace('""', '"') if text[:1] in '"`' else text
+
+
+def _tables(tokens: list[Token], operation: str, subqueries: frozenset[str]) -> tuple[str, ...]:
+    found: list[str] = []
+    from_lists: set[int] = set()  # the depths at which a comma leads to one more table
+    functions: list[bool] = []  # for each open parenthesis, whether its FROM is not a table's
+    expecting = ""
+    count = len(tokens)
+    index = 0
+    previous = ""
+    while index < count and len(found) < _MAX_TABLES:
+        kind, text, _ = tokens[index]
+        lower = text.lower() if kind == "word" else text
+        if expecting:
+            if kind == "word" and lower in _SKIPPED_BEFORE_NAME:
+                previous = lower
+                index += 1
+                continue
+            if text == "(" and expecting in ("from", "join"):
+                # A subquery, or tables in parentheses.
+                functions.append(False)
+                from_lists.add(len(functions))
+                previous = text
+                index += 1
+                continue
+            keyword, expecting = expecting, ""
+            if (kind == "word" and lower not in _FROM_ENDS) or kind == "quoted" or text == "[":
+                name, index = _name(tokens, index)
+                called = index < count and tokens[index][1] == "(" and keyword in ("from", "join", "using")
+                if not called and name.lower() not in subqueries and _IDENTIFIER.fullmatch(name):
+                    name = _DIGITS.sub("*", name)
+                    if name not in found:
+                        found.append(name)
+                previous = name.lower()
+                continue
+        if text == "(":
+            functions.append(previous in _FROM_FUNCTIONS)
+        elif text == ")":
+            from_lists.discard(len(functions))
+            if functions:
+                functions.pop()
+        elif text == ",":
+            if len(functions) in from_lists:
+                expecting = "from"
+        elif kind == "word":
+            if lower in _FROM_ENDS:
+                from_lists.discard(len(functions))
+            if lower == "from":
+                # COPY t FROM names a file or STDIN.
+                copied = operation == "copy" and not functions
+                if previous != "distinct" and not copied and not (functions and functions[-1]):
+                    expecting = "from"
+                    from_lists.add(len(functions))
+            elif lower == "join" or lower == "into":
+                expecting = lower
+            elif lower == "using":
+                if operation in ("delete", "merge"):
+                    expecting = "using"
+                    from_lists.add(len(functions))
+            elif lower == "update":
+                if previous in _BEFORE_UPDATE:
+                    expecting = "update"
+            elif lower == "truncate" or lower == "copy":
+                if not previous:
+                    expecting = lower
+                    from_lists.add(0)
+            elif lower == "table" or lower == "view":
+                if operation in _WITH_TABLE:
+                    expecting = "table"
+            elif lower == "on" and operation == "create" and any(t.lower() == "index" for _, t, _ in tokens[1:3]):
+                expecting = "table"
+        previous = lower
+        index += 1
+    return tuple(found)
+
+
+def _name(tokens: list[Token], index: int) -> tuple[str, int]:
+    parts: list[str] = []
+    while True:
+        if tokens[index][1] == "[":  # SQL Server's quotes
+            words: list[str] = []
+            index += 1
+            while index < len(tokens) and tokens[index][1] != "]":
+                words.append(tokens[index][1])
+                index += 1
+            parts.append(" ".join(words))
+        else:
+            parts.append(_unquoted(tokens[index][1]))
+        index += 1
+        if index + 1 >= len(tokens) or tokens[index][1] != ".":
+            break
+        if tokens[index + 1][0] not in ("word", "quoted") and tokens[index + 1][1] != "[":
+            break
+        index += 1
+    return ".".join(parts), index
+
+
+_UNREADABLE: Final = Statement(REDACTED, "unknown", ())
+
+
+def _describe(sql: str, double_quotes: DoubleQuotes) -> Statement:
+    tokens = _tokens(sql, double_quotes)
+    operation, subqueries = _operation(tokens)
+    return Statement(_text(tokens, _STATEMENT_LENGTH), operation, _tables(tokens, operation, subqueries))
+
+
+_describe_cached = lru_cache(maxsize=1024)(_describe)
+
+
+def describe_sql(sql: str, *, double_quotes: DoubleQuotes = "identifier") -> Statement:
+    """The statement without literals (at most 2,000 characters), its operation and its tables.
+
+    ``double_quotes`` says what they make: identifiers in standard SQL, strings in MySQL (which then also escapes
+    by backslash). Repeated statements are looked up, not read again. Of what cannot be read, the text is
+    ``[redacted]`` and the operation ``unknown``.
+    """
+    try:
+        if len(sql) <= _SQL_CACHED:
+            return _describe_cached(sql, double_quotes)
+        return _describe(sql, double_quotes)
+    except Exception:
+        return _UNREADABLE
+
+
+def sanitise_sql(sql: str, max_length: int = _STATEMENT_LENGTH, *, double_quotes: DoubleQuotes = "identifier") -> str:
+    """The statement without any literal: strings, numbers and comments gone, lists folded, white space collapsed.
+
+    At most ``max_length`` characters. An unterminated string or comment takes the rest of the statement with it.
+    """
+    try:
+        return _text(_tokens(sql, double_quotes), max_length)
+    except Exception:
+        return REDACTED

@@ -1,0 +1,133 @@
+"""URLs and query strings without credentials, tokens and the values of sensitive parameters."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+from urllib.parse import parse_qsl, quote, unquote_plus
+
+from django_tracing.redaction.names import SensitiveKeys
+from django_tracing.redaction.patterns import REDACTED, pattern, safely
+from django_tracing.redaction.text import USERINFO, redact_text
+
+__all__ = ["redact_query", "sanitise_url"]
+
+_URL_INPUT: Final = 8192
+_QUERY_PARAMETERS: Final = 50
+
+
+_PLAIN_PARAMETERS: Final = r"[A-Za-z_]\w{0,30}=\w{0,12}(?:&[A-Za-z_]\w{0,30}=\w{0,12})*"
+_PLAIN_QUERY: Final = pattern(_PLAIN_PARAMETERS, re.ASCII)
+#: What most URLs are: host, words and numbers, short parameters. Nothing below would change such a one, the names of
+#: parameters aside; a test holds it against the long way.
+_PLAIN_URL: Final = pattern(
+    r"https?://(?:[A-Za-z]{1,30}\d{0,3}[.-]|\d{1,3}\.)*(?:[A-Za-z]{1,30}\d{0,3}|\d{1,3})(?::\d{1,5})?"
+    rf"(?:/(?:[A-Za-z_-]{{0,15}}\d{{0,4}}|\d{{1,12}}))*(?:\?({_PLAIN_PARAMETERS}))?",
+    re.ASCII,
+)
+_USERINFO_START: Final = pattern(r"((?:[A-Za-z][\w+.-]*:)?(?://)?)[^/?#]*@")
+
+
+@safely(lambda: REDACTED)
+def sanitise_url(url: str, sensitive: SensitiveKeys) -> str:
+    """``url`` without credentials and fragment, the values of sensitive parameters ``[redacted]``.
+
+    A segment of the path that looks like a token (of a password reset, an invitation) is redacted too.
+    Works on any text, a broken URL or one with undecodable bytes included.
+    """
+    url = url[:_URL_INPUT]
+    plain = _PLAIN_URL.fullmatch(url)
+    if plain is not None and "eyJ" not in url:
+        parameters = plain[1]
+        if parameters is None or not any(
+            sensitive.matches(parameter.partition("=")[0]) for parameter in parameters.split("&")
+        ):
+            return url
+    return _sanitise_any_url(url, sensitive)
+
+
+def _sanitise_any_url(url: str, sensitive: SensitiveKeys) -> str:
+    if not url.isascii():
+        url = url.encode("utf-8", "replace").decode("utf-8")
+    if "@" in url:
+        # Before the URL is taken apart: a password may hold a ? or a #.
+        url = USERINFO.sub("://", url)
+        start = _USERINFO_START.match(url)
+        url = url if start is None else start[1] + url[start.end() :]
+    head, mark, query = url.partition("#")[0].partition("?")
+    head = redact_text(head)
+    if len(head) >= _TOKEN_LENGTH:
+        segments = head.split("/")
+        path = 3 if "://" in head else 0
+        segments[path:] = [REDACTED if _is_token(segment) else segment for segment in segments[path:]]
+        head = "/".join(segments)
+    if not mark:
+        return head
+    parts = []
+    for part in query.split("&"):
+        name, equals, value = part.partition("=")
+        if not equals:
+            parts.append(redact_text(part))
+            continue
+        name = _redacted_encoded(name)
+        if sensitive.matches(_decoded(name)):
+            parts.append(f"{name}={REDACTED}")
+        else:
+            parts.append(f"{name}={_redacted_encoded(value)}")
+    return f"{head}?{'&'.join(parts)}"
+
+
+def _redacted_encoded(text: str) -> str:
+    decoded = _decoded(text)
+    redacted = redact_text(decoded)
+    return text if redacted == decoded else quote(redacted, safe="[]*@/:")
+
+
+def _decoded(text: str) -> str:
+    return unquote_plus(text) if "%" in text or "+" in text else text
+
+
+_TOKEN_LENGTH: Final = 20
+#: Digits, small letters and capitals in one word: what a random generator writes, and hardly anyone else.
+_MIXED: Final = pattern(r"(?=.*\d)(?=.*[a-z])(?=.*[A-Z])")
+_ALPHANUMERIC: Final = pattern(r"[A-Za-z0-9]+")
+_UUID: Final = pattern(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+
+
+def _is_token(segment: str) -> bool:
+    """Whether a segment of a path is random rather than a word, a slug, a number or a uuid."""
+    if len(segment) < _TOKEN_LENGTH or _UUID.fullmatch(segment):
+        return False
+    # A slug has words between its hyphens, a token has long stretches of letters among digits.
+    return any(
+        len(chunk) >= 10
+        and not chunk.isdigit()
+        and not chunk.isalpha()
+        and (len(chunk) >= 16 or _MIXED.match(chunk) is not None)
+        for chunk in _ALPHANUMERIC.findall(segment)
+    )
+
+
+_NOT_IN_NAMES: Final = pattern(r"[^A-Za-z0-9_.-]+")
+
+
+@safely(dict)
+def redact_query(query_string: str, sensitive: SensitiveKeys) -> dict[str, str]:
+    """The parameters of a query string: name to value, sensitive values ``[redacted]``.
+
+    At most 50 parameters; of a repeated one the last counts, as in Django's ``request.GET``.
+    """
+    parameters: dict[str, str] = {}
+    if len(query_string) < 500 and "eyJ" not in query_string and _PLAIN_QUERY.fullmatch(query_string):
+        for parameter in query_string.split("&")[:_QUERY_PARAMETERS]:
+            name, _, value = parameter.partition("=")
+            parameters[name] = REDACTED if sensitive.matches(name) else value
+        return parameters
+    for name, value in parse_qsl(query_string[:_URL_INPUT], keep_blank_values=True, errors="replace"):
+        key = _NOT_IN_NAMES.sub("_", redact_text(name))[:64]
+        if not key:
+            continue
+        parameters[key] = REDACTED if sensitive.matches(name) else redact_text(value)
+        if len(parameters) >= _QUERY_PARAMETERS:
+            break
+    return parameters
