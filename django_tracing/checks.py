@@ -67,8 +67,8 @@ def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
                 yield checks.Error(
                     f"{settings.source('INSTRUMENTATIONS')} contains {name!r}, which is no instrumentation here.",
                     hint=(
-                        f"Ours are {', '.join(OURS)}. For one of OpenTelemetry's install its package: "
-                        f"pip install opentelemetry-instrumentation-{name}"
+                        f"Ours are {', '.join(OURS)}. One of OpenTelemetry's needs its package, which "
+                        "https://opentelemetry.io/ecosystem/registry/?language=python names."
                     ),
                     id=UNKNOWN_INSTRUMENTATION,
                 )

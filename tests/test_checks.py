@@ -55,7 +55,7 @@ def test_a_missing_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setitem(sys.modules, "grpc", None)
     message = the_one({"ENDPOINT": "http://h:4317"}, checks.NO_EXPORTER)
-    assert 'pip install "django-tracing[otlp-grpc]"' in str(message.hint)
+    assert 'pip install "django-tracing-otel[otlp-grpc]"' in str(message.hint)
     assert "port 4318" in str(message.hint)
 
 

@@ -208,7 +208,7 @@ def test_a_dotted_path_that_gives_no_exporter(path: str) -> None:
 def test_a_missing_extra_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "grpc", None)
     step = failed(Result({"ENDPOINT": "http://localhost:4317"}), "exporter", code=2)
-    assert "django-tracing[otlp-grpc]" in step.meaning + step.remedy
+    assert "django-tracing-otel[otlp-grpc]" in step.meaning + step.remedy
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25])

@@ -167,7 +167,7 @@ def test_a_missing_extra_is_one_log_line_and_the_application_goes_on() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("Spans are not exported") == 1
-    assert 'pip install "django-tracing[otlp-grpc]"' in done.stderr
+    assert 'pip install "django-tracing-otel[otlp-grpc]"' in done.stderr
 
 
 def test_the_package_imports_without_django_or_settings() -> None:

@@ -9,10 +9,14 @@ contents=$("$PYTHON" -m zipfile --list "$work"/dist/*.whl)
 for file in py.typed static/django_tracing/tracing.js templates/admin/django_tracing/samplingrule/preview.html; do
 	echo "$contents" | grep -q "django_tracing/$file" || { echo "$file is missing from the wheel"; exit 1; }
 done
+ls "$work"/dist/django_tracing_otel-*.whl >/dev/null || { echo "the wheel has another project's name"; exit 1; }
 if echo "$contents" | grep -E "^(tests|example_project|benchmarks)/"; then echo "the wheel holds more than the package"; exit 1; fi
 
 "$PYTHON" -m venv "$work/venv"
 "$work/venv/bin/python" -m pip --disable-pip-version-check --quiet install "$work"/dist/*.whl
+# As the hints say it: what is installed stays this project's, and the extra comes beside it.
+"$work/venv/bin/python" -m pip --disable-pip-version-check --quiet install --upgrade --find-links "$work/dist" "django-tracing-otel[otlp-grpc]"
+"$work/venv/bin/python" -c "import grpc"
 cd "$work"
 mkdir site && cd site
 cat >settings.py <<'PY'

@@ -80,7 +80,7 @@ def _missing(error: ImportError) -> str:
     except PackageNotFoundError:
         problem = "Jaeger's thrift exporter is not installed"
     return (
-        f'{problem}: pip install "django-tracing[jaeger]". Or send OTLP, which needs no extra and which Jaeger '
+        f'{problem}: pip install "django-tracing-otel[jaeger]". Or send OTLP, which needs no extra and which Jaeger '
         "takes since 1.35: an endpoint like http://jaeger:4318."
     )
 

@@ -61,7 +61,7 @@ class OTLPHTTPExporter(SpanExporter):
         self._url = f"{parts.scheme}://{self._where}{path}"
         self._headers = {
             "Content-Type": "application/x-protobuf",
-            "User-Agent": "django-tracing-otlp-exporter",
+            "User-Agent": "django-tracing-otel",
             **checked_headers(headers),
         }
         if parts.username is not None:

@@ -98,7 +98,7 @@ class JaegerReader:
         self.query_url = f"{parts.scheme}://{host}{port}{self._base}"
         self.timeout = timeout
         self._deadline = None if budget is None else time.monotonic() + budget
-        self._headers = {"Accept": "application/json", "User-Agent": "django-tracing", **(headers or {})}
+        self._headers = {"Accept": "application/json", "User-Agent": "django-tracing-otel", **(headers or {})}
         if parts.username is not None:
             pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
             self._headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"

@@ -242,9 +242,9 @@ def manage(tmp_path: Path) -> Path:
     """A manage.py, and this checkout's metadata as pip would install it."""
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
-    metadata = tmp_path / "django_tracing-0.dist-info"
+    metadata = tmp_path / "django_tracing_otel-0.dist-info"
     metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: django-tracing\nVersion: 0\n")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: django-tracing-otel\nVersion: 0\n")
     (metadata / "entry_points.txt").write_text(
         "".join(f"[{group}]{points}\n" for group, points in setup["options.entry_points"].items())
     )

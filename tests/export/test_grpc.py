@@ -350,7 +350,7 @@ def test_a_missing_package_is_told_with_the_mend() -> None:
         cwd=ROOT,
         check=True,
     )
-    assert 'pip install "django-tracing[otlp-grpc]"' in run.stdout
+    assert 'pip install "django-tracing-otel[otlp-grpc]"' in run.stdout
     assert "port 4318" in run.stdout
 
 

@@ -332,7 +332,7 @@ def test_a_missing_package_is_told_with_the_mend(missing: str, problem: str) -> 
     )
     assert run.returncode == 0, run.stderr
     assert problem in run.stdout
-    assert 'pip install "django-tracing[jaeger]"' in run.stdout
+    assert 'pip install "django-tracing-otel[jaeger]"' in run.stdout
     assert "OTLP, which needs no extra" in run.stdout
 
 
