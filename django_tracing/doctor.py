@@ -816,9 +816,13 @@ def _shown(url: str | None) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
 
 
+#: Between the sentence that says what is wrong and the one that says what to do.
+_SENTENCE: Final = re.compile(r"([.)]) (?=[A-Z])")
+
+
 def _split(message: str, otherwise: str) -> tuple[str, str]:
     """What is wrong and what to do, of a message that says both; ``otherwise`` where it says the first only."""
-    problem, _, remedy = re.sub(r"([.)]) (?=[A-Z])", r"\1\0", message, count=1).partition("\0")
+    problem, _, remedy = _SENTENCE.sub(r"\1\0", message, count=1).partition("\0")
     return problem, remedy or otherwise
 
 

@@ -491,6 +491,9 @@ def _route(request: HttpRequest) -> str | None:
     return None if route is None else str(route)
 
 
+_SLASHES: Final = re.compile(r"/{2,}")
+
+
 def readable_route(route: str) -> str:
     """A route of Django's as spans are named after it: from the first slash, regular expressions in words."""
     if "^" in route or "(?" in route or "\\" in route:
@@ -505,7 +508,7 @@ def readable_route(route: str) -> str:
         route = replace_metacharacters(
             replace_unnamed_groups(replace_named_groups(remove_non_capturing_groups(route)))
         )
-        route = re.sub(r"/{2,}", "/", route)
+        route = _SLASHES.sub("/", route)
     return route if route.startswith("/") else f"/{route}"
 
 

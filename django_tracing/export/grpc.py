@@ -59,8 +59,8 @@ def make_otlp_grpc_exporter(
         import grpc
     except ImportError as error:
         raise MissingExtra(
-            f'OTLP over gRPC is not installed ({error}): pip install "django-tracing-otel[otlp-grpc]". Or send OTLP over '
-            "HTTP, which needs no extra: the same host with port 4318."
+            f'OTLP over gRPC is not installed ({error}): pip install "django-tracing-otel[otlp-grpc]". Or send OTLP '
+            "over HTTP, which needs no extra: the same host with port 4318."
         ) from error
     return _GRPCExporter(grpc, endpoint, checked_headers(headers), compression, timeout)
 

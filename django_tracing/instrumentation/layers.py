@@ -466,8 +466,12 @@ def _make_view_layer(view: Callable[..., Any], settings: Settings) -> _Layer | N
     return _Layer(f"view.{_short_name(name, 'View')}", "view", module, name)
 
 
+#: Between two words that are written together.
+_HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
 def _short_name(name: str, suffix: str) -> str:
     """``RateLimitMiddleware`` -> ``rate_limit``, ``blueprint_detail`` as it is."""
     bare = name.removesuffix(suffix) or name
-    bare = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", bare).lower()
+    bare = _HUMP.sub("_", bare).lower()
     return bare.removesuffix(f"_{suffix.lower()}")

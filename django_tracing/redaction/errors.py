@@ -16,7 +16,7 @@ _DETAIL: Final = pattern(
     r"|\n(?:[^\W\d_]{3,20} ?: {2}|[^\W\d_a-z]{3,20} \d{1,9} ?: )[\s\S]*"
 )
 #: A parser quotes the statement from its error on, to the end of the message.
-_NEAR: Final = pattern(r"\bnear (?:'[\s\S]*'|\"[\s\S]*\")")
+_NEAR: Final = pattern(r"\bnear (['\"])")
 #: What is in quotes, with the words before it that say that it is a name. An apostrophe in a word opens nothing, and
 #: a quote before a letter closes nothing ('o'brien'); what is not closed goes on to the end.
 _QUOTED_VALUE: Final = pattern(
@@ -30,10 +30,8 @@ _NAME_IN_QUOTES: Final = pattern(r"[\w.$-]{1,128}")
 #: So Python's own messages go on after a type or a name.
 _AFTER_NAMES: Final = (" object has no ", " object is not ", " object does not ", " is not defined")
 #: Values that stand without quotes, in PostgreSQL's errors, SQL Server's and Oracle's.
-_BARE_VALUE: Final = pattern(
-    r"\b(out of range: )[^\n]+|\b(duplicate key value is|with column values) \([^\n]*\)"
-    r"|\b(value|object) [-+]?\d[\d.]*"
-)
+_BARE_VALUE: Final = pattern(r"\b(out of range: )[^\n]+|\b(value|object) [-+]?\d[\d.]*")
+_BARE_ROW: Final = pattern(r"\b(?:duplicate key value is|with column values) \(")
 #: MySQL's errors are a number and a message, printed as a tuple: the message's own quotes are no value's.
 _NUMBERED: Final = pattern(r"\(\d{1,6}, (['\"])")
 
@@ -67,22 +65,44 @@ def redact_db_error(text: str) -> str:
 
 
 def _without_values(text: str) -> str:
-    text = _DETAIL.sub("", text)
-    text = _NEAR.sub('near "?"', text)
+    text = _without_rows(_without_quoted_statement(_DETAIL.sub("", text)))
     text = _BARE_VALUE.sub(_redact_bare, text)
     return redact_text(_QUOTED_VALUE.sub(_redact_quoted, text))
 
 
+def _without_quoted_statement(text: str) -> str:
+    parts: list[str] = []
+    kept = 0
+    for match in _NEAR.finditer(text):
+        if match.start() >= kept:
+            # Up to the last quote: the statement may hold more of them. One that was cut off has none.
+            end = text.rfind(match[1], match.end())
+            parts += (text[kept : match.start()], 'near "?"')
+            kept = end + 1 if end >= 0 else len(text)
+    return "".join((*parts, text[kept:])) if parts else text
+
+
+def _without_rows(text: str) -> str:
+    parts: list[str] = []
+    kept = 0
+    for match in _BARE_ROW.finditer(text):
+        if match.start() >= kept:
+            line = text.find("\n", match.end())
+            line = len(text) if line < 0 else line
+            end = text.rfind(")", match.end(), line)
+            parts += (text[kept : match.end()], "?)")
+            kept = end + 1 if end >= 0 else line
+    return "".join((*parts, text[kept:])) if parts else text
+
+
 def _redact_bare(match: re.Match[str]) -> str:
-    value, values, number = match.groups()
-    if value:
-        return f"{value}?"
-    return f"{values} (?)" if values else f"{number} ?"
+    value, number = match.groups()
+    return f"{value}?" if value else f"{number} ?"
 
 
 #: Exception groups draw their traces behind a bar, and rulers between them.
 _MARGIN: Final = pattern(r" *\| ?")
-_RULER: Final = pattern(r" *[+|][ +-]*(?:\d{1,5}|\.{3})? ?-*")
+_RULER: Final = pattern(r" *[+|][ +-]*(?:(?:\d{1,5}|\.{3}) ?-*)?")
 _FRAME: Final = pattern(r'  File "[^"]*", line \d+(?:, in .*)?')
 _HEADINGS: Final = (
     "Traceback (most recent call last):",

@@ -6,6 +6,7 @@ import re
 from functools import lru_cache
 from typing import Final
 
+from django_tracing.redaction.names import HUMP
 from django_tracing.redaction.patterns import cut, pattern, safely
 from django_tracing.redaction.text import JWT
 
@@ -15,11 +16,11 @@ _PATTERN_LENGTH: Final = 100
 #: Parts of a key that belong together less than words joined by a hyphen or an underscore do.
 _KEY_PART: Final = pattern(r"[^:/.|,;=#&?\s\[\]{}()<>\"']+")
 _KEY_WORD: Final = pattern(r"[^_-]+")
-_KEY_EMAIL: Final = pattern(r"[^:/|,;\s]+(?:@|%40)[^:/|,;\s]+")
+#: Where an e-mail may stand, between separators.
+_KEY_ADDRESS: Final = pattern(r"[^:/|,;\s]+")
 _PLAIN_WORD: Final = pattern(r"[A-Za-z]{1,24}|v\d{1,3}")
 _HEXADECIMAL: Final = pattern(r"[0-9a-fA-F]{8,}")
 _LETTERS_AND_DIGITS: Final = pattern(r"(?=.*\d)(?=.*[A-Za-z])")
-_CAMELS: Final = pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 #: What Django's session keys follow without a separator.
 _SESSION_PREFIX: Final = pattern(r"(sessions\.(?:cache|cached_db))[a-z0-9]{32}")
 #: A uuid is one value, not five; so is a date.
@@ -31,10 +32,16 @@ def _key_pattern(key: str) -> str:
     if session is not None:
         return cut(f"{_key_pattern(key[: session.end(1)])}*{_key_pattern(key[session.end() :])}", _PATTERN_LENGTH)
     if "@" in key or "%40" in key:
-        key = _KEY_EMAIL.sub("*", key)
+        key = _KEY_ADDRESS.sub(_key_address, key)
     if "eyJ" in key:
         key = JWT.sub("*", key)
     return cut(_STARS.sub("*", _KEY_PART.sub(_key_part, key)), _PATTERN_LENGTH)
+
+
+def _key_address(match: re.Match[str]) -> str:
+    part = match.group()
+    # Not at its ends: an e-mail has a name and a domain.
+    return "*" if "@" in part[1:-1] or "%40" in part[1:-1] else part
 
 
 def _key_part(match: re.Match[str]) -> str:
@@ -66,7 +73,7 @@ def _names_something(word: str) -> bool:
 
 def _is_jumbled(word: str) -> bool:
     """Whether capitals stand among small letters more often than at the heads of words."""
-    return len(word) >= 6 and len(_CAMELS.findall(word)) * 5 > len(word) * 2
+    return len(word) >= 6 and (len(HUMP.findall(word)) + 1) * 5 > len(word) * 2
 
 
 _key_pattern_cached: Final = lru_cache(maxsize=2048)(_key_pattern)

@@ -7,10 +7,12 @@ from typing import Final
 
 from django_tracing.redaction.patterns import pattern
 
-__all__ = ["STEMS", "WORDS", "SensitiveKeys"]
+__all__ = ["HUMP", "STEMS", "SensitiveKeys", "words_of"]
 
 _NOT_OF_A_WORD: Final = pattern(r"[\W_]+")
-WORDS: Final = pattern(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+#: Between two words that are written together: ``apiKey``, ``HTTPServer``.
+HUMP: Final = pattern(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_WORD: Final = pattern(r"[A-Za-z]+|\d+")
 #: Anywhere in a name, its separators and capitals aside.
 _SENSITIVE_PARTS: Final = (
     "password",
@@ -61,7 +63,7 @@ class SensitiveKeys:
         if known is None:
             folded = _folded(name)
             known = any(part in folded for part in self._parts) or any(
-                word.lower() in _SENSITIVE_WORDS for word in WORDS.findall(name)
+                word.lower() in _SENSITIVE_WORDS for word in words_of(name)
             )
             if len(self._cache) < 1024 and len(name) <= 200:
                 self._cache[name] = known
@@ -70,3 +72,8 @@ class SensitiveKeys:
 
 def _folded(name: str) -> str:
     return _NOT_OF_A_WORD.sub("", name).lower()
+
+
+def words_of(name: str) -> list[str]:
+    """The words of a name, however they are put together: ``apiKey`` and ``API-Key`` have the same two."""
+    return _WORD.findall(HUMP.sub(" ", name))

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
-__all__ = ["MARK", "REDACTED", "cut", "pattern", "safely"]
+__all__ = ["MARK", "REDACTED", "Pattern", "cut", "pattern", "safely"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -20,28 +20,28 @@ MARK: Final = "…"
 _METHODS: Final = ("findall", "finditer", "fullmatch", "match", "search", "sub")
 
 
-class _Pattern:
+class Pattern:
     """A regular expression that is compiled when it is used first.
 
     There are fifty here, which take 10 ms to compile: a third of what starting may cost. A process uses few of them.
     """
 
-    __slots__ = ("_flags", "_source", *_METHODS)
+    __slots__ = ("flags", "source", *_METHODS)
 
     def __init__(self, source: str, flags: int) -> None:
-        self._source = source
-        self._flags = flags
+        self.source = source
+        self.flags = flags
 
     def __getattr__(self, name: str) -> Any:
         # Asked once: from then on the slots hold the compiled pattern's own methods, as quick to call as they are.
-        compiled = re.compile(self._source, self._flags)
+        compiled = re.compile(self.source, self.flags)
         for method in _METHODS:
             setattr(self, method, getattr(compiled, method))
         return getattr(compiled, name)
 
 
 def pattern(source: str, flags: int = 0) -> re.Pattern[str]:
-    return cast("re.Pattern[str]", _Pattern(source, flags))
+    return cast("re.Pattern[str]", Pattern(source, flags))
 
 
 def safely(otherwise: Callable[[], Any]) -> Callable[[Callable[P, T]], Callable[P, T]]:

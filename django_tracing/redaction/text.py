@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, Literal
 
-from django_tracing.redaction.names import STEMS, WORDS, SensitiveKeys
+from django_tracing.redaction.names import STEMS, SensitiveKeys, words_of
 from django_tracing.redaction.patterns import REDACTED, pattern, safely
 
 __all__ = ["JWT", "TEXT_INPUT", "USERINFO", "also_sensitive", "mask_email", "redact_text"]
@@ -24,7 +24,7 @@ def also_sensitive(names: Iterable[str]) -> None:
     names = tuple(names)
     _text_keys = SensitiveKeys(names)
     # A name's first word stands in whatever is written of it: iban, iban_number, "IBAN number".
-    firsts = tuple(words[0].lower() for name in names if (words := WORDS.findall(name)))
+    firsts = tuple(words[0].lower() for name in names if (words := words_of(name)))
     _text_stems = (*STEMS, *firsts)
 
 

@@ -22,7 +22,8 @@ _PLAIN_QUERY: Final = pattern(_PLAIN_PARAMETERS, re.ASCII)
 #: parameters aside; a test holds it against the long way.
 _PLAIN_URL: Final = pattern(
     r"https?://(?:[A-Za-z]{1,30}\d{0,3}[.-]|\d{1,3}\.)*(?:[A-Za-z]{1,30}\d{0,3}|\d{1,3})(?::\d{1,5})?"
-    rf"(?:/(?:[A-Za-z_-]{{0,15}}\d{{0,4}}|\d{{1,12}}))*(?:\?({_PLAIN_PARAMETERS}))?",
+    # A segment begins with a letter or with a digit, so that there is one way only to read it.
+    rf"(?:/(?:[A-Za-z_-]{{1,15}}\d{{0,4}}|\d{{0,12}}))*(?:\?({_PLAIN_PARAMETERS}))?",
     re.ASCII,
 )
 _USERINFO_START: Final = pattern(r"((?:[A-Za-z][\w+.-]*:)?(?://)?)[^/?#]*@")

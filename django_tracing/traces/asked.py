@@ -9,7 +9,7 @@ from typing import Final
 
 __all__ = ["attribute", "attributes", "seconds"]
 
-_DURATION: Final = re.compile(r"\s*([0-9]*[.,]?[0-9]+)\s*(us|µs|ms|s|m|min|h|d)\s*", re.IGNORECASE)
+_DURATION: Final = re.compile(r"\s*([0-9]+(?:[.,][0-9]+)?|[.,][0-9]+)\s*(us|µs|ms|s|m|min|h|d)\s*", re.IGNORECASE)
 _UNITS: Final = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
