@@ -16,6 +16,7 @@ from django.db import router, transaction
 from django.db.models import Q, QuerySet, Sum
 from django.db.models.functions import Coalesce
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import Resolver404, path, re_path, resolve, reverse
 from django.utils import timezone
@@ -365,8 +366,8 @@ class TraceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             for pattern, view, name in pages
         ]
 
-    def _page(self, name: str) -> Callable[..., HttpResponse]:
-        def page(request: HttpRequest, **kwargs: Any) -> HttpResponse:
+    def _page(self, name: str) -> Callable[..., HttpResponseBase]:
+        def page(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
             if not self.has_view_permission(request):
                 raise PermissionDenied
             # Every process of a site with the admin imports this module; few of them ever show a trace.

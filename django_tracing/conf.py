@@ -109,6 +109,8 @@ class Settings(NamedTuple):
     shutdown_timeout: float
     local_store: Path
     max_traces: int
+    #: Of each trace; what comes beyond is counted.
+    max_trace_spans: int
     #: The local store's file never grows beyond it.
     max_store_bytes: int
     #: Traces that ended longer ago leave the local store; None: only the others push them out.
@@ -534,6 +536,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("SHUTDOWN_TIMEOUT", 3.0, _number(0, 600, unit="seconds")),
     Spec("LOCAL_STORE", None, _path),
     Spec("MAX_TRACES", 5000, _number(1, unit="traces", whole=True)),
+    Spec("MAX_TRACE_SPANS", 10_000, _number(1, unit="spans", whole=True)),
     Spec("MAX_STORE_BYTES", 512 * 1024 * 1024, _number(1024 * 1024, unit="bytes", whole=True)),
     Spec("MAX_TRACE_AGE", None, _number(1, unit="seconds")),
     Spec("QUERY_URL", None, _url("http", "https", example="http://localhost:16686")),

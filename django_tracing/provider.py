@@ -201,6 +201,7 @@ def _local_write(settings: Settings) -> Callable[[list[dict[str, object]]], None
         return LocalStore(
             settings.local_store,
             max_traces=settings.max_traces,
+            max_trace_spans=settings.max_trace_spans,
             max_bytes=settings.max_store_bytes,
             max_age=settings.max_trace_age,
         )

@@ -11,9 +11,9 @@ from django_tracing.attributes import CORRELATION_ID, HTTP_STATUS_CODE, USER_ID,
 from django_tracing.conf import Settings
 from django_tracing.traces.jaeger import JaegerReader
 from django_tracing.traces.local import LocalStore
-from django_tracing.traces.model import Reader, ReadError
+from django_tracing.traces.model import FoundSpan, Reader, ReadError, SpanStream
 
-__all__ = ["get_reader", "searched_attributes"]
+__all__ = ["get_reader", "read_span", "searched_attributes", "stream_spans"]
 
 #: What a reader does, see :class:`django_tracing.traces.model.Reader`.
 _METHODS: Final = tuple(name for name in vars(Reader) if not name.startswith("_"))
@@ -37,6 +37,28 @@ def get_reader(settings: Settings, *, timeout: float = 5.0, budget: float | None
         f'keeps none that this app can read. Set EXPORTER to "local", or QUERY_URL to the address of a Jaeger.',
         "no_reader",
     )
+
+
+def read_span(reader: Reader, trace_id: str, span_id: str) -> FoundSpan | None:
+    """One span; its trace is read only by readers that have no ``span``. Raises :class:`ReadError`."""
+    find = getattr(reader, "span", None)
+    if find is not None:
+        return cast("FoundSpan | None", find(trace_id, span_id))
+    trace = reader.trace(trace_id)
+    span = next((span for span in trace.spans if span.span_id == span_id), None) if trace else None
+    return None if trace is None or span is None else FoundSpan(span, trace.root.name, trace.start)
+
+
+def stream_spans(reader: Reader, trace_id: str, *, grouped: bool = False) -> SpanStream | None:
+    """The spans of a trace as they are read; of readers that have no ``stream``, those of its ``trace``.
+
+    Raises :class:`ReadError`, also while the spans are taken.
+    """
+    stream = getattr(reader, "stream", None)
+    if stream is not None:
+        return cast("SpanStream | None", stream(trace_id, grouped=grouped))
+    trace = reader.trace(trace_id)
+    return None if trace is None else SpanStream(trace.trace_id, trace.root.name, iter(trace.spans), trace.left_out)
 
 
 def searched_attributes(

@@ -6,19 +6,24 @@ Imported with the first page that is asked for: no process that shows none waits
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import shlex
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import suppress
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import urlencode
 
+from asgiref.sync import sync_to_async
 from django import forms
 from django.contrib.admin import AdminSite
 from django.core.exceptions import ValidationError
-from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
+from django.core.handlers.asgi import ASGIRequest
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, StreamingHttpResponse
+from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -30,7 +35,7 @@ from django.utils.translation import gettext_lazy as _
 from django_tracing import attributes as names
 from django_tracing.conf import get_settings
 from django_tracing.models import Trace as TraceModel
-from django_tracing.reading import get_reader, searched_attributes
+from django_tracing.reading import get_reader, read_span, searched_attributes, stream_spans
 from django_tracing.trace_rows import OPEN_ROWS, SCALE, WORKS, Colours, row_of, rows_of, shares_of, svg_number
 from django_tracing.traces import asked
 from django_tracing.traces.dependencies import BOX_HEIGHT, BOX_WIDTH, errors_of, layout
@@ -42,11 +47,15 @@ from django_tracing.traces.waterfall import Row, Waterfall, location_of, short_s
 
 __all__ = ["SearchForm", "show"]
 
+_logger = logging.getLogger("django_tracing")
+
 #: A page waits as long for one answer of Jaeger's, and for all that it asks, in seconds.
 ANSWER_TIMEOUT: Final = 3.0
 PAGE_BUDGET: Final = 10.0
-#: What a browser can still show; the rest of a longer trace is in its file.
-MOST_ROWS: Final = 20_000
+#: More services are counted, not named.
+MOST_SERVICES: Final = 100
+#: A piece of a download has about as many characters.
+PIECE: Final = 64 * 1024
 #: As the addresses of the pages take it: whole, or its beginning.
 _TRACE_ID: Final = re.compile(r"[0-9a-fA-F]{6,32}")
 _RANGES: Final = (
@@ -201,13 +210,13 @@ _SEARCHES: Final[tuple[tuple[Any, dict[str, str]], ...]] = (
 _site: Final[ContextVar[str]] = ContextVar("django_tracing.site", default="admin")
 
 
-def show(view: str, request: HttpRequest, site: AdminSite, **kwargs: Any) -> HttpResponse:
+def show(view: str, request: HttpRequest, site: AdminSite, **kwargs: Any) -> HttpResponseBase:
     """The page that the function called ``view`` makes, for ``site``."""
     token = _site.set(site.name)
     # For the templates, which are rendered later.
     request.current_app = site.name
     try:
-        page: Callable[..., HttpResponse] = _PAGES[view]
+        page: Callable[..., HttpResponseBase] = _PAGES[view]
         return page(request, site, **kwargs)
     finally:
         _site.reset(token)
@@ -241,6 +250,7 @@ def _listed(summary: TraceSummary, longest: int) -> dict[str, Any]:
         "duration": duration_text(summary.duration),
         "width": svg_number(SCALE * summary.duration / longest if longest else 0),
         "spans": str(summary.span_count),
+        "left_out": gettext("%(count)d of them not stored") % {"count": summary.left_out} if summary.left_out else "",
         "errors": str(summary.error_count) if summary.error_count else "",
     }
 
@@ -317,7 +327,7 @@ def _attributes(found: Mapping[str, Any], *, searchable: bool = False) -> list[d
     ]
 
 
-def _detail(span: Span, trace: Trace) -> dict[str, Any]:
+def _detail(span: Span, trace_start: int) -> dict[str, Any]:
     events = []
     for event in span.events:
         stack = event.attributes.get("exception.stacktrace")
@@ -338,7 +348,7 @@ def _detail(span: Span, trace: Trace) -> dict[str, Any]:
         "status_message": span.status_message,
         "started": _time(span.start),
         "iso": to_datetime(span.start).isoformat(),
-        "offset": duration_text(span.start - trace.start),
+        "offset": duration_text(span.start - trace_start),
         "duration": duration_text(span.duration),
         "span_id": span.span_id,
         "parent_id": span.parent_id,
@@ -361,6 +371,7 @@ def _detail(span: Span, trace: Trace) -> dict[str, Any]:
 
 def _head(trace: Trace, fall: Waterfall, colours: Colours) -> dict[str, Any]:
     root = trace.root
+    counts, services = trace.spans_by_service(), trace.services
     said = {}
     for key in (names.USER_ID, names.USER_SUBSCRIPTION, names.CORRELATION_ID):
         value = next((span.attributes[key] for span in trace.spans if key in span.attributes), None)
@@ -379,17 +390,37 @@ def _head(trace: Trace, fall: Waterfall, colours: Colours) -> dict[str, Any]:
         if trace.error_count
         else "",
         "services": [
-            {
-                "name": service,
-                "colour": str(colours[service]),
-                "spans": str(sum(span.service == service for span in trace.spans)),
-            }
-            for service in trace.services
+            {"name": service, "colour": str(colours[service]), "spans": str(counts[service])}
+            for service in services[:MOST_SERVICES]
         ],
+        "more_services": max(len(services) - MOST_SERVICES, 0),
+        "left_out": _left_out(trace),
         "said": said,
         "shares": shares_of(fall.time_by_work),
         "orphans": sum(row.orphan for row in fall.rows),
     }
+
+
+def _left_out(trace: Trace) -> list[str]:
+    """How much of the trace is not on the page, and where it is."""
+    if not trace.left_out and not trace.uncounted:
+        return []
+    counts = {"shown": len(trace.spans), "count": trace.span_count, "unstored": trace.unstored}
+    if trace.uncounted:
+        sentences = [gettext("The earliest %(shown)d of more than %(count)d spans are shown.") % counts]
+    else:
+        sentences = [gettext("The earliest %(shown)d of %(count)d spans are shown.") % counts]
+    if trace.uncounted or trace.left_out > trace.unstored:
+        sentences.append(gettext("The download has the others."))
+    if trace.unstored:
+        sentences.append(
+            gettext(
+                '%(unstored)d were not stored: TRACING["MAX_TRACE_SPANS"] says how many are kept of a trace. '
+                "A trace id that many requests share is what a caller that repeats one traceparent makes."
+            )
+            % counts
+        )
+    return sentences
 
 
 def _ticks(trace: Trace) -> list[str]:
@@ -486,8 +517,7 @@ def trace_page(request: HttpRequest, site: AdminSite, trace_id: str) -> HttpResp
     rows = rows_of(fall, colours, everything="all" in request.GET)
     context = {
         "trace": _head(trace, fall, colours),
-        "rows": rows[:MOST_ROWS],
-        "left_out": max(len(rows) - MOST_ROWS, 0),
+        "rows": rows,
         "repeated": [
             {
                 "count": str(row.count),
@@ -541,29 +571,64 @@ def _like(reader: Reader, trace: Trace) -> list[dict[str, str]]:
 def span_page(request: HttpRequest, site: AdminSite, trace_id: str, span_id: str) -> HttpResponse:
     """All that a span says: by itself, or as the part of a page that a script asks for."""
     try:
-        trace = _reader().trace(trace_id)
+        found = read_span(_reader(), trace_id, span_id)
     except ReadError as error:
         return _failed(request, site, gettext("Span"), error)
-    span = next((span for span in trace.spans if span.span_id == span_id), None) if trace else None
-    if trace is None or span is None:
+    if found is None:
         return _missing(request, site, trace_id)
-    context = {"span": _detail(span, trace), "trace": {"id": trace.trace_id, "name": trace.root.name}}
+    span = found.span
+    context = {"span": _detail(span, found.trace_start), "trace": {"id": span.trace_id, "name": found.trace_name}}
     return _answer(request, site, "detail" if "part" in request.GET else "span", span.name, context)
 
 
-def download(request: HttpRequest, site: AdminSite, trace_id: str, kind: str) -> HttpResponse:
-    """The trace as a file."""
+def download(request: HttpRequest, site: AdminSite, trace_id: str, kind: str) -> HttpResponseBase:
+    """The trace as a file, with all its stored spans: they are read as they are sent."""
     try:
-        trace = _reader().trace(trace_id)
+        found = stream_spans(_reader(), trace_id, grouped=kind == "otlp")
     except ReadError as error:
         return _failed(request, site, gettext("Trace"), error)
-    if trace is None:
+    if found is None:
         return _missing(request, site, trace_id)
-    content = otlp_json(trace) if kind == "otlp" else jaeger_json(trace)
-    answer = HttpResponse(json.dumps(content, indent=1), content_type="application/json")
-    name = slugify(trace.root.name)[:60] or "trace"
-    answer["Content-Disposition"] = f'attachment; filename="{name}-{trace.trace_id[:8]}-{kind}.json"'
+    otlp = kind == "otlp"
+    written = otlp_json(found.spans) if otlp else jaeger_json(found.trace_id, found.spans, found.unstored)
+    pieces = _pieces(found.trace_id, written)
+    answer = StreamingHttpResponse(
+        # Django waits for all of a plain iterator before it sends the first of it under ASGI.
+        _in_a_thread(pieces) if isinstance(request, ASGIRequest) else pieces,
+        content_type="application/json",
+    )
+    name = slugify(found.name)[:60] or "trace"
+    answer["Content-Disposition"] = f'attachment; filename="{name}-{found.trace_id[:8]}-{kind}.json"'
     return answer
+
+
+def _pieces(trace_id: str, written: Iterator[str]) -> Generator[str, None, None]:
+    """``written`` in pieces that are worth sending. What fails is told in the log, and ends the connection: a file
+    that is not whole must not look as if it were."""
+    parts: list[str] = []
+    length = 0
+    try:
+        for part in written:
+            parts.append(part)
+            length += len(part)
+            if length >= PIECE:
+                yield "".join(parts)
+                parts, length = [], 0
+    except Exception as error:
+        _logger.error("The download of trace %s ended before its end: %s", trace_id, error)
+        raise
+    yield "".join(parts)
+
+
+async def _in_a_thread(pieces: Generator[str, None, None]) -> AsyncIterator[str]:
+    take = sync_to_async(lambda: next(pieces, None), thread_sensitive=False)
+    try:
+        while (piece := await take()) is not None:
+            yield piece
+    finally:
+        # Refused while its thread still reads, of somebody who has gone: then it ends with that.
+        with suppress(ValueError):
+            pieces.close()
 
 
 def compare_page(request: HttpRequest, site: AdminSite, trace_id: str) -> HttpResponse:
@@ -842,7 +907,7 @@ def _drawn(drawing: Any) -> dict[str, Any]:
     }
 
 
-_PAGES: Final[Mapping[str, Callable[..., HttpResponse]]] = {
+_PAGES: Final[Mapping[str, Callable[..., HttpResponseBase]]] = {
     "list": list_page,
     "routes": routes_page,
     "map": map_page,

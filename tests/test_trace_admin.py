@@ -16,14 +16,16 @@ from urllib.parse import urlencode
 
 import django
 import pytest
+from asgiref.sync import async_to_sync
 from django.contrib import admin
 from django.contrib.auth.models import Permission, User
-from django.test import Client
+from django.test import AsyncClient, Client
 from django.urls import path as url_path
 from django.utils import translation
 
 from django_tracing.admin import ProcessStatusAdmin, TraceAdmin
 from django_tracing.models import ProcessStatus, Trace
+from django_tracing.traces import local
 from django_tracing.traces.formats import otlp_json
 from django_tracing.traces.local import LocalStore
 from django_tracing.traces.model import Dependencies, ReadError
@@ -68,6 +70,13 @@ def store(path: Path) -> Iterator[LocalStore]:
 def root() -> Client:
     client = Client()
     client.force_login(User.objects.create(username="root", is_staff=True, is_superuser=True))
+    return client
+
+
+@pytest.fixture
+def async_root(root: Client) -> AsyncClient:
+    client = AsyncClient()
+    client.cookies = root.cookies
     return client
 
 
@@ -362,10 +371,12 @@ def test_repeated_queries_are_folded_and_blamed(root: Client, store: LocalStore)
 
 
 def test_a_trace_too_long_for_a_browser(root: Client, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_tracing.trace_pages.MOST_ROWS", 6)
+    monkeypatch.setattr("django_tracing.traces.local.MOST_SPANS", 6)
     text = content(root, f"{BLUEPRINT}/")
-    assert text.count("aria-level=") == 6
-    assert "2 more rows are left out: download the trace to see them." in words(text)
+    assert len(set(re.findall(r'href="spans/([0-9a-f]{16})/"', text))) == 6
+    assert "8 spans" in words(text)
+    assert "The earliest 6 of 8 spans are shown. The download has the others." in words(text)
+    assert "MAX_TRACE_SPANS" not in text
 
 
 def test_a_few_alike_are_folded_and_not_blamed(root: Client, store: LocalStore) -> None:
@@ -488,14 +499,112 @@ def test_downloads(root: Client, store: LocalStore) -> None:
     assert answer["Content-Disposition"] == 'attachment; filename="get-apiblueprintsintpk-00000000-otlp.json"'
     spans = [
         span
-        for resource in json.loads(answer.content)["resourceSpans"]
+        for resource in json.loads(answer.getvalue())["resourceSpans"]
         for scope in resource["scopeSpans"]
         for span in scope["spans"]
     ]
     assert len(spans) == 8
-    (trace,) = json.loads(root.get(f"{TRACES}{BLUEPRINT}/jaeger.json").content)["data"]
+    (trace,) = json.loads(root.get(f"{TRACES}{BLUEPRINT}/jaeger.json").getvalue())["data"]
     assert (trace["traceID"], len(trace["spans"])) == (BLUEPRINT, 8)
     assert {process["serviceName"] for process in trace["processes"].values()} == {"api-gateway", "blueprint-service"}
+
+
+def long_trace(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A trace of several slices and pieces."""
+    monkeypatch.setattr("django_tracing.traces.local.SLICE", 20)
+    monkeypatch.setattr("django_tracing.trace_pages.PIECE", 2000)
+    store.write([row(77, number, number // 2) for number in range(1, 101)])
+    return f"{TRACES}{77:032x}/jaeger.json"
+
+
+def test_a_download_is_sent_as_it_is_read(root: Client, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = long_trace(store, monkeypatch)
+    answer = root.get(address)
+    assert answer.streaming
+    assert not answer.is_async
+    pieces = list(answer)
+    assert len(pieces) > 10
+    (trace,) = json.loads(b"".join(pieces))["data"]
+    assert len(trace["spans"]) == 100
+
+
+def test_a_download_is_sent_as_it_is_read_under_asgi(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, async_root: AsyncClient
+) -> None:
+    """A plain iterator would be read whole before the first of it is sent, with a warning, which is an error here."""
+    address = long_trace(store, monkeypatch)
+
+    async def take() -> list[bytes]:
+        answer = await async_root.get(address)
+        assert answer.streaming
+        assert answer.is_async
+        return [piece async for piece in answer]
+
+    pieces = async_to_sync(take)()
+    assert len(pieces) > 10
+    (trace,) = json.loads(b"".join(pieces))["data"]
+    assert len(trace["spans"]) == 100
+
+
+@pytest.mark.parametrize("way", ["wsgi", "asgi"])
+def test_a_download_that_breaks_off_is_seen_and_told(
+    way: str,
+    root: Client,
+    async_root: AsyncClient,
+    store: LocalStore,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    address = long_trace(store, monkeypatch)
+    read = []
+
+    def take() -> None:
+        """As a server does, whose connection ends with an exception."""
+        for piece in root.get(address):
+            read.append(piece)
+            store.path.unlink(missing_ok=True)
+
+    async def take_async() -> None:
+        async for piece in await async_root.get(address):
+            read.append(piece)
+            store.path.unlink(missing_ok=True)
+
+    with pytest.raises(ReadError, match="left the local store"):
+        async_to_sync(take_async)() if way == "asgi" else take()
+    assert read
+    with pytest.raises(ValueError):
+        json.loads(b"".join(read))
+    said = [record.getMessage() for record in caplog.records if record.name == "django_tracing"]
+    assert len(said) == 1
+    assert said[0].startswith(f"The download of trace {77:032x} ended before its end: ")
+
+
+def test_a_span_that_is_asked_for_is_the_only_one_read(
+    root: Client, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    original = local._span
+    monkeypatch.setattr(local, "_span", lambda *args: read.append(1) or original(*args))
+    content(root, f"{BLUEPRINT}/spans/{5:016x}/")
+    assert len(read) == 1
+
+
+def test_what_was_not_stored_is_said_in_the_list_and_on_the_page(root: Client, store: LocalStore) -> None:
+    bounded = LocalStore(store.path, max_trace_spans=3)
+    bounded.write([row(88, number) for number in range(1, 11)])
+    bounded.close()
+    assert "(6 of them not stored)" in content(root)
+    text = words(content(root, f"{88:032x}/"))
+    assert "The earliest 4 of 10 spans are shown." in text
+    assert '6 were not stored: TRACING["MAX_TRACE_SPANS"] says how many are kept of a trace.' in text
+    assert "The download has" not in text
+
+
+def test_a_trace_of_very_many_services(root: Client, store: LocalStore) -> None:
+    store.write([row(99, number, service=f"service-{number}") for number in range(1, 131)])
+    text = content(root, f"{99:032x}/")
+    assert text.count('class="tracing-key"') <= 102
+    assert "and 30 more services" in words(text)
 
 
 def test_comparing(root: Client, store: LocalStore) -> None:
@@ -681,7 +790,7 @@ def test_the_same_pages_from_jaeger(
     assert trace is not None
     sent = urllib.request.Request(
         f"{jaeger.otlp_http}/v1/traces",
-        data=json.dumps(otlp_json(trace)).encode(),
+        data="".join(otlp_json(trace.spans)).encode(),
         headers={"Content-Type": "application/json"},
     )
     with urllib.request.urlopen(sent, timeout=10) as answer:
@@ -714,5 +823,5 @@ def test_the_same_pages_from_jaeger(
     said = words(content(root, "map/"))
     assert "Calls between services are as Jaeger counts them" in said
     assert re.search(r"api-gateway blueprint-service service \d+", said)
-    assert json.loads(root.get(f"{TRACES}{trace_id}/jaeger.json").content)["data"][0]["traceID"] == trace_id
+    assert json.loads(root.get(f"{TRACES}{trace_id}/jaeger.json").getvalue())["data"][0]["traceID"] == trace_id
     assert "is not stored" in content(root, f"{'f' * 31}0/", status=404)

@@ -1,14 +1,15 @@
-"""A trace in the formats of others: OTLP's JSON, and that of Jaeger's UI."""
+"""A trace in the formats of others: OTLP's JSON, and that of Jaeger's UI. Written as its spans are read."""
 
 from __future__ import annotations
 
 import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import groupby
 from typing import Any, Final
 
-from django_tracing.traces.model import Event, Span, Trace
+from django_tracing.traces.model import DEEPEST, Event, Span
 
 __all__ = ["jaeger_json", "otlp_json"]
 
@@ -17,27 +18,53 @@ _KINDS: Final = {"internal": 1, "server": 2, "client": 3, "producer": 4, "consum
 _STATUSES: Final = {"unset": 0, "ok": 1, "error": 2}
 
 
-def otlp_json(trace: Trace) -> dict[str, Any]:
-    """``trace`` as a request to export it, in OTLP's JSON: what any OTLP receiver takes at ``/v1/traces``.
+def otlp_json(spans: Iterable[Span]) -> Iterator[str]:
+    """``spans`` as a request to export them, in OTLP's JSON: what any OTLP receiver takes at ``/v1/traces``.
 
+    In pieces, as the spans come; those of one resource and scope that follow each other make one group.
     The encoding: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
     """
-    groups: dict[str, tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]] = {}
-    for span in trace.spans:
-        resource = {"service.name": span.service, **span.resource}
-        _, scopes = groups.setdefault(repr(sorted(resource.items(), key=lambda item: item[0])), (resource, {}))
-        scopes.setdefault(span.scope, []).append(_otlp_span(span))
-    return {
-        "resourceSpans": [
-            {
-                "resource": {"attributes": _otlp_attributes(resource)},
-                "scopeSpans": [
-                    {"scope": {"name": scope} if scope else {}, "spans": spans} for scope, spans in scopes.items()
-                ],
-            }
-            for resource, scopes in groups.values()
-        ]
-    }
+    yield '{"resourceSpans": ['
+    behind = ""
+    for number, (resource, members) in enumerate(groupby(spans, key=_Resource)):
+        yield f'{"," if number else ""}\n{{"resource": {_written({"attributes": _otlp_attributes(resource.whole)})}'
+        yield ', "scopeSpans": ['
+        for place, (scope, found) in enumerate(groupby(members, key=lambda span: span.scope)):
+            yield f'{"," if place else ""}\n{{"scope": {_written({"name": scope} if scope else {})}, "spans": [\n'
+            behind = ""
+            for span in found:
+                yield behind + _written(_otlp_span(span))
+                behind = ",\n"
+            yield "]}"
+        yield "]}"
+    yield "]}\n"
+
+
+class _Resource:
+    """A span's resource and service, which compare equal for the same dicts, without looking at what they say."""
+
+    __slots__ = ("service", "stored")
+
+    def __init__(self, span: Span) -> None:
+        self.service = span.service
+        self.stored = span.resource
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, _Resource)
+            and self.service == other.service
+            and (self.stored is other.stored or self.stored == other.stored)
+        )
+
+    __hash__ = None  # type: ignore[assignment]
+
+    @property
+    def whole(self) -> dict[str, Any]:
+        return {"service.name": self.service, **self.stored}
+
+
+def _written(value: Any) -> str:
+    return json.dumps(value, default=str)
 
 
 def _otlp_span(span: Span) -> dict[str, Any]:
@@ -66,11 +93,13 @@ def _otlp_span(span: Span) -> dict[str, Any]:
     }
 
 
-def _otlp_attributes(attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [{"key": key, "value": _otlp_value(value)} for key, value in attributes.items()]
+def _otlp_attributes(attributes: Mapping[str, Any], depth: int = DEEPEST) -> list[dict[str, Any]]:
+    return [{"key": key, "value": _otlp_value(value, depth)} for key, value in attributes.items()]
 
 
-def _otlp_value(value: Any) -> dict[str, Any]:
+def _otlp_value(value: Any, depth: int = DEEPEST) -> dict[str, Any]:
+    if not depth:
+        return {"stringValue": "…"}
     if isinstance(value, bool):
         return {"boolValue": value}
     if isinstance(value, int):
@@ -80,9 +109,11 @@ def _otlp_value(value: Any) -> dict[str, Any]:
         # Protobuf's JSON writes these as text, which no other number may be.
         return {"doubleValue": value if math.isfinite(value) else _not_finite(value)}
     if isinstance(value, (list, tuple)):
-        return {"arrayValue": {"values": [_otlp_value(item) for item in value]}}
+        return {"arrayValue": {"values": [_otlp_value(item, depth - 1) for item in value]}}
     if isinstance(value, Mapping):
-        return {"kvlistValue": {"values": _otlp_attributes({str(key): item for key, item in value.items()})}}
+        return {
+            "kvlistValue": {"values": _otlp_attributes({str(key): item for key, item in value.items()}, depth - 1)}
+        }
     if isinstance(value, bytes):
         return {"bytesValue": base64.b64encode(value).decode()}
     return {} if value is None else {"stringValue": str(value)}
@@ -92,27 +123,31 @@ def _not_finite(value: float) -> str:
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
-def jaeger_json(trace: Trace) -> dict[str, Any]:
-    """``trace`` as Jaeger's query API answers it and Jaeger's UI opens it from a file. Times are microseconds.
+def jaeger_json(trace_id: str, spans: Iterable[Span], unstored: int = 0) -> Iterator[str]:
+    """``spans`` as Jaeger's query API answers them and Jaeger's UI opens them from a file. Times are microseconds.
 
+    In pieces, as the spans come; ``unstored`` is how many more the trace had.
     What a span of OpenTelemetry's becomes in it: https://opentelemetry.io/docs/specs/otel/trace/sdk_exporters/jaeger/
     """
+    yield f'{{"data": [{{"traceID": {_written(trace_id)}, "spans": ['
     processes: dict[str, dict[str, Any]] = {}
     numbers: dict[str, str] = {}
-    spans = []
-    for span in trace.spans:
-        tags = {key: value for key, value in span.resource.items() if key != "service.name"}
-        known = repr((span.service, sorted(tags.items(), key=lambda item: item[0])))
-        number = numbers.setdefault(known, f"p{len(numbers) + 1}")
-        processes.setdefault(number, {"serviceName": span.service, "tags": _tags(tags)})
-        spans.append(_jaeger_span(span, number))
-    return {
-        "data": [{"traceID": trace.trace_id, "spans": spans, "processes": processes, "warnings": None}],
-        "total": 0,
-        "limit": 0,
-        "offset": 0,
-        "errors": None,
-    }
+    behind = "\n"
+    last: _Resource | None = None
+    number = ""
+    for span in spans:
+        resource = _Resource(span)
+        if resource != last:
+            last = resource
+            tags = {key: value for key, value in span.resource.items() if key != "service.name"}
+            known = repr((span.service, sorted(tags.items(), key=lambda item: item[0])))
+            number = numbers.setdefault(known, f"p{len(numbers) + 1}")
+            processes.setdefault(number, {"serviceName": span.service, "tags": _tags(tags)})
+        yield behind + _written(_jaeger_span(span, number))
+        behind = ",\n"
+    warnings = [f"{unstored} more spans were not stored."] if unstored else None
+    yield f'],\n"processes": {_written(processes)}, "warnings": {_written(warnings)}}}],'
+    yield ' "total": 0, "limit": 0, "offset": 0, "errors": null}\n'
 
 
 def _jaeger_span(span: Span, process: str) -> dict[str, Any]:

@@ -11,15 +11,17 @@ import json
 import logging
 import os
 import sqlite3
+import stat
 import time
 import weakref
+from array import array
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from threading import Lock
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 try:
     import fcntl
@@ -28,16 +30,20 @@ except ImportError:  # Windows
 
 from django_tracing.traces.model import (
     FARTHEST,
+    MOST_SPANS,
     Dependencies,
     Dependency,
     Event,
+    FoundSpan,
     Link,
     ReadError,
     RouteStatistics,
     Span,
+    SpanStream,
     Trace,
     TraceSummary,
     root_first,
+    shallow,
     to_nanoseconds,
     trace_id_prefix,
 )
@@ -51,11 +57,19 @@ _logger = logging.getLogger("django_tracing")
 #: Marks the file as ours ("DjTr"), so that no other program's database is ever written to or moved.
 APPLICATION_ID: Final = 0x446A5472
 #: Goes up when the tables change: older files are brought up to it, those of a newer app are set aside.
-VERSION: Final = 2
+VERSION: Final = 3
 #: How long a writer waits for the others, in seconds. A batch takes milliseconds.
 BUSY_TIMEOUT: Final = 5.0
 #: Unused pages are given back when they are more than this share of the file; else the next spans take them.
 FREE_SHARE: Final = 0.25
+
+#: Beyond a trace's bound as much more is stored of what holds the others together: roots, and spans that stored ones
+#: hang below.
+RESERVE: Final = 0.1
+#: A download reads as many spans at once: between two slices it holds nothing open.
+SLICE: Final = 500
+#: More names of services are not listed with a trace.
+_MOST_SERVICES: Final = 100
 
 #: How long a question may take, in seconds: somebody waits, and a worker of the site with them.
 READING_TIMEOUT: Final = 15.0
@@ -76,7 +90,8 @@ CREATE TABLE traces (
     start INTEGER NOT NULL,
     "end" INTEGER NOT NULL,
     span_count INTEGER NOT NULL,
-    error_count INTEGER NOT NULL
+    error_count INTEGER NOT NULL,
+    left_out INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX traces_by_start ON traces (start);
 CREATE TABLE spans (
@@ -104,6 +119,11 @@ CREATE TABLE resources (
     attributes TEXT NOT NULL,
     PRIMARY KEY (trace, id)
 ) WITHOUT ROWID;
+CREATE TABLE awaited (
+    trace INTEGER NOT NULL,
+    span_id TEXT NOT NULL,
+    PRIMARY KEY (trace, span_id)
+) WITHOUT ROWID;
 """
 
 #: What version 1 had not: what pages would else have to read out of every span's attributes.
@@ -113,7 +133,14 @@ _TO_VERSION_2: Final = (
     "ALTER TABLE spans ADD COLUMN target TEXT NOT NULL DEFAULT ''",
 )
 
-_SUMMARY: Final = 'trace_id, name, service, services, start, "end", span_count, error_count'
+#: What version 2 had not: how many spans were left out, and which would hold together what is stored.
+_TO_VERSION_3: Final = (
+    "ALTER TABLE traces ADD COLUMN left_out INTEGER NOT NULL DEFAULT 0",
+    "CREATE TABLE awaited "
+    "(trace INTEGER NOT NULL, span_id TEXT NOT NULL, PRIMARY KEY (trace, span_id)) WITHOUT ROWID",
+)
+
+_SUMMARY: Final = 'trace_id, name, service, services, start, "end", span_count, error_count, left_out'
 _SPAN: Final = (
     's.span_id, s.parent_id, s.name, s.kind, s.service, s.start, s."end", s.status, s.attributes, s.more, '
     "r.attributes"
@@ -131,7 +158,9 @@ class StoreError(ReadError):
 class LocalStore:
     """The traces in the SQLite file ``path``: at most the ``max_traces`` that came last, in ``max_bytes`` bytes.
 
-    Those that ended more than ``max_age`` seconds ago leave, too, when others come.
+    Those that ended more than ``max_age`` seconds ago leave, too, when others come. Of a trace the first
+    ``max_trace_spans`` spans that come are stored, and up to a tenth more that hold those together; the rest is
+    counted.
     Nothing is opened or created before the first write; reading a file that is not there finds no traces.
     Every method may be called from any thread and process, and raises :class:`StoreError`. What is asked by
     ``search`` and ``trace`` is said in :class:`django_tracing.traces.model.Reader`.
@@ -144,11 +173,13 @@ class LocalStore:
         max_traces: int = 5000,
         max_bytes: int = 512 * 1024 * 1024,
         max_age: float | None = None,
+        max_trace_spans: int = MOST_SPANS,
     ) -> None:
         self.path = Path(path)
         self.max_traces = max_traces
         self.max_bytes = max_bytes
         self.max_age = max_age
+        self.max_trace_spans = max_trace_spans
         self._lock = Lock()
         self._writer: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
@@ -205,7 +236,7 @@ class LocalStore:
             for row in prepared:
                 by_trace.setdefault(row["trace_id"], []).append(row)
             for trace_id, members in by_trace.items():
-                _store_trace(connection, trace_id, members)
+                _store_trace(connection, trace_id, members, self.max_trace_spans)
             pruned = self._prune(connection)
         if pruned:
             _give_back(connection)
@@ -225,7 +256,7 @@ class LocalStore:
             keep_from = max(keep_from, _first_younger(connection, int((time.time() - self.max_age) * 1e9), last))
         if keep_from <= first:
             return False
-        for table, column in (("spans", "trace"), ("resources", "trace"), ("traces", "seq")):
+        for table, column in (("spans", "trace"), ("resources", "trace"), ("awaited", "trace"), ("traces", "seq")):
             connection.execute(f"DELETE FROM {table} WHERE {column} < ?", (keep_from,))  # noqa: S608 - our own names
         return True
 
@@ -236,12 +267,14 @@ class LocalStore:
         if self._writer is None:
             self._make_folder()
             self._file = self._examine()
+            self._keep_private()
             self._writer = self._connect()
             version = self._create(self._writer)
             if version > VERSION:
                 found = self._file
                 self._close()
                 self._set_aside(f"it has version {version} of the tables, and this is version {VERSION}", found)
+                self._keep_private()
                 self._writer = self._connect()
                 self._create(self._writer)
             self._file = _identity(self.path)
@@ -292,16 +325,40 @@ class LocalStore:
         folder = self.path.parent
         try:
             if not folder.is_dir():
-                folder.mkdir(parents=True, exist_ok=True)
-                # A folder of our own keeps itself out of git.
-                with suppress(FileExistsError), open(folder / ".gitignore", "x", encoding="ascii") as file:
+                # What requests carry is the site's own: a folder of our own is its user's alone.
+                folder.mkdir(_FOLDER_MODE, parents=True, exist_ok=True)
+                # It keeps itself out of git, too.
+                with (
+                    suppress(FileExistsError),
+                    open(folder / ".gitignore", "x", encoding="ascii", opener=_private) as file,
+                ):
                     file.write("*\n")
+            elif folder.name == OWN_FOLDER:
+                _tighten(folder, _FOLDER_MODE)
         except OSError as error:
             raise StoreError(
                 f"The folder of the local store, {folder}, can't be made ({error.strerror}). "
                 f"Let this user write there, or set LOCAL_STORE to another path.",
                 "read_only",
             ) from error
+
+    def _keep_private(self) -> None:
+        """Makes the file with no rights for others, whatever the umask, and takes them from files of older versions.
+
+        SQLite gives its log and its journal the rights that the file has.
+        """
+        if self._file is None:
+            # Only a file that was not there: closing one that is open elsewhere would drop SQLite's locks on it
+            # (https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
+            with suppress(OSError):
+                os.close(_private(str(self.path), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
+        folder, name = self.path.parent, self.path.name
+        with suppress(OSError):
+            for each in folder.iterdir():
+                if each.name in (name, f"{name}-wal", f"{name}-shm", f"{name}-journal") or each.name.startswith(
+                    f"{name}.corrupt-"
+                ):
+                    _tighten(each, _FILE_MODE)
 
     def _examine(self) -> tuple[int, int] | None:
         """Which file there is, None where there is none.
@@ -316,8 +373,8 @@ class LocalStore:
             return None
         except OSError as error:
             raise StoreError(
-                f"The local store {self.path} can't be read ({error.strerror}). "
-                f"Let this user read and write it, or set LOCAL_STORE to another path.",
+                f"The local store {self.path} can't be read ({error.strerror}): it is for the user that the site "
+                f"runs as, and nobody else. Run this as that user, or set LOCAL_STORE to another path.",
                 "read_only",
             ) from error
         identity = found.st_dev, found.st_ino
@@ -351,6 +408,7 @@ class LocalStore:
                 # The log first: left behind, it would be taken for the new file's.
                 for suffix in ("-wal", "-shm", ""):
                     with suppress(FileNotFoundError):
+                        _tighten(Path(f"{self.path}{suffix}"), _FILE_MODE)
                         os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
         except OSError as error:
             raise StoreError(
@@ -410,7 +468,7 @@ class LocalStore:
                 yield connection
         except sqlite3.DatabaseError as error:
             raise self._explained(error) from error
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             # SQLite has no checksums: damage may be in what is written in the tables.
             raise StoreError(
                 f"The local store {self.path} holds what can't be read ({type(error).__name__}): a part of it is "
@@ -493,25 +551,82 @@ class LocalStore:
             return [_summary(row) for row in connection.execute(query, (*values, limit))]
 
     def trace(self, trace_id: str) -> Trace | None:
-        prefix = trace_id_prefix(trace_id)
         with self._reading() as connection:
-            if connection is None:
+            found = None if connection is None else _find(connection, trace_id)
+            if connection is None or found is None:
                 return None
-            found = connection.execute(
-                "SELECT seq, trace_id FROM traces WHERE trace_id >= ? AND trace_id < ? LIMIT 2",
-                (prefix, prefix + "g"),
-            ).fetchall()
-            if not found:
-                return None
-            if len(found) > 1:
-                raise StoreError(f"Several traces begin with {prefix}. Give more of the id.", "ambiguous")
-            ((seq, full_id),) = found
+            resources = _Resources()
             rows = connection.execute(
-                f"SELECT {_SPAN} FROM spans s LEFT JOIN resources r ON r.trace = s.trace AND r.id = s.resource "  # noqa: S608
-                "WHERE s.trace = ?",
-                (seq,),
+                f"SELECT {_SPAN} FROM "  # noqa: S608 - our own names
+                f"(SELECT rowid AS number FROM spans WHERE trace = ? ORDER BY {_EARLIEST} LIMIT ?) "
+                f"JOIN spans s ON s.rowid = number {_RESOURCE}",
+                (found.seq, MOST_SPANS),
             )
-            return Trace(full_id, [_span(full_id, row) for row in rows])
+            spans = [_span(found.trace_id, row, resources) for row in rows]
+            if len(spans) < found.span_count - found.left_out:
+                spans += _parents(connection, found, spans, resources)
+            return Trace(
+                found.trace_id, spans, left_out=max(found.span_count - len(spans), 0), unstored=found.left_out
+            )
+
+    def span(self, trace_id: str, span_id: str) -> FoundSpan | None:
+        """One span, of which no other is read; None if there is none."""
+        with self._reading() as connection:
+            found = None if connection is None else _find(connection, trace_id)
+            if connection is None or found is None:
+                return None
+            row = _row(connection, found.seq, _text(span_id))
+            if row is None:
+                return None
+            return FoundSpan(_span(found.trace_id, row, _Resources()), found.name, found.start)
+
+    def stream(self, trace_id: str, *, grouped: bool = False) -> SpanStream | None:
+        """All stored spans, in slices; ``grouped``: those of one resource and scope follow each other."""
+        with self._reading() as connection:
+            found = None if connection is None else _find(connection, trace_id)
+            if connection is None or found is None:
+                return None
+            # Eight bytes for each span. The spans themselves are read when they are asked for.
+            groups: dict[Any, array[int]] = {}
+            rows = connection.execute(
+                f"SELECT rowid, {'resource, service, more' if grouped else '0, 0, 0'} FROM spans "  # noqa: S608
+                f"WHERE trace = ? ORDER BY {_EARLIEST}",
+                (found.seq,),
+            )
+            for number, resource, service, more in rows:
+                key = (resource, service, json.loads(more).get("scope", "")) if grouped else None
+                groups.setdefault(key, array("q")).append(number)
+        return SpanStream(found.trace_id, found.name, self._slices(found, list(groups.values())), found.left_out)
+
+    def _slices(self, found: _Found, groups: list[array[int]]) -> Iterator[Span]:
+        """The spans whose numbers are given. Nothing is left open while somebody slow takes them."""
+        for numbers in groups:
+            for begin in range(0, len(numbers), SLICE):
+                asked = numbers[begin : begin + SLICE]
+                with self._reading() as connection:
+                    there = connection is not None and connection.execute(
+                        "SELECT 1 FROM traces WHERE seq = ? AND trace_id = ?", (found.seq, found.trace_id)
+                    )
+                    rows = {}
+                    if connection is not None and there and there.fetchone():
+                        marks = ",".join("?" * len(asked))
+                        resources = _Resources()
+                        rows = {
+                            number: _span(found.trace_id, row, resources)
+                            for number, *row in connection.execute(
+                                f"SELECT s.rowid, {_SPAN} FROM spans s {_RESOURCE} "  # noqa: S608 - our own names
+                                f"WHERE s.rowid IN ({marks}) AND s.trace = ?",
+                                (*asked, found.seq),
+                            )
+                        }
+                if len(rows) < len(asked):
+                    raise StoreError(
+                        f"The trace {found.trace_id} left the local store {self.path} while it was read. "
+                        f"What came of it is not whole.",
+                        "deleted",
+                    )
+                for number in asked:
+                    yield rows[number]
 
     def routes(
         self, *, service: str | None = None, start: float | None = None, end: float | None = None
@@ -553,6 +668,61 @@ class LocalStore:
     def trace_link(self, trace_id: str) -> str | None:
         """None: a file has no UI of its own."""
         return None
+
+
+class _Found(NamedTuple):
+    """A trace's line."""
+
+    seq: int
+    trace_id: str
+    name: str
+    start: int
+    span_count: int
+    left_out: int
+
+
+#: The order of spans in a trace: as ``Trace`` sorts them.
+_EARLIEST: Final = "start, parent_id <> '', \"end\" DESC, rowid"
+_RESOURCE: Final = "LEFT JOIN resources r ON r.trace = s.trace AND r.id = s.resource"
+
+
+def _find(connection: sqlite3.Connection, trace_id: str) -> _Found | None:
+    """The trace whose id is, or alone begins with, ``trace_id``."""
+    prefix = trace_id_prefix(trace_id)
+    found = connection.execute(
+        "SELECT seq, trace_id, name, start, span_count, left_out FROM traces "
+        "WHERE trace_id >= ? AND trace_id < ? LIMIT 2",
+        (prefix, prefix + "g"),
+    ).fetchall()
+    if len(found) > 1:
+        raise StoreError(f"Several traces begin with {prefix}. Give more of the id.", "ambiguous")
+    return _Found(*found[0]) if found else None
+
+
+def _row(connection: sqlite3.Connection, seq: int, span_id: str) -> tuple[Any, ...] | None:
+    row: tuple[Any, ...] | None = connection.execute(
+        f"SELECT {_SPAN} FROM spans s {_RESOURCE} WHERE s.trace = ? AND s.span_id = ?",  # noqa: S608 - our own names
+        (seq, span_id),
+    ).fetchone()
+    return row
+
+
+def _parents(
+    connection: sqlite3.Connection, found: _Found, spans: Sequence[Span], resources: _Resources
+) -> list[Span]:
+    """What ``spans`` hang below and is not among them: clocks of other machines may have it begin later."""
+    known = {span.span_id for span in spans}
+    wanted = list(dict.fromkeys(span.parent_id for span in spans if span.parent_id not in known))
+    more: list[Span] = []
+    while wanted and len(more) < MOST_SPANS * RESERVE:
+        span_id = wanted.pop()
+        row = _row(connection, found.seq, span_id) if span_id and span_id not in known else None
+        known.add(span_id)
+        if row is not None:
+            span = _span(found.trace_id, row, resources)
+            more.append(span)
+            wanted.append(span.parent_id)
+    return more
 
 
 #: Spans whose parent is another service's.
@@ -610,6 +780,26 @@ if hasattr(os, "register_at_fork"):
 
 
 # ----- Files
+
+
+#: The folder that this app makes by itself, as LOCAL_STORE's default names it.
+OWN_FOLDER: Final = ".tracing"
+_FOLDER_MODE: Final = 0o700
+_FILE_MODE: Final = 0o600
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, _FILE_MODE)
+
+
+def _tighten(path: Path, mode: int) -> None:
+    """Takes others' rights from what is this user's own. Never raises: nothing of it is worth losing a span."""
+    if os.name != "posix":
+        return
+    with suppress(OSError):
+        found = os.lstat(path)
+        if found.st_uid == os.geteuid() and found.st_mode & 0o077 and not stat.S_ISLNK(found.st_mode):
+            os.chmod(path, found.st_mode & mode)
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -694,14 +884,17 @@ def _first_younger(connection: sqlite3.Connection, since: int, last: int) -> int
 
 
 def _bring_up_to_date(connection: sqlite3.Connection) -> None:
-    """From version 1, the only other one there was."""
-    for statement in _TO_VERSION_2:
+    """From versions 1 and 2."""
+    if _pragma(connection, "user_version") == 1:
+        for statement in _TO_VERSION_2:
+            connection.execute(statement)
+        connection.create_function("described", 3, _described_again, deterministic=True)
+        connection.execute(
+            "UPDATE spans SET work = described(kind, attributes, 0), "
+            "target_kind = described(kind, attributes, 1), target = described(kind, attributes, 2)"
+        )
+    for statement in _TO_VERSION_3:
         connection.execute(statement)
-    connection.create_function("described", 3, _described_again, deterministic=True)
-    connection.execute(
-        "UPDATE spans SET work = described(kind, attributes, 0), "
-        "target_kind = described(kind, attributes, 1), target = described(kind, attributes, 2)"
-    )
     connection.execute(f"PRAGMA user_version = {VERSION}")
 
 
@@ -771,30 +964,64 @@ def _prepare(row: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
 
 
-def _store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[str, Any]]) -> None:
-    """Stores spans of one trace, and brings its line up to date."""
+def _store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[str, Any]], most: int) -> None:
+    """Stores spans of one trace, and brings its line up to date. What is stored already is not read again."""
     known = connection.execute(
-        'SELECT seq, name, service, services, has_root, root_start, start, "end", span_count, error_count '
+        'SELECT seq, name, service, services, has_root, root_start, start, "end", span_count, error_count, left_out '
         "FROM traces WHERE trace_id = ?",
         (trace_id,),
     ).fetchone()
     if known is None:
         seq = connection.execute("SELECT coalesce(max(seq), 0) + 1 FROM traces").fetchone()[0]
-        name, service, has_root, root_start, count, errors = "", "", 0, None, 0, 0
+        name, service, has_root, root_start, count, errors, left_out = "", "", 0, None, 0, 0, 0
         start, end = rows[0]["start"], rows[0]["end"]
         services: dict[str, None] = {}
     else:
-        seq, name, service, listed, has_root, root_start, start, end, count, errors = known
+        seq, name, service, listed, has_root, root_start, start, end, count, errors, left_out = known
         services = dict.fromkeys(json.loads(listed))
     # Few resources send many spans.
     resources: dict[str, int] = {}
     for row in rows:
-        resource = resources.get(row["resource"])
-        if resource is None:
-            digest = hashlib.blake2b(row["resource"].encode(), digest_size=8).digest()
-            resource = resources[row["resource"]] = int.from_bytes(digest, "big", signed=True)
-            connection.execute("INSERT OR IGNORE INTO resources VALUES (?, ?, ?)", (seq, resource, row["resource"]))
-        added = connection.execute(
+        stored = count - left_out
+        if stored < most or (
+            stored < most + max(int(most * RESERVE), 1)
+            and _holds_together(connection, seq, row, stored == most and not left_out)
+        ):
+            resource = resources.get(row["resource"])
+            if resource is None:
+                digest = hashlib.blake2b(row["resource"].encode(), digest_size=8).digest()
+                resource = resources[row["resource"]] = int.from_bytes(digest, "big", signed=True)
+                connection.execute(
+                    "INSERT OR IGNORE INTO resources VALUES (?, ?, ?)", (seq, resource, row["resource"])
+                )
+            if not _store_span(connection, seq, row, resource):
+                continue
+        elif _is_stored(connection, seq, row["span_id"]):
+            continue
+        else:
+            left_out += 1
+        count += 1
+        errors += row["status"] == "error"
+        start, end = min(start, row["start"]), max(end, row["end"])
+        if len(services) < _MOST_SERVICES:
+            services[row["service"]] = None
+        # Until the span without a parent arrives (it ends last), the earliest stands for the trace.
+        is_root = not row["parent_id"]
+        if root_start is None or (is_root, -row["start"]) > (bool(has_root), -root_start):
+            name, service, has_root, root_start = row["name"], row["service"], int(is_root), row["start"]
+    connection.execute(
+        "INSERT OR REPLACE INTO traces VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(seq, trace_id, name, service, _dump(list(services)), has_root, root_start, start, end),
+            *(count, errors, left_out),
+        ),
+    )
+
+
+def _store_span(connection: sqlite3.Connection, seq: int, row: dict[str, Any], resource: int) -> bool:
+    """Whether the span was not there yet."""
+    return bool(
+        connection.execute(
             "INSERT OR IGNORE INTO spans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 seq,
@@ -812,20 +1039,32 @@ def _store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[
                 *row["described"],
             ),
         ).rowcount
-        if not added:
-            continue
-        count += 1
-        errors += row["status"] == "error"
-        start, end = min(start, row["start"]), max(end, row["end"])
-        services[row["service"]] = None
-        # Until the span without a parent arrives (it ends last), the earliest stands for the trace.
-        is_root = not row["parent_id"]
-        if root_start is None or (is_root, -row["start"]) > (bool(has_root), -root_start):
-            name, service, has_root, root_start = row["name"], row["service"], int(is_root), row["start"]
-    connection.execute(
-        "INSERT OR REPLACE INTO traces VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (seq, trace_id, name, service, _dump(list(services)), has_root, root_start, start, end, count, errors),
     )
+
+
+def _is_stored(connection: sqlite3.Connection, seq: int, span_id: str) -> bool:
+    found = connection.execute("SELECT 1 FROM spans WHERE trace = ? AND span_id = ?", (seq, span_id)).fetchone()
+    return found is not None
+
+
+def _holds_together(connection: sqlite3.Connection, seq: int, row: dict[str, Any], first: bool) -> bool:
+    """Whether stored spans hang below this one: spans end, and come, before those that called them.
+
+    ``first``: it is the first one beyond the bound, so that which spans are awaited is looked up once.
+    """
+    if first:
+        connection.execute(
+            "INSERT OR IGNORE INTO awaited SELECT DISTINCT s.trace, s.parent_id FROM spans s "
+            "WHERE s.trace = ? AND s.parent_id <> '' AND NOT EXISTS "
+            "(SELECT 1 FROM spans p WHERE p.trace = s.trace AND p.span_id = s.parent_id)",
+            (seq,),
+        )
+    awaited = connection.execute(
+        "DELETE FROM awaited WHERE trace = ? AND span_id = ?", (seq, row["span_id"])
+    ).rowcount
+    if awaited and row["parent_id"] and not _is_stored(connection, seq, row["parent_id"]):
+        connection.execute("INSERT OR IGNORE INTO awaited VALUES (?, ?)", (seq, row["parent_id"]))
+    return bool(awaited) or not row["parent_id"]
 
 
 def _has_attribute(attributes: str, key: str, text: str) -> bool:
@@ -845,7 +1084,7 @@ def _distinct(connection: sqlite3.Connection, column: str, condition: str, *valu
 
 
 def _summary(row: tuple[Any, ...]) -> TraceSummary:
-    trace_id, name, service, services, start, end, span_count, error_count = row
+    trace_id, name, service, services, start, end, span_count, error_count, left_out = row
     return TraceSummary(
         trace_id=trace_id,
         name=name,
@@ -855,6 +1094,7 @@ def _summary(row: tuple[Any, ...]) -> TraceSummary:
         duration=end - start,
         span_count=span_count,
         error_count=error_count,
+        left_out=left_out,
     )
 
 
@@ -864,7 +1104,25 @@ def _one_of(known: Collection[Any], *found: Any) -> None:
         raise LookupError("an unknown word")
 
 
-def _span(trace_id: str, row: tuple[Any, ...]) -> Span:
+class _Resources:
+    """Resources as they are read, each once: many spans have the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def __getitem__(self, text: str | None) -> dict[str, Any]:
+        found = self._known.get(text or "{}")
+        if found is None:
+            found = self._known[text or "{}"] = _attributes(json.loads(text or "{}"))
+        return found
+
+
+def _attributes(found: dict[str, Any]) -> dict[str, Any]:
+    """``found`` with no value so deep that a function that meets it runs out of Python's stack."""
+    return {key: shallow(value) for key, value in found.items()}
+
+
+def _span(trace_id: str, row: tuple[Any, ...], resources: _Resources) -> Span:
     span_id, parent_id, name, kind, service, start, end, status, attributes, more, resource = row
     rest = json.loads(more)
     _one_of(_KINDS, kind)
@@ -880,9 +1138,13 @@ def _span(trace_id: str, row: tuple[Any, ...]) -> Span:
         end=end,
         status=status,
         status_message=rest.get("status_message", ""),
-        attributes=json.loads(attributes),
-        events=[Event(event["name"], event["time"], event["attributes"]) for event in rest.get("events", ())],
-        links=[Link(link["trace_id"], link["span_id"], link["attributes"]) for link in rest.get("links", ())],
-        resource=json.loads(resource or "{}"),
+        attributes=_attributes(json.loads(attributes)),
+        events=[
+            Event(event["name"], event["time"], _attributes(event["attributes"])) for event in rest.get("events", ())
+        ],
+        links=[
+            Link(link["trace_id"], link["span_id"], _attributes(link["attributes"])) for link in rest.get("links", ())
+        ],
+        resource=resources[resource],
         scope=rest.get("scope", ""),
     )

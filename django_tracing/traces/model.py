@@ -7,29 +7,38 @@ incomplete or wrong: missing parents, several roots, circles, clocks that disagr
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Literal, NamedTuple, Protocol
 
 from django_tracing.work import TargetKind, Work
 
 __all__ = [
+    "DEEPEST",
     "FARTHEST",
+    "MOST_SPANS",
     "Dependencies",
     "Dependency",
     "Event",
+    "FoundSpan",
     "Kind",
     "Link",
+    "LongReader",
     "Node",
     "ReadError",
     "Reader",
     "RouteStatistics",
     "Span",
+    "SpanStream",
     "Status",
     "Trace",
     "TraceSummary",
+    "innermost",
     "is_layer",
+    "shallow",
     "span_of",
     "summarise",
     "to_nanoseconds",
@@ -42,6 +51,10 @@ Status = Literal["unset", "ok", "error"]
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 #: From the epoch, in nanoseconds, either way.
 FARTHEST: Final = 9.2e18
+#: So many spans of a trace are shown, the earliest: what a browser can show, and a worker can read in two seconds.
+MOST_SPANS: Final = 10_000
+#: Values within values are read as deep as this; no function that meets them may need the whole of Python's stack.
+DEEPEST: Final = 16
 #: Shorter ones would match by chance.
 MIN_PREFIX: Final = 6
 
@@ -149,8 +162,11 @@ class TraceSummary:
     services: tuple[str, ...]
     start: int
     duration: int
+    #: All of them, also those that were left out.
     span_count: int
     error_count: int
+    #: How many spans came and were not stored, since the trace had as many as it may have.
+    left_out: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able: the start as ISO 8601 in UTC, the duration in milliseconds."""
@@ -163,16 +179,52 @@ class TraceSummary:
             "duration_ms": self.duration / 1e6,
             "span_count": self.span_count,
             "error_count": self.error_count,
+            "left_out": self.left_out,
         }
 
 
+class FoundSpan(NamedTuple):
+    """One span, and as much of its trace as its page says."""
+
+    span: Span
+    trace_name: str
+    #: When the trace began, in nanoseconds.
+    trace_start: int
+
+
+@dataclass(frozen=True, slots=True)
+class SpanStream:
+    """All stored spans of a trace, read as they are asked for; reading on may raise :class:`ReadError`."""
+
+    trace_id: str
+    name: str
+    spans: Iterator[Span]
+    #: How many spans of the trace were not stored.
+    unstored: int = 0
+
+
 class Trace:
-    """The stored spans of one trace, earliest first. There is at least one."""
+    """The spans of one trace, earliest first. There is at least one.
 
-    __slots__ = ("spans", "trace_id")
+    ``left_out`` is how many more spans it has than are here, ``unstored`` how many of those are stored nowhere.
+    ``uncounted``: there are even more, which nobody counted.
+    """
 
-    def __init__(self, trace_id: str, spans: Iterable[Span]) -> None:
+    __slots__ = ("left_out", "spans", "trace_id", "uncounted", "unstored")
+
+    def __init__(
+        self,
+        trace_id: str,
+        spans: Iterable[Span],
+        *,
+        left_out: int = 0,
+        unstored: int = 0,
+        uncounted: bool = False,
+    ) -> None:
         self.trace_id = trace_id
+        self.left_out = left_out
+        self.unstored = unstored
+        self.uncounted = uncounted
         self.spans: list[Span] = sorted(spans, key=lambda span: (span.start, bool(span.parent_id), -span.end))
         if not self.spans:
             raise ValueError("A trace has at least one span.")
@@ -198,7 +250,8 @@ class Trace:
 
     @property
     def span_count(self) -> int:
-        return len(self.spans)
+        """All of them, also those that were left out."""
+        return len(self.spans) + self.left_out
 
     @property
     def error_count(self) -> int:
@@ -215,7 +268,12 @@ class Trace:
             duration=self.duration,
             span_count=self.span_count,
             error_count=self.error_count,
+            left_out=self.left_out,
         )
+
+    def spans_by_service(self) -> Counter[str]:
+        """How many of ``spans`` are each service's."""
+        return Counter(span.service for span in self.spans)
 
     def tree(self) -> list[Node]:
         """The roots, each with its children, in order of their starts. Every span stands in it exactly once.
@@ -325,7 +383,8 @@ class Dependencies:
 class Reader(Protocol):
     """Where traces are read back from. All methods raise :class:`ReadError`.
 
-    ``start`` and ``end`` are seconds since the epoch and bound when traces began.
+    ``start`` and ``end`` are seconds since the epoch and bound when traces began. Two more methods may be there,
+    see :class:`LongReader`.
     """
 
     def describe(self) -> str:
@@ -367,7 +426,10 @@ class Reader(Protocol):
         ...
 
     def trace(self, trace_id: str) -> Trace | None:
-        """The trace whose id is, or alone begins with, ``trace_id`` (6 hex digits or more); None if there is none."""
+        """The trace whose id is, or alone begins with, ``trace_id`` (6 hex digits or more); None if there is none.
+
+        Of a longer one the earliest :data:`MOST_SPANS` spans, and how many were left out.
+        """
         ...
 
     def routes(
@@ -378,6 +440,21 @@ class Reader(Protocol):
 
     def dependencies(self, *, start: float | None = None, end: float | None = None) -> Dependencies:
         """Who calls whom."""
+        ...
+
+
+class LongReader(Reader, Protocol):
+    """A reader that needs not read a trace for one of its spans, nor keep all of it for its file."""
+
+    def span(self, trace_id: str, span_id: str) -> FoundSpan | None:
+        """One span; None if there is none."""
+        ...
+
+    def stream(self, trace_id: str, *, grouped: bool = False) -> SpanStream | None:
+        """All spans of a trace, the earliest first; ``grouped``: those of one resource and scope follow each other.
+
+        None if there is no such trace. Raises what is wrong at once as far as it is known by then.
+        """
         ...
 
 
@@ -438,30 +515,86 @@ def is_layer(span: Span | Any) -> bool:
     return span.kind == "internal" and span.name.startswith(("view.", "middleware."))
 
 
+def innermost(
+    members: Sequence[tuple[int, int]], layers: Sequence[tuple[int, int]], *, strict: bool = False
+) -> list[int | None]:
+    """For each of ``members`` (start, end) the number of the shortest of ``layers`` that lasts all the while.
+
+    None for those that no layer takes in; ``strict``: neither does one of the same start and end. A sweep from the
+    latest end to the earliest: n spans take n log n steps.
+    """
+    found: list[int | None] = [None] * len(members)
+    by_start = sorted(range(len(layers)), key=lambda number: layers[number][0])
+    starts = [layers[number][0] for number in by_start]
+    places = {number: place for place, number in enumerate(by_start)}
+    # What may take in a span stands before it.
+    events = [(-end, start, strict, number) for number, (start, end) in enumerate(layers)]
+    events += [(-end, start, not strict, -number - 1) for number, (start, end) in enumerate(members)]
+    shortest = _Shortest(len(layers))
+    for negative, start, _order, number in sorted(events):
+        if number >= 0:
+            shortest.add(places[number], max(-negative - start, 0), number)
+        else:
+            found[-number - 1] = shortest.up_to(bisect_right(starts, start))
+    return found
+
+
+class _Shortest:
+    """The shortest of the first few: a Fenwick tree of minima."""
+
+    def __init__(self, size: int) -> None:
+        self._least: list[tuple[int, int] | None] = [None] * (size + 1)
+
+    def add(self, place: int, length: int, number: int) -> None:
+        candidate = (length, number)
+        place += 1
+        while place < len(self._least):
+            known = self._least[place]
+            if known is None or candidate < known:
+                self._least[place] = candidate
+            place += place & -place
+
+    def up_to(self, count: int) -> int | None:
+        """The number of the shortest among the first ``count`` places."""
+        best: tuple[int, int] | None = None
+        while count:
+            known = self._least[count]
+            if known is not None and (best is None or known < best):
+                best = known
+            count -= count & -count
+        return None if best is None else best[1]
+
+
 def _nest_in_layers(node: Node) -> None:
     """Moves children into the layers beside them that lasted all the while."""
-    layers = [child for child in node.children if is_layer(child.span)]
-    if not layers:
+    by_service: dict[str, list[Node]] = {}
+    for child in node.children:
+        if is_layer(child.span):
+            by_service.setdefault(child.span.service, []).append(child)
+    if not by_service:
+        return
+    members: dict[str, list[Node]] = {}
+    for child in node.children:
+        if child.span.service in by_service and not is_layer(child.span):
+            members.setdefault(child.span.service, []).append(child)
+    around: dict[int, Node] = {}
+    for service, inside in members.items():
+        layers = by_service[service]
+        found = innermost(
+            [(child.span.start, child.span.end) for child in inside],
+            [(layer.span.start, layer.span.end) for layer in layers],
+        )
+        around.update(
+            (id(child), layers[number]) for child, number in zip(inside, found, strict=True) if number is not None
+        )
+    if not around:
         return
     kept: list[Node] = []
     for child in node.children:
-        span = child.span
-        around = None
-        if not is_layer(span):
-            around = min(
-                (
-                    layer
-                    for layer in layers
-                    if layer.span.start <= span.start
-                    and span.end <= layer.span.end
-                    and layer.span.service == span.service
-                ),
-                key=lambda layer: layer.span.duration,
-                default=None,
-            )
-        (kept if around is None else around.children).append(child)
-    if len(kept) < len(node.children):
-        node.children = kept
+        layer = around.get(id(child))
+        (kept if layer is None else layer.children).append(child)
+    node.children = kept
+    for layers in by_service.values():
         for layer in layers:
             layer.children.sort(key=lambda child: (child.span.start, -child.span.end))
 
@@ -485,12 +618,25 @@ def _earliest_of_circle(node: Node, by_id: dict[str, Node]) -> Node:
     return min(passed[passed.index(node) :], key=lambda member: member.span.start)
 
 
-def _json(value: Any) -> Any:
+def shallow(value: Any, depth: int = DEEPEST) -> Any:
+    """``value`` with … for what lies deeper than ``depth`` lists and objects."""
+    if not isinstance(value, (dict, list)):
+        return value
+    if not depth:
+        return "…"
+    if isinstance(value, dict):
+        return {key: shallow(item, depth - 1) for key, item in value.items()}
+    return [shallow(item, depth - 1) for item in value]
+
+
+def _json(value: Any, depth: int = DEEPEST) -> Any:
     """``value`` without the NaN and infinities that JSON has no place for."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
+    if isinstance(value, (dict, list)) and not depth:
+        return "…"
     if isinstance(value, dict):
-        return {key: _json(item) for key, item in value.items()}
+        return {key: _json(item, depth - 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_json(item) for item in value]
+        return [_json(item, depth - 1) for item in value]
     return value

@@ -15,7 +15,16 @@ from django_tracing.traces.model import Span, Trace, TraceSummary, to_datetime
 from django_tracing.traces.waterfall import Row, Waterfall, location_of, short_statement, statement_of, waterfall
 from django_tracing.work import Work
 
-__all__ = ["WORDS", "duration_text", "key_attributes", "milliseconds", "plain", "render_list", "render_trace"]
+__all__ = [
+    "WORDS",
+    "duration_text",
+    "key_attributes",
+    "left_out",
+    "milliseconds",
+    "plain",
+    "render_list",
+    "render_trace",
+]
 
 #: What is shown beside a span, in this order: the default name, and the one that stable conventions give it.
 _KEYS: Final = (
@@ -133,7 +142,9 @@ def render_trace(trace: Trace, *, width: int = 100, color: bool = False, timezon
         ),
         _Line(width, color).add(""),
     ]
-    rows = list(_rows(fall))
+    # Of a deep branch only its end is shown: all of each would be a square of the depth.
+    rows = list(_rows(fall, width))
+    total = trace.duration
     offsets = [_offset(line.row.start) for line in rows]
     durations = [milliseconds(line.row.duration) for line in rows]
     offset_width = max(len("start"), *map(len, offsets))
@@ -148,7 +159,7 @@ def render_trace(trace: Trace, *, width: int = 100, color: bool = False, timezon
     for found, offset, duration in zip(rows, offsets, durations, strict=True):
         line = _Line(width, color).add(f"{offset:>{offset_width}}  ", "dim").add(f"{duration:>{duration_width}}  ")
         if bar_width:
-            line.add(_bar(found.row, trace.duration, bar_width), "service").add("  ")
+            line.add(_bar(found.row, total, bar_width), "service").add("  ")
         line.add(_shortened(found.branch, tree_width), "dim")
         _describe(line, found.row, found.service_changes)
         lines.append(line)
@@ -160,7 +171,22 @@ def render_trace(trace: Trace, *, width: int = 100, color: bool = False, timezon
                 .add(_shortened(found.below, tree_width), "dim")
                 .add(message, "error")
             )
-    return "\n".join(map(str, lines))
+    text = "\n".join(map(str, lines))
+    return f"{text}\n\n{left_out(trace)}" if trace.left_out or trace.uncounted else text
+
+
+def left_out(trace: Trace) -> str:
+    """How much of a trace is not shown, and where the rest is; empty where all of it is."""
+    if not trace.left_out and not trace.uncounted:
+        return ""
+    shown = len(trace.spans)
+    more = "more than " if trace.uncounted else ""
+    text = f"The earliest {shown} of {more}{trace.span_count} spans."
+    if trace.unstored:
+        text += f' {trace.unstored} were not stored: TRACING["MAX_TRACE_SPANS"] says how many are kept of a trace.'
+    if trace.uncounted or trace.left_out > trace.unstored:
+        text += " The others are in the file that the trace's page in the admin offers for download."
+    return text
 
 
 def render_list(
@@ -172,7 +198,7 @@ def render_list(
         (
             to_datetime(summary.start).astimezone(timezone).strftime("%Y-%m-%d %H:%M:%S"),
             milliseconds(summary.duration),
-            str(summary.span_count),
+            str(summary.span_count) + (f" ({summary.left_out} not stored)" if summary.left_out else ""),
             str(summary.error_count or "-"),
             plain(summary.service),
             plain(summary.name),
@@ -224,8 +250,8 @@ class _Found(NamedTuple):
     failed: Span | None
 
 
-def _rows(fall: Waterfall) -> Iterable[_Found]:
-    """The rows from top to bottom, without those that another one folds."""
+def _rows(fall: Waterfall, width: int) -> Iterable[_Found]:
+    """The rows from top to bottom, without those that another one folds; of their branches the last ``width``."""
     rows = fall.rows
     shown = [number for number, row in enumerate(rows) if row.parent < 0 or not rows[row.parent].folds]
     last_of = {rows[number].parent: number for number in shown}
@@ -236,8 +262,9 @@ def _rows(fall: Waterfall) -> Iterable[_Found]:
             branch, trunk = "", ""
         else:
             is_last = last_of[row.parent] == number
-            branch = trunks[row.parent] + ("└─ " if is_last else "├─ ")
-            trunk = trunks[row.parent] + ("   " if is_last else "│  ")
+            above = trunks[row.parent][-width:]
+            branch = above + ("└─ " if is_last else "├─ ")
+            trunk = above + ("   " if is_last else "│  ")
         trunks[number] = trunk
         service = rows[row.parent].span.service if row.parent >= 0 else "\0"
         members = [each.span for each in rows[number + 1 : number + 1 + row.count]] if row.folds else [row.span]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
-from django_tracing.traces.model import RouteStatistics, Trace, is_layer
+from django_tracing.traces.model import RouteStatistics, Trace, innermost, is_layer
 from django_tracing.work import Work, work_of
 
 __all__ = ["Part", "parts_of", "route_statistics", "self_time"]
@@ -103,16 +103,20 @@ def _add(routes: dict[tuple[str, str], _Route], trace_id: str, parts: Sequence[P
         parent = by_id.get(part.parent_id)
         if parent is not None and parent.service == part.service and part.kind not in _ENTRIES:
             children.setdefault(part.parent_id, []).append((part.start, part.end))
-    for layer in parts:
+    layers: dict[str, list[Part]] = {}
+    for part in parts:
+        if is_layer(part) and part.parent_id in children:
+            layers.setdefault(part.parent_id, []).append(part)
+    inside: dict[str, list[tuple[int, int]]] = {}
+    for parent_id, beside in layers.items():
         # Made afterwards, beside what it did: as in Trace.tree, that is not its own time.
-        if is_layer(layer):
-            inside = [
-                (begin, end)
-                for begin, end in children.get(layer.parent_id, ())
-                if layer.start <= begin and end <= layer.end and (begin, end) != (layer.start, layer.end)
-            ]
-            if inside:
-                children.setdefault(layer.span_id, []).extend(inside)
+        spent = children[parent_id]
+        around = innermost(spent, [(layer.start, layer.end) for layer in beside], strict=True)
+        for times, number in zip(spent, around, strict=True):
+            if number is not None:
+                inside.setdefault(beside[number].span_id, []).append(times)
+    for span_id, more in inside.items():
+        children.setdefault(span_id, []).extend(more)
     owners: dict[str, _Route | None] = {}
     for part in parts:
         route = _owner(part, by_id, owners, routes, service)
@@ -124,8 +128,8 @@ def _add(routes: dict[tuple[str, str], _Route], trace_id: str, parts: Sequence[P
             route.errors += part.failed
             if duration > route.slowest:
                 route.slowest, route.slowest_trace_id = duration, trace_id
-        spent = children.get(part.span_id)
-        own = self_time(part.start, part.end, spent) if spent else part.end - part.start
+        below = children.get(part.span_id)
+        own = self_time(part.start, part.end, below) if below else part.end - part.start
         route.times[part.work] = route.times.get(part.work, 0) + own
 
 

@@ -462,7 +462,8 @@ def read_everything(reader: JaegerReader, trace_id: str) -> None:
     if trace is None:  # what is answered is another trace's
         return
     assert waterfall(trace).rows
-    json.dumps([otlp_json(trace), jaeger_json(trace)])
+    json.loads("".join(otlp_json(trace.spans)))
+    json.loads("".join(jaeger_json(trace.trace_id, trace.spans)))
 
 
 @pytest.mark.parametrize("dialect", ["v3", "v1"])

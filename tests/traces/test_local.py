@@ -67,6 +67,87 @@ def set_asides(path: Path) -> list[Path]:
 # ----- Files
 
 
+def modes(folder: Path) -> dict[str, str]:
+    return {each.name: oct(each.stat().st_mode & 0o777) for each in folder.iterdir()}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+@pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
+@pytest.mark.parametrize("name", [".tracing", "elsewhere"])
+def test_what_is_stored_is_its_users_alone(tmp_path: Path, mask: int, name: str) -> None:
+    """Whatever the umask; SQLite's log and its index as well, which are there while a writer is."""
+    path = tmp_path / "new" / name / "traces.sqlite3"
+    script = """
+        import os, stat, sys
+        os.umask(int(sys.argv[2]))
+        from django_tracing.traces.local import LocalStore
+        from tests.traces.builders import row
+        store = LocalStore(sys.argv[1])
+        store.write([row()])
+        assert len(LocalStore(sys.argv[1]).search()) == 1
+        folder = store.path.parent
+        print(oct(folder.stat().st_mode & 0o777))
+        for file in sorted(folder.iterdir()):
+            print(file.name, oct(file.stat().st_mode & 0o777))
+        assert os.umask(0) == int(sys.argv[2])
+        """
+    out = finished(run(script, path, mask))
+    assert out.split("\n") == [
+        "0o700",
+        ".gitignore 0o600",
+        "traces.sqlite3 0o600",
+        "traces.sqlite3-shm 0o600",
+        "traces.sqlite3-wal 0o600",
+        "",
+    ]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_a_store_of_an_older_version_is_tightened(store: LocalStore, path: Path) -> None:
+    store.write([row()])
+    for suffix in ("corrupt-20260101-000000-1", "corrupt-20260101-000000-1-wal"):
+        (path.parent / f"{path.name}.{suffix}").touch()
+    (path.parent / "notes.txt").touch()
+    for each in path.parent.iterdir():
+        each.chmod(0o644)
+    path.parent.chmod(0o755)
+    # The file, its log and its index, while another process has them open.
+    again = LocalStore(path)
+    again.write([row(2)])
+    found = modes(path.parent)
+    assert found.pop("notes.txt") == "0o644"
+    assert found.pop(".gitignore") == "0o644"
+    assert len(found) == 5
+    assert set(found.values()) == {"0o600"}
+    assert oct(path.parent.stat().st_mode & 0o777) == "0o700"
+    again.close()
+    store.write([row(3)])
+    assert len(store.search()) == 3
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_a_folder_that_was_there_is_left_as_it_is(tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o755)
+    store = LocalStore(folder / "traces.sqlite3")
+    store.write([row()])
+    assert oct(folder.stat().st_mode & 0o777) == "0o755"
+    assert set(modes(folder).values()) == {"0o600"}
+    store.close()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+@pytest.mark.parametrize("content", [b"this is no database" * 100, b"damaged"])
+def test_what_is_set_aside_is_its_users_alone(store: LocalStore, path: Path, content: bytes) -> None:
+    path.parent.mkdir()
+    path.write_bytes(content)
+    path.chmod(0o644)
+    store.write([row()])
+    assert set(modes(path.parent).values()) == {"0o600"}
+    assert len(set_asides(path)) == 1
+
+
 def test_nothing_is_made_before_the_first_write(store: LocalStore, path: Path) -> None:
     assert store.search() == []
     assert store.services() == []
@@ -185,8 +266,9 @@ def test_damage_that_sqlite_does_not_see(store: LocalStore, path: Path, written:
     assert store.trace(f"{7:032x}") is not None
 
 
-def test_a_file_of_version_1_is_brought_up_to_date(path: Path) -> None:
-    """The tables as they were before pages asked what a span spends its time on."""
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_file_of_an_older_version_is_brought_up_to_date(path: Path, version: int) -> None:
+    """The tables as they were before pages asked what a span spends its time on, and before traces had a bound."""
     first = LocalStore(path)
     first.write(
         [
@@ -198,9 +280,11 @@ def test_a_file_of_version_1_is_brought_up_to_date(path: Path) -> None:
     )
     first.close()
     connection = sqlite3.connect(path)
-    for column in ("work", "target_kind", "target"):
+    connection.execute("ALTER TABLE traces DROP COLUMN left_out")
+    connection.execute("DROP TABLE awaited")
+    for column in ("work", "target_kind", "target") if version == 1 else ():
         connection.execute(f"ALTER TABLE spans DROP COLUMN {column}")
-    connection.execute("PRAGMA user_version = 1")
+    connection.execute(f"PRAGMA user_version = {version}")
     connection.commit()
     connection.close()
 
@@ -370,6 +454,24 @@ def test_a_store_that_may_only_be_read(open_folder: Path) -> None:
     out = nobodys(script, store.path)
     store.close()
     assert out.startswith("1\nread_only ")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs two users")
+def test_another_user_is_told_whose_it_is(open_folder: Path) -> None:
+    open_folder.chmod(0o755)
+    store = LocalStore(open_folder / "new" / "traces.sqlite3")
+    store.write([row()])
+    script = """
+            for ask in (lambda store: store.search(), lambda store: store.write([row(2)])):
+                try:
+                    ask(LocalStore(sys.argv[1]))
+                except StoreError as error:
+                    print(error.reason, error)
+            """
+    out = nobodys(script, store.path)
+    store.close()
+    assert out.count("read_only ") == 2
+    assert "it is for the user that the site runs as, and nobody else. Run this as that user" in out
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs resource limits")

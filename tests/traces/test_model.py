@@ -109,6 +109,7 @@ def test_summary() -> None:
         "duration_ms": 7.0,
         "span_count": 2,
         "error_count": 1,
+        "left_out": 0,
     }
 
 
