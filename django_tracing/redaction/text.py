@@ -15,7 +15,7 @@ TEXT_INPUT: Final = 20_000
 
 
 _text_keys = SensitiveKeys()
-_text_stems = STEMS
+_text_stems: tuple[str, ...] = STEMS
 
 
 def also_sensitive(names: Iterable[str]) -> None:

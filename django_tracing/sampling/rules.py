@@ -23,10 +23,14 @@ _LITERAL: Final = re.compile(r"\^((?:[\w/ -]|\\[./-])*)")
 #: Python has no time limit for a regular expression, and whoever asks for a page chooses the text: of longer paths
 #: only so much is searched as can be tried in that many steps, some hundredths of a second.
 _LENGTHS: Final = (8192, 4096, 2048, 1024, 512, 200)
-_MOST_STEPS: Final = 1_500_000
+_MOST_STEPS: Final = 6_000_000
+#: Of a repetition whose rounds can be read in more than one way each: two ways to the power of it are too many.
+_MOST_ROUNDS: Final = 24
+#: What is repeated as often has no bound: longer texts are not read.
+_ENDLESS: Final = 1 << 31
 #: What reads a regular expression for ``re``.
 _PARSER: Final = "re._parser" if sys.version_info >= (3, 11) else "sre_parse"
-_REPEATED: Final = re.compile(r"[*+{]")
+_REPEATED: Final = re.compile(r"[*+?{]")
 _CATEGORIES: Final = {"CATEGORY_WORD": r"\w", "CATEGORY_DIGIT": r"\d", "CATEGORY_SPACE": r"\s"}
 #: Headers that WSGI gives without the ``HTTP_`` of all others.
 _BARE: Final = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
@@ -122,49 +126,122 @@ def pattern_problem(path: str) -> str:
 def _longest(pattern: str) -> int:
     """How much of a path ``pattern`` is given, in characters; 0 when it can't be given any."""
     try:
-        read = import_module(_PARSER).parse(pattern)
+        parser = import_module(_PARSER)
     except ImportError:  # it is private: some day it may be elsewhere
-        return _LENGTHS[-1]
+        return 0 if _REPEATED.search(pattern) else _LENGTHS[0]
+    read = parser.parse(pattern)
+    return next((length for length in _LENGTHS if _most_steps(read, length) <= _MOST_STEPS), 0)
+
+
+def _most_steps(read: Any, length: int) -> float:
+    """How many steps a search of ``read``, which the parser gave, can take in a text of ``length`` characters."""
+    steps = _sequence(read, length, None).steps
     anchored = len(read) > 0 and str(read[0][1]) in ("AT_BEGINNING", "AT_BEGINNING_STRING")
-    # One that is searched for reads the text again from each place on.
-    lengths = _LENGTHS if anchored or not _REPEATED.search(pattern) else _LENGTHS[3:]
-    for length in lengths:
-        if _steps(read, length, 0 if anchored else 1) <= _MOST_STEPS:
-            return length
-    return 0
+    if not anchored or read.state.flags & re.MULTILINE:
+        # It is tried again from each place on.
+        steps = _product({1: 1.0}, steps)
+    return sum(
+        math.inf if degree > _HIGHEST else factor * math.comb(length + degree, degree)
+        for degree, factor in steps.items()
+    )
 
 
-def _steps(items: Any, length: int, open_ended: int = 0, after: Any = None) -> float:
-    """In how many ways a text of ``length`` characters can be tried at most.
+#: A number that depends on the length n of the text: factor times "n + degree over degree", in how many places
+#: ``degree`` repetitions that share the text can end, summed over all degrees.
+_Growth = dict[int, float]
+_ONE: Final[_Growth] = {0: 1.0}
+#: No more are allowed, so nobody need know how many.
+_HIGHEST: Final = 6
 
-    ``open_ended`` repetitions stand before ``items``, a search that may begin anywhere is one; ``after`` stands
-    behind them.
-    """
-    steps = 1.0
+
+class _Effort(NamedTuple):
+    """What a part of a regular expression takes, tried at one place of a text."""
+
+    #: In how many ways it may match.
+    ways: _Growth
+    #: Characters looked at, and places come back to, until all of them have been tried.
+    steps: _Growth
+
+
+def _sum(*numbers: _Growth) -> _Growth:
+    total: _Growth = {}
+    for number in numbers:
+        for degree, factor in number.items():
+            total[degree] = total.get(degree, 0.0) + factor
+    return total
+
+
+def _product(one: _Growth, other: _Growth) -> _Growth:
+    total: _Growth = {}
+    for degree, factor in one.items():
+        for more, times in other.items():
+            at = min(degree + more, _HIGHEST + 1)
+            total[at] = total.get(at, 0.0) + factor * times
+    return total
+
+
+def _sequence(items: Any, length: int, after: Any) -> _Effort:
+    """The effort of ``items``, one after the other; ``after`` stands behind them."""
+    ways, steps = _ONE, _ONE
     listed = [*items, after]
-    for (kind, value), following in zip(listed, listed[1:], strict=False):
-        name = str(kind)
-        if name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
-            least, most, body = value
-            inner = _steps(body, length)
-            if inner > 1.0 and most > 1:
-                steps *= inner**most if most * math.log(inner) < 100 else math.inf
-            elif _ends_at(body, following):
-                continue
-            elif least < most and most >= length:
-                open_ended += 1
-            else:
-                steps *= inner + min(most, length) - least
-        elif name == "BRANCH":
-            steps *= sum(_steps(branch, length, 0, following) for branch in value[1])
-        elif name in ("SUBPATTERN", "ASSERT", "ASSERT_NOT"):
-            steps *= _steps(value[-1], length, 0, following)
-        elif name == "ATOMIC_GROUP":
-            steps *= _steps(value, length)
-        elif name == "GROUPREF_EXISTS":
-            steps *= _steps(value[1], length) + (_steps(value[2], length) if value[2] is not None else 1.0)
-    # They share the text.
-    return steps * float(length**open_ended) / math.factorial(open_ended)
+    for item, following in zip(listed, listed[1:], strict=False):
+        effort = _effort(item, length, following)
+        steps = _sum(steps, _product(ways, effort.steps))
+        ways = _product(ways, effort.ways)
+    return _Effort(ways, steps)
+
+
+def _effort(item: Any, length: int, following: Any) -> _Effort:
+    name, value = str(item[0]), item[1]
+    if name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
+        least, most, body = value
+        return _repetition(name == "POSSESSIVE_REPEAT", least, most, body, length, following)
+    if name == "SUBPATTERN":
+        return _sequence(value[-1], length, following)
+    if name == "BRANCH":
+        branches = [_sequence(branch, length, following) for branch in value[1]]
+        return _Effort(_sum(*(one.ways for one in branches)), _sum(*(one.steps for one in branches)))
+    if name == "GROUPREF_EXISTS":
+        branches = [_sequence(branch or (), length, None) for branch in value[1:]]
+        return _Effort(_sum(*(one.ways for one in branches)), _sum(*(one.steps for one in branches)))
+    if name in ("ASSERT", "ASSERT_NOT"):
+        return _Effort(_ONE, _sequence(value[1], length, None).steps)
+    if name == "ATOMIC_GROUP":
+        return _Effort(_ONE, _sequence(value, length, None).steps)
+    if name == "GROUPREF":
+        # What the group holds may be as long as the text.
+        return _Effort(_ONE, {1: 1.0})
+    return _Effort(_ONE, _ONE)
+
+
+def _repetition(possessive: bool, least: int, most: int, body: Any, length: int, following: Any) -> _Effort:
+    ways, steps = _sequence(body, length, None)
+    endless = most >= length
+    if not body.getwidth()[0]:
+        # A round may read nothing: those that have to be are read all the same, an endless repetition ends with it.
+        rounds: _Growth = {0: most + 1.0} if most < _ENDLESS else {0: least + 1.0, 1: 1.0}
+    else:
+        rounds = {1: 1.0} if endless else {0: most + 1.0}
+    if possessive and least <= 1:
+        return _Effort(_ONE, _product(rounds, steps))
+    if ways == _ONE:
+        steps = _product(rounds, steps)
+        if _ends_at(body, following):
+            # What follows is looked for at each place, and found at one.
+            return _Effort(_ONE, _sum(steps, rounds))
+        return _Effort(rounds if endless else {0: most - least + 1.0}, steps)
+    # Each round may be read in several ways, whatever the others were: without a bound there is no end to it.
+    if most > _MOST_ROUNDS:
+        return _Effort({_HIGHEST + 1: 1.0}, {_HIGHEST + 1: 1.0})
+    total: _Growth = {}
+    effort = power = _ONE
+    for count in range(most + 1):
+        if count >= least:
+            total = _sum(total, power)
+        if count < most:
+            effort = _sum(effort, _product(power, steps))
+            power = _product(power, ways)
+    return _Effort(total, effort)
 
 
 def _ends_at(body: Any, following: Any) -> bool:
@@ -173,8 +250,8 @@ def _ends_at(body: Any, following: Any) -> bool:
         return False
     kind, value = body[0]
     code: int = following[1]
-    # Letters may be another's, where case does not count.
-    if chr(code).isalpha():
+    # Letters may be another's where case does not count, and digits of other scripts are some where flags say so.
+    if code > 127 or chr(code).isalpha():
         return False
     if str(kind) == "LITERAL":
         return bool(value != code)
@@ -238,7 +315,8 @@ class _Compiled:
                 self._path = path.__eq__
                 self.prefix = path
             else:
-                self._path = _glob(path).fullmatch
+                fullmatch = _glob(path).fullmatch
+                self._path = lambda text: fullmatch(text[: _LENGTHS[0]])
                 self.prefix = path[: wildcard.start()]
 
     def failed(self, asked: Asked, now: float) -> str:

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import re
+from importlib import import_module
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from django_tracing.sampling.rules import Asked, Match, Rule, _Compiled, compile_rules, pattern_problem
+from django_tracing.sampling import rules as module
+from django_tracing.sampling.rules import (
+    Asked,
+    Match,
+    Rule,
+    _Compiled,
+    _glob,
+    _longest,
+    _most_steps,
+    compile_rules,
+    pattern_problem,
+)
+from tests.linear import steps
 
 NOW = 1_000.0
 
@@ -144,3 +158,99 @@ def test_the_index_finds_the_first(rules: list[Rule], asked: Asked) -> None:
             expected = rule
             break
     assert compile_rules(rules, "shop").match(asked, NOW).rule == expected
+
+
+# ----- no path takes a pattern long: how much of it is read follows from a bound on the steps, which must be one
+
+_ATOMS = st.sampled_from(["a", "b", "/", r"\w", ".", "[^/]", "[^b]", "[ab]", r"\d", "1", r"[^\d]"])
+_COUNTS = st.sampled_from(["*", "+", "?", "*?", "+?", "{2,4}", "{0,3}?", "{1,300}", "{2,}"])
+
+
+def _larger(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    return st.one_of(
+        st.lists(inner, min_size=2, max_size=4).map("".join),
+        st.tuples(inner, _COUNTS).map(lambda pair: f"(?:{pair[0]}){pair[1]}"),
+        st.tuples(_ATOMS, _COUNTS).map("".join),
+        st.tuples(inner, inner).map(lambda pair: f"(?:{pair[0]}|{pair[1]})"),
+        st.tuples(st.sampled_from(["(?=", "(?!", "("]), inner).map(lambda pair: f"{pair[0]}{pair[1]})"),
+    )
+
+
+_PATTERNS = st.tuples(
+    st.sampled_from(["", "^", "(?m)^"]),
+    st.recursive(_ATOMS, _larger, max_leaves=10),
+    st.sampled_from(["", "(?P<x>a.*)(?P=x)", "(?P<x>.*)b*(?P=x)"]),
+    st.sampled_from(["", "!", "$", "/!"]),
+).map("".join)
+_TEXTS = st.builds(
+    lambda begin, word, end, length: (begin + word * length)[: length - len(end)] + end,
+    st.text("ab/", max_size=1),
+    st.text("ab/1", min_size=1, max_size=4),
+    st.text("!/b", max_size=1),
+    st.sampled_from([12, 24, 40]),
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(_PATTERNS, _TEXTS)
+@example("^(.*?)[^/]*?/", "a" * 40)
+@example("^.*[^/]*/[^-]*-[^;]*;", "/-a" * 13)
+@example("(?m)^a.*b", "a\n" * 20)
+@example(r"^(.*)b*\1!", "a" * 40)
+@example(r"(?:\b){0,9999}!", "a" * 40)
+def test_no_search_takes_more_steps_than_the_bound(pattern: str, text: str) -> None:
+    read = import_module(module._PARSER).parse(pattern)
+    bound = _most_steps(read, len(text))
+    assume(bound < 50_000)
+    # A step of the bound is up to four of the counting machine's: a choice, a round's begin, a character, a jump.
+    assert steps(pattern, 0, "search", text) <= 4 * bound + 4 * len(text)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "length"),
+    [
+        # One loop after another, whose ends are not the same: as many ways as places, each as long as the text.
+        ("^(.*?)[^/]*?/", 1024),
+        ("^(.*?)(.*?)[^/]*?/", 200),
+        (r"^.*[^/]*/[^-]*-[^;]*;", 1024),
+        # Each line of a path may be the first.
+        ("(?m)^a[^b]*b", 1024),
+        (r"^(.*)b*\1!", 200),
+        # These end where the next one begins, in one way.
+        (r"^/\w+/\w+/\w+/\w+/$", 8192),
+        (r"^/(?P<shop>[^/]+)/(\d+)/[\w-]+/.*\.json$", 8192),
+        ("^/a.*b.*c.*d$", 200),
+        ("^/a.*b.*c.*d.*e$", 0),
+    ],
+)
+def test_how_much_of_a_path_is_read(pattern: str, length: int) -> None:
+    assert _longest(pattern) == length
+
+
+def test_of_a_longer_path_no_more_is_read() -> None:
+    pattern = "^(.*?)[^/]*?/x"
+    assert decide([Rule(1, "it", path=f"~{pattern}")], path="a" * 1000 + "/x") == "it"
+    assert decide([Rule(1, "it", path=f"~{pattern}")], path="a" * 2000 + "/x") is None
+    assert decide([Rule(1, "it", path="/a*b")], path="/a" + "x" * 8000 + "b") == "it"
+    assert decide([Rule(1, "it", path="/a*b")], path="/a" + "x" * 9000 + "b") is None
+
+
+def test_without_python_s_parser_no_repetition_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_PARSER", "re._nowhere")
+    _longest.cache_clear()
+    try:
+        assert "may take forever" in pattern_problem("~^/a?a?a?aaa$")
+        assert pattern_problem("~^/api/") == ""
+    finally:
+        _longest.cache_clear()
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@given(st.text("ab*?", min_size=1, max_size=12), st.text("ab", min_size=1, max_size=3), st.text("ab!", max_size=2))
+@example("*a*a*a*a*a*b", "a", "")
+@example("*ab*ab*ab", "ab", "!")
+def test_a_longer_path_takes_a_wildcard_as_many_steps_more(pattern: str, word: str, end: str) -> None:
+    source = _glob(pattern).pattern
+    few = steps(source, re.DOTALL, "fullmatch", word * 40 + end)
+    many = steps(source, re.DOTALL, "fullmatch", word * 160 + end)
+    assert many <= 5 * few + 200
