@@ -13,27 +13,35 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, TypeVar, cast
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from heapq import heappush, heappushpop
+from itertools import chain
+from typing import Any, Final, NamedTuple, TypeVar, cast
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from django_tracing.traces.dependencies import links_of
+from django_tracing.traces.json_stream import JsonStream
 from django_tracing.traces.model import (
+    DEEPEST,
     FARTHEST,
+    MOST_SPANS,
     Dependencies,
     Dependency,
     Event,
+    FoundSpan,
     Kind,
     Link,
     ReadError,
     RouteStatistics,
     Span,
+    SpanStream,
     Status,
     Trace,
     TraceSummary,
     iso_time,
     root_first,
-    summarise,
+    shallow,
     to_nanoseconds,
     trace_id_prefix,
 )
@@ -53,6 +61,12 @@ MAX_ANSWER: Final = 64 * 1024 * 1024
 PREFIX_DEPTH: Final = 200
 #: How many of the newest traces are read whole, where there is nothing shorter to ask for.
 WHOLE_TRACES: Final = 200
+#: More spans than these are not kept of them.
+WHOLE_SPANS: Final = 20_000
+#: A download may take as long, in seconds; each read of it waits for ``timeout``.
+DOWNLOAD_TIME: Final = 600.0
+#: As many processes of a trace are looked at for the names of its services.
+MOST_PROCESSES: Final = 1000
 #: How often a search goes on to older traces, when some that Jaeger found are not what was asked for.
 MAX_ROUNDS: Final = 5
 #: Jaeger traces itself; nobody looks for that unless by name.
@@ -223,17 +237,34 @@ class JaegerReader:
         services = self._services(service)
         depth = max(WHOLE_TRACES // max(len(services), 1), 10)
         spans: dict[str, dict[str, Span]] = {}
+        room = WHOLE_SPANS
         for name in services:
-            for span in self._whole(name, since, until, depth):
+            for span in self._whole(name, since, until, depth, room) if room > 0 else ():
                 spans.setdefault(span.trace_id, {})[span.span_id] = span
+                room -= 1
         return [Trace(trace_id, members.values()) for trace_id, members in spans.items()]
 
-    def _whole(self, service: str, since: float, until: float, depth: int) -> list[Span]:
-        if self.dialect == "v3":
-            query = _query_v3(service, since, until, depth)
-            return self._ask("/api/v3/traces", query, lambda answer: list(_decode_v3(answer)), none=[])
-        query = _query_v1(service, since, until, depth)
-        return self._ask("/api/traces", query, lambda answer: list(_decode_v1(answer)), none=[])
+    def _whole(self, service: str, since: float, until: float, depth: int, room: int) -> list[Span]:
+        path, query = (
+            ("/api/v3/traces", _query_v3(service, since, until, depth))
+            if self.dialect == "v3"
+            else ("/api/traces", _query_v1(service, since, until, depth))
+        )
+        found: list[_Read] = []
+
+        def walk(stream: JsonStream) -> list[Span]:
+            try:
+                for read in self._walk(stream):
+                    found.append(read)
+                    if len(found) >= room:
+                        break
+            except ReaderError:
+                if not found:
+                    raise
+            # In the older dialect a trace says only at its end which processes its spans are of.
+            return [read.span() for read in found if read.group.complete]
+
+        return self._ask_for_spans(path, query, walk, none=[])
 
     def _search_v3(
         self,
@@ -275,32 +306,112 @@ class JaegerReader:
             query["minDuration"] = _duration(min_duration)
         if attributes:
             query["tags"] = json.dumps(attributes)
-        return self._ask(
-            "/api/traces",
-            query,
-            lambda answer: summarise(span for item in answer["data"] or () for span in _spans_v1(item)),
-        )
+        return self._ask_for_spans("/api/traces", query, _summaries_v1)
 
     def trace(self, trace_id: str) -> Trace | None:
-        full = trace_id_prefix(trace_id)
-        if len(full) < 32:
-            matching = [
-                summary.trace_id for summary in self.search(limit=PREFIX_DEPTH) if summary.trace_id.startswith(full)
-            ]
-            if not matching:
-                return None
-            if len(matching) > 1:
-                raise ReaderError(f"Several traces begin with {full}. Give more of the id.", "ambiguous")
-            (full,) = matching
-        if self.dialect == "v3":
-            path, decode = f"/api/v3/traces/{full}", _decode_v3
-        else:
-            path, decode = f"/api/traces/{full}", _decode_v1
+        full = self._full_id(trace_id)
+        if full is None:
+            return None
+        kept = _Kept(MOST_SPANS)
+
+        def walk(stream: JsonStream) -> list[Span]:
+            try:
+                for read in self._walk(stream):
+                    if read.trace_id == full:
+                        kept.add(read)
+            except ReaderError:
+                # Longer than what is read of an answer, or than the time for it: what came is the most of it.
+                if not kept.count:
+                    raise
+                kept.cut = True
+            return kept.spans()
+
         nothing: list[Span] = []
-        spans = self._ask(
-            path, {}, lambda answer: [span for span in decode(answer) if span.trace_id == full], none=nothing
-        )
-        return Trace(full, spans) if spans else None
+        spans = self._ask_for_spans(self._trace_path(full), {}, walk, none=nothing)
+        return Trace(full, spans, left_out=kept.count - len(spans), uncounted=kept.cut) if spans else None
+
+    def span(self, trace_id: str, span_id: str) -> FoundSpan | None:
+        """One span; None if there is none. Jaeger gives whole traces only: the others are read, and not kept."""
+        full = self._full_id(trace_id)
+        if full is None:
+            return None
+        kept = _Kept(1)
+        found: list[_Read] = []
+
+        def walk(stream: JsonStream) -> tuple[FoundSpan | None]:
+            try:
+                for read in self._walk(stream):
+                    if read.trace_id == full:
+                        kept.add(read)
+                        if read.span_id == span_id and not found:
+                            found.append(read)
+            except ReaderError:
+                if not found:
+                    raise
+            if not found:
+                return (None,)
+            # The earliest, and a root where there is one.
+            trace = Trace(full, kept.spans())
+            return (FoundSpan(found[0].span(), trace.root.name, trace.start),)
+
+        nothing: tuple[FoundSpan | None] = (None,)
+        (one,) = self._ask_for_spans(self._trace_path(full), {}, walk, none=nothing)
+        return one
+
+    def stream(self, trace_id: str, *, grouped: bool = False) -> SpanStream | None:
+        """All spans of a trace as Jaeger sends them, in its order."""
+        full = self._full_id(trace_id)
+        if full is None:
+            return None
+        spans = self._streamed(full)
+        first = next(spans, None)
+        return None if first is None else SpanStream(full, first.name, _closing(first, spans))
+
+    def _streamed(self, full: str) -> Generator[Span, None, None]:
+        path = self._trace_path(full)
+        known: _Group | None = None
+        if self.dialect == "v1":
+            # Processes come behind the spans, and spans are not kept: the first time all is read for them.
+            with self._stream_of(path) as stream:
+                for read in () if stream is None else _walk_v1(stream):
+                    known = read.group
+        with self._stream_of(path) as stream:
+            for read in () if stream is None else self._walk(stream):
+                if known is not None:
+                    read.group.processes = known.processes
+                if read.trace_id == full:
+                    yield read.span()
+
+    @contextmanager
+    def _stream_of(self, path: str) -> Iterator[JsonStream | None]:
+        """The answer; None where Jaeger says that there is nothing."""
+        try:
+            with self._answer(path, {}, DOWNLOAD_TIME) as (status, read):
+                if status != 200:
+                    answer = _decoded(read)
+                    if status != 404 or not isinstance(answer, dict):
+                        raise self._failed(status, answer)
+                yield JsonStream(read) if status == 200 else None
+        except _NOT_JAEGER as error:
+            raise self._strange(path) from error
+
+    def _trace_path(self, full: str) -> str:
+        return f"/api/v3/traces/{full}" if self.dialect == "v3" else f"/api/traces/{full}"
+
+    def _walk(self, stream: JsonStream) -> Iterator[_Read]:
+        return _walk_v3(stream) if self.dialect == "v3" else _walk_v1(stream)
+
+    def _full_id(self, trace_id: str) -> str | None:
+        """The whole of an id of which the beginning is given; None where no trace begins so."""
+        full = trace_id_prefix(trace_id)
+        if len(full) == 32:
+            return full
+        matching = [
+            summary.trace_id for summary in self.search(limit=PREFIX_DEPTH) if summary.trace_id.startswith(full)
+        ]
+        if len(matching) > 1:
+            raise ReaderError(f"Several traces begin with {full}. Give more of the id.", "ambiguous")
+        return matching[0] if matching else None
 
     # ----- Asking
 
@@ -337,16 +448,43 @@ class JaegerReader:
             raise self._failed(status, answer)
         try:
             return decode(answer)
-        except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-            raise ReaderError(
-                f"The answer of {self.query_url}{path} is not one of Jaeger's query API.", "not_jaeger"
-            ) from error
+        except _NOT_JAEGER as error:
+            raise self._strange(path) from error
+
+    def _ask_for_spans(
+        self, path: str, query: Mapping[str, str], walk: Callable[[JsonStream], T], *, none: T | None = None
+    ) -> T:
+        """What ``walk`` makes of the answer while it is read, as :meth:`_ask` otherwise."""
+        with self._answer(path, query) as (status, read):
+            if status != 200:
+                answer = _decoded(read)
+                if status == 404 and isinstance(answer, dict) and none is not None:
+                    return none
+                raise self._failed(status, answer)
+            try:
+                return walk(JsonStream(read))
+            except _NOT_JAEGER as error:
+                raise self._strange(path) from error
 
     def _failed(self, status: int, answer: Any) -> ReaderError:
         return ReaderError(f"{self.query_url} failed ({status}){_said(answer)}.", "failed")
 
+    def _strange(self, path: str) -> ReaderError:
+        return ReaderError(f"The answer of {self.query_url}{path} is not one of Jaeger's query API.", "not_jaeger")
+
     def _get(self, path: str, query: Mapping[str, str]) -> tuple[int, Any]:
         """The status and the JSON, None where it is none."""
+        with self._answer(path, query) as (status, read):
+            return status, _decoded(read)
+
+    @contextmanager
+    def _answer(
+        self, path: str, query: Mapping[str, str], longest: float | None = None
+    ) -> Iterator[tuple[int, Callable[[], bytes]]]:
+        """The status, and what reads the answer's bytes: a piece with each call, none at the end.
+
+        ``longest`` is how many seconds all of it may take, where that is not ``timeout``; of any length then.
+        """
         target = quote(self._base, safe="/%") + path + (f"?{urlencode(query)}" if query else "")
         timeout = self.timeout
         if self._deadline is not None:
@@ -361,14 +499,18 @@ class JaegerReader:
         else:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
         try:
-            connection.request("GET", target, headers=self._headers)
-            with connection.getresponse() as response:
-                status, location = response.status, response.getheader("Location")
-                body = self._read(response)
-        except (OSError, http.client.HTTPException, UnicodeError) as error:
-            raise self._explained(error) from error
+            try:
+                connection.request("GET", target, headers=self._headers)
+                response = connection.getresponse()
+            except (OSError, http.client.HTTPException, UnicodeError) as error:
+                raise self._explained(error) from error
+            with response:
+                self._refused(response.status, response.getheader("Location"))
+                yield response.status, self._reading(response, longest)
         finally:
             connection.close()
+
+    def _refused(self, status: int, location: str | None) -> None:
         if status in (401, 403):
             raise ReaderError(
                 f"{self.query_url} asks for other credentials ({status}). "
@@ -381,26 +523,28 @@ class JaegerReader:
                 f"Give QUERY_URL an address that answers by itself.",
                 "unauthorized",
             )
-        try:
-            return status, json.loads(body)
-        except (ValueError, RecursionError):
-            return status, None
 
-    def _read(self, response: http.client.HTTPResponse) -> bytes:
-        deadline = time.monotonic() + self.timeout
-        parts: list[bytes] = []
+    def _reading(self, response: http.client.HTTPResponse, longest: float | None) -> Callable[[], bytes]:
+        deadline = time.monotonic() + (self.timeout if longest is None else longest)
         length = 0
-        # read1 returns with what has come: a server that drips is given up in time.
-        while part := response.read1(1 << 20):
-            parts.append(part)
+
+        def read() -> bytes:
+            nonlocal length
+            try:
+                # read1 returns with what has come: a server that drips is given up in time.
+                part = response.read1(1 << 16)
+                if part and time.monotonic() > deadline:
+                    raise TimeoutError
+            except (OSError, http.client.HTTPException) as error:
+                raise self._explained(error) from error
             length += len(part)
-            if length > MAX_ANSWER:
+            if length > MAX_ANSWER and longest is None:
                 raise ReaderError(
                     f"The answer of {self.query_url} is longer than {MAX_ANSWER >> 20} MiB. Ask for less.", "failed"
                 )
-            if time.monotonic() > deadline:
-                raise TimeoutError
-        return b"".join(parts)
+            return part
+
+        return read
 
     def _too_long(self) -> ReaderError:
         return ReaderError(
@@ -536,13 +680,128 @@ def _summary_v3(item: dict[str, Any]) -> TraceSummary:
     )
 
 
-def _decode_v3(answer: dict[str, Any]) -> Iterable[Span]:
-    for group in answer["result"].get("resourceSpans") or ():
-        resource = _attributes_v3((group.get("resource") or {}).get("attributes"))
-        for scope in group.get("scopeSpans") or ():
-            name = _text((scope.get("scope") or {}).get("name", ""))
-            for item in scope.get("spans") or ():
-                yield _span_v3(item, resource, name)
+class _Group:
+    """What many spans of an answer have in common. It may come behind them."""
+
+    __slots__ = ("complete", "processes", "resource", "scope")
+
+    def __init__(self, complete: bool) -> None:
+        #: Whether all of it has come.
+        self.complete = complete
+        self.resource: dict[str, Any] = {}
+        self.scope = ""
+        self.processes: dict[Any, Any] = {}
+
+
+class _Read(NamedTuple):
+    """A span as it was read."""
+
+    item: dict[str, Any]
+    group: _Group
+    scope: _Group
+    trace_id: str
+    span_id: str
+    start: int
+    is_root: bool
+    make: Callable[[dict[str, Any], _Group, _Group], Span]
+
+    def span(self) -> Span:
+        return self.make(self.item, self.group, self.scope)
+
+
+class _Kept:
+    """The earliest ``most`` of many spans, and as many roots: clocks disagree, and a root may seem to be late."""
+
+    def __init__(self, most: int) -> None:
+        self.most = most
+        self.count = 0
+        self.cut = False
+        self._earliest: list[tuple[int, int, _Read]] = []
+        self._roots: list[_Read] = []
+
+    def add(self, read: _Read) -> None:
+        self.count += 1
+        entry = (-read.start, -self.count, read)
+        if len(self._earliest) < self.most:
+            heappush(self._earliest, entry)
+            return
+        _start, _count, passed = heappushpop(self._earliest, entry)
+        if passed.is_root and len(self._roots) < max(self.most // 100, 1):
+            self._roots.append(passed)
+
+    def spans(self) -> list[Span]:
+        return [read.span() for read in (*(entry[2] for entry in self._earliest), *self._roots)]
+
+
+def _closing(first: Span, spans: Generator[Span, None, None]) -> Iterator[Span]:
+    """``first`` and the others; the connection ends with whoever takes them."""
+    try:
+        yield from chain((first,), spans)
+    finally:
+        spans.close()
+
+
+#: What is raised of an answer that is none of Jaeger's.
+_NOT_JAEGER: Final = (AttributeError, KeyError, TypeError, ValueError, RecursionError)
+
+
+def _decoded(read: Callable[[], bytes]) -> Any:
+    """The JSON, None where it is none."""
+    body = b"".join(iter(read, b""))
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _walk_v3(stream: JsonStream) -> Iterator[_Read]:
+    found = False
+    for key in stream.members():
+        if key == "result":
+            found = True
+            for inner in stream.members():
+                if inner == "resourceSpans":
+                    for _ in stream.items():
+                        yield from _walk_resource(stream)
+                else:
+                    stream.value()
+        else:
+            stream.value()
+    if not found:
+        raise KeyError("result")
+
+
+def _walk_resource(stream: JsonStream) -> Iterator[_Read]:
+    group = _Group(complete=True)
+    for key in stream.members():
+        if key == "resource":
+            group.resource = _attributes_v3((stream.value() or {}).get("attributes"))
+        elif key == "scopeSpans":
+            for _ in stream.items():
+                scope = _Group(complete=True)
+                for inner in stream.members():
+                    if inner == "scope":
+                        scope.scope = _text((stream.value() or {}).get("name", ""))
+                    elif inner == "spans":
+                        for _ in stream.items():
+                            yield _read_v3(stream.value(), group, scope)
+                    else:
+                        stream.value()
+        else:
+            stream.value()
+
+
+def _read_v3(item: dict[str, Any], group: _Group, scope: _Group) -> _Read:
+    return _Read(
+        item,
+        group,
+        scope,
+        _trace_id(item["traceId"]),
+        _span_id(item["spanId"]),
+        _moment(item.get("startTimeUnixNano", 0)),
+        not item.get("parentSpanId"),
+        lambda item, group, scope: _span_v3(item, group.resource, scope.scope),
+    )
 
 
 def _span_v3(item: dict[str, Any], resource: dict[str, Any], scope: str) -> Span:
@@ -576,22 +835,24 @@ def _span_v3(item: dict[str, Any], resource: dict[str, Any], scope: str) -> Span
     )
 
 
-def _attributes_v3(items: Iterable[dict[str, Any]] | None) -> dict[str, Any]:
-    return {_text(item["key"]): _value_v3(item.get("value") or {}) for item in items or ()}
+def _attributes_v3(items: Iterable[dict[str, Any]] | None, depth: int = DEEPEST) -> dict[str, Any]:
+    return {_text(item["key"]): _value_v3(item.get("value") or {}, depth) for item in items or ()}
 
 
-def _value_v3(value: dict[str, Any]) -> Any:
-    """An AnyValue in protobuf's JSON: integers of 64 bits are strings."""
+def _value_v3(value: dict[str, Any], depth: int = DEEPEST) -> Any:
+    """An AnyValue in protobuf's JSON: integers of 64 bits are strings. What lies deeper than ``depth`` is …"""
+    if not depth:
+        return "…"
     for kind, item in value.items():
         if kind == "intValue":
             return int(item)
         if kind == "doubleValue":
             return float(item)
         if kind == "arrayValue":
-            return [_value_v3(each) for each in item.get("values") or ()]
+            return [_value_v3(each, depth - 1) for each in item.get("values") or ()]
         if kind == "kvlistValue":
-            return _attributes_v3(item.get("values"))
-        return item
+            return _attributes_v3(item.get("values"), depth - 1)
+        return shallow(item)
     return None
 
 
@@ -615,16 +876,91 @@ _SCOPE_TAGS: Final = ("otel.scope.name", "otel.library.name")
 _NAMED_KINDS: Final = frozenset({"server", "client", "producer", "consumer"})
 
 
-def _decode_v1(answer: dict[str, Any]) -> Iterable[Span]:
-    for trace in answer["data"] or ():
-        yield from _spans_v1(trace)
+def _walk_v1(stream: JsonStream) -> Iterator[_Read]:
+    found = False
+    for key in stream.members():
+        if key == "data":
+            found = True
+            for _ in stream.items():
+                group = _Group(complete=False)
+                for inner in stream.members():
+                    if inner == "spans":
+                        for _ in stream.items():
+                            yield _read_v1(stream.value(), group)
+                    elif inner == "processes":
+                        group.processes = stream.value() or {}
+                    else:
+                        stream.value()
+                group.complete = True
+        else:
+            stream.value()
+    if not found:
+        raise KeyError("data")
 
 
-def _spans_v1(trace: dict[str, Any]) -> Iterable[Span]:
-    processes = trace.get("processes") or {}
-    for item in trace.get("spans") or ():
-        process = processes.get(item.get("processID")) or item.get("process") or {}
-        yield _span_v1(item, process)
+def _read_v1(item: dict[str, Any], group: _Group) -> _Read:
+    return _Read(
+        item,
+        group,
+        group,
+        _trace_id(item["traceID"]),
+        _span_id(item["spanID"]),
+        _moment(item["startTime"], 1000),
+        not item.get("references"),
+        lambda item, group, _scope: _span_v1(item, _process(item, group)),
+    )
+
+
+def _process(item: dict[str, Any], group: _Group) -> dict[str, Any]:
+    return group.processes.get(item.get("processID")) or item.get("process") or {}
+
+
+class _Sum:
+    """A trace in one line, of its spans as they come."""
+
+    def __init__(self, group: _Group) -> None:
+        self.group = group
+        self.count = self.errors = 0
+        self.start = self.end = 0
+        self.root: tuple[bool, int, _Read] | None = None
+        self.processes: dict[Any, _Read] = {}
+
+    def add(self, read: _Read) -> None:
+        span = read.span()
+        self.start = span.start if not self.count else min(self.start, span.start)
+        self.end = span.end if not self.count else max(self.end, span.end)
+        self.count += 1
+        self.errors += span.failed
+        if self.root is None or (bool(span.parent_id), span.start) < self.root[:2]:
+            self.root = bool(span.parent_id), span.start, read
+        if len(self.processes) < MOST_PROCESSES:
+            self.processes.setdefault(str(read.item.get("processID")), read)
+
+    def summary(self, trace_id: str) -> TraceSummary:
+        assert self.root is not None
+        root = self.root[2].span()
+        return TraceSummary(
+            trace_id=trace_id,
+            name=root.name,
+            service=root.service,
+            services=root_first(root.service, (read.span().service for read in self.processes.values())),
+            start=self.start,
+            duration=max(0, self.end - self.start),
+            span_count=self.count,
+            error_count=self.errors,
+        )
+
+
+def _summaries_v1(stream: JsonStream) -> list[TraceSummary]:
+    """The older dialect gives whole traces, of which no more is kept than a line."""
+    sums: dict[str, _Sum] = {}
+    for read in _walk_v1(stream):
+        known = sums.get(read.trace_id)
+        if known is None:
+            known = sums[read.trace_id] = _Sum(read.group)
+        known.add(read)
+    found = [known.summary(trace_id) for trace_id, known in sums.items()]
+    return sorted(found, key=lambda summary: (summary.start, summary.trace_id), reverse=True)
 
 
 def _span_v1(item: dict[str, Any], process: dict[str, Any]) -> Span:
@@ -681,4 +1017,4 @@ def _tag(item: dict[str, Any]) -> Any:
     # Integers that JavaScript can't hold come as text.
     if kind == "int64":
         return int(value)  # type: ignore[arg-type]
-    return value
+    return shallow(value)

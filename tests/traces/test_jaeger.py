@@ -6,8 +6,9 @@ import base64
 import json
 import socket
 import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Literal
 from urllib.parse import parse_qs, urlsplit
@@ -18,9 +19,10 @@ from django_tracing.traces import jaeger
 from django_tracing.traces.dependencies import layout
 from django_tracing.traces.formats import jaeger_json, otlp_json
 from django_tracing.traces.jaeger import JaegerReader, ReaderError
-from django_tracing.traces.render import duration_text
+from django_tracing.traces.render import duration_text, render_trace
 from django_tracing.traces.waterfall import waterfall
 from example_project.servers import free_port
+from tests.work_counter import growth
 
 Answer = tuple[int, Any]
 PAGE = "<!DOCTYPE html><title>Jaeger UI</title>"
@@ -462,8 +464,11 @@ def read_everything(reader: JaegerReader, trace_id: str) -> None:
     if trace is None:  # what is answered is another trace's
         return
     assert waterfall(trace).rows
-    json.loads("".join(otlp_json(trace.spans)))
+    found = reader.stream(trace_id)
+    assert found is not None
+    json.loads("".join(otlp_json(found.spans)))
     json.loads("".join(jaeger_json(trace.trace_id, trace.spans)))
+    assert reader.span(trace_id, trace.spans[0].span_id) is not None
 
 
 @pytest.mark.parametrize("dialect", ["v3", "v1"])
@@ -472,12 +477,14 @@ def test_no_answer_is_so_strange_that_a_page_fails(
 ) -> None:
     answers = dict(ANSWERS[dialect])
 
-    def get(reader: JaegerReader, path: str, query: Any) -> tuple[int, Any]:
+    @contextmanager
+    def answer_of(reader: JaegerReader, path: str, query: Any, longest: float | None = None) -> Iterator[Any]:
         # A server would take minutes: what is tried is what is made of its JSON.
-        return 200, json.loads(json.dumps(answers[path]))
+        pieces = iter([json.dumps(answers[path]).encode()])
+        yield 200, lambda: next(pieces, b"")
 
     monkeypatch.setattr(JaegerReader, "dialect", dialect)
-    monkeypatch.setattr(JaegerReader, "_get", get)
+    monkeypatch.setattr(JaegerReader, "_answer", answer_of)
     trace_id = "ab" * 16 if dialect == "v3" else "0" * 16 + "ab" * 8
     read_everything(JaegerReader("http://jaeger"), trace_id)
     refused = 0
@@ -490,6 +497,214 @@ def test_no_answer_is_so_strange_that_a_page_fails(
                 refused += error.reason == "not_jaeger"
         answers[path] = answer
     assert refused > 100
+
+
+# ----- Long traces
+
+
+def long_v3(count: int, size: int = 100) -> dict[str, Any]:
+    """A trace whose root is the last to come, and says that it began last: its clock runs ahead."""
+    spans = [
+        {
+            **WHOLE_V3,
+            "spanId": f"{number + 2:016x}",
+            "parentSpanId": f"{1:016x}",
+            "startTimeUnixNano": str(10**9 + (number * 7919) % count),
+            "attributes": [{"key": "text", "value": {"stringValue": "y" * size}}],
+        }
+        for number in range(count - 1)
+    ]
+    root = {**WHOLE_V3, "spanId": f"{1:016x}", "parentSpanId": "", "startTimeUnixNano": str(2 * 10**9)}
+    scope = {"scope": {"name": "django_tracing"}, "spans": [*spans, root]}
+    # In the order that Jaeger does not write: what belongs to the spans comes behind them.
+    return {"result": {"resourceSpans": [{"scopeSpans": [scope], "resource": RESOURCE_V3}]}}
+
+
+def long_v1(count: int, size: int = 100) -> dict[str, Any]:
+    spans = [
+        {
+            "traceID": "ab" * 16,
+            "spanID": f"{number + 2:x}",
+            "operationName": "child",
+            "references": [{"refType": "CHILD_OF", "traceID": "ab" * 16, "spanID": "1"}],
+            "startTime": 10**6 + (number * 7919) % count,
+            "duration": 5,
+            "tags": [{"key": "text", "type": "string", "value": "y" * size}],
+            "logs": [],
+            "processID": "p1",
+        }
+        for number in range(count - 1)
+    ]
+    root = {
+        "traceID": "ab" * 16,
+        "spanID": "1",
+        "operationName": "GET /items",
+        "startTime": 2 * 10**6,
+        "processID": "p1",
+    }
+    return {"data": [{"traceID": "ab" * 16, "spans": [*spans, root], "processes": {"p1": {"serviceName": "shop"}}}]}
+
+
+LONG: dict[str, Callable[..., dict[str, Any]]] = {"v3": long_v3, "v1": long_v1}
+
+
+@pytest.fixture
+def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], JaegerReader]:
+    """A reader of one answer, whatever is asked."""
+
+    def make(dialect: str, answer: Any) -> JaegerReader:
+        body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+
+        @contextmanager
+        def answer_of(reader: JaegerReader, path: str, query: Any, longest: float | None = None) -> Iterator[Any]:
+            pieces = (body[begin : begin + 65536] for begin in range(0, len(body), 65536))
+            yield 200, lambda: next(pieces, b"")
+
+        monkeypatch.setattr(JaegerReader, "dialect", dialect)
+        monkeypatch.setattr(JaegerReader, "_answer", answer_of)
+        return JaegerReader("http://jaeger")
+
+    return make
+
+
+@pytest.mark.parametrize("dialect", ["v3", "v1"])
+def test_of_a_long_trace_the_earliest_are_kept(
+    dialect: str, answering: Callable[[str, Any], JaegerReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaeger, "MOST_SPANS", 50)
+    trace = answering(dialect, LONG[dialect](400)).trace("ab" * 16)
+    assert trace is not None
+    scale = 1 if dialect == "v3" else 1000
+    assert [span.start - 10**9 for span in trace.spans[:50]] == [number * scale for number in range(50)]
+    assert {span.service for span in trace.spans} == {"shop"}
+    # They hang together: the root is there though it seems to be the last.
+    (root,) = trace.tree()
+    assert root.span.parent_id == ""
+    assert (len(trace.spans), trace.span_count, trace.left_out, trace.unstored) == (51, 400, 349, 0)
+
+
+@pytest.mark.parametrize("dialect", ["v3", "v1"])
+def test_one_span_of_a_long_trace(
+    dialect: str, answering: Callable[[str, Any], JaegerReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaeger, "MOST_SPANS", 50)
+    made = []
+    original = jaeger.Span
+    monkeypatch.setattr(jaeger, "Span", lambda **fields: made.append(1) or original(**fields))
+    reader = answering(dialect, LONG[dialect](400))
+    found = reader.span("ab" * 16, f"{399:016x}")
+    assert found is not None
+    assert (found.span.span_id, found.span.service, found.trace_name) == (f"{399:016x}", "shop", "GET /items")
+    assert found.trace_start == 10**9
+    assert len(made) <= 3
+    assert reader.span("ab" * 16, f"{4000:016x}") is None
+
+
+@pytest.mark.parametrize("dialect", ["v3", "v1"])
+def test_a_file_has_all_of_a_long_trace(
+    dialect: str, answering: Callable[[str, Any], JaegerReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jaeger, "MOST_SPANS", 50)
+    found = answering(dialect, LONG[dialect](400)).stream("ab" * 16)
+    assert found is not None
+    spans = list(found.spans)
+    assert len({span.span_id for span in spans}) == 400
+    if dialect == "v1":
+        assert {span.service for span in spans} == {"shop"}
+
+
+@pytest.mark.parametrize("dialect", ["v3", "v1"])
+@pytest.mark.parametrize("what", ["trace", "span", "stream", "search", "routes", "dependencies"])
+def test_no_more_memory_for_a_longer_trace(
+    dialect: str, what: str, answering: Callable[[str, Any], JaegerReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if dialect == "v3" and what == "search":
+        pytest.skip("its summaries are short")
+    monkeypatch.setattr(jaeger, "MOST_SPANS", 300)
+    monkeypatch.setattr(jaeger, "WHOLE_SPANS", 300)
+    monkeypatch.setattr(JaegerReader, "_services", lambda reader, service: ["shop"])
+    monkeypatch.setattr(JaegerReader, "_ask", lambda *args, **options: [])
+
+    def peak(count: int) -> int:
+        reader = answering(dialect, LONG[dialect](count, 1000))
+        ask: dict[str, Callable[[], object]] = {
+            "trace": lambda: reader.trace("ab" * 16),
+            "span": lambda: reader.span("ab" * 16, f"{7:016x}"),
+            "stream": lambda: sum(1 for _ in reader.stream("ab" * 16).spans),  # type: ignore[union-attr]
+            "search": reader.search,
+            "routes": reader.routes,
+            "dependencies": reader.dependencies,
+        }
+        tracemalloc.start()
+        ask[what]()
+        most = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return most
+
+    peak(400)
+    assert peak(4000) < 1.6 * peak(400)
+
+
+@pytest.mark.parametrize("dialect", ["v3", "v1"])
+@pytest.mark.parametrize("what", ["trace", "span", "stream", "search"])
+def test_work_grows_with_the_answer(
+    dialect: str, what: str, answering: Callable[[str, Any], JaegerReader], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(JaegerReader, "_services", lambda reader, service: ["shop"])
+    if dialect == "v3" and what == "search":
+        pytest.skip("its summaries are short")
+
+    def read(reader: JaegerReader) -> None:
+        if what == "stream":
+            found = reader.stream("ab" * 16)
+            assert found is not None
+            assert list(found.spans)
+        elif what == "search":
+            reader.search()
+        else:
+            getattr(reader, what)("ab" * 16, *([f"{7:016x}"] if what == "span" else []))
+
+    for ratio in growth(lambda answer: read(answering(dialect, answer)), LONG[dialect], 100, 400, 1600):
+        assert ratio < 5
+
+
+@pytest.mark.parametrize("dialect", ["v3", "v1"])
+def test_an_answer_that_is_longer_than_is_read_shows_what_came(dialect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For one trace there is nothing less to ask for."""
+    monkeypatch.setattr(jaeger, "MAX_ANSWER", 400_000)
+    monkeypatch.setattr(JaegerReader, "dialect", dialect)
+    with Server(lambda path: (200, LONG[dialect](2000))) as server:
+        trace = JaegerReader(server.url).trace("ab" * 16)
+    assert trace is not None
+    assert 10 < len(trace.spans) < 2000
+    assert trace.uncounted
+    assert f"The earliest {len(trace.spans)} of more than {trace.span_count} spans." in render_trace(trace)
+
+
+@pytest.mark.parametrize("dialect", ["v3", "v1"])
+@pytest.mark.parametrize("depth", [50, 400, 100_000])
+def test_values_of_any_depth(dialect: str, depth: int, answering: Callable[[str, Any], JaegerReader]) -> None:
+    """They are shown as deep as they can be, or the answer is refused; nothing runs out of Python's stack."""
+    answer = json.dumps(LONG[dialect](2))
+    nested = "[" * depth + "]" * depth
+    if dialect == "v3":
+        deep = '{"arrayValue":{"values":[' * depth + "{}" + "]}}" * depth
+        answer = answer.replace(json.dumps({"stringValue": "y" * 100}), deep)
+    else:
+        answer = answer.replace(json.dumps("y" * 100), nested)
+    assert len(answer) > 2 * depth
+    reader = answering(dialect, answer.encode())
+    try:
+        trace = reader.trace("ab" * 16)
+    except ReaderError as error:
+        assert error.reason == "not_jaeger"
+        assert depth > 50
+        return
+    assert trace is not None
+    render_trace(trace)
+    json.dumps(trace.as_dict())
+    json.loads("".join(otlp_json(trace.spans)))
+    json.loads("".join(jaeger_json(trace.trace_id, trace.spans)))
 
 
 def test_credentials_are_sent_and_never_shown() -> None:
