@@ -52,6 +52,8 @@ MESSAGE_LENGTH: Final = 1000
 _MOST_ITEMS: Final = 100
 #: A card's number may come as a number, too: no shorter one can be one.
 _SHORTEST_CARD: Final = 10**12
+#: Nobody reads on in a longer name, and its value is not to leave unread.
+_KEY_LENGTH: Final = 1000
 
 _URLS: Final = frozenset({HTTP_URL, URL_FULL, "http.target", "url.path"})
 _STATEMENTS: Final = frozenset({DB_STATEMENT, DB_QUERY_TEXT})
@@ -115,7 +117,7 @@ class Guidelines:
     def value(self, key: str, value: Any) -> Any:
         """``value`` of the attribute ``key`` as it may leave; of a type that can be no attribute, as it is."""
         kind = value.__class__
-        if self._sensitive.matches(key):
+        if len(key) > _KEY_LENGTH or self._sensitive.matches(key):
             return REDACTED
         if kind is bool or kind is float:
             return value
@@ -130,7 +132,11 @@ class Guidelines:
         if isinstance(value, str):
             return self._text(key, str(value))
         if isinstance(value, (list, tuple)):
-            return [None if item is None else self.value(key, item) for item in value[:_MOST_ITEMS]]
+            # Not one in another, which is no attribute: a few of them, each several times in the next, are millions.
+            return [
+                item if item is None else REDACTED if isinstance(item, (list, tuple)) else self.value(key, item)
+                for item in value[:_MOST_ITEMS]
+            ]
         return value
 
     def _text(self, key: str, text: str) -> str:

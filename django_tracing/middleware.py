@@ -54,7 +54,7 @@ class _EnvironGetter(Getter[Mapping[str, Any]]):
 
     def get(self, carrier: Mapping[str, Any], key: str) -> list[str] | None:
         value = carrier.get(_environ_key(key))
-        return None if value is None else [value]
+        return None if value is None else [value if _GAP not in value and "\t" not in value else _close(value)]
 
     def keys(self, carrier: Mapping[str, Any]) -> list[str]:
         return [key[5:].replace("_", "-").lower() for key in carrier if key.startswith("HTTP_")]
@@ -63,6 +63,14 @@ class _EnvironGetter(Getter[Mapping[str, Any]]):
 @lru_cache(maxsize=64)
 def _environ_key(header: str) -> str:
     return "HTTP_" + header.upper().replace("-", "_")
+
+
+#: Propagators look for the white space around a comma from each place of it on.
+_GAP: Final = " " * 16
+
+
+def _close(value: str) -> str:
+    return " ".join(value.split())
 
 
 _getter: Final = _EnvironGetter()
@@ -450,13 +458,14 @@ def _answer(method: str, route: str | None, status: int | None) -> tuple[str, Pr
 
 def _client(agent: str | None, address: str, limit: int) -> Prepared:
     attributes: Attributes = {}
-    if agent:
-        attributes[names.HTTP_USER_AGENT] = cut(redact_text(agent), limit)
+    redacted = redact_text(agent) if agent else agent
+    if redacted:
+        attributes[names.HTTP_USER_AGENT] = cut(redacted, limit)
     if address:
         attributes[names.HTTP_CLIENT_IP] = address
     part = spans.prepare(attributes)
     # One that had something to hide is not kept in memory.
-    if agent and (len(agent) > _KEPT_LENGTH or redact_text(agent) != agent):
+    if agent and (len(agent) > _KEPT_LENGTH or redacted != agent):
         return part
     return _clients.keep((agent, address, limit), part)
 

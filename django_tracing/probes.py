@@ -5,11 +5,13 @@ from __future__ import annotations
 import http.client
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Final, Literal, TypeVar
 
+from django_tracing.net import TimedResponse
 from django_tracing.traces.jaeger import JaegerReader
 from django_tracing.traces.model import ReadError
 
@@ -85,12 +87,14 @@ def _role(host: str, port: int, secure: bool, timeout: float) -> Speech | None:
 def post(url: str, headers: dict[str, str], timeout: float) -> tuple[int, str, bytes]:
     """Status, content type and the beginning of the answer to an empty message.
 
-    ``url`` is without credentials. Raises OSError and HTTPException.
+    ``url`` is without credentials; ``timeout`` is in seconds, for all of the answer. Raises OSError and
+    HTTPException.
     """
     scheme, _, rest = url.partition("://")
     authority, slash, path = rest.partition("/")
     kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
     connection = kind(authority, timeout=timeout)
+    connection.response_class = TimedResponse
     try:
         connection.request("POST", slash + path, b"", headers)
         answer = connection.getresponse()
@@ -120,6 +124,7 @@ def _speaks_tls(host: str, port: int, timeout: float) -> bool:
 def _answer(host: str, port: int, question: bytes, secure: bool, timeout: float) -> bytes:
     """The first bytes (16 at most) of what is said to ``question``; empty where nothing is said."""
     answer = b""
+    deadline = time.monotonic() + timeout
     try:
         connection = socket.create_connection((host, port), timeout=timeout)
         if secure:
@@ -128,7 +133,7 @@ def _answer(host: str, port: int, question: bytes, secure: bool, timeout: float)
             connection.sendall(question)
             while len(answer) < 16 and (received := connection.recv(16 - len(answer))):
                 answer += received
-                if question != _HTTP2:
+                if question != _HTTP2 or time.monotonic() > deadline:
                     break
     except OSError:
         pass  # what came until then is the answer

@@ -80,14 +80,15 @@ def server_timing(finished: Iterable[ReadableSpan], total: int) -> str:
 
 def _around(node: _Node, nodes: Mapping[int, _Node]) -> _Node | None:
     """The nearest call that ``node`` is inside of; None where it is the user's own."""
+    passed = [node]
     above = nodes.get(node.parent_id)
     # As many steps as there are spans: an id generator of the user's own may give an id twice.
-    for _ in range(len(nodes)):
-        if above is None or above.kind is not None:
-            break
-        # What comes by here next need not go this way again.
-        node.parent_id = above.parent_id
+    while above is not None and above.kind is None and len(passed) <= len(nodes):
+        passed.append(above)
         above = nodes.get(above.parent_id)
+    # What comes by here next need not go this way again.
+    for below in passed:
+        below.parent_id = passed[-1].parent_id
     return None if above is node else above
 
 

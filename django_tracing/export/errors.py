@@ -13,6 +13,7 @@ __all__ = ["ExportError", "MissingExtra", "Reason", "checked_headers", "from_os_
 #: https://www.rfc-editor.org/rfc/rfc9110#section-5.1 and -5.5, without the obsolete; gRPC's metadata is as strict.
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t -~]*")
+_SECONDS: Final = re.compile(r"[0-9]{1,9}")
 
 Reason = Literal[
     "refused",
@@ -105,7 +106,8 @@ def from_status(status: int, where: str, retry_after: str | None = None, *, comp
         return ExportError(f"{where} takes no spans ({status}).", reason="not_found", retryable=False, status=status)
     # https://opentelemetry.io/docs/specs/otlp/#failures-1 names those that may be tried again.
     if status in (429, 502, 503, 504):
-        wait = float(retry_after) if retry_after and retry_after.isdigit() else None
+        # Not a text of digits without end, nor digits that float() does not take.
+        wait = float(retry_after) if retry_after and _SECONDS.fullmatch(retry_after) else None
         return ExportError(
             f"{where} is overloaded or away ({status}).",
             reason="unavailable",

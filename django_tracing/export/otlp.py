@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from django_tracing.export.errors import ExportError, checked_headers, from_os_error, from_status
 from django_tracing.export.wire import EncodedBatch, encode_spans
+from django_tracing.net import TimedResponse
 
 __all__ = ["OTLPHTTPExporter", "rejected_spans"]
 
@@ -35,7 +36,7 @@ class OTLPHTTPExporter(SpanExporter):
 
     ``endpoint`` is the whole URL (``/v1/traces`` is added where its path is empty); credentials in it become Basic
     authentication. ``compression`` is done by whoever sends. ``timeout`` is in seconds, for each connection attempt
-    and each read. Proxies of the environment are not used: a collector is a neighbour. Not thread-safe, as no
+    and each answer. Proxies of the environment are not used: a collector is a neighbour. Not thread-safe, as no
     exporter has to be. Raises ValueError for a header that HTTP has no place for, without its value, which may be a
     secret.
     """
@@ -151,6 +152,7 @@ class OTLPHTTPExporter(SpanExporter):
             )
         else:
             self._connection = http.client.HTTPConnection(self._host, self._port, timeout=self.timeout)
+        self._connection.response_class = TimedResponse
         return True
 
     def _post(self, body: list[bytes | bytearray]) -> tuple[int, str, str | None, bytes]:

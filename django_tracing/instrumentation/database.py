@@ -48,6 +48,8 @@ _DEFAULT_PORTS: Final = {"postgresql": 5432, "mysql": 3306, "oracle": 1521, "mic
 _FACTS: Final = "_django_tracing_facts"
 #: Longer statements are not kept: hardly one comes again.
 _KEPT_LENGTH: Final = 10_000
+#: Of a statement in bytes, no more is read than is of one in text.
+_MOST_BYTES: Final = 200_000
 
 #: What the modules of upstream's cursors and connections begin with.
 _UPSTREAM: Final = "opentelemetry.instrumentation."
@@ -270,7 +272,7 @@ def _text(sql: Any, context: dict[str, Any]) -> str:
     if isinstance(sql, str):
         return sql
     if isinstance(sql, bytes):
-        return sql.decode("utf-8", "replace")
+        return sql[:_MOST_BYTES].decode("utf-8", "replace")
     as_string = getattr(sql, "as_string", None)  # psycopg's sql.Composed and its kin
     if as_string is None:
         return ""

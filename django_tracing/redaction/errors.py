@@ -59,7 +59,8 @@ def redact_db_error(text: str) -> str:
     text = text[:TEXT_INPUT]
     numbered = _NUMBERED.search(text)
     if numbered is not None and text.rstrip().endswith(f"{numbered[1]})"):
-        message = redact_db_error(text[numbered.end() : text.rindex(numbered[1])])
+        # Once: a message that quotes such a tuple again, and again, would be read as often.
+        message = _without_values(text[numbered.end() : text.rindex(numbered[1])])
         return f"{_without_values(text[: numbered.start()])}{numbered.group()}{message}{numbered[1]})"
     return _without_values(text)
 

@@ -7,13 +7,17 @@ from typing import Final
 from urllib.parse import parse_qsl, quote, unquote_plus
 
 from django_tracing.redaction.names import SensitiveKeys
-from django_tracing.redaction.patterns import REDACTED, pattern, safely
+from django_tracing.redaction.patterns import MARK, REDACTED, pattern, safely
 from django_tracing.redaction.text import USERINFO, redact_text
 
 __all__ = ["redact_query", "sanitise_url"]
 
 _URL_INPUT: Final = 8192
+#: Longer ones are not what most URLs are.
+_PLAIN_LENGTH: Final = 1000
 _QUERY_PARAMETERS: Final = 50
+#: So many are looked at: repeated and empty ones make none of the 50.
+_MOST_PARTS: Final = 200
 
 
 _PLAIN_PARAMETERS: Final = r"[A-Za-z_]\w{0,30}=\w{0,12}(?:&[A-Za-z_]\w{0,30}=\w{0,12})*"
@@ -37,7 +41,7 @@ def sanitise_url(url: str, sensitive: SensitiveKeys) -> str:
     Works on any text, a broken URL or one with undecodable bytes included.
     """
     url = url[:_URL_INPUT]
-    plain = _PLAIN_URL.fullmatch(url)
+    plain = _PLAIN_URL.fullmatch(url) if len(url) <= _PLAIN_LENGTH else None
     if plain is not None and "eyJ" not in url:
         parameters = plain[1]
         if parameters is None or not any(
@@ -65,7 +69,10 @@ def _sanitise_any_url(url: str, sensitive: SensitiveKeys) -> str:
     if not mark:
         return head
     parts = []
-    for part in query.split("&"):
+    first, *rest = query.split("&", _MOST_PARTS)
+    # What is left undivided may be all secret.
+    left_out = rest.pop() if len(rest) == _MOST_PARTS else ""
+    for part in (first, *rest):
         name, equals, value = part.partition("=")
         if not equals:
             parts.append(redact_text(part))
@@ -75,6 +82,8 @@ def _sanitise_any_url(url: str, sensitive: SensitiveKeys) -> str:
             parts.append(f"{name}={REDACTED}")
         else:
             parts.append(f"{name}={_redacted_encoded(value)}")
+    if left_out:
+        parts.append(MARK)
     return f"{head}?{'&'.join(parts)}"
 
 
@@ -124,7 +133,8 @@ def redact_query(query_string: str, sensitive: SensitiveKeys) -> dict[str, str]:
             name, _, value = parameter.partition("=")
             parameters[name] = REDACTED if sensitive.matches(name) else value
         return parameters
-    for name, value in parse_qsl(query_string[:_URL_INPUT], keep_blank_values=True, errors="replace"):
+    looked_at = "&".join(query_string[:_URL_INPUT].split("&", _MOST_PARTS)[:_MOST_PARTS])
+    for name, value in parse_qsl(looked_at, keep_blank_values=True, errors="replace"):
         key = _NOT_IN_NAMES.sub("_", redact_text(name))[:64]
         if not key:
             continue

@@ -20,6 +20,7 @@ from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar, cast
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
+from django_tracing.net import TimedResponse
 from django_tracing.traces.dependencies import links_of
 from django_tracing.traces.json_stream import JsonStream
 from django_tracing.traces.model import (
@@ -498,6 +499,7 @@ class JaegerReader:
             )
         else:
             connection = http.client.HTTPConnection(self._host, self._port, timeout=timeout)
+        connection.response_class = TimedResponse
         try:
             try:
                 connection.request("GET", target, headers=self._headers)
