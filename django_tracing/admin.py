@@ -7,7 +7,6 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from datetime import timezone as datetime_timezone
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from django import forms
 from django.contrib import admin
@@ -24,8 +23,10 @@ from django.utils.html import format_html
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from django_tracing.addresses import shown_address
 from django_tracing.conf import SPECS, Settings, get_settings
 from django_tracing.models import ProcessStatus, SamplingRule, Trace
+from django_tracing.redaction import SensitiveKeys, redact_resource
 from django_tracing.sampling.refresh import GONE_AFTER, as_rule, read_rules, table_exists
 from django_tracing.sampling.rules import Asked, compile_rules, header_key, pattern_problem
 from django_tracing.sampling.strategies import inexpressible
@@ -393,14 +394,12 @@ def _setting(settings: Settings, name: str) -> dict[str, str]:
         named = value if hasattr(value, "__qualname__") else type(value)
         shown = f"{named.__module__}.{named.__qualname__}"
     elif isinstance(value, str) and "://" in value:
-        # A key may stand in either.
-        parts = urlsplit(value)
-        query = "…" if parts.query else ""
-        shown = urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=query))
+        shown = shown_address(value)
     elif isinstance(value, (tuple, frozenset)):
         shown = ", ".join(str(item) for item in value)
     elif hasattr(value, "items"):
-        shown = ", ".join(f"{key}={item}" for key, item in value.items())
+        judged = redact_resource(value, SensitiveKeys(settings.sensitive_keys))
+        shown = ", ".join(f"{key}={item}" for key, item in judged.items())
     else:
         shown = "" if value is None else str(value)
     return {"name": name, "value": shown, "source": settings.source(name)}
@@ -411,12 +410,14 @@ def _process(row: ProcessStatus) -> dict[str, Any]:
     sampling = report.get("sampling", {})
     said = [f"SAMPLE_RATE {sampling.get('rate')}", *sampling.get("rules", ())]
     success = report.get("last_success_time")
+    # A process of an older version tells more of its address.
+    endpoint = shown_address(str(report.get("endpoint") or ""))
     return {
         "service": row.service,
         "name": f"{row.host}:{row.pid}",
         "started": row.started,
         "updated": row.updated,
-        "exporter": " ".join(str(report[key]) for key in ("exporter", "endpoint") if report.get(key)),
+        "exporter": " ".join(filter(None, (str(report.get("exporter") or ""), endpoint))),
         "queued": str(report.get("queued", "")),
         "exported": str(report.get("exported", "")),
         "dropped": ", ".join(f"{reason} {count}" for reason, count in report.get("dropped", {}).items()) or "0",

@@ -23,6 +23,8 @@ from django.conf import settings as django_settings
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
+from django_tracing.addresses import shown_address
+
 __all__ = ["KNOWN_EXPORTERS", "SPECS", "Problem", "Settings", "Spec", "get_settings", "load"]
 
 KNOWN_EXPORTERS = ("otlp", "otlp-grpc", "jaeger", "local", "console", "none")
@@ -291,19 +293,12 @@ def _headers(value: Any, from_env: bool) -> Mapping[str, str]:
     return headers
 
 
-def _without_userinfo(url: str) -> str:
-    """``url`` for a message to a person: credentials never stand in one."""
-    head, at, tail = url.rpartition("@")
-    scheme, separator, _ = head.partition("://")
-    return (f"{scheme}://" if separator else "") + tail if at else url
-
-
 def _url(*schemes: str, example: str) -> Parser:
     def parse(value: Any, from_env: bool) -> str:
         if not isinstance(value, str):
             raise _Wrong(f"must be a URL in a string, not {type(value).__name__}.", f'Write it as "{example}".')
         text = value.strip()
-        shown = _shown(_without_userinfo(text))
+        shown = _shown(shown_address(text))
         hint = f'Write it as "{example}".'
         try:
             parts = urlsplit(text)
@@ -312,7 +307,7 @@ def _url(*schemes: str, example: str) -> Parser:
             raise _Wrong(f"is {shown}, which is not a URL.", hint) from None
         if parts.scheme not in schemes or not parts.netloc:
             if "://" not in text and text:
-                hint = f'Write it with its scheme: "{schemes[0]}://{_without_userinfo(text)}".'
+                hint = f'Write it with its scheme: "{schemes[0]}://{shown_address(text)}".'
             elif parts.scheme not in schemes:
                 hint = f"Use {' or '.join(f'{scheme}://' for scheme in schemes)}."
             raise _Wrong(f"is {shown}, which is not a URL this app can send to.", hint)

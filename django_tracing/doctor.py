@@ -29,6 +29,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
+from django_tracing.addresses import shown_address
 from django_tracing.conf import QUERY_PORT, Settings, get_settings, load
 from django_tracing.export.errors import ExportError, from_os_error, from_status
 from django_tracing.instrumentation import OURS, is_available, upstream
@@ -809,11 +810,8 @@ def _netloc(host: str, port: int) -> str:
 
 
 def _shown(url: str | None) -> str:
-    """A URL for people: without credentials and parameters."""
-    if url is None:
-        return "nowhere"
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+    """A URL for people."""
+    return "nowhere" if url is None else shown_address(url)
 
 
 #: Between the sentence that says what is wrong and the one that says what to do.

@@ -33,6 +33,7 @@ from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 
 from django_tracing import attributes as names
 from django_tracing import spans
+from django_tracing.addresses import linkable
 from django_tracing.attributes import Attributes
 from django_tracing.conf import get_settings
 from django_tracing.correlation import Scope, get_scope, incoming_id, with_scope
@@ -716,7 +717,8 @@ def trace_url(trace_id: str | None = None) -> str | None:
     if trace_id is None:
         return None
     if settings.query_url is not None:
-        return f"{settings.query_url.rstrip('/')}/trace/{trace_id}"
+        links = linkable(settings.query_url)
+        return None if links is None else f"{links}/trace/{trace_id}"
     if settings.exporter != "local" and settings.reader is None:
         return None
     try:

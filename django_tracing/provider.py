@@ -9,7 +9,6 @@ import socket
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit, urlunsplit
 
 from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
@@ -18,6 +17,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 
 from django_tracing import instrumentation, logs, spans
+from django_tracing.addresses import shown_address
 from django_tracing.attributes import Convention
 from django_tracing.conf import Settings, get_settings
 from django_tracing.export import build_exporter
@@ -27,7 +27,7 @@ from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.upstream import UpstreamProcessor
 from django_tracing.propagation import MissingPropagator, build_propagator
 from django_tracing.recording import Origin, late
-from django_tracing.redaction import also_sensitive
+from django_tracing.redaction import SensitiveKeys, also_sensitive, redact_resource
 from django_tracing.sampling import refresh
 from django_tracing.sampling.sampler import RuleSampler
 from django_tracing.version import __version__
@@ -120,17 +120,11 @@ def _report() -> dict[str, Any]:
     settings = get_settings()
     report: dict[str, Any] = {
         "exporter": settings.exporter,
-        "endpoint": settings.endpoint and _shown(settings.endpoint),
+        "endpoint": settings.endpoint and shown_address(settings.endpoint),
     }
     if _queue is not None:
         report |= {"queued": _queue.queued, **_queue.counters.snapshot()}
     return report
-
-
-def _shown(endpoint: str) -> str:
-    """``endpoint`` without credentials."""
-    parts = urlsplit(endpoint)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query="…" if parts.query else ""))
 
 
 def _explicitly_exported(settings: Settings) -> bool:
@@ -171,7 +165,14 @@ def make_resource(settings: Settings) -> Resource:
         # The name that Jaeger's users search for, and the one that the conventions have since given it.
         attributes["deployment.environment"] = settings.environment
         attributes["deployment.environment.name"] = settings.environment
-    return Resource.create(attributes)
+    resource = Resource.create(attributes)
+    # An operator's, also those that the SDK itself read of the environment; this app's own need no judging.
+    given = {
+        key: value
+        for key, value in resource.attributes.items()
+        if key not in attributes or key in settings.resource_attributes
+    }
+    return resource.merge(Resource(redact_resource(given, SensitiveKeys(settings.sensitive_keys))))
 
 
 def make_exporter(settings: Settings) -> SpanExporter | None:

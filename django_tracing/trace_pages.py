@@ -36,6 +36,7 @@ from django_tracing import attributes as names
 from django_tracing.conf import get_settings
 from django_tracing.models import Trace as TraceModel
 from django_tracing.reading import get_reader, read_span, searched_attributes, stream_spans
+from django_tracing.redaction import SensitiveKeys, redact_resource
 from django_tracing.trace_rows import OPEN_ROWS, SCALE, WORKS, Colours, row_of, rows_of, shares_of, svg_number
 from django_tracing.traces import asked
 from django_tracing.traces.dependencies import BOX_HEIGHT, BOX_WIDTH, errors_of, layout
@@ -355,7 +356,7 @@ def _detail(span: Span, trace_start: int) -> dict[str, Any]:
         "scope": span.scope,
         "location": location_of(span.attributes),
         "attributes": _attributes(span.attributes, searchable=True),
-        "resource": _attributes(span.resource),
+        "resource": _attributes(redact_resource(span.resource, SensitiveKeys(get_settings().sensitive_keys))),
         "events": events,
         "links": [
             {

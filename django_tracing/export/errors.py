@@ -8,6 +8,8 @@ import ssl
 from collections.abc import Mapping
 from typing import Final, Literal
 
+from django_tracing.addresses import shown_address
+
 __all__ = ["ExportError", "MissingExtra", "Reason", "checked_headers", "from_os_error", "from_status"]
 
 #: https://www.rfc-editor.org/rfc/rfc9110#section-5.1 and -5.5, without the obsolete; gRPC's metadata is as strict.
@@ -94,10 +96,11 @@ def from_os_error(error: OSError, where: str) -> ExportError:
 
 
 def from_status(status: int, where: str, retry_after: str | None = None, *, compressed: bool = False) -> ExportError:
-    """The :class:`ExportError` for an HTTP status of 300 or more from ``where`` (a URL without credentials).
+    """The :class:`ExportError` for an HTTP status of 300 or more from ``where``, a URL.
 
     ``compressed`` says that the message was sent with gzip, which may be why it was refused.
     """
+    where = shown_address(where)
     if status in (401, 403):
         return ExportError(
             f"{where} refused the credentials ({status}).", reason="unauthorized", retryable=False, status=status

@@ -8,6 +8,7 @@ from django_tracing.redaction.errors import redact_db_error, redact_stacktrace
 from django_tracing.redaction.keys import key_pattern
 from django_tracing.redaction.names import SensitiveKeys
 from django_tracing.redaction.patterns import REDACTED, cut
+from django_tracing.redaction.resource import redact_resource
 from django_tracing.redaction.sql import Statement, describe_sql, sanitise_sql
 from django_tracing.redaction.text import also_sensitive, mask_email, redact_text
 from django_tracing.redaction.urls import redact_query, sanitise_url
@@ -23,6 +24,7 @@ __all__ = [
     "mask_email",
     "redact_db_error",
     "redact_query",
+    "redact_resource",
     "redact_stacktrace",
     "redact_text",
     "sanitise_sql",

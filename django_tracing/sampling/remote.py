@@ -25,6 +25,7 @@ from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, Sam
 from opentelemetry.trace import Link, SpanKind, TraceState, get_current_span
 from opentelemetry.util.types import Attributes
 
+from django_tracing.addresses import shown_address
 from django_tracing.net import TimedResponse
 
 __all__ = ["JaegerRemoteSampler", "Strategy", "from_environment", "parse_strategy"]
@@ -40,6 +41,8 @@ DEFAULT_ENDPOINT: Final = "http://localhost:5778/sampling"
 _chance: Final = random.Random()  # noqa: S311 - nothing here is a secret
 _MOST_BYTES: Final = 1024 * 1024
 _MOST_OPERATIONS: Final = 10_000
+#: What a server answers is quoted with as many characters.
+_MOST_SAID: Final = 200
 _BITS: Final = (1 << 64) - 1
 
 
@@ -182,9 +185,11 @@ class JaegerRemoteSampler(Sampler):
     ) -> None:
         parts = urlsplit(endpoint)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f'The endpoint is {endpoint!r}: write it as "{DEFAULT_ENDPOINT}".')
+            raise ValueError(f'The endpoint is "{shown_address(endpoint)}": write it as "{DEFAULT_ENDPOINT}".')
         self.service_name = service_name
         self.endpoint = endpoint
+        #: The endpoint for people: its path and query may hold a key.
+        self.shown = shown_address(endpoint)
         self._connection: tuple[str, str, int | None] = parts.scheme, parts.hostname, parts.port
         query = f"{parts.query}&" if parts.query else ""
         self._path = f"{parts.path.rstrip('/') or '/sampling'}?{query}service={quote(service_name, safe='')}"
@@ -231,7 +236,7 @@ class JaegerRemoteSampler(Sampler):
         return SamplingResult(Decision.RECORD_AND_SAMPLE, {**(attributes or {}), **said}, state)
 
     def get_description(self) -> str:
-        return f"JaegerRemoteSampler{{{self.service_name}, {self.endpoint}}}"
+        return f"JaegerRemoteSampler{{{self.service_name}, {self.shown}}}"
 
     # ----- the thread
 
@@ -261,8 +266,15 @@ class JaegerRemoteSampler(Sampler):
         """Asks once, now; False when there was no answer to go by. Never raises."""
         try:
             strategy = parse_strategy(json.loads(self._get()))
-        except (OSError, http.client.HTTPException, ValueError) as error:
-            self._say(f"{type(error).__name__}: {error}" if isinstance(error, OSError) else str(error))
+        except OSError as error:
+            self._say(f"{type(error).__name__}: {error}")
+            return False
+        except http.client.HTTPException as error:
+            # Its text may be the path, with what is secret of it.
+            self._say(f"{type(error).__name__}: it does not speak HTTP")
+            return False
+        except ValueError as error:
+            self._say(str(error))
             return False
         except Exception as error:
             self._say(type(error).__name__)
@@ -272,7 +284,7 @@ class JaegerRemoteSampler(Sampler):
             self._decider = _Decider(strategy)
         if self._trouble is not None:
             self._trouble = None
-            _logger.info("The sampling strategy is read from %s again.", self.endpoint)
+            _logger.info("The sampling strategy is read from %s again.", self.shown)
         return True
 
     def _get(self) -> bytes:
@@ -297,8 +309,8 @@ class JaegerRemoteSampler(Sampler):
         if self._trouble is None:
             _logger.warning(
                 "No sampling strategy from %s (%s): %s stays in force.",
-                self.endpoint,
-                trouble,
+                self.shown,
+                trouble[:_MOST_SAID],
                 self._decider.strategy,
             )
         self._trouble = trouble
@@ -316,7 +328,7 @@ def from_environment(argument: str | None = None) -> ParentBased:
         key, equals, value = part.partition("=")
         if part.strip() and not equals:
             raise ValueError(
-                f"OTEL_TRACES_SAMPLER_ARG has {part.strip()!r}: write endpoint=http://localhost:5778/sampling"
+                f'OTEL_TRACES_SAMPLER_ARG has "{shown_address(part)}": write endpoint=http://localhost:5778/sampling'
             )
         given[key.strip()] = value.strip()
     options: dict[str, float] = {}

@@ -20,6 +20,7 @@ from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar, cast
 from urllib.parse import quote, unquote, urlencode, urlsplit
 
+from django_tracing.addresses import linkable, shown_address
 from django_tracing.net import TimedResponse
 from django_tracing.traces.dependencies import links_of
 from django_tracing.traces.json_stream import JsonStream
@@ -107,10 +108,9 @@ class JaegerReader:
         self._host = parts.hostname or "localhost"
         self._port = parts.port or (443 if self._secure else 80)
         self._base = parts.path.rstrip("/")
-        host = f"[{self._host}]" if ":" in self._host else self._host
-        port = f":{parts.port}" if parts.port else ""
-        #: The address for people, without credentials.
-        self.query_url = f"{parts.scheme}://{host}{port}{self._base}"
+        #: The address for people, without what may be secret.
+        self.query_url = shown_address(parts._replace(query="", fragment="").geturl().rstrip("/"))
+        self._links = linkable(query_url)
         self.timeout = timeout
         self._deadline = None if budget is None else time.monotonic() + budget
         self._headers = {"Accept": "application/json", "User-Agent": "django-tracing-otel", **(headers or {})}
@@ -126,9 +126,9 @@ class JaegerReader:
         """The address of Jaeger's UI, without credentials."""
         return self.query_url
 
-    def trace_link(self, trace_id: str) -> str:
-        """The page of the trace in Jaeger's UI."""
-        return f"{self.query_url}/trace/{trace_id}"
+    def trace_link(self, trace_id: str) -> str | None:
+        """The page of the trace in Jaeger's UI; None where the address's path holds a secret."""
+        return None if self._links is None else f"{self._links}/trace/{trace_id}"
 
     @property
     def dialect(self) -> str:
