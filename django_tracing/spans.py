@@ -74,6 +74,8 @@ _SUPPRESSED: Final[dict[str, object]] = {_SUPPRESS_PLAIN: True, _SUPPRESS_KEY: T
 
 _logger = logging.getLogger("django_tracing")
 _logged: set[str] = set()
+#: The innermost ones, more than STACKTRACE_LENGTH has room for: a recursion's thousand take a tenth of a second.
+_MOST_FRAMES: Final = 150
 #: Where an exception says which span has told of it last.
 _TOLD: Final = "_django_tracing_span"
 
@@ -503,7 +505,7 @@ def record_error(span: Span, error: BaseException, *, status: bool = True) -> No
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         message = cut(redact_db_error(_text_of(error)), MESSAGE_LENGTH)
         if not _told(span, error):
-            trace = "".join(traceback.format_exception(kind, error, error.__traceback__))
+            trace = "".join(traceback.format_exception(kind, error, error.__traceback__, limit=-_MOST_FRAMES))
             add_event(
                 span,
                 "exception",
