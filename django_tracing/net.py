@@ -23,22 +23,29 @@ class TimedResponse(http.client.HTTPResponse):
         timeout = sock.gettimeout()
         if timeout is not None:
             reader: Any = self.fp
-            self.fp = io.BufferedReader(_Timed(reader.detach(), sock, time.monotonic() + timeout))
+            self.fp = io.BufferedReader(_Timed(reader.detach(), sock, timeout))
+
+    def extend(self, seconds: float) -> None:
+        """The rest may take ``seconds`` from now on, and each read of it as long as the connection's timeout."""
+        raw = getattr(self.fp, "raw", None)
+        if isinstance(raw, _Timed):
+            raw.deadline = time.monotonic() + seconds
 
 
 class _Timed(io.RawIOBase):
-    """What comes from a socket until ``deadline``."""
+    """What comes from a socket until ``deadline``, first ``timeout`` seconds from now."""
 
-    def __init__(self, raw: io.RawIOBase, sock: socket.socket, deadline: float) -> None:
+    def __init__(self, raw: io.RawIOBase, sock: socket.socket, timeout: float) -> None:
         self._raw = raw
         self._sock = sock
-        self._deadline = deadline
+        self._timeout = timeout
+        self.deadline = time.monotonic() + timeout
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        left = self._deadline - time.monotonic()
+        left = min(self.deadline - time.monotonic(), self._timeout)
         if left <= 0:
             raise TimeoutError("timed out")
         self._sock.settimeout(left)

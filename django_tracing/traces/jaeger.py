@@ -508,6 +508,8 @@ class JaegerReader:
                 raise self._explained(error) from error
             with response:
                 self._refused(response.status, response.getheader("Location"))
+                if longest is not None and isinstance(response, TimedResponse):
+                    response.extend(longest)
                 yield response.status, self._reading(response, longest)
         finally:
             connection.close()

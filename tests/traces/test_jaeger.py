@@ -681,6 +681,28 @@ def test_an_answer_that_is_longer_than_is_read_shows_what_came(dialect: str, mon
     assert f"The earliest {len(trace.spans)} of more than {trace.span_count} spans." in render_trace(trace)
 
 
+def test_a_file_may_take_longer_than_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not waited for: what came is sent on. Each read of it has the timeout of a page's answer."""
+    monkeypatch.setattr(JaegerReader, "dialect", "v3")
+    body = json.dumps(long_v3(40)).encode()
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip() -> None:
+            connection, _ = listener.accept()
+            with connection, suppress(OSError):
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+                for begin in range(0, len(body), len(body) // 10):
+                    connection.sendall(body[begin : begin + len(body) // 10])
+                    threading.Event().wait(0.06)
+
+        thread = threading.Thread(target=drip)
+        thread.start()
+        found = JaegerReader(f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=0.4).stream("ab" * 16)
+        assert found is not None
+        assert sum(1 for _ in found.spans) == 40
+        thread.join()
+
+
 @pytest.mark.parametrize("dialect", ["v3", "v1"])
 @pytest.mark.parametrize("depth", [50, 400, 100_000])
 def test_values_of_any_depth(dialect: str, depth: int, answering: Callable[[str, Any], JaegerReader]) -> None:
