@@ -58,6 +58,9 @@ BOX_HEIGHT: Final = 46
 COLUMN_GAP: Final = 110
 ROW_GAP: Final = 26
 MARGIN: Final = 16
+#: As many places all lines have together in the columns that they pass; with more they run straight over boxes. Many
+#: lines over many columns would have a square of them.
+MOST_BENDS: Final = 2000
 #: How often the boxes of each column are put in the order of their neighbours.
 _SWEEPS: Final = 4
 
@@ -110,9 +113,14 @@ def layout(links: Sequence[Dependency]) -> Map:
     for node in sorted(nodes, key=lambda node: (node[0] != "service", node)):
         columns[column[node]].append(node)
     ways: list[list[_Node]] = []
+    room = MOST_BENDS
     for number, (caller, callee, _link) in enumerate(edges):
-        bends: list[_Node] = [("", f"{number}.{passed}") for passed in range(column[caller] + 1, column[callee])]
-        for bend, passed in zip(bends, range(column[caller] + 1, column[callee]), strict=True):
+        between = range(column[caller] + 1, column[callee])
+        if len(between) > room:
+            between = range(0)
+        room -= len(between)
+        bends: list[_Node] = [("", f"{number}.{passed}") for passed in between]
+        for bend, passed in zip(bends, between, strict=True):
             columns[passed].append(bend)
         ways.append([caller, *bends, callee])
     _untangle(columns, [step for way in ways for step in pairwise(way)])
@@ -123,11 +131,11 @@ def layout(links: Sequence[Dependency]) -> Map:
         for node in members:
             corners[node] = MARGIN + number * (BOX_WIDTH + COLUMN_GAP), y
             y += _height(node)
-    boxes = []
-    for node in nodes:
-        called = [link for _caller, callee, link in edges if callee == node]
-        state = next((link.state for link in called if link.state), "")
-        boxes.append(Box(node[1], cast(NodeKind, node[0]), *corners[node], state))
+    states: dict[_Node, str] = {}
+    for _caller, callee, link in edges:
+        if link.state:
+            states.setdefault(callee, link.state)
+    boxes = [Box(node[1], cast(NodeKind, node[0]), *corners[node], states.get(node, "")) for node in nodes]
     lines, entering = [], dict.fromkeys(nodes, 0)
     for way, (_caller, callee, link) in zip(ways, edges, strict=True):
         lines.append(_line(link, [corners[node] for node in way], entering[callee]))
