@@ -190,8 +190,6 @@ def test_a_longer_text_takes_as_much_more_work_as_it_is_longer(name: str, data: 
 @pytest.mark.parametrize(
     ("name", "begin", "word", "end"),
     [
-        ("url", "?", "&", ""),
-        ("query", "", "a=1&", ""),
         # Not digits to everybody who asks whether they are.
         ("status and wait", "", "²", ""),
     ],
