@@ -316,3 +316,20 @@ def test_a_trace_that_leaves_while_it_is_read_ends_the_file(
     with pytest.raises(StoreError, match="left the local store .* while it was read"):
         read += found.spans
     assert {span.trace_id for span in read} == {ONE}
+
+
+@pytest.mark.parametrize("column", ["attributes", "more"])
+def test_what_is_stored_too_deep_is_told(column: str, make: Callable[..., LocalStore], path: Path) -> None:
+    store = make()
+    store.write([row(1, 1)])
+    connection = sqlite3.connect(path)
+    connection.execute(f"UPDATE spans SET {column} = ?", ('{"a":' + "[" * 100_000,))
+    connection.commit()
+    connection.close()
+    for ask in (
+        lambda: store.trace(ONE),
+        lambda: store.span(ONE, f"{1:016x}"),
+        lambda: list(store.stream(ONE).spans),
+    ):
+        with pytest.raises(StoreError, match="holds what can't be read"):
+            ask()
