@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django_tracing.environment import prepare
 from django_tracing.version import __version__
 
 if TYPE_CHECKING:
@@ -75,6 +76,11 @@ _HOMES = {
     "trace_url": _MANUAL,
     "use_trace_context": _MANUAL,
 }
+
+
+# Before any module here imports OpenTelemetry, and whichever is imported first.
+prepare()
+del prepare
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from django.apps import AppConfig
 
 __all__ = ["DjangoTracingConfig"]
@@ -13,7 +15,15 @@ class DjangoTracingConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        from django_tracing import checks, provider
+        # Whatever keeps this app from starting, the project starts without it.
+        try:
+            from django_tracing import checks, provider
 
-        checks.register()
-        provider.start()
+            checks.register()
+            provider.start()
+        except Exception as error:
+            logging.getLogger("django_tracing").error(
+                "Tracing is off: it could not be started (%s: %s). The application goes on without it.",
+                type(error).__name__,
+                str(error)[:300].replace("\n", " "),
+            )

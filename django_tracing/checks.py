@@ -8,9 +8,11 @@ from urllib.parse import urlsplit
 
 from django.core import checks
 
+from django_tracing import environment
 from django_tracing.conf import Settings, get_settings
+from django_tracing.export.errors import MissingExtra
 from django_tracing.instrumentation import OURS
-from django_tracing.propagation import MissingPropagator, build_propagator
+from django_tracing.propagation import available_propagator
 from django_tracing.provider import make_exporter
 
 __all__ = ["check_deployment", "check_settings", "register"]
@@ -18,9 +20,26 @@ __all__ = ["check_deployment", "check_settings", "register"]
 WRONG_SETTING: Final = "django_tracing.E001"
 NO_EXPORTER: Final = "django_tracing.E002"
 UNKNOWN_INSTRUMENTATION: Final = "django_tracing.E003"
-NO_PROPAGATOR: Final = "django_tracing.E004"
 TRACED_TWICE: Final = "django_tracing.W001"
 CREDENTIALS_IN_THE_CLEAR: Final = "django_tracing.W002"
+WRONG_ENVIRONMENT: Final = "django_tracing.W003"
+EXPORTER_NOT_INSTALLED: Final = "django_tracing.W004"
+INSTRUMENTATION_NOT_INSTALLED: Final = "django_tracing.W005"
+NO_PROPAGATOR: Final = "django_tracing.W006"
+
+#: OpenTelemetry's instrumentations, by entry point: what is none of these is a mistake rather than not installed.
+#: https://github.com/open-telemetry/opentelemetry-python-contrib/tree/main/instrumentation
+_OPENTELEMETRY: Final = frozenset(
+    [
+        *("aio-pika", "aiohttp-client", "aiohttp-server", "aiokafka", "aiopg", "asgi", "asyncclick", "asyncio"),
+        *("asyncpg", "boto", "boto3sqs", "botocore", "cassandra", "celery", "click", "confluent_kafka", "dbapi"),
+        *("django", "elasticsearch", "falcon", "fastapi", "flask", "grpc_aio_client", "grpc_aio_server"),
+        *("grpc_client", "grpc_server", "httpx", "jinja2", "kafka", "logging", "mysql", "mysqlclient", "pika"),
+        *("psycopg", "psycopg2", "pymemcache", "pymongo", "pymssql", "pymysql", "pyramid", "redis", "remoulade"),
+        *("requests", "sqlalchemy", "sqlite3", "starlette", "system_metrics", "threading", "tornado"),
+        *("tortoiseorm", "urllib", "urllib3", "wsgi"),
+    ]
+)
 
 
 def register() -> None:
@@ -36,48 +55,74 @@ def check_settings(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckM
 
 def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
     for problem in settings.problems:
-        yield checks.Error(f"{problem.source} {problem.message}", hint=problem.hint, id=WRONG_SETTING)
-    if settings.problems:
+        if problem.in_environment:
+            # Not the code's fault: a deployment's mistake must not keep migrate from running.
+            yield checks.Warning(
+                f"{problem.source} {problem.message} Tracing is off.", hint=problem.hint, id=WRONG_ENVIRONMENT
+            )
+        else:
+            yield checks.Error(f"{problem.source} {problem.message}", hint=problem.hint, id=WRONG_SETTING)
+    if settings.problems or not settings.enabled:
         return
-    try:
-        exporter = make_exporter(settings)
-        if exporter is not None:
-            exporter.shutdown()
-    except Exception as error:
-        yield checks.Error(
-            f"{settings.source('EXPORTER')} asks for the exporter {settings.exporter!r}, which can't be made.",
-            hint=str(error),
-            id=NO_EXPORTER,
-        )
-    try:
-        build_propagator(settings.propagators)
-    except MissingPropagator as error:
-        yield checks.Error(
-            f"{settings.source('PROPAGATORS')} asks for a propagator that is not installed.",
-            hint=str(error),
+    for wrong in environment.problems():
+        if wrong.variable != "OTEL_PROPAGATORS":
+            yield checks.Warning(
+                f"environment variable {wrong.variable} {wrong.message} It counts as unset.",
+                hint=wrong.hint,
+                id=WRONG_ENVIRONMENT,
+            )
+    yield from _exporter(settings)
+    for missing in available_propagator(settings.propagators)[1]:
+        yield checks.Warning(
+            f"{settings.source('PROPAGATORS')} asks for a propagator that is not installed. The others are used.",
+            hint=str(missing),
             id=NO_PROPAGATOR,
         )
     if settings.source("INSTRUMENTATIONS") != "default":
-        # Not at the top: who runs no checks need not wait for it.
-        from importlib.metadata import entry_points
-
-        installed = {point.name for point in entry_points(group="opentelemetry_instrumentor")}
-        for name in settings.instrumentations:
-            if name not in OURS and name not in installed:
-                yield checks.Error(
-                    f"{settings.source('INSTRUMENTATIONS')} contains {name!r}, which is no instrumentation here.",
-                    hint=(
-                        f"Ours are {', '.join(OURS)}. One of OpenTelemetry's needs its package, which "
-                        "https://opentelemetry.io/ecosystem/registry/?language=python names."
-                    ),
-                    id=UNKNOWN_INSTRUMENTATION,
-                )
+        yield from _instrumentations(settings)
     if {"request", "django"} <= set(settings.instrumentations):
         yield checks.Warning(
             f"{settings.source('INSTRUMENTATIONS')} contains both 'request' and 'django', which trace the same.",
             hint="Take one of them out: 'request' is this app's own, 'django' is OpenTelemetry's.",
             id=TRACED_TWICE,
         )
+
+
+def _exporter(settings: Settings) -> Iterable[checks.CheckMessage]:
+    try:
+        exporter = make_exporter(settings)
+        if exporter is not None:
+            exporter.shutdown()
+    except Exception as error:
+        source = settings.source("EXPORTER")
+        message = f"{source} asks for the exporter {settings.exporter!r}, which can't be made. Spans are not sent."
+        if isinstance(error, MissingExtra) or not source.startswith("TRACING"):
+            yield checks.Warning(message, hint=str(error), id=EXPORTER_NOT_INSTALLED)
+        else:
+            yield checks.Error(message, hint=str(error), id=NO_EXPORTER)
+
+
+def _instrumentations(settings: Settings) -> Iterable[checks.CheckMessage]:
+    # Not at the top: who runs no checks need not wait for it.
+    from importlib.metadata import entry_points
+
+    installed = {point.name for point in entry_points(group="opentelemetry_instrumentor")}
+    for name in settings.instrumentations:
+        if name in OURS or name in installed:
+            continue
+        registry = "https://opentelemetry.io/ecosystem/registry/?language=python names its package."
+        if name in _OPENTELEMETRY:
+            yield checks.Warning(
+                f"{settings.source('INSTRUMENTATIONS')} contains {name!r}, which is not installed here.",
+                hint=f"It is one of OpenTelemetry's: {registry} Until it is installed it is left out.",
+                id=INSTRUMENTATION_NOT_INSTALLED,
+            )
+        else:
+            yield checks.Error(
+                f"{settings.source('INSTRUMENTATIONS')} contains {name!r}, which is no instrumentation here.",
+                hint=f"Ours are {', '.join(OURS)}. For one of OpenTelemetry's, {registry}",
+                id=UNKNOWN_INSTRUMENTATION,
+            )
 
 
 def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMessage]:

@@ -76,6 +76,11 @@ class Problem(NamedTuple):
     def __str__(self) -> str:
         return f"{self.source}: {self.message} {self.hint}"
 
+    @property
+    def in_environment(self) -> bool:
+        """Whether it was set outside of the project's code: by a deployment, not by a developer."""
+        return self.source.startswith("environment variable")
+
 
 # Tuples with names: making them takes a third of the time that frozen dataclasses take, 4 ms of every start.
 class Settings(NamedTuple):
@@ -476,6 +481,26 @@ def _semconv(value: Any, from_env: bool) -> frozenset[str]:
     return known
 
 
+def _propagators(value: Any, from_env: bool) -> tuple[str, ...]:
+    names: tuple[str, ...] = _strings(example='["tracecontext", "baggage"]')(value, from_env)
+    if from_env:
+        # It is set for all services of a cluster: what is not installed here is left out when it is looked for.
+        return tuple(name.lower() if name.lower() in KNOWN_PROPAGATORS else name for name in names)
+    for name in names:
+        if name not in KNOWN_PROPAGATORS and not _is_installed("opentelemetry_propagator", name):
+            raise _Wrong(
+                f"contains {_shown(name)}{_did_you_mean(name, KNOWN_PROPAGATORS)}.",
+                f"Known: {', '.join(KNOWN_PROPAGATORS)}, and those that an installed package provides.",
+            )
+    return names
+
+
+def _is_installed(group: str, name: str) -> bool:
+    from importlib.metadata import entry_points
+
+    return bool(entry_points(group=group, name=name))
+
+
 _ENDPOINT_EXAMPLE = "http://localhost:4318"
 
 SPECS: tuple[Spec, ...] = (
@@ -511,7 +536,7 @@ SPECS: tuple[Spec, ...] = (
     Spec(
         "PROPAGATORS",
         ("tracecontext", "baggage"),
-        _strings(example='["tracecontext", "baggage"]', choices=KNOWN_PROPAGATORS),
+        _propagators,
         ("OTEL_PROPAGATORS",),
     ),
     Spec("SAMPLE_RATE", 1.0, _number(0, 1, unit="(a share)"), ("OTEL_TRACES_SAMPLER_ARG",)),

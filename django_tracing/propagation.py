@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
@@ -19,7 +19,7 @@ from opentelemetry.propagators.textmap import (
 
 from django_tracing.correlation import HEADER, Scope, get_scope, well_formed, with_scope
 
-__all__ = ["CorrelationPropagator", "MissingPropagator", "build_propagator"]
+__all__ = ["CorrelationPropagator", "MissingPropagator", "available_propagator", "build_propagator"]
 
 #: Name in OTEL_PROPAGATORS -> (module, class, package to install).
 _CLASSES: Final = {
@@ -32,7 +32,7 @@ _CLASSES: Final = {
 
 
 class MissingPropagator(ImportError):
-    """A propagator of ``PROPAGATORS`` whose package is not installed; the message says which."""
+    """A propagator of ``PROPAGATORS`` that can't be had here; the message says which, and what to install."""
 
 
 class CorrelationPropagator(TextMapPropagator):
@@ -72,16 +72,35 @@ class CorrelationPropagator(TextMapPropagator):
 def build_propagator(names: Iterable[str]) -> TextMapPropagator:
     """The propagators called ``names`` (as in ``OTEL_PROPAGATORS``) as one, the correlation id's at the end.
 
-    Raises :class:`MissingPropagator` when a package is missing.
+    Raises :class:`MissingPropagator` when one is not installed.
     """
-    propagators: list[TextMapPropagator] = []
+    return CompositePropagator([*(_propagator(name) for name in names), CorrelationPropagator()])
+
+
+def available_propagator(names: Iterable[str]) -> tuple[TextMapPropagator, list[MissingPropagator]]:
+    """Those of ``names`` that are installed, as :func:`build_propagator` puts them together; and the others."""
+    found: list[TextMapPropagator] = []
+    missing: list[MissingPropagator] = []
     for name in names:
-        module, attribute, package = _CLASSES[name]
         try:
-            found: Any = getattr(import_module(module), attribute)
-        except ImportError as error:
-            raise MissingPropagator(
-                f'The propagator "{name}" needs the package {package}: pip install {package}'
-            ) from error
-        propagators.append(found())
-    return CompositePropagator([*propagators, CorrelationPropagator()])
+            found.append(_propagator(name))
+        except MissingPropagator as error:
+            missing.append(error)
+    return CompositePropagator([*found, CorrelationPropagator()]), missing
+
+
+def _propagator(name: str) -> TextMapPropagator:
+    module, attribute, package = _CLASSES.get(name, ("", "", ""))
+    try:
+        found: Any = getattr(import_module(module), attribute) if module else _named(name)
+        return cast(TextMapPropagator, found())
+    except Exception as error:
+        remedy = f"needs the package {package}: pip install {package}" if package else "is not installed here."
+        raise MissingPropagator(f'The propagator "{name}" {remedy}') from error
+
+
+def _named(name: str) -> Any:
+    """A propagator that a package provides under ``name``, as the OpenTelemetry API finds it."""
+    from importlib.metadata import entry_points
+
+    return next(iter(entry_points(group="opentelemetry_propagator", name=name))).load()

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 
-from django_tracing import instrumentation, logs, spans
+from django_tracing import environment, instrumentation, logs, spans
 from django_tracing.addresses import shown_address
 from django_tracing.attributes import Convention
 from django_tracing.conf import Settings, get_settings
@@ -25,7 +25,7 @@ from django_tracing.export.processor import QueueProcessor
 from django_tracing.guidelines import Guidelines
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.upstream import UpstreamProcessor
-from django_tracing.propagation import MissingPropagator, build_propagator
+from django_tracing.propagation import available_propagator
 from django_tracing.recording import Origin, late
 from django_tracing.redaction import SensitiveKeys, also_sensitive, redact_resource
 from django_tracing.sampling import refresh
@@ -35,11 +35,12 @@ from django_tracing.version import __version__
 if TYPE_CHECKING:
     from django_tracing.traces.local import LocalStore
 
-__all__ = ["make_exporter", "make_provider", "make_resource", "queue", "start"]
+__all__ = ["make_exporter", "make_provider", "make_resource", "queue", "start", "trouble"]
 
 _logger = logging.getLogger("django_tracing")
 
 _started = False
+_trouble = ""
 _queue: QueueProcessor | None = None
 
 #: Where opentelemetry-instrument and the SDK read it from: upstream's instrumentations follow our setting too.
@@ -60,15 +61,34 @@ def start() -> None:
         # Where tracing is off too: a format that names the fields goes on working.
         logs.install(settings)
         if settings.problems:
-            _logger.error(
-                "Tracing is off: %s Run `python manage.py check` for the whole list.",
-                " / ".join(str(problem) for problem in settings.problems),
-            )
-            return
-        if settings.enabled:
-            _start(settings)
-    except Exception:
-        _logger.exception("Tracing is off: it could not be set up. The application goes on without it.")
+            problems = " / ".join(str(problem) for problem in settings.problems)
+            _tell(f"Tracing is off: {problems} Run `python manage.py check` for the whole list.")
+        elif not settings.enabled:
+            # As it was asked for: nothing to log.
+            _tell(f"Tracing is off: {settings.source('ENABLED')} says so.", level=logging.DEBUG)
+        else:
+            for problem in environment.problems():
+                # Propagators are this app's to choose: what is missing among them is told with that choice.
+                if problem.variable != "OTEL_PROPAGATORS":
+                    _logger.warning("The %s", problem)
+            with environment.hidden():
+                _start(settings)
+    except Exception as error:
+        _tell(
+            f"Tracing is off: it could not be set up ({type(error).__name__}). The application goes on without it.",
+            error=error,
+        )
+
+
+def trouble() -> str:
+    """Why this process traces nothing, or sends nothing, in words for a person; empty where it does."""
+    return _trouble
+
+
+def _tell(trouble: str, *, level: int = logging.ERROR, error: Exception | None = None) -> None:
+    global _trouble
+    _trouble = trouble
+    _logger.log(level, "%s", trouble, exc_info=error)
 
 
 def queue() -> QueueProcessor | None:
@@ -140,7 +160,10 @@ def _explicitly_exported(settings: Settings) -> bool:
 
 def make_provider(settings: Settings, sampler: Sampler, *, shutdown_on_exit: bool = True) -> TracerProvider:
     """A new TracerProvider with the settings' resource and no processor yet."""
-    provider = TracerProvider(sampler=sampler, resource=make_resource(settings), shutdown_on_exit=shutdown_on_exit)
+    with environment.hidden():
+        provider = TracerProvider(
+            sampler=sampler, resource=make_resource(settings), shutdown_on_exit=shutdown_on_exit
+        )
     # The SDK reads OTEL_SDK_DISABLED by itself; TRACING["ENABLED"] wins over it, and was asked before.
     provider._disabled = False
     return provider
@@ -215,7 +238,7 @@ def _make_queue(settings: Settings) -> SpanProcessor | None:
     try:
         exporter = make_exporter(settings)
     except Exception as error:
-        _logger.error("Spans are not exported (%s): %s", settings.source("EXPORTER"), error)
+        _tell(f"Spans are not exported ({settings.source('EXPORTER')}): {error}")
         return None
     if exporter is None:
         return None
@@ -285,13 +308,10 @@ def _after_fork() -> None:
 
 
 def _set_propagators(settings: Settings) -> None:
-    try:
-        propagate.set_global_textmap(build_propagator(settings.propagators))
-    except MissingPropagator as error:
-        _logger.error(
-            "%s: %s Until then W3C tracecontext and baggage are used.", settings.source("PROPAGATORS"), error
-        )
-        propagate.set_global_textmap(build_propagator(("tracecontext", "baggage")))
+    propagator, missing = available_propagator(settings.propagators)
+    for problem in missing:
+        _logger.warning("%s: %s The others are used.", settings.source("PROPAGATORS"), problem)
+    propagate.set_global_textmap(propagator)
 
 
 def _add_correlation() -> None:

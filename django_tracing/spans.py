@@ -81,7 +81,7 @@ _TOLD: Final = "_django_tracing_span"
 
 #: What is made of attributes that users and libraries set.
 _guidelines = Guidelines()
-_tracer: trace.Tracer = trace.get_tracer(SCOPE_NAME)
+_tracer: trace.Tracer = trace.NoOpTracer()
 _origin: Origin | None = None
 _convention: Convention = Convention()
 _used = False

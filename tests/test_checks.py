@@ -54,7 +54,8 @@ def test_a_missing_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> Non
     import sys
 
     monkeypatch.setitem(sys.modules, "grpc", None)
-    message = the_one({"ENDPOINT": "http://h:4317"}, checks.NO_EXPORTER)
+    message = the_one({"ENDPOINT": "http://h:4317"}, checks.EXPORTER_NOT_INSTALLED)
+    assert message.level < django_checks.ERROR
     assert 'pip install "django-tracing-otel[otlp-grpc]"' in str(message.hint)
     assert "port 4318" in str(message.hint)
 
@@ -65,6 +66,28 @@ def test_an_unknown_instrumentation() -> None:
     )
     assert "'databse'" in message.msg
     assert "database" in str(message.hint)
+
+
+def test_an_instrumentation_that_is_not_installed_is_a_warning() -> None:
+    message = the_one(
+        {"EXPORTER": "none", "INSTRUMENTATIONS": ["request", "pymongo"]}, checks.INSTRUMENTATION_NOT_INSTALLED
+    )
+    assert message.level < django_checks.ERROR
+
+
+def test_what_the_environment_sets_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAEGER_ENDPOINT", "jaeger:4318")
+    message = the_one({}, checks.WRONG_ENVIRONMENT)
+    assert message.level < django_checks.ERROR
+    assert "environment variable JAEGER_ENDPOINT" in message.msg
+    assert "http://jaeger:4318" in str(message.hint)
+    # The same in TRACING is the developer's own.
+    assert the_one({"ENDPOINT": "jaeger:4318"}, checks.WRONG_SETTING).level == django_checks.ERROR
+
+
+def test_a_propagator_that_is_not_installed_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_PROPAGATORS", "tracecontext,baggage,xray-of-nobody")
+    assert "xray-of-nobody" in str(the_one({"EXPORTER": "none"}, checks.NO_PROPAGATOR).hint)
 
 
 def test_two_for_the_same() -> None:

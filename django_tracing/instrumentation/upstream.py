@@ -21,7 +21,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import INVALID_SPAN, SpanKind, Status
 
-from django_tracing import code_locations
+from django_tracing import code_locations, environment
 from django_tracing.attributes import (
     DB_OPERATION,
     DB_QUERY_TEXT,
@@ -165,6 +165,12 @@ def _imported(name: str) -> None:
 
 
 def _instrument(name: str) -> bool:
+    # Their packages import the metrics API, which reads the environment too.
+    with environment.hidden():
+        return _instrument_now(name)
+
+
+def _instrument_now(name: str) -> bool:
     _on.pop(name, None)
     point = _entry_point(name)
     if point is None:  # its module is there, its package's metadata is not

@@ -6,8 +6,9 @@ from django import template
 
 from django_tracing.manual import current_trace_id
 from django_tracing.manual import trace_url as current_trace_url
+from django_tracing.provider import trouble
 
-__all__ = ["register", "trace_id", "trace_url"]
+__all__ = ["register", "trace_id", "trace_url", "tracing_trouble"]
 
 register = template.Library()
 
@@ -22,3 +23,9 @@ def trace_id() -> str:
 def trace_url() -> str:
     """Where a person sees the current trace; empty where there is nothing to see."""
     return current_trace_url() or ""
+
+
+@register.simple_tag
+def tracing_trouble() -> str:
+    """Why this process traces nothing, or sends nothing; empty where it does. The admin's pages show it."""
+    return trouble()

@@ -14,6 +14,7 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from django_tracing.conf import get_settings
+from django_tracing.provider import trouble
 from django_tracing.reading import get_reader, searched_attributes
 from django_tracing.traces import asked
 from django_tracing.traces.jaeger import JaegerReader
@@ -73,6 +74,9 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
+        if trouble():
+            # Beside the output: --json stays JSON.
+            self.stderr.write(trouble())
         try:
             reader = get_reader(get_settings())
             if options["trace_id"]:
