@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
@@ -16,6 +17,7 @@ from django.test import Client
 from django.urls import path
 from django.utils import timezone
 
+from django_tracing import provider
 from django_tracing.models import ProcessStatus, SamplingCount, SamplingRule
 from tests.receivers import OTLPReceiver
 
@@ -242,3 +244,21 @@ def test_everything_is_escaped(root: Client) -> None:
         f"{RULES}preview/?operation=request&path={SCRIPT}&service={SCRIPT}",
     ):
         assert SCRIPT not in page(root, url)
+
+
+@pytest.mark.parametrize("url", [RULES, STATUS, "/admin/django_tracing/trace/"])
+def test_pages_say_at_the_top_why_nothing_is_traced(
+    url: str, root: Client, monkeypatch: pytest.MonkeyPatch, settings: Any, tmp_path: Any
+) -> None:
+    settings.TRACING = {"LOCAL_STORE": str(tmp_path / "traces.sqlite3")}
+    assert "errornote" not in page(root, url)
+    monkeypatch.setattr(provider, "_started", False)
+    monkeypatch.setattr(provider, "_trouble", "")
+    settings.TRACING = {"SAMPLE_RATE": SCRIPT}
+    provider.start()
+    text = page(root, url)
+    assert "Tracing is off: TRACING[&quot;SAMPLE_RATE&quot;]" in text
+    assert SCRIPT not in text
+    capture = io.StringIO()
+    call_command("traces", stdout=io.StringIO(), stderr=capture)
+    assert capture.getvalue().startswith("Tracing is off: TRACING")

@@ -216,7 +216,6 @@ class TestErrors:
             ("OTEL_TRACES_SAMPLER_ARG", "2", "Set it to a number from 0 to 1"),
             ("OTEL_TRACES_SAMPLER_ARG", "all", "Set it to a number from 0 to 1"),
             ("JAEGER_ENDPOINT", "jaeger:4318", 'Write it with its scheme: "http://jaeger:4318".'),
-            ("OTEL_PROPAGATORS", "w3c", "Known: tracecontext"),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "deflate", 'Choose one of "none", "gzip".'),
             ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd", 'Choose one of "none", "gzip".'),
             ("OTEL_RESOURCE_ATTRIBUTES", "team", "key1=value1"),
@@ -235,7 +234,7 @@ class TestErrors:
         assert 'Set it to "http/protobuf" or "grpc".' in problem
 
     def test_every_problem_is_reported_at_once(self) -> None:
-        settings = load({"SAMPLE_RATE": 3, "LAYERS": 1, "X_Y_Z": 1}, {"OTEL_PROPAGATORS": "q"})
+        settings = load({"SAMPLE_RATE": 3, "LAYERS": 1, "X_Y_Z": 1, "PROPAGATORS": ["q"]}, {})
         assert sorted(problem.setting for problem in settings.problems) == [
             "LAYERS",
             "PROPAGATORS",
