@@ -34,7 +34,7 @@ class Scope:
 
     __slots__ = (
         *("collected", "correlation", "correlation_id", "exception", "parts", "request", "span"),
-        *("user", "user_known", "user_part"),
+        *("told", "user", "user_known", "user_part"),
     )
 
     def __init__(self, correlation_id: str, request: Any = None) -> None:
@@ -50,6 +50,8 @@ class Scope:
         self.user_known = False
         #: The exception that became a 5xx response, until the request's span has recorded it.
         self.exception: BaseException | None = None
+        #: The span that was told of an exception last, and the exception, until the request has ended.
+        self.told: tuple[int, BaseException] | None = None
         #: The spans that ended in it, where somebody asked for them, until the response is there.
         self.collected: list[Any] | None = None
 
@@ -89,7 +91,8 @@ def with_scope(scope: Scope, context: Context | None = None) -> Context:
 
 def get_scope(context: Context | None = None) -> Scope | None:
     """The scope of ``context`` (default: the current one), or None outside a traced request."""
-    return (context_api.get_current() if context is None else context).get(_SCOPE_KEY)  # type: ignore[return-value]
+    scope = (context_api.get_current() if context is None else context).get(_SCOPE_KEY)
+    return scope if scope.__class__ is Scope else None
 
 
 def get_correlation_id() -> str | None:

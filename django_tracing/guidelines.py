@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, time, timedelta
 from decimal import Decimal
@@ -36,6 +37,7 @@ from django_tracing.redaction import (
     sanitise_sql,
     sanitise_url,
 )
+from django_tracing.untraced import Untraced
 
 __all__ = ["LONG_LENGTH", "MESSAGE_LENGTH", "STACKTRACE_LENGTH", "Guidelines", "Redact", "attribute_name"]
 
@@ -164,21 +166,32 @@ class Guidelines:
         if redact is None:
             return dict(attributes)
         kept: dict[str, Any] = {}
-        for key, value in attributes.items():
-            try:
-                value = redact(key, value)
-            except Exception as error:
-                _warn_of(error)
-                continue
-            if value is not None:
-                kept[key] = value
+        if getattr(_redacting, "now", False):
+            # A span that REDACT itself has ended: to redact it would never end. It says nothing.
+            return kept
+        _redacting.now = True
+        try:
+            # What it calls makes no spans, whose attributes it would be given in turn.
+            with Untraced():
+                for key, value in attributes.items():
+                    try:
+                        value = redact(key, value)
+                    except (Exception, SystemExit, GeneratorExit) as error:
+                        _warn_of(error)
+                        continue
+                    if value is not None:
+                        kept[key] = value
+        finally:
+            _redacting.now = False
         return kept
 
 
 _warned: set[str] = set()
+#: Whether this thread is inside REDACT.
+_redacting: Final = threading.local()
 
 
-def _warn_of(error: Exception) -> None:
+def _warn_of(error: BaseException) -> None:
     name = type(error).__name__
     if name not in _warned and len(_warned) < 10:
         _warned.add(name)

@@ -6,9 +6,10 @@ that nobody evaluated stays unevaluated, and while ``TRACING["SUBSCRIPTION"]`` i
 
 from __future__ import annotations
 
+import inspect
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from typing import Any, Final
 
 from django.db import connections
@@ -20,6 +21,7 @@ from django_tracing.conf import Settings
 from django_tracing.correlation import Scope
 from django_tracing.recording import Prepared
 from django_tracing.redaction import cut, mask_email
+from django_tracing.untraced import Untraced
 
 __all__ = ["identify", "resolved_user"]
 
@@ -92,7 +94,9 @@ def _prepare(known: tuple[Any, ...]) -> Prepared:
     key, email, subscription, mode, limit = known
     attributes: Attributes = {}
     if key is not None:
-        attributes[USER_ID] = cut(key, limit)
+        # Where people sign in by e-mail, the key may be one.
+        shown = mask_email(key, mode if mode != "off" else "masked") if "@" in key else key
+        attributes[USER_ID] = cut(shown or "", limit)
     if email is not None:
         masked = mask_email(email, mode)
         if masked:
@@ -122,8 +126,9 @@ def _loaded(instance: Any, name: str) -> Any:
 
 
 def _subscription(user: Any, settings: Settings) -> str | None:
+    source = settings.source("SUBSCRIPTION")
     try:
-        with _queries_refused():
+        with _without_databases(), Untraced():
             if callable(settings.subscription):
                 value = settings.subscription(user)
             else:
@@ -132,37 +137,58 @@ def _subscription(user: Any, settings: Settings) -> str | None:
                     value = _loaded(value, part)
                     if value is None:
                         return None
+            value = getattr(value, "value", value)  # an enum's own value
     except _QueryRefused:
         _warn_once(
             "subscription-query",
             '%s needs a database query, which tracing never causes: spans go without "user.subscription". '
             "Load it with the user (select_related) or let it return what is already loaded.",
-            settings.source("SUBSCRIPTION"),
+            source,
         )
         return None
-    except Exception as error:
-        _warn_once("subscription", "%s raised %s: %s", settings.source("SUBSCRIPTION"), type(error).__name__, error)
+    # SystemExit and GeneratorExit too: what the user's code raises for itself costs the attribute, not the response.
+    except (Exception, SystemExit, GeneratorExit) as error:
+        _warn_once("subscription", "%s raised %s: %s", source, type(error).__name__, error)
         return None
-    value = getattr(value, "value", value)  # an enum's own value
+    if inspect.iscoroutine(value):
+        value.close()
+        _warn_once("subscription-async", "%s is a coroutine function, which nobody can wait for here.", source)
+        return None
     return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
 
 
 @contextmanager
-def _queries_refused() -> Iterator[None]:
-    with ExitStack() as stack:
-        for connection in connections.all():
-            # Outermost, so that a refused statement is not even traced.
-            connection.execute_wrappers.insert(0, _refuse)
-            stack.callback(connection.execute_wrappers.remove, _refuse)
-            if connection.connection is None:
-                # Even connecting would block; an instance attribute shadows the method for this thread only.
-                connection.__dict__["connect"] = _refuse
-                stack.callback(connection.__dict__.pop, "connect", None)
+def _without_databases() -> Iterator[None]:
+    """A block in which this thread finds no database connection: each is a stand-in that refuses everything.
+
+    The connections themselves are not touched. Other threads may share them, tests put guards on them, and a
+    transaction in which a query fails is a broken one.
+    """
+    local: Any = connections._connections  # type: ignore[attr-defined]  # asgiref's Local: this thread's own
+    found = {alias: getattr(local, alias) for alias in connections if hasattr(local, alias)}
+    try:
+        for alias in connections:
+            setattr(local, alias, _NO_CONNECTION)
         yield
+    finally:
+        for alias in connections:
+            if alias in found:
+                setattr(local, alias, found[alias])
+            elif hasattr(local, alias):
+                delattr(local, alias)
 
 
-def _refuse(*args: Any, **kwargs: Any) -> Any:
-    raise _QueryRefused
+class _NoConnection:
+    """What stands in for a connection while the subscription is read: whatever is asked of it is refused."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise _QueryRefused
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise _QueryRefused
+
+
+_NO_CONNECTION: Final = _NoConnection()
 
 
 def _warn_once(key: str, message: str, *args: object) -> None:

@@ -187,7 +187,8 @@ def _short(text: object) -> str:
 def _wanted() -> bool:
     """Whether a span would be made here: asked before anything is read for it."""
     current: Any = spans.current_context().get(SPAN_KEY)
-    if current is None or current.is_recording():
+    # The API lets anything stand in a context.
+    if not isinstance(current, trace_api.Span) or spans.recording_span() is not None:
         return True
     known = current.get_span_context()
     return known.is_remote or not known.is_valid

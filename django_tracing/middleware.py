@@ -22,12 +22,13 @@ from django.core.exceptions import DisallowedHost
 from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
-from opentelemetry import propagate, trace
+from django.urls import resolve
+from django.utils import translation
+from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 from opentelemetry.sdk.trace import Span as SDKSpan
-from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
-from opentelemetry.trace import INVALID_SPAN, NonRecordingSpan, Span, SpanContext, SpanKind, StatusCode
+from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
 
 from django_tracing import attributes as names
 from django_tracing import logs, spans
@@ -38,6 +39,7 @@ from django_tracing.identity import identify
 from django_tracing.recording import SPAN_KEY, Prepared
 from django_tracing.redaction import SensitiveKeys, cut, redact_query, redact_text, sanitise_url
 from django_tracing.response_headers import SERVER_TIMING, TRACERESPONSE, server_timing, traceresponse
+from django_tracing.untraced import untraced_context
 
 __all__ = ["TracingMiddleware", "readable_route"]
 
@@ -46,7 +48,6 @@ _OWN_PAGES: Final = "/django_tracing/trace/"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 #: URLs keep more than other attributes do: a cut URL is of no use.
 _URL_LENGTH: Final = 2000
-_ids: Final = RandomIdGenerator()
 
 
 class _EnvironGetter(Getter[Mapping[str, Any]]):
@@ -174,7 +175,7 @@ class _Traced:
         if not self.ended:
             self.ended = True
             # The exception holds its frames, which hold the request: let go of it.
-            self.scope.exception = self.scope.span = self.scope.collected = None
+            self.scope.exception = self.scope.span = self.scope.collected = self.scope.told = None
             if self.owned:
                 spans.end_span(self.span)
 
@@ -183,15 +184,21 @@ class _Traced:
         try:
             wanted = self.settings.response_headers
             headers = response.headers
+            given = _given(response)
             span: Any = self.span
             context = span.get_span_context()
-            if "traceresponse" in wanted and context.is_valid:
-                headers.setdefault(TRACERESPONSE, traceresponse(context))
+            free = headers.get(TRACERESPONSE) in (None, given.get(TRACERESPONSE))
+            if "traceresponse" in wanted and context.is_valid and free:
+                headers[TRACERESPONSE] = given[TRACERESPONSE] = traceresponse(context)
             collected = self.scope.collected
             if collected is not None and "server-timing" in wanted:
                 timing = server_timing(tuple(collected), time_ns() - span.start_time)
                 before = headers.get(SERVER_TIMING)
-                headers[SERVER_TIMING] = f"{before}, {timing}" if before else timing
+                if before is not None and before == given.get(SERVER_TIMING):
+                    # The same response as for a request before: what the view said itself stands in front.
+                    before = given.get(_BEFORE)
+                headers[SERVER_TIMING] = given[SERVER_TIMING] = f"{before}, {timing}" if before else timing
+                given[_BEFORE] = before or ""
         except Exception:
             spans.log_once("response-headers", "A response could not be told of its trace.")
 
@@ -373,9 +380,9 @@ def _begin(request: HttpRequest) -> tuple[_Traced | None, Token[Context] | None]
             return None, None
         path = request.path_info
         if (path.startswith(_bare(settings.ignore_paths)) and _ignored(path, settings.ignore_paths)) or (
-            _OWN_PAGES in path
+            _OWN_PAGES in path and _is_own_page(request)
         ):
-            return None, spans.attach(_untraced())
+            return None, spans.attach(untraced_context())
         return _Traced(request, settings, "request" in settings.instrumentations), None
     except Exception:
         spans.log_once("begin", "A request could not be traced; it goes on without a span.")
@@ -389,15 +396,22 @@ def _ignored(path: str, ignored: tuple[str, ...]) -> bool:
     )
 
 
+def _is_own_page(request: HttpRequest) -> bool:
+    """Whether the path leads to an admin's page of traces, and does not merely look like it."""
+    try:
+        # Where paths begin with a language, nobody has activated it yet.
+        with translation.override(
+            translation.get_language_from_path(request.path_info) or translation.get_language()
+        ):
+            match = resolve(request.path_info, getattr(request, "urlconf", None))
+    except Exception:  # there is no such page, which is for Django to say
+        return False
+    return "admin" in match.app_names and (match.url_name or "").startswith("django_tracing_trace_")
+
+
 @lru_cache(maxsize=8)
 def _bare(prefixes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(prefix.rstrip("/") for prefix in prefixes)
-
-
-def _untraced() -> Context:
-    """A context in which nothing makes a span: an unsampled parent, and upstream's instrumentations suppressed."""
-    parent = SpanContext(_ids.generate_trace_id(), _ids.generate_span_id(), is_remote=False)
-    return spans.suppressed(trace.set_span_in_context(NonRecordingSpan(parent)))
 
 
 def _extract(meta: Mapping[str, Any], current: Context) -> Context:
@@ -415,16 +429,30 @@ def _environ_keys(propagator: TextMapPropagator) -> tuple[str, ...]:
 
 
 _HEADER_KEY: Final = HEADER.lower()
+#: Where a response keeps what this app gave it: a view may hand out the same one again and again.
+_GIVEN: Final = "_django_tracing_given"
+#: The view's own part of Server-Timing.
+_BEFORE: Final = "before"
+
+
+def _given(response: HttpResponseBase) -> dict[str, str]:
+    """The headers that this app set on ``response``, for this request or for one before."""
+    given: dict[str, str] = response.__dict__.setdefault(_GIVEN, {})
+    return given
 
 
 def _set_header(response: HttpResponseBase, correlation_id: str) -> None:
     headers = response.headers
+    given = _given(response)
     store = getattr(headers, "_store", None)
     if store.__class__ is dict:
         # Django's own way checks and converts the value, which was checked before.
-        store.setdefault(_HEADER_KEY, (HEADER, correlation_id))
-    else:
-        headers.setdefault(HEADER, correlation_id)
+        found = store.get(_HEADER_KEY)
+        if found is None or found[1] == given.get(HEADER):
+            store[_HEADER_KEY] = (HEADER, correlation_id)
+            given[HEADER] = correlation_id
+    elif headers.get(HEADER) in (None, given.get(HEADER)):
+        headers[HEADER] = given[HEADER] = correlation_id
 
 
 # ----- what repeats from request to request

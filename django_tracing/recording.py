@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from random import getrandbits
 from threading import Lock
 from time import time_ns
@@ -618,10 +619,42 @@ class _Processors:
 
     def __init__(self, known: object, processors: Sequence[SpanProcessor]) -> None:
         self.known = known
-        # The base class's own does nothing.
-        self.on_start = tuple(p.on_start for p in processors if type(p).on_start is not SpanProcessor.on_start)
-        self.on_ending = tuple(p._on_ending for p in processors if type(p)._on_ending is not SpanProcessor._on_ending)
-        self.on_end = tuple(p.on_end for p in processors if type(p).on_end is not SpanProcessor.on_end)
+        self.on_start = _methods(processors, "on_start")
+        self.on_ending = _methods(processors, "_on_ending")
+        self.on_end = _methods(processors, "on_end")
+
+
+def _methods(processors: Sequence[SpanProcessor], name: str) -> tuple[Callable[..., Any], ...]:
+    """The methods called ``name`` of those that have one. A processor may be anything that looks like one."""
+    methods: list[Callable[..., Any]] = []
+    for processor in processors:
+        method: Any = None
+        # The base class's own does nothing; and a processor may have none, or delegate to something that has none.
+        with suppress(Exception):
+            if getattr(type(processor), name, None) is not getattr(SpanProcessor, name):
+                method = getattr(processor, name)
+        if callable(method):
+            own = type(processor).__module__.startswith("django_tracing.")
+            methods.append(method if own else _guarded(method))
+    return tuple(methods)
+
+
+_blamed: set[str] = set()
+
+
+def _guarded(method: Callable[..., Any]) -> Callable[..., None]:
+    """``method`` of somebody else's processor: what it raises costs itself, not the span, nor the others."""
+
+    def call(*args: Any, **kwargs: Any) -> None:
+        try:
+            method(*args, **kwargs)
+        except Exception as error:
+            name = type(getattr(method, "__self__", method)).__qualname__
+            if name not in _blamed and len(_blamed) < 10:
+                _blamed.add(name)
+                _logger.warning("The span processor %s raised %s; it is passed over.", name, type(error).__name__)
+
+    return call
 
 
 class _Single:
@@ -732,7 +765,8 @@ class Origin:
         scope: Any,
     ) -> trace.Span:
         """A root, or a child of a span that is not ours: it is to be decided whether it is kept."""
-        parent: SpanContext | None = None if current is None else current.get_span_context()
+        # The API lets anything stand in a context.
+        parent: SpanContext | None = current.get_span_context() if isinstance(current, trace.Span) else None
         if not self.tracer._tracer_config.is_enabled:
             return NonRecordingSpan(trace.INVALID_SPAN_CONTEXT if parent is None else parent)
         if parent is None or not parent.is_valid:

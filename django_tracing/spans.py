@@ -33,6 +33,7 @@ from django_tracing.guidelines import MESSAGE_LENGTH, STACKTRACE_LENGTH, Guideli
 from django_tracing.identity import identify
 from django_tracing.recording import SPAN_KEY, Origin, Prepared, RecordingSpan, new_child
 from django_tracing.redaction import cut, redact_db_error, redact_stacktrace
+from django_tracing.untraced import SUPPRESSED
 
 __all__ = [
     "Begun",
@@ -64,20 +65,11 @@ __all__ = [
 
 #: The instrumentation scope of all our spans.
 SCOPE_NAME: Final = "django_tracing"
-#: Both keys that instrumentations of OpenTelemetry look at before they make a span.
-_SUPPRESS_PLAIN: Final = "suppress_instrumentation"
-try:
-    from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY as _SUPPRESS_KEY
-except ImportError:  # it is private: some day it may be another one
-    _SUPPRESS_KEY = _SUPPRESS_PLAIN
-_SUPPRESSED: Final[dict[str, object]] = {_SUPPRESS_PLAIN: True, _SUPPRESS_KEY: True}
 
 _logger = logging.getLogger("django_tracing")
 _logged: set[str] = set()
 #: The innermost ones, more than STACKTRACE_LENGTH has room for: a recursion's thousand take a tenth of a second.
 _MOST_FRAMES: Final = 150
-#: Where an exception says which span has told of it last.
-_TOLD: Final = "_django_tracing_span"
 
 #: What is made of attributes that users and libraries set.
 _guidelines = Guidelines()
@@ -177,8 +169,7 @@ current_context: Final[Callable[[], Context]] = context_api.get_current if _vari
 
 def recording() -> bool:
     """Whether a traced thing should make a span: the current span records. The first thing to ask."""
-    span = current_context().get(SPAN_KEY)
-    return span is not None and span.is_recording()  # type: ignore[attr-defined]
+    return recording_span() is not None
 
 
 def recording_span() -> Span | None:
@@ -186,7 +177,15 @@ def recording_span() -> Span | None:
     span: Any = current_context().get(SPAN_KEY)
     if span.__class__ is RecordingSpan:
         return span if span._end_time is None else None
-    return span if span is not None and span.is_recording() else None
+    return None if span is None else _recording(span)
+
+
+def _recording(span: Any) -> Span | None:
+    """``span`` when it is one, and records: the API lets anything stand in a context."""
+    try:
+        return span if isinstance(span, Span) and span.is_recording() is True else None
+    except Exception:  # a span of somebody else's making
+        return None
 
 
 #: Makes a context current; what it gives is for :func:`detach`.
@@ -309,8 +308,7 @@ def begin(
             parent = recording_span()
             context = current_context()
         else:
-            current: Any = context.get(SPAN_KEY)
-            parent = current if current is not None and current.is_recording() else None
+            parent = _recording(context.get(SPAN_KEY))
         if parent is not None:
             parts: tuple[Prepared, ...] = ()
             if kind is SpanKind.CLIENT and code_locations.on is not False:
@@ -318,7 +316,7 @@ def begin(
             span = start_child(parent, name, kind, parts, attributes, context=context)
             return None if span is INVALID_SPAN else Begun(span, with_span(span, context), None)
         above: Any = context.get(SPAN_KEY)
-        if above is not None:
+        if isinstance(above, Span):
             known = above.get_span_context()
             if known.is_valid and not known.is_remote:
                 return None
@@ -354,7 +352,7 @@ class Begun(NamedTuple):
             end_span(self.span)
         if self.scope is not None and self.scope.span is self.span:
             # They would hold each other.
-            self.scope.span = None
+            self.scope.span = self.scope.told = None
 
 
 def start_request_span(name: str, scope: Scope, context: Context, parts: tuple[Prepared, ...]) -> Span:
@@ -504,7 +502,7 @@ def record_error(span: Span, error: BaseException, *, status: bool = True) -> No
         kind = type(error)
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         message = cut(redact_db_error(_text_of(error)), MESSAGE_LENGTH)
-        if not _told(span, error):
+        if not _told(span, error, remember=not status):
             trace = "".join(traceback.format_exception(kind, error, error.__traceback__, limit=-_MOST_FRAMES))
             add_event(
                 span,
@@ -522,12 +520,18 @@ def record_error(span: Span, error: BaseException, *, status: bool = True) -> No
         log_once("record_error", "An exception could not be recorded on its span.")
 
 
-def _told(span: Span, error: BaseException) -> bool:
-    """Whether ``span`` tells of ``error`` already: it was logged with LOG_ERRORS, and then raised."""
+def _told(span: Span, error: BaseException, *, remember: bool) -> bool:
+    """Whether ``span`` tells of ``error`` already: it was logged with LOG_ERRORS, and then raised.
+
+    Kept on this side: what stands in an exception's ``__dict__`` is sent on by those who serialize it.
+    """
+    scope: Scope | None = span.scope if span.__class__ is RecordingSpan else get_scope()
+    if scope is None:
+        return False
     span_id = span.get_span_context().span_id
-    notes = error.__dict__
-    told = notes.get(_TOLD) == span_id
-    notes[_TOLD] = span_id
+    told = scope.told is not None and scope.told[0] == span_id and scope.told[1] is error
+    if remember:
+        scope.told = span_id, error
     return told
 
 
@@ -581,12 +585,12 @@ class ChildSpan:
 
 def suppressed(context: Context | None = None) -> Context:
     """``context`` in which OpenTelemetry's own instrumentations make no spans."""
-    return Context({**(current_context() if context is None else context), **_SUPPRESSED})
+    return Context({**(current_context() if context is None else context), **SUPPRESSED})
 
 
 def with_suppressed_span(span: Span) -> Context:
     """The current context with ``span`` as the current span, and OpenTelemetry's own instrumentations quiet."""
-    return Context({**current_context(), SPAN_KEY: span, **_SUPPRESSED})
+    return Context({**current_context(), SPAN_KEY: span, **SUPPRESSED})
 
 
 class SuppressedUpstream:

@@ -37,7 +37,7 @@ from django_tracing.attributes import (
     Attributes,
 )
 from django_tracing.recording import Prepared
-from django_tracing.redaction import cut, describe_sql
+from django_tracing.redaction import cut, describe_sql, redact_text
 
 __all__ = ["install", "is_available", "uninstall"]
 
@@ -180,7 +180,11 @@ def _static_attributes(connection: BaseDatabaseWrapper) -> Attributes:
         DB_ALIAS: connection.alias,
     }
     if settings.get("NAME"):
-        attributes[DB_NAME] = cut(str(settings["NAME"]), 255)
+        name = str(settings["NAME"])
+        if vendor == "sqlite":
+            # Its folder may tell whose machine it is, and a URI's parameters anything.
+            name = name.removeprefix("file:").partition("?")[0].replace("\\", "/").rpartition("/")[2]
+        attributes[DB_NAME] = cut(redact_text(name), 255)
     if settings.get("USER"):
         attributes[DB_USER] = cut(str(settings["USER"]), 255)
     if settings.get("HOST"):

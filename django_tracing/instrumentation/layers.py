@@ -31,7 +31,7 @@ from django_tracing.attributes import (
     Attributes,
 )
 from django_tracing.conf import Settings, get_settings
-from django_tracing.recording import SPAN_KEY, Prepared
+from django_tracing.recording import Prepared
 
 __all__ = ["install", "is_available", "uninstall"]
 
@@ -185,8 +185,7 @@ _current: ContextVar[_Cell | None] = ContextVar("django_tracing.layer", default=
 def _begin(layer: _Layer) -> _Cell | None:
     """The layer's request phase begins; None where nothing is recorded."""
     parent = spans.current_context()
-    span: Any = parent.get(SPAN_KEY)
-    if span is None or not span.is_recording():
+    if spans.recording_span() is None:
         return None
     cell = _Cell(layer, parent)
     if layer.has_request:
@@ -316,8 +315,7 @@ class _MixinInstance(_SyncInstance):
     def __call__(self, request: Any) -> Any:
         instance = self._instance
         context = spans.current_context()
-        span: Any = context.get(SPAN_KEY)
-        if span is None or not span.is_recording():
+        if spans.recording_span() is None:
             response = instance.process_request(request) if self._has_request else None
             response = response or instance.get_response(request)
             return instance.process_response(request, response) if self._has_response else response

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from django.conf import settings
 
@@ -26,12 +26,20 @@ def install() -> None:
         return
     position = listed.index(UPSTREAM) + 1 if UPSTREAM in listed else 0
     listed.insert(position, MIDDLEWARE)
-    settings.MIDDLEWARE = listed
+    settings.MIDDLEWARE = _like(settings.MIDDLEWARE, listed)
     _placed = True
 
 
 def uninstall() -> None:
     global _placed
     if _placed:
-        settings.MIDDLEWARE = [path for path in settings.MIDDLEWARE if path != MIDDLEWARE]
+        settings.MIDDLEWARE = _like(settings.MIDDLEWARE, [path for path in settings.MIDDLEWARE if path != MIDDLEWARE])
         _placed = False
+
+
+def _like(before: Any, paths: list[str]) -> Any:
+    """``paths`` as what stood there: code that adds a tuple to a tuple goes on working."""
+    try:
+        return paths if type(before) is list else type(before)(paths)
+    except Exception:  # a sequence that is made in another way
+        return paths

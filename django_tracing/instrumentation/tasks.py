@@ -257,7 +257,7 @@ def _continue(name: str, attributes: Attributes, carrier: Mapping[str, Any]) -> 
     caller = trace.get_current_span(context).get_span_context()
     if get_settings().tasks == "trace":
         current = trace.get_current_span(here)
-        if current.get_span_context().trace_id == caller.trace_id and current.is_recording():
+        if current.get_span_context().trace_id == caller.trace_id and spans.recording_span() is current:
             # It runs at once, where it was enqueued: what is current is its parent, with the user that is known.
             return spans.begin(name, attributes, SpanKind.CONSUMER)
         correlation_id = incoming_id({"HTTP_X_CORRELATION_ID": headers.get(HEADER)})

@@ -1,0 +1,45 @@
+"""Code that is not to be traced: what users gave this app to call, and looking at traces."""
+
+from __future__ import annotations
+
+from contextvars import Token
+from types import TracebackType
+from typing import Any, Final
+
+from opentelemetry import context as context_api
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.trace import NonRecordingSpan, SpanContext
+
+__all__ = ["SUPPRESSED", "Untraced", "untraced_context"]
+
+#: Both keys that instrumentations of OpenTelemetry look at before they make a span.
+_SUPPRESS_PLAIN: Final = "suppress_instrumentation"
+try:
+    from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY as _SUPPRESS_KEY
+except ImportError:  # it is private: some day it may be another one
+    _SUPPRESS_KEY = _SUPPRESS_PLAIN
+SUPPRESSED: Final[dict[str, object]] = {_SUPPRESS_PLAIN: True, _SUPPRESS_KEY: True}
+
+_ids: Final = RandomIdGenerator()
+
+
+def untraced_context(context: Context | None = None) -> Context:
+    """``context`` (default: the current one) in which nothing makes a span: neither this app nor OpenTelemetry's."""
+    parent = SpanContext(_ids.generate_trace_id(), _ids.generate_span_id(), is_remote=False)
+    return Context({**trace.set_span_in_context(NonRecordingSpan(parent), context), **SUPPRESSED})
+
+
+class Untraced:
+    """A block in which nothing makes a span: ``with Untraced(): ...``."""
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token: Token[Any] = context_api.attach(untraced_context())
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        context_api.detach(self._token)

@@ -1,0 +1,319 @@
+"""What the host's code owns (contexts, processors, responses, settings, connections, errors) is left as it was."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+from django.conf import settings as django_settings
+from django.contrib import admin
+from django.contrib.auth.models import Group, User
+from django.core.cache import cache
+from django.core.management import call_command
+from django.db import connection, transaction
+from django.http import HttpRequest, HttpResponse
+from django.test import Client
+from django.urls import include, path
+from opentelemetry import context as context_api
+from opentelemetry import trace as trace_api
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import NonRecordingSpan, SpanContext
+
+from django_tracing import create_span, identity, spans
+from django_tracing.attributes import Convention
+from django_tracing.correlation import Scope
+from django_tracing.guidelines import Guidelines
+from django_tracing.instrumentation import request as placing
+from django_tracing.recording import Origin, RecordingSpan
+from tests.conftest import Spans
+
+OK = HttpResponse("the same object for every request", headers={"Server-Timing": "view;dur=1"})
+
+
+def same(request: HttpRequest) -> HttpResponse:
+    return OK
+
+
+def signed_in(request: HttpRequest) -> HttpResponse:
+    Group.objects.create(name="written by the view")
+    return HttpResponse(str(request.user.pk))  # type: ignore[attr-defined]
+
+
+urlpatterns = [
+    path("same/", same),
+    path("signed-in/", signed_in),
+    path("files/<path:name>", lambda request, name: HttpResponse(name)),
+    path("admin/", admin.site.urls),
+    path("inner/", include([path("admin/", admin.site.urls)])),
+]
+
+
+# ----- contexts
+
+
+class Hostile:
+    """Whatever is asked of it raises."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("__class__", "__dict__"):
+            return object.__getattribute__(self, name)
+        raise RuntimeError(name)
+
+
+class HostileSpan(NonRecordingSpan):
+    def is_recording(self) -> bool:
+        raise RuntimeError("is_recording")
+
+
+STRANGE = {
+    "span context": SpanContext(1, 2, is_remote=False),
+    "number": 7,
+    "mock": Mock(),
+    "hostile": Hostile(),
+    "hostile span": HostileSpan(SpanContext(1, 2, is_remote=False)),
+}
+
+
+@pytest.fixture(params=STRANGE, ids=str)
+def strange(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A context in which something stands where a span should: the API takes it without a word."""
+    token = context_api.attach(trace_api.set_span_in_context(STRANGE[request.param]))
+    yield
+    context_api.detach(token)
+
+
+def _query() -> object:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 7")
+        return cursor.fetchone()
+
+
+def _commit() -> object:
+    with transaction.atomic():
+        return Group.objects.count()
+
+
+def _by_hand() -> object:
+    with create_span("by.hand"):
+        return 7
+
+
+TRACED: dict[str, Callable[[], object]] = {
+    "request": lambda: Client().get("/empty/").status_code,
+    "query": _query,
+    "transaction": _commit,
+    "cache": lambda: cache.get("absent", 7),
+    "async cache": lambda: asyncio.run(cache.aget("absent", 7)),
+    "command": lambda: call_command("check", stdout=io.StringIO()),
+    "by hand": _by_hand,
+    "log": lambda: logging.getLogger("shop").error("with %s", "words"),
+}
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("name", TRACED)
+def test_what_stands_in_the_context_is_never_trusted_to_be_a_span(
+    name: str, strange: None, caplog: pytest.LogCaptureFixture
+) -> None:
+    token = context_api.attach(context_api.Context())
+    expected = TRACED[name]()
+    context_api.detach(token)
+    caplog.clear()
+    assert TRACED[name]() == expected
+    assert [record.getMessage() for record in caplog.records if record.name.startswith("django_tracing")] == []
+
+
+# ----- processors
+
+
+class Delegating:
+    """Does nothing itself, as wrappers do."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+class Raising(Delegating):
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        raise RuntimeError("on_start")
+
+    def on_end(self, span: Any) -> None:
+        raise RuntimeError("on_end")
+
+
+@pytest.mark.parametrize("make", [Delegating, Raising, lambda inner: Mock()], ids=["delegating", "raising", "mock"])
+def test_any_processor_is_called_as_the_sdk_calls_it_and_costs_itself_only(make: Callable[[Any], Any]) -> None:
+    provider = TracerProvider(shutdown_on_exit=False)
+    behind, last = InMemorySpanExporter(), InMemorySpanExporter()
+    provider.add_span_processor(make(SimpleSpanProcessor(behind)))
+    provider.add_span_processor(SimpleSpanProcessor(last))
+    origin = Origin.of(provider.get_tracer("django_tracing"), lambda parent, trace_id: True)
+    assert origin is not None
+    span = origin.start("shop", context_api.Context(), trace_api.SpanKind.INTERNAL, (), None)
+    assert isinstance(span, RecordingSpan)
+    span.end()
+    assert [span.name for span in last.get_finished_spans()] == ["shop"]
+    if make is Delegating:
+        assert [span.name for span in behind.get_finished_spans()] == ["shop"]
+
+
+# ----- responses, settings, paths
+
+
+@pytest.mark.urls(__name__)
+def test_a_response_that_is_handed_out_again_tells_of_its_own_request(settings: Any) -> None:
+    settings.TRACING = {**settings.TRACING, "RESPONSE_HEADERS": ["Server-Timing", "traceresponse"]}
+    seen = []
+    for number in range(3):
+        answer = Client().get("/same/", headers={"X-Correlation-ID": f"request-{number}"})
+        assert answer["X-Correlation-ID"] == f"request-{number}"
+        assert answer["Server-Timing"].startswith("view;dur=1, total;dur=")
+        assert answer["Server-Timing"].count("total;dur=") == 1
+        seen.append(answer["traceresponse"])
+    assert len(set(seen)) == 3
+
+
+@pytest.mark.parametrize("before", [("one", "two"), ["one", "two"]], ids=["tuple", "list"])
+def test_middleware_keeps_its_type(before: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(django_settings, "MIDDLEWARE", before)
+    monkeypatch.setattr(placing, "_placed", False)
+    placing.install()
+    assert type(before)([placing.MIDDLEWARE, "one", "two"]) == django_settings.MIDDLEWARE
+    placing.uninstall()
+    assert before == django_settings.MIDDLEWARE
+
+
+@pytest.mark.urls(__name__)
+@pytest.mark.django_db
+def test_only_the_admin_s_own_pages_go_untraced(spans: Spans) -> None:
+    looks_like_it = Client().get("/files/django_tracing/trace/x")
+    assert looks_like_it.content == b"django_tracing/trace/x"
+    assert looks_like_it["X-Correlation-ID"]
+    assert spans.names == ["GET /files/<path:name>"]
+    spans.clear()
+    client = Client()
+    client.force_login(User.objects.create(username="root", is_staff=True, is_superuser=True))
+    spans.clear()
+    for prefix in ("/admin/", "/inner/admin/"):
+        assert client.get(f"{prefix}django_tracing/trace/").status_code == 200
+    assert spans.names == []
+
+
+def test_an_error_is_left_as_it_was(spans: Spans) -> None:
+    error = ValueError("once")
+    with pytest.raises(ValueError, match="once"), create_span("by.hand"):
+        raise error
+    assert error.__dict__ == {}
+    assert [event.name for event in spans.one("by.hand").events] == ["exception"]
+
+
+# ----- callables of the user's
+
+
+def _save(user: Any) -> str:
+    user.save()
+    return "saved"
+
+
+def _atomic(user: Any) -> str:
+    with transaction.atomic():
+        return "opened"
+
+
+def _swallowing(user: Any) -> str:
+    try:
+        return str(Group.objects.count())
+    except Exception:
+        return "nobody"
+
+
+def _leaving(user: Any) -> str:
+    sys.exit(3)
+
+
+async def _later(user: Any) -> str:
+    return "pro"
+
+
+@pytest.mark.urls(__name__)
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+@pytest.mark.parametrize(
+    ("subscription", "said"),
+    [(_save, None), (_atomic, None), (_swallowing, "nobody"), (_leaving, None), (_later, None)],
+    ids=["save", "atomic", "swallowing", "exit", "coroutine"],
+)
+def test_reading_the_subscription_touches_no_database(
+    subscription: Any, said: str | None, settings: Any, spans: Spans, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(identity, "_warned", set())
+    monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
+    settings.TRACING = {**settings.TRACING, "SUBSCRIPTION": subscription}
+    client = Client()
+    user = User.objects.create(username="ada")
+    client.force_login(user)
+    spans.clear()
+    answer = client.get("/signed-in/")
+    assert answer.content == str(user.pk).encode()
+    # What the view wrote is there: no refused query broke its transaction.
+    assert Group.objects.filter(name="written by the view").exists()
+    (request,) = spans.named("GET /signed-in/")
+    assert (request.attributes or {}).get("user.subscription") == said
+    assert "connect" not in vars(connection), "a guard of a test's own would stand here"
+
+
+def test_the_subscription_is_read_untraced_and_for_this_thread_only(spans: Spans) -> None:
+    def subscription(user: Any) -> str:
+        cache.get("tier:7")
+        with create_span("inside"):
+            pass
+        return "pro"
+
+    scope = Scope("id", Mock(user=User(pk=7), _acached_user=None, _cached_user=None))
+    with create_span("around"):
+        identity.identify(scope, Mock(subscription=subscription, user_email="off", max_attribute_length=100))
+    assert scope.common["user.subscription"] == "pro"
+    assert spans.names == ["around"]
+
+
+def test_redact_that_makes_a_traced_call_ends() -> None:
+    calls = []
+    provider = TracerProvider(shutdown_on_exit=False)
+    kept = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(kept))
+
+    def redact(key: str, value: Any) -> Any:
+        calls.append(key)
+        cache.get("allowed")
+        with provider.get_tracer("their own").start_as_current_span("root", context=context_api.Context()):
+            return value
+
+    rules = Guidelines(redact=redact)
+    tracer = provider.get_tracer("django_tracing")
+    origin = Origin.of(tracer, lambda parent, trace_id: True, guidelines=rules)
+    before = spans._tracer, spans._convention, spans._origin, spans._guidelines
+    spans.use_tracer(tracer, Convention(), origin, rules)
+    try:
+        with create_span("by.hand", {"shop.item": "book", "shop.price": 7}):
+            cache.get("price:7")
+    finally:
+        spans.use_tracer(*before)
+    assert {"by.hand", "cache.get.price:*"} <= {span.name for span in kept.get_finished_spans()}
+    assert 0 < len(calls) < 50
+
+
+def test_a_key_that_is_an_address_is_masked() -> None:
+    scope = Scope("id", Mock(user=Mock(pk="ada@example.com", is_anonymous=False, email="")))
+    identity.identify(scope, Mock(subscription=None, user_email="masked", max_attribute_length=100))
+    assert scope.common["user.id"] == "a***@example.com"
