@@ -38,13 +38,39 @@ _SENSITIVE_PARTS: Final = (
     "signature",
     "bearer",
     "jwt",
+    "sesskey",
+    "samlresponse",
+    "samlrequest",
+    "oauthverifier",
+    "codeverifier",
+    "databaseurl",
+    "connectionstring",
+    "recoverycode",
+    "backupcode",
+    "mfacode",
+    # Password, secret and code word in German, French, Spanish, Portuguese, Italian, Dutch, Polish and Turkish.
+    *("passwort", "kennwort", "geheim", "motdepasse", "contrasena", "contraseña", "senha", "parola", "wachtwoord"),
+    *("haslo", "hasło", "sifre", "şifre"),
 )
 #: Only as a whole word of a name: they stand inside harmless ones.
-_SENSITIVE_WORDS: Final = frozenset({"auth", "ssn", "sig", "cvv", "cvc", "pin", "otp", "totp", "pass"})
+_SENSITIVE_WORDS: Final = frozenset(
+    [
+        *("auth", "ssn", "sig", "cvv", "cvc", "pin", "otp", "totp", "pass"),
+        *("sid", "pw", "pswd", "hmac", "sesame", "nonce", "iban", "ccnum", "dsn", "mdp"),
+    ]
+)
+#: Only as the whole name of a URL's parameter: elsewhere they are words like others (``circuit_breaker.state``).
+#: OAuth's callbacks, CAS, SAML, links that sign in or invite.
+_SENSITIVE_PARAMETERS: Final = frozenset(
+    ["code", "state", "ticket", "assertion", "key", "magic", "invite", "invitation", "reset", "mfa", "verifier"]
+)
 #: One of these is in every sensitive name: what free text is asked before anything dearer.
 STEMS: Final = (
     *("pass", "pwd", "secret", "token", "auth", "cookie", "key", "sess", "csrf", "card", "cred", "sig", "jwt"),
-    *("bearer", "ssn", "cvv", "cvc", "pin", "otp"),
+    *("bearer", "ssn", "cvv", "cvc", "pin", "otp", "sid", "pw", "pswd", "hmac", "sesame", "nonce", "iban", "ccnum"),
+    *("dsn", "mdp", "saml", "verifier", "database", "connection", "recovery", "backup", "mfa"),
+    *("kennwort", "geheim", "motdepasse", "mot_de", "mot-de", "mot de", "contrase", "senha", "parola", "wachtwoord"),
+    *("haslo", "hasło", "sifre", "şifre"),
 )
 
 
@@ -68,6 +94,11 @@ class SensitiveKeys:
             if len(self._cache) < 1024 and len(name) <= 200:
                 self._cache[name] = known
         return known
+
+    def matches_parameter(self, name: str) -> bool:
+        """Whether ``name`` is of one, or of a parameter that is secret in URLs: ``code``, ``state``, ``x_key``."""
+        lower = name.lower()
+        return lower in _SENSITIVE_PARAMETERS or lower.endswith(("_key", "-key")) or self.matches(name)
 
 
 def _folded(name: str) -> str:

@@ -45,7 +45,7 @@ def sanitise_url(url: str, sensitive: SensitiveKeys) -> str:
     if plain is not None and "eyJ" not in url:
         parameters = plain[1]
         if parameters is None or not any(
-            sensitive.matches(parameter.partition("=")[0]) for parameter in parameters.split("&")
+            sensitive.matches_parameter(parameter.partition("=")[0]) for parameter in parameters.split("&")
         ):
             return url
     return _sanitise_any_url(url, sensitive)
@@ -78,7 +78,7 @@ def _sanitise_any_url(url: str, sensitive: SensitiveKeys) -> str:
             parts.append(redact_text(part))
             continue
         name = _redacted_encoded(name)
-        if sensitive.matches(_decoded(name)):
+        if sensitive.matches_parameter(_decoded(name)):
             parts.append(f"{name}={REDACTED}")
         else:
             parts.append(f"{name}={_redacted_encoded(value)}")
@@ -131,14 +131,14 @@ def redact_query(query_string: str, sensitive: SensitiveKeys) -> dict[str, str]:
     if len(query_string) < 500 and "eyJ" not in query_string and _PLAIN_QUERY.fullmatch(query_string):
         for parameter in query_string.split("&")[:_QUERY_PARAMETERS]:
             name, _, value = parameter.partition("=")
-            parameters[name] = REDACTED if sensitive.matches(name) else value
+            parameters[name] = REDACTED if sensitive.matches_parameter(name) else value
         return parameters
     looked_at = "&".join(query_string[:_URL_INPUT].split("&", _MOST_PARTS)[:_MOST_PARTS])
     for name, value in parse_qsl(looked_at, keep_blank_values=True, errors="replace"):
         key = _NOT_IN_NAMES.sub("_", redact_text(name))[:64]
         if not key:
             continue
-        parameters[key] = REDACTED if sensitive.matches(name) else redact_text(value)
+        parameters[key] = REDACTED if sensitive.matches_parameter(name) else redact_text(value)
         if len(parameters) >= _QUERY_PARAMETERS:
             break
     return parameters
