@@ -181,7 +181,7 @@ def _without_databases() -> Iterator[None]:
 class _NoConnection:
     """What stands in for a connection while the subscription is read: whatever is asked of it is refused."""
 
-    def __getattribute__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:
         raise _QueryRefused
 
     def __setattr__(self, name: str, value: Any) -> None:
