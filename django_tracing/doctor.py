@@ -33,6 +33,7 @@ from django_tracing.addresses import shown_address
 from django_tracing.conf import QUERY_PORT, Settings, get_settings, load
 from django_tracing.export.errors import ExportError, from_os_error, from_status
 from django_tracing.instrumentation import OURS, is_available, upstream
+from django_tracing.printable import printable
 from django_tracing.probes import Speech, post, recognise, within
 from django_tracing.provider import make_exporter, make_provider, queue
 from django_tracing.reading import get_reader
@@ -49,6 +50,8 @@ T = TypeVar("T")
 
 Outcome = Literal["ok", "warning", "failed", "skipped"]
 
+#: Characters of one finding.
+_MOST_SAID: Final = 2000
 _NETWORKED: Final = ("otlp", "otlp-grpc", "jaeger")
 
 #: How a port's speech is called.
@@ -219,10 +222,10 @@ class Diagnosis:
         )
 
     def _masked(self, text: str) -> str:
-        # Other people's exporters and servers may repeat what they were given.
+        # Other people's exporters and servers may repeat what they were given, and say what a terminal would obey.
         for secret in self._secrets:
             text = text.replace(secret, "[redacted]")
-        return text
+        return printable(text, _MOST_SAID)
 
     def _left(self) -> float:
         return max(0.05, self._deadline - time.monotonic())

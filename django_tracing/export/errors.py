@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from django_tracing.addresses import shown_address
+from django_tracing.printable import printable
 
 __all__ = ["ExportError", "MissingExtra", "Reason", "checked_headers", "from_os_error", "from_status"]
 
@@ -16,6 +17,8 @@ __all__ = ["ExportError", "MissingExtra", "Reason", "checked_headers", "from_os_
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t -~]*")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
+#: Characters of a message.
+_MOST_SAID: Final = 1000
 
 Reason = Literal[
     "refused",
@@ -38,7 +41,8 @@ class ExportError(Exception):
 
     ``retryable`` says whether the same batch may be taken later; ``status`` is the HTTP status where there was one;
     ``retry_after`` is what the backend asked for, in seconds; ``rejected``, where it is not None, is how many spans
-    were not taken of a batch that was taken otherwise.
+    were not taken of a batch that was taken otherwise. The message may quote what the receiver said: it is cut, and
+    on one line.
     """
 
     def __init__(
@@ -51,7 +55,7 @@ class ExportError(Exception):
         retry_after: float | None = None,
         rejected: int | None = None,
     ) -> None:
-        super().__init__(message)
+        super().__init__(printable(message, _MOST_SAID))
         self.reason: Reason = reason
         self.retryable = retryable
         self.status = status

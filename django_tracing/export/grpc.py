@@ -16,6 +16,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from django_tracing.export.errors import ExportError, MissingExtra, Reason, checked_headers
 from django_tracing.export.otlp import rejected_spans
 from django_tracing.export.wire import EncodedBatch, encode_spans
+from django_tracing.redaction import cut, redact_text
 
 __all__ = ["make_otlp_grpc_exporter"]
 
@@ -158,7 +159,8 @@ def _failure(code: str, details: str, where: str, *, compressed: bool) -> Export
         for part, reason, message, retryable in _UNAVAILABLE:
             if part in lowered:
                 return ExportError(message.format(where=where), reason=reason, retryable=retryable)
-    shown = f"{code}: {details[:200]}" if details else code
+    # It may repeat the metadata that it was given.
+    shown = f"{code}: {cut(redact_text(details[:2000]), 200)}" if details else code
     if code in _RETRYABLE:
         return ExportError(f"{where} is overloaded or away ({shown}).", reason="unavailable", retryable=True)
     return ExportError(f"{where} rejected the spans ({shown}).", reason="rejected", retryable=False)

@@ -23,6 +23,7 @@ from opentelemetry.trace import TraceFlags
 from django_tracing.export.counters import Counters, DropReason
 from django_tracing.export.errors import ExportError
 from django_tracing.export.sdk import plain_attributes
+from django_tracing.printable import printable
 from django_tracing.recording import RecordingSpan
 from django_tracing.redaction import cut, redact_text
 
@@ -512,7 +513,7 @@ class QueueProcessor(SpanProcessor):
 def _warn(line: str) -> None:
     # Of the user's log, only the handlers catch their errors; filters may raise.
     with suppress(Exception):
-        _logger.warning(line)
+        _logger.warning("%s", printable(line))
 
 
 def _suppress() -> Token[Context]:

@@ -27,6 +27,7 @@ from opentelemetry.util.types import Attributes
 
 from django_tracing.addresses import shown_address
 from django_tracing.net import TimedResponse
+from django_tracing.printable import printable
 
 __all__ = ["JaegerRemoteSampler", "Strategy", "from_environment", "parse_strategy"]
 
@@ -310,8 +311,8 @@ class JaegerRemoteSampler(Sampler):
             _logger.warning(
                 "No sampling strategy from %s (%s): %s stays in force.",
                 self.shown,
-                trouble[:_MOST_SAID],
-                self._decider.strategy,
+                printable(trouble, _MOST_SAID),
+                printable(str(self._decider.strategy), _MOST_SAID),
             )
         self._trouble = trouble
 

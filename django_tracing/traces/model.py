@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
+from django_tracing.printable import printable
 from django_tracing.work import TargetKind, Work
 
 __all__ = [
@@ -57,16 +58,19 @@ MOST_SPANS: Final = 10_000
 DEEPEST: Final = 16
 #: Shorter ones would match by chance.
 MIN_PREFIX: Final = 6
+#: Characters of an error's message.
+_MOST_SAID: Final = 1000
 
 
 class ReadError(Exception):
     """Traces could not be read (or stored); the message says what is wrong and what to do.
 
-    ``reason`` is a word that a program can tell errors apart by.
+    It may quote what a backend or a file said: it is cut, and on one line. ``reason`` is a word that a program can
+    tell errors apart by.
     """
 
     def __init__(self, message: str, reason: str) -> None:
-        super().__init__(message)
+        super().__init__(printable(message, _MOST_SAID))
         self.reason = reason
 
 

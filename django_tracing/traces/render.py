@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import tzinfo
 from typing import Any, Final, NamedTuple
 
+from django_tracing.printable import printable
 from django_tracing.traces.model import Span, Trace, TraceSummary, to_datetime
 from django_tracing.traces.waterfall import Row, Waterfall, location_of, short_statement, statement_of, waterfall
 from django_tracing.work import Work
@@ -82,16 +83,7 @@ class _Line:
 def plain(value: Any) -> str:
     """``value`` on one line, without anything that a terminal would obey."""
     text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
-    if text.isprintable():
-        return text
-    return "".join(character if character.isprintable() else _escape(character) for character in text)
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    if character in "\n\r\t":
-        return {"\n": "\\n", "\r": "\\r", "\t": "\\t"}[character]
-    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
+    return printable(text)
 
 
 def key_attributes(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
