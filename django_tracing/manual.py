@@ -25,7 +25,7 @@ from typing import Any, Final, Literal, TypeVar, overload
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.urls import reverse
 from django.utils.functional import LazyObject, empty
-from opentelemetry import baggage, propagate
+from opentelemetry import baggage
 from opentelemetry import trace as trace_api
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter
@@ -37,6 +37,7 @@ from django_tracing.addresses import linkable
 from django_tracing.attributes import Attributes
 from django_tracing.conf import get_settings
 from django_tracing.correlation import Scope, get_scope, incoming_id, with_scope
+from django_tracing.extraction import extract, inject
 from django_tracing.instrumentation.http_client import CALL_KEY, ExternalCall, span_name
 from django_tracing.instrumentation.rate_limit import NAME as RATE_LIMIT_CHECK
 from django_tracing.instrumentation.rate_limit import mark_blocked
@@ -738,7 +739,7 @@ def get_trace_context() -> dict[str, str]:
     """
     carrier: dict[str, str] = {}
     try:
-        propagate.inject(carrier)
+        inject(carrier)
     except Exception:
         spans.log_once("inject", "The headers of a trace could not be made.")
     return carrier
@@ -774,7 +775,7 @@ class use_trace_context:
     def __enter__(self) -> None:
         try:
             headers = _read_headers(self._headers)
-            context = propagate.extract(headers, spans.current_context(), _getter)
+            context = extract(headers, spans.current_context(), _getter)
             found = {f"HTTP_{name.upper().replace('-', '_')}": value for name, value in headers.items()}
             self._token = spans.attach(with_scope(Scope(incoming_id(found)), context))
         except Exception:

@@ -35,6 +35,7 @@ from django_tracing import logs, spans
 from django_tracing.attributes import Attributes
 from django_tracing.conf import Settings, get_settings
 from django_tracing.correlation import HEADER, Scope, get_scope, incoming_id, with_scope
+from django_tracing.extraction import extract
 from django_tracing.identity import identify
 from django_tracing.recording import SPAN_KEY, Prepared
 from django_tracing.redaction import SensitiveKeys, cut, redact_query, redact_text, sanitise_url
@@ -419,7 +420,7 @@ def _extract(meta: Mapping[str, Any], current: Context) -> Context:
     propagator = propagate.get_global_textmap()
     for key in _environ_keys(propagator):
         if key in meta:
-            return propagator.extract(meta, current, _getter)
+            return extract(meta, current, _getter)
     return current
 
 

@@ -30,6 +30,7 @@ from django_tracing.export.errors import from_status
 from django_tracing.export.grpc import _failure
 from django_tracing.export.otlp import rejected_spans
 from django_tracing.export.wire import encode_span
+from django_tracing.extraction import well_formed_baggage, well_formed_traceparent, well_formed_tracestate
 from django_tracing.guidelines import Guidelines, attribute_name
 from django_tracing.instrumentation.redis_commands import statement_of
 from django_tracing.instrumentation.upstream import _commands
@@ -130,6 +131,15 @@ READERS = {
         ),
         "a= ,;@\t%2-",
         ("a=b,", "=,"),
+    ),
+    "callers' well-formed headers": Reader(
+        lambda text: (
+            well_formed_baggage(text),
+            well_formed_tracestate(text),
+            well_formed_traceparent(_caller + text),
+        ),
+        "a= ,;@\t%2-",
+        ("a=b,", "=,", "a=b;"),
     ),
     "traceparent": Reader(
         lambda text: _propagator.extract({"HTTP_TRACEPARENT": _caller + text}, None, _getter), "-0 \ta"

@@ -15,8 +15,9 @@ from functools import wraps
 from importlib.util import find_spec
 from typing import Any, Final
 
-from opentelemetry import propagate, trace
+from opentelemetry import trace
 from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import default_getter
 from opentelemetry.trace import SpanKind
 
 from django_tracing import spans
@@ -33,6 +34,7 @@ from django_tracing.attributes import (
 )
 from django_tracing.conf import get_settings
 from django_tracing.correlation import HEADER, get_scope, incoming_id
+from django_tracing.extraction import extract, inject
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.recording import SPAN_KEY
 from django_tracing.redaction import cut
@@ -145,7 +147,7 @@ def _carrying(kwargs: dict[str, Any], context: Context | None) -> dict[str, Any]
         if not _installed or not trace.get_current_span(context).get_span_context().is_valid:
             return kwargs
         carrier: dict[str, str] = {}
-        propagate.inject(carrier, context)
+        inject(carrier, context)
         return {**kwargs, CARRIER: carrier} if carrier else kwargs
     except Exception:
         spans.log_once("task-carry", "A task goes without the context of its trace.")
@@ -253,7 +255,7 @@ def _running(task: Any, kwargs: dict[str, Any]) -> spans.Begun | None:
 def _continue(name: str, attributes: Attributes, carrier: Mapping[str, Any]) -> spans.Begun | None:
     headers = {str(key): value for key, value in carrier.items() if isinstance(value, str)}
     here = spans.current_context()
-    context = propagate.extract(headers, here)
+    context = extract(headers, here, default_getter)
     caller = trace.get_current_span(context).get_span_context()
     if get_settings().tasks == "trace":
         current = trace.get_current_span(here)
