@@ -6,6 +6,8 @@ import logging
 
 from django.apps import AppConfig
 
+from django_tracing.printable import printable
+
 __all__ = ["DjangoTracingConfig"]
 
 
@@ -25,5 +27,5 @@ class DjangoTracingConfig(AppConfig):
             logging.getLogger("django_tracing").error(
                 "Tracing is off: it could not be started (%s: %s). The application goes on without it.",
                 type(error).__name__,
-                str(error)[:300].replace("\n", " "),
+                printable(str(error), 300),
             )

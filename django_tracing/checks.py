@@ -65,12 +65,11 @@ def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
     if settings.problems or not settings.enabled:
         return
     for wrong in environment.problems():
-        if wrong.variable != "OTEL_PROPAGATORS":
-            yield checks.Warning(
-                f"environment variable {wrong.variable} {wrong.message} It counts as unset.",
-                hint=wrong.hint,
-                id=WRONG_ENVIRONMENT,
-            )
+        yield checks.Warning(
+            f"environment variable {wrong.variable} {wrong.message} It counts as unset.",
+            hint=wrong.hint,
+            id=WRONG_ENVIRONMENT,
+        )
     yield from _exporter(settings)
     for missing in available_propagator(settings.propagators)[1]:
         yield checks.Warning(

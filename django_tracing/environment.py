@@ -63,8 +63,11 @@ _found: tuple[EnvironmentProblem, ...] | None = None
 
 
 def problems() -> tuple[EnvironmentProblem, ...]:
-    """The variables that are hidden from OpenTelemetry, found when this package was imported first."""
-    return _found or ()
+    """The variables that count as unset, found when this package was imported first.
+
+    Without OTEL_PROPAGATORS: it is a setting of this app too, and what is missing in it is told with that.
+    """
+    return tuple(problem for problem in _found or () if problem.variable != "OTEL_PROPAGATORS")
 
 
 def prepare() -> None:
@@ -99,7 +102,9 @@ def prepare() -> None:
 @contextmanager
 def hidden() -> Iterator[None]:
     """A block in which the wrong variables are not set. For the start, when there is one thread."""
-    taken = {name: os.environ.pop(name) for name in {problem.variable for problem in problems()} & os.environ.keys()}
+    taken = {
+        name: os.environ.pop(name) for name in {problem.variable for problem in _found or ()} & os.environ.keys()
+    }
     try:
         yield
     finally:
@@ -137,17 +142,8 @@ def _propagators(name: str, value: str) -> EnvironmentProblem | None:
     wanted = [part.strip() for part in value.split(",")]
     if not value or any(part.lower() == "none" for part in wanted) or set(wanted) <= _OWN_PROPAGATORS:
         return None
-    missing = [
-        part for part in wanted if part not in _OWN_PROPAGATORS and not _loads("opentelemetry_propagator", part)
-    ]
-    if not missing:
-        return None
-    named = ", ".join(_shown(part) for part in missing[:5])
-    return EnvironmentProblem(
-        name,
-        f"names {named}, which can't be loaded here.",
-        "Install the package of that propagator, or take it out of the list. The others are used.",
-    )
+    foreign = [part for part in wanted if part not in _OWN_PROPAGATORS]
+    return _missing(name, "opentelemetry_propagator", foreign)
 
 
 def _entry_point(group: str, otherwise: str) -> Callable[[str, str], EnvironmentProblem | None]:
@@ -165,7 +161,11 @@ def _entry_point(group: str, otherwise: str) -> Callable[[str, str], Environment
 
 def _detectors(name: str, value: str) -> EnvironmentProblem | None:
     wanted = [part.strip() for part in value.split(",") if part.strip() and part.strip() != "*"]
-    missing = [part for part in wanted if not _loads("opentelemetry_resource_detector", part)]
+    return _missing(name, "opentelemetry_resource_detector", wanted)
+
+
+def _missing(name: str, group: str, wanted: list[str]) -> EnvironmentProblem | None:
+    missing = [part for part in wanted if not _loads(group, part)]
     if not missing:
         return None
     named = ", ".join(_shown(part) for part in missing[:5])

@@ -68,9 +68,7 @@ def start() -> None:
             _tell(f"Tracing is off: {settings.source('ENABLED')} says so.", level=logging.DEBUG)
         else:
             for problem in environment.problems():
-                # Propagators are this app's to choose: what is missing among them is told with that choice.
-                if problem.variable != "OTEL_PROPAGATORS":
-                    _logger.warning("The %s", problem)
+                _logger.warning("The %s", problem)
             with environment.hidden():
                 _start(settings)
     except Exception as error:
