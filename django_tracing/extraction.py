@@ -20,7 +20,14 @@ from opentelemetry.propagators.textmap import CarrierT, Getter, TextMapPropagato
 
 from django_tracing import spans
 
-__all__ = ["extract", "inject", "well_formed_baggage", "well_formed_traceparent", "well_formed_tracestate"]
+__all__ = [
+    "extract",
+    "inject",
+    "well_formed_baggage",
+    "well_formed_traceparent",
+    "well_formed_tracestate",
+    "without_gaps",
+]
 
 #: Whether a propagator is at work, for the filter of its loggers.
 _at_work: Final[ContextVar[bool]] = ContextVar("django_tracing_propagating", default=False)
@@ -119,6 +126,7 @@ class _WellFormed(Getter[Any]):
         value = values[0] if len(values) == 1 else ",".join(values)
         if len(value) > _LONGEST:
             return None
+        value = without_gaps(value)
         name = key.lower()
         read = _READERS.get(name)
         if read is not None:
@@ -153,6 +161,15 @@ class _Room:
         # With the comma behind it.
         self.length -= size + 1
         return True
+
+
+#: Propagators look for the white space around a comma from each place of it on.
+_GAP: Final = " " * 16
+
+
+def without_gaps(value: str) -> str:
+    """``value`` with long white space, and that with a tab in it, as single spaces."""
+    return value if _GAP not in value and "\t" not in value else " ".join(value.split())
 
 
 def well_formed_traceparent(value: str) -> str:

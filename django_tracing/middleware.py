@@ -56,7 +56,7 @@ class _EnvironGetter(Getter[Mapping[str, Any]]):
 
     def get(self, carrier: Mapping[str, Any], key: str) -> list[str] | None:
         value = carrier.get(_environ_key(key))
-        return None if value is None else [value if _GAP not in value and "\t" not in value else _close(value)]
+        return None if value is None else [value]
 
     def keys(self, carrier: Mapping[str, Any]) -> list[str]:
         return [key[5:].replace("_", "-").lower() for key in carrier if key.startswith("HTTP_")]
@@ -65,14 +65,6 @@ class _EnvironGetter(Getter[Mapping[str, Any]]):
 @lru_cache(maxsize=64)
 def _environ_key(header: str) -> str:
     return "HTTP_" + header.upper().replace("-", "_")
-
-
-#: Propagators look for the white space around a comma from each place of it on.
-_GAP: Final = " " * 16
-
-
-def _close(value: str) -> str:
-    return " ".join(value.split())
 
 
 _getter: Final = _EnvironGetter()

@@ -19,7 +19,7 @@ from opentelemetry.propagators.textmap import (
 
 from django_tracing.correlation import HEADER, Scope, get_scope, well_formed, with_scope
 
-__all__ = ["CorrelationPropagator", "MissingPropagator", "available_propagator", "build_propagator"]
+__all__ = ["CorrelationPropagator", "MissingPropagator", "available_propagator"]
 
 #: Name in OTEL_PROPAGATORS -> (module, class, package to install).
 _CLASSES: Final = {
@@ -69,16 +69,11 @@ class CorrelationPropagator(TextMapPropagator):
         return {HEADER}
 
 
-def build_propagator(names: Iterable[str]) -> TextMapPropagator:
-    """The propagators called ``names`` (as in ``OTEL_PROPAGATORS``) as one, the correlation id's at the end.
-
-    Raises :class:`MissingPropagator` when one is not installed.
-    """
-    return CompositePropagator([*(_propagator(name) for name in names), CorrelationPropagator()])
-
-
 def available_propagator(names: Iterable[str]) -> tuple[TextMapPropagator, list[MissingPropagator]]:
-    """Those of ``names`` that are installed, as :func:`build_propagator` puts them together; and the others."""
+    """Those of ``names`` (as in ``OTEL_PROPAGATORS``) that are installed, as one, and what is wrong with the others.
+
+    The correlation id's own stands at the end.
+    """
     found: list[TextMapPropagator] = []
     missing: list[MissingPropagator] = []
     for name in names:

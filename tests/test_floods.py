@@ -31,7 +31,7 @@ import django_tracing
 from django_tracing import spans as tracing
 from django_tracing.conf import load
 from django_tracing.extraction import extract, well_formed_baggage, well_formed_traceparent, well_formed_tracestate
-from django_tracing.propagation import build_propagator
+from django_tracing.propagation import available_propagator
 from django_tracing.sampling.rules import Rule, compile_rules
 from django_tracing.sampling.sampler import RuleSampler
 from tests.test_middleware import tracing as configured
@@ -110,7 +110,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     assert origin is not None
     monkeypatch.setattr(origin, "judge", sampler.judge)
     before = propagate.get_global_textmap()
-    propagate.set_global_textmap(build_propagator(["tracecontext", "baggage", "b3", "b3multi", "jaeger"]))
+    propagate.set_global_textmap(available_propagator(["tracecontext", "baggage", "b3", "b3multi", "jaeger"])[0])
     with configured(**options), override_settings(ROOT_URLCONF=__name__):
         yield
     propagate.set_global_textmap(before)
@@ -353,7 +353,7 @@ def test_what_callers_send_is_read() -> None:
 def test_a_name_in_baggage_can_t_become_a_header_s(name: str) -> None:
     """Jaeger's propagator writes ``uberctx-NAME``: a line break in it fails the site's own call."""
     before = propagate.get_global_textmap()
-    propagate.set_global_textmap(build_propagator(["baggage", "jaeger"]))
+    propagate.set_global_textmap(available_propagator(["baggage", "jaeger"])[0])
     try:
         assert dict(baggage.get_all(extract({"baggage": f"{name}=1,ok=2"}, Context(), default_getter))) == {"ok": "2"}
     finally:

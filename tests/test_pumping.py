@@ -30,12 +30,18 @@ from django_tracing.export.errors import from_status
 from django_tracing.export.grpc import _failure
 from django_tracing.export.otlp import rejected_spans
 from django_tracing.export.wire import encode_span
-from django_tracing.extraction import well_formed_baggage, well_formed_traceparent, well_formed_tracestate
+from django_tracing.extraction import (
+    _WellFormed,
+    well_formed_baggage,
+    well_formed_traceparent,
+    well_formed_tracestate,
+    without_gaps,
+)
 from django_tracing.guidelines import Guidelines, attribute_name
 from django_tracing.instrumentation.redis_commands import statement_of
 from django_tracing.instrumentation.upstream import _commands
 from django_tracing.middleware import _client_ip, _getter
-from django_tracing.propagation import build_propagator
+from django_tracing.propagation import available_propagator
 from django_tracing.redaction import (
     REDACTED,
     SensitiveKeys,
@@ -65,7 +71,7 @@ _rules = compile_rules(
     [Rule(1, "one", path="*a*b*c"), Rule(2, "two", path="~^/(a.*)b"), Rule(3, "3", path="/a?b*")], ""
 )
 _caller = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
-_propagator = build_propagator(["tracecontext", "baggage"])
+_propagator, _ = available_propagator(["tracecontext", "baggage"])
 
 
 def _describe(text: str) -> object:
@@ -127,7 +133,7 @@ READERS = {
     ),
     "callers' headers": Reader(
         lambda text: _propagator.extract(
-            {"HTTP_TRACEPARENT": _caller, "HTTP_TRACESTATE": text, "HTTP_BAGGAGE": text}, None, _getter
+            {"HTTP_TRACEPARENT": _caller, "HTTP_TRACESTATE": text, "HTTP_BAGGAGE": text}, None, _WellFormed(_getter)
         ),
         "a= ,;@\t%2-",
         ("a=b,", "=,"),
@@ -142,7 +148,7 @@ READERS = {
         ("a=b,", "=,", "a=b;"),
     ),
     "traceparent": Reader(
-        lambda text: _propagator.extract({"HTTP_TRACEPARENT": _caller + text}, None, _getter), "-0 \ta"
+        lambda text: _propagator.extract({"HTTP_TRACEPARENT": _caller + text}, None, _WellFormed(_getter)), "-0 \ta"
     ),
     "Redis": Reader(lambda text: statement_of(["get", *text.split(":")]), "aA1._- :{}"),
     "commands": Reader(_commands, "aA1 \n\t."),
@@ -228,13 +234,12 @@ def test_one_tuple_of_mysql_s_in_another_is_read_once() -> None:
     assert work(redact_db_error, nested) <= 5 * work(redact_db_error, flat) + 5000
 
 
-@pytest.mark.parametrize("header", ["HTTP_BAGGAGE", "HTTP_TRACESTATE"])
 @pytest.mark.parametrize("white", [" ", "\t", " \t", " ,"])
-def test_white_space_in_a_caller_s_header_takes_propagators_no_longer(header: str, white: str) -> None:
+def test_white_space_in_a_caller_s_header_takes_propagators_no_longer(white: str) -> None:
     """Upstream's propagators look for a comma from each place of it on: 8,000 blanks took 80 ms."""
 
     def counted(length: int) -> int:
-        [value] = _getter.get({header: "a=b" + white * (length // len(white)) + "c=d"}, header[5:].lower()) or []
+        value = without_gaps("a=b" + white * (length // len(white)) + "c=d")
         return steps(_DELIMITER_PATTERN.pattern, 0, "split", value)
 
     assert counted(1600) <= 5 * counted(400) + 100
@@ -242,8 +247,8 @@ def test_white_space_in_a_caller_s_header_takes_propagators_no_longer(header: st
 
 def test_white_space_that_callers_write_stays() -> None:
     meta = {"HTTP_BAGGAGE": "a=b ,\tc=d;x=y", "HTTP_TRACESTATE": "v=1  2,w=3"}
-    assert _getter.get(meta, "tracestate") == ["v=1  2,w=3"]
-    context = W3CBaggagePropagator().extract(meta, context_api.Context(), _getter)
+    assert _WellFormed(_getter).get(meta, "tracestate") == ["v=1  2,w=3"]
+    context = W3CBaggagePropagator().extract(meta, context_api.Context(), _WellFormed(_getter))
     carrier: dict[str, str] = {}
     W3CBaggagePropagator().inject(carrier, context)
     assert carrier["baggage"].startswith("a=b,c=d")
