@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from io import BytesIO
 from typing import Any
@@ -201,6 +201,7 @@ _FLOODS = (
     {"X-Trace-Debug": "trace:" + "a" * 5000},
     {"X-Trace-Debug": "\xff:\xff:\xff"},
     {"Host": "a\x00b" + "c" * 9000},
+    {"Content-Type": "a" * 10_001},
 )
 
 
@@ -216,6 +217,15 @@ def floods(test: Any) -> Any:
 
 def latin(text: str) -> bytes:
     return text.encode("latin-1", "replace")
+
+
+def refused_by_django(make: Callable[[], object]) -> bool:
+    """Whether Django itself can't make a request of it (a Content-Type that is too long), before any middleware."""
+    try:
+        make()
+    except ValueError:
+        return True
+    return False
 
 
 def ask(method: str, path: str, query: str, given_headers: dict[str, str]) -> None:
@@ -234,6 +244,8 @@ def ask(method: str, path: str, query: str, given_headers: dict[str, str]) -> No
     for name, value in given_headers.items():
         key = name.upper().replace("-", "_")
         environ[key if key in ("CONTENT_LENGTH", "CONTENT_TYPE") else f"HTTP_{key}"] = value
+    if refused_by_django(lambda: _wsgi.request_class(dict(environ))):
+        return
     response = _wsgi(environ, lambda status, headers, exc_info=None: lambda data: None)
     for _ in response:
         pass
@@ -264,7 +276,8 @@ async def ask_async(method: str, path: str, query: str, given_headers: dict[str,
         "client": ("127.0.0.1", 1),
         "server": ("testserver", 80),
     }
-    await _asgi(scope, receive, send)
+    if not refused_by_django(lambda: _asgi.request_class(scope, BytesIO())):
+        await _asgi(scope, receive, send)
 
 
 @pytest.fixture(scope="module", autouse=True)
