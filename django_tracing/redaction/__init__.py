@@ -5,7 +5,8 @@ Everything is linear in the length of its input, because all of it is attacker-c
 """
 
 from django_tracing.redaction.errors import redact_db_error, redact_stacktrace
-from django_tracing.redaction.keys import key_pattern
+from django_tracing.redaction.key_words import SiteWords
+from django_tracing.redaction.keys import forget_site_words, key_pattern, use_site_words
 from django_tracing.redaction.names import SensitiveKeys
 from django_tracing.redaction.patterns import REDACTED, cut
 from django_tracing.redaction.resource import redact_resource
@@ -16,10 +17,12 @@ from django_tracing.redaction.urls import redact_query, sanitise_url
 __all__ = [
     "REDACTED",
     "SensitiveKeys",
+    "SiteWords",
     "Statement",
     "also_sensitive",
     "cut",
     "describe_sql",
+    "forget_site_words",
     "key_pattern",
     "mask_email",
     "redact_db_error",
@@ -29,4 +32,5 @@ __all__ = [
     "redact_text",
     "sanitise_sql",
     "sanitise_url",
+    "use_site_words",
 ]
