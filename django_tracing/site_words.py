@@ -48,7 +48,8 @@ def read_site_words() -> SiteWords:
             words.update(_forms(config.label))
         for model in apps.get_models():
             words.update(_forms(model.__name__))
-            columns.update(_joined(field.column) for field in model._meta.local_concrete_fields)
+            columns.add(_joined(model._meta.db_table))
+            columns.update(_joined(str(field.column)) for field in model._meta.local_concrete_fields)
     except Exception:
         _logger.debug("The names of apps and models could not be read for keys.", exc_info=True)
     prefixes = list(_key_prefixes())
@@ -57,7 +58,8 @@ def read_site_words() -> SiteWords:
     return SiteWords(
         words=frozenset(word for word in words if len(word) > 1) - _ACCOUNTS,
         columns=frozenset(columns),
-        locales=frozenset(_locales()),
+        languages=frozenset(_languages()),
+        zones=frozenset(_zones()),
         scopes=frozenset(map(_joined, _names(_value(_setting("REST_FRAMEWORK"), "DEFAULT_THROTTLE_RATES")))),
         queues=frozenset(map(_joined, _names(_setting("RQ_QUEUES")))),
         heads=frozenset(prefixes),
@@ -86,15 +88,21 @@ def _key_prefixes() -> Iterator[str]:
             yield prefix
 
 
-def _locales() -> Iterator[str]:
-    """Languages, and the site's own time zone: those that a user chooses say where the user is."""
+def _languages() -> Iterator[str]:
     languages = _setting("LANGUAGES")
-    for language in languages if isinstance(languages, (list, tuple)) else ():
-        if isinstance(language, (list, tuple)) and language and type(language[0]) is str:
-            yield _joined(language[0])
-    for name in (_setting("LANGUAGE_CODE"), _setting("TIME_ZONE"), "UTC"):
-        if type(name) is str:
-            yield from (_joined(part) for part in name.split("/"))
+    pairs = (
+        [pair for pair in languages if isinstance(pair, (list, tuple))]
+        if isinstance(languages, (list, tuple))
+        else []
+    )
+    codes = [code for pair in pairs for code in pair[:1]]
+    return (_joined(code) for code in (*codes, _setting("LANGUAGE_CODE")) if type(code) is str)
+
+
+def _zones() -> Iterator[str]:
+    """The site's own time zone. Those that users choose say where they are."""
+    zone = _setting("TIME_ZONE")
+    return (_joined(part) for part in f"{zone}/UTC".split("/")) if type(zone) is str else iter(["utc"])
 
 
 def _split(name: str) -> list[str]:
@@ -108,7 +116,13 @@ def _joined(name: str) -> str:
 def _forms(name: str) -> Iterable[str]:
     """A name as keys have it: ``category`` and ``categories``, whichever of them it is."""
     word = _joined(name)
-    plural = f"{word[:-1]}ies" if word.endswith("y") else f"{word}es" if word.endswith(("s", "x", "ch", "sh")) else f"{word}s"
+    plural = (
+        f"{word[:-1]}ies"
+        if word.endswith("y")
+        else f"{word}es"
+        if word.endswith(("s", "x", "ch", "sh"))
+        else f"{word}s"
+    )
     singular = f"{word[:-3]}y" if word.endswith("ies") else word[:-1] if word.endswith("s") else word
     return word, plural, singular
 

@@ -13,10 +13,11 @@ class SiteWords(NamedTuple):
 
     #: Apps, models, aliases of caches.
     words: frozenset[str] = frozenset()
-    #: Columns of the models, which cacheops names in its keys.
+    #: Tables and columns of the models, which cacheops names in its keys.
     columns: frozenset[str] = frozenset()
-    #: Languages and the time zone, which end the keys of ``cache_page``.
-    locales: frozenset[str] = frozenset()
+    #: Languages and the words of the time zone, which end the keys of ``cache_page``.
+    languages: frozenset[str] = frozenset()
+    zones: frozenset[str] = frozenset()
     #: Scopes of REST framework's throttles, queues of rq.
     scopes: frozenset[str] = frozenset()
     queues: frozenset[str] = frozenset()
@@ -28,9 +29,8 @@ class SiteWords(NamedTuple):
 
 #: What programs put in keys. None of them is a given name of the United States' census of 1990 or one of its 3,000
 #: most common surnames, which keeps out page, key, post, price, new and max; and none tells of a person by itself.
-STRUCTURAL: Final = frozenset(
-    """
-    cache cached id ids pk uuid slug hash index meta data object objects item items query queries list total all count
+_PROGRAMS: Final = """
+    cache cached id ids pk uuid slug hash index data object objects item items query queries list total all count
     detail details summary latest recent popular stats report reports
     hourly daily weekly monthly yearly timestamp ttl expires updated created date year month week hour minute
     user users account accounts profile profiles customer customers session sessions token tokens auth login logout
@@ -38,38 +38,37 @@ STRUCTURAL: Final = frozenset(
     is has by anon anonymous authenticated active enabled
     api get delete options http https url view views request requests response responses html json xml
     template templates fragment menu sidebar navbar footer header dashboard widget layout locale timezone i18n
-    setting settings config flag flags feature features switch switches sample samples version versions status
+    setting settings config flag flags feature features switch switches samples version versions status
     rate limit limits ratelimit rl throttle attempts failures lockout quota
     queue queues job jobs task tasks worker workers lock locks mutex semaphore scheduler unacked celeryev pidbox
     as asp asgi
     order orders cart basket product products category categories catalog invoice invoices payment payments
     article articles comment comments event events message messages notification notifications
     image images thumbnail file files document documents search feed default redis
-    """.split()
-)
+"""
+STRUCTURAL: Final = frozenset(_PROGRAMS.split())
 
 _CELERY: Final = frozenset(["celery", "celeryev", "pidbox", "reply"])
-_RQ: Final = frozenset(
-    """
+#: rq's, beside its queues' names.
+_RQ: Final = """
     clean registries dependencies dependents executions execution results result finished failed wip deferred
-    scheduled ready canceled registry suspended pubsub intermediate allowed limited rate high low
-    """.split()
-)
+    scheduled ready canceled registry suspended pubsub intermediate allowed limited
+"""
 
-#: How keys of Django and of well-known libraries begin, which stays as it is, and the words that may stay in the rest,
-#: beside those that may stay everywhere. What is in the rest is told from what people wrote by these lists alone.
+#: How keys of Django and of well-known libraries begin, which stays as it is, and the words that may stay behind it,
+#: beside those that may stay everywhere.
 LIBRARIES: Final[dict[str, frozenset[str]]] = {
     "django.contrib.sessions.cache": frozenset(),
     "django.contrib.sessions.cached_db": frozenset(),
     "views.decorators.cache.cache_header.": frozenset(),
-    "views.decorators.cache.cache_page.": frozenset(["head"]),
+    "views.decorators.cache.cache_page.": frozenset(),
     "template.cache.": frozenset(),
     "throttle_": frozenset(["burst", "sustained"]),
     "waffle:": frozenset(),
     "axes-": frozenset(),
     "conj:": frozenset(),
     "schemes:": frozenset(),
-    "rq:": _RQ,
+    "rq:": frozenset(_RQ.split()),
     "celery-task-meta-": frozenset(),
     "celery-taskset-meta-": frozenset("jst"),
     "chord-unlock-": frozenset(),

@@ -47,7 +47,11 @@ _ONE_VALUE: Final = pattern(
 #: What Django puts before a key: its KEY_PREFIX and the version.
 _HEAD: Final = pattern(r"([^:]{0,64}):\d{1,9}:")
 _FRAGMENT: Final = pattern(r"([^:/|\s]{1,200})\.[0-9a-f]{32}")
-_LIBRARY: Final = pattern("|".join(re.escape(literal) for literal in sorted(LIBRARIES, key=len, reverse=True)))
+#: How the keys of Django's cached pages begin, and the hashes in them.
+_PAGES: Final = frozenset(["views.decorators.cache.cache_page.", "views.decorators.cache.cache_header."])
+_DIGEST: Final = pattern(r"\.[0-9a-f]{32}(?=\.|$)")
+#: How keys of libraries begin.
+_LIBRARY: Final = pattern("|".join(sorted(LIBRARIES, key=len, reverse=True)).replace(".", r"\."))
 #: A date is one value, not three.
 _STARS: Final = pattern(r"\*(?:[-_]\*)+")
 #: ``jane.m.doe`` or ``(1, 2)``, which could be of any length.
@@ -62,6 +66,9 @@ class _Vocabulary(NamedTuple):
 
     known: frozenset[str]
     libraries: dict[str, frozenset[str]]
+    #: At the end of the keys of ``cache_page``.
+    languages: frozenset[str]
+    zones: frozenset[str]
     heads: frozenset[str]
     prefixes: tuple[str, ...]
 
@@ -94,15 +101,16 @@ def _words() -> _Vocabulary:
     if vocabulary is None:
         site = _read()
         more = {
-            "views.decorators.cache.cache_page.": site.locales,
-            "views.decorators.cache.cache_header.": site.locales,
             "conj:": site.columns,
+            "schemes:": site.columns,
             "throttle_": site.scopes,
             "rq:": site.queues,
         }
         vocabulary = _vocabulary = _Vocabulary(
             STRUCTURAL | site.words,
             {literal: words | more.get(literal, _NOTHING) for literal, words in LIBRARIES.items()},
+            site.languages,
+            site.zones,
             site.heads | {""},
             site.prefixes,
         )
@@ -148,9 +156,28 @@ def _judged(key: str, vocabulary: _Vocabulary) -> str:
     if fragment is not None:
         # A fragment's name stands in a template, where it cannot be a variable.
         rest = f"{_KEY_PART.sub(_key_part, fragment[1])}.*"
+    elif literal in _PAGES:
+        rest = _of_a_page(rest, vocabulary)
     else:
         rest = _strictly(rest, vocabulary.known, vocabulary.libraries[literal])
     return _MANY_STARS.sub("*", _STARS.sub("*", f"{_strictly(before, vocabulary.known, _NOTHING)}{literal}{rest}"))
+
+
+def _of_a_page(rest: str, vocabulary: _Vocabulary) -> str:
+    """What is behind the beginning of a key of ``cache_page``: ``PREFIX.METHOD.HASH.HASH.LANGUAGE.ZONE``."""
+    digests = list(_DIGEST.finditer(rest))
+    if not digests:
+        return _strictly(rest, vocabulary.known, _NOTHING)
+    prefix, method = rest[: digests[0].start()], ""
+    for verb in (".GET", ".HEAD"):
+        if prefix.endswith(verb):
+            prefix, method = prefix.removesuffix(verb), verb
+    dot, tail = rest[digests[-1].end() :][:1], rest[digests[-1].end() + 1 :]
+    first, between, zone = tail.partition(".")
+    # One of them is left out where the site is not translated, or has no time zones.
+    first = _strictly(first, vocabulary.zones, vocabulary.languages)
+    zone = _strictly(zone, vocabulary.zones, _NOTHING)
+    return f"{_strictly(prefix, vocabulary.known, _NOTHING)}{method}{'.*' * len(digests)}{dot}{first}{between}{zone}"
 
 
 def _begins_there(literal: re.Match[str]) -> bool:
@@ -216,8 +243,6 @@ def _known_words(part: str, known: frozenset[str], also: frozenset[str]) -> str:
     """
     if "-" not in part and "_" not in part:
         return part if _is_known(part, known, also) else "*"
-    if _looks_random(part):
-        return "*"
     words = list(_KEY_WORD.finditer(part))
     shown = []
     shown_to = at = 0
