@@ -101,8 +101,7 @@ def _languages() -> Iterator[str]:
 
 def _zones() -> Iterator[str]:
     """The site's own time zone. Those that users choose say where they are."""
-    zone = _setting("TIME_ZONE")
-    return (_joined(part) for part in f"{zone}/UTC".split("/")) if type(zone) is str else iter(["utc"])
+    return (zone for zone in ("UTC", _setting("TIME_ZONE")) if type(zone) is str)
 
 
 def _split(name: str) -> list[str]:

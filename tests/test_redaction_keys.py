@@ -389,7 +389,7 @@ def test_no_word_of_a_person_stays_in_any_shape(shape: str) -> None:
     neutral = key_pattern(shape.format(NEUTRAL, NEUTRAL))
     assert NEUTRAL not in neutral
     generator = random.Random(shape)
-    for value in [*generator.sample(GIVEN_NAMES, 400), *generator.sample(SURNAMES, 400), *OTHERS]:
+    for value in [*GIVEN_NAMES, *SURNAMES, *OTHERS]:
         value = generator.choice(_WRITINGS)(value)
         pattern = key_pattern(shape.format(value, value))
         if value.isalnum():

@@ -8,14 +8,14 @@ __all__ = ["LIBRARIES", "STRUCTURAL", "SiteWords"]
 
 
 class SiteWords(NamedTuple):
-    """What the code and the settings of a site call things. All in lower case and without separators, but ``heads``
-    and ``prefixes``: ``order_item`` and ``OrderItem`` are ``orderitem``."""
+    """What the code and the settings of a site call things. In lower case and without separators: ``order_item``
+    and ``OrderItem`` are ``orderitem``. What is read as a whole is as it stands: zones, heads and prefixes."""
 
     #: Apps, models, aliases of caches.
     words: frozenset[str] = frozenset()
     #: Tables and columns of the models, which cacheops names in its keys.
     columns: frozenset[str] = frozenset()
-    #: Languages and the words of the time zone, which end the keys of ``cache_page``.
+    #: Languages and time zones, which end the keys of ``cache_page``.
     languages: frozenset[str] = frozenset()
     zones: frozenset[str] = frozenset()
     #: Scopes of REST framework's throttles, queues of rq.

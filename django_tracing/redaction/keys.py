@@ -173,11 +173,12 @@ def _of_a_page(rest: str, vocabulary: _Vocabulary) -> str:
         if prefix.endswith(verb):
             prefix, method = prefix.removesuffix(verb), verb
     dot, tail = rest[digests[-1].end() :][:1], rest[digests[-1].end() + 1 :]
-    first, between, zone = tail.partition(".")
+    language, between, zone = tail.partition(".")
     # One of them is left out where the site is not translated, or has no time zones.
-    first = _strictly(first, vocabulary.zones, vocabulary.languages)
-    zone = _strictly(zone, vocabulary.zones, _NOTHING)
-    return f"{_strictly(prefix, vocabulary.known, _NOTHING)}{method}{'.*' * len(digests)}{dot}{first}{between}{zone}"
+    language = language if language in vocabulary.zones else _strictly(language, vocabulary.languages, _NOTHING)
+    zone = zone if zone in vocabulary.zones else _strictly(zone, _NOTHING, _NOTHING)
+    prefix = _strictly(prefix, vocabulary.known, _NOTHING)
+    return f"{prefix}{method}{'.*' * len(digests)}{dot}{language}{between}{zone}"
 
 
 def _begins_there(literal: re.Match[str]) -> bool:

@@ -364,6 +364,12 @@ def ended(name: str, attributes: dict[str, Any], scope: str = "opentelemetry.ins
             id="memcached",
         ),
         pytest.param(
+            {"db.system": "memcached", "db.statement": "get search:\nhunter2\u2028hunter2 x"},
+            "memcached.get",
+            {"db.statement": "GET ? ? ? ?", "operation.type": "cache"},
+            id="memcached-line-breaks",
+        ),
+        pytest.param(
             {
                 "db.system": "redis",
                 "db.statement": "FT.SEARCH ? ?",
