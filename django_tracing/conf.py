@@ -99,6 +99,8 @@ class Settings(NamedTuple):
     sample_rate: float
     #: Whose sampling decision is followed: every caller's, nobody's, or that of callers at these addresses.
     trust_parent: Literal["always", "never"] | tuple[IPv4Network | IPv6Network, ...]
+    #: How many traces a second this process keeps only because their callers kept them; None for any number.
+    forced_per_second: float | None
     keep_errors: bool
     keep_slower_than: float | None
     debug_header: str | None
@@ -226,6 +228,15 @@ def _number(minimum: float, maximum: float = math.inf, *, unit: str, whole: bool
         if not minimum <= number <= maximum:  # also refuses NaN
             raise _Wrong(f"is {_shown(value)}, which is out of range.", hint)
         return number if whole else float(number)
+
+    return parse
+
+
+def _optional(parser: Parser) -> Parser:
+    """``parser``, which lets None pass though it is not the default."""
+
+    def parse(value: Any, from_env: bool) -> Any:
+        return None if value is None else parser(value, from_env)
 
     return parse
 
@@ -541,6 +552,7 @@ SPECS: tuple[Spec, ...] = (
     ),
     Spec("SAMPLE_RATE", 1.0, _number(0, 1, unit="(a share)"), ("OTEL_TRACES_SAMPLER_ARG",)),
     Spec("TRUST_PARENT", "always", _trust_parent),
+    Spec("FORCED_PER_SECOND", 100.0, _optional(_number(0, unit="traces"))),
     Spec("KEEP_ERRORS", False, _boolean),
     Spec("KEEP_SLOWER_THAN", None, _number(0, unit="seconds")),
     Spec("DEBUG_HEADER", None, _header_name),
