@@ -87,6 +87,8 @@ class Settings(NamedTuple):
     """The effective settings of this process. Times are seconds, sizes bytes, unless a name says otherwise."""
 
     enabled: bool
+    #: Whether spans are also sent by a process that runs tests.
+    enabled_in_tests: bool
     service_name: str
     service_version: str | None
     environment: str | None
@@ -516,6 +518,7 @@ _ENDPOINT_EXAMPLE = "http://localhost:4318"
 
 SPECS: tuple[Spec, ...] = (
     Spec("ENABLED", True, _boolean),
+    Spec("ENABLED_IN_TESTS", False, _boolean),
     Spec("SERVICE_NAME", None, _text, ("OTEL_SERVICE_NAME", "SERVICE_NAME")),
     Spec("SERVICE_VERSION", None, _text, ("SERVICE_VERSION",)),
     Spec("ENVIRONMENT", None, _text, ("ENVIRONMENT",)),

@@ -30,6 +30,7 @@ from django_tracing.recording import Origin, late
 from django_tracing.redaction import SensitiveKeys, also_sensitive, redact_resource
 from django_tracing.sampling import refresh
 from django_tracing.sampling.sampler import RuleSampler
+from django_tracing.under_test import in_tests
 from django_tracing.version import __version__
 
 if TYPE_CHECKING:
@@ -247,6 +248,7 @@ def _make_queue(settings: Settings) -> SpanProcessor | None:
         queue_size=settings.queue_size,
         queue_bytes=settings.queue_bytes,
         shutdown_timeout=settings.shutdown_timeout,
+        muted=None if settings.enabled_in_tests else in_tests,
     )
     if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
         os.register_at_fork(after_in_child=_after_fork)

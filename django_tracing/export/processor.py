@@ -106,6 +106,8 @@ class QueueProcessor(SpanProcessor):
     ``counters``. A batch goes when ``batch_size`` spans wait or ``export_interval`` seconds have passed. A backend
     that is away is tried again with growing pauses, its batch kept; going down and coming back is one log line
     each. ``shutdown`` takes at most ``shutdown_timeout`` seconds, whatever the exporter does.
+
+    Once ``muted`` answers True, only what is given to ``send`` is sent, until the process ends or is forked.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class QueueProcessor(SpanProcessor):
         queue_size: int = 8192,
         queue_bytes: int = 8 * 1024 * 1024,
         shutdown_timeout: float = 3.0,
+        muted: Callable[[], bool] | None = None,
     ) -> None:
         self.exporter = exporter
         self._new_batch: Any = getattr(exporter, "new_batch", SpanBatch)
@@ -126,6 +129,7 @@ class QueueProcessor(SpanProcessor):
         self._queue_size = queue_size
         self._queue_bytes = queue_bytes
         self._shutdown_timeout = shutdown_timeout
+        self._muted = muted
         self._reset()
         if hasattr(os, "register_at_fork"):
             weak = weakref.WeakMethod(self._reset)
@@ -168,6 +172,7 @@ class QueueProcessor(SpanProcessor):
         self._down = False
         self._dropped_when_down = 0
         self._rejection_told = False
+        self._silent = False
 
     # ----- the request's side
 
@@ -181,9 +186,19 @@ class QueueProcessor(SpanProcessor):
             with self._lock:
                 self._gather()
 
+    def send(self, span: ReadableSpan) -> None:
+        """Queues an ended span, also where all others are muted."""
+        with self._lock:
+            self._gather()
+            self._gather_one(span)
+            if self._thread is None and not self._stopping:
+                self._start()
+
     def _begin(self) -> None:
         with self._lock:
-            if self._thread is None and not self._stopping:
+            if self._is_silent():
+                self._ended.clear()
+            elif self._thread is None and not self._stopping:
                 self._start()
 
     def _gather(self) -> None:
@@ -193,6 +208,8 @@ class QueueProcessor(SpanProcessor):
         left the processor's caches; and few at once, so that nobody is held up for long.
         """
         ended = self._ended
+        if self._is_silent():
+            ended.clear()
         while ended:
             spans = [ended.popleft() for _ in range(min(len(ended), _SLICE))]
             try:
@@ -205,6 +222,11 @@ class QueueProcessor(SpanProcessor):
                     self._gather_one(span)
                 except Exception:
                     _logger.debug("A span was lost on its way into the queue.", exc_info=True)
+
+    def _is_silent(self) -> bool:
+        # For good: what ended in a test is not sent when the tests are over.
+        self._silent = self._silent or (self._muted is not None and self._muted())
+        return self._silent
 
     def _gather_slice(self, spans: list[ReadableSpan]) -> bool:
         """Adds all of ``spans`` at once, where that can be done."""

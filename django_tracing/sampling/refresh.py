@@ -10,7 +10,6 @@ import logging
 import os
 import random
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -26,6 +25,7 @@ from django_tracing.conf import Settings
 from django_tracing.recording import Origin, Verdict
 from django_tracing.sampling.rules import Rule, RuleSet, compile_rules
 from django_tracing.sampling.sampler import RuleSampler
+from django_tracing.under_test import in_tests as _in_tests
 
 if TYPE_CHECKING:
     from django_tracing.models import SamplingRule
@@ -335,11 +335,6 @@ def table_exists() -> bool:
     connection = connections[router.db_for_read(SamplingRule)]
     with connection.cursor() as cursor:
         return SamplingRule._meta.db_table in connection.introspection.table_names(cursor)
-
-
-def _in_tests() -> bool:
-    """Whether Django's test environment is set up (``setup_test_environment`` makes the outbox)."""
-    return hasattr(sys.modules.get("django.core.mail"), "outbox")
 
 
 def _close_connections() -> None:
