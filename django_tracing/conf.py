@@ -137,6 +137,8 @@ class Settings(NamedTuple):
     user_email: Literal["masked", "full", "off"]
     subscription: str | Callable[[Any], Any] | None
     peer_services: Mapping[str, str]
+    #: The hosts whose calls carry the trace; None: all.
+    propagate_to: tuple[str, ...] | None
     semconv_stability_opt_in: frozenset[str]
     max_attribute_length: int
     sensitive_keys: tuple[str, ...]
@@ -478,6 +480,20 @@ def _peer_services(value: Any, from_env: bool) -> Mapping[str, str]:
     return MappingProxyType({host.strip().lower(): name for host, name in services.items()})
 
 
+def _hosts(value: Any, from_env: bool) -> tuple[str, ...]:
+    example = '["user-service:8000", "*.internal"]'
+    if isinstance(value, (list, tuple)) and not value:
+        return ()
+    hosts: tuple[str, ...] = _strings(example=example)(value, from_env)
+    for host in hosts:
+        if "/" in host or "*" in host.removeprefix("*.").removeprefix("*"):
+            raise _Wrong(
+                f"contains {_shown(host)}, which is no host.",
+                f'Write hosts as "host", "host:port" or "*.domain", without a scheme: {example}.',
+            )
+    return tuple(host.strip().lower() for host in hosts)
+
+
 def _semconv(value: Any, from_env: bool) -> frozenset[str]:
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
@@ -584,6 +600,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("USER_EMAIL", "masked", _choice("masked", "full", "off")),
     Spec("SUBSCRIPTION", None, _subscription),
     Spec("PEER_SERVICES", MappingProxyType({}), _peer_services),
+    Spec("PROPAGATE_TO", None, _hosts),
     Spec("SEMCONV_STABILITY_OPT_IN", frozenset(), _semconv, ("OTEL_SEMCONV_STABILITY_OPT_IN",)),
     Spec("MAX_ATTRIBUTE_LENGTH", 100, _number(16, 65536, unit="characters", whole=True)),
     Spec("SENSITIVE_KEYS", (), _strings(example='["iban", "passport"]')),

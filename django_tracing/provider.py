@@ -25,7 +25,8 @@ from django_tracing.export.processor import QueueProcessor
 from django_tracing.guidelines import Guidelines
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.upstream import UpstreamProcessor
-from django_tracing.propagation import available_propagator
+from django_tracing.outgoing import OutgoingPropagator
+from django_tracing.propagation import CorrelationPropagator, available_propagator
 from django_tracing.recording import Origin, late
 from django_tracing.redaction import SensitiveKeys, also_sensitive, redact_resource
 from django_tracing.sampling import refresh
@@ -311,12 +312,8 @@ def _set_propagators(settings: Settings) -> None:
     propagator, missing = available_propagator(settings.propagators)
     for problem in missing:
         _logger.warning("%s: %s The others are used.", settings.source("PROPAGATORS"), problem)
-    propagate.set_global_textmap(propagator)
+    propagate.set_global_textmap(OutgoingPropagator([propagator]))
 
 
 def _add_correlation() -> None:
-    from opentelemetry.propagators.composite import CompositePropagator
-
-    from django_tracing.propagation import CorrelationPropagator
-
-    propagate.set_global_textmap(CompositePropagator([propagate.get_global_textmap(), CorrelationPropagator()]))
+    propagate.set_global_textmap(OutgoingPropagator([propagate.get_global_textmap(), CorrelationPropagator()]))

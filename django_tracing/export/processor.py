@@ -191,15 +191,14 @@ class QueueProcessor(SpanProcessor):
         with self._lock:
             self._gather()
             self._gather_one(span)
-            if self._thread is None and not self._stopping:
-                self._start()
+        self._start()
 
     def _begin(self) -> None:
         with self._lock:
             if self._is_silent():
                 self._ended.clear()
-            elif self._thread is None and not self._stopping:
-                self._start()
+                return
+        self._start()
 
     def _gather(self) -> None:
         """Puts what ended since the last time into the queue, or counts it as dropped. To be called with the lock.
@@ -295,12 +294,21 @@ class QueueProcessor(SpanProcessor):
         return None
 
     def _start(self) -> None:
-        thread = Thread(target=self._run, name="django_tracing.export", daemon=True)
+        """Starts the sending thread where there is none. Not to be called with the lock.
+
+        Under gevent, starting a thread lets other greenlets run, which would take the lock in the middle of what is
+        done with it (a reentrant one, in the same native thread) or wait for it for good (any other).
+        """
+        with self._lock:
+            if self._thread is not None or self._stopping:
+                return
+            thread = self._thread = Thread(target=self._run, name="django_tracing.export", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the interpreter is shutting down: shutdown() sends what is there
-            return
-        self._thread = thread
+            with self._lock:
+                if self._thread is thread:
+                    self._thread = None
 
     @property
     def queued(self) -> int:
@@ -468,8 +476,8 @@ class QueueProcessor(SpanProcessor):
             self._gather()
             if not self.queued:
                 return True
-            if self._thread is None:
-                self._start()
+        self._start()
+        with self._changed:
             if self._stopping or self._stopped or self._thread is None:
                 return False
             target, attempt, lost = self._accepted, self._attempt + 1, self._lost
@@ -490,13 +498,18 @@ class QueueProcessor(SpanProcessor):
             self._gather()
             # What ends from now on is counted as dropped at once.
             self._slice = 1
-            if self._thread is None and self.queued:
-                self._start()
+            waits = self.queued > 0
+        if waits:
+            self._start()
+        with self._changed:
+            if self._stopping:
+                return
             thread = self._thread
             self._stopping = True
             self._changed.notify_all()
         if thread is not None:
-            thread.join(self._shutdown_timeout)
+            with suppress(RuntimeError):  # another thread is about to start it
+                thread.join(self._shutdown_timeout)
         elif self.queued:
             self._work_here()
         with self._changed:

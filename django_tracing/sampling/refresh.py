@@ -171,13 +171,15 @@ class Refresher:
         Never where Django's tests run, their databases come and go, nor where the settings want no refreshing.
         """
         with self._lock:
-            if self._thread is None and self.settings.sampling_refresh and not _in_tests():
-                self._thread = threading.Thread(target=self._run, name="django_tracing.sampling", daemon=True)
-                try:
-                    self._thread.start()
-                except RuntimeError:  # no more threads, or the process is ending
-                    self._thread = None
-                    return False
+            if self._thread is not None or not self.settings.sampling_refresh or _in_tests():
+                return True
+            thread = self._thread = threading.Thread(target=self._run, name="django_tracing.sampling", daemon=True)
+        # Not with the lock: under gevent, starting a thread lets others run, who would wait for it for good.
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads, or the process is ending
+            self._thread = None
+            return False
         return True
 
     def wake(self) -> None:
