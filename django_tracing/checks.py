@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from inspect import iscoroutinefunction
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ __all__ = ["check_deployment", "check_settings", "register"]
 WRONG_SETTING: Final = "django_tracing.E001"
 NO_EXPORTER: Final = "django_tracing.E002"
 UNKNOWN_INSTRUMENTATION: Final = "django_tracing.E003"
+SUBSCRIPTION_AWAITED: Final = "django_tracing.E005"
 TRACED_TWICE: Final = "django_tracing.W001"
 CREDENTIALS_IN_THE_CLEAR: Final = "django_tracing.W002"
 WRONG_ENVIRONMENT: Final = "django_tracing.W003"
@@ -72,6 +74,15 @@ def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
             id=WRONG_ENVIRONMENT,
         )
     yield from _exporter(settings)
+    # Also an object whose __call__ is one.
+    subscription = settings.subscription
+    if iscoroutinefunction(subscription) or iscoroutinefunction(vars(type(subscription)).get("__call__")):
+        yield checks.Error(
+            f"{settings.source('SUBSCRIPTION')} is a coroutine function: nobody can wait for it where a span begins.",
+            hint='Write it as "def", and let it return what is already loaded. Until then spans go without '
+            '"user.subscription".',
+            id=SUBSCRIPTION_AWAITED,
+        )
     for missing in available_propagator(settings.propagators)[1]:
         yield checks.Warning(
             f"{settings.source('PROPAGATORS')} asks for a propagator that is not installed. The others are used.",

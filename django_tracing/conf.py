@@ -24,6 +24,7 @@ from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
 from django_tracing.addresses import shown_address
+from django_tracing.bounded_search import regex_problem
 
 __all__ = ["KNOWN_EXPORTERS", "SPECS", "Problem", "Settings", "Spec", "get_settings", "load"]
 
@@ -133,6 +134,8 @@ class Settings(NamedTuple):
     layers: Literal["all", "slow", "off"]
     slow_layer_ms: float
     ignore_paths: tuple[str, ...]
+    #: Regular expressions of URLs that OpenTelemetry's own variable leaves out.
+    excluded_urls: tuple[str, ...]
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     user_email: Literal["masked", "full", "off"]
     subscription: str | Callable[[Any], Any] | None
@@ -711,6 +714,7 @@ class _Loader:
             values["PROPAGATORS"] = ()
         fields = {name.lower(): value for name, value in values.items()}
         fields["enabled"] = fields["enabled"] and not self.problems
+        fields["excluded_urls"] = self._excluded_urls()
         return Settings(**fields, sources=MappingProxyType(self.sources), problems=tuple(self.problems))
 
     def _disabled_by_environment(self) -> None:
@@ -720,6 +724,15 @@ class _Loader:
         # The specification: only "true" (any case) disables, every other value is false.
         self.sources["ENABLED"] = "environment variable OTEL_SDK_DISABLED"
         self.values["ENABLED"] = raw.lower() != "true"
+
+    def _excluded_urls(self) -> tuple[str, ...]:
+        """What OpenTelemetry's Django instrumentation would leave out, is left out by this one."""
+        variable = "OTEL_PYTHON_DJANGO_EXCLUDED_URLS"
+        if variable not in self.environ:
+            variable = "OTEL_PYTHON_EXCLUDED_URLS"
+        wanted = [part.strip() for part in self.environ.get(variable, "").split(",")]
+        # What is wrong with one is told by ``environment``.
+        return tuple(part for part in wanted if part and not regex_problem(part))
 
     def _resource(self) -> None:
         """``OTEL_RESOURCE_ATTRIBUTES`` may hold the name, version and environment: stronger than the short names."""

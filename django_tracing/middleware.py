@@ -32,6 +32,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
 from django_tracing import attributes as names
 from django_tracing import logs, spans
 from django_tracing.attributes import Attributes
+from django_tracing.bounded_search import bounded_search
 from django_tracing.clients import client_address
 from django_tracing.conf import Settings, get_settings
 from django_tracing.correlation import HEADER, Scope, get_scope, incoming_id, with_scope
@@ -390,8 +391,10 @@ def _begin(request: HttpRequest) -> tuple[_Traced | None, Token[Context] | None]
         if not settings.enabled:
             return None, None
         path = request.path_info
-        if (path.startswith(_bare(settings.ignore_paths)) and _ignored(path, settings.ignore_paths)) or (
-            _OWN_PAGES in path and _is_own_page(request)
+        if (
+            (path.startswith(_bare(settings.ignore_paths)) and _ignored(path, settings.ignore_paths))
+            or (settings.excluded_urls and _is_excluded(request, settings.excluded_urls))
+            or (_OWN_PAGES in path and _is_own_page(request))
         ):
             return None, spans.attach(untraced_context())
         return _Traced(request, settings, "request" in settings.instrumentations), None
@@ -405,6 +408,17 @@ def _ignored(path: str, ignored: tuple[str, ...]) -> bool:
         path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/")
         for prefix in _bare(ignored)
     )
+
+
+def _is_excluded(request: HttpRequest, patterns: tuple[str, ...]) -> bool:
+    # As upstream gives it to them: the whole URL, in place of the query a question mark.
+    url = f"{request.scheme}://{_host(request)}{request.path}?"
+    return any(search(url) is not None for search in _searches(patterns))
+
+
+@lru_cache(maxsize=8)
+def _searches(patterns: tuple[str, ...]) -> tuple[Callable[[str], object], ...]:
+    return tuple(bounded_search(pattern, len(patterns)) for pattern in patterns)
 
 
 def _is_own_page(request: HttpRequest) -> bool:
@@ -524,13 +538,17 @@ def _url_part(request: HttpRequest, asked: tuple[Any, ...]) -> Prepared:
 
 def _url(request: HttpRequest) -> str:
     """The URL as asked for. Not ``build_absolute_uri``, which raises for the very requests one wants to see."""
+    query = request.META.get("QUERY_STRING")
+    return f"{request.scheme}://{_host(request)}{request.path}" + (f"?{query}" if query else "")
+
+
+def _host(request: HttpRequest) -> str:
     meta = request.META
     host = meta.get("HTTP_HOST")
-    if not host:
-        port = str(meta.get("SERVER_PORT", ""))
-        host = str(meta.get("SERVER_NAME", "")) + (f":{port}" if port not in ("", "80", "443") else "")
-    query = meta.get("QUERY_STRING")
-    return f"{request.scheme}://{host}{request.path}" + (f"?{query}" if query else "")
+    if host:
+        return str(host)
+    port = str(meta.get("SERVER_PORT", ""))
+    return str(meta.get("SERVER_NAME", "")) + (f":{port}" if port not in ("", "80", "443") else "")
 
 
 def _route(request: HttpRequest) -> str | None:

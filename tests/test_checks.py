@@ -103,6 +103,22 @@ def test_credentials_in_the_clear_on_deploy() -> None:
     assert run({**tracing, "ENDPOINT": "http://localhost:4318"}, deploy=True) == []
 
 
+class Awaited:
+    async def __call__(self, user: Any) -> str:
+        return "gold"
+
+
+async def awaited(user: Any) -> str:
+    return "gold"
+
+
+def test_a_subscription_that_nobody_can_wait_for() -> None:
+    for subscription in (awaited, Awaited()):
+        message = the_one({"EXPORTER": "none", "SUBSCRIPTION": subscription}, checks.SUBSCRIPTION_AWAITED)
+        assert isinstance(message, django_checks.Error)
+    assert run({"EXPORTER": "none", "SUBSCRIPTION": str}) == []
+
+
 @pytest.mark.parametrize(
     ("tracing", "most"),
     [
