@@ -56,6 +56,7 @@ __all__ = [
     "recording_span",
     "rename",
     "start_child",
+    "start_failed_request_span",
     "start_request_span",
     "start_span",
     "tracing",
@@ -369,6 +370,21 @@ def start_request_span(name: str, scope: Scope, context: Context, parts: tuple[P
         if _origin is not None:
             return _origin.start(name, context, SpanKind.SERVER, parts, None, None, scope)
         return start_span(name, None, SpanKind.SERVER, context, None, parts)
+    except Exception:
+        log_once("start_span", "A span could not be started; it is left out.")
+        return INVALID_SPAN
+
+
+def start_failed_request_span(
+    name: str, scope: Scope, context: Context, parts: tuple[Prepared, ...], start_time: int
+) -> Span:
+    """The span of a failed request that its caller, current in ``context``, did not keep, made afterwards.
+
+    It records nothing where this site's own sampling does not keep the request either. ``start_time`` is nanoseconds
+    since the epoch.
+    """
+    try:
+        return INVALID_SPAN if _origin is None else _origin.start_failed(name, context, parts, start_time, scope)
     except Exception:
         log_once("start_span", "A span could not be started; it is left out.")
         return INVALID_SPAN
