@@ -186,6 +186,9 @@ def _dialect(connection: BaseDatabaseWrapper) -> Dialect:
     return "unknown"
 
 
+_MYSQL_BY_BACKSLASHES: Final[dict[int, Dialect]] = {1: "mysql-no-escapes", 2: "mysql-escapes"}
+
+
 def _session_dialect(connection: BaseDatabaseWrapper, dialect: Dialect) -> Dialect:
     """What a backslash makes in this session, as far as its driver knows without asking the server."""
     raw = connection.connection
@@ -194,8 +197,8 @@ def _session_dialect(connection: BaseDatabaseWrapper, dialect: Dialect) -> Diale
             standard = raw.info.parameter_status("standard_conforming_strings")
             return "names-in-double-quotes" if standard == "off" else dialect
         # A server says with each answer whether NO_BACKSLASH_ESCAPES is in force, and drivers escape as it says.
-        escaped = raw.escape_string("\\")
-        return {1: "mysql-no-escapes", 2: "mysql-escapes"}.get(len(escaped), dialect)  # type: ignore[return-value]
+        escaped = (getattr(raw, "escape_string", None) or raw.escape)("\\")
+        return _MYSQL_BY_BACKSLASHES.get(escaped.count(b"\\" if isinstance(escaped, bytes) else "\\"), dialect)
     except Exception:  # a driver that knows no such thing
         return dialect
 

@@ -1,8 +1,8 @@
 """How SQL is read, by vendor: where literals, comments and quoted names begin and end.
 
-Vendors disagree on that, and whoever reads a statement in the wrong way takes the inside of a literal for its outside.
-Of a vendor that is known, the statement is read as the server reads it. Of any other, only what all of them read
-alike is read; at the first place where they do not, the rest of the statement is taken for one literal.
+Vendors disagree on that, and whoever reads a statement by the wrong rules takes the inside of a literal for its
+outside. Of a vendor that is known, the statement is read as the server reads it. Of any other, only what all of them
+read alike is read; from the first place on where they do not, the rest of the statement is taken for one literal.
 """
 
 from __future__ import annotations
@@ -174,7 +174,7 @@ _EXECUTED: Final = pattern(r"M?!|\+")
 _EXECUTED_PLAINLY: Final = pattern(
     r"""(?:M?!|\+)(?:[^'"`*/\\#$-]|-(?!-)|'[^'*\\]*'(?!')|"[^"*\\]*"(?!")|`[^`*]*`(?!`))*\*/"""
 )
-#: Brackets and braces that are over at the same place whether they quote a name, hold a comment, or nothing of the sort.
+#: Brackets and braces that end at the same place whether they quote a name, hold a comment, or nothing of the sort.
 _INSIDE: Final = r"""(?:[^\[\]\{\}'"`\\\#/$-]|-(?!-)|'[^'\[\]\{\}\\]*'(?!')|"[^"\[\]\{\}\\]*"(?!"))"""
 _BRACKETS: Final = pattern(rf"\[{_INSIDE}*\](?!\])|\{{{_INSIDE}*\}}")
 
