@@ -20,7 +20,7 @@ from collections.abc import (
 )
 from contextvars import Token
 from types import TracebackType
-from typing import Any, Final, Literal, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.urls import reverse
@@ -42,7 +42,7 @@ from django_tracing.instrumentation.http_client import CALL_KEY, ExternalCall, s
 from django_tracing.instrumentation.rate_limit import NAME as RATE_LIMIT_CHECK
 from django_tracing.instrumentation.rate_limit import mark_blocked
 from django_tracing.recording import SPAN_KEY, context_of
-from django_tracing.redaction import cut, describe_sql, key_pattern, redact_text
+from django_tracing.redaction import cut, describe_sql, dialect_of, key_pattern, redact_text
 
 __all__ = [
     "ManualSpan",
@@ -519,8 +519,7 @@ def trace_database_operation(
         if system is not None:
             own[names.DB_SYSTEM] = system
         if statement is not None:
-            quotes: Literal["identifier", "string"] = "string" if system in ("mysql", "mariadb") else "identifier"
-            own[names.DB_STATEMENT] = describe_sql(statement, double_quotes=quotes).text
+            own[names.DB_STATEMENT] = describe_sql(statement, dialect_of(system)).text
         return f"db.{operation}.{table}", None, own
 
     manual = _open_described(describe, SpanKind.CLIENT)

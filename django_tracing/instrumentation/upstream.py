@@ -47,6 +47,7 @@ from django_tracing.redaction import (
     SensitiveKeys,
     cut,
     describe_sql,
+    dialect_of,
     redact_text,
     sanitise_url,
 )
@@ -374,11 +375,10 @@ _STATEMENTS: Final = (DB_STATEMENT, DB_QUERY_TEXT)
 #: Parameters, queries and documents as they are; dropped.
 _RAW: Final = ("db.statement.parameters", "db.query.parameter", "redis.", "elasticsearch.params")
 _CACHES: Final = frozenset({"redis", "valkey", "memcached"})
-#: Where double quotes make a name. Anywhere else (MySQL, JSON of a document store) they make a value.
-_STANDARD_SQL: Final = frozenset(
+_SQL: Final = frozenset(
     {"postgresql", "sqlite", "cockroachdb", "redshift", "oracle", "oracle.db", "mssql", "microsoft.sql_server"}
+    | {"mysql", "mariadb"}
 )
-_SQL: Final = _STANDARD_SQL | {"mysql", "mariadb"}
 
 
 def _redact_attributes(span: Span) -> frozenset[str]:
@@ -431,7 +431,7 @@ def _describe_database(span: Span, attributes: Mapping[str, Any], system: str, c
             changes[key] = known or changes[key]
             name = f"{system}.pipeline" if "db.redis.pipeline_length" in attributes else f"{system}.{command}"
             continue
-        statement = describe_sql(text, double_quotes="identifier" if system in _STANDARD_SQL else "string")
+        statement = describe_sql(text, dialect_of(system))
         changes[key] = statement.text
         if system in _SQL:
             # Theirs is the statement's first word as it was written, which may have a literal's beginning in it.
