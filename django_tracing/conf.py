@@ -188,7 +188,10 @@ class Spec(NamedTuple):
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:59] + "…"
 
 
@@ -653,13 +656,17 @@ class _Loader:
             return parser(value, from_env)
         except _Wrong as wrong:
             self.problem(name, source, wrong)
-            return default
+        except Exception as error:
+            # An object that raises when it is looked at.
+            problem = _Wrong(f"can't be read ({type(error).__name__}).", "Write it as docs/settings.md says.")
+            self.problem(name, source, problem)
+        return default
 
     def unknown_keys(self) -> None:
         for key in self.configured:
             if key in _NAMES:
                 continue
-            text = str(key)
+            text = key if isinstance(key, str) else _shown(key)
             close = difflib.get_close_matches(text.upper().replace("-", "_"), _NAMES, n=1, cutoff=0.5)
             hint = (
                 f'Did you mean "{close[0]}"?'

@@ -24,6 +24,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, get_cur
 
 from django_tracing.attributes import HTTP_URL, URL_FULL
 from django_tracing.conf import get_settings
+from django_tracing.recording import context_of
 from django_tracing.spans import log_once
 
 __all__ = ["CalledSpan", "OutgoingPropagator", "may_get"]
@@ -68,9 +69,13 @@ class OutgoingPropagator(CompositePropagator):
             if hosts is not None and not may_get(url, hosts):
                 _withdraw(carrier, present)
                 return
-            taken = {name for name, value in present.items() if not _is_ours(name, value)}
+            trace_id = f"{context_of(get_current_span(context)).trace_id:032x}"
             for propagator in self._propagators:
-                if not taken.intersection(field.lower() for field in propagator.fields):
+                there = {name: present[name] for name in map(str.lower, propagator.fields) if name in present}
+                # Of this trace: get_trace_context() gave it to the user's code, before this call's span was there.
+                if any(trace_id in value for value in there.values()) or all(
+                    _is_ours(name, value) for name, value in there.items()
+                ):
                     propagator.inject(carrier, context, _Noting(setter))
         except Exception:
             log_once("outgoing", "An outgoing call goes without the headers of its trace.")

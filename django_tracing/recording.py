@@ -40,6 +40,7 @@ __all__ = [
     "RecordingSpan",
     "UnsampledSpan",
     "Verdict",
+    "context_of",
     "late",
     "new_child",
     "pendings",
@@ -273,6 +274,15 @@ def _forward(span: ReadableSpan) -> None:
                 take(span)
     except Exception:
         _logger.debug("A span that was kept late could not be sent.", exc_info=True)
+
+
+def context_of(span: Any) -> SpanContext:
+    """The SpanContext of what stands in a context as its span; an invalid one where it is none, or has none."""
+    try:
+        context = span.get_span_context() if isinstance(span, trace.Span) else None
+    except Exception:  # a span of somebody else's making
+        context = None
+    return context if isinstance(context, SpanContext) else trace.INVALID_SPAN_CONTEXT
 
 
 class UnsampledSpan(NonRecordingSpan):
@@ -770,7 +780,7 @@ class Origin:
     ) -> trace.Span:
         """A root, or a child of a span that is not ours: it is to be decided whether it is kept."""
         # The API lets anything stand in a context.
-        parent: SpanContext | None = current.get_span_context() if isinstance(current, trace.Span) else None
+        parent: SpanContext | None = None if current is None else context_of(current)
         if not self.tracer._tracer_config.is_enabled:
             return NonRecordingSpan(trace.INVALID_SPAN_CONTEXT if parent is None else parent)
         if parent is None or not parent.is_valid:
@@ -828,9 +838,8 @@ class Origin:
 
         It is made afterwards; it records nothing where this process would not have kept the request either.
         """
-        current: Any = context.get(SPAN_KEY)
-        parent = current.get_span_context() if isinstance(current, trace.Span) else None
-        if parent is None or not parent.is_valid or not parent.is_remote or parent.trace_flags.sampled:
+        parent = context_of(context.get(SPAN_KEY))
+        if not parent.is_valid or not parent.is_remote or parent.trace_flags.sampled:
             return trace.INVALID_SPAN
         if self.judge_failed is None or not self.tracer._tracer_config.is_enabled:
             return trace.INVALID_SPAN

@@ -31,7 +31,7 @@ from django_tracing.conf import get_settings
 from django_tracing.correlation import Scope, get_scope, incoming_id, with_scope
 from django_tracing.guidelines import MESSAGE_LENGTH, STACKTRACE_LENGTH, Guidelines
 from django_tracing.identity import identify
-from django_tracing.recording import SPAN_KEY, Origin, Prepared, RecordingSpan, new_child
+from django_tracing.recording import SPAN_KEY, Origin, Prepared, RecordingSpan, context_of, new_child
 from django_tracing.redaction import cut, redact_db_error, redact_stacktrace
 from django_tracing.untraced import SUPPRESSED
 
@@ -321,11 +321,9 @@ def begin(
                 parts = code_locations.located(parts)
             span = start_child(parent, name, kind, parts, attributes, context=context)
             return None if span is INVALID_SPAN else Begun(span, with_span(span, context), None)
-        above: Any = context.get(SPAN_KEY)
-        if isinstance(above, Span):
-            known = above.get_span_context()
-            if known.is_valid and not known.is_remote:
-                return None
+        known = context_of(context.get(SPAN_KEY))
+        if known.is_valid and not known.is_remote:
+            return None
         scope = get_scope(context)
         if scope is None or correlation_id is not None:
             scope = Scope(correlation_id or incoming_id({}))

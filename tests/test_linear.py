@@ -33,7 +33,7 @@ ELSEWHERE = {
     ("sampling/rules.py", "escape"): "a literal text",
     ("instrumentation/upstream.py", "escape"): "a literal text",
     ("redaction/patterns.py", "compile"): "compiles the patterns of redaction, each of which is found by itself",
-    ("redaction/sql.py", "pattern"): "the scanners, found in their dict",
+    ("redaction/dialects.py", "pattern"): "the scanners, found in their dict",
 }
 
 

@@ -144,9 +144,14 @@ READERS = {
         "a1 '\"`$\\(),;.-/*#?%:[]\nqEN",
         ("with a as (", "select ", "from ", "(1),", "in (", "/*", "*/", "$a$", "q'[", "a.b,", "[a", "with "),
     ),
-    "sql of MySQL": Reader(
-        lambda text: sanitise_sql(text, double_quotes="string"), "a1 '\"`\\(),;-/*#?%:\n", ("\\'", "''", "/*", "-- ")
-    ),
+    **{
+        f"sql of {dialect}": Reader(
+            lambda text, dialect=dialect: sanitise_sql(text, dialect=dialect),  # type: ignore[misc]
+            "a1 '\"`\\(),;-/*#?%:\n[]{$q",
+            ("\\'", "''", "/*", "-- ", "/*! ", "['a']", "identified by a,", "set a = b;", "{'a'}", "E'a'\n", "$a$"),
+        )
+        for dialect in ("postgresql", "mssql", "mysql", "unknown")
+    },
     "attribute": Reader(lambda text: _guidelines.attributes({text or "x": text}), "aA1._- @'=:\"", ("token",)),
     "attribute's name": Reader(attribute_name, "aA1._- @"),
     "span's name": Reader(_guidelines.name, "aA1._- @'=:\""),

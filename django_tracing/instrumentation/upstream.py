@@ -42,11 +42,12 @@ from django_tracing.identity import identify
 from django_tracing.instrumentation import http_client, redis_commands
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.outgoing import CalledSpan
-from django_tracing.recording import pendings
+from django_tracing.recording import SPAN_KEY, context_of, pendings
 from django_tracing.redaction import (
     SensitiveKeys,
     cut,
     describe_sql,
+    dialect_of,
     redact_text,
     sanitise_url,
 )
@@ -268,7 +269,7 @@ class _ChildrenOnlyTracer(trace.Tracer):
         *args: Any,
         **kwargs: Any,
     ) -> trace.Span:
-        if trace.get_current_span(context).get_span_context().is_valid:
+        if context_of((current_context() if context is None else context).get(SPAN_KEY)).is_valid:
             span = self._tracer.start_span(name, context, kind, attributes, *args, **kwargs)
             if span.is_recording():
                 return span
@@ -374,11 +375,10 @@ _STATEMENTS: Final = (DB_STATEMENT, DB_QUERY_TEXT)
 #: Parameters, queries and documents as they are; dropped.
 _RAW: Final = ("db.statement.parameters", "db.query.parameter", "redis.", "elasticsearch.params")
 _CACHES: Final = frozenset({"redis", "valkey", "memcached"})
-#: Where double quotes make a name. Anywhere else (MySQL, JSON of a document store) they make a value.
-_STANDARD_SQL: Final = frozenset(
+_SQL: Final = frozenset(
     {"postgresql", "sqlite", "cockroachdb", "redshift", "oracle", "oracle.db", "mssql", "microsoft.sql_server"}
+    | {"mysql", "mariadb"}
 )
-_SQL: Final = _STANDARD_SQL | {"mysql", "mariadb"}
 
 
 def _redact_attributes(span: Span) -> frozenset[str]:
@@ -432,7 +432,7 @@ def _describe_database(span: Span, attributes: Mapping[str, Any], system: str, c
             changes[key] = known or changes[key]
             name = f"{system}.pipeline" if pipelined else f"{system}.{command}"
             continue
-        statement = describe_sql(text, double_quotes="identifier" if system in _STANDARD_SQL else "string")
+        statement = describe_sql(text, dialect_of(system))
         changes[key] = statement.text
         if system in _SQL:
             # Theirs is the statement's first word as it was written, which may have a literal's beginning in it.

@@ -4,6 +4,7 @@ Pure functions on strings. None of them raises: text that one of them cannot dea
 Everything is linear in the length of its input, because all of it is attacker-controlled.
 """
 
+from django_tracing.redaction.dialects import Dialect, dialect_of
 from django_tracing.redaction.errors import redact_db_error, redact_stacktrace
 from django_tracing.redaction.key_words import SiteWords
 from django_tracing.redaction.keys import forget_site_words, key_pattern, use_site_words
@@ -16,12 +17,14 @@ from django_tracing.redaction.urls import redact_query, sanitise_url
 
 __all__ = [
     "REDACTED",
+    "Dialect",
     "SensitiveKeys",
     "SiteWords",
     "Statement",
     "also_sensitive",
     "cut",
     "describe_sql",
+    "dialect_of",
     "forget_site_words",
     "key_pattern",
     "mask_email",

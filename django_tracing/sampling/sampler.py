@@ -21,7 +21,7 @@ from django_tracing.clients import is_within, vouched_address
 from django_tracing.conf import Settings, get_settings
 from django_tracing.correlation import get_scope
 from django_tracing.identity import identify
-from django_tracing.recording import Pending, Prepared, RecordingSpan, Verdict, pendings
+from django_tracing.recording import Pending, Prepared, RecordingSpan, Verdict, context_of, pendings
 from django_tracing.sampling.rules import Asked, Rule, RuleSet, compile_rules, header_key
 
 if TYPE_CHECKING:
@@ -400,7 +400,7 @@ class RuleSampler(Sampler):
             scope = get_scope(parent_context)
             if scope is not None and not scope.user_known:
                 identify(scope, get_settings())
-        known: SpanContext = current.get_span_context()
+        known = context_of(current)
         parent = known if known.is_valid else None
         state = None if parent is None else parent.trace_state
         if parent is not None and not parent.is_remote:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.processes import environment
+from tests.e2e.processes import ROOT, Process, environment
 from tests.receivers import OTLPReceiver
 
 SETTINGS = """
@@ -194,6 +194,54 @@ def test_a_suite_that_asks_is_exported(shop: Path, runner: tuple[str, ...], said
     assert {"GET /plain/", "GET /rename/"} <= {span.name for span in received}
     # The subscription's own query is refused; what it makes of that is what it says.
     assert {span.attributes.get("user.subscription", "caught") for span in received} == {"caught"}
+
+
+WRONG: Any = pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        ({"JAEGER_ENDPOINT": "jaeger:4318"}, "Tracing is off"),
+        ({"JAEGER_ENDPOINT": "http://127.0.0.1:4317", "WITHOUT": "grpc"}, "Spans are not exported"),
+        ({"OTEL_PROPAGATORS": "tracecontext,baggage,b4"}, "b4"),
+        ({"OTEL_PYTHON_TRACER_PROVIDER": "foo"}, "OTEL_PYTHON_TRACER_PROVIDER"),
+        ({"OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT": "abc", "OTEL_SDK_DISABLED": "true"}, ""),
+    ],
+    ids=["endpoint", "extra", "propagator", "provider", "disabled"],
+)
+
+
+@WRONG
+def test_a_wrong_environment_stops_no_test_run(shop: Path, variables: dict[str, str], says: str) -> None:
+    (shop / "sitecustomize.py").write_text(WITHOUT)
+    said = run(shop, "django", "test", "shop", **variables)
+    assert "Ran 4 tests" in said
+    assert says in said
+
+
+@WRONG
+def test_a_wrong_environment_stops_no_runserver(shop: Path, variables: dict[str, str], says: str) -> None:
+    (shop / "sitecustomize.py").write_text(WITHOUT)
+    known = {
+        "DJANGO_SETTINGS_MODULE": "shop_settings",
+        "SHOP_DATABASE": os.environ["TEST_POSTGRES_URL"],
+        "PYTHONPATH": f"{shop}{os.pathsep}{ROOT}",
+    }
+    command = [sys.executable, "-m", "django", "runserver", "127.0.0.1:{port}", "--noreload"]
+    with Process(command, ready=None, **known, **variables) as server:
+        server.wait_for_port()
+        assert server.get("/plain/", Host="localhost")[:2] == (200, b"plain")
+        log = server.log()
+    assert says in log
+    assert "Traceback" not in log
+    lines = [line for line in log.splitlines() if says and line.startswith(("Tracing is off", "Spans are not"))]
+    assert len(lines) <= 1
+
+
+#: A package that is not there.
+WITHOUT = """
+import os, sys
+if "WITHOUT" in os.environ:
+    sys.modules[os.environ["WITHOUT"]] = None
+"""
 
 
 CAPTURED = """
