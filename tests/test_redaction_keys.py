@@ -171,6 +171,7 @@ LIBRARY_KEYS = [
     ("conj:auth_user:id=42", "conj:auth_user:id=*"),
     ("conj:auth_user:first_name=42&is_staff=1", "conj:auth_user:first_name=*&is_staff=*"),
     ("conj:django_content_type:app_label=1", "conj:django_content_type:app_label=*"),
+    ("conj:auth_user:last_name=password", "conj:auth_user:last_name=*"),
     ("schemes:auth_user", "schemes:auth_user"),
     # REST framework
     (SimpleRateThrottle.cache_format % {"scope": "user", "ident": 42}, "throttle_user_*"),
@@ -298,16 +299,21 @@ def test_a_wrong_list_of_prefixes_lists_none() -> None:
             assert key_pattern("carte:main") == "*:*"
 
 
-def test_where_words_cannot_be_read_keys_are_one_star() -> None:
+def test_where_words_cannot_be_read_programs_words_stay_and_nobody_asks_again() -> None:
+    asked = []
+
     def broken() -> SiteWords:
+        asked.append(1)
         raise RuntimeError
 
     use_site_words(broken)
     try:
-        assert key_pattern("user:42") == "*"
+        assert key_pattern("user:42") == "user:*"
+        assert key_pattern("log_entry:42") == "*:*"
     finally:
         use_site_words(read_site_words)
-    assert key_pattern("user:42") == "user:*"
+    assert asked == [1]
+    assert key_pattern("log_entry:42") == "log_entry:*"
 
 
 # ----- prefixes whose words may stay

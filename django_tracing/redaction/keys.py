@@ -50,6 +50,8 @@ _FRAGMENT: Final = pattern(r"([^:/|\s]{1,200})\.[0-9a-f]{32}")
 #: How the keys of Django's cached pages begin, and the hashes in them.
 _PAGES: Final = frozenset(["views.decorators.cache.cache_page.", "views.decorators.cache.cache_header."])
 _DIGEST: Final = pattern(r"\.[0-9a-f]{32}(?=\.|$)")
+#: The value of a column in a key of cacheops.
+_CONDITION: Final = pattern(r"=[^&]+")
 #: How keys of libraries begin.
 _LIBRARY: Final = pattern("|".join(sorted(LIBRARIES, key=len, reverse=True)).replace(".", r"\."))
 #: A date is one value, not three.
@@ -99,7 +101,11 @@ def _words() -> _Vocabulary:
     global _vocabulary
     vocabulary = _vocabulary
     if vocabulary is None:
-        site = _read()
+        try:
+            site = _read()
+        except Exception:
+            # Once: the next key would fail as this one did. Its words are stars.
+            site = SiteWords()
         more = {
             "conj:": site.columns,
             "schemes:": site.columns,
@@ -159,6 +165,9 @@ def _judged(key: str, vocabulary: _Vocabulary) -> str:
     elif literal in _PAGES:
         rest = _of_a_page(rest, vocabulary)
     else:
+        if literal == "conj:":
+            # A value may be what a column is called, too: somebody's name is "Name".
+            rest = _CONDITION.sub("=*", rest)
         rest = _strictly(rest, vocabulary.known, vocabulary.libraries[literal])
     return _MANY_STARS.sub("*", _STARS.sub("*", f"{_strictly(before, vocabulary.known, _NOTHING)}{literal}{rest}"))
 
