@@ -114,6 +114,8 @@ _FRAME: Final = pattern(
 _HEADINGS: Final = (
     "Traceback (most recent call last):",
     "Exception Group Traceback",
+)
+_RELATIONS: Final = (
     "The above exception was the direct cause",
     "During handling of the above exception",
 )
@@ -129,36 +131,46 @@ def redact_stacktrace(text: str, limit: int) -> str:
     message: list[str] = []
     text = _innermost(text).rstrip()
     # The bar that a message stands behind follows from the lines above it: in its own, a bar may be the message's.
-    bar = _bar(text)
+    # None where another exception begins, which says so by its first line.
+    bar: str | None = None
     in_frame = False
     for line in (*text.split("\n"), None):
-        structure = False
+        ruler = relation = structure = False
         if line is not None:
-            bare = line.removeprefix(bar) if in_frame else line[len(_bar(line)) :]
+            bare = line.removeprefix(bar or "") if in_frame else line[len(_bar(line)) :]
             frame = _FRAME.fullmatch(bare) is not None
             # The lines of source under a frame are indented, a message's first line never is.
             source = in_frame and bare.startswith("    ")
             ruler = _RULER.fullmatch(line) is not None
+            relation = bare.startswith(_RELATIONS)
             heading = bare.lstrip(" +").startswith(_HEADINGS) or _LAST_RULER.fullmatch(line) is not None
-            structure = frame or source or ruler or heading
+            # Between two exceptions there are blank lines.
+            structure = frame or source or ruler or relation or heading or (bar is None and not bare.strip())
             in_frame = frame or source
             if not structure:
+                if bar is None:
+                    bar = _bar(line)
                 message.append("" if line == bar.rstrip() else line.removeprefix(bar))
                 continue
         if message:
             # Half, so that an endless message leaves room for the frames.
             redacted = cut(redact_db_error("\n".join(message)), limit // 2)
-            lines += [bar + part for part in redacted.split("\n")]
+            lines += [f"{bar}{part}" for part in redacted.split("\n")]
             message = []
         if line is not None:
             lines.append(redact_text(line))
-            bar = f"{' ' * line.rindex('+')}| " if ruler else _bar(line)
+            if ruler:
+                bar = f"{' ' * line.rindex('+')}| "
+            elif relation:
+                bar = None
+            elif bar is not None or line.strip(" |"):
+                bar = _bar(line)
     result = "\n".join(lines)
     return result if len(result) <= limit else MARK + result[len(result) - limit + 1 :]
 
 
 def _bar(line: str) -> str:
-    """The bar that ``line`` begins with, with what belongs to it: groups have it on each line, the first has a plus."""
+    """The bar that ``line`` begins with: a group has one on each line, its first line a plus."""
     margin = _MARGIN.match(line)
     if margin is not None:
         return margin.group()

@@ -144,7 +144,7 @@ def _members(error: BaseException) -> tuple[BaseException, ...] | None:
     # Python 3.10 has them from a package.
     module = sys.modules.get("builtins" if sys.version_info >= (3, 11) else "exceptiongroup")
     group: Any = getattr(module, "BaseExceptionGroup", ())
-    members: Any = error.exceptions if isinstance(error, group) else None  # type: ignore[attr-defined]
+    members: Any = error.exceptions if isinstance(error, group) else None
     return members if isinstance(members, tuple) else None
 
 
