@@ -227,6 +227,31 @@ def test_postgresql_s_errors_in_groups(spans: Spans) -> None:
         assert "(2 sub-exceptions)" in str((event.attributes or {})["exception.message"]) or name == "own"
 
 
+@pytest.mark.django_db
+def test_what_a_user_records_on_our_span(spans: Spans) -> None:
+    error = ValueError(MESSAGES[0][0])
+    error.__cause__ = _chained(3000, "__context__")
+    # The SDK's own way, on a span of this app's: as its documentation tells to.
+    with create_span("job"):
+        current: Any = trace.get_current_span()
+        current.record_exception(error, {"order_id": 7, "note": f"password={SECRET}"}, escaped=True)
+        current.record_exception(_Mean())
+        with create_span("other"):
+            other: Any = trace.get_current_span()
+            few = work(other.record_exception, _chained(60, "__context__"))
+            assert work(other.record_exception, error) <= 1.1 * few + 500
+    first, second = spans.one("job").events
+    told: Any = first.attributes
+    assert told["exception.type"] == "ValueError"
+    assert told["exception.message"] == MESSAGES[0][1]
+    assert told["exception.escaped"] == "True"
+    assert told["order_id"] == 7
+    assert told["exception.stacktrace"].startswith("[the exceptions before these are left out]\n\n")
+    assert told["exception.stacktrace"].endswith(f"ValueError: {MESSAGES[0][1]}")
+    assert (second.attributes or {})["exception.message"] == ""
+    assert SECRET not in spans.one("job").to_json()
+
+
 # ----- how much is read
 
 
