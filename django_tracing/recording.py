@@ -28,8 +28,16 @@ from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
 
-from django_tracing.attributes import EXCEPTION_MESSAGE, SAMPLING_LOST, Attributes, AttributeValue
-from django_tracing.guidelines import Guidelines
+from django_tracing.attributes import (
+    EXCEPTION_MESSAGE,
+    EXCEPTION_STACKTRACE,
+    EXCEPTION_TYPE,
+    SAMPLING_LOST,
+    Attributes,
+    AttributeValue,
+)
+from django_tracing.guidelines import STACKTRACE_LENGTH, Guidelines
+from django_tracing.redaction import redacted_stack
 
 __all__ = [
     "SPAN_KEY",
@@ -455,6 +463,32 @@ class RecordingSpan(Span):
             name = guidelines.name(name)
             attributes = None if attributes is None else guidelines.attributes(attributes)
         super().add_event(name, attributes, timestamp)
+
+    def record_exception(
+        self,
+        exception: BaseException,
+        attributes: Mapping[str, Any] | None = None,
+        timestamp: int | None = None,
+        escaped: bool = False,
+    ) -> None:
+        if self.origin.guidelines is None:
+            super().record_exception(exception, attributes, timestamp, escaped)
+            return
+        # The SDK prints all that hangs on the exception, however long a chain of others that is.
+        kind = type(exception)
+        try:
+            message = str(exception)
+        except Exception:  # an exception whose __str__ raises
+            message = ""
+        event = {
+            EXCEPTION_TYPE: kind.__qualname__
+            if kind.__module__ == "builtins"
+            else f"{kind.__module__}.{kind.__qualname__}",
+            EXCEPTION_MESSAGE: message,
+            EXCEPTION_STACKTRACE: redacted_stack(exception, STACKTRACE_LENGTH),
+            "exception.escaped": str(escaped),
+        }
+        self.add_event("exception", {**event, **(attributes or {})}, timestamp)
 
     def put_event(self, name: str, attributes: Mapping[str, Any]) -> None:
         """Adds an event that may leave as it is: this app's own."""

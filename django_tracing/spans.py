@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import traceback
 from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, Token
@@ -32,7 +31,7 @@ from django_tracing.correlation import Scope, get_scope, incoming_id, with_scope
 from django_tracing.guidelines import MESSAGE_LENGTH, STACKTRACE_LENGTH, Guidelines
 from django_tracing.identity import identify
 from django_tracing.recording import SPAN_KEY, Origin, Prepared, RecordingSpan, context_of, new_child
-from django_tracing.redaction import cut, redact_db_error, redact_stacktrace
+from django_tracing.redaction import cut, redact_db_error, redacted_stack
 from django_tracing.untraced import SUPPRESSED
 
 __all__ = [
@@ -69,8 +68,6 @@ SCOPE_NAME: Final = "django_tracing"
 
 _logger = logging.getLogger("django_tracing")
 _logged: set[str] = set()
-#: The innermost ones, more than STACKTRACE_LENGTH has room for: a recursion's thousand take a tenth of a second.
-_MOST_FRAMES: Final = 150
 
 #: What is made of attributes that users and libraries set.
 _guidelines = Guidelines()
@@ -522,14 +519,13 @@ def record_error(span: Span, error: BaseException, *, status: bool = True) -> No
         name = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
         message = cut(redact_db_error(_text_of(error)), MESSAGE_LENGTH)
         if not _told(span, error, remember=not status):
-            trace = "".join(traceback.format_exception(kind, error, error.__traceback__, limit=-_MOST_FRAMES))
             add_event(
                 span,
                 "exception",
                 {
                     EXCEPTION_TYPE: name,
                     EXCEPTION_MESSAGE: message,
-                    EXCEPTION_STACKTRACE: redact_stacktrace(trace, STACKTRACE_LENGTH),
+                    EXCEPTION_STACKTRACE: redacted_stack(error, STACKTRACE_LENGTH),
                 },
             )
         if status:

@@ -53,6 +53,7 @@ from django_tracing.redaction import (
     redact_query,
     redact_stacktrace,
     redact_text,
+    redacted_stack,
     sanitise_sql,
     sanitise_url,
     sql,
@@ -130,7 +131,22 @@ READERS = {
     "stack": Reader(
         lambda text: redact_stacktrace(text, 8000),
         "a1 '\"\\(,)\n: |+-",
-        ('  File "a", line 1\n', "ValueError: x\n", "  | ", "+-+", "Traceback (most recent call last):\n"),
+        (
+            *(
+                '  File "a", line 1\n',
+                "ValueError: x\n",
+                "  | ",
+                "+-+",
+                "Traceback (most recent call last):\n",
+                "\n  | a",
+            ),
+            *(f"  +{'-' * 16} 1 {'-' * 16}\n", f"  +{'-' * 36}\n", "\nThe above exception was the direct cause\n\n"),
+        ),
+    ),
+    "exception": Reader(
+        lambda text: redacted_stack(ValueError(text), 8000),
+        "a1 '\"\\(,)\n: |+-",
+        ("DETAIL:  ", "\nDETAIL: ", "near '", '\n  File "a", line 1\n', "(1, '", "')"),
     ),
     "url": Reader(
         lambda text: sanitise_url(f"http://h/{text}", _keys), "a1/%4@:?&=#+-_.;", ("token=x&", "/1", "%40", "://a@")

@@ -1,6 +1,7 @@
 """What may leave the process: SQL, URLs, free text, e-mails, cache keys and lengths.
 
-Pure functions on strings. None of them raises: text that one of them cannot deal with becomes ``[redacted]``.
+Pure functions on strings, and on exceptions. None of them raises: what one of them cannot deal with becomes
+``[redacted]``.
 Everything is linear in the length of its input, because all of it is attacker-controlled.
 """
 
@@ -12,6 +13,7 @@ from django_tracing.redaction.names import SensitiveKeys
 from django_tracing.redaction.patterns import REDACTED, cut
 from django_tracing.redaction.resource import redact_resource
 from django_tracing.redaction.sql import Statement, describe_sql, sanitise_sql
+from django_tracing.redaction.stacks import redacted_stack
 from django_tracing.redaction.text import also_sensitive, mask_email, redact_text
 from django_tracing.redaction.urls import redact_query, sanitise_url
 
@@ -33,6 +35,7 @@ __all__ = [
     "redact_resource",
     "redact_stacktrace",
     "redact_text",
+    "redacted_stack",
     "sanitise_sql",
     "sanitise_url",
     "use_site_words",

@@ -13,6 +13,8 @@ __all__ = ["redact_db_error", "redact_stacktrace"]
 #: libpq writes ``DETAIL:  ...`` and ``LINE 1: ...`` in the user's language, always at a line's start.
 _DETAIL: Final = pattern(
     r"(?:^|\n)[ \t]{0,8}(?:DETAIL|CONTEXT|HINT|QUERY|STATEMENT|WHERE|LINE \d+):[\s\S]*"
+    # With both blanks it is libpq's wherever it stands: behind a bar, or in a message that was made one line.
+    r"|(?:DETAIL|CONTEXT|HINT|QUERY|STATEMENT|WHERE): {2}[\s\S]*"
     r"|\n(?:[^\W\d_]{3,20} ?: {2}|[^\W\d_a-z]{3,20} \d{1,9} ?: )[\s\S]*"
 )
 #: A parser quotes the statement from its error on, to the end of the message.
@@ -126,11 +128,17 @@ def _redact_bare(match: re.Match[str]) -> str:
 
 #: Exception groups draw their traces behind a bar, and rulers between them.
 _MARGIN: Final = pattern(r" *\| ?")
-_RULER: Final = pattern(r" *[+|][ +-]*(?:(?:\d{1,5}|\.{3}) ?-*)?")
-_FRAME: Final = pattern(r'  File "[^"]*", line \d+(?:, in .*)?')
+_RULER: Final = pattern(r" *(?:\+-)?\+-{16} (?:\d{1,5}|\.{3}) -{16}")
+_LAST_RULER: Final = pattern(r" *\+-{36}")
+_FRAME: Final = pattern(
+    r'  File "[^"]*", line \d+(?:, in .*)?'
+    r"|  \[(?:Previous line repeated \d{1,9} more times?|the frames before these are left out)\]"
+)
 _HEADINGS: Final = (
     "Traceback (most recent call last):",
     "Exception Group Traceback",
+)
+_RELATIONS: Final = (
     "The above exception was the direct cause",
     "During handling of the above exception",
 )
@@ -144,27 +152,52 @@ def redact_stacktrace(text: str, limit: int) -> str:
     """
     lines: list[str] = []
     message: list[str] = []
+    text = _innermost(text).rstrip()
+    # The bar that a message stands behind follows from the lines above it: in its own, a bar may be the message's.
+    # None where another exception begins, which says so by its first line.
+    bar: str | None = None
     in_frame = False
-    for line in (*_innermost(text).rstrip().split("\n"), None):
+    for line in (*text.split("\n"), None):
+        ruler = relation = structure = False
         if line is not None:
-            margin = _MARGIN.match(line)
-            bare = line if margin is None else line[margin.end() :]
+            bare = line.removeprefix(bar or "") if in_frame else line[len(_bar(line)) :]
             frame = _FRAME.fullmatch(bare) is not None
             # The lines of source under a frame are indented, a message's first line never is.
             source = in_frame and bare.startswith("    ")
-            heading = bare.lstrip(" +|").startswith(_HEADINGS) or (margin or "+" in line) and _RULER.fullmatch(line)
+            ruler = _RULER.fullmatch(line) is not None
+            relation = bare.startswith(_RELATIONS)
+            heading = bare.lstrip(" +").startswith(_HEADINGS) or _LAST_RULER.fullmatch(line) is not None
+            # Between two exceptions there are blank lines.
+            structure = frame or source or ruler or relation or heading or (bar is None and not bare.strip())
             in_frame = frame or source
-            if not (frame or source or heading):
-                message.append(line)
+            if not structure:
+                if bar is None:
+                    bar = _bar(line)
+                message.append("" if line == bar.rstrip() else line.removeprefix(bar))
                 continue
         if message:
             # Half, so that an endless message leaves room for the frames.
-            lines.append(cut(redact_db_error("\n".join(message)), limit // 2))
+            redacted = cut(redact_db_error("\n".join(message)), limit // 2)
+            lines += [f"{bar}{part}" for part in redacted.split("\n")]
             message = []
         if line is not None:
             lines.append(redact_text(line))
+            if ruler:
+                bar = f"{' ' * line.rindex('+')}| "
+            elif relation:
+                bar = None
+            elif bar is not None or line.strip(" |"):
+                bar = _bar(line)
     result = "\n".join(lines)
     return result if len(result) <= limit else MARK + result[len(result) - limit + 1 :]
+
+
+def _bar(line: str) -> str:
+    """The bar that ``line`` begins with: a group has one on each line, its first line a plus."""
+    margin = _MARGIN.match(line)
+    if margin is not None:
+        return margin.group()
+    return f"{line[: line.index('+')]}| " if line.lstrip(" ").startswith("+ Exception Group Traceback") else ""
 
 
 def _innermost(text: str) -> str:
