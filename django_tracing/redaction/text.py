@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, Literal
 
+from django_tracing.redaction.homes import without_homes
 from django_tracing.redaction.names import STEMS, SensitiveKeys, words_of
 from django_tracing.redaction.patterns import REDACTED, pattern, safely
 
@@ -127,7 +128,7 @@ def redact_text(text: str) -> str:
     # Each step first asks for what is cheap to find: most texts have nothing to redact.
     if len(text) < 13 and text.isalnum() and "eyJ" not in text:
         return text
-    text = text[:TEXT_INPUT]
+    text = without_homes(text[:TEXT_INPUT])
     if "://" in text and "@" in text:
         text = USERINFO.sub("://", text)
     if "eyJ" in text:
