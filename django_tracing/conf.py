@@ -612,7 +612,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("SEMCONV_STABILITY_OPT_IN", frozenset(), _semconv, ("OTEL_SEMCONV_STABILITY_OPT_IN",)),
     Spec("MAX_ATTRIBUTE_LENGTH", 100, _number(16, 65536, unit="characters", whole=True)),
     Spec("SENSITIVE_KEYS", (), _strings(example='["iban", "passport"]')),
-    Spec("CACHE_KEY_PREFIXES", (), _strings(example='["catalog:", "report:"]')),
+    Spec("CACHE_KEY_PREFIXES", (), _strings(example='["tariff:", "report:"]')),
     Spec("REDACT", None, _callable),
     Spec("LOG_CORRELATION", True, _boolean),
     Spec("LOG_ERRORS", False, _boolean),

@@ -44,9 +44,10 @@ def read_site_words() -> SiteWords:
     words: set[str] = set()
     columns: set[str] = set()
     try:
-        for config in apps.get_app_configs():
-            words.update(_forms(config.label))
-        for model in apps.get_models():
+        # This app's own are no words of the site.
+        configs = [config for config in apps.get_app_configs() if config.label != "django_tracing"]
+        words.update(word for config in configs for word in _forms(config.label))
+        for model in (model for config in configs for model in config.get_models()):
             words.update(_forms(model.__name__))
             columns.add(_joined(model._meta.db_table))
             columns.update(_joined(str(field.column)) for field in model._meta.local_concrete_fields)

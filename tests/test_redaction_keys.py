@@ -104,7 +104,7 @@ SHOP = using(words=frozenset(["blueprint", "version", "versions", "page", "order
         ("user_42_profile", "user_*_profile"),
         ("user-42", "user-*"),
         ("User:42:isActive", "User:*:isActive"),
-        ("ListView_page_2_anon", "ListView_page_*_anon"),
+        ("ListView_page_2_anonymous", "ListView_page_*_anonymous"),
         ("v2:api:users", "v2:api:users"),
         (f"u:{UUID}:x", "u:*:x"),
         (f"sha_{MD5}", "*"),
@@ -252,6 +252,8 @@ def test_apps_models_and_caches_keep_their_names_without_a_query() -> None:
     assert key_pattern("contenttypes:5") == "contenttypes:*"
     assert key_pattern("content_type:5") == "content_type:*"
     assert key_pattern("tracing:5") == "*:*"
+    # Ours are not the site's.
+    assert key_pattern("trace:5") == "*:*"
     other = {"warehouse": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "KEY_PREFIX": "tour-7"}}
     assert key_pattern("warehouse:5:tour") == "*:*:*"
     with override_settings(CACHES={**other, "default": other["warehouse"]}):

@@ -32,16 +32,15 @@ class SiteWords(NamedTuple):
 _PROGRAMS: Final = """
     cache cached id ids pk uuid slug hash index data object objects item items query queries list total all count
     detail details summary latest recent popular stats report reports
-    hourly daily weekly monthly yearly timestamp ttl expires updated created date year month week hour minute
+    hourly daily weekly monthly yearly timestamp ttl expires updated created year month week hour minute
     user users account accounts profile profiles customer customers session sessions token tokens auth login logout
     permission permissions perms group groups role roles team teams tenant tenants organization company site sites
-    is has by anon anonymous authenticated active enabled
+    is has by anonymous authenticated active enabled
     api get delete options http https url view views request requests response responses html json xml
     template templates fragment menu sidebar navbar footer header dashboard widget layout locale timezone i18n
     setting settings config flag flags feature features switch switches samples version versions status
     rate limit limits ratelimit rl throttle attempts failures lockout quota
-    queue queues job jobs task tasks worker workers lock locks mutex semaphore scheduler unacked celeryev pidbox
-    as asp asgi
+    queue queues task tasks worker workers lock locks mutex semaphore scheduler unacked celeryev pidbox asgi
     order orders cart basket product products category categories catalog invoice invoices payment payments
     article articles comment comments event events message messages notification notifications
     image images thumbnail file files document documents search feed default redis
@@ -63,11 +62,13 @@ LIBRARIES: Final[dict[str, frozenset[str]]] = {
     "views.decorators.cache.cache_header.": frozenset(),
     "views.decorators.cache.cache_page.": frozenset(),
     "template.cache.": frozenset(),
+    "throttle_anon_": frozenset(),
     "throttle_": frozenset(["burst", "sustained"]),
     "waffle:": frozenset(),
     "axes-": frozenset(),
     "conj:": frozenset(),
     "schemes:": frozenset(),
+    "rq:job:": frozenset(_RQ.split()),
     "rq:": frozenset(_RQ.split()),
     "celery-task-meta-": frozenset(),
     "celery-taskset-meta-": frozenset("jst"),

@@ -50,7 +50,8 @@ _FRAGMENT: Final = pattern(r"([^:/|\s]{1,200})\.[0-9a-f]{32}")
 #: How the keys of Django's cached pages begin, and the hashes in them.
 _PAGES: Final = frozenset(["views.decorators.cache.cache_page.", "views.decorators.cache.cache_header."])
 _DIGEST: Final = pattern(r"\.[0-9a-f]{32}(?=\.|$)")
-#: The value of a column in a key of cacheops.
+#: cacheops' keys of functions, and of what stands in for one that runs; the value of a column in another.
+_CACHEOPS: Final = pattern(r"(asp?):[0-9a-f]{32}")
 _CONDITION: Final = pattern(r"=[^&]+")
 #: How keys of libraries begin.
 _LIBRARY: Final = pattern("|".join(sorted(LIBRARIES, key=len, reverse=True)).replace(".", r"\."))
@@ -151,6 +152,9 @@ def _judged(key: str, vocabulary: _Vocabulary) -> str:
     if key == "celery":
         # Its queue. Elsewhere it is a word like others.
         return key
+    cacheops = _CACHEOPS.fullmatch(key)
+    if cacheops is not None:
+        return f"{cacheops[1]}:*"
     key = _without_values(key)
     library = _LIBRARY.search(key)
     if library is not None:
