@@ -20,7 +20,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["OWN_FOLDER", "UNREADABLE", "FileError", "SQLiteFile", "identity_of", "is_damage", "pragma", "transaction"]
+__all__ = ["OWN_FOLDER", "UNREADABLE", "SQLiteFile", "identity_of", "is_damage", "pragma", "transaction"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -35,24 +35,19 @@ _HEADER: Final = b"SQLite format 3\0"
 UNREADABLE: Final = (UnicodeDecodeError, json.JSONDecodeError)
 
 
-class FileError(Exception):
-    """A file of this app's own can't be written or read. ``reason`` is one word."""
-
-    def __init__(self, message: str, reason: str) -> None:
-        super().__init__(message)
-        self.reason = reason
-
-
 class SQLiteFile:
     """What files of this app's own have in common. Each kind has an ``application_id``, by which it is known."""
 
     application_id: ClassVar[int]
     #: As messages call it.
     noun: ClassVar[str]
-    failure: ClassVar[type[Exception]] = FileError
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+
+    def _failure(self, message: str, reason: str) -> Exception:
+        """What methods raise. ``reason`` is one word."""
+        raise NotImplementedError
 
     def _make_folder(self) -> None:
         folder = self.path.parent
@@ -69,7 +64,7 @@ class SQLiteFile:
             elif folder.name == OWN_FOLDER:
                 _tighten(folder, _FOLDER_MODE)
         except OSError as error:
-            raise self.failure(
+            raise self._failure(
                 f"The folder of the {self.noun}, {folder}, can't be made ({error.strerror}). "
                 f"Let this user write there, or set LOCAL_STORE to another path.",
                 "read_only",
@@ -103,7 +98,7 @@ class SQLiteFile:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self.failure(
+            raise self._failure(
                 f"The {self.noun} {self.path} can't be read ({error.strerror}): it is for the user that the site "
                 f"runs as, and nobody else. Run this as that user, or set LOCAL_STORE to another path.",
                 "read_only",
@@ -122,7 +117,7 @@ class SQLiteFile:
         return identity
 
     def _foreign(self) -> Exception:
-        return self.failure(
+        return self._failure(
             f"{self.path} is another program's database, so no traces are stored in it. "
             f"Set LOCAL_STORE to a path of its own.",
             "foreign",
@@ -142,7 +137,7 @@ class SQLiteFile:
                         _tighten(Path(f"{self.path}{suffix}"), _FILE_MODE)
                         os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
         except OSError as error:
-            raise self.failure(
+            raise self._failure(
                 f"The {self.noun} {self.path} can't be used ({why}) nor moved away ({error.strerror}). Delete it.",
                 "unusable",
             ) from error

@@ -158,7 +158,6 @@ class LocalStore(SQLiteFile):
 
     application_id = APPLICATION_ID
     noun = "local store"
-    failure = StoreError
 
     def __init__(
         self,
@@ -178,6 +177,9 @@ class LocalStore(SQLiteFile):
         self._writer: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         _stores.add(self)
+
+    def _failure(self, message: str, reason: str) -> StoreError:
+        return StoreError(message, reason)
 
     def __repr__(self) -> str:
         return f"LocalStore({str(self.path)!r})"
