@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("Busy", "Missing", "SQLiteRules", "as_rule", "file_of", "in_force", "is_sqlite"),
-    *("look", "read_rules", "table_exists"),
+    *("look", "read_rules", "rules_alias", "table_exists"),
 ]
 
 #: For how long after a change a file's times may stay what they are though it is changed again, in seconds (FAT's).
 _CLOCK_STEP: Final = 2.0
+#: A file that nobody has written to for so long may be looked at though it holds no rules, in seconds.
+_REST: Final = 5.0
 
 
 class Missing(Exception):
@@ -45,7 +47,7 @@ def read_rules() -> list[Rule]:
 
 def look() -> list[Rule]:
     """The rules in force, in their order, for what is no request."""
-    alias = _alias()
+    alias = rules_alias()
     return in_force(SQLiteRules().read(alias)) if is_sqlite(alias) else read_rules()
 
 
@@ -89,12 +91,13 @@ def table_exists() -> bool:
     """
     from django_tracing.models import SamplingRule
 
-    connection = connections[_alias()]
+    connection = connections[rules_alias()]
     with connection.cursor() as cursor:
         return SamplingRule._meta.db_table in connection.introspection.table_names(cursor)
 
 
-def _alias() -> str:
+def rules_alias() -> str:
+    """The name of the connection that the rules are read by."""
     from django_tracing.models import SamplingRule
 
     return router.db_for_read(SamplingRule)
@@ -127,23 +130,33 @@ class SQLiteRules:
     """The rules in a SQLite file, as it was when it was looked at last."""
 
     def __init__(self) -> None:
-        self._rules: list[Rule] | None = []
+        #: None: there is no table.
+        self._rules: list[Rule] | None = None
+        #: Those that are switched off count.
+        self._has_rules = False
+        self._file: tuple[int, ...] | None = None
         self._seen: _State | None = None
 
-    def read(self, alias: str) -> list[Rule]:
-        """The rules that are switched on, in their order. Raises Busy, Missing, or what the database raises."""
+    def read(self, alias: str, *, asked: bool = False) -> list[Rule]:
+        """The rules that are switched on, in their order. Raises Busy, Missing, or what the database raises.
+
+        ``asked``: somebody said that they have changed. Without rules nothing else leads to a look at a file that
+        others are writing to, but that it is another file than before.
+        """
         found = file_of(alias)
         state = None if found is None else _state(found[0])
         if found is None or state is None:
             # To open it would make it.
             raise Missing
-        if self._seen != state:
-            began = time.time()
+        began = time.time()
+        is_due = self._has_rules or state.changed < began - _REST
+        if asked or state.file != self._file or (is_due and state != self._seen):
             self._seen = None
             try:
-                self._rules = _copied(alias, found[1])
+                self._has_rules, self._rules = _copied(alias, found[1])
             except Missing:
-                self._rules = None
+                self._has_rules, self._rules = False, None
+            self._file = state.file
             # A change right after one that was seen need not show in the file's times.
             if state.changed < began - _CLOCK_STEP:
                 self._seen = state
@@ -155,7 +168,9 @@ class SQLiteRules:
 class _State(NamedTuple):
     """What is another after each change of a database."""
 
-    files: tuple[tuple[int, ...], ...]
+    #: Which file it is.
+    file: tuple[int, int]
+    sizes: tuple[tuple[int, ...], ...]
     #: When it was changed last.
     changed: float
 
@@ -170,12 +185,12 @@ def _state(path: Path) -> _State | None:
             break
     if not found:
         return None
-    files = tuple((file.st_dev, file.st_ino, file.st_size, file.st_mtime_ns) for file in found)
-    return _State(files, max(file.st_mtime for file in found))
+    sizes = tuple((file.st_ino, file.st_size, file.st_mtime_ns) for file in found)
+    return _State((found[0].st_dev, found[0].st_ino), sizes, max(file.st_mtime for file in found))
 
 
-def _copied(alias: str, address: str) -> list[Rule]:
-    """The rules in the SQLite file at ``address``."""
+def _copied(alias: str, address: str) -> tuple[bool, list[Rule]]:
+    """Whether there are rules in the SQLite file at ``address``, and those that are switched on."""
     from django_tracing.models import SamplingRule
 
     with _own_connection(alias, address) as own:
@@ -191,7 +206,7 @@ def _copied(alias: str, address: str) -> list[Rule]:
             if "no such table" in str(error):
                 raise Missing from error
             raise
-        return _enabled()
+        return SamplingRule.objects.exists(), _enabled()
 
 
 @contextmanager

@@ -14,11 +14,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import router, transaction
+from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 from django.utils import timezone
 from opentelemetry.trace import SpanContext, SpanKind
@@ -32,6 +32,7 @@ from django_tracing.sampling.database import (
     in_force,
     is_sqlite,
     read_rules,
+    rules_alias,
     table_exists,
 )
 from django_tracing.sampling.figures import Figures, StatusError, figures
@@ -133,6 +134,10 @@ class Refresher:
         self._left_out: set[tuple[str, str]] = set()
         self._has_table = self._unmigrated = self._is_busy = False
         self._sqlite = SQLiteRules()
+        #: A file whose time says when a process of this machine changed a rule in a SQLite database.
+        self._notice = settings.local_store.with_name(f"{settings.local_store.stem}.rules-changed")
+        self._noticed = 0
+        self._asked = False
         self._reported = float("-inf")
         self._processes = 1
 
@@ -179,7 +184,12 @@ class Refresher:
         return True
 
     def wake(self) -> None:
-        """Looks now: this process has changed a rule."""
+        """Looks now: this process has changed a rule. The others of a SQLite database are told by a file's time."""
+        self._asked = True
+        if is_sqlite(rules_alias()):
+            # Where there is no folder yet, no process has told of itself.
+            with suppress(OSError):
+                self._notice.touch(0o600)
         self.start()
         self._wake.set()
 
@@ -230,17 +240,31 @@ class Refresher:
             self._say_untold(error)
 
     def _look(self) -> list[Rule]:
-        from django_tracing.models import SamplingRule
-
-        alias = router.db_for_read(SamplingRule)
+        alias = rules_alias()
         if is_sqlite(alias):
-            with _in_sqlite:
-                return in_force(self._sqlite.read(alias))
+            return in_force(self._look_at_file(alias))
         if not self._has_table:
             self._has_table = table_exists()
             if not self._has_table:
                 raise Missing
         return read_rules()
+
+    def _look_at_file(self, alias: str) -> list[Rule]:
+        try:
+            noticed = self._notice.stat().st_mtime_ns
+        except OSError:
+            noticed = 0
+        asked = self._asked or noticed != self._noticed
+        self._noticed, self._asked = noticed, False
+        try:
+            with _in_sqlite:
+                return self._sqlite.read(alias, asked=asked)
+        except Missing:
+            raise
+        except Exception:
+            # The next look is for this one, too.
+            self._asked = asked
+            raise
 
     def use(self, rules: RuleSet) -> None:
         """Decides by ``rules`` from now on."""

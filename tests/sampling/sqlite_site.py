@@ -78,8 +78,8 @@ def set_up(folder: str, *, migrate: bool = True, timeout: float = 0, name: Any =
     return path
 
 
-def make(report: Callable[[], dict[str, Any]] = dict) -> Any:
-    """What a process' thread has."""
+def make(report: Callable[[], dict[str, Any]] = dict, refresh: float = 0) -> Any:
+    """What a process' thread has; without ``refresh`` there is none, and ``work`` does what it would."""
     from opentelemetry.sdk.trace import TracerProvider
 
     from django_tracing.conf import load
@@ -87,7 +87,7 @@ def make(report: Callable[[], dict[str, Any]] = dict) -> Any:
     from django_tracing.sampling.refresh import Refresher
     from django_tracing.sampling.sampler import RuleSampler
 
-    given = {"EXPORTER": "none", "SERVICE_NAME": "shop", "LOCAL_STORE": store()}
+    given = {"EXPORTER": "none", "SERVICE_NAME": "shop", "LOCAL_STORE": store(), "SAMPLING_REFRESH": refresh}
     loaded = load(given, {})
     sampler = RuleSampler(loaded.sample_rate, loaded)
     origin = Origin.of(TracerProvider(sampler=sampler, shutdown_on_exit=False).get_tracer("x"), sampler.keep)

@@ -93,7 +93,7 @@ def test_refreshing_changes_nothing_of_the_file(tmp_path: Path, journal: str) ->
 
 def test_a_file_that_somebody_writes_is_not_waited_for(tmp_path: Path) -> None:
     script = """
-        set_up(sys.argv[1])
+        path = set_up(sys.argv[1])
         from django_tracing.models import *
         SamplingRule.objects.create(name="one")
         refresher = make()
@@ -116,30 +116,107 @@ def test_a_file_that_somebody_writes_is_not_waited_for(tmp_path: Path) -> None:
     assert run(script, tmp_path) == "['two']\n", "and nothing is logged of it"
 
 
-def test_a_file_that_has_not_changed_is_not_opened(tmp_path: Path) -> None:
-    script = """
-        import time
-        path = set_up(sys.argv[1])
-        from django_tracing.models import *
-        refresher = make()
+LOOKS = """
+    path = set_up(sys.argv[1])
+    from django_tracing.models import *
+    from django_tracing.sampling import refresh
+    connection.close()
 
-        def looks():
-            opened.clear()
-            work(refresher)
-            return len([name for name in opened if "site.sqlite3" in name])
+    def looks(refresher):
+        # How often the host's file is opened.
+        opened.clear()
+        work(refresher)
+        return len([name for name in opened if "site.sqlite3" in name])
 
-        assert looks() == looks() == 1, "it was changed just now, and may be changed again within the clock's step"
-        connection.close()
-        os.utime(path, (1, 1))
-        assert [looks() for _ in range(3)] == [1, 0, 0]
+    def write():
         with connection.cursor() as cursor:
             cursor.execute("INSERT INTO stock VALUES (1)")
-        assert looks() == 1
-        # In bulk, which tells nobody.
-        SamplingRule.objects.bulk_create([SamplingRule(name="bulk")])
+        connection.close()
+
+    def rest(seconds):
+        then = path.stat().st_mtime - seconds
+        os.utime(path, (then, then))
+
+    """
+
+
+def test_without_rules_the_file_is_left_alone_while_others_write(tmp_path: Path) -> None:
+    script = (
+        LOOKS
+        + """
+    refresher = make()
+    assert looks(refresher) == 1, "once, when a process makes its first trace"
+    for _ in range(5):
+        write()
+        assert looks(refresher) == 0
+    rest(10)
+    assert [looks(refresher) for _ in range(3)] == [1, 0, 0], "when it has rested"
+    # Past Django's signals: it is seen when the file rests.
+    SamplingRule.objects.bulk_create([SamplingRule(name="bulk")])
+    assert looks(refresher) == 0
+    rest(10)
+    assert looks(refresher) == 1 and names(refresher) == ["bulk"]
+    """
+    )
+    run(script, tmp_path)
+
+
+def test_with_rules_the_file_is_looked_at_when_it_has_changed(tmp_path: Path) -> None:
+    script = (
+        LOOKS
+        + """
+    SamplingRule.objects.create(name="off", enabled=False)
+    refresher = make()
+    assert [looks(refresher) for _ in range(3)] == [1, 1, 1], "within the clock's step it may change again"
+    rest(3)
+    assert [looks(refresher) for _ in range(3)] == [1, 0, 0]
+    SamplingRule.objects.update(enabled=True)
+    assert looks(refresher) == 1 and names(refresher) == ["off"]
+    """
+    )
+    run(script, tmp_path)
+
+
+def test_processes_tell_each_other_of_a_first_rule(tmp_path: Path) -> None:
+    script = (
+        LOOKS
+        + """
+    one, other = make(), make()
+    for refresher in (one, other):
         work(refresher)
-        assert names(refresher) == ["bulk"]
-        """
+    refresh._current = one
+    for signal in (refresh.post_save, refresh.post_delete):
+        signal.connect(refresh._saved, sender="django_tracing.SamplingRule")
+    for name in ("a", "b"):
+        SamplingRule.objects.create(name=name)
+        assert looks(other) == 1 and names(other)[-1] == name, "though others write to the file"
+        assert looks(one) == 1 and names(one)[-1] == name
+    SamplingRule.objects.all().delete()
+    assert looks(other) == 1 and names(other) == []
+    write()
+    assert looks(other) == 0
+    """
+    )
+    run(script, tmp_path)
+
+
+def test_a_file_in_another_s_place_is_looked_at(tmp_path: Path) -> None:
+    script = (
+        LOOKS
+        + """
+    import shutil
+    shutil.copy(path, f"{path}.old")
+    SamplingRule.objects.create(name="restored")
+    connection.close()
+    os.replace(path, f"{path}.new")
+    os.replace(f"{path}.old", path)
+    refresher = make()
+    work(refresher)
+    assert names(refresher) == []
+    os.replace(f"{path}.new", path)
+    assert looks(refresher) == 1 and names(refresher) == ["restored"]
+    """
+    )
     run(script, tmp_path)
 
 
@@ -159,7 +236,9 @@ def test_what_the_host_does_with_its_connections_is_not_done_with_ours(tmp_path:
     run(script, tmp_path)
 
 
-@pytest.mark.parametrize("name", ["{}/site.sqlite3", "file:{}/site.sqlite3?mode=rw&cache=private", "file://{}/site.sqlite3"])
+@pytest.mark.parametrize(
+    "name", ["{}/site.sqlite3", "file:{}/site.sqlite3?mode=rw&cache=private", "file://{}/site.sqlite3"]
+)
 def test_however_the_file_is_named(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "a b%20c?#d"
     folder.mkdir()
@@ -349,7 +428,11 @@ def test_pages_show_what_the_processes_of_this_site_told(tmp_path: Path) -> None
     folder = tmp_path / ".tracing"
     assert folder.stat().st_mode & 0o777 == 0o700
     assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
-    assert {file.name for file in folder.iterdir()} == {".gitignore", "traces.status.sqlite3"}
+    assert {file.name for file in folder.iterdir()} == {
+        ".gitignore",
+        "traces.rules-changed",
+        "traces.status.sqlite3",
+    }
 
 
 def test_processes_and_counts_leave_when_they_are_old(tmp_path: Path) -> None:
@@ -438,19 +521,20 @@ def test_a_status_that_can_t_be_stored_is_said_once_and_on_its_page(tmp_path: Pa
 
 
 def test_a_process_that_ends_writes_nothing(tmp_path: Path) -> None:
-    """Not to the host's database, nor to the file: ending takes no longer for it."""
+    """Not to the host's database, nor to the file: ending takes no longer for it, and a killed process does the same."""
     script = """
         import atexit
         path = set_up(sys.argv[1])
         from django_tracing.models import *
+        from tests.jaegers import wait_until
         SamplingRule.objects.create(name="one")
         connection.close()
-        refresher = make()
-        refresher.start()
-        refresher._thread.join(0)
-        work(refresher)
+        refresher = make(refresh=3600)
+        refresher.origin.judge(None, "GET", None, None, 1)
+        status = Path(store()).with_name("traces.status.sqlite3")
+        wait_until(lambda: names(refresher) and not refresher._reported < 0, "the thread's first look")
         opened.clear()
-        before = path.read_bytes()
-        atexit.register(lambda: print(opened, path.read_bytes() == before))
+        before = [file.read_bytes() for file in (path, status)]
+        atexit.register(lambda: print(opened, [file.read_bytes() for file in (path, status)] == before))
         """
-    assert run(script, tmp_path).endswith("True\n")
+    assert run(script, tmp_path) == "[] True\n"
