@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from django_tracing.models import SamplingRule
 
 __all__ = [
-    *("Busy", "Missing", "SQLiteRules", "as_rule", "file_of", "in_force", "is_sqlite"),
+    *("Busy", "Missing", "SQLiteRules", "as_rule", "autocommitting", "file_of", "in_force", "is_sqlite"),
     *("look", "read_rules", "rules_alias", "table_exists"),
 ]
 
@@ -106,6 +106,14 @@ def rules_alias() -> str:
 def is_sqlite(alias: str) -> bool:
     """Whether a connection of that name is to SQLite; none is opened."""
     return connections[alias].vendor == "sqlite"
+
+
+def autocommitting(alias: str) -> str:
+    """``alias``, whose connection of this thread locks nothing between two statements, whatever the site's do."""
+    connection = connections[alias]
+    if not connection.settings_dict["AUTOCOMMIT"] and not connection.in_atomic_block:
+        connection.set_autocommit(True)
+    return alias
 
 
 def file_of(alias: str) -> tuple[Path, str] | None:

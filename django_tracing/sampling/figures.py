@@ -17,7 +17,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from django_tracing.conf import Settings
-from django_tracing.sampling.database import file_of, is_sqlite
+from django_tracing.sampling.database import autocommitting, file_of, is_sqlite
 
 if TYPE_CHECKING:
     from django_tracing.models import ProcessStatus, SamplingRule
@@ -80,7 +80,7 @@ class _InTables:
     def add(self, process: str, minute: datetime, counts: Counts) -> None:
         from django_tracing.models import SamplingCount
 
-        rows = SamplingCount.objects.using(_autocommitting(SamplingCount))
+        rows = SamplingCount.objects.using(autocommitting(router.db_for_write(SamplingCount)))
         for rule, (kept, passed_over) in list(counts.items()):
             row = SamplingCount(rule_id=rule, process=process, minute=minute, kept=kept, passed_over=passed_over)
             known = rows.filter(rule_id=rule, process=process, minute=minute)
@@ -92,7 +92,7 @@ class _InTables:
     def tell(self, status: ProcessStatus) -> int:
         from django_tracing.models import ProcessStatus
 
-        alias = _autocommitting(ProcessStatus)
+        alias = autocommitting(router.db_for_write(ProcessStatus))
         rows = ProcessStatus.objects.using(alias)
         said = {field.attname: getattr(status, field.attname) for field in status._meta.concrete_fields}
         if not rows.filter(pk=said.pop("process")).update(**said):
@@ -105,7 +105,7 @@ class _InTables:
     def tidy(self) -> None:
         from django_tracing.models import SamplingCount
 
-        alias = _autocommitting(SamplingCount)
+        alias = autocommitting(router.db_for_write(SamplingCount))
         old = timezone.now() - timedelta(hours=COUNTS_KEPT)
         SamplingCount.objects.using(alias).filter(minute__lt=old)._raw_delete(alias)
 
@@ -122,15 +122,6 @@ class _InTables:
             passed_over_sum=Coalesce(Sum("counts__passed_over", filter=recent), 0),
         )
         return found
-
-
-def _autocommitting(model: Any) -> str:
-    """The name of this thread's connection that writes ``model``. No row stays locked after a statement."""
-    alias = router.db_for_write(model)
-    connection = connections[alias]
-    if not connection.settings_dict["AUTOCOMMIT"] and not connection.in_atomic_block:
-        connection.set_autocommit(True)
-    return alias
 
 
 class _InFile:

@@ -29,6 +29,7 @@ from django_tracing.sampling.database import (
     Busy,
     Missing,
     SQLiteRules,
+    autocommitting,
     in_force,
     is_sqlite,
     read_rules,
@@ -243,6 +244,7 @@ class Refresher:
         alias = rules_alias()
         if is_sqlite(alias):
             return in_force(self._look_at_file(alias))
+        autocommitting(alias)
         if not self._has_table:
             self._has_table = table_exists()
             if not self._has_table:
