@@ -538,3 +538,42 @@ def test_a_process_that_ends_writes_nothing(tmp_path: Path) -> None:
         atexit.register(lambda: print(opened, [file.read_bytes() for file in (path, status)] == before))
         """
     assert run(script, tmp_path) == "[] True\n"
+
+
+def test_a_child_forked_while_the_thread_is_in_sqlite_goes_on(tmp_path: Path) -> None:
+    script = """
+        import signal
+        set_up(sys.argv[1])
+        from django_tracing.models import *
+        from django_tracing.sampling import refresh
+        SamplingRule.objects.create(name="one")
+        connection.close()
+        refresher = make()
+        refresh.FORK = 0.01
+        held, go = threading.Event(), threading.Event()
+
+        def hold():
+            with refresh._in_sqlite:
+                held.set()
+                go.wait()
+
+        def fork():
+            child = os.fork()
+            if child == 0:
+                signal.alarm(60)
+                refresher.refresh()
+                os._exit(7 if names(refresher) == ["one"] else 8)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+        refresh.begin(refresher.sampler, refresher.origin, refresher.settings, dict)
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        fork()
+        go.set()
+        thread.join()
+        fork()
+        refresher.refresh()
+        assert names(refresher) == ["one"], "the parent goes on, too"
+        """
+    run(script.replace("import signal", "import signal, warnings\n        warnings.simplefilter('ignore')"), tmp_path)
