@@ -25,6 +25,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, set_span_in_context
 from opentelemetry.util.re import _DELIMITER_PATTERN
 
+from django_tracing.clients import client_address, vouched_address
 from django_tracing.correlation import incoming_id
 from django_tracing.export.errors import from_status
 from django_tracing.export.grpc import _failure
@@ -40,7 +41,7 @@ from django_tracing.extraction import (
 from django_tracing.guidelines import Guidelines, attribute_name
 from django_tracing.instrumentation.redis_commands import statement_of
 from django_tracing.instrumentation.upstream import _commands
-from django_tracing.middleware import _client_ip, _getter
+from django_tracing.middleware import _getter
 from django_tracing.propagation import available_propagator
 from django_tracing.redaction import (
     REDACTED,
@@ -113,9 +114,14 @@ READERS = {
         "a1 '\"`$\\(),;.-/*#?%:[]\nqEN",
         ("with a as (", "select ", "from ", "(1),", "in (", "/*", "*/", "$a$", "q'[", "a.b,", "[a", "with "),
     ),
-    "sql of MySQL": Reader(
-        lambda text: sanitise_sql(text, double_quotes="string"), "a1 '\"`\\(),;-/*#?%:\n", ("\\'", "''", "/*", "-- ")
-    ),
+    **{
+        f"sql of {dialect}": Reader(
+            lambda text, dialect=dialect: sanitise_sql(text, dialect=dialect),  # type: ignore[misc]
+            "a1 '\"`\\(),;-/*#?%:\n[]{$q",
+            ("\\'", "''", "/*", "-- ", "/*! ", "['a']", "identified by a,", "set a = b;", "{'a'}", "E'a'\n", "$a$"),
+        )
+        for dialect in ("postgresql", "mssql", "mysql", "unknown")
+    },
     "attribute": Reader(lambda text: _guidelines.attributes({text or "x": text}), "aA1._- @'=:\"", ("token",)),
     "attribute's name": Reader(attribute_name, "aA1._- @"),
     "span's name": Reader(_guidelines.name, "aA1._- @'=:\""),
@@ -127,7 +133,12 @@ READERS = {
         lambda text: incoming_id({"HTTP_X_CORRELATION_ID": text, "HTTP_X_REQUEST_ID": text}), "aA1._-: "
     ),
     "addresses": Reader(
-        lambda text: _client_ip({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": text}, _proxies),
+        lambda text: client_address({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": text}, _proxies),
+        "10.,: []",
+        ("10.0.0.1,", "::ffff:10.0.0.1,"),
+    ),
+    "address for permissions": Reader(
+        lambda text: vouched_address({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": text}, _proxies),
         "10.,: []",
         ("10.0.0.1,", "::ffff:10.0.0.1,"),
     ),

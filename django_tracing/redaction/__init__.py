@@ -4,6 +4,7 @@ Pure functions on strings. None of them raises: text that one of them cannot dea
 Everything is linear in the length of its input, because all of it is attacker-controlled.
 """
 
+from django_tracing.redaction.dialects import Dialect, dialect_of
 from django_tracing.redaction.errors import redact_db_error, redact_stacktrace
 from django_tracing.redaction.keys import key_pattern
 from django_tracing.redaction.names import SensitiveKeys
@@ -15,11 +16,13 @@ from django_tracing.redaction.urls import redact_query, sanitise_url
 
 __all__ = [
     "REDACTED",
+    "Dialect",
     "SensitiveKeys",
     "Statement",
     "also_sensitive",
     "cut",
     "describe_sql",
+    "dialect_of",
     "key_pattern",
     "mask_email",
     "redact_db_error",
