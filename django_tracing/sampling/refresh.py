@@ -189,9 +189,9 @@ class Refresher:
     def wake(self) -> None:
         """Looks now: this process has changed a rule. The others of a SQLite database are told by a file's time."""
         self._asked = True
-        if is_sqlite(rules_alias()):
-            # Where there is no folder yet, no process has told of itself.
-            with suppress(OSError):
+        # In the request that saved a rule. Where there is no folder yet, no process has told of itself.
+        with suppress(Exception):
+            if is_sqlite(rules_alias()):
                 self._notice.touch(0o600)
         self.start()
         self._wake.set()

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import connection, connections
+from django.db import connection, connections, transaction
 from django.db.models import Sum
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -118,6 +118,26 @@ def test_the_process_that_saves_follows_at_once(make: Any, monkeypatch: pytest.M
     wait_until(lambda: refresher.origin.judge is None, "the first look")
     SamplingRule.objects.create(name="new")
     wait_until(lambda: names(refresher) == ["new"], "the thread to be woken")
+
+
+class Lost:
+    """A router that does not know where the rules are read."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str | None:
+        if model is SamplingRule:
+            raise LookupError("no such database")
+        return None
+
+
+def test_saving_a_rule_fails_for_nothing_of_this(make: Any, monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
+    monkeypatch.setattr(refresh, "_in_tests", lambda: False)
+    refresher = make(SAMPLING_REFRESH=0)
+    monkeypatch.setattr(refresh, "_current", refresher)
+    settings.DATABASE_ROUTERS = [Lost()]
+    with transaction.atomic():
+        SamplingRule(name="new").save(force_insert=True)
+    settings.DATABASE_ROUTERS = []
+    assert SamplingRule.objects.count() == 1
 
 
 def test_a_missing_table_and_its_return(make: Any, caplog: pytest.LogCaptureFixture) -> None:
