@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import datetime
 from datetime import timezone as datetime_timezone
 from typing import Any
 
@@ -12,8 +12,7 @@ from django import forms
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied, ValidationError
 from django.db import router, transaction
-from django.db.models import Q, QuerySet, Sum
-from django.db.models.functions import Coalesce
+from django.db.models import QuerySet, Value
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
@@ -27,7 +26,8 @@ from django_tracing.addresses import shown_address
 from django_tracing.conf import SPECS, Settings, get_settings
 from django_tracing.models import ProcessStatus, SamplingRule, Trace
 from django_tracing.redaction import SensitiveKeys, redact_resource
-from django_tracing.sampling.refresh import GONE_AFTER, as_rule, read_rules, table_exists
+from django_tracing.sampling.database import as_rule, read_rules, table_exists
+from django_tracing.sampling.figures import StatusError, figures
 from django_tracing.sampling.rules import Asked, compile_rules, header_key, pattern_problem
 from django_tracing.sampling.strategies import inexpressible
 
@@ -258,14 +258,13 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         )
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[SamplingRule]:
-        since = timezone.now() - timedelta(hours=1)
-        recent = Q(counts__minute__gte=since)
-        found: QuerySet[SamplingRule] = super().get_queryset(request)
-        annotated: QuerySet[SamplingRule] = found.annotate(
-            kept_sum=Coalesce(Sum("counts__kept", filter=recent), 0),
-            passed_over_sum=Coalesce(Sum("counts__passed_over", filter=recent), 0),
-        )
-        return annotated
+        rules: QuerySet[SamplingRule] = super().get_queryset(request)
+        try:
+            return figures(get_settings()).counted(rules)
+        except StatusError:
+            # Why, the status page says.
+            uncounted: QuerySet[SamplingRule] = rules.annotate(kept_sum=Value(0), passed_over_sum=Value(0))
+            return uncounted
 
     @admin.display(description=_("kept (1 h)"), ordering="kept_sum")
     def kept(self, rule: Any) -> int:
@@ -311,15 +310,21 @@ class ProcessStatusAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             raise PermissionDenied
         request.current_app = self.admin_site.name
         settings = get_settings()
-        recent = timezone.now() - timedelta(seconds=GONE_AFTER)
-        known = ProcessStatus.objects.filter(updated__gte=recent).order_by("service", "host", "pid")
-        migrated = table_exists()
+        where = figures(settings)
+        migrated = not where.in_tables or table_exists()
+        processes: list[ProcessStatus] = []
+        untold = ""
+        try:
+            processes = where.processes() if migrated else []
+        except StatusError as error:
+            untold = str(error)
         context: dict[str, Any] = {
             **self.admin_site.each_context(request),
             "title": gettext("Status"),
             "opts": self.model._meta,
             "settings": [_setting(settings, spec.name) for spec in SPECS],
-            "processes": list(map(_process, known)) if migrated else [],
+            "processes": list(map(_process, processes)),
+            "untold": untold,
             "migrated": migrated,
             "steps": None,
         }

@@ -37,7 +37,7 @@ from django_tracing.printable import printable
 from django_tracing.probes import Speech, post, recognise, within
 from django_tracing.provider import make_exporter, make_provider, queue
 from django_tracing.reading import get_reader
-from django_tracing.sampling.refresh import read_rules
+from django_tracing.sampling.database import look
 from django_tracing.sampling.remote import JaegerRemoteSampler, Strategy
 from django_tracing.sampling.rules import Rule
 from django_tracing.spans import suppressed
@@ -311,7 +311,7 @@ class Diagnosis:
             # A database that is down is not what is being looked for.
             with suppress(Exception):
                 try:
-                    found.extend(read_rules())
+                    found.extend(look())
                 finally:
                     connections.close_all()
 

@@ -106,10 +106,11 @@ class SamplingRule(models.Model):
 
 
 class SamplingCount(models.Model):
-    """What a process decided by a rule within a minute."""
+    """What a process decided by a rule within a minute. Empty on SQLite, where ``StatusFile`` has it."""
 
     #: Empty: by no rule, as the settings say.
-    rule = models.ForeignKey(SamplingRule, models.CASCADE, null=True, related_name="counts")
+    #: No constraint: to check it, the database would lock the rule that somebody is about to change or delete.
+    rule = models.ForeignKey(SamplingRule, models.DO_NOTHING, null=True, related_name="counts", db_constraint=False)
     process = models.CharField(max_length=100)
     #: The minute that it began with.
     minute = models.DateTimeField(db_index=True)
@@ -125,7 +126,7 @@ class SamplingCount(models.Model):
 
 
 class ProcessStatus(models.Model):
-    """What a process tells of itself every few seconds."""
+    """What a process tells of itself every few seconds. Empty on SQLite, where ``StatusFile`` has it."""
 
     #: Its host, process id and start, as one word.
     process = models.CharField(max_length=100, primary_key=True)

@@ -12,7 +12,7 @@ from django.views.decorators.http import require_GET
 
 from django_tracing.clients import is_within, vouched_address
 from django_tracing.conf import Settings, get_settings
-from django_tracing.sampling.refresh import read_rules
+from django_tracing.sampling.database import read_rules
 from django_tracing.sampling.strategies import serve
 
 __all__ = ["sampling"]

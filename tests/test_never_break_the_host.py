@@ -46,7 +46,8 @@ from django_tracing.models import ProcessStatus, SamplingCount, SamplingRule
 from django_tracing.provider import _report
 from django_tracing.recording import Origin
 from django_tracing.sampling import refresh
-from django_tracing.sampling.refresh import Refresher, as_rule, read_rules
+from django_tracing.sampling.database import as_rule, read_rules
+from django_tracing.sampling.refresh import Refresher
 from django_tracing.sampling.remote import JaegerRemoteSampler
 from django_tracing.sampling.rules import Asked, Rule, compile_rules, pattern_problem
 from django_tracing.sampling.sampler import RuleSampler

@@ -1,7 +1,7 @@
 """Keeps a process' rules as the database has them: one thread looks every few seconds, and no request ever does.
 
-The same thread tells the database what the process decided, and how it is. It starts with the first trace, and again
-after a fork; between two looks it holds no connection.
+The same thread stores what the process decided, and how it is. It starts with the first trace, and again after a
+fork; between two looks it holds no connection. When the process ends it does nothing: what it has told grows old.
 """
 
 from __future__ import annotations
@@ -11,36 +11,50 @@ import os
 import random
 import socket
 import threading
+import time
 from collections.abc import Callable
-from datetime import timedelta
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import router, transaction
+from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 from django.utils import timezone
 from opentelemetry.trace import SpanContext, SpanKind
 
 from django_tracing.conf import Settings
 from django_tracing.recording import Origin, Verdict
+from django_tracing.sampling.database import (
+    Busy,
+    Missing,
+    SQLiteRules,
+    autocommitting,
+    in_force,
+    is_sqlite,
+    read_rules,
+    rules_alias,
+    table_exists,
+)
+from django_tracing.sampling.figures import Figures, StatusError, figures
 from django_tracing.sampling.rules import Rule, RuleSet, compile_rules
 from django_tracing.sampling.sampler import RuleSampler
 from django_tracing.under_test import in_tests as _in_tests
 
 if TYPE_CHECKING:
-    from django_tracing.models import SamplingRule
+    from django_tracing.models import ProcessStatus
 
-__all__ = ["Refresher", "as_rule", "begin", "changed", "current", "read_rules", "table_exists"]
+__all__ = ["Refresher", "begin", "changed", "current"]
 
 _logger = logging.getLogger("django_tracing")
 
-#: How often a process tells how it is, and from which age on it counts as gone, in seconds.
+#: How often a process tells how it is, in seconds.
 REPORTED_EVERY: Final = 30.0
-GONE_AFTER: Final = 90.0
 #: How often a table that is not there is looked for, in seconds.
 UNMIGRATED: Final = 60.0
-#: How long counts are kept, in hours.
-COUNTS_KEPT: Final = 2
+#: How soon a SQLite file is looked at again that was being written to, in seconds.
+BUSY: Final = 1.0
+#: How long a fork waits at most for this thread to be out of SQLite, in seconds.
+FORK: Final = 1.0
 
 #: Its own: a site may have seeded Python's.
 _chance: Final = random.Random()  # noqa: S311 - nothing here is a secret
@@ -56,7 +70,7 @@ def begin(sampler: RuleSampler, origin: Origin, settings: Settings, report: Call
     for signal in (post_save, post_delete):
         signal.connect(_saved, sender="django_tracing.SamplingRule", dispatch_uid="django_tracing.sampling")
     if hasattr(os, "register_at_fork"):
-        os.register_at_fork(after_in_child=_after_fork)
+        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)
 
 
 def current() -> Refresher | None:
@@ -77,44 +91,28 @@ def _saved(*, using: str | None = None, **kwargs: Any) -> None:
         _logger.debug("A changed sampling rule could not be read at once.", exc_info=True)
 
 
+#: Held while the thread is in SQLite: a child that is forked meanwhile could find a lock of SQLite's held for ever.
+_in_sqlite = threading.Lock()
+_held: Final[list[threading.Lock]] = []
+
+
+def _before_fork() -> None:
+    if _in_sqlite.acquire(timeout=FORK):
+        _held.append(_in_sqlite)
+
+
+def _after_fork_in_parent() -> None:
+    while _held:
+        _held.pop().release()
+
+
 def _after_fork() -> None:
+    global _in_sqlite
+    _held.clear()
+    _in_sqlite = threading.Lock()
     if _current is not None:
         _current.sampler.forked()
         _current.prepare()
-
-
-def read_rules() -> list[Rule]:
-    """The rules that are switched on and have not ended, in their order. Raises what the database raises."""
-    from django_tracing.models import SamplingRule
-
-    # Django's: without USE_TZ the database's times are naive, and nothing else compares with them.
-    now = timezone.now()
-    return [
-        as_rule(row)
-        for row in SamplingRule.objects.filter(enabled=True).order_by("order", "id")
-        if row.valid_until is None or row.valid_until > now
-    ]
-
-
-def as_rule(row: SamplingRule) -> Rule:
-    """A row as the rules know it."""
-    return Rule(
-        id=row.pk,
-        name=row.name,
-        operation=row.operation,
-        method=row.method,
-        path=row.path,
-        service=row.service,
-        user_id=row.user_id,
-        subscription=row.subscription,
-        header_name=row.header_name,
-        header_value=row.header_value,
-        rate=min(max(row.rate / 100, 0.0), 1.0),
-        max_per_second=row.max_per_second,
-        keep_errors=row.keep_errors,
-        keep_slower_than=row.keep_slower_than,
-        valid_until=None if row.valid_until is None else row.valid_until.timestamp(),
-    )
 
 
 class Refresher:
@@ -132,9 +130,15 @@ class Refresher:
         self._lock = threading.Lock()
         #: What went wrong the last time, so that it is said once.
         self._trouble = ""
+        self._untold = ""
         #: Rules that were said to be left out, and why.
         self._left_out: set[tuple[str, str]] = set()
-        self._has_table = self._unmigrated = False
+        self._has_table = self._unmigrated = self._is_busy = False
+        self._sqlite = SQLiteRules()
+        #: A file whose time says when a process of this machine changed a rule in a SQLite database.
+        self._notice = settings.local_store.with_name(f"{settings.local_store.stem}.rules-changed")
+        self._noticed = 0
+        self._asked = False
         self._reported = float("-inf")
         self._processes = 1
 
@@ -183,7 +187,12 @@ class Refresher:
         return True
 
     def wake(self) -> None:
-        """Looks now: this process has changed a rule."""
+        """Looks now: this process has changed a rule. The others of a SQLite database are told by a file's time."""
+        self._asked = True
+        # In the request that saved a rule. Where there is no folder yet, no process has told of itself.
+        with suppress(Exception):
+            if is_sqlite(rules_alias()):
+                self._notice.touch(0o600)
         self.start()
         self._wake.set()
 
@@ -204,33 +213,62 @@ class Refresher:
             if self._unmigrated:
                 # It may never be migrated.
                 seconds = max(seconds, UNMIGRATED)
+            if self._is_busy:
+                seconds = min(seconds, BUSY)
             wake.wait(seconds * _chance.uniform(0.9, 1.0))
             wake.clear()
 
     def refresh(self) -> None:
-        """Reads the rules, and tells the database what is to be told. What goes wrong is said once."""
+        """Reads the rules, and stores what is to be told. What goes wrong is said once."""
+        self._is_busy = False
         try:
-            if not self._has_table:
-                self._has_table = table_exists()
-                self._unmigrated = not self._has_table
-                if self._unmigrated:
-                    self._say_missing()
-                    return
-            rules = read_rules()
-            self.use(compile_rules(rules, self.settings.service_name))
-            if rules or self._has_counts():
-                self._write_counts()
-            self._tell()
-        except ImproperlyConfigured:
-            # A site without a database.
+            rules = self._look()
+        except Busy:
+            self._is_busy = True
+        except (ImproperlyConfigured, Missing):
+            # Without a table, or without any database.
             self._unmigrated = True
             self._say_missing()
         except Exception as error:
             self._say(error)
         else:
+            self._unmigrated = False
+            self.use(compile_rules(rules, self.settings.service_name))
             if self._trouble:
                 self._trouble = ""
                 _logger.info("The sampling rules are read again.")
+        try:
+            self._tell()
+        except Exception as error:
+            self._say_untold(error)
+
+    def _look(self) -> list[Rule]:
+        alias = rules_alias()
+        if is_sqlite(alias):
+            return in_force(self._look_at_file(alias))
+        autocommitting(alias)
+        if not self._has_table:
+            self._has_table = table_exists()
+            if not self._has_table:
+                raise Missing
+        return read_rules()
+
+    def _look_at_file(self, alias: str) -> list[Rule]:
+        try:
+            noticed = self._notice.stat().st_mtime_ns
+        except OSError:
+            noticed = 0
+        asked = self._asked or noticed != self._noticed
+        self._noticed, self._asked = noticed, False
+        try:
+            with _in_sqlite:
+                return self._sqlite.read(alias, asked=asked)
+        except Missing:
+            raise
+        except Exception:
+            # The next look is for this one, too.
+            self._asked = asked
+            raise
 
     def use(self, rules: RuleSet) -> None:
         """Decides by ``rules`` from now on."""
@@ -265,78 +303,48 @@ class Refresher:
 
     # ----- what is told
 
-    def _has_counts(self) -> bool:
-        return any(rule is not None for rule in self._counts)
+    def _tell(self) -> None:
+        where = figures(self.settings)
+        if where.in_tables and not self._has_table:
+            return
+        with nullcontext() if where.in_tables else _in_sqlite:
+            if self.sampler.rules.compiled or any(rule is not None for rule in self._counts):
+                self._tell_counts(where)
+            if time.monotonic() - self._reported >= REPORTED_EVERY:
+                self._processes = max(where.tell(self._status()), 1)
+                self._reported = time.monotonic()
+                self._untold = ""
+                self.sampler.use(self.sampler.rules, self._processes)
 
-    def _write_counts(self) -> None:
-        from django.db.models import F
-
-        from django_tracing.models import SamplingCount, SamplingRule
-
+    def _tell_counts(self, where: Figures) -> None:
         for rule, (kept, passed_over) in self.sampler.drain().items():
             before = self._counts.get(rule, (0, 0))
             self._counts[rule] = before[0] + kept, before[1] + passed_over
-        if not self._counts:
-            return
-        minute = timezone.now().replace(second=0, microsecond=0)
-        known = set(SamplingRule.objects.values_list("id", flat=True))
-        with transaction.atomic(using=router.db_for_write(SamplingCount)):
-            for rule, (kept, passed_over) in self._counts.items():
-                if rule is not None and rule not in known:
-                    continue
-                row, made = SamplingCount.objects.get_or_create(
-                    rule_id=rule,
-                    process=self._process,
-                    minute=minute,
-                    defaults={"kept": kept, "passed_over": passed_over},
-                )
-                if not made:
-                    row.kept = F("kept") + kept
-                    row.passed_over = F("passed_over") + passed_over
-                    row.save(update_fields=["kept", "passed_over"])
-        # What could not be written stays for the next time.
-        self._counts.clear()
-        if _chance.random() < 0.05:  # one look in twenty tidies up
-            SamplingCount.objects.filter(minute__lt=minute - timedelta(hours=COUNTS_KEPT)).delete()
+        if self._counts:
+            # What can't be stored stays for the next time.
+            where.add(self._process, timezone.now().replace(second=0, microsecond=0), self._counts)
+            if _chance.random() < 0.05:  # one look in twenty tidies up
+                where.tidy()
 
-    def _tell(self) -> None:
-        from time import monotonic
-
+    def _status(self) -> ProcessStatus:
         from django_tracing.models import ProcessStatus
 
-        if monotonic() - self._reported < REPORTED_EVERY:
-            return
-        now = timezone.now()
-        ProcessStatus.objects.update_or_create(
+        return ProcessStatus(
             process=self._process,
-            defaults={
-                "service": self.settings.service_name[:100],
-                "host": socket.gethostname()[:255],
-                "pid": os.getpid(),
-                "started": self._started,
-                "updated": now,
-                "report": {**self._report(), "sampling": self.sampler.describe()},
-            },
+            service=self.settings.service_name[:100],
+            host=socket.gethostname()[:255],
+            pid=os.getpid(),
+            started=self._started,
+            updated=timezone.now(),
+            report={**self._report(), "sampling": self.sampler.describe()},
         )
-        # Not before: where another process held the lock (SQLite), it is told at the next look.
-        self._reported = monotonic()
-        ProcessStatus.objects.filter(updated__lt=now - timedelta(seconds=GONE_AFTER)).delete()
-        self._processes = max(ProcessStatus.objects.filter(service=self.settings.service_name[:100]).count(), 1)
-        self.sampler.use(self.sampler.rules, self._processes)
 
-
-def table_exists() -> bool:
-    """Whether the rules' table is there, and the others with it.
-
-    Not asked by reading it: each failure would be in the database's own log.
-    """
-    from django.db import connections
-
-    from django_tracing.models import SamplingRule
-
-    connection = connections[router.db_for_read(SamplingRule)]
-    with connection.cursor() as cursor:
-        return SamplingRule._meta.db_table in connection.introspection.table_names(cursor)
+    def _say_untold(self, error: Exception) -> None:
+        # What a database says may hold what is nobody's to read.
+        why = str(error) if isinstance(error, StatusError) else f"{type(error).__name__}."
+        if why != self._untold:
+            self._untold = why
+            _logger.warning("The status of this process can't be stored: %s", why)
 
 
 def _close_connections() -> None:

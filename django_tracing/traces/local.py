@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 import sqlite3
-import stat
 import time
 import weakref
 from array import array
@@ -19,15 +17,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import groupby
 from operator import itemgetter
-from pathlib import Path
 from threading import Lock
 from typing import Any, Final, NamedTuple
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
-
+from django_tracing.sqlite_file import UNREADABLE, SQLiteFile, identity_of, is_damage, pragma, transaction
 from django_tracing.traces.model import (
     FARTHEST,
     MOST_SPANS,
@@ -52,8 +45,6 @@ from django_tracing.work import TARGET_KINDS, WORKS, breaker_state, target_of, w
 
 __all__ = ["LocalStore", "StoreError"]
 
-_logger = logging.getLogger("django_tracing")
-
 #: Marks the file as ours ("DjTr"), so that no other program's database is ever written to or moved.
 APPLICATION_ID: Final = 0x446A5472
 #: Goes up when the tables change: older files are brought up to it, those of a newer app are set aside.
@@ -74,7 +65,6 @@ _MOST_SERVICES: Final = 100
 #: How long a question may take, in seconds: somebody waits, and a worker of the site with them.
 READING_TIMEOUT: Final = 15.0
 
-_HEADER: Final = b"SQLite format 3\0"
 _KINDS: Final = frozenset({"internal", "server", "client", "producer", "consumer"})
 _STATUSES: Final = frozenset({"unset", "ok", "error"})
 
@@ -155,7 +145,7 @@ class StoreError(ReadError):
     """
 
 
-class LocalStore:
+class LocalStore(SQLiteFile):
     """The traces in the SQLite file ``path``: at most the ``max_traces`` that came last, in ``max_bytes`` bytes.
 
     Those that ended more than ``max_age`` seconds ago leave, too, when others come. Of a trace the first
@@ -166,6 +156,9 @@ class LocalStore:
     ``search`` and ``trace`` is said in :class:`django_tracing.traces.model.Reader`.
     """
 
+    application_id = APPLICATION_ID
+    noun = "local store"
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -175,7 +168,7 @@ class LocalStore:
         max_age: float | None = None,
         max_trace_spans: int = MOST_SPANS,
     ) -> None:
-        self.path = Path(path)
+        super().__init__(path)
         self.max_traces = max_traces
         self.max_bytes = max_bytes
         self.max_age = max_age
@@ -184,6 +177,9 @@ class LocalStore:
         self._writer: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         _stores.add(self)
+
+    def _failure(self, message: str, reason: str) -> StoreError:
+        return StoreError(message, reason)
 
     def __repr__(self) -> str:
         return f"LocalStore({str(self.path)!r})"
@@ -213,10 +209,10 @@ class LocalStore:
         with self._lock:
             try:
                 self._write(prepared)
-            except (sqlite3.DatabaseError, *_UNREADABLE) as error:
+            except (sqlite3.DatabaseError, *UNREADABLE) as error:
                 damaged = self._file
                 self._close()
-                if not _is_damage(error):
+                if not is_damage(error):
                     raise self._explained(error) from error
                 self._set_aside("it is damaged", damaged)
                 try:
@@ -231,7 +227,7 @@ class LocalStore:
 
     def _write(self, prepared: list[dict[str, Any]]) -> None:
         connection = self._open_writer()
-        with _transaction(connection):
+        with transaction(connection):
             by_trace: dict[str, list[dict[str, Any]]] = {}
             for row in prepared:
                 by_trace.setdefault(row["trace_id"], []).append(row)
@@ -262,22 +258,22 @@ class LocalStore:
 
     def _open_writer(self) -> sqlite3.Connection:
         # Somebody may have deleted the file, or set it aside, since: what we have open is then nobody's any more.
-        if self._writer is not None and self._file != _identity(self.path):
+        if self._writer is not None and self._file != identity_of(self.path):
             self._close()
         if self._writer is None:
             self._make_folder()
             self._file = self._examine()
-            self._keep_private()
+            self._keep_private(new=self._file is None)
             self._writer = self._connect()
             version = self._create(self._writer)
             if version > VERSION:
                 found = self._file
                 self._close()
                 self._set_aside(f"it has version {version} of the tables, and this is version {VERSION}", found)
-                self._keep_private()
+                self._keep_private(new=True)
                 self._writer = self._connect()
                 self._create(self._writer)
-            self._file = _identity(self.path)
+            self._file = identity_of(self.path)
         return self._writer
 
     def _connect(self) -> sqlite3.Connection:
@@ -295,127 +291,31 @@ class LocalStore:
         """Makes the tables where there are none; returns the version of those that are there."""
         # Only before the first table is this heeded.
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
-        if not _pragma(connection, "application_id"):
+        if not pragma(connection, "application_id"):
             # Of several processes that begin at once, one makes them. In the journal's old mode still, so that the
             # file itself says whose it is.
-            with _transaction(connection, "EXCLUSIVE"):
-                if not _pragma(connection, "application_id"):
+            with transaction(connection, "EXCLUSIVE"):
+                if not pragma(connection, "application_id"):
                     if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
                         raise self._foreign()
                     for statement in _SCHEMA.split(";"):
                         connection.execute(statement)
                     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                     connection.execute(f"PRAGMA user_version = {VERSION}")
-        if _pragma(connection, "user_version") < VERSION:
-            with _transaction(connection, "IMMEDIATE"):
-                if _pragma(connection, "user_version") < VERSION:
+        if pragma(connection, "user_version") < VERSION:
+            with transaction(connection, "IMMEDIATE"):
+                if pragma(connection, "user_version") < VERSION:
                     _bring_up_to_date(connection)
         # While another process reads, this may be refused; then the next that opens the file does it.
         with suppress(sqlite3.OperationalError):
             connection.execute("PRAGMA journal_mode = WAL")
-        return _pragma(connection, "user_version")
+        return pragma(connection, "user_version")
 
     def _close(self) -> None:
         writer, self._writer, self._file = self._writer, None, None
         if writer is not None:
             with suppress(sqlite3.Error):
                 writer.close()
-
-    def _make_folder(self) -> None:
-        folder = self.path.parent
-        try:
-            if not folder.is_dir():
-                # What requests carry is the site's own: a folder of our own is its user's alone.
-                folder.mkdir(_FOLDER_MODE, parents=True, exist_ok=True)
-                # It keeps itself out of git, too.
-                with (
-                    suppress(FileExistsError),
-                    open(folder / ".gitignore", "x", encoding="ascii", opener=_private) as file,
-                ):
-                    file.write("*\n")
-            elif folder.name == OWN_FOLDER:
-                _tighten(folder, _FOLDER_MODE)
-        except OSError as error:
-            raise StoreError(
-                f"The folder of the local store, {folder}, can't be made ({error.strerror}). "
-                f"Let this user write there, or set LOCAL_STORE to another path.",
-                "read_only",
-            ) from error
-
-    def _keep_private(self) -> None:
-        """Makes the file with no rights for others, whatever the umask, and takes them from files of older versions.
-
-        SQLite gives its log and its journal the rights that the file has.
-        """
-        if self._file is None:
-            # Only a file that was not there: closing one that is open elsewhere would drop SQLite's locks on it
-            # (https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
-            with suppress(OSError):
-                os.close(_private(str(self.path), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
-        folder, name = self.path.parent, self.path.name
-        with suppress(OSError):
-            for each in folder.iterdir():
-                if each.name in (name, f"{name}-wal", f"{name}-shm", f"{name}-journal") or each.name.startswith(
-                    f"{name}.corrupt-"
-                ):
-                    _tighten(each, _FILE_MODE)
-
-    def _examine(self) -> tuple[int, int] | None:
-        """Which file there is, None where there is none.
-
-        Raises for a database that is not ours, and sets aside what is no database at all.
-        """
-        try:
-            with open(self.path, "rb") as file:
-                found = os.fstat(file.fileno())
-                header = file.read(100)
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise StoreError(
-                f"The local store {self.path} can't be read ({error.strerror}): it is for the user that the site "
-                f"runs as, and nobody else. Run this as that user, or set LOCAL_STORE to another path.",
-                "read_only",
-            ) from error
-        identity = found.st_dev, found.st_ino
-        if not header:
-            return identity
-        if not header.startswith(_HEADER):
-            self._set_aside("it is no SQLite file", identity)
-            return None
-        application = int.from_bytes(header[68:72], "big")
-        # One page holds no table: another process is just about to make them.
-        empty = not application and found.st_size <= (int.from_bytes(header[16:18], "big") or 1)
-        if application != APPLICATION_ID and not empty:
-            raise self._foreign()
-        return identity
-
-    def _foreign(self) -> StoreError:
-        return StoreError(
-            f"{self.path} is another program's database, so no traces are stored in it. "
-            f"Set LOCAL_STORE to a path of its own.",
-            "foreign",
-        )
-
-    def _set_aside(self, why: str, identity: tuple[int, int] | None) -> None:
-        """Moves the file away, if it is still the one called ``identity``: another process may have been quicker."""
-        aside = f"{self.path}.corrupt-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-        try:
-            # Between the look and the move another process could have begun the new file.
-            with _alone_in(self.path.parent):
-                if identity is None or identity != _identity(self.path):
-                    return
-                # The log first: left behind, it would be taken for the new file's.
-                for suffix in ("-wal", "-shm", ""):
-                    with suppress(FileNotFoundError):
-                        _tighten(Path(f"{self.path}{suffix}"), _FILE_MODE)
-                        os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
-        except OSError as error:
-            raise StoreError(
-                f"The local store {self.path} can't be used ({why}) nor moved away ({error.strerror}). Delete it.",
-                "unusable",
-            ) from error
-        _logger.warning("The local store %s is begun anew: %s. It was kept as %s.", self.path, why, aside)
 
     def _explained(self, error: Exception) -> StoreError:
         text = str(error)
@@ -459,7 +359,7 @@ class LocalStore:
             address = f"{self.path.absolute().as_uri()}?mode=rw"
             with closing(sqlite3.connect(address, timeout=BUSY_TIMEOUT, uri=True)) as connection:
                 # One of another version is brought up to date by the next write, an empty one filled.
-                if _pragma(connection, "user_version") != VERSION:
+                if pragma(connection, "user_version") != VERSION:
                     yield None
                     return
                 connection.execute("BEGIN")
@@ -779,80 +679,6 @@ if hasattr(os, "register_at_fork"):
     )
 
 
-# ----- Files
-
-
-#: The folder that this app makes by itself, as LOCAL_STORE's default names it.
-OWN_FOLDER: Final = ".tracing"
-_FOLDER_MODE: Final = 0o700
-_FILE_MODE: Final = 0o600
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags, _FILE_MODE)
-
-
-def _tighten(path: Path, mode: int) -> None:
-    """Takes others' rights from what is this user's own. Never raises: nothing of it is worth losing a span."""
-    if os.name != "posix":
-        return
-    with suppress(OSError):
-        found = os.lstat(path)
-        if found.st_uid == os.geteuid() and found.st_mode & 0o077 and not stat.S_ISLNK(found.st_mode):
-            os.chmod(path, found.st_mode & mode)
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    try:
-        found = os.stat(path)
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
-
-
-#: What is raised of a stored text, or of an error's own, that is none.
-_UNREADABLE: Final = (UnicodeDecodeError, json.JSONDecodeError)
-
-
-def _is_damage(error: Exception) -> bool:
-    text = str(error)
-    return isinstance(error, _UNREADABLE) or any(
-        word in text for word in ("malformed", "not a database", "Could not decode")
-    )
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Iterator[None]:
-    connection.execute(f"BEGIN {mode}")
-    try:
-        yield
-        connection.execute("COMMIT")
-    except BaseException:
-        with suppress(sqlite3.Error):
-            connection.execute("ROLLBACK")
-        raise
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """While no other process is: for the moment that moving a file takes. Where there are no such locks, without."""
-    if fcntl is None:
-        yield
-        return
-    held = os.open(folder, os.O_RDONLY)
-    try:
-        # Some network file systems lock no folder.
-        with suppress(OSError):
-            fcntl.flock(held, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(held)
-
-
-def _pragma(connection: sqlite3.Connection, name: str) -> int:
-    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
-
-
 def _within(start: float | None, end: float | None) -> tuple[str, list[int]]:
     """A condition on when traces began, and its values."""
     conditions = ["1"]
@@ -885,7 +711,7 @@ def _first_younger(connection: sqlite3.Connection, since: int, last: int) -> int
 
 def _bring_up_to_date(connection: sqlite3.Connection) -> None:
     """From versions 1 and 2."""
-    if _pragma(connection, "user_version") == 1:
+    if pragma(connection, "user_version") == 1:
         for statement in _TO_VERSION_2:
             connection.execute(statement)
         connection.create_function("described", 3, _described_again, deterministic=True)
@@ -908,13 +734,13 @@ def _described(kind: str, attributes: Mapping[str, Any], resource: Mapping[str, 
 
 
 def _used_bytes(connection: sqlite3.Connection) -> int:
-    pages = _pragma(connection, "page_count") - _pragma(connection, "freelist_count")
-    return pages * _pragma(connection, "page_size")
+    pages = pragma(connection, "page_count") - pragma(connection, "freelist_count")
+    return pages * pragma(connection, "page_size")
 
 
 def _give_back(connection: sqlite3.Connection) -> None:
-    free = _pragma(connection, "freelist_count")
-    if free > FREE_SHARE * _pragma(connection, "page_count"):
+    free = pragma(connection, "freelist_count")
+    if free > FREE_SHARE * pragma(connection, "page_count"):
         # Not execute(): early versions of Python 3.11 take one step of it, and each step frees one page.
         connection.executescript(f"PRAGMA incremental_vacuum({free // 2})")
 

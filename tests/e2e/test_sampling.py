@@ -37,7 +37,14 @@ def test_gunicorn_s_workers_and_uvicorn_follow_a_rule_saved_elsewhere(tmp_path: 
     variables = {
         "DJANGO_SETTINGS_MODULE": "tests.e2e.sampling_settings",
         "RULES_DATABASE": str(tmp_path / "rules.sqlite3"),
-        "TRACING_SETTINGS": json.dumps({"SAMPLE_RATE": 0.0, "SAMPLING_REFRESH": 1, "EXPORT_INTERVAL": 0.1}),
+        "TRACING_SETTINGS": json.dumps(
+            {
+                "SAMPLE_RATE": 0.0,
+                "SAMPLING_REFRESH": 1,
+                "EXPORT_INTERVAL": 0.1,
+                "LOCAL_STORE": str(tmp_path / ".tracing" / "traces.sqlite3"),
+            }
+        ),
     }
     run("-m", "django", "migrate", "--verbosity", "0", **variables)
     gunicorn = ["gunicorn", "tests.e2e.wsgi", "--bind", "127.0.0.1:{port}", "--workers", "2", "--preload"]
@@ -78,10 +85,13 @@ def test_gunicorn_s_workers_and_uvicorn_follow_a_rule_saved_elsewhere(tmp_path: 
             written = run(
                 "-c",
                 "import django; django.setup()\n"
+                "from django_tracing.conf import get_settings\n"
                 "from django_tracing.models import *\n"
-                "from django.db.models import Sum\n"
-                "print(SamplingCount.objects.aggregate(Sum('kept'))['kept__sum'] or 0)\n"
-                "print(*ProcessStatus.objects.values_list('pid', flat=True))",
+                "from django_tracing.sampling.figures import figures\n"
+                "where = figures(get_settings())\n"
+                "print(sum(rule.kept_sum for rule in where.counted(SamplingRule.objects.all())))\n"
+                "print(*(process.pid for process in where.processes()))\n"
+                "assert not SamplingCount.objects.exists() and not ProcessStatus.objects.exists()",
                 **variables,
             )
             kept, *processes = map(int, written.split())

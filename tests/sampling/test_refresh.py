@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from django.db import OperationalError, connection, connections
+from django.db import connection, connections, transaction
 from django.db.models import Sum
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
@@ -120,6 +120,26 @@ def test_the_process_that_saves_follows_at_once(make: Any, monkeypatch: pytest.M
     wait_until(lambda: names(refresher) == ["new"], "the thread to be woken")
 
 
+class Lost:
+    """A router that does not know where the rules are read."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str | None:
+        if model is SamplingRule:
+            raise LookupError("no such database")
+        return None
+
+
+def test_saving_a_rule_fails_for_nothing_of_this(make: Any, monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
+    monkeypatch.setattr(refresh, "_in_tests", lambda: False)
+    refresher = make(SAMPLING_REFRESH=0)
+    monkeypatch.setattr(refresh, "_current", refresher)
+    settings.DATABASE_ROUTERS = [Lost()]
+    with transaction.atomic():
+        SamplingRule(name="new").save(force_insert=True)
+    settings.DATABASE_ROUTERS = []
+    assert SamplingRule.objects.count() == 1
+
+
 def test_a_missing_table_and_its_return(make: Any, caplog: pytest.LogCaptureFixture) -> None:
     SamplingRule.objects.create(name="known")
     refresher = make()
@@ -180,17 +200,26 @@ def test_what_each_process_decided_is_told(make: Any) -> None:
     assert processes[1]._processes == 2, "they share what a rule may keep a second"
 
 
-def test_what_could_not_be_told_is_told_at_the_next_look(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def locked(*args: Any, **kwargs: Any) -> None:
-        raise OperationalError("database is locked")
-
+def test_what_could_not_be_told_is_told_at_the_next_look(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+    rule = SamplingRule.objects.create(name="all")
     refresher = make()
-    with monkeypatch.context() as patched:
-        patched.setattr(ProcessStatus.objects, "update_or_create", locked)
-        refresher.refresh()
-    assert not ProcessStatus.objects.exists()
+    with connection.cursor() as cursor:
+        for table in ("processstatus", "samplingcount"):
+            cursor.execute(f"ALTER TABLE django_tracing_{table} RENAME TO {table}_away")
+        try:
+            refresher.refresh()
+            judged(refresher, 3)
+            refresher.refresh()
+            refresher.refresh()
+        finally:
+            for table in ("processstatus", "samplingcount"):
+                cursor.execute(f"ALTER TABLE {table}_away RENAME TO django_tracing_{table}")
+    assert names(refresher) == ["all"], "rules are read all the same"
+    [said] = [record.getMessage() for record in caplog.records]
+    assert said == "The status of this process can't be stored: ProgrammingError."
     refresher.refresh()
     assert ProcessStatus.objects.count() == 1
+    assert SamplingCount.objects.get(rule=rule).kept == 3
 
 
 def test_a_request_never_asks_the_database(make: Any, django_assert_num_queries: Any) -> None:

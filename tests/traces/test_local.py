@@ -809,3 +809,23 @@ def test_search_takes_any_text(store: LocalStore, damage: str) -> None:
     store.write([row()])
     assert store.search(service=damage, operation=damage, attributes={damage: damage}) == []
     assert len(store.search()) == 1
+
+
+def test_reading_drops_no_lock_of_the_writer_beside_it(store: LocalStore, path: Path) -> None:
+    """Else another process takes itself for the last one, and deletes the log that this one goes on writing to."""
+    store.write([row(1)])
+    assert store.services() == ["shop"]
+    script = """
+        import sys
+        from django_tracing.traces.local import LocalStore
+        from tests.traces.builders import row
+        store = LocalStore(sys.argv[1])
+        store.write([row(2)])
+        store.close()
+        """
+    finished(run(script, path))
+    store.write([row(3)])
+    assert len(LocalStore(path).search()) == 3
+    store.close()
+    assert integrity(path) == "ok"
+    assert len(LocalStore(path).search()) == 3

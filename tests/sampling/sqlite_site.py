@@ -1,0 +1,152 @@
+"""A site whose database is a SQLite file, in a process of its own: ``set_up`` before anything else."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import django
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connection, transaction
+
+#: Paths that SQLite opened in this process.
+opened: list[str] = []
+
+
+def set_up(folder: str, *, migrate: bool = True, timeout: float = 0, name: Any = None, **options: Any) -> Path:
+    """Makes this process one of the site in ``folder``; returns its database's file.
+
+    It waits for no lock unless it is told to: what a request of a patient site would wait for is an error here.
+    """
+    path = Path(folder) / "site.sqlite3"
+    settings.configure(
+        SECRET_KEY="x",  # noqa: S106
+        BASE_DIR=folder,
+        ALLOWED_HOSTS=["testserver"],
+        ROOT_URLCONF="tests.test_admin",
+        USE_TZ=options.pop("USE_TZ", True),
+        DATABASES={
+            "default": {
+                "ENGINE": "django.db.backends.sqlite3",
+                "NAME": path if name is None else name,
+                "OPTIONS": {"timeout": timeout, **options},
+            }
+        },
+        INSTALLED_APPS=[
+            "django_tracing",
+            *(f"django.contrib.{app}" for app in ("auth", "contenttypes", "sessions", "messages", "admin")),
+            "django.contrib.staticfiles",
+        ],
+        MIDDLEWARE=[
+            "django.contrib.sessions.middleware.SessionMiddleware",
+            "django.contrib.auth.middleware.AuthenticationMiddleware",
+            "django.contrib.messages.middleware.MessageMiddleware",
+        ],
+        TEMPLATES=[
+            {
+                "BACKEND": "django.template.backends.django.DjangoTemplates",
+                "APP_DIRS": True,
+                "OPTIONS": {
+                    "context_processors": [
+                        "django.template.context_processors.request",
+                        "django.contrib.auth.context_processors.auth",
+                        "django.contrib.messages.context_processors.messages",
+                    ]
+                },
+            }
+        ],
+        STATIC_URL="/static/",
+        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+        # The tests' refreshers are steered by hand.
+        TRACING={"EXPORTER": "none", "SERVICE_NAME": "shop", "SAMPLING_REFRESH": 0},
+    )
+    django.setup()
+    if migrate:
+        call_command("migrate", verbosity=0)
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE stock (number INTEGER)")
+            cursor.execute("INSERT INTO stock VALUES (0)")
+        connection.close()
+    sys.addaudithook(lambda event, given: opened.append(str(given[0])) if event == "sqlite3.connect" else None)
+    return path
+
+
+def make(report: Callable[[], dict[str, Any]] = dict, refresh: float = 0) -> Any:
+    """What a process' thread has; without ``refresh`` there is none, and ``work`` does what it would."""
+    from opentelemetry.sdk.trace import TracerProvider
+
+    from django_tracing.conf import load
+    from django_tracing.recording import Origin
+    from django_tracing.sampling.refresh import Refresher
+    from django_tracing.sampling.sampler import RuleSampler
+
+    given = {"EXPORTER": "none", "SERVICE_NAME": "shop", "LOCAL_STORE": store(), "SAMPLING_REFRESH": refresh}
+    loaded = load(given, {})
+    sampler = RuleSampler(loaded.sample_rate, loaded)
+    origin = Origin.of(TracerProvider(sampler=sampler, shutdown_on_exit=False).get_tracer("x"), sampler.keep)
+    assert origin is not None
+    refresher = Refresher(sampler, origin, loaded, report)
+    refresher.prepare()
+    return refresher
+
+
+def store() -> str:
+    return os.path.join(settings.BASE_DIR, ".tracing", "traces.sqlite3")
+
+
+def names(refresher: Any) -> list[str]:
+    return [compiled.rule.name for compiled in refresher.sampler.rules.compiled]
+
+
+def decide(refresher: Any, count: int = 1) -> None:
+    from opentelemetry.trace import SpanKind
+
+    for number in range(count):
+        refresher.sampler.judge(None, "GET", SpanKind.SERVER, None, number << 49)
+
+
+def work(refresher: Any) -> None:
+    """All that the thread ever does, whatever the clock says, in a thread."""
+
+    def refresh() -> None:
+        decide(refresher)
+        refresher._reported = float("-inf")
+        refresher.refresh()
+
+    thread = threading.Thread(target=refresh)
+    thread.start()
+    thread.join()
+
+
+def steps(between: Callable[[], None]) -> Iterator[None]:
+    """A request that reads and then writes, which has ``between`` called wherever it is not itself in the database."""
+    between()
+    with transaction.atomic():
+        between()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT number FROM stock")
+            between()
+            [number] = cursor.fetchone()
+            between()
+            cursor.execute("UPDATE stock SET number = %s", [number + 1])
+            between()
+            cursor.execute("SELECT number FROM stock")
+            assert cursor.fetchone() == (number + 1,)
+            between()
+        yield
+    between()
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """While no other request of the site writes: those of one SQLite file fail each other, traced or not."""
+    with open(f"{path}.turn", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,579 @@
+"""A host whose database is a SQLite file: nothing of this app writes to it, and no request meets a lock of this app's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import environment
+
+ROOT = Path(__file__).parents[2]
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the site takes turns by flock")
+
+
+def start(script: str, *arguments: object) -> subprocess.Popen[str]:
+    """A Python of its own in which warnings are errors."""
+    program = f"import sys\nfrom tests.sampling.sqlite_site import *\n{textwrap.dedent(script)}"
+    variables = environment()
+    del variables["DJANGO_SETTINGS_MODULE"]
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", program, *map(str, arguments)],
+        cwd=ROOT,
+        env=variables,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert not err
+    return out
+
+
+def run(script: str, *arguments: object) -> str:
+    return finished(start(script, *arguments))
+
+
+JOURNALS = pytest.mark.parametrize("journal", ["delete", "wal"])
+
+
+@JOURNALS
+@pytest.mark.parametrize("rules", [0, 3])
+def test_no_step_of_a_request_meets_the_thread(tmp_path: Path, journal: str, rules: int) -> None:
+    script = """
+        path = set_up(sys.argv[1])
+        from django_tracing.models import *
+        with connection.cursor() as cursor:
+            cursor.execute(f"PRAGMA journal_mode={sys.argv[2]}")
+        for number in range(int(sys.argv[3])):
+            SamplingRule.objects.create(name=f"rule {number}", order=number)
+        refresher = make()
+        for _ in range(5):
+            for _ in steps(lambda: work(refresher)):
+                pass
+        print(names(refresher))
+        print([model.objects.count() for model in (ProcessStatus, SamplingCount)])
+        """
+    out = run(script, tmp_path, journal, rules)
+    assert out == f"{[f'rule {number}' for number in range(rules)]}\n[0, 0]\n"
+
+
+@JOURNALS
+def test_refreshing_changes_nothing_of_the_file(tmp_path: Path, journal: str) -> None:
+    script = """
+        path = set_up(sys.argv[1])
+        from django_tracing.models import *
+        with connection.cursor() as cursor:
+            cursor.execute(f"PRAGMA journal_mode={sys.argv[2]}")
+            SamplingRule.objects.create(name="one")
+            refresher = make()
+
+            def state():
+                cursor.execute("PRAGMA data_version")
+                files = sorted(path.parent.glob("site.sqlite3*"))
+                return cursor.fetchone(), [(file, file.read_bytes()) for file in files if file.suffix != ".sqlite3-shm"]
+
+            before = state()
+            for _ in range(20):
+                work(refresher)
+            assert state() == before
+        assert names(refresher) == ["one"]
+        """
+    run(script, tmp_path, journal)
+
+
+def test_a_file_that_somebody_writes_is_not_waited_for(tmp_path: Path) -> None:
+    script = """
+        path = set_up(sys.argv[1])
+        from django_tracing.models import *
+        SamplingRule.objects.create(name="one")
+        refresher = make()
+        with connection.cursor() as cursor:
+            # As while a request commits.
+            cursor.execute("BEGIN EXCLUSIVE")
+            work(refresher)
+            assert names(refresher) == [] and refresher._is_busy
+            cursor.execute("COMMIT")
+            work(refresher)
+            assert names(refresher) == ["one"] and not refresher._is_busy
+            cursor.execute("BEGIN EXCLUSIVE")
+            cursor.execute("UPDATE django_tracing_samplingrule SET name = 'two'")
+            work(refresher)
+            assert names(refresher) == ["one"], "those known last stay in force"
+            cursor.execute("COMMIT")
+        work(refresher)
+        print(names(refresher))
+        """
+    assert run(script, tmp_path) == "['two']\n", "and nothing is logged of it"
+
+
+LOOKS = """
+    path = set_up(sys.argv[1])
+    from django_tracing.models import *
+    from django_tracing.sampling import refresh
+    connection.close()
+
+    def looks(refresher):
+        # How often the host's file is opened.
+        opened.clear()
+        work(refresher)
+        return len([name for name in opened if "site.sqlite3" in name])
+
+    def write():
+        with connection.cursor() as cursor:
+            cursor.execute("INSERT INTO stock VALUES (1)")
+        connection.close()
+
+    def rest(seconds):
+        then = path.stat().st_mtime - seconds
+        os.utime(path, (then, then))
+
+    """
+
+
+def test_without_rules_the_file_is_left_alone_while_others_write(tmp_path: Path) -> None:
+    script = (
+        LOOKS
+        + """
+    refresher = make()
+    assert looks(refresher) == 1, "once, when a process makes its first trace"
+    for _ in range(5):
+        write()
+        assert looks(refresher) == 0
+    rest(10)
+    assert [looks(refresher) for _ in range(3)] == [1, 0, 0], "when it has rested"
+    # Past Django's signals: it is seen when the file rests.
+    SamplingRule.objects.bulk_create([SamplingRule(name="bulk")])
+    assert looks(refresher) == 0
+    rest(10)
+    assert looks(refresher) == 1 and names(refresher) == ["bulk"]
+    """
+    )
+    run(script, tmp_path)
+
+
+def test_with_rules_the_file_is_looked_at_when_it_has_changed(tmp_path: Path) -> None:
+    script = (
+        LOOKS
+        + """
+    SamplingRule.objects.create(name="off", enabled=False)
+    refresher = make()
+    assert [looks(refresher) for _ in range(3)] == [1, 1, 1], "within the clock's step it may change again"
+    rest(3)
+    assert [looks(refresher) for _ in range(3)] == [1, 0, 0]
+    SamplingRule.objects.update(enabled=True)
+    assert looks(refresher) == 1 and names(refresher) == ["off"]
+    """
+    )
+    run(script, tmp_path)
+
+
+def test_processes_tell_each_other_of_a_first_rule(tmp_path: Path) -> None:
+    script = (
+        LOOKS
+        + """
+    one, other = make(), make()
+    for refresher in (one, other):
+        work(refresher)
+    refresh._current = one
+    for signal in (refresh.post_save, refresh.post_delete):
+        signal.connect(refresh._saved, sender="django_tracing.SamplingRule")
+    for name in ("a", "b"):
+        SamplingRule.objects.create(name=name)
+        assert looks(other) == 1 and names(other)[-1] == name, "though others write to the file"
+        assert looks(one) == 1 and names(one)[-1] == name
+    SamplingRule.objects.all().delete()
+    assert looks(other) == 1 and names(other) == []
+    write()
+    assert looks(other) == 0
+    """
+    )
+    run(script, tmp_path)
+
+
+def test_a_file_in_another_s_place_is_looked_at(tmp_path: Path) -> None:
+    script = (
+        LOOKS
+        + """
+    import shutil
+    shutil.copy(path, f"{path}.old")
+    SamplingRule.objects.create(name="restored")
+    connection.close()
+    os.replace(path, f"{path}.new")
+    os.replace(f"{path}.old", path)
+    refresher = make()
+    work(refresher)
+    assert names(refresher) == []
+    os.replace(f"{path}.new", path)
+    assert looks(refresher) == 1 and names(refresher) == ["restored"]
+    """
+    )
+    run(script, tmp_path)
+
+
+def test_what_the_host_does_with_its_connections_is_not_done_with_ours(tmp_path: Path) -> None:
+    run("set_up(sys.argv[1])\nfrom django_tracing.models import *\nSamplingRule.objects.create(name='one')", tmp_path)
+    script = """
+        from django.db.backends.signals import connection_created
+        path = set_up(sys.argv[1], migrate=False, init_command="PRAGMA journal_mode=wal; PRAGMA busy_timeout=9000")
+        made = []
+        connection_created.connect(lambda **given: made.append(given), weak=False)
+        refresher = make()
+        work(refresher)
+        assert names(refresher) == ["one"]
+        assert made == []
+        assert path.read_bytes()[18] == 1, "its journal is what it was"
+        """
+    run(script, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["{}/site.sqlite3", "file:{}/site.sqlite3?mode=rw&cache=private", "file://{}/site.sqlite3"]
+)
+def test_however_the_file_is_named(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "a b%20c?#d"
+    folder.mkdir()
+    run("set_up(sys.argv[1])\nfrom django_tracing.models import *\nSamplingRule.objects.create(name='one')", folder)
+    written = str(folder)
+    if name.startswith("file:"):
+        written = written.replace("%", "%25").replace("?", "%3f").replace("#", "%23")
+    script = """
+        set_up(sys.argv[1], migrate=False, name=sys.argv[2])
+        refresher = make()
+        work(refresher)
+        print(names(refresher))
+        """
+    assert run(script, folder, name.format(written)) == "['one']\n"
+
+
+@pytest.mark.parametrize("name", [":memory:", "file:x?mode=memory&cache=shared", "nowhere.sqlite3"])
+def test_where_there_is_no_file_none_is_made(tmp_path: Path, name: str) -> None:
+    script = """
+        os.chdir(sys.argv[1])
+        set_up(sys.argv[1], migrate=False, name=sys.argv[2])
+        refresher = make()
+        work(refresher)
+        assert names(refresher) == []
+        """
+    run(script, tmp_path, name)
+    assert [file.name for file in tmp_path.iterdir()] == [".tracing"]
+
+
+def test_a_site_that_has_not_migrated(tmp_path: Path) -> None:
+    script = """
+        import logging
+        logging.basicConfig(level="INFO", stream=sys.stdout, format="%(message)s")
+        set_up(sys.argv[1], migrate=False)
+        with connection.cursor() as cursor:
+            cursor.execute("CREATE TABLE stock (number INTEGER)")
+        refresher = make()
+        work(refresher)
+        work(refresher)
+        """
+    out = run(script, tmp_path)
+    assert out.count("migrate django_tracing") == 1
+    assert len(out.splitlines()) == 1
+
+
+def test_a_rule_that_ends_while_its_file_rests(tmp_path: Path) -> None:
+    script = """
+        from datetime import datetime, timedelta
+        path = set_up(sys.argv[1], USE_TZ=sys.argv[2] == "True")
+        from django.utils import timezone
+        from django_tracing.models import *
+        SamplingRule.objects.create(name="ended", valid_until=timezone.now() - timedelta(seconds=1))
+        SamplingRule.objects.create(name="tonight", valid_until=timezone.now() + timedelta(hours=1))
+        SamplingRule.objects.create(name="off", enabled=False)
+        refresher = make()
+        work(refresher)
+        print(names(refresher))
+        """
+    for use_tz in (True, False):
+        folder = tmp_path / str(use_tz)
+        folder.mkdir()
+        assert run(script, folder, use_tz) == "['tonight']\n"
+
+
+HAMMER = """
+    folder, journal, number = sys.argv[1:]
+    # Requests wait, as Django's default has it: what fails at once does so however long they would.
+    path = set_up(folder, migrate=False, timeout=60)
+    refreshers = [make() for _ in range(2)]
+    for index, refresher in enumerate(refreshers):
+        refresher._process = f"{number}-{index}"
+    over = threading.Event()
+
+    def refresh(refresher):
+        while not over.is_set():
+            decide(refresher)
+            refresher._reported = float("-inf")
+            refresher.refresh()
+
+    threads = [threading.Thread(target=refresh, args=(refresher,)) for refresher in refreshers]
+    for thread in threads:
+        thread.start()
+    failed = []
+    for _ in range(100):
+        try:
+            with alone(path):
+                for _ in steps(lambda: None):
+                    pass
+        except Exception as error:
+            failed.append(repr(error))
+    over.set()
+    for thread in threads:
+        thread.join()
+    print(failed)
+    """
+
+
+@JOURNALS
+def test_no_request_of_many_processes_fails_while_all_refresh(tmp_path: Path, journal: str) -> None:
+    begun = """
+        set_up(sys.argv[1])
+        from django_tracing.models import *
+        with connection.cursor() as cursor:
+            cursor.execute(f"PRAGMA journal_mode={sys.argv[2]}")
+        SamplingRule.objects.create(name="all")
+        """
+    run(begun, tmp_path, journal)
+    sites = [start(HAMMER, tmp_path, journal, number) for number in range(4)]
+    assert [finished(site) for site in sites] == ["[]\n"] * 4
+    asked = """
+        set_up(sys.argv[1], migrate=False)
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT number FROM stock")
+            print(*cursor.fetchone())
+        from django_tracing.conf import load
+        from django_tracing.sampling.figures import figures
+        print(*sorted(row.process for row in figures(load({"LOCAL_STORE": store()}, {})).processes()))
+        """
+    stock, processes = run(asked, tmp_path).splitlines()
+    assert stock == "400"
+    assert processes == " ".join(f"{number}-{index}" for number in range(4) for index in range(2))
+
+
+# ----- the figures
+
+
+PAGES = """
+    import re
+    from django.test import Client
+    from django.contrib.auth.models import User
+    from django_tracing.models import *
+    settings.TRACING = {**settings.TRACING, "LOCAL_STORE": store()}
+    from django_tracing.conf import get_settings
+    get_settings.cache_clear()
+    client = Client()
+    client.force_login(User.objects.get_or_create(username="root", is_staff=True, is_superuser=True)[0])
+
+    def page(name, **asked):
+        answer = client.get(f"/admin/django_tracing/{name}/", asked)
+        assert answer.status_code == 200
+        return answer.content.decode()
+    """
+
+
+def test_pages_show_what_the_processes_of_this_site_told(tmp_path: Path) -> None:
+    script = (
+        """
+    set_up(sys.argv[1])
+    """
+        + PAGES
+        + """
+    SamplingRule.objects.create(name="half", rate=50)
+    SamplingRule.objects.create(name="unmet", method="POST")
+    assert "No process has told" in page("processstatus")
+    for index in range(2):
+        refresher = make(lambda: {"exporter": "otlp", "exported": 4711 + index})
+        refresher._process = f"p{index}"
+        refresher.refresh()
+        decide(refresher, 100)
+        refresher.refresh()
+        decide(refresher, 100)
+        refresher.refresh()
+    assert refresher._processes == 2, "they share what a rule may keep a second"
+    text = page("processstatus")
+    assert "4711" in text and "4712" in text and text.count("SAMPLE_RATE 1.0, half") == 2
+    text = page("samplingrule", o="8")  # by what was kept
+    kept, over = ([int(n) for n in re.findall(f'field-{name}">([0-9]+)<', text)] for name in ("kept", "passed_over"))
+    assert kept[0] == 0 and kept[1] + over[1] == 400 and kept[1] > 0, (kept, over)
+    assert not ProcessStatus.objects.exists() and not SamplingCount.objects.exists()
+    """
+    )
+    run(script, tmp_path)
+    # Another site that shares the folder of the store has processes, rules and counts of its own.
+    other = (
+        """
+    import os
+    path = set_up(sys.argv[1], name=os.path.join(sys.argv[1], "other.sqlite3"))
+    """
+        + PAGES
+        + """
+    SamplingRule.objects.create(name="theirs")
+    assert "No process has told" in page("processstatus")
+    assert 'field-kept">0<' in page("samplingrule")
+    """
+    )
+    run(other, tmp_path)
+    folder = tmp_path / ".tracing"
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in folder.iterdir()} == {0o600}
+    assert {file.name for file in folder.iterdir()} == {
+        ".gitignore",
+        "traces.rules-changed",
+        "traces.status.sqlite3",
+    }
+
+
+def test_processes_and_counts_leave_when_they_are_old(tmp_path: Path) -> None:
+    script = """
+        set_up(sys.argv[1])
+        from datetime import datetime, timedelta
+        from django.utils import timezone
+        from django_tracing.models import *
+        from django_tracing.sampling.figures import figures
+        refresher = make()
+        where = figures(refresher.settings)
+        rule = SamplingRule.objects.create(name="all")
+        now = timezone.now().replace(second=0, microsecond=0)
+
+        def sums():
+            return where.counted(SamplingRule.objects.all()).values_list("kept_sum", "passed_over_sum").get()
+
+        for hours in (0, 0.5, 1.5, 3):
+            counts = {rule.pk: (1, 10), None: (5, 5)}
+            where.add("p", now - timedelta(hours=hours), counts)
+            assert counts == {}
+        assert sums() == (2, 20), "of the last hour"
+        where.tidy()
+        assert len(where._file().counts(0)) == 2
+        assert where._file().counts(0)[rule.pk] == (3, 30)
+        refresher.refresh()
+        [live] = where.processes()
+        gone = ProcessStatus(process="gone", service="shop", host="h", pid=1, started=now, updated=now)
+        gone.updated -= timedelta(seconds=100)
+        where.tell(gone)
+        assert [row.pk for row in where.processes()] == [live.pk]
+        refresher._reported = float("-inf")
+        refresher.refresh()
+        assert refresher._processes == 1, "nobody shares with those that have gone"
+        """
+    run(script, tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 4096])
+def test_a_damaged_status_file_is_begun_anew(tmp_path: Path, kept: int) -> None:
+    script = """
+        import logging
+        logging.basicConfig(stream=sys.stdout, format="%(message)s")
+        set_up(sys.argv[1])
+        from django_tracing.models import *
+        from django_tracing.sampling.figures import figures
+        SamplingRule.objects.create(name="one")
+        refresher = make()
+        work(refresher)
+        file = Path(store()).with_name("traces.status.sqlite3")
+        with open(file, "r+b") as damaged:
+            damaged.seek(int(sys.argv[2]))
+            damaged.write(b"x" * 4096)
+        for _ in range(3):
+            work(refresher)
+        assert names(refresher) == ["one"]
+        print(len(figures(refresher.settings).processes()))
+        """
+    said, processes = run(script, tmp_path, kept).splitlines()
+    assert "is begun anew" in said
+    assert processes == "1"
+
+
+def test_a_status_that_can_t_be_stored_is_said_once_and_on_its_page(tmp_path: Path) -> None:
+    (tmp_path / ".tracing").write_text("a file where the folder should be")
+    script = (
+        """
+    import logging
+    logging.basicConfig(stream=sys.stdout, format="%(message)s")
+    set_up(sys.argv[1])
+    """
+        + PAGES
+        + """
+    SamplingRule.objects.create(name="one")
+    refresher = make()
+    for _ in range(3):
+        work(refresher)
+    assert names(refresher) == ["one"], "rules are read all the same"
+    assert "can&#x27;t be read (Not a directory)" in page("processstatus")
+    assert 'field-kept">0<' in page("samplingrule")
+    """
+    )
+    out = run(script, tmp_path)
+    assert len(out.splitlines()) == 1
+    assert out.startswith("The status of this process can't be stored: ")
+
+
+def test_a_process_that_ends_writes_nothing(tmp_path: Path) -> None:
+    """Not to the host's database, nor to the file: ending takes no longer for it, and a killed process does the same."""
+    script = """
+        import atexit
+        path = set_up(sys.argv[1])
+        from django_tracing.models import *
+        from tests.jaegers import wait_until
+        SamplingRule.objects.create(name="one")
+        connection.close()
+        refresher = make(refresh=3600)
+        refresher.origin.judge(None, "GET", None, None, 1)
+        status = Path(store()).with_name("traces.status.sqlite3")
+        wait_until(lambda: names(refresher) and not refresher._reported < 0, "the thread's first look")
+        opened.clear()
+        before = [file.read_bytes() for file in (path, status)]
+        atexit.register(lambda: print(opened, [file.read_bytes() for file in (path, status)] == before))
+        """
+    assert run(script, tmp_path) == "[] True\n"
+
+
+def test_a_child_forked_while_the_thread_is_in_sqlite_goes_on(tmp_path: Path) -> None:
+    script = """
+        import signal
+        set_up(sys.argv[1])
+        from django_tracing.models import *
+        from django_tracing.sampling import refresh
+        SamplingRule.objects.create(name="one")
+        connection.close()
+        refresher = make()
+        refresh.FORK = 0.01
+        held, go = threading.Event(), threading.Event()
+
+        def hold():
+            with refresh._in_sqlite:
+                held.set()
+                go.wait()
+
+        def fork():
+            child = os.fork()
+            if child == 0:
+                signal.alarm(60)
+                refresher.refresh()
+                os._exit(7 if names(refresher) == ["one"] else 8)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
+
+        refresh.begin(refresher.sampler, refresher.origin, refresher.settings, dict)
+        thread = threading.Thread(target=hold)
+        thread.start()
+        held.wait()
+        fork()
+        go.set()
+        thread.join()
+        fork()
+        refresher.refresh()
+        assert names(refresher) == ["one"], "the parent goes on, too"
+        """
+    run(script.replace("import signal", "import signal, warnings\n        warnings.simplefilter('ignore')"), tmp_path)
