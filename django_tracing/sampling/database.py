@@ -7,6 +7,7 @@ it has changed, by a read-only connection that waits for nobody and has what it 
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     *("Busy", "Missing", "SQLiteRules", "as_rule", "autocommitting", "file_of", "in_force", "is_sqlite"),
-    *("look", "read_rules", "rules_alias", "table_exists"),
+    *("look", "read_rules", "rules_alias", "shares_connections", "table_exists"),
 ]
 
 #: For how long after a change a file's times may stay what they are though it is changed again, in seconds (FAT's).
@@ -94,6 +95,17 @@ def table_exists() -> bool:
     connection = connections[rules_alias()]
     with connection.cursor() as cursor:
         return SamplingRule._meta.db_table in connection.introspection.table_names(cursor)
+
+
+def shares_connections() -> bool:
+    """Whether all threads of this process have the same connections: gevent made greenlets of them too late.
+
+    Under ``gunicorn --preload`` it does so when Django has its thread-local variables already. A connection of this
+    app's thread would then be a request's, which may not use it.
+    """
+    local: Any = connections._connections  # type: ignore[attr-defined]  # asgiref's Local
+    storage = getattr(local, "_storage", None)
+    return storage is not None and type(storage) is not threading.local
 
 
 def rules_alias() -> str:

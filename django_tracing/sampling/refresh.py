@@ -33,6 +33,7 @@ from django_tracing.sampling.database import (
     is_sqlite,
     read_rules,
     rules_alias,
+    shares_connections,
     table_exists,
 )
 from django_tracing.sampling.figures import Figures, StatusError, figures
@@ -207,7 +208,8 @@ class Refresher:
             except Exception:
                 _logger.debug("The sampling rules could not be refreshed.", exc_info=True)
             finally:
-                _close_connections()
+                if not shares_connections():
+                    _close_connections()
             # Not all processes of a host at once.
             seconds = self.settings.sampling_refresh
             if self._unmigrated:
@@ -220,6 +222,10 @@ class Refresher:
 
     def refresh(self) -> None:
         """Reads the rules, and stores what is to be told. What goes wrong is said once."""
+        if shares_connections():
+            self._unmigrated = True
+            self._say_shared()
+            return
         self._is_busy = False
         try:
             rules = self._look()
@@ -299,6 +305,21 @@ class Refresher:
             _logger.info(
                 "There is no table of sampling rules: TRACING decides. `python manage.py migrate django_tracing` "
                 "makes it, and the admin steers sampling from then on."
+            )
+
+    def _say_shared(self) -> None:
+        if not self._trouble:
+            self._trouble = "shared"
+            from django.db import connections
+
+            # A site without a database has no rules to miss.
+            missed = any("dummy" not in options["ENGINE"] for options in connections.settings.values())
+            _logger.log(
+                logging.WARNING if missed else logging.DEBUG,
+                "The sampling rules are not read, TRACING decides: gevent patched this process after Django was "
+                "loaded, so that all greenlets have the same database connections. Patch first (`import "
+                "gevent.monkey; gevent.monkey.patch_all()` at the top of gunicorn's configuration), or leave out "
+                "--preload.",
             )
 
     # ----- what is told

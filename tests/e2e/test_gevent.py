@@ -61,3 +61,33 @@ def test_many_greenlets_at_once(tmp_path: Path, preload: list[str], database: bo
         assert len({span.trace_id for span in spans}) == 30
         log = server.log()
     assert "Traceback" not in log, log
+    # All greenlets share Django's connections then: this app's thread keeps away from them, and says so.
+    assert ("sampling rules are not read" in log) is bool(preload and database)
+
+
+def test_gevent_that_patched_first(tmp_path: Path) -> None:
+    """With --preload too, each greenlet has connections of its own, and the rules are read."""
+    (tmp_path / "site_of_greenlets.py").write_text(SITE)
+    (tmp_path / "site_of_greenlets_wsgi.py").write_text(WSGI)
+    configuration = tmp_path / "gunicorn_configuration.py"
+    configuration.write_text("import gevent.monkey\ngevent.monkey.patch_all()\npreload_app = True\n")
+    arguments = ["gunicorn", "site_of_greenlets_wsgi", "--bind", "127.0.0.1:{port}", "--worker-class", "gevent"]
+    with (
+        OTLPReceiver() as receiver,
+        Process(
+            [*arguments, "--config", str(configuration)],
+            ready=None,
+            JAEGER_ENDPOINT=receiver.endpoint,
+            DJANGO_SETTINGS_MODULE="site_of_greenlets",
+            PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}",
+            SITE_DATABASE=os.environ["TEST_POSTGRES_URL"],
+            OTEL_BSP_SCHEDULE_DELAY="100",
+        ) as server,
+        ThreadPoolExecutor(30) as pool,
+    ):
+        server.wait_for_port()
+        assert list(pool.map(lambda _: server.get("/")[0], range(30))) == [200] * 30
+        receiver.wait_for(lambda spans: sum(span.kind == "server" for span in spans) >= 30)
+        log = server.log()
+    assert "Traceback" not in log, log
+    assert "sampling rules are not read" not in log
