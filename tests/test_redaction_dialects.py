@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from django_tracing.redaction import REDACTED, Dialect, describe_sql, dialect_of, sanitise_sql
+from django_tracing.redaction import REDACTED, Dialect, describe_sql, dialect_of, redact_text, sanitise_sql
 
 EXAMPLES = int(os.environ.get("DIALECT_EXAMPLES", "250"))
 
@@ -490,3 +490,22 @@ def test_no_password_that_is_a_name_is_shown(data: st.DataObject, account: tuple
 )  # fmt: skip
 def test_what_else_such_a_statement_says_is_shown(sql: str, text: str) -> None:
     assert sanitise_sql(sql, dialect="oracle") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ran ALTER USER ann IDENTIFIED BY zq REPLACE zq;", f"ran ALTER USER ann IDENTIFIED BY {REDACTED} REPLACE {REDACTED};"),
+        ("alter user ann identified by zq", f"alter user ann identified by {REDACTED}"),
+        ("create role ann\n identified  by \"zq zq\" x", f"create role ann\n identified  by {REDACTED} x"),
+        ("identified by'zq''zq'", f"identified by{REDACTED}"),
+        ("IDENTIFIED WITH sha256 AS 'zq\\'zq' LOCK", f"IDENTIFIED WITH sha256 AS {REDACTED} LOCK"),
+        ("identified by password '*zq'", f"identified by password {REDACTED}"),
+        ("ALTER ROLE ann ENCRYPTED PASSWORD E'zq", f"ALTER ROLE ann ENCRYPTED PASSWORD {REDACTED}"),
+        ("a user is identified by an e-mail", "a user is identified by an e-mail"),
+        ("set your password and log in", "set your password and log in"),
+    ],
+)  # fmt: skip
+def test_a_statement_in_a_text_loses_its_password(text: str, expected: str) -> None:
+    assert redact_text(text) == expected
+    assert redact_text(expected) == expected
