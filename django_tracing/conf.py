@@ -145,6 +145,8 @@ class Settings(NamedTuple):
     semconv_stability_opt_in: frozenset[str]
     max_attribute_length: int
     sensitive_keys: tuple[str, ...]
+    #: How keys of caches and of Redis begin whose words may stay.
+    cache_key_prefixes: tuple[str, ...]
     redact: Callable[[str, Any], Any] | None
     log_correlation: bool
     log_errors: bool
@@ -610,6 +612,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("SEMCONV_STABILITY_OPT_IN", frozenset(), _semconv, ("OTEL_SEMCONV_STABILITY_OPT_IN",)),
     Spec("MAX_ATTRIBUTE_LENGTH", 100, _number(16, 65536, unit="characters", whole=True)),
     Spec("SENSITIVE_KEYS", (), _strings(example='["iban", "passport"]')),
+    Spec("CACHE_KEY_PREFIXES", (), _strings(example='["catalog:", "report:"]')),
     Spec("REDACT", None, _callable),
     Spec("LOG_CORRELATION", True, _boolean),
     Spec("LOG_ERRORS", False, _boolean),

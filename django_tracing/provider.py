@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 
-from django_tracing import environment, instrumentation, logs, spans
+from django_tracing import environment, instrumentation, logs, site_words, spans
 from django_tracing.addresses import shown_address
 from django_tracing.attributes import Convention
 from django_tracing.conf import Settings, get_settings
@@ -126,6 +126,7 @@ def _start(settings: Settings) -> None:
     keep = sampler.keep if ours else None
     guidelines = Guidelines(settings.sensitive_keys, settings.max_attribute_length, settings.redact)
     also_sensitive(settings.sensitive_keys)
+    site_words.install()
     origin = Origin.of(tracer, keep, passed_by=(UpstreamProcessor,), guidelines=guidelines)
     spans.use_tracer(tracer, convention, origin, guidelines)
     if ours and origin is not None:

@@ -93,6 +93,11 @@ def use_tracer(
     _origin = origin
     _guidelines = Guidelines() if guidelines is None else guidelines
     _used = True
+    forget_described()
+
+
+def forget_described() -> None:
+    """Forgets what spans are called and say, which is then made anew."""
     for cache in _caches:
         cache.forget()
 

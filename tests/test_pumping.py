@@ -58,6 +58,7 @@ from django_tracing.redaction import (
     sanitise_url,
     sql,
 )
+from django_tracing.redaction.keys import _key_pattern
 from django_tracing.redaction.patterns import Pattern
 from django_tracing.response_headers import server_timing
 from django_tracing.sampling.remote import parse_strategy
@@ -67,6 +68,29 @@ from tests.linear import steps
 from tests.work_counter import work
 
 _keys = SensitiveKeys()
+#: What patterns of keys look for.
+_KEYS = (
+    *(
+        "django.contrib.sessions.cache" + "a" * 32,
+        "a@b.c:",
+        "eyJhbGciO",
+        "user_",
+        "user-list-",
+        "isActive",
+        "a:b::",
+        "::1",
+    ),
+    *(
+        "views.decorators.cache.cache_page.",
+        "." + "a" * 32,
+        "template.cache.a",
+        "xrq:",
+        "rq:",
+        "conj:",
+        ".reply.celery.pidbox",
+    ),
+    *("1.2.3.", "aa:", "aa-", "0000-", "aaaaaaaa-", "*:", "a b:", "shop:1:"),
+)
 _guidelines = Guidelines()
 _proxies = (ip_network("10.0.0.0/8"),)
 _rules = compile_rules(
@@ -112,6 +136,11 @@ READERS = {
     "database error": Reader(
         redact_db_error, "a1 '\"\\(,)\n:«“", ("(1, '", "near '", "DETAIL: ", "out of range: ", "\nLINE 1: ", "')")
     ),
+    "error of a cache": Reader(
+        redact_db_error,
+        "a1 '()",
+        ("Key '", "' not found", "Command # 1 (GET", ") of pipeline", "with args beginning with:"),
+    ),
     "stack": Reader(
         lambda text: redact_stacktrace(text, 8000),
         "a1 '\"\\(,)\n: |+-",
@@ -137,7 +166,8 @@ READERS = {
     ),
     "query": Reader(lambda text: redact_query(text, _keys), "a1/%@:?&=#+-_.;", ("a=1&", "token=x&", "&&", "%25")),
     "e-mail": Reader(mask_email, "a@."),
-    "key": Reader(key_pattern, "a1A:_-.|@%{} /", ("sessions.cache" + "a" * 32, "a@b.c:", "eyJhbGciO")),
+    "key": Reader(key_pattern, "a1A:_-.|@%{} /", _KEYS),
+    "key that is not cut": Reader(_key_pattern, "a1A:_-.|@%{} /", _KEYS),
     "sql": Reader(
         _describe,
         "a1 '\"`$\\(),;.-/*#?%:[]\nqEN",
@@ -191,7 +221,8 @@ READERS = {
         lambda text: _propagator.extract({"HTTP_TRACEPARENT": _caller + text}, None, _WellFormed(_getter)), "-0 \ta"
     ),
     "Redis": Reader(lambda text: statement_of(["get", *text.split(":")]), "aA1._- :{}"),
-    "commands": Reader(_commands, "aA1 \n\t."),
+    "commands": Reader(lambda text: _commands(text, pipelined=True), "aA1 \n\t."),
+    "a command": Reader(lambda text: _commands(text, pipelined=False), "aA1 \n\t."),
     "rules": Reader(lambda text: _rules.match(Asked(path=f"/{text}", user_id=""), 0.0), "abc/"),
     "gRPC's answer": Reader(lambda text: _failure("UNAVAILABLE", text, "x", compressed=True), "aA \n"),
     "status and wait": Reader(lambda text: from_status(503, "x", text), "19²."),

@@ -427,9 +427,10 @@ def _describe_database(span: Span, attributes: Mapping[str, Any], system: str, c
         if not isinstance(text, str):
             continue
         if system in _CACHES:
-            changes[key], command = _commands(text)
+            pipelined = "db.redis.pipeline_length" in attributes
+            changes[key], command = _commands(text, pipelined=pipelined)
             changes[key] = known or changes[key]
-            name = f"{system}.pipeline" if "db.redis.pipeline_length" in attributes else f"{system}.{command}"
+            name = f"{system}.pipeline" if pipelined else f"{system}.{command}"
             continue
         statement = describe_sql(text, dialect_of(system))
         changes[key] = statement.text
@@ -449,11 +450,13 @@ def _describe_database(span: Span, attributes: Mapping[str, Any], system: str, c
 _NO_COMMAND: Final = re.compile(r"[^a-z0-9_.]")
 
 
-def _commands(text: str) -> tuple[str, str]:
-    """Commands of Redis or memcached, one a line, arguments as ``?``; and the name of the first."""
+def _commands(text: str, *, pipelined: bool) -> tuple[str, str]:
+    """Commands of Redis or memcached, those of a pipeline one a line, arguments as ``?``; the name of the first."""
     lines = []
     first = ""
-    for line in text[:_URL_LENGTH].splitlines()[:50]:
+    text = text[:_URL_LENGTH]
+    # A single command's arguments may hold line breaks, and what follows one is no command.
+    for line in text.splitlines()[:50] if pipelined else [text]:
         command, *arguments = line.split() or [""]
         if command:
             command = _NO_COMMAND.sub("", command.lower())[:32]

@@ -7,7 +7,8 @@ Everything is linear in the length of its input, because all of it is attacker-c
 
 from django_tracing.redaction.dialects import Dialect, dialect_of
 from django_tracing.redaction.errors import redact_db_error, redact_stacktrace
-from django_tracing.redaction.keys import key_pattern
+from django_tracing.redaction.key_words import SiteWords
+from django_tracing.redaction.keys import forget_site_words, key_pattern, use_site_words
 from django_tracing.redaction.names import SensitiveKeys
 from django_tracing.redaction.patterns import REDACTED, cut
 from django_tracing.redaction.resource import redact_resource
@@ -20,11 +21,13 @@ __all__ = [
     "REDACTED",
     "Dialect",
     "SensitiveKeys",
+    "SiteWords",
     "Statement",
     "also_sensitive",
     "cut",
     "describe_sql",
     "dialect_of",
+    "forget_site_words",
     "key_pattern",
     "mask_email",
     "redact_db_error",
@@ -35,4 +38,5 @@ __all__ = [
     "redacted_stack",
     "sanitise_sql",
     "sanitise_url",
+    "use_site_words",
 ]
