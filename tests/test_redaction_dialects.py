@@ -309,6 +309,8 @@ KNOWN: list[tuple[Dialect, str, str]] = [
     ("mssql", "SELECT [it's], [a]]'b], 'zq' FROM [dbo].[t] WHERE c > $12.50", "SELECT [?], [?], ? FROM [dbo].[t] WHERE c > $?"),
     ("mssql", "SELECT /* /* */ 'zq' */ a FROM #t", "SELECT a FROM #t"),
     ("mssql", "EXEC sp_addlogin ann, zq, @c = zq, @d = @e", "EXEC sp_addlogin ?, ?, @c = ?, @d = @e"),
+    ("mssql", "INSERT INTO t EXEC dbo.sp_x zq, @a; SELECT b FROM u", "INSERT INTO t EXEC dbo.sp_x ?, @a; SELECT b FROM u"),
+    ("mssql", "EXECUTE @r = [dbo].[sp_x] zq", "EXECUTE @r = ?.? ?"),
     ("mssql", "sp_addlogin ann, \"zq\"; SELECT a FROM t", "sp_addlogin ?, ?; SELECT a FROM t"),
     ("postgresql", "SELECT a -- x\r'b\nzq' FROM t", "SELECT a ? FROM t"),
     ("postgresql", "SELECT E'a' -- b\n '\\' zq', c FROM t", "SELECT ?, c FROM t"),

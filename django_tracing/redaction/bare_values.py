@@ -35,6 +35,7 @@ _OPENS_VALUES: Final = {
 }
 #: Where a procedure's arguments may be texts without quotes.
 _WITH_BARE_ARGUMENTS: Final = frozenset({"mssql", "unknown", "names-in-double-quotes"})
+_CALLS: Final = frozenset({"exec", "execute"})
 _NO_ARGUMENTS: Final = frozenset({"default", "go", "null", "out", "output"})
 _ENDS: Final = frozenset({",", "(", ")"})
 
@@ -58,17 +59,18 @@ def _statement(tokens: list[Token], dialect: Dialect) -> list[Token]:
     verb = noun = previous = ""
     openers: frozenset[str] = frozenset()
     # Whether the next token is a password, and whether one is under way: what follows it at once belongs to it.
-    opening = running = identified = values = False
+    opening = running = identified = called = values = False
+    bare_arguments = dialect in _WITH_BARE_ARGUMENTS
     for kind, text, space in tokens:
         word = text.lower() if kind == "word" else ""
         running = running and not space and text not in _ENDS
         hidden = running
+        # Of a call, the name goes on until there is white space.
+        values = values or (called and space and previous not in _CALLS)
+        called = called or (bare_arguments and (word in _CALLS or (not verb and word.startswith(("sp_", "xp_")))))
         if not verb:
             verb = word or text
             openers = _OPENS_VALUES.get(verb, openers)
-            called = dialect in _WITH_BARE_ARGUMENTS and verb.startswith(("exec", "sp_", "xp_"))
-        elif called and space and (previous != verb or not verb.startswith("exec")):
-            values = True
         elif not noun and word not in _BEFORE_ACCOUNTS:
             noun = word or text
         if values:
