@@ -118,7 +118,20 @@ READERS = {
     "text": Reader(
         redact_text,
         "a1 @.%4:=/'\"{[(\\,;-_>&",
-        ("password=", "token: ", "Bearer ", "eyJhbGciO", "://a:b@", "[redacted]", "4111 ", "cookie: ", "secret='"),
+        (
+            "password=",
+            "token: ",
+            "Bearer ",
+            "eyJhbGciO",
+            "://a:b@",
+            "[redacted]",
+            "4111 ",
+            "cookie: ",
+            "secret='",
+            "IDENTIFIED BY ",
+            "create user a ",
+            "password '",
+        ),
     ),
     "database error": Reader(
         redact_db_error, "a1 '\"\\(,)\n:«“", ("(1, '", "near '", "DETAIL: ", "out of range: ", "\nLINE 1: ", "')")

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from django_tracing.redaction import REDACTED, Dialect, describe_sql, dialect_of, sanitise_sql
+from django_tracing.redaction import REDACTED, Dialect, describe_sql, dialect_of, redact_text, sanitise_sql
 
 EXAMPLES = int(os.environ.get("DIALECT_EXAMPLES", "250"))
 
@@ -309,6 +309,8 @@ KNOWN: list[tuple[Dialect, str, str]] = [
     ("mssql", "SELECT [it's], [a]]'b], 'zq' FROM [dbo].[t] WHERE c > $12.50", "SELECT [?], [?], ? FROM [dbo].[t] WHERE c > $?"),
     ("mssql", "SELECT /* /* */ 'zq' */ a FROM #t", "SELECT a FROM #t"),
     ("mssql", "EXEC sp_addlogin ann, zq, @c = zq, @d = @e", "EXEC sp_addlogin ?, ?, @c = ?, @d = @e"),
+    ("mssql", "INSERT INTO t EXEC dbo.sp_x zq, @a; SELECT b FROM u", "INSERT INTO t EXEC dbo.sp_x ?, @a; SELECT b FROM u"),
+    ("mssql", "EXECUTE @r = [dbo].[sp_x] zq", "EXECUTE @r = ?.? ?"),
     ("mssql", "sp_addlogin ann, \"zq\"; SELECT a FROM t", "sp_addlogin ?, ?; SELECT a FROM t"),
     ("postgresql", "SELECT a -- x\r'b\nzq' FROM t", "SELECT a ? FROM t"),
     ("postgresql", "SELECT E'a' -- b\n '\\' zq', c FROM t", "SELECT ?, c FROM t"),
@@ -490,3 +492,22 @@ def test_no_password_that_is_a_name_is_shown(data: st.DataObject, account: tuple
 )  # fmt: skip
 def test_what_else_such_a_statement_says_is_shown(sql: str, text: str) -> None:
     assert sanitise_sql(sql, dialect="oracle") == text
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("ran ALTER USER ann IDENTIFIED BY zq REPLACE zq;", f"ran ALTER USER ann IDENTIFIED BY {REDACTED} REPLACE {REDACTED};"),
+        ("alter user ann identified by zq", f"alter user ann identified by {REDACTED}"),
+        ("create role ann\n identified  by \"zq zq\" x", f"create role ann\n identified  by {REDACTED} x"),
+        ("identified by'zq''zq'", f"identified by{REDACTED}"),
+        ("IDENTIFIED WITH sha256 AS 'zq\\'zq' LOCK", f"IDENTIFIED WITH sha256 AS {REDACTED} LOCK"),
+        ("identified by password '*zq'", f"identified by password {REDACTED}"),
+        ("ALTER ROLE ann ENCRYPTED PASSWORD E'zq", f"ALTER ROLE ann ENCRYPTED PASSWORD {REDACTED}"),
+        ("a user is identified by an e-mail", "a user is identified by an e-mail"),
+        ("set your password and log in", "set your password and log in"),
+    ],
+)  # fmt: skip
+def test_a_statement_in_a_text_loses_its_password(text: str, expected: str) -> None:
+    assert redact_text(text) == expected
+    assert redact_text(expected) == expected

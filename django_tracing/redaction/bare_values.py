@@ -6,9 +6,9 @@ import re
 from typing import Final
 
 from django_tracing.redaction.dialects import Dialect, Token
-from django_tracing.redaction.patterns import pattern
+from django_tracing.redaction.patterns import REDACTED, pattern
 
-__all__ = ["without_bare_values"]
+__all__ = ["without_bare_values", "without_passwords_of_sql"]
 
 #: Without one of these there is nothing to do.
 _HAS_SOME: Final = pattern(
@@ -35,6 +35,7 @@ _OPENS_VALUES: Final = {
 }
 #: Where a procedure's arguments may be texts without quotes.
 _WITH_BARE_ARGUMENTS: Final = frozenset({"mssql", "unknown", "names-in-double-quotes"})
+_CALLS: Final = frozenset({"exec", "execute"})
 _NO_ARGUMENTS: Final = frozenset({"default", "go", "null", "out", "output"})
 _ENDS: Final = frozenset({",", "(", ")"})
 
@@ -58,17 +59,18 @@ def _statement(tokens: list[Token], dialect: Dialect) -> list[Token]:
     verb = noun = previous = ""
     openers: frozenset[str] = frozenset()
     # Whether the next token is a password, and whether one is under way: what follows it at once belongs to it.
-    opening = running = identified = values = False
+    opening = running = identified = called = values = False
+    bare_arguments = dialect in _WITH_BARE_ARGUMENTS
     for kind, text, space in tokens:
         word = text.lower() if kind == "word" else ""
         running = running and not space and text not in _ENDS
         hidden = running
+        # Of a call, the name goes on until there is white space.
+        values = values or (called and space and previous not in _CALLS)
+        called = called or (bare_arguments and (word in _CALLS or (not verb and word.startswith(("sp_", "xp_")))))
         if not verb:
             verb = word or text
             openers = _OPENS_VALUES.get(verb, openers)
-            called = dialect in _WITH_BARE_ARGUMENTS and verb.startswith(("exec", "sp_", "xp_"))
-        elif called and space and (previous != verb or not verb.startswith("exec")):
-            values = True
         elif not noun and word not in _BEFORE_ACCOUNTS:
             noun = word or text
         if values:
@@ -95,3 +97,29 @@ def _statement(tokens: list[Token], dialect: Dialect) -> list[Token]:
         values = values or (word or text) in openers
         previous = word or text
     return kept
+
+
+_VALUE: Final = r"""(?:[eEnN]?'(?:[^'\\]|\\[\s\S]|'')*'?|"(?:[^"\\]|\\[\s\S]|"")*"?|[^\s;,)'"]+)"""
+#: In a text that may quote a statement. People are "identified by" things, too: without quotes, what stands before
+#: makes a statement of it, or capitals do.
+_IN_TEXT: Final = pattern(
+    rf"""
+    \b(
+        (?i:identified\s{{1,9}}(?:with\s{{1,9}}\w{{1,64}}\s{{1,9}})?(?:by|as)\s{{0,9}}(?:(?:password|values)\s{{1,9}})?
+            |password\s{{1,9}})(?=[eEnN]?['"])
+        | IDENTIFIED\s{{1,9}}BY\s{{1,9}}
+        | (?i:(?:alter|create)\s{{1,9}}(?:user|role)\s{{1,9}}\S{{1,128}}\s{{1,9}}identified\s{{1,9}}by\s{{1,9}})
+    ){_VALUE}((?i:\s{{1,9}}replace\s{{1,9}}){_VALUE})?
+    """,
+    re.VERBOSE,
+)
+
+
+def without_passwords_of_sql(text: str) -> str:
+    """``text`` without the passwords of statements that it quotes: ``IDENTIFIED BY new REPLACE old``."""
+    return _IN_TEXT.sub(_hide_password, text)
+
+
+def _hide_password(match: re.Match[str]) -> str:
+    replaced = match[2]
+    return f"{match[1]}{REDACTED}{f' REPLACE {REDACTED}' if replaced else ''}"

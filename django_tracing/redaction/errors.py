@@ -15,6 +15,8 @@ _DETAIL: Final = pattern(
     r"(?:^|\n)[ \t]{0,8}(?:DETAIL|CONTEXT|HINT|QUERY|STATEMENT|WHERE|LINE \d+):[\s\S]*"
     # With both blanks it is libpq's wherever it stands: behind a bar, or in a message that was made one line.
     r"|(?:DETAIL|CONTEXT|HINT|QUERY|STATEMENT|WHERE): {2}[\s\S]*"
+    # SQLAlchemy's statement and parameters.
+    r"|\n\[(?:SQL|parameters): [\s\S]*"
     r"|\n(?:[^\W\d_]{3,20} ?: {2}|[^\W\d_a-z]{3,20} \d{1,9} ?: )[\s\S]*"
 )
 #: A parser quotes the statement from its error on, to the end of the message.

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable
 from typing import Final, Literal
 
+from django_tracing.redaction.bare_values import without_passwords_of_sql
 from django_tracing.redaction.homes import without_homes
 from django_tracing.redaction.names import STEMS, SensitiveKeys, words_of
 from django_tracing.redaction.patterns import REDACTED, pattern, safely
@@ -134,6 +135,8 @@ def redact_text(text: str) -> str:
     if "eyJ" in text:
         text = JWT.sub(REDACTED, text)
     lower = text.lower()
+    if "identified" in lower or "password" in lower:
+        text = without_passwords_of_sql(text)
     for stem in _text_stems:
         if stem in lower:
             text = _HEADER.sub(rf"\1{REDACTED}", text)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
+import psycopg
 import pytest
 from django.db import DatabaseError
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -17,6 +20,7 @@ from django.db.backends.sqlite3.operations import DatabaseOperations
 from django.db.utils import ConnectionHandler
 from opentelemetry import trace
 
+from django_tracing.redaction import Dialect, sanitise_sql
 from example_project.servers import database_settings
 from tests.conftest import Spans
 
@@ -61,6 +65,64 @@ def test_postgresql_s_backslashes_are_read_as_the_session_reads_them(spans: Span
     with postgresql(OPTIONS={"options": "-c standard_conforming_strings=off"}) as connection:
         assert statement(spans, connection, escaped) == "SELECT ?"
         assert statement(spans, connection, 'SELECT "a"."x" FROM "a"') == 'SELECT "a"."x" FROM "a"'
+
+
+# ----- what servers themselves take for a literal
+
+#: Of which random statements are made. Most are none that a server takes; a thirtieth is.
+PIECES = [
+    "'", "'", "''", "'''", '"', '""', "\\", "\\'", "\\\\", "`", "$$", "$a$", "#", "--", "-- ", "/*", "*/", "/*!", "[", "]", "q'[", " E'", " N'",
+    " U&'", "\n", "\r", " ", ",", ", ", "||", "(", ")", "-", "/", "\n'", "' '",
+]  # fmt: skip
+WORDS = [f"zq{letter}x" for letter in "abcdefghi"]
+
+
+def random_statements(seed: int) -> Iterator[str]:
+    random = Random(seed)
+    for _ in range(5000):
+        pieces = [*random.sample(PIECES, 3), "'", ", ", "'"]
+        words = [word + random.choice(pieces) for word in WORDS[: random.randint(2, 9)]]
+        yield f"SELECT {random.choice(['', ' E', ' '])}'{''.join(words)}{random.choice(['', '', '*/', chr(10)])}"
+
+
+def shown(run: Callable[[str], list[tuple[Any, ...]]], dialects: list[Dialect]) -> tuple[int, list[str]]:
+    """How many statements the server took, and those of which a value is shown that it gave back."""
+    taken, found = 0, []
+    for sql in random_statements(1):
+        try:
+            rows = run(sql)
+        except (psycopg.Error, sqlite3.Error):
+            continue
+        taken += 1
+        values = [word for row in rows for value in row for word in WORDS if word in str(value)]
+        found += [sql for dialect in dialects for word in values if word in sanitise_sql(sql, dialect=dialect)]
+    return taken, found
+
+
+@pytest.mark.parametrize("standard", ["on", "off"])
+def test_nothing_that_postgresql_gives_back_is_shown(standard: str) -> None:
+    options = f"-c standard_conforming_strings={standard} -c escape_string_warning=off"
+    with psycopg.connect(os.environ["TEST_POSTGRES_URL"], autocommit=True, options=options) as connection:
+
+        def run(sql: str) -> list[tuple[Any, ...]]:
+            return connection.execute(sql.encode()).fetchall()
+
+        dialects: list[Dialect] = ["unknown", "names-in-double-quotes"]
+        taken, found = shown(run, [*dialects, "postgresql"] if standard == "on" else dialects)
+    assert found == []
+    assert taken > 50
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="SQLite is told here to read no strings in double quotes")
+def test_nothing_that_sqlite_gives_back_is_shown() -> None:
+    connection = sqlite3.connect(":memory:")
+    connection.setconfig(sqlite3.SQLITE_DBCONFIG_DQS_DML, False)  # type: ignore[attr-defined,unused-ignore]
+    try:
+        taken, found = shown(lambda sql: connection.execute(sql).fetchall(), ["sqlite", "unknown"])
+    finally:
+        connection.close()
+    assert found == []
+    assert taken > 50
 
 
 # ----- vendors that are not here: their backends' classes, with SQLite behind them
