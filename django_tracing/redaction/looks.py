@@ -1,0 +1,293 @@
+"""Secrets that are known by their look, whatever their name and wherever they stand.
+
+Four things have a look: tokens that begin as their maker makes them begin (``ghp_``), words that were drawn at random,
+PEM blocks, and addresses of webhooks, whose path is the secret.
+
+A word is random when its neighboring characters are such as stand together in random tokens rather than in names,
+titles and slugs: each pair has a weight, and the sum decides. ``python -m benchmarks.redaction`` says how often that
+is wrong, ``python -m benchmarks.letters`` fits the weights anew.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from functools import cache
+from operator import add
+from typing import Final
+
+from django_tracing.redaction.patterns import REDACTED, pattern
+
+__all__ = ["is_secret", "redact_looks", "redact_pem", "redact_webhooks"]
+
+#: What is shorter is too short to be judged: every name has a few odd letters.
+SHORTEST: Final = 13
+
+# ----- well-known beginnings
+
+#: With what follows them at least: less, where nothing else begins like that.
+_BEGINNINGS: Final = (
+    # Code hosting: GitHub, GitLab, Bitbucket; package registries, container registries.
+    *(r"gh[oprsu]_\w{8}", r"github_pat_\w{8}", r"gl(?:pat|ptt|dt|rt|ft|cbt|imt|oas|soat|agent|ffct)-[\w-]{8}"),
+    *(r"GR1348941[\w-]{8}", r"ATBB\w{20}", r"npm_[A-Za-z0-9]{20}", r"pypi-Ag[\w-]{10}", r"rubygems_[0-9a-f]{12}"),
+    *(r"CLOJARS_\w{12}", r"dckr_[op]at_[\w-]{8}", r"oy2[a-z0-9]{43}"),
+    # Clouds: AWS, Google, Azure, DigitalOcean, Heroku, Fly, Alibaba, Yandex, and what runs on them.
+    *(r"AKIA[A-Z0-9]{9}", r"A(?:3T[A-Z0-9]|SIA|BIA|CCA)[A-Z2-7]{16}\b", r"ABSK[A-Za-z0-9+]{20}"),
+    *(r"bedrock-api-key-\w{8}", r"AIza[\w-]{9}", r"ya29\.[\w-]{8}", r"GOCSPX-[\w-]{8}", r"[\w~.]{3}\dQ~[\w~.-]{20}"),
+    *(r"do[opr]_v1_[0-9a-f]{8}", r"HRKU-[\w-]{12}", r"fo1_[\w-]{20}", r"fm[12][ar]?_[A-Za-z0-9+]{20}"),
+    *(r"LTAI[A-Za-z0-9]{12}", r"AQVN[\w-]{20}", r"t1\.[\w-]{8,}=*\.[\w-]{20}", r"pul-[0-9a-f]{12}", r"dp\.\w\w\.\w{12}"),
+    *(r"hv[bsr]\.[\w-]{8}", r"s\.[A-Za-z0-9]{24}\b", r"[a-z0-9]{14}\.atlasv1\.\w", r"tskey-[a-z]+-\w{8}"),
+    *(r"sha256~[\w-]{12}", r"dapi[0-9a-f]{12}", r"pscale_(?:tkn|oauth|pw)_[\w.=-]{8}", r"tk-us-[\w-]{20}"),
+    # Payments and shops.
+    *(r"[rs]k_(?:live|test|prod)_\w{8}", r"whsec_\w{12}", r"sq0(?:atp|csp)-[\w-]{8}", r"EAA[A-Za-z0-9]{20}"),
+    *(r"EAAA[\w-]{20}", r"shp(?:at|ca|pa|ss)_\w{8}", r"FLW(?:SEC|PUB)K_TEST-\w{8}", r"EZ[AT]K\w{20}"),
+    *(r"shippo_(?:live|test)_\w{8}", r"duffel_(?:live|test)_[\w-]{8}", r"access-(?:sandbox|development|production)-\w{8}"),
+    # Chats and mail.
+    *(r"xox[a-z][-.][\w.-]{8}", r"xapp-\d-[\w-]{8}", r"SG\.[\w-]{8}", r"xkeysib-\w{8}", r"xsmtpsib-\w{8}", r"key-\w{32}\b"),
+    # Models: OpenAI, Anthropic, Hugging Face and others.
+    *(r"sk-(?:ant|proj|svcacct|admin|or)-[\w-]{8}", r"sk-[A-Za-z0-9]{20}", r"hf_[A-Za-z]{20}", r"api_org_[A-Za-z]{20}"),
+    *(r"pplx-\w{20}", r"gsk_\w{20}", r"xai-\w{20}", r"r8_\w{20}", r"nvapi-[\w-]{20}", r"lsv2_[a-z]{2}_\w{8}"),
+    # Watching and building.
+    *(r"glc_[A-Za-z0-9+]{12}", r"glsa_\w{12}", r"sntry[su]_\w{8}", r"NR(?:AK|II|JS)-\w{8}", r"dt0[a-z]\d\d\.\w{12}"),
+    *(r"sgp_\w{16}", r"sq[aup]_[0-9a-z]{20}", r"lin_(?:api|oauth)_\w{8}", r"PMAK-\w{8}", r"pnu_\w{20}", r"rdme_\w{12}"),
+    *(r"ico-\w{20}", r"fio-u-[\w-]{12}", r"ntn_\d{8}", r"tfp_[\w.-]{20}", r"sm_[aps]at_\w{8}", r"API-[A-Z0-9]{24}"),
+    *(r"AKCp\w{20}", r"cmVmd\w{20}", r"AT(?:ATT|CTT)3[\w-]{12}", r"dnkey-[\w-]{12}", r"[ps]at\.[\w-]{22}\.\w{12}"),
+    # Keys: age, 1Password.
+    *(r"AGE-SECRET-KEY-1\w{4}", r"A3-[A-Z0-9]{6}-[A-Z0-9-]{8}", r"ops_eyJ\w", r"p8e-\w{12}"),
+)
+_KNOWN_BEGINNING: Final = pattern(rf"(?<![A-Za-z0-9])(?:{'|'.join(_BEGINNINGS)})", re.ASCII)
+
+# ----- random words
+
+#: What pairs are made of: letters in either case, digits, and all else.
+SYMBOLS: Final = "abcdefghijklmnopqrstuvwxyz0-"
+_LEVELS: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
+#: How much rather than in a name the second symbol follows the first in a random token; a line for each first one.
+_PAIRS: Final = (
+    "UPOPfURbWTTMNKeOeJKKWWUUSbXX",
+    "RVXcMgecTQeUbfNZuUUXRmjoNiXa",
+    "OZWQRafIPcOSXaPViRSPSbfaTPUU",
+    "OVaRJObYSXRbacTdnWQbXfchXUWX",
+    "WWTQTRTdXZWQQLaWcHLNdXYQUWWU",
+    "VacbWOWgPdjWdgTlhVaTWkadaeTY",
+    "VdZZIdYRTkiZdZSXmQOZVfbgeeWZ",
+    "OcbcObbZPpeYYcRfiXZMQfgrWgZa",
+    "STQMJWPeiNWOQGQTgSKMdabUdRYV",
+    "OkcaQZjfccTkZXUeaoNdcobirdcY",
+    "QbZWOXWfUVWUhWScuYRVXcbtciXU",
+    "MbcTJbZdKZXPWcMVkeNTQYjkXkXa",
+    "NYZaNdchRkdUPdRPafVbWciWQmaX",
+    "PhVNNTNcLfZcgYNWkgPNXUgeTdZS",
+    "WQUPVTScZZVNRHROkIPPPZIVeVaV",
+    "RbdWPZdRTmUQdiQVdQVUWZjhIeYQ",
+    "onnkgjihilrQYoqcOUebJaaXirgY",
+    "KZYUIaYdNkVbUbJYlZSQTYdjPSdX",
+    "YbTTNWaWTiUXWfWUbdRKZZfhUUWU",
+    "SfYbMWfOPZcXWcOXnSTRUbcZQgWS",
+    "YQWTRTXkSPZQNNiUoMMPbZZYeXZf",
+    "PaYaKadiQhgdehWejdcgcSZfdbSa",
+    "NfacKefaPradlTSdpYVhZjZYRcea",
+    "daUeWaghVnmZSdiZridQcdeSTfOQ",
+    "ZUWbccbdgWbaSWcPjdMWdeWhWSgT",
+    "PfZaMkaXTecfXUWedjgZUcYpOVdd",
+    "VWUSaUdfeWYbVYhWidUZeahWghTX",
+    "STUSWUSUYYXXRSYPaWOUaUTTeVXV",
+)
+#: The same for small letters, capitals, digits and all else.
+_CASES: Final = (0.18, 1.97, 1.04, 0.25, 0.39, 0.73, 0.55, -0.15, 1.85, 1.49, -0.24, 0.25, -0.80, -0.79, 0.27, -0.05)
+#: What a character, and the word, count by themselves; by what :func:`kind_of` says.
+_A_CHARACTER: Final = (0.312, -0.079, 0.086, -0.032, -0.183, -0.118, -0.228, -0.139)
+_A_WORD: Final = (-1.16, -0.01, 1.51, 0.79, 0.23, 0.88, 1.76, 1.95)
+
+#: What looks random and is none: uuids, addresses in memory, numbers, times.
+_KNOWN: Final = pattern(
+    r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
+    r"|(?<![A-Za-z0-9])(?:0x[0-9a-fA-F]{1,16}|\d{1,20}e[+-]\d{1,3}|\d{4}-?\d\d-?\d\d[Tt_-]\d\d-?\d\d(?:-?\d\d)?[Zz]?)"
+    r"(?![A-Za-z0-9])",
+)
+_HEXADECIMAL: Final = pattern(r"(?<![A-Za-z0-9])(?:[0-9a-f]{16,}|[0-9A-F]{16,})(?![A-Za-z0-9])")
+_CHUNK: Final = pattern(r"[A-Za-z0-9]{13,}")
+_NO_NUMBER: Final = pattern(r"[^\d_.~+-]")
+
+
+def symbol(character: str) -> int:
+    """The place of ``character`` in ``SYMBOLS``."""
+    return SYMBOLS.index(character.lower()) if character.isalpha() else 26 if character.isdigit() else 27
+
+
+def case(character: str) -> int:
+    return 0 if character.islower() else 1 if character.isupper() else 2 if character.isdigit() else 3
+
+
+def kind_of(word: str) -> int:
+    """Whether it has letters of both cases (4), digits (2), anything else (1)."""
+    mixed = not word.islower() and not word.isupper()
+    return mixed * 4 + any(map(str.isdigit, word)) * 2 + (not word.isalnum())
+
+
+def written(weight: float) -> str:
+    """``weight`` as it stands in the table."""
+    return _LEVELS[max(0, min(61, round(weight / 0.15) + 31))]
+
+
+@cache
+def _weights() -> dict[str, float]:
+    """Of each two characters."""
+    characters = string.ascii_letters + string.digits + "_-+~.%=/:|"
+    return {
+        first + second: (_LEVELS.index(_PAIRS[symbol(first)][symbol(second)]) - 31) * 0.15
+        + _CASES[case(first) * 4 + case(second)]
+        for first in characters
+        for second in characters
+    }
+
+
+def without_known(word: str) -> str:
+    return _KNOWN.sub("", word)
+
+
+def is_hexadecimal(word: str) -> bool:
+    """Whether a part of ``word`` is a hash or another long number in hexadecimal."""
+    return any(not part.isdigit() and not part.isalpha() for part in _HEXADECIMAL.findall(word))
+
+
+def _is_random(word: str) -> bool:
+    """Whether ``word``, of 13 characters or more, was drawn rather than named."""
+    kind = kind_of(word)
+    if kind < 4:
+        word = word.lower()
+    weights = _weights()
+    total = sum(map(weights.__getitem__, map(add, f"-{word}", word)))
+    # What is drawn has many different characters; a line of dashes has not.
+    return total + _A_CHARACTER[kind] * len(word) + _A_WORD[kind] > 0 and len(set(word)) > 5
+
+
+def _is_token(word: str) -> bool:
+    """Whether a word, without spaces and slashes in it, is a token."""
+    if len(word) < SHORTEST:
+        return False
+    if _KNOWN_BEGINNING.search(word):
+        return True
+    word = without_known(word)
+    if len(word) < SHORTEST or not _NO_NUMBER.search(word):
+        return False
+    return (
+        is_hexadecimal(word)
+        or _is_random(word)
+        # A token may stand at the end of words, an extension at the end of a token.
+        or ("." in word and any(len(part) >= SHORTEST and _is_random(part) for part in word.split(".")))
+        or any(len(chunk) < len(word) and _is_random(chunk) for chunk in _CHUNK.findall(word))
+    )
+
+
+# ----- where they stand
+
+#: A word, or several in a path: as long as one that is judged.
+_RUN: Final = pattern(r"[A-Za-z0-9_+~./-]{13,}={0,3}")
+_SEPARATOR: Final = r"[_+~./-]"
+_PLAIN_WORD: Final = r"(?:[A-Z]?[a-z]{1,12}\d{0,2}|[A-Z]{1,12}|\d{1,12})"
+#: What most of them are: words of a dozen letters, and short numbers. Nothing drawn is made of these.
+_PLAIN: Final = pattern(
+    rf"{_SEPARATOR}*(?:{_PLAIN_WORD}(?:{_SEPARATOR}+{_PLAIN_WORD})*{_SEPARATOR}*)?={{0,3}}",
+)
+#: In base64, a slash may cut a token in two, one of them too short to be judged.
+_MIXED: Final = pattern(r"(?=[^0-9]*[0-9])(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z]).{4,}")
+#: Words that were judged and are none; never one that is.
+_harmless: set[str] = set()
+_MOST_HARMLESS: Final = 2048
+
+
+def redact_looks(text: str) -> str:
+    """``text`` without the words in it that look like secrets."""
+    return _RUN.sub(_redacted_run, text)
+
+
+def _redacted_run(match: re.Match[str]) -> str:
+    run = match.group()
+    if run in _harmless or _PLAIN.fullmatch(run):
+        return run
+    segments = run.split("/")
+    # The name of a host is no secret, and may well be random: ``://0A1B2C.eks.amazonaws.com/``.
+    first = 3 if run.startswith("//") else 0
+    found = [number >= first and _looks_secret(segment) for number, segment in enumerate(segments)]
+    if True not in found:
+        if len(run) <= 200:
+            if len(_harmless) >= _MOST_HARMLESS:
+                _harmless.clear()
+            _harmless.add(run)
+        return run
+    last = len(found) - 1
+    return "/".join(
+        REDACTED
+        if secret
+        or (
+            number >= first
+            and (found[max(number - 1, 0)] or found[min(number + 1, last)])
+            and _MIXED.fullmatch(segment)
+        )
+        else segment
+        for number, (segment, secret) in enumerate(zip(segments, found, strict=True))
+    )
+
+
+def _looks_secret(segment: str) -> bool:
+    return len(segment) >= SHORTEST and not _PLAIN.fullmatch(segment) and _is_token(segment)
+
+
+#: A value that is one word: separators in a token may leave parts that are too short to be judged.
+_ONE_WORD: Final = pattern(r"[A-Za-z0-9_+~./=:|%-]{13,}")
+_SLASHES: Final = pattern(r"[/:|]+")
+
+
+def is_secret(value: str) -> bool:
+    """Whether ``value`` as a whole, of a parameter, looks like a secret."""
+    if not _ONE_WORD.fullmatch(value) or _PLAIN.fullmatch(value) or value.startswith("/") or "://" in value:
+        return False
+    if any(map(_looks_secret, _SLASHES.split(value))):
+        return True
+    word = without_known(value)
+    return len(word) >= SHORTEST and _NO_NUMBER.search(word) is not None and _is_random(word)
+
+
+_PEM_END: Final = pattern(r"-----END[ A-Z0-9]{1,60}(?:-----)?")
+#: Lines of base64 before an end whose beginning was cut off; also where line breaks are written ``\\n``.
+_PEM_REST: Final = pattern(r"(?:[A-Za-z0-9+/=]|\\[rn]|[\r\n])+\Z")
+
+
+def redact_pem(text: str) -> str:
+    """``text``, which has ``-----`` in it, without PEM blocks, whole ones and what is left of one that was cut."""
+    parts: list[str] = []
+    position = 0
+    while True:
+        begin = text.find("-----BEGIN ", position)
+        end = _PEM_END.search(text, position)
+        if end is not None and (begin < 0 or end.start() < begin):
+            rest = _PEM_REST.search(text[max(position, end.start() - 8192) : end.start()])
+            parts += (text[position : end.start() - (len(rest.group()) if rest else 0)], REDACTED)
+            position = end.end()
+        elif begin >= 0:
+            parts += (text[position:begin], REDACTED)
+            if end is None:
+                return "".join(parts)
+            position = end.end()
+        else:
+            return "".join((*parts, text[position:]))
+
+
+#: Slack's, Zapier's, Make's: whoever knows the path may write there.
+_HOOKS_HOST: Final = pattern(r"(?<![\w.-])(hooks?\.[a-z0-9.-]{1,100}/)(?=[^\s\"'<>?#]{4})[^\s\"'<>?#]+", re.IGNORECASE)
+#: Discord's, Teams', Mattermost's, Feishu's, and one's own.
+_HOOKS_PATH: Final = pattern(r"(/(?:webhooks?|webhookb2|hooks?)/)([^\s\"'<>?#]{8,})", re.IGNORECASE)
+_BOT: Final = pattern(r"(?<![A-Za-z0-9])(bot)\d{5,16}:[\w-]{8,}", re.ASCII)
+_IN_HOOKS: Final = pattern(r"(?=[^0-9/]*[0-9])[^/]{8,}")
+
+
+def redact_webhooks(text: str) -> str:
+    """``text``, which has ``hook`` or ``bot`` in it, without the secret parts of webhooks' addresses."""
+    text = _HOOKS_HOST.sub(rf"\1{REDACTED}", text)
+    text = _HOOKS_PATH.sub(_redacted_hook, text)
+    return _BOT.sub(rf"\1{REDACTED}", text)
+
+
+def _redacted_hook(match: re.Match[str]) -> str:
+    return match[1] + "/".join(REDACTED if _IN_HOOKS.fullmatch(part) else part for part in match[2].split("/"))
