@@ -250,8 +250,8 @@ def is_secret(value: str) -> bool:
 
 
 _PEM_END: Final = pattern(r"-----END[ A-Z0-9]{1,60}(?:-----)?")
-#: Lines of base64 before an end whose beginning was cut off; also where line breaks are written ``\\n``.
-_PEM_REST: Final = pattern(r"(?:[A-Za-z0-9+/=]|\\[rn]|[\r\n])+\Z")
+#: Base64, and line breaks, which may be written ``\\n``: before an end whose beginning was cut off.
+_PEM_BODY: Final = string.ascii_letters + string.digits + "+/=\r\n\\"
 
 
 def redact_pem(text: str) -> str:
@@ -262,8 +262,7 @@ def redact_pem(text: str) -> str:
         begin = text.find("-----BEGIN ", position)
         end = _PEM_END.search(text, position)
         if end is not None and (begin < 0 or end.start() < begin):
-            rest = _PEM_REST.search(text[max(position, end.start() - 8192) : end.start()])
-            parts += (text[position : end.start() - (len(rest.group()) if rest else 0)], REDACTED)
+            parts += (text[position : end.start()].rstrip(_PEM_BODY), REDACTED)
             position = end.end()
         elif begin >= 0:
             parts += (text[position:begin], REDACTED)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
 from django_tracing.redaction.patterns import pattern
 
-__all__ = ["HUMP", "STEMS", "SensitiveKeys", "words_of"]
+__all__ = ["HUMP", "LAST_WORDS", "STATES", "STEMS", "VERBS", "SensitiveKeys", "words_of"]
 
 _NOT_OF_A_WORD: Final = pattern(r"[\W_]+")
 #: Between two words that are written together: ``apiKey``, ``HTTPServer``.
@@ -48,15 +49,29 @@ _SENSITIVE_PARTS: Final = (
     "recoverycode",
     "backupcode",
     "mfacode",
-    # Password, secret and code word in German, French, Spanish, Portuguese, Italian, Dutch, Polish and Turkish.
-    *("passwort", "kennwort", "geheim", "motdepasse", "contrasena", "contraseña", "senha", "parola", "wachtwoord"),
-    *("haslo", "hasło", "sifre", "şifre"),
+    # What is sent to a phone or by mail.
+    *("verificationcode", "confirmationcode", "securitycode", "activationcode", "accesscode", "logincode", "onetimecode"),
+    # Password, secret and code word in German, French, Spanish, Portuguese, Italian, Dutch, Polish and Turkish, without
+    # accents.
+    *("passwort", "kennwort", "geheim", "motdepasse", "contrasena", "senha", "palavrapasse", "parola", "wachtwoord"),
+    *("haslo", "hasło", "sifre"),
+    # Keys of APIs, private and access keys, sessions and codes in the same languages.
+    *("apischlussel", "apischluessel", "privaterschlussel", "privaterschluessel", "zugriffsschlussel"),
+    *("zugriffsschluessel", "zugangsschlussel", "zugangsschluessel", "sitzungsid", "bestatigungscode"),
+    *("bestaetigungscode", "sicherheitscode", "cleapi", "cledapi", "clesecrete", "cleprivee", "cledacces"),
+    *("codedeverification", "codedesecurite", "claveapi", "clavedeapi", "claveprivada", "clavedeacceso", "idsesion"),
+    *("iddesesion", "codigodeverificacion", "codigodeseguridad", "chaveapi", "chavedeapi", "chaveprivada"),
+    *("chavedeacesso", "codigodeverificacao", "codigodeseguranca", "chiaveapi", "chiaveprivata", "chiavediaccesso"),
+    *("chiavesegreta", "codicediverifica", "codicedisicurezza", "apisleutel", "privesleutel", "toegangssleutel"),
+    *("sessieid", "verificatiecode", "beveiligingscode", "kluczapi", "kluczprywatny", "kluczdostepu", "tajnyklucz"),
+    *("identyfikatorsesji", "idsesji", "kodweryfikacyjny", "apianahtar", "gizlianahtar", "ozelanahtar", "erisimanahtar"),
+    *("oturumkimli", "dogrulamakod", "guvenlikkod"),
 )
 #: Only as a whole word of a name: they stand inside harmless ones.
 _SENSITIVE_WORDS: Final = frozenset(
     [
         *("auth", "ssn", "sig", "cvv", "cvc", "pin", "otp", "totp", "pass"),
-        *("sid", "pw", "pswd", "hmac", "sesame", "nonce", "iban", "ccnum", "dsn", "mdp"),
+        *("sid", "pw", "pswd", "hmac", "sesame", "nonce", "iban", "ccnum", "dsn", "mdp", "clave"),
     ]
 )
 #: Only as the whole name of a URL's parameter: elsewhere they are words like others (``circuit_breaker.state``).
@@ -69,8 +84,36 @@ STEMS: Final = (
     *("pass", "pwd", "secret", "token", "auth", "cookie", "key", "sess", "csrf", "card", "cred", "sig", "jwt"),
     *("bearer", "ssn", "cvv", "cvc", "pin", "otp", "sid", "pw", "pswd", "hmac", "sesame", "nonce", "iban", "ccnum"),
     *("dsn", "mdp", "saml", "verifier", "database", "connection", "recovery", "backup", "mfa"),
-    *("kennwort", "geheim", "motdepasse", "mot_de", "mot-de", "mot de", "contrase", "senha", "parola", "wachtwoord"),
-    *("haslo", "hasło", "sifre", "şifre"),
+    *("verification", "confirmation", "security", "activation", "access", "login", "one-time", "one_time", "onetime"),
+    *("one time", "kennwort", "geheim", "motdepasse", "mot_de", "mot-de", "mot de", "contrase", "senha", "parola"),
+    *("wachtwoord", "haslo", "hasło", "sifre", "şifre", "schl", "sitzung", "statigung", "stätigung", "staetigung"),
+    *("sicherheit", "clé", "cle", "vérif", "verif", "sécu", "secu", "clave", "sesi", "seguri", "chave", "segura"),
+    *("chiave", "sicurezza", "sleutel", "beveiliging", "klucz", "sesj", "weryfik", "anahtar", "oturum", "doğrulama"),
+    *("dogrulama", "güvenlik", "guvenlik"),
+)
+#: A name may end with one of these, in free text: ``session id: x`` says what ``session: x`` says.
+LAST_WORDS: Final = frozenset(["id", "ids", "key", "keys", "code", "number", "string", "value", "hash", "url"])
+#: Between a name and its value in a sentence, in English and the same languages.
+VERBS: Final = "is|was|ist|war|lautet|est|était|es|era|é|è|jest"
+#: What follows the verb where the sentence is about the value and does not give it.
+STATES: Final = frozenset(
+    """
+    a about again all allowed already also always an and as at available bad being blank blocked by changed common
+    compromised correct corrupt corrupted disabled different due either empty enabled encrypted entirely equal expired
+    false for found from full good gone hashed here hidden ignored in incomplete incorrect indeed inside insecure invalid
+    just kept known less like limited locked long longer lost malformed missing more much needed neither never new no
+    none not nothing now null obsolete of off ok okay old on one only optional or out outdated over present public
+    rejected required reset revoked safe same secure set short shorter similar so still stored strong taken that the
+    there this to too true undefined unexpected unknown unset unsupported used valid verified very weak what when where
+    with within without wrong your
+    abgelaufen bereits falsch fehlt gesetzt gleich in kein keine leer nicht nötig schon unbekannt ungültig zu ähnlich
+    absent déjà erroné expiré faux inconnu incorrect invalide manquant nul obligatoire pas requis trop trouvé vide
+    demasiado errónea expirada igual incorrecta incorrecto inválida inválido muy nula obligatoria requerida vacía
+    ausente errada demasiado igual incorreta incorreto muito obrigatória vazia
+    errata mancante non nulla obbligatoria scaduta sbagliata troppo uguale vuota valida
+    al fout geen leeg niet ongeldig onjuist te verlopen verplicht
+    błędne już krótkie nie nieprawidłowe puste wygasło wymagane za zbyt
+    """.split()  # noqa: SIM905
 )
 
 
@@ -102,6 +145,9 @@ class SensitiveKeys:
 
 
 def _folded(name: str) -> str:
+    if not name.isascii():
+        # Letters without their accents, which are characters of their own then.
+        name = unicodedata.normalize("NFKD", name)
     return _NOT_OF_A_WORD.sub("", name).lower()
 
 

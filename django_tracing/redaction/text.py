@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Final, Literal
+from urllib.parse import unquote_plus
 
-from django_tracing.redaction.names import STEMS, SensitiveKeys, words_of
+from django_tracing.redaction.looks import is_secret, redact_looks, redact_pem, redact_webhooks
+from django_tracing.redaction.names import LAST_WORDS, STATES, STEMS, VERBS, SensitiveKeys, words_of
 from django_tracing.redaction.patterns import REDACTED, pattern, safely
 
 __all__ = ["JWT", "TEXT_INPUT", "USERINFO", "also_sensitive", "mask_email", "redact_text"]
@@ -45,8 +47,24 @@ USERINFO: Final = pattern(
 )
 #: What makes a name of the word before it, in whatever language the text was printed by.
 _NAME: Final = pattern(
-    r"""(?<![\w-])([\w-]{2,})(?:(?:\\{0,4}["'])?\]?\s*(?:=>|->|[=:]{1,3})\s*|>|["'],\s*(?=[bu]?["']))"""
+    r"""(?<![\w-])([\w-]{2,})(?:(?:\\{0,4}["'])?\]?\s*(?:=>|->|[=:]{1,3})\s*|>|["'],\s*(?=[bu]?["'])"""
+    # A sentence.
+    rf"""|\s+((?i:{VERBS}))(?:\s*[:=]\s*|\s+)(?=\S))"""
 )
+#: The words before a name that may belong to it: ``secret access key``.
+_MOST_WORDS_BEFORE: Final = 2
+#: An option and its value, as words of a command: ``--password x``, ``['--password', 'x']`` is a pair like others.
+_OPTION: Final = pattern(r"(?<![\w-])(--?[A-Za-z][\w-]+)[ \t]{1,8}(?=[^\s-])")
+#: Options of one letter mean a secret to some programs only.
+_SHORT_OPTION: Final = pattern(r"(?<![\w-])-([pawu])(['\",]{0,3}[ \t]{0,8}['\"]?)(?=[^\s'\",-])[^\s'\",]+")
+_PROGRAMS: Final = {
+    "p": ("mysql", "mariadb", "sshpass", "mongo", " login", "'login'", '"login"'),
+    "a": ("redis-cli", "valkey-cli"),
+    "w": ("ldap",),
+    "u": ("curl",),
+}
+#: A parameter of a URL, of which there may be no more than its path and query.
+_PARAMETER: Final = pattern(r"((?:[?&#;]|&amp;)([\w.\[\]%~$-]{1,100})=)([^&#\s\"'<>`]+)")
 _VALUE: Final = pattern(
     r"""
       [bBuUrRfF]{0,2}(?:"[^"\\]*(?:\\[\s\S][^"\\]*)*["\\]?|'[^'\\]*(?:\\[\s\S][^'\\]*)*['\\]?)
@@ -102,7 +120,7 @@ def _is_card(digits: str) -> bool:
 
 
 def _redact_values(text: str) -> str:
-    """Values of sensitive names: ``name=value``, ``"name": "value"``, ``<name>value``.
+    """Values of sensitive names: ``name=value``, ``"name": "value"``, ``<name>value``, ``name is value``.
 
     Not one substitution: the value of a harmless name may itself hold a sensitive one (``next=/?token=x``).
     """
@@ -110,15 +128,81 @@ def _redact_values(text: str) -> str:
     kept = position = 0
     while (name := _NAME.search(text, position)) is not None:
         position = name.end()
-        if not _text_keys.matches(name[1]) or name[1].endswith(("Error", "Exception", "Warning")):
+        if not _is_sensitive(text, name) or name[1].endswith(("Error", "Exception", "Warning")):
             continue
         value = _VALUE.match(text, position)
         if value is None or value.group().startswith(REDACTED):
+            continue
+        if name[2] and value.group().rstrip(".!?:)").lower() in STATES:
             continue
         edge = value.group()[0] if value.group()[0] in "\"'" else ""
         parts += (text[kept:position], edge, REDACTED, edge)
         kept = position = value.end()
     return "".join((*parts, text[kept:])) if parts else text
+
+
+def _is_sensitive(text: str, name: re.Match[str]) -> bool:
+    """Whether a name in ``text`` is sensitive by itself, or with the words before it: ``API key``, ``session id``."""
+    last = name[1]
+    if _text_keys.matches(last):
+        return True
+    start = name.start(1)
+    if not start or text[start - 1] != " ":
+        return False
+    joined = ""
+    for word in reversed(text[max(0, start - 60) : start].rsplit(" ", _MOST_WORDS_BEFORE + 1)[-_MOST_WORDS_BEFORE - 1 : -1]):
+        bare = word.lstrip("\"'([{<*")
+        if not bare.replace("-", "").replace("'", "").replace("_", "").isalnum():
+            return False
+        joined = f"{bare} {joined}" if joined else bare
+        # All of it makes the name, not a word in front: "token error: x" is no token.
+        if _text_keys.matches(f"{joined} {last}") and (
+            last.lower() in LAST_WORDS or not _text_keys.matches(joined)
+        ):
+            return True
+        if bare != word:
+            return False
+    return False
+
+
+def _redact_options(text: str) -> str:
+    """Values of options of commands: ``--password x``, ``mysql -p x``, ``curl -u ada:x``."""
+    parts: list[str] = []
+    kept = position = 0
+    while (option := _OPTION.search(text, position)) is not None:
+        position = option.end()
+        if not _text_keys.matches(option[1]):
+            continue
+        value = _VALUE.match(text, position)
+        if value is None or value.group().startswith(REDACTED):
+            continue
+        parts += (text[kept:position], REDACTED)
+        kept = position = value.end()
+    text = "".join((*parts, text[kept:])) if parts else text
+    return _SHORT_OPTION.sub(_redact_short_option, text)
+
+
+def _redact_short_option(match: re.Match[str]) -> str:
+    option, between = match.groups()
+    # The program stands before it, in the same line.
+    before = match.string[max(0, match.start() - 300) : match.start()].rpartition("\n")[2].lower()
+    if not any(program in before for program in _PROGRAMS[option]):
+        return match.group()
+    user = f"{value.partition(':')[0]}:" if ":" in (value := match.group()[2 + len(between) :]) else ""
+    if option == "u" and not user:
+        return match.group()
+    return f"-{option}{between}{user if option == 'u' else ''}{REDACTED}"
+
+
+def _redact_parameter(match: re.Match[str]) -> str:
+    begin, name, value = match.groups()
+    if value.startswith(REDACTED):
+        return match.group()
+    if "%" in name or "+" in name:
+        name = unquote_plus(name)
+    if _text_keys.matches_parameter(name) or is_secret(unquote_plus(value)):
+        return f"{begin}{REDACTED}"
+    return match.group()
 
 
 @safely(lambda: REDACTED)
@@ -130,9 +214,15 @@ def redact_text(text: str) -> str:
     text = text[:TEXT_INPUT]
     if "://" in text and "@" in text:
         text = USERINFO.sub("://", text)
+    if "-----" in text:
+        text = redact_pem(text)
     if "eyJ" in text:
         text = JWT.sub(REDACTED, text)
     lower = text.lower()
+    if "hook" in lower or "bot" in lower:
+        text = redact_webhooks(text)
+    if "=" in text and ("?" in text or "&" in text or "#" in text):
+        text = _PARAMETER.sub(_redact_parameter, text)
     for stem in _text_stems:
         if stem in lower:
             text = _HEADER.sub(rf"\1{REDACTED}", text)
@@ -142,9 +232,11 @@ def redact_text(text: str) -> str:
     else:
         if "basic" in lower or "digest" in lower or "negotiate" in lower:
             text = _SCHEME.sub(rf"\1{REDACTED}", text)
+    if " -" in text or "-" in text[:1] or "'-" in text or '"-' in text:
+        text = _redact_options(text)
     if "@" in text or "%40" in text:
         text = _EMAIL.sub(_mask_match, text)
-    return _CARD.sub(_redact_cards, text) if len(text) >= 13 else text
+    return redact_looks(_CARD.sub(_redact_cards, text)) if len(text) >= 13 else text
 
 
 @safely(lambda: "***")
