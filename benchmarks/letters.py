@@ -45,7 +45,7 @@ def words_of(paths: list[Path]) -> list[str]:
     for path in paths:
         for word in _WORD.findall(path.read_text(encoding="utf-8")):
             bare = looks.without_known(word)
-            if looks.SHORTEST <= len(bare) <= 60 and not looks.is_hexadecimal(bare):
+            if looks.SHORTEST <= len(bare) <= 60 and not looks.is_long_number(bare):
                 words.add(bare)
     return sorted(words)
 
@@ -54,7 +54,7 @@ def tokens(count: int, rng: random.Random) -> list[str]:
     drawn: list[str] = []
     while len(drawn) < count:
         token = "".join(rng.choices(rng.choice(ALPHABETS), k=rng.choice(LENGTHS)))
-        if not token.isdigit() and not looks.is_hexadecimal(token):
+        if not token.isdigit() and not looks.is_long_number(token):
             drawn.append(token)
     return drawn
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from django_tracing.redaction.patterns import REDACTED, pattern
 
-__all__ = ["is_secret", "redact_looks", "redact_pem", "redact_webhooks"]
+__all__ = ["is_secret", "redact_looks", "redact_path", "redact_pem", "redact_webhooks"]
 
 #: What is shorter is too short to be judged: every name has a few odd letters.
 SHORTEST: Final = 13
@@ -146,9 +146,12 @@ def without_known(word: str) -> str:
     return _KNOWN.sub("", word)
 
 
-def is_hexadecimal(word: str) -> bool:
-    """Whether a part of ``word`` is a hash or another long number in hexadecimal."""
-    return any(not part.isdigit() and not part.isalpha() for part in _HEXADECIMAL.findall(word))
+def is_long_number(word: str) -> bool:
+    """Whether a part of ``word`` is a hash or another long number in hexadecimal, or digits with letters in between."""
+    return any(not part.isdigit() and not part.isalpha() for part in _HEXADECIMAL.findall(word)) or any(
+        len(part) > sum(map(str.isdigit, part)) >= 8 and sum(map(str.isdigit, part)) * 2 >= len(part) >= 16
+        for part in _CHUNK.findall(word)
+    )
 
 
 def _is_random(word: str) -> bool:
@@ -172,7 +175,7 @@ def _is_token(word: str) -> bool:
     if len(word) < SHORTEST or not _NO_NUMBER.search(word):
         return False
     return (
-        is_hexadecimal(word)
+        is_long_number(word)
         or _is_random(word)
         # A token may stand at the end of words, an extension at the end of a token.
         or ("." in word and any(len(part) >= SHORTEST and _is_random(part) for part in word.split(".")))
@@ -190,8 +193,6 @@ _PLAIN_WORD: Final = r"(?:[A-Z]?[a-z]{1,12}\d{0,2}|[A-Z]{1,12}|\d{1,12})"
 _PLAIN: Final = pattern(
     rf"{_SEPARATOR}*(?:{_PLAIN_WORD}(?:{_SEPARATOR}+{_PLAIN_WORD})*{_SEPARATOR}*)?={{0,3}}",
 )
-#: In base64, a slash may cut a token in two, one of them too short to be judged.
-_MIXED: Final = pattern(r"(?=[^0-9]*[0-9])(?=[^a-z]*[a-z])(?=[^A-Z]*[A-Z]).{4,}")
 #: Words that were judged and are none; never one that is.
 _harmless: set[str] = set()
 _MOST_HARMLESS: Final = 2048
@@ -219,11 +220,13 @@ def _redacted_run(match: re.Match[str]) -> str:
     last = len(found) - 1
     return "/".join(
         REDACTED
+        # In base64, a slash may cut a token in two, one of them too short to be judged.
         if secret
         or (
             number >= first
+            and len(segment) >= 4
             and (found[max(number - 1, 0)] or found[min(number + 1, last)])
-            and _MIXED.fullmatch(segment)
+            and _is_of_all_kinds(segment)
         )
         else segment
         for number, (segment, secret) in enumerate(zip(segments, found, strict=True))
@@ -232,6 +235,20 @@ def _redacted_run(match: re.Match[str]) -> str:
 
 def _looks_secret(segment: str) -> bool:
     return len(segment) >= SHORTEST and not _PLAIN.fullmatch(segment) and _is_token(segment)
+
+
+def redact_path(path: str) -> str:
+    """The path of a URL, after :func:`redact_looks`: less is taken for the name of a class there."""
+    return "/".join(REDACTED if _has_all_kinds(segment) else segment for segment in path.split("/"))
+
+
+def _has_all_kinds(word: str) -> bool:
+    """Whether a long part of ``word`` has digits, small letters and capitals."""
+    return len(word) >= 16 and any(len(part) >= 16 and _is_of_all_kinds(part) for part in _CHUNK.findall(word))
+
+
+def _is_of_all_kinds(word: str) -> bool:
+    return not (word.islower() or word.isupper() or word.isalpha() or word.isdigit())
 
 
 #: A value that is one word: separators in a token may leave parts that are too short to be judged.
@@ -243,7 +260,7 @@ def is_secret(value: str) -> bool:
     """Whether ``value`` as a whole, of a parameter, looks like a secret."""
     if not _ONE_WORD.fullmatch(value) or _PLAIN.fullmatch(value) or value.startswith("/") or "://" in value:
         return False
-    if any(map(_looks_secret, _SLASHES.split(value))):
+    if _has_all_kinds(value) or any(map(_looks_secret, _SLASHES.split(value))):
         return True
     word = without_known(value)
     return len(word) >= SHORTEST and _NO_NUMBER.search(word) is not None and _is_random(word)

@@ -6,7 +6,7 @@ import re
 from typing import Final
 from urllib.parse import parse_qsl, quote, unquote_plus
 
-from django_tracing.redaction.looks import is_secret
+from django_tracing.redaction.looks import is_secret, redact_path
 from django_tracing.redaction.names import SensitiveKeys
 from django_tracing.redaction.patterns import MARK, REDACTED, pattern, safely
 from django_tracing.redaction.text import USERINFO, redact_text
@@ -65,7 +65,7 @@ def _sanitise_any_url(url: str, sensitive: SensitiveKeys) -> str:
         start = _USERINFO_START.match(url)
         url = url if start is None else start[1] + url[start.end() :]
     head, mark, query = url.partition("#")[0].partition("?")
-    head = redact_text(head)
+    head = redact_path(redact_text(head))
     if not mark:
         return head
     parts = []
