@@ -18,7 +18,7 @@ from typing import Final
 
 from django_tracing.redaction.patterns import REDACTED, pattern
 
-__all__ = ["is_secret", "redact_looks", "redact_path", "redact_pem", "redact_webhooks"]
+__all__ = ["is_plain", "is_secret", "redact_looks", "redact_pem", "redact_webhooks"]
 
 #: What is shorter is too short to be judged: every name has a few odd letters.
 SHORTEST: Final = 13
@@ -48,7 +48,7 @@ _BEGINNINGS: Final = (
     *(r"sk-(?:ant|proj|svcacct|admin|or)-[\w-]{8}", r"sk-[A-Za-z0-9]{20}", r"hf_[A-Za-z]{20}", r"api_org_[A-Za-z]{20}"),
     *(r"pplx-\w{20}", r"gsk_\w{20}", r"xai-\w{20}", r"r8_\w{20}", r"nvapi-[\w-]{20}", r"lsv2_[a-z]{2}_\w{8}"),
     # Watching and building.
-    *(r"glc_[A-Za-z0-9+]{12}", r"glsa_\w{12}", r"sntry[su]_\w{8}", r"NR(?:AK|II|JS)-\w{8}", r"dt0[a-z]\d\d\.\w{12}"),
+    *(r"glc_[A-Za-z0-9+]{12}", r"glsa_\w{12}", r"sntry[su]_\w{8}", r"NR(?:AK|II|JS)-[\w-]{8}", r"dt0[a-z]\d\d\.\w{12}"),
     *(r"sgp_\w{16}", r"sq[aup]_[0-9a-z]{20}", r"lin_(?:api|oauth)_\w{8}", r"PMAK-\w{8}", r"pnu_\w{20}", r"rdme_\w{12}"),
     *(r"ico-\w{20}", r"fio-u-[\w-]{12}", r"ntn_\d{8}", r"tfp_[\w.-]{20}", r"sm_[aps]at_\w{8}", r"API-[A-Z0-9]{24}"),
     *(r"AKCp\w{20}", r"cmVmd\w{20}", r"AT(?:ATT|CTT)3[\w-]{12}", r"dnkey-[\w-]{12}", r"[ps]at\.[\w-]{22}\.\w{12}"),
@@ -185,14 +185,13 @@ def _is_token(word: str) -> bool:
 
 # ----- where they stand
 
-#: A word, or several in a path: as long as one that is judged.
-_RUN: Final = pattern(r"[A-Za-z0-9_+~./-]{13,}={0,3}")
-_SEPARATOR: Final = r"[_+~./-]"
+#: A word, or several with slashes and equals signs between them: as long as one that is judged.
+_RUN: Final = pattern(r"[A-Za-z0-9_+~./=-]{13,}")
+_SEPARATOR: Final = r"[_+~./=-]"
 _PLAIN_WORD: Final = r"(?:[A-Z]?[a-z]{1,12}\d{0,2}|[A-Z]{1,12}|\d{1,12})"
-#: What most of them are: words of a dozen letters, and short numbers. Nothing drawn is made of these.
-_PLAIN: Final = pattern(
-    rf"{_SEPARATOR}*(?:{_PLAIN_WORD}(?:{_SEPARATOR}+{_PLAIN_WORD})*{_SEPARATOR}*)?={{0,3}}",
-)
+#: What most of them are: words of a dozen letters, and short numbers. Hardly a token is made of these.
+_PLAIN: Final = pattern(rf"{_SEPARATOR}*(?:{_PLAIN_WORD}(?:{_SEPARATOR}+{_PLAIN_WORD})*{_SEPARATOR}*)?")
+_BETWEEN: Final = pattern(r"[^/=]+|[/=]+")
 #: Words that were judged and are none; never one that is.
 _harmless: set[str] = set()
 _MOST_HARMLESS: Final = 2048
@@ -205,65 +204,79 @@ def redact_looks(text: str) -> str:
 
 def _redacted_run(match: re.Match[str]) -> str:
     run = match.group()
-    if run in _harmless or _PLAIN.fullmatch(run):
+    if run in _harmless or is_plain(run):
         return run
-    segments = run.split("/")
+    parts = _BETWEEN.findall(run)
     # The name of a host is no secret, and may well be random: ``://0A1B2C.eks.amazonaws.com/``.
-    first = 3 if run.startswith("//") else 0
-    found = [number >= first and _looks_secret(segment) for number, segment in enumerate(segments)]
+    first = 2 if run.startswith("//") else 0
+    found = [number >= first and _looks_secret(part) for number, part in enumerate(parts)]
     if True not in found:
         if len(run) <= 200:
             if len(_harmless) >= _MOST_HARMLESS:
                 _harmless.clear()
             _harmless.add(run)
         return run
-    last = len(found) - 1
-    return "/".join(
-        REDACTED
-        # In base64, a slash may cut a token in two, one of them too short to be judged.
-        if secret
-        or (
-            number >= first
-            and len(segment) >= 4
-            and (found[max(number - 1, 0)] or found[min(number + 1, last)])
-            and _is_of_all_kinds(segment)
-        )
-        else segment
-        for number, (segment, secret) in enumerate(zip(segments, found, strict=True))
-    )
+    # In base64, a slash may cut a token into parts that are too short to be judged: what is next to one and is no
+    # word is of it.
+    for places in (range(first + 1, len(parts)), range(len(parts) - 2, first - 1, -1)):
+        before = found[places.start - places.step] if parts else False
+        for place in places:
+            if not found[place] and before:
+                # No name and value stand behind another value.
+                behind = places.step > 0 and parts[place - 1][0] == "="
+                found[place] = parts[place][0] in "/=" or behind or not is_plain(parts[place])
+            before = found[place]
+    return _joined(parts, found)
 
 
-def _looks_secret(segment: str) -> bool:
-    return len(segment) >= SHORTEST and not _PLAIN.fullmatch(segment) and _is_token(segment)
+def _joined(parts: list[str], found: list[bool]) -> str:
+    """Parts in a row that were found become one mark; what is between them, at an end of it, stays."""
+    joined: list[str] = []
+    for place, part in enumerate(parts):
+        if not found[place] or (part[0] in "/=" and not (0 < place < len(parts) - 1 and found[place - 1] and found[place + 1])):
+            # Padding is of a token.
+            joined.append("" if part[0] == "=" and place and found[place - 1] and place == len(parts) - 1 else part)
+        elif not joined or joined[-1] != REDACTED:
+            joined.append(REDACTED)
+    return "".join(joined)
 
 
-def redact_path(path: str) -> str:
-    """The path of a URL, after :func:`redact_looks`: less is taken for the name of a class there."""
-    return "/".join(REDACTED if _has_all_kinds(segment) else segment for segment in path.split("/"))
+def is_plain(word: str) -> bool:
+    """Whether ``word`` is made of words and short numbers, as a look at it says."""
+    # Slack's may have digits only.
+    return _PLAIN.fullmatch(word) is not None and "xox" not in word
 
 
-def _has_all_kinds(word: str) -> bool:
-    """Whether a long part of ``word`` has digits, small letters and capitals."""
-    return len(word) >= 16 and any(len(part) >= 16 and _is_of_all_kinds(part) for part in _CHUNK.findall(word))
-
-
-def _is_of_all_kinds(word: str) -> bool:
-    return not (word.islower() or word.isupper() or word.isalpha() or word.isdigit())
+def _looks_secret(part: str) -> bool:
+    return len(part) >= SHORTEST and not is_plain(part) and _is_token(part)
 
 
 #: A value that is one word: separators in a token may leave parts that are too short to be judged.
 _ONE_WORD: Final = pattern(r"[A-Za-z0-9_+~./=:|%-]{13,}")
 _SLASHES: Final = pattern(r"[/:|]+")
+_HEXADECIMAL_PAIR: Final = pattern(r"[0-9a-f]{8,}(?::[0-9a-f]{8,})+")
 
 
 def is_secret(value: str) -> bool:
-    """Whether ``value`` as a whole, of a parameter, looks like a secret."""
-    if not _ONE_WORD.fullmatch(value) or _PLAIN.fullmatch(value) or value.startswith("/") or "://" in value:
+    """Whether ``value`` as a whole, of a parameter or a segment of a path, looks like a secret.
+
+    Less is taken for the name of a class, or for a pair of a name and a value, than in a text.
+    """
+    if not _ONE_WORD.fullmatch(value) or value.startswith("/") or "://" in value:
         return False
-    if _has_all_kinds(value) or any(map(_looks_secret, _SLASHES.split(value))):
+    if len(value) > 24 and is_plain(value):
+        return False
+    if any(map(_looks_secret, _SLASHES.split(value))) or _HEXADECIMAL_PAIR.fullmatch(value):
+        return True
+    if any(len(part) >= 16 and _is_of_all_kinds(part) for part in _CHUNK.findall(value)):
         return True
     word = without_known(value)
     return len(word) >= SHORTEST and _NO_NUMBER.search(word) is not None and _is_random(word)
+
+
+def _is_of_all_kinds(word: str) -> bool:
+    """Whether ``word`` has digits, small letters and capitals."""
+    return not (word.islower() or word.isupper() or word.isalpha() or word.isdigit())
 
 
 _PEM_END: Final = pattern(r"-----END[ A-Z0-9]{1,60}(?:-----)?")

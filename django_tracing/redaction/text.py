@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Final, Literal
-from urllib.parse import unquote_plus
+from urllib.parse import quote, unquote_plus
 
-from django_tracing.redaction.looks import is_secret, redact_looks, redact_pem, redact_webhooks
+from django_tracing.redaction.looks import SHORTEST, is_secret, redact_looks, redact_pem, redact_webhooks
 from django_tracing.redaction.names import LAST_WORDS, STATES, STEMS, VERBS, SensitiveKeys, words_of
 from django_tracing.redaction.patterns import REDACTED, pattern, safely
 
@@ -200,29 +200,37 @@ def _redact_parameter(match: re.Match[str]) -> str:
         return match.group()
     if "%" in name or "+" in name:
         name = unquote_plus(name)
-    if _text_keys.matches_parameter(name) or is_secret(unquote_plus(value)):
+    if _text_keys.matches_parameter(name):
         return f"{begin}{REDACTED}"
-    return match.group()
+    decoded = unquote_plus(value) if "%" in value or "+" in value else value
+    if is_secret(decoded):
+        return f"{begin}{REDACTED}"
+    if decoded is value:
+        return match.group()
+    redacted = _redacted(decoded)
+    return match.group() if redacted == decoded else f"{begin}{quote(redacted, safe='[]*@/:')}"
 
 
 @safely(lambda: REDACTED)
 def redact_text(text: str) -> str:
     """Free text without e-mails, tokens, card numbers, URL credentials and values of sensitive names."""
-    # Each step first asks for what is cheap to find: most texts have nothing to redact.
     if len(text) < 13 and text.isalnum() and "eyJ" not in text:
         return text
     text = text[:TEXT_INPUT]
+    if "=" in text and ("?" in text or "&" in text or "#" in text):
+        text = _PARAMETER.sub(_redact_parameter, text)
+    return _redacted(text)
+
+
+def _redacted(text: str) -> str:
+    # Each step first asks for what is cheap to find: most texts have nothing to redact.
     if "://" in text and "@" in text:
         text = USERINFO.sub("://", text)
     if "-----" in text:
         text = redact_pem(text)
-    if "eyJ" in text:
-        text = JWT.sub(REDACTED, text)
     lower = text.lower()
     if "hook" in lower or "bot" in lower:
         text = redact_webhooks(text)
-    if "=" in text and ("?" in text or "&" in text or "#" in text):
-        text = _PARAMETER.sub(_redact_parameter, text)
     for stem in _text_stems:
         if stem in lower:
             text = _HEADER.sub(rf"\1{REDACTED}", text)
@@ -236,7 +244,10 @@ def redact_text(text: str) -> str:
         text = _redact_options(text)
     if "@" in text or "%40" in text:
         text = _EMAIL.sub(_mask_match, text)
-    return redact_looks(_CARD.sub(_redact_cards, text)) if len(text) >= 13 else text
+    if len(text) >= SHORTEST:
+        # The longest first: a JWT may be a part of what is longer, and a card's number of anything.
+        text = _CARD.sub(_redact_cards, redact_looks(text))
+    return JWT.sub(REDACTED, text) if "eyJ" in text else text
 
 
 @safely(lambda: "***")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import parse_qsl, quote, unquote_plus
+from urllib.parse import parse_qsl, quote, unquote, unquote_plus
 
-from django_tracing.redaction.looks import is_secret, redact_path
+from django_tracing.redaction.looks import SHORTEST, is_plain, is_secret
 from django_tracing.redaction.names import SensitiveKeys
 from django_tracing.redaction.patterns import MARK, REDACTED, pattern, safely
 from django_tracing.redaction.text import USERINFO, redact_text
@@ -65,7 +65,12 @@ def _sanitise_any_url(url: str, sensitive: SensitiveKeys) -> str:
         start = _USERINFO_START.match(url)
         url = url if start is None else start[1] + url[start.end() :]
     head, mark, query = url.partition("#")[0].partition("?")
-    head = redact_path(redact_text(head))
+    segments = head.split("/")
+    path = 3 if "://" in head else 0
+    segments[path:] = [
+        segment if len(segment) < SHORTEST else _redacted_segment(segment) for segment in segments[path:]
+    ]
+    head = redact_text("/".join(segments))
     if not mark:
         return head
     parts = []
@@ -91,6 +96,19 @@ def _redacted_encoded(text: str) -> str:
     decoded = _decoded(text)
     redacted = redact_text(decoded)
     return text if redacted == decoded else quote(redacted, safe="[]*@/:")
+
+
+def _redacted_segment(segment: str) -> str:
+    if is_plain(segment):
+        return segment
+    decoded = unquote(segment)
+    if is_secret(decoded):
+        return REDACTED
+    if decoded == segment:
+        # It is read with the whole path.
+        return segment
+    redacted = redact_text(decoded)
+    return segment if redacted == decoded else quote(redacted, safe="[]*:")
 
 
 def _redacted_value(value: str) -> str:
