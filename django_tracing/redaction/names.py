@@ -81,15 +81,14 @@ _SENSITIVE_PARAMETERS: Final = frozenset(
 )
 #: One of these is in every sensitive name: what free text is asked before anything dearer.
 STEMS: Final = (
-    *("pass", "pwd", "secret", "token", "auth", "cookie", "key", "sess", "csrf", "card", "cred", "sig", "jwt"),
-    *("bearer", "ssn", "cvv", "cvc", "pin", "otp", "sid", "pw", "pswd", "hmac", "sesame", "nonce", "iban", "ccnum"),
-    *("dsn", "mdp", "saml", "verifier", "database", "connection", "recovery", "backup", "mfa"),
-    *("verification", "confirmation", "security", "activation", "access", "login", "one-time", "one_time", "onetime"),
-    *("one time", "kennwort", "geheim", "motdepasse", "mot_de", "mot-de", "mot de", "contrase", "senha", "parola"),
-    *("wachtwoord", "haslo", "hasło", "sifre", "şifre", "schl", "sitzung", "statigung", "stätigung", "staetigung"),
-    *("sicherheit", "clé", "cle", "vérif", "verif", "sécu", "secu", "clave", "sesi", "seguri", "chave", "segura"),
-    *("chiave", "sicurezza", "sleutel", "beveiliging", "klucz", "sesj", "weryfik", "anahtar", "oturum", "doğrulama"),
-    *("dogrulama", "güvenlik", "guvenlik"),
+    *("pass", "secret", "token", "auth", "cookie", "key", "ses", "csrf", "card", "cred", "sig", "jwt", "bearer", "ssn"),
+    *("cvv", "cvc", "pin", "otp", "sid", "pw", "pswd", "hmac", "nonce", "iban", "ccnum", "dsn", "mdp", "saml"),
+    *("verif", "vérif", "database", "connection", "recovery", "backup", "mfa", "confirmation", "securi", "activation"),
+    *("accesscode", "access_code", "access-code", "access code", "login", "onetime", "one-time", "one_time", "one time"),
+    *("kennwort", "geheim", "contrase", "senha", "parola", "wachtwoord", "haslo", "hasło", "sifre", "şifre", "schl"),
+    *("sitzung", "statigung", "stätigung", "staetigung", "sicherheit", "clé", "cle"),
+    *("clave", "segur", "chave", "chiave", "sicurezza", "sleutel", "beveiliging", "klucz", "weryfik"),
+    *("anahtar", "oturum", "doğrulama", "dogrulama", "güvenlik", "guvenlik"),
 )
 #: A name may end with one of these, in free text: ``session id: x`` says what ``session: x`` says.
 LAST_WORDS: Final = frozenset(["id", "ids", "key", "keys", "code", "number", "string", "value", "hash", "url"])
@@ -99,20 +98,20 @@ VERBS: Final = "is|was|ist|war|lautet|est|était|es|era|é|è|jest"
 STATES: Final = frozenset(
     """
     a about again all allowed already also always an and as at available bad being blank blocked by changed common
-    compromised correct corrupt corrupted disabled different due either empty enabled encrypted entirely equal expired
+    compromised correct corrupt corrupted disabled different due either empty enabled encrypted entered entirely equal expired
     false for found from full good gone hashed here hidden ignored in incomplete incorrect indeed inside insecure invalid
     just kept known less like limited locked long longer lost malformed missing more much needed neither never new no
     none not nothing now null obsolete of off ok okay old on one only optional or out outdated over present public
     rejected required reset revoked safe same secure set short shorter similar so still stored strong taken that the
     there this to too true undefined unexpected unknown unset unsupported used valid verified very weak what when where
     with within without wrong your
-    abgelaufen bereits falsch fehlt gesetzt gleich in kein keine leer nicht nötig schon unbekannt ungültig zu ähnlich
-    absent déjà erroné expiré faux inconnu incorrect invalide manquant nul obligatoire pas requis trop trouvé vide
-    demasiado errónea expirada igual incorrecta incorrecto inválida inválido muy nula obligatoria requerida vacía
-    ausente errada demasiado igual incorreta incorreto muito obrigatória vazia
-    errata mancante non nulla obbligatoria scaduta sbagliata troppo uguale vuota valida
-    al fout geen leeg niet ongeldig onjuist te verlopen verplicht
-    błędne już krótkie nie nieprawidłowe puste wygasło wymagane za zbyt
+    abgelaufen bereits falsch fehlt gesetzt gleich in kein keine komplett leer nicht nötig schon unbekannt ungültig zu ähnlich
+    absent déjà entièrement erroné expiré faux inconnu incorrect invalide manquant nul obligatoire pas requis trop trouvé vide
+    completamente demasiado errónea expirada igual incorrecta incorrecto inválida inválido muy nula obligatoria requerida totalmente vacía
+    ausente errada demasiado igual incorreta incorreto inteiramente muito obrigatória vazia
+    errata interamente mancante non nulla obbligatoria scaduta sbagliata stata stato troppo uguale vuota valida
+    al fout geen geslaagd gewijzigd ingesteld leeg niet ongeldig onjuist te verlopen verplicht
+    błędne już krótkie nie niepoprawne nieprawidłowe puste wygasło wymagane za zbyt
     """.split()  # noqa: SIM905
 )
 

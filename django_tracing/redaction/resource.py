@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from django_tracing.redaction.names import SensitiveKeys
 from django_tracing.redaction.patterns import REDACTED
@@ -12,17 +12,23 @@ from django_tracing.redaction.urls import sanitise_url
 
 __all__ = ["redact_resource"]
 
+#: What the semantic conventions number machines and versions by: hashes and the like, which say where a span is from.
+_OF_MACHINES: Final = ("container.", "host.", "k8s.", "cloud.", "aws.", "azure.", "gcp.", "faas.", "vcs.", "device.")
+_OF_SERVICES: Final = frozenset(["service.instance.id", "service.version", "deployment.id", "os.build_id"])
+
 
 def redact_resource(attributes: Mapping[str, Any], sensitive: SensitiveKeys) -> dict[str, Any]:
     """``attributes`` without values whose names are sensitive, and without what is secret in the others."""
     return {
-        key: REDACTED if sensitive.matches(key) else _redacted(value, sensitive) for key, value in attributes.items()
+        key: REDACTED if sensitive.matches(key) else _redacted(key, value, sensitive)
+        for key, value in attributes.items()
     }
 
 
-def _redacted(value: Any, sensitive: SensitiveKeys) -> Any:
+def _redacted(key: str, value: Any, sensitive: SensitiveKeys) -> Any:
+    random = not key.startswith(_OF_MACHINES) and key not in _OF_SERVICES
     if isinstance(value, str):
-        return redact_text(sanitise_url(value, sensitive) if "://" in value else value)
+        return redact_text(sanitise_url(value, sensitive) if "://" in value else value, random=random)
     if isinstance(value, (list, tuple)):
-        return [redact_text(item) if isinstance(item, str) else item for item in value]
+        return [redact_text(item, random=random) if isinstance(item, str) else item for item in value]
     return value

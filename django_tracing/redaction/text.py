@@ -7,7 +7,14 @@ from collections.abc import Iterable
 from typing import Final, Literal
 from urllib.parse import quote, unquote_plus
 
-from django_tracing.redaction.looks import SHORTEST, is_secret, redact_looks, redact_pem, redact_webhooks
+from django_tracing.redaction.looks import (
+    SHORTEST,
+    is_secret,
+    redact_known_beginnings,
+    redact_looks,
+    redact_pem,
+    redact_webhooks,
+)
 from django_tracing.redaction.names import LAST_WORDS, STATES, STEMS, VERBS, SensitiveKeys, words_of
 from django_tracing.redaction.patterns import REDACTED, pattern, safely
 
@@ -38,6 +45,7 @@ _SCHEME: Final = pattern(
     r"\b((?i:Bearer)\s+(?=[^\s,;\"']{4})|(?i:Basic|Token|Digest|Negotiate)\s+(?=[^\s,;\"']{6})"
     r"(?=[^\s,;\"']*(?:[0-9=]|[a-z][A-Z])|[^\s,;\"']{20}))[^\s,;\"']+"
 )
+_SCHEMES: Final = ("bearer", "basic", "token", "digest", "negotiate")
 #: Of these headers, the whole line is the value.
 _HEADER: Final = pattern(r"((?:authorization|cookie)\s{0,3}[:=]\s{0,3})(?![\"'])[^\r\n]+", re.IGNORECASE)
 USERINFO: Final = pattern(
@@ -51,6 +59,8 @@ _NAME: Final = pattern(
     # A sentence.
     rf"""|\s+((?i:{VERBS}))(?:\s*[:=]\s*|\s+)(?=\S))"""
 )
+#: One of these, or of the marks of :func:`_may_name`, stands in every one of those.
+_VERBS: Final = tuple(f" {verb}" for verb in VERBS.split("|"))
 #: The words before a name that may belong to it: ``secret access key``.
 _MOST_WORDS_BEFORE: Final = 2
 #: An option and its value, as words of a command: ``--password x``, ``['--password', 'x']`` is a pair like others.
@@ -141,6 +151,18 @@ def _redact_values(text: str) -> str:
     return "".join((*parts, text[kept:])) if parts else text
 
 
+def _may_name(text: str) -> bool:
+    """Whether there may be a name and a value in ``text``, of small letters."""
+    return (
+        "=" in text
+        or ":" in text
+        or ">" in text
+        or "'," in text
+        or '",' in text
+        or any(map(text.__contains__, _VERBS))
+    )
+
+
 def _is_sensitive(text: str, name: re.Match[str]) -> bool:
     """Whether a name in ``text`` is sensitive by itself, or with the words before it: ``API key``, ``session id``."""
     last = name[1]
@@ -212,17 +234,20 @@ def _redact_parameter(match: re.Match[str]) -> str:
 
 
 @safely(lambda: REDACTED)
-def redact_text(text: str) -> str:
-    """Free text without e-mails, tokens, card numbers, URL credentials and values of sensitive names."""
+def redact_text(text: str, *, random: bool = True) -> str:
+    """Free text without e-mails, tokens, card numbers, URL credentials and values of sensitive names.
+
+    With ``random=False`` words that are merely drawn at random stay: what numbers machines, for example.
+    """
     if len(text) < 13 and text.isalnum() and "eyJ" not in text:
         return text
     text = text[:TEXT_INPUT]
     if "=" in text and ("?" in text or "&" in text or "#" in text):
         text = _PARAMETER.sub(_redact_parameter, text)
-    return _redacted(text)
+    return _redacted(text, random)
 
 
-def _redacted(text: str) -> str:
+def _redacted(text: str, random: bool = True) -> str:
     # Each step first asks for what is cheap to find: most texts have nothing to redact.
     if "://" in text and "@" in text:
         text = USERINFO.sub("://", text)
@@ -231,22 +256,19 @@ def _redacted(text: str) -> str:
     lower = text.lower()
     if "hook" in lower or "bot" in lower:
         text = redact_webhooks(text)
-    for stem in _text_stems:
-        if stem in lower:
-            text = _HEADER.sub(rf"\1{REDACTED}", text)
-            text = _SCHEME.sub(rf"\1{REDACTED}", text)
-            text = _redact_values(text)
-            break
-    else:
-        if "basic" in lower or "digest" in lower or "negotiate" in lower:
-            text = _SCHEME.sub(rf"\1{REDACTED}", text)
+    if _may_name(lower) and any(map(lower.__contains__, _text_stems)):
+        text = _HEADER.sub(rf"\1{REDACTED}", text)
+        text = _SCHEME.sub(rf"\1{REDACTED}", text)
+        text = _redact_values(text)
+    elif any(map(lower.__contains__, _SCHEMES)):
+        text = _SCHEME.sub(rf"\1{REDACTED}", text)
     if " -" in text or "-" in text[:1] or "'-" in text or '"-' in text:
         text = _redact_options(text)
     if "@" in text or "%40" in text:
         text = _EMAIL.sub(_mask_match, text)
     if len(text) >= SHORTEST:
         # The longest first: a JWT may be a part of what is longer, and a card's number of anything.
-        text = _CARD.sub(_redact_cards, redact_looks(text))
+        text = _CARD.sub(_redact_cards, redact_looks(text) if random else redact_known_beginnings(text))
     return JWT.sub(REDACTED, text) if "eyJ" in text else text
 
 

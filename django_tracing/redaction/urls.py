@@ -24,14 +24,17 @@ _MOST_PARTS: Final = 200
 #: Longer names are words with underscores between them, or they are judged the long way.
 _PLAIN_PARAMETER: Final = r"(?=\w{1,12}=|[a-z]{1,12}(?:_{1,2}[a-z]{1,12})*=)[A-Za-z_]\w{0,30}=\w{0,12}"
 _PLAIN_PARAMETERS: Final = f"{_PLAIN_PARAMETER}(?:&{_PLAIN_PARAMETER})*"
+_PLAIN_WORDS: Final = (
+    r"[A-Z]?[a-z]{1,12}\d{0,2}(?:[_-](?:\d{1,4}[_-])?[A-Z]?[a-z]{1,12}\d{0,2})*(?:[_-]\d{1,4})?"
+)
 _PLAIN_QUERY: Final = pattern(_PLAIN_PARAMETERS, re.ASCII)
 #: What most URLs are: host, words and numbers, short parameters. Nothing below would change such a one, the names of
 #: parameters aside; a test holds it against the long way.
 _PLAIN_URL: Final = pattern(
     r"https?://(?:[A-Za-z]{1,30}\d{0,3}[.-]|\d{1,3}\.)*(?:[A-Za-z]{1,30}\d{0,3}|\d{1,3})(?::\d{1,5})?"
-    # A segment begins with a letter or with a digit, so that there is one way only to read it. Its words are such as
-    # are never taken for a secret.
-    r"(?:/(?:[A-Z]?[a-z]{1,12}\d{0,2}(?:[_-][A-Z]?[a-z]{1,12}\d{0,2})*|\d{0,12}))*"
+    # A segment is short, or of words that are never taken for a secret. That is asked first, so that there is one way
+    # only to read it.
+    rf"(?:/(?=(?:[\w-]{{0,12}}|{_PLAIN_WORDS})(?:[/?]|\Z))[\w-]*)*"
     rf"(?:\?({_PLAIN_PARAMETERS}))?",
     re.ASCII,
 )
