@@ -272,6 +272,11 @@ def draw(kind: str, rng: random.Random) -> tuple[str, list[str]]:
     return token, [part for part in parts if not part.isdigit()] or parts
 
 
-def is_left(parts: list[str], text: str) -> bool:
-    """Whether six characters in a row of what was drawn stand in ``text``."""
-    return any(part[start : start + 6] in text for part in parts for start in range(max(1, len(part) - 5)))
+def is_left(parts: list[str], text: str, share: float = 0) -> bool:
+    """Whether so much of what was drawn stands in ``text``, in a row: six characters at least."""
+    return any(
+        part[start : start + length] in text
+        for part in parts
+        for length in [min(max(6, int(len(part) * share)), len(part))]
+        for start in range(len(part) - length + 1)
+    )

@@ -102,7 +102,7 @@ _A_WORD: Final = (-2.16, -0.01, 1.51, 0.79, 0.23, 0.88, 1.76, 1.95)
 #: What looks random and is none: uuids, addresses in memory, numbers, times.
 _KNOWN: Final = pattern(
     r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
-    r"|(?<![A-Za-z0-9])(?:0x[0-9a-fA-F]{1,16}|\d{1,20}e[+-]\d{1,3}|\d{4}-?\d\d-?\d\d[Tt_-]\d\d-?\d\d(?:-?\d\d)?[Zz]?)"
+    r"|(?<![A-Za-z0-9])(?:0x[0-9a-fA-F]{1,16}|\d{1,20}e[+-]\d{1,3}|\d{4}-?\d\d-?\d\d[Tt_-]\d\d(?:-?\d\d){0,2}[Zz]?)"
     r"(?![A-Za-z0-9])",
 )
 _HEXADECIMAL: Final = pattern(r"(?<![A-Za-z0-9])(?:[0-9a-f]{16,}|[0-9A-F]{16,})(?![A-Za-z0-9])")
@@ -157,12 +157,14 @@ def is_long_number(word: str) -> bool:
 def _is_random(word: str) -> bool:
     """Whether ``word``, of 13 characters or more, was drawn rather than named."""
     kind = kind_of(word)
+    # Few names are shouted, and base32 is.
+    shouted = kind == 0 and word.isupper()
     if kind < 4:
         word = word.lower()
     weights = _weights()
     total = sum(map(weights.__getitem__, map(add, f"-{word}", word)))
     # What is drawn has many different characters; a line of dashes has not.
-    return total + _A_CHARACTER[kind] * len(word) + _A_WORD[kind] > 0 and len(set(word)) > 5
+    return total + _A_CHARACTER[kind] * len(word) + _A_WORD[kind] + shouted > 0 and len(set(word)) > 5
 
 
 def _is_token(word: str) -> bool:
@@ -191,6 +193,8 @@ _SEPARATOR: Final = r"[_+~./=-]"
 _PLAIN_WORD: Final = r"(?:[A-Z]?[a-z]{1,12}\d{0,2}|[A-Z]{1,12}|\d{1,12})"
 #: What most of them are: words of a dozen letters, and short numbers. Hardly a token is made of these.
 _PLAIN: Final = pattern(rf"{_SEPARATOR}*(?:{_PLAIN_WORD}(?:{_SEPARATOR}+{_PLAIN_WORD})*{_SEPARATOR}*)?")
+#: A name before an equals sign: ``sha256=``.
+_NAME: Final = pattern(r"[A-Za-z_-]{1,24}\d{0,4}")
 _BETWEEN: Final = pattern(r"[^/=]+|[/=]+")
 #: Words that were judged and are none; never one that is.
 _harmless: set[str] = set()
@@ -220,6 +224,9 @@ def _redacted_word(run: str) -> str:
     # The name of a host is no secret, and may well be random: ``://0A1B2C.eks.amazonaws.com/``.
     first = 2 if run.startswith("//") else 0
     found = [number >= first and _looks_secret(part) for number, part in enumerate(parts)]
+    # One equals sign stands between a name and a value, several do in a token.
+    if True not in found and sum(part[0] == "=" for part in parts[1:-1]) > 1 and _is_random(without_known(run)):
+        return REDACTED
     if True not in found:
         if len(run) <= 200:
             if len(_harmless) >= _MOST_HARMLESS:
@@ -228,14 +235,16 @@ def _redacted_word(run: str) -> str:
         return run
     # In base64, a slash may cut a token into parts that are too short to be judged: what is next to one and is no
     # word is of it.
-    for places in (range(first + 1, len(parts)), range(len(parts) - 2, first - 1, -1)):
-        before = found[places.start - places.step] if parts else False
-        for place in places:
-            if not found[place] and before:
-                # No name and value stand behind another value.
-                behind = places.step > 0 and parts[place - 1][0] == "="
-                found[place] = parts[place][0] in "/=" or behind or not is_plain(parts[place])
-            before = found[place]
+    padded = run[-1] == "="
+    for place in range(first + 1, len(parts)):
+        if found[place - 1] and not found[place]:
+            # No name and value stand behind another value.
+            found[place] = parts[place][0] in "/=" or padded or parts[place - 1][0] == "=" or not is_plain(parts[place])
+    for place in range(len(parts) - 2, first - 1, -1):
+        if found[place + 1] and not found[place]:
+            part = parts[place]
+            named = parts[place + 1][0] == "=" and _NAME.fullmatch(part) is not None
+            found[place] = part[0] in "/=" or not (named or is_plain(part))
     return _joined(parts, found)
 
 

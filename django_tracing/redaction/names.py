@@ -57,10 +57,10 @@ _SENSITIVE_PARTS: Final = (
     *("haslo", "hasło", "sifre"),
     # Keys of APIs, private and access keys, sessions and codes in the same languages.
     *("apischlussel", "apischluessel", "privaterschlussel", "privaterschluessel", "zugriffsschlussel"),
-    *("zugriffsschluessel", "zugangsschlussel", "zugangsschluessel", "sitzungsid", "bestatigungscode"),
+    *("zugriffsschluessel", "zugangsschlussel", "zugangsschluessel", "sitzungsid", "sesion", "sessao", "bestatigungscode"),
     *("bestaetigungscode", "sicherheitscode", "cleapi", "cledapi", "clesecrete", "cleprivee", "cledacces"),
-    *("codedeverification", "codedesecurite", "claveapi", "clavedeapi", "claveprivada", "clavedeacceso", "idsesion"),
-    *("iddesesion", "codigodeverificacion", "codigodeseguridad", "chaveapi", "chavedeapi", "chaveprivada"),
+    *("codedeverification", "codedesecurite", "claveapi", "clavedeapi", "claveprivada", "clavedeacceso"),
+    *("codigodeverificacion", "codigodeseguridad", "chaveapi", "chavedeapi", "chaveprivada"),
     *("chavedeacesso", "codigodeverificacao", "codigodeseguranca", "chiaveapi", "chiaveprivata", "chiavediaccesso"),
     *("chiavesegreta", "codicediverifica", "codicedisicurezza", "apisleutel", "privesleutel", "toegangssleutel"),
     *("sessieid", "verificatiecode", "beveiligingscode", "kluczapi", "kluczprywatny", "kluczdostepu", "tajnyklucz"),
@@ -91,17 +91,22 @@ STEMS: Final = (
     *("anahtar", "oturum", "doğrulama", "dogrulama", "güvenlik", "guvenlik"),
 )
 #: A name may end with one of these, in free text: ``session id: x`` says what ``session: x`` says.
-LAST_WORDS: Final = frozenset(["id", "ids", "key", "keys", "code", "number", "string", "value", "hash", "url"])
+LAST_WORDS: Final = frozenset(
+    [
+        *("id", "ids", "key", "keys", "code", "number", "string", "value", "hash", "url", "api"),
+        *("schlüssel", "schluessel", "clé", "clave", "chave", "chiave", "sleutel", "klucz", "anahtar", "anahtarı"),
+    ]
+)
 #: Between a name and its value in a sentence, in English and the same languages.
 VERBS: Final = "is|was|ist|war|lautet|est|était|es|era|é|è|jest"
 #: What follows the verb where the sentence is about the value and does not give it.
 STATES: Final = frozenset(
     """
-    a about again all allowed already also always an and as at available bad being blank blocked by changed common
+    a about again all allowed already also always an and as at available bad being blank blocked by changed closed common
     compromised correct corrupt corrupted disabled different due either empty enabled encrypted entered entirely equal expired
     false for found from full good gone hashed here hidden ignored in incomplete incorrect indeed inside insecure invalid
     just kept known less like limited locked long longer lost malformed missing more much needed neither never new no
-    none not nothing now null obsolete of off ok okay old on one only optional or out outdated over present public
+    none not nothing now null obsolete of off ok okay old on one only open optional or out outdated over present public
     rejected required reset revoked safe same secure set short shorter similar so still stored strong taken that the
     there this to too true undefined unexpected unknown unset unsupported used valid verified very weak what when where
     with within without wrong your
