@@ -1,8 +1,8 @@
 """Kinds of secrets, and how their makers make them: beginning, alphabet, length.
 
-The kinds are those that gitleaks has a rule for (November 2026), except the rules for files and commands: what is found by
-``curl -u`` or in a Kubernetes manifest has no look of its own. Where makers draw from a range of lengths, the middle
-of it stands here.
+The kinds are those that gitleaks has a rule for (November 2026), except the rules for files and commands: what stands
+behind ``curl -u`` or in a Kubernetes manifest has no look of its own. Where makers draw from a range of lengths, the
+middle of it stands here.
 """
 
 from __future__ import annotations
@@ -193,7 +193,7 @@ KINDS: Final = {
     "planetscale-password": "pscale_pw_<url:43>",
     "postman-api-token": "PMAK-<hex:24>-<hex:34>",
     "prefect-api-token": "pnu_<any:36>",
-    "private-key": "-----BEGIN PRIVATE KEY-----\n<base64:64>\n<base64:64>\n<base64:22>==\n-----END PRIVATE KEY-----\n",
+    "private-key": "-----BEGIN PRIVATE KEY-----\n<base64:64>\n<base64:64>\n<base64:22>==\n-----END PRIVATE KEY-----",
     "privateai-api-token": "<lower:32>",
     "pulumi-api-token": "pul-<hex:40>",
     "pypi-upload-token": "pypi-AgEIcHlwaS5vcmc<url:150>",

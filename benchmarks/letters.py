@@ -1,9 +1,9 @@
-"""``python -m benchmarks.letters NAMES...``: fits the table by which ``redaction/looks.py`` tells random words from names.
+"""``python -m benchmarks.letters NAMES...``: fits the table of letters of ``redaction/looks.py``.
 
-Takes files of names, titles and words, one a line, and prints the constants of ``redaction/looks.py``. Each pair of
-neighboring characters has a weight, and so has each pair of their kinds (small letter, capital, digit, separator);
-their sum says how much rather a word was drawn at random. It is a logistic regression on the names that were given
-(0) and on random tokens of the usual alphabets (1), by stochastic gradient descent. The same files give the same table.
+Takes files of names, titles and words, one a line, and prints the constants. Each pair of neighboring characters has a
+weight, and so has each pair of their kinds (small letter, capital, digit, separator); their sum says how much rather a
+word was drawn at random. It is a logistic regression on the names that were given (0) and on random tokens of the usual
+alphabets (1), by stochastic gradient descent. The same files give the same table.
 
 Fitted in November 2026 on 250,000 names of packages (PyPI's and npm's), the titles of 90,000 of them as they are and
 as slugs, 190,000 identifiers of Python code, and 30,000 words each of English, German, French, Spanish, Portuguese,
@@ -92,11 +92,10 @@ def fit(words: list[str], randoms: list[str], rng: random.Random) -> list[float]
                 weights[place] -= 0.3 * error / math.sqrt(squares[place])
             squares[per_character] += square
             weights[per_character] -= 0.3 * error * length / 10 / math.sqrt(squares[per_character])
-        wrong = sum(
-            (sum(map(weights.__getitem__, places)) + weights[pairs + kind] * length / 10 + weights[pairs + 8 + kind] > 0)
-            != expected
-            for places, kind, length, expected in samples
-        )
+        wrong = 0
+        for places, kind, length, expected in samples:
+            total = sum(map(weights.__getitem__, places)) + weights[pairs + kind] * length / 10
+            wrong += (total + weights[pairs + 8 + kind] > 0) != expected
         print(f"# epoch {epoch + 1}: {100 * wrong / len(samples):.3f} % of the samples are judged wrongly")
     return weights
 

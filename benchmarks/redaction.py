@@ -1,4 +1,4 @@
-"""``python -m benchmarks.redaction``: how many secrets are recognized by their look, and how much else is taken for one.
+"""``python -m benchmarks.redaction``: how many secrets are known by their look, what else is taken for one.
 
 Secrets are drawn as their makers draw them (``benchmarks/kinds.py``) and put where values stand. Names are those of
 packages; slugs and titles are drawn from their words. Lists of your own come with ``--names``.
@@ -114,9 +114,13 @@ def costs() -> Iterator[tuple[str, float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--names", type=Path, default=NAMES, help="a file of names, one a line (default: %(default)s)")
+    parser.add_argument(
+        "--names", type=Path, default=NAMES, help="a file of names, one a line (default: %(default)s)"
+    )
     parser.add_argument("--samples", type=int, default=100, help="secrets of each kind (default: %(default)s)")
-    parser.add_argument("--tokens", type=int, default=20_000, help="of each alphabet and length (default: %(default)s)")
+    parser.add_argument(
+        "--tokens", type=int, default=20_000, help="of each alphabet and length (default: %(default)s)"
+    )
     arguments = parser.parse_args()
     rng = random.Random(1)
 

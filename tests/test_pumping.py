@@ -91,8 +91,31 @@ class Reader(NamedTuple):
 READERS = {
     "text": Reader(
         redact_text,
-        "a1 @.%4:=/'\"{[(\\,;-_>&",
-        ("password=", "token: ", "Bearer ", "eyJhbGciO", "://a:b@", "[redacted]", "4111 ", "cookie: ", "secret='"),
+        "a1A @.%4:=/'\"{[(\\,;-_>&?+",
+        (
+            *(
+                "password=",
+                "token: ",
+                "Bearer ",
+                "eyJhbGciO",
+                "://a:b@",
+                "[redacted]",
+                "4111 ",
+                "cookie: ",
+                "secret='",
+            ),
+            *("-----BEGIN A", "-----END A-----", "/hooks/", "hooks.a/", "bot12345:", "xoxb-1234", "Zx8abQ9f1cDkk2Lm"),
+            *(
+                "api key is ",
+                " is ",
+                "--token ",
+                "mysql -p ",
+                "?key=",
+                "&a=%3F",
+                "5d41402abc4b2a76",
+                "words-and_more",
+            ),
+        ),
     ),
     "database error": Reader(
         redact_db_error, "a1 '\"\\(,)\n:«“", ("(1, '", "near '", "DETAIL: ", "out of range: ", "\nLINE 1: ", "')")

@@ -1,7 +1,7 @@
 """Secrets that are known by their look, whatever their name and wherever they stand.
 
-Four things have a look: tokens that begin as their maker makes them begin (``ghp_``), words that were drawn at random,
-PEM blocks, and addresses of webhooks, whose path is the secret.
+Four things have a look: tokens that begin as their maker makes them begin (``ghp_``), words that were drawn at
+random, PEM blocks, and addresses of webhooks, whose path is the secret.
 
 A word is random when its neighboring characters are such as stand together in random tokens rather than in names,
 titles and slugs: each pair has a weight, and the sum decides. ``python -m benchmarks.redaction`` says how often that
@@ -29,29 +29,34 @@ SHORTEST: Final = 13
 _BEGINNINGS: Final = (
     # Code hosting: GitHub, GitLab, Bitbucket; package registries, container registries.
     *(r"gh[oprsu]_\w{8}", r"github_pat_\w{8}", r"gl(?:pat|ptt|dt|rt|ft|cbt|imt|oas|soat|agent|ffct)-[\w-]{8}"),
-    *(r"GR1348941[\w-]{8}", r"ATBB\w{20}", r"npm_[A-Za-z0-9]{20}", r"pypi-Ag[\w-]{10}", r"rubygems_[0-9a-f]{12}"),
-    *(r"CLOJARS_\w{12}", r"dckr_[op]at_[\w-]{8}", r"oy2[a-z0-9]{43}"),
+    *(r"GR1348941[\w-]{8}", r"ATBB\w{20}", r"npm_[A-Za-z0-9]{20}", r"pypi-Ag[\w-]{10}"),
+    *(r"rubygems_[0-9a-f]{12}", r"CLOJARS_\w{12}", r"dckr_[op]at_[\w-]{8}", r"oy2[a-z0-9]{43}"),
     # Clouds: AWS, Google, Azure, DigitalOcean, Heroku, Fly, Alibaba, Yandex, and what runs on them.
     *(r"AKIA[A-Z0-9]{9}", r"A(?:3T[A-Z0-9]|SIA|BIA|CCA)[A-Z2-7]{16}\b", r"ABSK[A-Za-z0-9+]{20}"),
-    *(r"bedrock-api-key-\w{8}", r"AIza[\w-]{9}", r"ya29\.[\w-]{8}", r"GOCSPX-[\w-]{8}", r"[\w~.]{3}\dQ~[\w~.-]{20}"),
-    *(r"do[opr]_v1_[0-9a-f]{8}", r"HRKU-[\w-]{12}", r"fo1_[\w-]{20}", r"fm[12][ar]?_[A-Za-z0-9+]{20}"),
-    *(r"LTAI[A-Za-z0-9]{12}", r"AQVN[\w-]{20}", r"t1\.[\w-]{8,}=*\.[\w-]{20}", r"pul-[0-9a-f]{12}", r"dp\.\w\w\.\w{12}"),
-    *(r"hv[bsr]\.[\w-]{8}", r"s\.[A-Za-z0-9]{24}\b", r"[a-z0-9]{14}\.atlasv1\.\w", r"tskey-[a-z]+-\w{8}"),
-    *(r"sha256~[\w-]{12}", r"dapi[0-9a-f]{12}", r"pscale_(?:tkn|oauth|pw)_[\w.=-]{8}", r"tk-us-[\w-]{20}"),
+    *(r"bedrock-api-key-\w{8}", r"AIza[\w-]{9}", r"ya29\.[\w-]{8}", r"GOCSPX-[\w-]{8}"),
+    *(r"[\w~.]{3}\dQ~[\w~.-]{20}", r"do[opr]_v1_[0-9a-f]{8}", r"HRKU-[\w-]{12}", r"fo1_[\w-]{20}"),
+    *(r"fm[12][ar]?_[A-Za-z0-9+]{20}", r"LTAI[A-Za-z0-9]{12}", r"AQVN[\w-]{20}", r"t1\.[\w-]{8,}=*\.[\w-]{20}"),
+    *(r"pul-[0-9a-f]{12}", r"dp\.\w\w\.\w{12}", r"hv[bsr]\.[\w-]{8}", r"s\.[A-Za-z0-9]{24}\b"),
+    *(r"[a-z0-9]{14}\.atlasv1\.\w", r"tskey-[a-z]+-\w{8}", r"sha256~[\w-]{12}", r"dapi[0-9a-f]{12}"),
+    *(r"pscale_(?:tkn|oauth|pw)_[\w.=-]{8}", r"tk-us-[\w-]{20}"),
     # Payments and shops.
     *(r"[rs]k_(?:live|test|prod)_\w{8}", r"whsec_\w{12}", r"sq0(?:atp|csp)-[\w-]{8}", r"EAA[A-Za-z0-9]{20}"),
     *(r"EAAA[\w-]{20}", r"shp(?:at|ca|pa|ss)_\w{8}", r"FLW(?:SEC|PUB)K_TEST-\w{8}", r"EZ[AT]K\w{20}"),
-    *(r"shippo_(?:live|test)_\w{8}", r"duffel_(?:live|test)_[\w-]{8}", r"access-(?:sandbox|development|production)-\w{8}"),
+    *(r"shippo_(?:live|test)_\w{8}", r"duffel_(?:live|test)_[\w-]{8}"),
+    r"access-(?:sandbox|development|production)-\w{8}",
     # Chats and mail.
-    *(r"xox[a-z][-.][\w.-]{8}", r"xapp-\d-[\w-]{8}", r"SG\.[\w-]{8}", r"xkeysib-\w{8}", r"xsmtpsib-\w{8}", r"key-\w{32}\b"),
+    *(r"xox[a-z][-.][\w.-]{8}", r"xapp-\d-[\w-]{8}", r"SG\.[\w-]{8}", r"xkeysib-\w{8}", r"xsmtpsib-\w{8}"),
+    r"key-\w{32}\b",
     # Models: OpenAI, Anthropic, Hugging Face and others.
-    *(r"sk-(?:ant|proj|svcacct|admin|or)-[\w-]{8}", r"sk-[A-Za-z0-9]{20}", r"hf_[A-Za-z]{20}", r"api_org_[A-Za-z]{20}"),
-    *(r"pplx-\w{20}", r"gsk_\w{20}", r"xai-\w{20}", r"r8_\w{20}", r"nvapi-[\w-]{20}", r"lsv2_[a-z]{2}_\w{8}"),
+    *(r"sk-(?:ant|proj|svcacct|admin|or)-[\w-]{8}", r"sk-[A-Za-z0-9]{20}", r"hf_[A-Za-z]{20}"),
+    *(r"api_org_[A-Za-z]{20}", r"pplx-\w{20}", r"gsk_\w{20}", r"xai-\w{20}", r"r8_\w{20}", r"nvapi-[\w-]{20}"),
+    r"lsv2_[a-z]{2}_\w{8}",
     # Watching and building.
-    *(r"glc_[A-Za-z0-9+]{12}", r"glsa_\w{12}", r"sntry[su]_\w{8}", r"NR(?:AK|II|JS)-[\w-]{8}", r"dt0[a-z]\d\d\.\w{12}"),
-    *(r"sgp_\w{16}", r"sq[aup]_[0-9a-z]{20}", r"lin_(?:api|oauth)_\w{8}", r"PMAK-\w{8}", r"pnu_\w{20}", r"rdme_\w{12}"),
-    *(r"ico-\w{20}", r"fio-u-[\w-]{12}", r"ntn_\d{8}", r"tfp_[\w.-]{20}", r"sm_[aps]at_\w{8}", r"API-[A-Z0-9]{24}"),
-    *(r"AKCp\w{20}", r"cmVmd\w{20}", r"AT(?:ATT|CTT)3[\w-]{12}", r"dnkey-[\w-]{12}", r"[ps]at\.[\w-]{22}\.\w{12}"),
+    *(r"glc_[A-Za-z0-9+]{12}", r"glsa_\w{12}", r"sntry[su]_\w{8}", r"NR(?:AK|II|JS)-[\w-]{8}"),
+    *(r"dt0[a-z]\d\d\.\w{12}", r"sgp_\w{16}", r"sq[aup]_[0-9a-z]{20}", r"lin_(?:api|oauth)_\w{8}"),
+    *(r"PMAK-\w{8}", r"pnu_\w{20}", r"rdme_\w{12}", r"ico-\w{20}", r"fio-u-[\w-]{12}", r"ntn_\d{8}"),
+    *(r"tfp_[\w.-]{20}", r"sm_[aps]at_\w{8}", r"API-[A-Z0-9]{24}", r"AKCp\w{20}", r"cmVmd\w{20}"),
+    *(r"AT(?:ATT|CTT)3[\w-]{12}", r"dnkey-[\w-]{12}", r"[ps]at\.[\w-]{22}\.\w{12}"),
     # Keys: age, 1Password.
     *(r"AGE-SECRET-KEY-1\w{4}", r"A3-[A-Z0-9]{6}-[A-Z0-9-]{8}", r"ops_eyJ\w", r"p8e-\w{12}"),
 )
@@ -147,10 +152,9 @@ def without_known(word: str) -> str:
 
 
 def is_long_number(word: str) -> bool:
-    """Whether a part of ``word`` is a hash or another long number in hexadecimal, or digits with letters in between."""
+    """Whether a part of ``word`` is a hash, or another long number with letters in it."""
     return any(not part.isdigit() and not part.isalpha() for part in _HEXADECIMAL.findall(word)) or any(
-        len(part) > sum(map(str.isdigit, part)) >= 8 and sum(map(str.isdigit, part)) * 2 >= len(part) >= 16
-        for part in _CHUNK.findall(word)
+        len(part) >= 16 and len(part) / 2 <= sum(map(str.isdigit, part)) < len(part) for part in _CHUNK.findall(word)
     )
 
 
@@ -233,28 +237,35 @@ def _redacted_word(run: str) -> str:
                 _harmless.clear()
             _harmless.add(run)
         return run
-    # In base64, a slash may cut a token into parts that are too short to be judged: what is next to one and is no
-    # word is of it.
-    padded = run[-1] == "="
+    return _joined(parts, _with_neighbors(parts, found, first))
+
+
+def _with_neighbors(parts: list[str], found: list[bool], first: int) -> list[bool]:
+    """``found``, and what is of a token in it: a slash may cut one into parts that are too short to be judged."""
+    padded = parts[-1][0] == "="
     for place in range(first + 1, len(parts)):
         if found[place - 1] and not found[place]:
-            # No name and value stand behind another value.
-            found[place] = parts[place][0] in "/=" or padded or parts[place - 1][0] == "=" or not is_plain(parts[place])
+            # No name stands behind a value.
+            of_it = parts[place][0] in "/=" or padded or parts[place - 1][0] == "="
+            found[place] = of_it or not is_plain(parts[place])
     for place in range(len(parts) - 2, first - 1, -1):
         if found[place + 1] and not found[place]:
-            part = parts[place]
-            named = parts[place + 1][0] == "=" and _NAME.fullmatch(part) is not None
-            found[place] = part[0] in "/=" or not (named or is_plain(part))
-    return _joined(parts, found)
+            named = parts[place + 1][0] == "=" and _NAME.fullmatch(parts[place]) is not None
+            found[place] = parts[place][0] in "/=" or not (named or is_plain(parts[place]))
+    return found
 
 
 def _joined(parts: list[str], found: list[bool]) -> str:
-    """Parts in a row that were found become one mark; what is between them, at an end of it, stays."""
+    """``parts`` with one mark for those in a row that were found; a slash or equals sign before or behind it stays."""
     joined: list[str] = []
+    last = len(parts) - 1
     for place, part in enumerate(parts):
-        if not found[place] or (part[0] in "/=" and not (0 < place < len(parts) - 1 and found[place - 1] and found[place + 1])):
-            # Padding is of a token.
-            joined.append("" if part[0] == "=" and place and found[place - 1] and place == len(parts) - 1 else part)
+        if part[0] == "=" and place == last and found[place - 1]:
+            # Padding.
+            continue
+        within = 0 < place < last and found[place - 1] and found[place + 1]
+        if not found[place] or (part[0] in "/=" and not within):
+            joined.append(part)
         elif not joined or joined[-1] != REDACTED:
             joined.append(REDACTED)
     return "".join(joined)
@@ -307,8 +318,11 @@ def redact_pem(text: str) -> str:
     """``text``, which has ``-----`` in it, without PEM blocks, whole ones and what is left of one that was cut."""
     parts: list[str] = []
     position = 0
+    begin = text.find("-----BEGIN ")
     while True:
-        begin = text.find("-----BEGIN ", position)
+        # Where there is none, nobody looks for it again.
+        if 0 <= begin < position:
+            begin = text.find("-----BEGIN ", position)
         end = _PEM_END.search(text, position)
         if end is not None and (begin < 0 or end.start() < begin):
             parts += (text[position : end.start()].rstrip(_PEM_BODY), REDACTED)
@@ -323,7 +337,9 @@ def redact_pem(text: str) -> str:
 
 
 #: Slack's, Zapier's, Make's: whoever knows the path may write there.
-_HOOKS_HOST: Final = pattern(r"(?<![\w.-])(hooks?\.[a-z0-9.-]{1,100}/)(?=[^\s\"'<>?#]{4})[^\s\"'<>?#]+", re.IGNORECASE)
+_HOOKS_HOST: Final = pattern(
+    r"(?<![\w.-])(hooks?\.[a-z0-9.-]{1,100}/)(?=[^\s\"'<>?#]{4})[^\s\"'<>?#]+", re.IGNORECASE
+)
 #: Discord's, Teams', Mattermost's, Feishu's, and one's own.
 _HOOKS_PATH: Final = pattern(r"(/(?:webhooks?|webhookb2|hooks?)/)([^\s\"'<>?#]{8,})", re.IGNORECASE)
 _BOT: Final = pattern(r"(?<![A-Za-z0-9])(bot)\d{5,16}:[\w-]{8,}", re.ASCII)

@@ -50,21 +50,45 @@ _SENSITIVE_PARTS: Final = (
     "backupcode",
     "mfacode",
     # What is sent to a phone or by mail.
-    *("verificationcode", "confirmationcode", "securitycode", "activationcode", "accesscode", "logincode", "onetimecode"),
+    *(
+        "verificationcode",
+        "confirmationcode",
+        "securitycode",
+        "activationcode",
+        "accesscode",
+        "logincode",
+        "onetimecode",
+    ),
     # Password, secret and code word in German, French, Spanish, Portuguese, Italian, Dutch, Polish and Turkish, without
     # accents.
     *("passwort", "kennwort", "geheim", "motdepasse", "contrasena", "senha", "palavrapasse", "parola", "wachtwoord"),
     *("haslo", "hasło", "sifre"),
     # Keys of APIs, private and access keys, sessions and codes in the same languages.
     *("apischlussel", "apischluessel", "privaterschlussel", "privaterschluessel", "zugriffsschlussel"),
-    *("zugriffsschluessel", "zugangsschlussel", "zugangsschluessel", "sitzungsid", "sesion", "sessao", "bestatigungscode"),
+    *(
+        "zugriffsschluessel",
+        "zugangsschlussel",
+        "zugangsschluessel",
+        "sitzungsid",
+        "sesion",
+        "sessao",
+        "bestatigungscode",
+    ),
     *("bestaetigungscode", "sicherheitscode", "cleapi", "cledapi", "clesecrete", "cleprivee", "cledacces"),
     *("codedeverification", "codedesecurite", "claveapi", "clavedeapi", "claveprivada", "clavedeacceso"),
     *("codigodeverificacion", "codigodeseguridad", "chaveapi", "chavedeapi", "chaveprivada"),
     *("chavedeacesso", "codigodeverificacao", "codigodeseguranca", "chiaveapi", "chiaveprivata", "chiavediaccesso"),
     *("chiavesegreta", "codicediverifica", "codicedisicurezza", "apisleutel", "privesleutel", "toegangssleutel"),
     *("sessieid", "verificatiecode", "beveiligingscode", "kluczapi", "kluczprywatny", "kluczdostepu", "tajnyklucz"),
-    *("identyfikatorsesji", "idsesji", "kodweryfikacyjny", "apianahtar", "gizlianahtar", "ozelanahtar", "erisimanahtar"),
+    *(
+        "identyfikatorsesji",
+        "idsesji",
+        "kodweryfikacyjny",
+        "apianahtar",
+        "gizlianahtar",
+        "ozelanahtar",
+        "erisimanahtar",
+    ),
     *("oturumkimli", "dogrulamakod", "guvenlikkod"),
 )
 #: Only as a whole word of a name: they stand inside harmless ones.
@@ -81,14 +105,14 @@ _SENSITIVE_PARAMETERS: Final = frozenset(
 )
 #: One of these is in every sensitive name: what free text is asked before anything dearer.
 STEMS: Final = (
-    *("pass", "secret", "token", "auth", "cookie", "key", "ses", "csrf", "card", "cred", "sig", "jwt", "bearer", "ssn"),
-    *("cvv", "cvc", "pin", "otp", "sid", "pw", "pswd", "hmac", "nonce", "iban", "ccnum", "dsn", "mdp", "saml"),
-    *("verif", "vérif", "database", "connection", "recovery", "backup", "mfa", "confirmation", "securi", "activation"),
-    *("accesscode", "access_code", "access-code", "access code", "login", "onetime", "one-time", "one_time", "one time"),
-    *("kennwort", "geheim", "contrase", "senha", "parola", "wachtwoord", "haslo", "hasło", "sifre", "şifre", "schl"),
-    *("sitzung", "statigung", "stätigung", "staetigung", "sicherheit", "clé", "cle"),
-    *("clave", "segur", "chave", "chiave", "sicurezza", "sleutel", "beveiliging", "klucz", "weryfik"),
-    *("anahtar", "oturum", "doğrulama", "dogrulama", "güvenlik", "guvenlik"),
+    *("pass", "secret", "token", "auth", "cookie", "key", "ses", "csrf", "card", "cred", "sig", "jwt"),
+    *("bearer", "ssn", "cvv", "cvc", "pin", "otp", "sid", "pw", "pswd", "hmac", "nonce", "iban", "ccnum"),
+    *("dsn", "mdp", "saml", "verif", "vérif", "database", "connection", "recovery", "backup", "mfa"),
+    *("confirmation", "securi", "activation", "accesscode", "access_code", "access-code", "access code"),
+    *("login", "onetime", "one-time", "one_time", "one time", "kennwort", "geheim", "contrase", "senha"),
+    *("parola", "wachtwoord", "haslo", "hasło", "sifre", "şifre", "schl", "sitzung", "statigung", "stätigung"),
+    *("staetigung", "sicherheit", "clé", "cle", "clave", "segur", "chave", "chiave", "sicurezza", "sleutel"),
+    *("beveiliging", "klucz", "weryfik", "anahtar", "oturum", "doğrulama", "dogrulama", "güvenlik", "guvenlik"),
 )
 #: A name may end with one of these, in free text: ``session id: x`` says what ``session: x`` says.
 LAST_WORDS: Final = frozenset(
@@ -102,21 +126,21 @@ VERBS: Final = "is|was|ist|war|lautet|est|était|es|era|é|è|jest"
 #: What follows the verb where the sentence is about the value and does not give it.
 STATES: Final = frozenset(
     """
-    a about again all allowed already also always an and as at available bad being blank blocked by changed closed common
-    compromised correct corrupt corrupted disabled different due either empty enabled encrypted entered entirely equal expired
-    false for found from full good gone hashed here hidden ignored in incomplete incorrect indeed inside insecure invalid
-    just kept known less like limited locked long longer lost malformed missing more much needed neither never new no
-    none not nothing now null obsolete of off ok okay old on one only open optional or out outdated over present public
-    rejected required reset revoked safe same secure set short shorter similar so still stored strong taken that the
-    there this to too true undefined unexpected unknown unset unsupported used valid verified very weak what when where
-    with within without wrong your
-    abgelaufen bereits falsch fehlt gesetzt gleich in kein keine komplett leer nicht nötig schon unbekannt ungültig zu ähnlich
-    absent déjà entièrement erroné expiré faux inconnu incorrect invalide manquant nul obligatoire pas requis trop trouvé vide
-    completamente demasiado errónea expirada igual incorrecta incorrecto inválida inválido muy nula obligatoria requerida totalmente vacía
-    ausente errada demasiado igual incorreta incorreto inteiramente muito obrigatória vazia
-    errata interamente mancante non nulla obbligatoria scaduta sbagliata stata stato troppo uguale vuota valida
-    al fout geen geslaagd gewijzigd ingesteld leeg niet ongeldig onjuist te verlopen verplicht
-    błędne już krótkie nie niepoprawne nieprawidłowe puste wygasło wymagane za zbyt
+    a abgelaufen about absent again al all allowed already also always an and as at ausente available bad being
+    bereits blank blocked by błędne changed closed common completamente compromised correct corrupt corrupted
+    demasiado different disabled due déjà either empty enabled encrypted entered entirely entièrement equal errada
+    errata erroné errónea expirada expired expiré falsch false faux fehlt for found fout from full geen gesetzt
+    geslaagd gewijzigd gleich gone good hashed here hidden ignored igual in incomplete inconnu incorrect incorrecta
+    incorrecto incorreta incorreto indeed ingesteld insecure inside inteiramente interamente invalid invalide inválida
+    inválido just już kein keine kept known komplett krótkie leeg leer less like limited locked long longer lost
+    malformed mancante manquant missing more much muito muy needed neither never new nicht nie niepoprawne
+    nieprawidłowe niet no non none not nothing now nul nula null nulla nötig obbligatoria obligatoire obligatoria
+    obrigatória obsolete of off ok okay old on one ongeldig onjuist only open optional or out outdated over pas
+    present public puste rejected requerida required requis reset revoked safe same sbagliata scaduta schon secure set
+    short shorter similar so stata stato still stored strong taken te that the there this to too totalmente trop
+    troppo trouvé true uguale unbekannt undefined unexpected ungültig unknown unset unsupported used vacía valid
+    valida vazia verified verlopen verplicht very vide vuota weak what when where with within without wrong wygasło
+    wymagane your za zbyt zu ähnlich
     """.split()  # noqa: SIM905
 )
 

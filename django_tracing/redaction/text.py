@@ -172,15 +172,15 @@ def _is_sensitive(text: str, name: re.Match[str]) -> bool:
     if not start or text[start - 1] != " ":
         return False
     joined = ""
-    for word in reversed(text[max(0, start - 60) : start].rsplit(" ", _MOST_WORDS_BEFORE + 1)[-_MOST_WORDS_BEFORE - 1 : -1]):
+    for word in reversed(
+        text[max(0, start - 60) : start].rsplit(" ", _MOST_WORDS_BEFORE + 1)[-_MOST_WORDS_BEFORE - 1 : -1]
+    ):
         bare = word.lstrip("\"'([{<*")
         if not bare.replace("-", "").replace("'", "").replace("_", "").isalnum():
             return False
         joined = f"{bare} {joined}" if joined else bare
         # All of it makes the name, not a word in front: "token error: x" is no token.
-        if _text_keys.matches(f"{joined} {last}") and (
-            last.lower() in LAST_WORDS or not _text_keys.matches(joined)
-        ):
+        if _text_keys.matches(f"{joined} {last}") and (last.lower() in LAST_WORDS or not _text_keys.matches(joined)):
             return True
         if bare != word:
             return False

@@ -24,9 +24,7 @@ _MOST_PARTS: Final = 200
 #: Longer names are words with underscores between them, or they are judged the long way.
 _PLAIN_PARAMETER: Final = r"(?=\w{1,12}=|[a-z]{1,12}(?:_{1,2}[a-z]{1,12})*=)[A-Za-z_]\w{0,30}=\w{0,12}"
 _PLAIN_PARAMETERS: Final = f"{_PLAIN_PARAMETER}(?:&{_PLAIN_PARAMETER})*"
-_PLAIN_WORDS: Final = (
-    r"[A-Z]?[a-z]{1,12}\d{0,2}(?:[_-](?:\d{1,4}[_-])?[A-Z]?[a-z]{1,12}\d{0,2})*(?:[_-]\d{1,4})?"
-)
+_PLAIN_WORDS: Final = r"[A-Z]?[a-z]{1,12}\d{0,2}(?:[_-](?:\d{1,4}[_-])?[A-Z]?[a-z]{1,12}\d{0,2})*(?:[_-]\d{1,4})?"
 _PLAIN_QUERY: Final = pattern(_PLAIN_PARAMETERS, re.ASCII)
 #: What most URLs are: host, words and numbers, short parameters. Nothing below would change such a one, the names of
 #: parameters aside; a test holds it against the long way.
@@ -142,9 +140,7 @@ def redact_query(query_string: str, sensitive: SensitiveKeys) -> dict[str, str]:
         key = _NOT_IN_NAMES.sub("_", redact_text(name))[:64]
         if not key:
             continue
-        parameters[key] = (
-            REDACTED if sensitive.matches_parameter(name) or is_secret(value) else redact_text(value)
-        )
+        parameters[key] = REDACTED if sensitive.matches_parameter(name) or is_secret(value) else redact_text(value)
         if len(parameters) >= _QUERY_PARAMETERS:
             break
     return parameters
