@@ -1,9 +1,9 @@
 """``python -m benchmarks.letters NAMES...``: fits the table of letters of ``redaction/looks.py``.
 
-Takes files of names, titles and words, one a line, and prints the constants. Each pair of neighboring characters has a
-weight, and so has each pair of their kinds (small letter, capital, digit, separator); their sum says how much rather a
-word was drawn at random. It is a logistic regression on the names that were given (0) and on random tokens of the usual
-alphabets (1), by stochastic gradient descent. The same files give the same table.
+Takes files of names, titles and words, one a line, and prints the constants. Each pair of neighboring characters has
+a weight, so has each pair of their kinds (small letter, capital, digit, separator), and the sum says how much rather a
+word was drawn at random. It is a logistic regression on the names that were given (0) and on random tokens of the
+usual alphabets (1), by stochastic gradient descent. The same files give the same table.
 
 Fitted in November 2026 on 250,000 names of packages (PyPI's and npm's), the titles of 90,000 of them as they are and
 as slugs, 190,000 identifiers of Python code, and 30,000 words each of English, German, French, Spanish, Portuguese,

@@ -256,7 +256,7 @@ def _with_neighbors(parts: list[str], found: list[bool], first: int) -> list[boo
 
 
 def _joined(parts: list[str], found: list[bool]) -> str:
-    """``parts`` with one mark for those in a row that were found; a slash or equals sign before or behind it stays."""
+    """``parts`` with one mark for those in a row that were found; a slash or equals sign at its ends stays."""
     joined: list[str] = []
     last = len(parts) - 1
     for place, part in enumerate(parts):

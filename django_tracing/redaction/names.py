@@ -59,8 +59,8 @@ _SENSITIVE_PARTS: Final = (
         "logincode",
         "onetimecode",
     ),
-    # Password, secret and code word in German, French, Spanish, Portuguese, Italian, Dutch, Polish and Turkish, without
-    # accents.
+    # Password, secret and code word in German, French, Spanish, Portuguese, Italian, Dutch, Polish and Turkish.
+    # All without accents.
     *("passwort", "kennwort", "geheim", "motdepasse", "contrasena", "senha", "palavrapasse", "parola", "wachtwoord"),
     *("haslo", "hasło", "sifre"),
     # Keys of APIs, private and access keys, sessions and codes in the same languages.
