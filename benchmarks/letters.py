@@ -1,7 +1,7 @@
 """``python -m benchmarks.letters NAMES...``: fits the table of letters of ``redaction/looks.py``.
 
 Takes files of names, titles and words, one a line, and prints the constants. Each pair of neighboring characters has
-a weight, so has each pair of their kinds (small letter, capital, digit, separator), and the sum says how much rather a
+a weight, so has each pair of their kinds (small letter, capital, digit, separator); the sum says how much rather a
 word was drawn at random. It is a logistic regression on the names that were given (0) and on random tokens of the
 usual alphabets (1), by stochastic gradient descent. The same files give the same table.
 

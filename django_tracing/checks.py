@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from inspect import iscoroutinefunction
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -20,12 +21,14 @@ __all__ = ["check_deployment", "check_settings", "register"]
 WRONG_SETTING: Final = "django_tracing.E001"
 NO_EXPORTER: Final = "django_tracing.E002"
 UNKNOWN_INSTRUMENTATION: Final = "django_tracing.E003"
+SUBSCRIPTION_AWAITED: Final = "django_tracing.E005"
 TRACED_TWICE: Final = "django_tracing.W001"
 CREDENTIALS_IN_THE_CLEAR: Final = "django_tracing.W002"
 WRONG_ENVIRONMENT: Final = "django_tracing.W003"
 EXPORTER_NOT_INSTALLED: Final = "django_tracing.W004"
 INSTRUMENTATION_NOT_INSTALLED: Final = "django_tracing.W005"
 NO_PROPAGATOR: Final = "django_tracing.W006"
+EVERY_CALLER_DECIDES: Final = "django_tracing.W007"
 
 #: OpenTelemetry's instrumentations, by entry point: what is none of these is a mistake rather than not installed.
 #: https://github.com/open-telemetry/opentelemetry-python-contrib/tree/main/instrumentation
@@ -71,6 +74,15 @@ def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
             id=WRONG_ENVIRONMENT,
         )
     yield from _exporter(settings)
+    # Also an object whose __call__ is one.
+    subscription = settings.subscription
+    if iscoroutinefunction(subscription) or iscoroutinefunction(vars(type(subscription)).get("__call__")):
+        yield checks.Error(
+            f"{settings.source('SUBSCRIPTION')} is a coroutine function: nobody can wait for it where a span begins.",
+            hint='Write it as "def", and let it return what is already loaded. Until then spans go without '
+            '"user.subscription".',
+            id=SUBSCRIPTION_AWAITED,
+        )
     for missing in available_propagator(settings.propagators)[1]:
         yield checks.Warning(
             f"{settings.source('PROPAGATORS')} asks for a propagator that is not installed. The others are used.",
@@ -125,18 +137,35 @@ def _instrumentations(settings: Settings) -> Iterable[checks.CheckMessage]:
 
 
 def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """What ``check --deploy`` adds: credentials that anyone on the way can read."""
+    """What ``check --deploy`` adds: credentials that anyone on the way can read, callers that anyone may be."""
     settings = get_settings()
-    if settings.problems or settings.endpoint is None:
+    if settings.problems or not settings.enabled:
         return []
+    return [*_credentials(settings), *_callers(settings)]
+
+
+def _callers(settings: Settings) -> Iterable[checks.CheckMessage]:
+    if settings.trust_parent != "always":
+        return
+    bound = settings.forced_per_second
+    most = "any number of" if bound is None else f"up to {bound:g}"
+    yield checks.Warning(
+        'TRACING["TRUST_PARENT"] is "always": whoever sends a request decides by its headers whether it is '
+        f"recorded, and can force {most} traces a second in each process (FORCED_PER_SECOND).",
+        hint='Name the networks of your services, TRACING = {"TRUST_PARENT": ["10.0.0.0/8"]}, and your proxies in '
+        'TRUSTED_PROXIES; or choose "never". Silence this check where only your own services can call.',
+        id=EVERY_CALLER_DECIDES,
+    )
+
+
+def _credentials(settings: Settings) -> Iterable[checks.CheckMessage]:
+    if settings.endpoint is None:
+        return
     parts = urlsplit(settings.endpoint)
     local = parts.hostname in ("localhost", "127.0.0.1", "::1")
     if parts.scheme != "https" and not local and (settings.headers or parts.password):
-        return [
-            checks.Warning(
-                f"{settings.source('ENDPOINT')} sends the credentials of your trace backend without TLS.",
-                hint="Use an https:// endpoint, or take the credentials out.",
-                id=CREDENTIALS_IN_THE_CLEAR,
-            )
-        ]
-    return []
+        yield checks.Warning(
+            f"{settings.source('ENDPOINT')} sends the credentials of your trace backend without TLS.",
+            hint="Use an https:// endpoint, or take the credentials out.",
+            id=CREDENTIALS_IN_THE_CLEAR,
+        )

@@ -24,6 +24,7 @@ from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
 from django_tracing.addresses import shown_address
+from django_tracing.bounded_search import regex_problem
 
 __all__ = ["KNOWN_EXPORTERS", "SPECS", "Problem", "Settings", "Spec", "get_settings", "load"]
 
@@ -87,6 +88,8 @@ class Settings(NamedTuple):
     """The effective settings of this process. Times are seconds, sizes bytes, unless a name says otherwise."""
 
     enabled: bool
+    #: Whether spans are also sent by a process that runs tests.
+    enabled_in_tests: bool
     service_name: str
     service_version: str | None
     environment: str | None
@@ -99,6 +102,8 @@ class Settings(NamedTuple):
     sample_rate: float
     #: Whose sampling decision is followed: every caller's, nobody's, or that of callers at these addresses.
     trust_parent: Literal["always", "never"] | tuple[IPv4Network | IPv6Network, ...]
+    #: How many traces a second this process keeps only because their callers kept them; None for any number.
+    forced_per_second: float | None
     keep_errors: bool
     keep_slower_than: float | None
     debug_header: str | None
@@ -129,13 +134,19 @@ class Settings(NamedTuple):
     layers: Literal["all", "slow", "off"]
     slow_layer_ms: float
     ignore_paths: tuple[str, ...]
+    #: Regular expressions of URLs that OpenTelemetry's own variable leaves out.
+    excluded_urls: tuple[str, ...]
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     user_email: Literal["masked", "full", "off"]
     subscription: str | Callable[[Any], Any] | None
     peer_services: Mapping[str, str]
+    #: The hosts whose calls carry the trace; None: all.
+    propagate_to: tuple[str, ...] | None
     semconv_stability_opt_in: frozenset[str]
     max_attribute_length: int
     sensitive_keys: tuple[str, ...]
+    #: How keys of caches and of Redis begin whose words may stay.
+    cache_key_prefixes: tuple[str, ...]
     redact: Callable[[str, Any], Any] | None
     log_correlation: bool
     log_errors: bool
@@ -177,7 +188,10 @@ class Spec(NamedTuple):
 
 
 def _shown(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"a {type(value).__name__}"
     return text if len(text) <= 60 else text[:59] + "…"
 
 
@@ -226,6 +240,15 @@ def _number(minimum: float, maximum: float = math.inf, *, unit: str, whole: bool
         if not minimum <= number <= maximum:  # also refuses NaN
             raise _Wrong(f"is {_shown(value)}, which is out of range.", hint)
         return number if whole else float(number)
+
+    return parse
+
+
+def _optional(parser: Parser) -> Parser:
+    """``parser``, which lets None pass though it is not the default."""
+
+    def parse(value: Any, from_env: bool) -> Any:
+        return None if value is None else parser(value, from_env)
 
     return parse
 
@@ -465,6 +488,20 @@ def _peer_services(value: Any, from_env: bool) -> Mapping[str, str]:
     return MappingProxyType({host.strip().lower(): name for host, name in services.items()})
 
 
+def _hosts(value: Any, from_env: bool) -> tuple[str, ...]:
+    example = '["user-service:8000", "*.internal"]'
+    if isinstance(value, (list, tuple)) and not value:
+        return ()
+    hosts: tuple[str, ...] = _strings(example=example)(value, from_env)
+    for host in hosts:
+        if "/" in host or "*" in host.removeprefix("*.").removeprefix("*"):
+            raise _Wrong(
+                f"contains {_shown(host)}, which is no host.",
+                f'Write hosts as "host", "host:port" or "*.domain", without a scheme: {example}.',
+            )
+    return tuple(host.strip().lower() for host in hosts)
+
+
 def _semconv(value: Any, from_env: bool) -> frozenset[str]:
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
@@ -505,6 +542,7 @@ _ENDPOINT_EXAMPLE = "http://localhost:4318"
 
 SPECS: tuple[Spec, ...] = (
     Spec("ENABLED", True, _boolean),
+    Spec("ENABLED_IN_TESTS", False, _boolean),
     Spec("SERVICE_NAME", None, _text, ("OTEL_SERVICE_NAME", "SERVICE_NAME")),
     Spec("SERVICE_VERSION", None, _text, ("SERVICE_VERSION",)),
     Spec("ENVIRONMENT", None, _text, ("ENVIRONMENT",)),
@@ -541,6 +579,7 @@ SPECS: tuple[Spec, ...] = (
     ),
     Spec("SAMPLE_RATE", 1.0, _number(0, 1, unit="(a share)"), ("OTEL_TRACES_SAMPLER_ARG",)),
     Spec("TRUST_PARENT", "always", _trust_parent),
+    Spec("FORCED_PER_SECOND", 100.0, _optional(_number(0, unit="traces"))),
     Spec("KEEP_ERRORS", False, _boolean),
     Spec("KEEP_SLOWER_THAN", None, _number(0, unit="seconds")),
     Spec("DEBUG_HEADER", None, _header_name),
@@ -569,9 +608,11 @@ SPECS: tuple[Spec, ...] = (
     Spec("USER_EMAIL", "masked", _choice("masked", "full", "off")),
     Spec("SUBSCRIPTION", None, _subscription),
     Spec("PEER_SERVICES", MappingProxyType({}), _peer_services),
+    Spec("PROPAGATE_TO", None, _hosts),
     Spec("SEMCONV_STABILITY_OPT_IN", frozenset(), _semconv, ("OTEL_SEMCONV_STABILITY_OPT_IN",)),
     Spec("MAX_ATTRIBUTE_LENGTH", 100, _number(16, 65536, unit="characters", whole=True)),
     Spec("SENSITIVE_KEYS", (), _strings(example='["iban", "passport"]')),
+    Spec("CACHE_KEY_PREFIXES", (), _strings(example='["catalog:", "report:"]')),
     Spec("REDACT", None, _callable),
     Spec("LOG_CORRELATION", True, _boolean),
     Spec("LOG_ERRORS", False, _boolean),
@@ -615,13 +656,17 @@ class _Loader:
             return parser(value, from_env)
         except _Wrong as wrong:
             self.problem(name, source, wrong)
-            return default
+        except Exception as error:
+            # An object that raises when it is looked at.
+            problem = _Wrong(f"can't be read ({type(error).__name__}).", "Write it as docs/settings.md says.")
+            self.problem(name, source, problem)
+        return default
 
     def unknown_keys(self) -> None:
         for key in self.configured:
             if key in _NAMES:
                 continue
-            text = str(key)
+            text = key if isinstance(key, str) else _shown(key)
             close = difflib.get_close_matches(text.upper().replace("-", "_"), _NAMES, n=1, cutoff=0.5)
             hint = (
                 f'Did you mean "{close[0]}"?'
@@ -679,6 +724,7 @@ class _Loader:
             values["PROPAGATORS"] = ()
         fields = {name.lower(): value for name, value in values.items()}
         fields["enabled"] = fields["enabled"] and not self.problems
+        fields["excluded_urls"] = self._excluded_urls()
         return Settings(**fields, sources=MappingProxyType(self.sources), problems=tuple(self.problems))
 
     def _disabled_by_environment(self) -> None:
@@ -688,6 +734,15 @@ class _Loader:
         # The specification: only "true" (any case) disables, every other value is false.
         self.sources["ENABLED"] = "environment variable OTEL_SDK_DISABLED"
         self.values["ENABLED"] = raw.lower() != "true"
+
+    def _excluded_urls(self) -> tuple[str, ...]:
+        """What OpenTelemetry's Django instrumentation would leave out, is left out by this one."""
+        variable = "OTEL_PYTHON_DJANGO_EXCLUDED_URLS"
+        if variable not in self.environ:
+            variable = "OTEL_PYTHON_EXCLUDED_URLS"
+        wanted = [part.strip() for part in self.environ.get(variable, "").split(",")]
+        # What is wrong with one is told by ``environment``.
+        return tuple(part for part in wanted if part and not regex_problem(part))
 
     def _resource(self) -> None:
         """``OTEL_RESOURCE_ATTRIBUTES`` may hold the name, version and environment: stronger than the short names."""

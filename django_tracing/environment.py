@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Final, NamedTuple
 
+from django_tracing.bounded_search import regex_problem
+
 __all__ = ["EnvironmentProblem", "hidden", "prepare", "problems"]
 
 
@@ -56,7 +58,7 @@ _OWN_PROPAGATORS: Final = frozenset({"tracecontext", "baggage", "none"})
 _HARMLESS: Final = (
     *("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SDK_DISABLED", "OTEL_TRACES_", "OTEL_METRICS_"),
     *("OTEL_LOGS_", "OTEL_LOG_LEVEL", "OTEL_EXPORTER_", "OTEL_BSP_", "OTEL_BLRP_", "OTEL_METRIC_"),
-    *("OTEL_SEMCONV_", "OTEL_PYTHON_DJANGO_", "OTEL_PYTHON_EXCLUDED_", "OTEL_INSTRUMENTATION_"),
+    *("OTEL_SEMCONV_", "OTEL_PYTHON_DJANGO_INSTRUMENT", "OTEL_PYTHON_DJANGO_TRACED_", "OTEL_INSTRUMENTATION_"),
 )
 
 _found: tuple[EnvironmentProblem, ...] | None = None
@@ -118,7 +120,7 @@ def _import() -> None:
 
 def _judge(suspects: list[str]) -> Iterator[EnvironmentProblem]:
     for name in suspects:
-        judge = _JUDGES.get(name)
+        judge = _JUDGES.get(name) or (_patterns if name.endswith("_EXCLUDED_URLS") else None)
         problem = None if judge is None else judge(name, os.environ[name])
         if problem is not None:
             yield problem
@@ -174,6 +176,15 @@ def _missing(name: str, group: str, wanted: list[str]) -> EnvironmentProblem | N
         f"names {named}, which no installed package provides.",
         "Install its package, or take it out of the list.",
     )
+
+
+def _patterns(name: str, value: str) -> EnvironmentProblem | None:
+    for pattern in (part.strip() for part in value.split(",")):
+        problem = regex_problem(pattern)
+        if problem:
+            hint = "It is a list of regular expressions, with commas."
+            return EnvironmentProblem(name, f"contains {_shown(pattern)}. {problem}", hint)
+    return None
 
 
 def _boolean(name: str, value: str) -> EnvironmentProblem | None:

@@ -78,7 +78,8 @@ def inject(carrier: dict[str, str], context: Context | None = None) -> None:
     _silence(propagator)
     token = _at_work.set(True)
     try:
-        propagator.inject(carrier, context)
+        # Where it is asked for by name, it is not a call of an HTTP client's, which may have headers of its own.
+        getattr(propagator, "inject_all", propagator.inject)(carrier, context)
     finally:
         _at_work.reset(token)
 

@@ -22,6 +22,7 @@ from uuid import UUID
 from django_tracing.attributes import (
     DB_QUERY_TEXT,
     DB_STATEMENT,
+    DB_SYSTEM,
     EXCEPTION_MESSAGE,
     EXCEPTION_STACKTRACE,
     HTTP_URL,
@@ -29,8 +30,10 @@ from django_tracing.attributes import (
 )
 from django_tracing.redaction import (
     REDACTED,
+    Dialect,
     SensitiveKeys,
     cut,
+    dialect_of,
     redact_db_error,
     redact_stacktrace,
     redact_text,
@@ -59,6 +62,7 @@ _KEY_LENGTH: Final = 1000
 
 _URLS: Final = frozenset({HTTP_URL, URL_FULL, "http.target", "url.path"})
 _STATEMENTS: Final = frozenset({DB_STATEMENT, DB_QUERY_TEXT})
+_DB_SYSTEM_NAME: Final = "db.system.name"
 #: What stands for itself as text.
 _TEXTUAL: Final = (UUID, Decimal, date, time, timedelta, PurePath)
 
@@ -103,21 +107,27 @@ class Guidelines:
     def attributes(self, attributes: Mapping[str, Any], *, rename: bool = True) -> dict[str, Any]:
         """``attributes`` as they may leave. None is left out. Never raises."""
         kept: dict[str, Any] = {}
+        dialect: Dialect = "unknown"
+        if DB_STATEMENT in attributes or DB_QUERY_TEXT in attributes:
+            dialect = dialect_of(attributes.get(DB_SYSTEM) or attributes.get(_DB_SYSTEM_NAME))
         for key, value in attributes.items():
             try:
                 if value is None:
                     continue
                 if rename and key.__class__ is str and key:
-                    kept[attribute_name(key)] = self.value(key, value)
+                    kept[attribute_name(key)] = self.value(key, value, dialect)
                 else:
-                    kept[key] = self.value(str(key), value)
+                    kept[key] = self.value(str(key), value, dialect)
             except Exception:
                 # Whatever it was that could not be read: its name is told, it is not.
                 kept[key] = REDACTED
         return kept
 
-    def value(self, key: str, value: Any) -> Any:
-        """``value`` of the attribute ``key`` as it may leave; of a type that can be no attribute, as it is."""
+    def value(self, key: str, value: Any, dialect: Dialect = "unknown") -> Any:
+        """``value`` of the attribute ``key`` as it may leave; of a type that can be no attribute, as it is.
+
+        ``dialect`` is what a statement is read as.
+        """
         kind = value.__class__
         if len(key) > _KEY_LENGTH or self._sensitive.matches(key):
             return REDACTED
@@ -126,26 +136,30 @@ class Guidelines:
         if kind is int:
             return REDACTED if abs(value) >= _SHORTEST_CARD and redact_text(str(value)) != str(value) else value
         if isinstance(value, Enum):
-            return self.value(key, value.value)
+            return self.value(key, value.value, dialect)
         if isinstance(value, _TEXTUAL):
             value = str(value)
         elif isinstance(value, (bytes, bytearray)):
             value = bytes(value[: 4 * LONG_LENGTH]).decode("utf-8", "replace")
         if isinstance(value, str):
-            return self._text(key, str(value))
+            return self._text(key, str(value), dialect)
         if isinstance(value, (list, tuple)):
             # Not one in another, which is no attribute: a few of them, each several times in the next, are millions.
             return [
-                item if item is None else REDACTED if isinstance(item, (list, tuple)) else self.value(key, item)
+                item
+                if item is None
+                else REDACTED
+                if isinstance(item, (list, tuple))
+                else self.value(key, item, dialect)
                 for item in value[:_MOST_ITEMS]
             ]
         return value
 
-    def _text(self, key: str, text: str) -> str:
+    def _text(self, key: str, text: str, dialect: Dialect) -> str:
         if key in _URLS:
             return cut(sanitise_url(text, self._sensitive), LONG_LENGTH)
         if key in _STATEMENTS:
-            return sanitise_sql(text, LONG_LENGTH)
+            return sanitise_sql(text, LONG_LENGTH, dialect=dialect)
         if key == EXCEPTION_MESSAGE:
             return cut(redact_db_error(text), MESSAGE_LENGTH)
         if key == EXCEPTION_STACKTRACE:

@@ -34,6 +34,10 @@ FIELDS: Final = ("trace_id", "span_id", "correlation_id", "service")
 NOTHING: Final = "-"
 
 _OURS: Final = frozenset(FIELDS)
+#: Methods of a logger in which a record is complete.
+_HANDLING: Final = frozenset({"handle", "filter", "callHandlers"})
+#: How far up the logger is looked for that makes a record.
+_MOST_FRAMES: Final = 30
 #: The logger of runserver's line for each request.
 _SERVER: Final = "django.server"
 #: Where Django logs a refused Host header, with an exception that is not the one that the middleware sees.
@@ -72,21 +76,30 @@ def uninstall() -> None:
 class _Fields(dict[str, Any]):
     """A record's ``__dict__`` that lets ``extra={"service": ...}`` have its way.
 
-    ``makeRecord`` of a logger refuses an extra of a name that the record has already; who has logged one until now
-    must not begin to fail because of ours. Asked by anybody else, or in any other way, the fields are there.
+    A logger refuses an extra of a name that the record has already; who has logged one until now must not begin to
+    fail because of ours. While a logger makes the record, the fields are not there; for those who handle it they are.
     """
 
     __slots__ = ()
 
     def __contains__(self, key: object) -> bool:
-        # By its name: loggers of others' making have a makeRecord of their own, with the same question in it.
-        if key in _OURS and sys._getframe(1).f_code.co_name == "makeRecord":
-            return False
-        return super().__contains__(key)
+        return super().__contains__(key) and not (key in _OURS and _is_being_made())
 
     def __reduce__(self) -> tuple[Any, ...]:
         # A record goes to other processes, which may not have this app.
         return dict, (dict(self),)
+
+
+def _is_being_made() -> bool:
+    """Whether a logger asks that has not handled the record yet: in makeRecord, or in a function of its own."""
+    frame = sys._getframe(2)
+    for _ in range(_MOST_FRAMES):
+        if isinstance(frame.f_locals.get("self"), logging.Logger):
+            return frame.f_code.co_name not in _HANDLING
+        if frame.f_back is None:
+            break
+        frame = frame.f_back
+    return False
 
 
 def _around(former: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:

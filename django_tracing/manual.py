@@ -20,7 +20,7 @@ from collections.abc import (
 )
 from contextvars import Token
 from types import TracebackType
-from typing import Any, Final, Literal, TypeVar, overload
+from typing import Any, Final, TypeVar, overload
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.urls import reverse
@@ -41,8 +41,8 @@ from django_tracing.extraction import extract, inject
 from django_tracing.instrumentation.http_client import CALL_KEY, ExternalCall, span_name
 from django_tracing.instrumentation.rate_limit import NAME as RATE_LIMIT_CHECK
 from django_tracing.instrumentation.rate_limit import mark_blocked
-from django_tracing.recording import SPAN_KEY
-from django_tracing.redaction import cut, describe_sql, key_pattern, redact_text
+from django_tracing.recording import SPAN_KEY, context_of
+from django_tracing.redaction import cut, describe_sql, dialect_of, key_pattern, redact_text
 
 __all__ = [
     "ManualSpan",
@@ -191,7 +191,7 @@ def _wanted() -> bool:
     # The API lets anything stand in a context.
     if not isinstance(current, trace_api.Span) or spans.recording_span() is not None:
         return True
-    known = current.get_span_context()
+    known = context_of(current)
     return known.is_remote or not known.is_valid
 
 
@@ -519,8 +519,7 @@ def trace_database_operation(
         if system is not None:
             own[names.DB_SYSTEM] = system
         if statement is not None:
-            quotes: Literal["identifier", "string"] = "string" if system in ("mysql", "mariadb") else "identifier"
-            own[names.DB_STATEMENT] = describe_sql(statement, double_quotes=quotes).text
+            own[names.DB_STATEMENT] = describe_sql(statement, dialect_of(system)).text
         return f"db.{operation}.{table}", None, own
 
     manual = _open_described(describe, SpanKind.CLIENT)
@@ -701,7 +700,7 @@ def record_span_error(error: BaseException) -> None:
 
 def current_trace_id() -> str | None:
     """The current trace's id, 32 hexadecimal digits, also of one that is not sampled; None outside a trace."""
-    context = trace_api.get_current_span().get_span_context()
+    context = context_of(spans.current_context().get(SPAN_KEY))
     return f"{context.trace_id:032x}" if context.is_valid else None
 
 

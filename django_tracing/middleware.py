@@ -13,7 +13,6 @@ from asyncio import CancelledError
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextvars import Token
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address
 from time import time_ns
 from typing import Any, Final, cast
 
@@ -33,11 +32,13 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
 from django_tracing import attributes as names
 from django_tracing import logs, spans
 from django_tracing.attributes import Attributes
+from django_tracing.bounded_search import bounded_search
+from django_tracing.clients import client_address
 from django_tracing.conf import Settings, get_settings
 from django_tracing.correlation import HEADER, Scope, get_scope, incoming_id, with_scope
 from django_tracing.extraction import extract
 from django_tracing.identity import identify
-from django_tracing.recording import SPAN_KEY, Prepared
+from django_tracing.recording import SPAN_KEY, Prepared, UnsampledSpan
 from django_tracing.redaction import SensitiveKeys, cut, redact_query, redact_text, sanitise_url
 from django_tracing.response_headers import SERVER_TIMING, TRACERESPONSE, server_timing, traceresponse
 from django_tracing.untraced import untraced_context
@@ -84,6 +85,7 @@ class _Traced:
     """One request on its way: the shared half of the sync and async twins. No method raises."""
 
     __slots__ = (
+        "called",
         "context",
         "ended",
         "exhausted",
@@ -104,6 +106,8 @@ class _Traced:
         self.exhausted = False
         self.started = False
         self.token: Token[Context] | None = None
+        #: Of a request that is not recorded: the context that it came with, and when.
+        self.called: tuple[Context, int] | None = None
         self.span: Span = INVALID_SPAN
         method = request.method or ""
         # Anything else is the client's invention, and would make as many names as there are inventions.
@@ -123,6 +127,8 @@ class _Traced:
             parts = (_starts.get(method) or _start(method), scope.correlation)
             self.span = span = spans.start_request_span(method, scope, context, parts)
             self.context = context if span is INVALID_SPAN else spans.with_span(span, context)
+            if span.__class__ is UnsampledSpan:
+                self.called = context, time_ns()
         else:
             self.context = with_scope(scope, current)
         scope.span = self.span
@@ -140,6 +146,8 @@ class _Traced:
                 self._tell(response)
             # A stream may go on for hours: what ends from here on is nobody's to show.
             self.scope.collected = None
+            if self.called is not None and response.status_code >= 500:
+                self._show_failure(self.called)
             if self.span.is_recording():
                 self._describe(response)
                 if self.owned and response.streaming:
@@ -154,8 +162,11 @@ class _Traced:
         """An exception leaves the whole of Django: the server is stopping, or the client went away."""
         try:
             spans.detach(self.token)
+            gone = isinstance(error, (CancelledError, GeneratorExit))
+            if self.called is not None and not gone:
+                self._show_failure(self.called)
             if self.span.is_recording():
-                if isinstance(error, (CancelledError, GeneratorExit)):
+                if gone:
                     spans.set_attributes(self.span, {names.HTTP_CLIENT_DISCONNECTED: True})
                 else:
                     spans.record_error(self.span, error)
@@ -168,9 +179,17 @@ class _Traced:
         if not self.ended:
             self.ended = True
             # The exception holds its frames, which hold the request: let go of it.
-            self.scope.exception = self.scope.span = self.scope.collected = self.scope.told = None
+            self.scope.exception = self.scope.span = self.scope.collected = self.scope.told = self.called = None
             if self.owned:
                 spans.end_span(self.span)
+
+    def _show_failure(self, called: tuple[Context, int]) -> None:
+        """Gives a failed request its span after all, where its caller did not keep it and this site would have."""
+        context, started = called
+        parts = (_starts.get(self.method) or _start(self.method), self.scope.correlation)
+        span = spans.start_failed_request_span(self.method, self.scope, context, parts, started)
+        if span.is_recording():
+            self.span = self.scope.span = span
 
     def _tell(self, response: HttpResponseBase) -> None:
         """Sets the headers that tell the reader of the response about its trace, beside what the view said itself."""
@@ -231,7 +250,7 @@ class _Traced:
         query = meta.get("QUERY_STRING") or ""
         host = meta.get("HTTP_HOST") or (meta.get("SERVER_NAME"), meta.get("SERVER_PORT"))
         asked = (request.scheme, host, request.path, query, settings.sensitive_keys, limit)
-        who = (meta.get("HTTP_USER_AGENT"), _client_ip(meta, settings.trusted_proxies), limit)
+        who = (meta.get("HTTP_USER_AGENT"), client_address(meta, settings.trusted_proxies), limit)
         answered = (self.method, _route(request), status)
         name, answer = _answers.get(answered) or _answer(*answered)
         parts = (answer, _clients.get(who) or _client(*who), _urls.get(asked) or _url_part(request, asked))
@@ -372,8 +391,10 @@ def _begin(request: HttpRequest) -> tuple[_Traced | None, Token[Context] | None]
         if not settings.enabled:
             return None, None
         path = request.path_info
-        if (path.startswith(_bare(settings.ignore_paths)) and _ignored(path, settings.ignore_paths)) or (
-            _OWN_PAGES in path and _is_own_page(request)
+        if (
+            (path.startswith(_bare(settings.ignore_paths)) and _ignored(path, settings.ignore_paths))
+            or (settings.excluded_urls and _is_excluded(request, settings.excluded_urls))
+            or (_OWN_PAGES in path and _is_own_page(request))
         ):
             return None, spans.attach(untraced_context())
         return _Traced(request, settings, "request" in settings.instrumentations), None
@@ -387,6 +408,17 @@ def _ignored(path: str, ignored: tuple[str, ...]) -> bool:
         path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/")
         for prefix in _bare(ignored)
     )
+
+
+def _is_excluded(request: HttpRequest, patterns: tuple[str, ...]) -> bool:
+    # As upstream gives it to them: the whole URL, in place of the query a question mark.
+    url = f"{request.scheme}://{_host(request)}{request.path}?"
+    return any(search(url) is not None for search in _searches(patterns))
+
+
+@lru_cache(maxsize=8)
+def _searches(patterns: tuple[str, ...]) -> tuple[Callable[[str], object], ...]:
+    return tuple(bounded_search(pattern, len(patterns)) for pattern in patterns)
 
 
 def _is_own_page(request: HttpRequest) -> bool:
@@ -506,13 +538,17 @@ def _url_part(request: HttpRequest, asked: tuple[Any, ...]) -> Prepared:
 
 def _url(request: HttpRequest) -> str:
     """The URL as asked for. Not ``build_absolute_uri``, which raises for the very requests one wants to see."""
+    query = request.META.get("QUERY_STRING")
+    return f"{request.scheme}://{_host(request)}{request.path}" + (f"?{query}" if query else "")
+
+
+def _host(request: HttpRequest) -> str:
     meta = request.META
     host = meta.get("HTTP_HOST")
-    if not host:
-        port = str(meta.get("SERVER_PORT", ""))
-        host = str(meta.get("SERVER_NAME", "")) + (f":{port}" if port not in ("", "80", "443") else "")
-    query = meta.get("QUERY_STRING")
-    return f"{request.scheme}://{host}{request.path}" + (f"?{query}" if query else "")
+    if host:
+        return str(host)
+    port = str(meta.get("SERVER_PORT", ""))
+    return str(meta.get("SERVER_NAME", "")) + (f":{port}" if port not in ("", "80", "443") else "")
 
 
 def _route(request: HttpRequest) -> str | None:
@@ -545,29 +581,3 @@ def readable_route(route: str) -> str:
 @lru_cache(maxsize=8)
 def _sensitive_keys(extra: tuple[str, ...]) -> SensitiveKeys:
     return SensitiveKeys(extra)
-
-
-def _client_ip(meta: Mapping[str, Any], trusted: tuple[IPv4Network | IPv6Network, ...]) -> str:
-    """The client's address; X-Forwarded-For counts only as far as trusted proxies wrote it."""
-    remote = str(meta.get("REMOTE_ADDR") or "")
-    forwarded = meta.get("HTTP_X_FORWARDED_FOR")
-    if trusted and forwarded:
-        return _forwarded_ip(remote, str(forwarded)[:1000], trusted)
-    return remote
-
-
-@lru_cache(maxsize=1024)
-def _forwarded_ip(remote: str, forwarded: str, trusted: tuple[IPv4Network | IPv6Network, ...]) -> str:
-    client = remote
-    # From the nearest hop outwards. A server on a Unix socket names no address: the socket's other end is a proxy.
-    for hop in (remote, *(part.strip() for part in reversed(forwarded.split(",")))):
-        if not hop:
-            continue
-        try:
-            address = ip_address(hop.strip("[]"))
-        except ValueError:
-            break
-        client = str(address)
-        if not any(address in network for network in trusted):
-            break
-    return client

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 
-from django_tracing import environment, instrumentation, logs, spans
+from django_tracing import environment, instrumentation, logs, site_words, spans
 from django_tracing.addresses import shown_address
 from django_tracing.attributes import Convention
 from django_tracing.conf import Settings, get_settings
@@ -25,11 +25,13 @@ from django_tracing.export.processor import QueueProcessor
 from django_tracing.guidelines import Guidelines
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.upstream import UpstreamProcessor
-from django_tracing.propagation import available_propagator
+from django_tracing.outgoing import OutgoingPropagator
+from django_tracing.propagation import CorrelationPropagator, available_propagator
 from django_tracing.recording import Origin, late
 from django_tracing.redaction import SensitiveKeys, also_sensitive, redact_resource
 from django_tracing.sampling import refresh
 from django_tracing.sampling.sampler import RuleSampler
+from django_tracing.under_test import in_tests
 from django_tracing.version import __version__
 
 if TYPE_CHECKING:
@@ -124,6 +126,7 @@ def _start(settings: Settings) -> None:
     keep = sampler.keep if ours else None
     guidelines = Guidelines(settings.sensitive_keys, settings.max_attribute_length, settings.redact)
     also_sensitive(settings.sensitive_keys)
+    site_words.install()
     origin = Origin.of(tracer, keep, passed_by=(UpstreamProcessor,), guidelines=guidelines)
     spans.use_tracer(tracer, convention, origin, guidelines)
     if ours and origin is not None:
@@ -247,6 +250,7 @@ def _make_queue(settings: Settings) -> SpanProcessor | None:
         queue_size=settings.queue_size,
         queue_bytes=settings.queue_bytes,
         shutdown_timeout=settings.shutdown_timeout,
+        muted=None if settings.enabled_in_tests else in_tests,
     )
     if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
         os.register_at_fork(after_in_child=_after_fork)
@@ -309,12 +313,8 @@ def _set_propagators(settings: Settings) -> None:
     propagator, missing = available_propagator(settings.propagators)
     for problem in missing:
         _logger.warning("%s: %s The others are used.", settings.source("PROPAGATORS"), problem)
-    propagate.set_global_textmap(propagator)
+    propagate.set_global_textmap(OutgoingPropagator([propagator]))
 
 
 def _add_correlation() -> None:
-    from opentelemetry.propagators.composite import CompositePropagator
-
-    from django_tracing.propagation import CorrelationPropagator
-
-    propagate.set_global_textmap(CompositePropagator([propagate.get_global_textmap(), CorrelationPropagator()]))
+    propagate.set_global_textmap(OutgoingPropagator([propagate.get_global_textmap(), CorrelationPropagator()]))

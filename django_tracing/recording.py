@@ -40,6 +40,7 @@ __all__ = [
     "RecordingSpan",
     "UnsampledSpan",
     "Verdict",
+    "context_of",
     "late",
     "new_child",
     "pendings",
@@ -273,6 +274,15 @@ def _forward(span: ReadableSpan) -> None:
                 take(span)
     except Exception:
         _logger.debug("A span that was kept late could not be sent.", exc_info=True)
+
+
+def context_of(span: Any) -> SpanContext:
+    """The SpanContext of what stands in a context as its span; an invalid one where it is none, or has none."""
+    try:
+        context = span.get_span_context() if isinstance(span, trace.Span) else None
+    except Exception:  # a span of somebody else's making
+        context = None
+    return context if isinstance(context, SpanContext) else trace.INVALID_SPAN_CONTEXT
 
 
 class UnsampledSpan(NonRecordingSpan):
@@ -689,6 +699,10 @@ class Origin:
         #: Decides on traces that begin here or come in, where there is more to it than ``keep`` is told: given the
         #: scope, the name and kind of the first span, the parent's SpanContext or None, the trace id.
         self.judge: Callable[[Any, str, SpanKind, SpanContext | None, int], Verdict] | None = None
+        #: Decides on a failed request that its caller did not keep: given the scope, its name, the caller's context.
+        self.judge_failed: Callable[[Any, str, SpanContext], Verdict] | None = (
+            None if keep is None else getattr(tracer.sampler, "judge_failed", None)
+        )
         #: Whether a child is kept with its parent, whatever the sampler says.
         self.follows = keep is not None
         self.scope: InstrumentationScope = tracer._instrumentation_scope
@@ -766,7 +780,7 @@ class Origin:
     ) -> trace.Span:
         """A root, or a child of a span that is not ours: it is to be decided whether it is kept."""
         # The API lets anything stand in a context.
-        parent: SpanContext | None = current.get_span_context() if isinstance(current, trace.Span) else None
+        parent: SpanContext | None = None if current is None else context_of(current)
         if not self.tracer._tracer_config.is_enabled:
             return NonRecordingSpan(trace.INVALID_SPAN_CONTEXT if parent is None else parent)
         if parent is None or not parent.is_valid:
@@ -813,6 +827,57 @@ class Origin:
             more = {key: value for key, value in (result.attributes or {}).items() if given.get(key) != value}
             if more:
                 own = {**(own or {}), **more}
+        return self._record(
+            name, context, kind, parts, own, start_time, scope, parent, trace_id, flags, state, pending
+        )
+
+    def start_failed(
+        self, name: str, context: Context, parts: tuple[Prepared, ...], start_time: int, scope: Any
+    ) -> trace.Span:
+        """The span of a failed request whose caller, the current span of ``context``, did not keep it.
+
+        It is made afterwards; it records nothing where this process would not have kept the request either.
+        """
+        parent = context_of(context.get(SPAN_KEY))
+        if not parent.is_valid or not parent.is_remote or parent.trace_flags.sampled:
+            return trace.INVALID_SPAN
+        if self.judge_failed is None or not self.tracer._tracer_config.is_enabled:
+            return trace.INVALID_SPAN
+        verdict = self.judge_failed(scope, name, parent)
+        if not verdict.kept:
+            return trace.INVALID_SPAN
+        if verdict.part is not None:
+            parts += (verdict.part,)
+        flags = parent.trace_flags & _RANDOM | _SAMPLED
+        return self._record(
+            name,
+            context,
+            SpanKind.SERVER,
+            parts,
+            None,
+            start_time,
+            scope,
+            parent,
+            parent.trace_id,
+            flags,
+            parent.trace_state,
+        )
+
+    def _record(
+        self,
+        name: str,
+        context: Context,
+        kind: SpanKind,
+        parts: tuple[Prepared, ...],
+        own: dict[str, Any] | None,
+        start_time: int | None,
+        scope: Any,
+        parent: SpanContext | None,
+        trace_id: int,
+        flags: int,
+        state: Any,
+        pending: Pending | None = None,
+    ) -> RecordingSpan:
         span: RecordingSpan = _new(RecordingSpan)
         span.origin = self
         span.scope = scope

@@ -31,7 +31,7 @@ from django_tracing.conf import get_settings
 from django_tracing.correlation import Scope, get_scope, incoming_id, with_scope
 from django_tracing.guidelines import MESSAGE_LENGTH, STACKTRACE_LENGTH, Guidelines
 from django_tracing.identity import identify
-from django_tracing.recording import SPAN_KEY, Origin, Prepared, RecordingSpan, new_child
+from django_tracing.recording import SPAN_KEY, Origin, Prepared, RecordingSpan, context_of, new_child
 from django_tracing.redaction import cut, redact_db_error, redact_stacktrace
 from django_tracing.untraced import SUPPRESSED
 
@@ -56,6 +56,7 @@ __all__ = [
     "recording_span",
     "rename",
     "start_child",
+    "start_failed_request_span",
     "start_request_span",
     "start_span",
     "tracing",
@@ -95,6 +96,11 @@ def use_tracer(
     _origin = origin
     _guidelines = Guidelines() if guidelines is None else guidelines
     _used = True
+    forget_described()
+
+
+def forget_described() -> None:
+    """Forgets what spans are called and say, which is then made anew."""
     for cache in _caches:
         cache.forget()
 
@@ -315,11 +321,9 @@ def begin(
                 parts = code_locations.located(parts)
             span = start_child(parent, name, kind, parts, attributes, context=context)
             return None if span is INVALID_SPAN else Begun(span, with_span(span, context), None)
-        above: Any = context.get(SPAN_KEY)
-        if isinstance(above, Span):
-            known = above.get_span_context()
-            if known.is_valid and not known.is_remote:
-                return None
+        known = context_of(context.get(SPAN_KEY))
+        if known.is_valid and not known.is_remote:
+            return None
         scope = get_scope(context)
         if scope is None or correlation_id is not None:
             scope = Scope(correlation_id or incoming_id({}))
@@ -364,6 +368,21 @@ def start_request_span(name: str, scope: Scope, context: Context, parts: tuple[P
         if _origin is not None:
             return _origin.start(name, context, SpanKind.SERVER, parts, None, None, scope)
         return start_span(name, None, SpanKind.SERVER, context, None, parts)
+    except Exception:
+        log_once("start_span", "A span could not be started; it is left out.")
+        return INVALID_SPAN
+
+
+def start_failed_request_span(
+    name: str, scope: Scope, context: Context, parts: tuple[Prepared, ...], start_time: int
+) -> Span:
+    """The span of a failed request that its caller, current in ``context``, did not keep, made afterwards.
+
+    It records nothing where this site's own sampling does not keep the request either. ``start_time`` is nanoseconds
+    since the epoch.
+    """
+    try:
+        return INVALID_SPAN if _origin is None else _origin.start_failed(name, context, parts, start_time, scope)
     except Exception:
         log_once("start_span", "A span could not be started; it is left out.")
         return INVALID_SPAN

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hmac
 import logging
-from ipaddress import ip_address
 
 from django.db import Error
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
+from django_tracing.clients import is_within, vouched_address
 from django_tracing.conf import Settings, get_settings
 from django_tracing.sampling.refresh import read_rules
 from django_tracing.sampling.strategies import serve
@@ -30,7 +30,8 @@ def sampling(request: HttpRequest) -> HttpResponse:
     settings = get_settings()
     if not _may_ask(request, settings):
         return HttpResponse(
-            "Not allowed: list this client in TRACING['SAMPLING_CLIENTS'], or send TRACING['SAMPLING_TOKEN'].\n",
+            "Not allowed: list this client in TRACING['SAMPLING_CLIENTS'], or send TRACING['SAMPLING_TOKEN'].\n"
+            "Behind a proxy, list the proxy in TRACING['TRUSTED_PROXIES'], too.\n",
             status=403,
             content_type="text/plain",
         )
@@ -52,10 +53,4 @@ def _may_ask(request: HttpRequest, settings: Settings) -> bool:
         given = request.headers.get("Authorization", "")
         if hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
             return True
-    try:
-        client = ip_address(str(request.META.get("REMOTE_ADDR") or ""))
-    except ValueError:
-        return False
-    # As a socket that listens to both gives IPv4.
-    client = getattr(client, "ipv4_mapped", None) or client
-    return any(client in network for network in settings.sampling_clients)
+    return is_within(vouched_address(request.META, settings.trusted_proxies), settings.sampling_clients)

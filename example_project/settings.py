@@ -97,6 +97,8 @@ TRACING = {
         urlsplit(BLUEPRINT_SERVICE_URL).netloc: "blueprint-service",
         urlsplit(IAC_GENERATOR_URL).netloc: "iac-generator",
     },
+    # "report:seen" is not the key of a person, as "report:jane" would be.
+    "CACHE_KEY_PREFIXES": ["report:"],
     "EXPORT_INTERVAL": 0.5,
     "CODE_LOCATIONS": True,
     "RESPONSE_HEADERS": ["Server-Timing", "traceresponse"],

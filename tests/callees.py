@@ -18,7 +18,10 @@ __all__ = ["CLIENTS", "Callee"]
 
 
 class Callee:
-    """``with Callee() as callee``: answers ``callee.url``, with the status that a path like ``/503`` names."""
+    """``with Callee() as callee``: answers ``callee.url``, with the status that a path like ``/503`` names.
+
+    ``?to=URL`` is a redirect.
+    """
 
     def __init__(self) -> None:
         #: Of each request: its headers, names in lower case, as they came.
@@ -28,8 +31,11 @@ class Callee:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 callee.received.append({name.lower(): value for name, value in self.headers.items()})
-                path = self.path.partition("?")[0].strip("/")
-                self.send_response(int(path) if path.isdigit() else 200)
+                path, _, query = self.path.partition("?")
+                path = path.strip("/")
+                self.send_response(int(path) if path.isdigit() else 302 if query.startswith("to=") else 200)
+                if query.startswith("to="):
+                    self.send_header("Location", query[3:])
                 self.send_header("Content-Length", "0")
                 self.end_headers()
 
@@ -54,30 +60,33 @@ class Callee:
         self._thread.join(5)
 
 
-def _requests(url: str) -> int:
-    return requests.get(url, timeout=10).status_code
+Headers = dict[str, str] | None
 
 
-def _httpx(url: str) -> int:
-    return httpx.get(url, timeout=10).status_code
+def _requests(url: str, headers: Headers = None) -> int:
+    return requests.get(url, headers=headers, timeout=10).status_code
 
 
-def _httpx_async(url: str) -> int:
+def _httpx(url: str, headers: Headers = None) -> int:
+    return httpx.get(url, headers=headers, timeout=10, follow_redirects=True).status_code
+
+
+def _httpx_async(url: str, headers: Headers = None) -> int:
     async def call() -> int:
-        async with httpx.AsyncClient(timeout=10) as client:
-            return (await client.get(url)).status_code
+        async with httpx.AsyncClient(timeout=10, follow_redirects=True) as client:
+            return (await client.get(url, headers=headers)).status_code
 
     return asyncio.run(call())
 
 
-def _urllib3(url: str) -> int:
+def _urllib3(url: str, headers: Headers = None) -> int:
     with urllib3.PoolManager(timeout=10, retries=False) as pool:
-        return pool.request("GET", url).status
+        return pool.request("GET", url, headers=headers).status
 
 
-def _urllib(url: str) -> int:
+def _urllib(url: str, headers: Headers = None) -> int:
     try:
-        with urllib.request.urlopen(url, timeout=10) as response:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers or {}), timeout=10) as response:
             return int(response.status)
     except urllib.error.HTTPError as error:
         with error:
@@ -85,7 +94,7 @@ def _urllib(url: str) -> int:
 
 
 #: Name -> a GET by that library; gives the status.
-CLIENTS: dict[str, Callable[[str], int]] = {
+CLIENTS: dict[str, Callable[..., int]] = {
     "requests": _requests,
     "httpx": _httpx,
     "httpx-async": _httpx_async,

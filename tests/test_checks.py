@@ -28,7 +28,8 @@ def the_one(tracing: Any, id: str, *, deploy: bool = False) -> django_checks.Che
 
 
 def test_good_settings_say_nothing() -> None:
-    assert run({"SERVICE_NAME": "shop", "EXPORTER": "none"}, deploy=True) == []
+    tracing = {"SERVICE_NAME": "shop", "EXPORTER": "none", "TRUST_PARENT": ["10.0.0.0/8"]}
+    assert run(tracing, deploy=True) == []
 
 
 def test_a_wrong_setting_fails_the_command_with_its_mend(capsys: pytest.CaptureFixture[str]) -> None:
@@ -95,11 +96,43 @@ def test_two_for_the_same() -> None:
 
 
 def test_credentials_in_the_clear_on_deploy() -> None:
-    tracing = {"ENDPOINT": "http://collector:4318", "HEADERS": {"authorization": "x"}}
+    tracing = {"ENDPOINT": "http://collector:4318", "HEADERS": {"authorization": "x"}, "TRUST_PARENT": "never"}
     the_one(tracing, checks.CREDENTIALS_IN_THE_CLEAR, deploy=True)
     assert run(tracing) == []
     assert run({**tracing, "ENDPOINT": "https://collector:4318"}, deploy=True) == []
     assert run({**tracing, "ENDPOINT": "http://localhost:4318"}, deploy=True) == []
+
+
+class Awaited:
+    async def __call__(self, user: Any) -> str:
+        return "gold"
+
+
+async def awaited(user: Any) -> str:
+    return "gold"
+
+
+def test_a_subscription_that_nobody_can_wait_for() -> None:
+    for subscription in (awaited, Awaited()):
+        message = the_one({"EXPORTER": "none", "SUBSCRIPTION": subscription}, checks.SUBSCRIPTION_AWAITED)
+        assert isinstance(message, django_checks.Error)
+    assert run({"EXPORTER": "none", "SUBSCRIPTION": str}) == []
+
+
+@pytest.mark.parametrize(
+    ("tracing", "most"),
+    [
+        ({}, "up to 100 traces"),
+        ({"FORCED_PER_SECOND": 5}, "up to 5 traces"),
+        ({"FORCED_PER_SECOND": None}, "any number"),
+    ],
+)
+def test_every_caller_decides_on_deploy(tracing: dict[str, Any], most: str) -> None:
+    message = the_one({"EXPORTER": "none", **tracing}, checks.EVERY_CALLER_DECIDES, deploy=True)
+    assert most in message.msg
+    assert "TRUSTED_PROXIES" in str(message.hint)
+    assert run({"EXPORTER": "none", **tracing}) == []
+    assert run({"EXPORTER": "none", "ENABLED": False, **tracing}, deploy=True) == []
 
 
 def test_the_documentation_has_every_check_and_no_other() -> None:

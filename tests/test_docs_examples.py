@@ -11,6 +11,7 @@ import pytest
 from django.test import override_settings
 
 from django_tracing import create_span
+from django_tracing.redaction import key_pattern
 from tests.conftest import Spans
 
 ROOT = Path(__file__).parent.parent
@@ -60,7 +61,7 @@ def test_helpers(spans: Spans) -> None:
 
 
 def test_redaction(spans: Spans) -> None:
-    signup, redact = examples("docs/redaction.md")
+    signup, keys, redact = examples("docs/redaction.md")
     run(signup)
     attributes = dict(spans.one("signup").attributes or {})
     del attributes["correlation.id"]
@@ -68,6 +69,11 @@ def test_redaction(spans: Spans) -> None:
     said = re.search(r"^says `user_email` `(.*?)`, `api_key` `(.*?)`, `note` `(.*?)`\.$", page, re.MULTILINE)
     assert said is not None
     assert attributes == dict(zip(("user_email", "api_key", "note"), said.groups(), strict=True))
+    with override_settings(TRACING=run(keys)["TRACING"]):
+        keys_of_page = re.findall(r"`([^`\n]+)`\s(?:is|are)\s`([^`]*\*[^`]*)`", page)
+        assert len(keys_of_page) >= 4
+        for key, pattern in keys_of_page:
+            assert key_pattern(key) == pattern
     tracing = run(redact)["TRACING"]
     assert tracing["REDACT"]("db.statement", "SELECT * FROM salaries") is None
     assert tracing["REDACT"]("db.statement", "SELECT 1") == "SELECT 1"

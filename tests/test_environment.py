@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -152,3 +154,51 @@ def test_whatever_keeps_the_app_from_starting_the_project_starts() -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout == "up\n"
     assert "Tracing is off: it could not be started (ModuleNotFoundError" in done.stderr
+
+
+EXCLUDED = """
+import django
+from django.conf import settings
+settings.configure(
+    SECRET_KEY="tests-only", ROOT_URLCONF="tests.urls", ALLOWED_HOSTS=["testserver"],
+    INSTALLED_APPS=["django_tracing"], TRACING={"EXPORTER": "none"},
+)
+django.setup()
+from django.test import Client
+from django_tracing.testing import capture_spans
+with capture_spans() as spans:
+    for path in ("/empty/", "/empty/?a=plain", "/async/", "/plain/empty/x"):
+        Client().get(path)
+print([span.attributes["http.url"].partition("testserver")[2] for span in spans])
+"""
+
+
+@pytest.mark.parametrize(
+    ("variables", "traced"),
+    [
+        ({"OTEL_PYTHON_DJANGO_EXCLUDED_URLS": "empty,nothing"}, ["/async/"]),
+        ({"OTEL_PYTHON_DJANGO_EXCLUDED_URLS": r"/empty/\?$, ^http://elsewhere/"}, ["/async/", "/plain/empty/x"]),
+        ({"OTEL_PYTHON_EXCLUDED_URLS": "^http://testserver/async"}, ["/empty/", "/empty/?a=plain", "/plain/empty/x"]),
+        # The one for Django stands for the one for all.
+        ({"OTEL_PYTHON_DJANGO_EXCLUDED_URLS": "async", "OTEL_PYTHON_EXCLUDED_URLS": "empty"}, 3),
+        ({"OTEL_PYTHON_DJANGO_EXCLUDED_URLS": "", "OTEL_PYTHON_EXCLUDED_URLS": "empty"}, 4),
+        # What can't be read, or could take forever, leaves nothing out.
+        ({"OTEL_PYTHON_DJANGO_EXCLUDED_URLS": "empty(,async"}, 3),
+        ({"OTEL_PYTHON_DJANGO_EXCLUDED_URLS": "(e+m*)+p,async"}, 3),
+    ],
+)
+def test_paths_that_opentelemetry_s_variable_leaves_out(variables: dict[str, str], traced: Any) -> None:
+    known = {name: value for name, value in environment().items() if not name.startswith("OTEL_")}
+    done = subprocess.run(
+        [sys.executable, "-c", EXCLUDED],
+        env={**known, "DJANGO_SETTINGS_MODULE": "", **variables},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    found = ast.literal_eval(done.stdout)
+    assert found == traced if isinstance(traced, list) else len(found) == traced
+    wrong = [name for name, value in variables.items() if "(" in value]
+    assert [line.split()[3] for line in done.stderr.splitlines() if line.startswith("The environment")] == wrong

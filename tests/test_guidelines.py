@@ -192,3 +192,21 @@ def test_commands_are_a_list_or_true() -> None:
     assert load({"COMMANDS": "a"}, {}).problems
     with override_settings(TRACING={"SENSITIVE_KEYS": ["iban"]}):
         assert get_settings().sensitive_keys == ("iban",)
+
+
+@pytest.mark.parametrize("name", ["db.system", "db.system.name"])
+@pytest.mark.parametrize("statement", ["db.statement", "db.query.text"])
+def test_a_statement_is_read_as_its_system_does(name: str, statement: str) -> None:
+    text = "SELECT \"a\" FROM \"t\" WHERE b = 'C:\\' AND c = 'zqsecret'"
+    read = {
+        system: Guidelines().attributes({statement: text, name: system})[statement]
+        for system in ("postgresql", "cockroachdb", "mariadb", "spanner", "")
+    }
+    assert read == {
+        "postgresql": 'SELECT "a" FROM "t" WHERE b = ? AND c = ?',
+        "cockroachdb": 'SELECT "a" FROM "t" WHERE b = ?',
+        "mariadb": "SELECT ? FROM ? WHERE b = ?",
+        "spanner": "SELECT ? FROM ? WHERE b = ?",
+        "": "SELECT ? FROM ? WHERE b = ?",
+    }
+    assert Guidelines().attributes({statement: text})[statement] == read[""]

@@ -181,6 +181,51 @@ def test_a_logger_with_a_make_record_of_its_own(kept: Kept) -> None:
     assert kept.records[0].__dict__["service"] == "mine"
 
 
+def merged(record: logging.LogRecord, extra: Any) -> logging.LogRecord:
+    for name, value in (extra or {}).items():
+        if name in record.__dict__:
+            raise KeyError(name)
+        record.__dict__[name] = value
+    return record
+
+
+class InAFunction(logging.Logger):
+    def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: N802
+        return merged(super().makeRecord(*args[:8], None, *args[9:], **kwargs), args[8])
+
+
+class InAMethod(logging.Logger):
+    def _merge(self, record: logging.LogRecord, extra: Any) -> logging.LogRecord:
+        return merged(record, extra)
+
+    def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: N802
+        return self._merge(super().makeRecord(*args[:8], None, *args[9:], **kwargs), args[8])
+
+
+class WithoutMakeRecord(logging.Logger):
+    """As some loggers of JSON do it: records are made and handed on in ``_log`` itself."""
+
+    def _log(self, level: int, msg: Any, args: Any, exc_info: Any = None, extra: Any = None, **kwargs: Any) -> None:  # type: ignore[override]
+        record = logging.getLogRecordFactory()(self.name, level, __file__, 1, msg, args, exc_info)
+        self.handle(merged(record, extra))
+
+
+@pytest.mark.parametrize("kind", [InAFunction, InAMethod, WithoutMakeRecord])
+def test_a_logger_that_looks_at_extra_in_a_way_of_its_own(kept: Kept, kind: type[logging.Logger]) -> None:
+    own = kind("own")
+    own.addHandler(kept)
+    own.addFilter(lambda record: all(name in record.__dict__ for name in logs.FIELDS))
+    with create_span("outer"):
+        own.warning("x", extra={"service": "mine", "correlation_id": "theirs"})
+        trace_id = current_trace_id()
+    [record] = kept.records
+    assert record.__dict__["service"] == "mine"
+    assert record.__dict__["correlation_id"] == "theirs"
+    assert record.__dict__["trace_id"] == trace_id
+    with pytest.raises(KeyError):
+        own.warning("x", extra={"lineno": 1})
+
+
 def test_who_asks_a_record_for_a_field_is_told_the_truth(kept: Kept) -> None:
     with create_span("outer"):
         logger.warning("x")

@@ -429,7 +429,7 @@ def test_our_own_fault_costs_a_span_and_no_response(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("a bug of ours")
 
-    for place in ("_extract", "_url", "_route", "_client_ip", "redact_query", "identify"):
+    for place in ("_extract", "_url", "_route", "client_address", "redact_query", "identify"):
         with monkeypatch.context() as patch:
             patch.setattr(f"django_tracing.middleware.{place}", broken)
             for _ in range(3):

@@ -10,6 +10,7 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from django_tracing.export.errors import ExportError
+from django_tracing.export.jaeger import make_jaeger_exporter
 from django_tracing.export.otlp import OTLPHTTPExporter
 from django_tracing.probes import post
 from django_tracing.sampling.remote import JaegerRemoteSampler
@@ -72,6 +73,20 @@ def test_an_exporter_gives_up(dripping: str) -> None:
     with pytest.raises(ExportError) as caught:
         exporter.export([span])  # type: ignore[list-item]
     assert caught.value.reason == "timeout"
+    exporter.shutdown()
+
+
+def test_jaeger_s_thrift_gives_up(dripping: str, request: pytest.FixtureRequest) -> None:
+    exporter = make_jaeger_exporter(f"{dripping}/api/traces", timeout=TIMEOUT)
+    span = TracerProvider().get_tracer("x").start_span("x")
+    span.end()
+    if request.node.callspec.params["dripping"] == "body":
+        # Nobody reads it: the status says all.
+        exporter.export([span])  # type: ignore[list-item]
+    else:
+        with pytest.raises(ExportError) as caught:
+            exporter.export([span])  # type: ignore[list-item]
+        assert caught.value.reason == "timeout"
     exporter.shutdown()
 
 

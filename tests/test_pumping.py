@@ -25,6 +25,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind, set_span_in_context
 from opentelemetry.util.re import _DELIMITER_PATTERN
 
+from django_tracing.clients import client_address, vouched_address
 from django_tracing.correlation import incoming_id
 from django_tracing.export.errors import from_status
 from django_tracing.export.grpc import _failure
@@ -40,7 +41,7 @@ from django_tracing.extraction import (
 from django_tracing.guidelines import Guidelines, attribute_name
 from django_tracing.instrumentation.redis_commands import statement_of
 from django_tracing.instrumentation.upstream import _commands
-from django_tracing.middleware import _client_ip, _getter
+from django_tracing.middleware import _getter
 from django_tracing.propagation import available_propagator
 from django_tracing.redaction import (
     REDACTED,
@@ -56,6 +57,7 @@ from django_tracing.redaction import (
     sanitise_url,
     sql,
 )
+from django_tracing.redaction.keys import _key_pattern
 from django_tracing.redaction.patterns import Pattern
 from django_tracing.response_headers import server_timing
 from django_tracing.sampling.remote import parse_strategy
@@ -65,6 +67,29 @@ from tests.linear import steps
 from tests.work_counter import work
 
 _keys = SensitiveKeys()
+#: What patterns of keys look for.
+_KEYS = (
+    *(
+        "django.contrib.sessions.cache" + "a" * 32,
+        "a@b.c:",
+        "eyJhbGciO",
+        "user_",
+        "user-list-",
+        "isActive",
+        "a:b::",
+        "::1",
+    ),
+    *(
+        "views.decorators.cache.cache_page.",
+        "." + "a" * 32,
+        "template.cache.a",
+        "xrq:",
+        "rq:",
+        "conj:",
+        ".reply.celery.pidbox",
+    ),
+    *("1.2.3.", "aa:", "aa-", "0000-", "aaaaaaaa-", "*:", "a b:", "shop:1:"),
+)
 _guidelines = Guidelines()
 _proxies = (ip_network("10.0.0.0/8"),)
 _rules = compile_rules(
@@ -120,6 +145,11 @@ READERS = {
     "database error": Reader(
         redact_db_error, "a1 '\"\\(,)\n:«“", ("(1, '", "near '", "DETAIL: ", "out of range: ", "\nLINE 1: ", "')")
     ),
+    "error of a cache": Reader(
+        redact_db_error,
+        "a1 '()",
+        ("Key '", "' not found", "Command # 1 (GET", ") of pipeline", "with args beginning with:"),
+    ),
     "stack": Reader(
         lambda text: redact_stacktrace(text, 8000),
         "a1 '\"\\(,)\n: |+-",
@@ -130,15 +160,21 @@ READERS = {
     ),
     "query": Reader(lambda text: redact_query(text, _keys), "a1/%@:?&=#+-_.;", ("a=1&", "token=x&", "&&", "%25")),
     "e-mail": Reader(mask_email, "a@."),
-    "key": Reader(key_pattern, "a1A:_-.|@%{} /", ("sessions.cache" + "a" * 32, "a@b.c:", "eyJhbGciO")),
+    "key": Reader(key_pattern, "a1A:_-.|@%{} /", _KEYS),
+    "key that is not cut": Reader(_key_pattern, "a1A:_-.|@%{} /", _KEYS),
     "sql": Reader(
         _describe,
         "a1 '\"`$\\(),;.-/*#?%:[]\nqEN",
         ("with a as (", "select ", "from ", "(1),", "in (", "/*", "*/", "$a$", "q'[", "a.b,", "[a", "with "),
     ),
-    "sql of MySQL": Reader(
-        lambda text: sanitise_sql(text, double_quotes="string"), "a1 '\"`\\(),;-/*#?%:\n", ("\\'", "''", "/*", "-- ")
-    ),
+    **{
+        f"sql of {dialect}": Reader(
+            lambda text, dialect=dialect: sanitise_sql(text, dialect=dialect),  # type: ignore[misc]
+            "a1 '\"`\\(),;-/*#?%:\n[]{$q",
+            ("\\'", "''", "/*", "-- ", "/*! ", "['a']", "identified by a,", "set a = b;", "{'a'}", "E'a'\n", "$a$"),
+        )
+        for dialect in ("postgresql", "mssql", "mysql", "unknown")
+    },
     "attribute": Reader(lambda text: _guidelines.attributes({text or "x": text}), "aA1._- @'=:\"", ("token",)),
     "attribute's name": Reader(attribute_name, "aA1._- @"),
     "span's name": Reader(_guidelines.name, "aA1._- @'=:\""),
@@ -150,7 +186,12 @@ READERS = {
         lambda text: incoming_id({"HTTP_X_CORRELATION_ID": text, "HTTP_X_REQUEST_ID": text}), "aA1._-: "
     ),
     "addresses": Reader(
-        lambda text: _client_ip({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": text}, _proxies),
+        lambda text: client_address({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": text}, _proxies),
+        "10.,: []",
+        ("10.0.0.1,", "::ffff:10.0.0.1,"),
+    ),
+    "address for permissions": Reader(
+        lambda text: vouched_address({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": text}, _proxies),
         "10.,: []",
         ("10.0.0.1,", "::ffff:10.0.0.1,"),
     ),
@@ -174,7 +215,8 @@ READERS = {
         lambda text: _propagator.extract({"HTTP_TRACEPARENT": _caller + text}, None, _WellFormed(_getter)), "-0 \ta"
     ),
     "Redis": Reader(lambda text: statement_of(["get", *text.split(":")]), "aA1._- :{}"),
-    "commands": Reader(_commands, "aA1 \n\t."),
+    "commands": Reader(lambda text: _commands(text, pipelined=True), "aA1 \n\t."),
+    "a command": Reader(lambda text: _commands(text, pipelined=False), "aA1 \n\t."),
     "rules": Reader(lambda text: _rules.match(Asked(path=f"/{text}", user_id=""), 0.0), "abc/"),
     "gRPC's answer": Reader(lambda text: _failure("UNAVAILABLE", text, "x", compressed=True), "aA \n"),
     "status and wait": Reader(lambda text: from_status(503, "x", text), "19²."),

@@ -13,6 +13,7 @@ import os
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -26,6 +27,7 @@ from opentelemetry.trace.status import Status
 
 from django_tracing.export.errors import ExportError, MissingExtra, checked_headers, from_os_error, from_status
 from django_tracing.export.sdk import plain_attributes
+from django_tracing.net import TimedResponse
 
 __all__ = ["make_jaeger_exporter"]
 
@@ -103,6 +105,20 @@ def _clean(text: str) -> str:
     return text if text.isascii() else text.encode("utf-8", "replace").decode()
 
 
+@cache
+def _timed(transport: Any) -> Any:
+    """A class of thrift's transports whose timeout counts for an answer as a whole."""
+    if transport.__name__ == "_TimedTransport":
+        return transport
+
+    class _TimedTransport(transport):  # type: ignore[misc]
+        def open(self) -> None:
+            super().open()
+            self._THttpClient__http.response_class = TimedResponse
+
+    return _TimedTransport
+
+
 class _JaegerExporter(SpanExporter):
     def __init__(self, endpoint: str, headers: dict[str, str], timeout: float) -> None:
         thrift, self._types, translate = _load()
@@ -176,6 +192,8 @@ class _JaegerExporter(SpanExporter):
             self._forget()
         collector = self._frozen._collector_http_client
         transport = collector.http_transport
+        kind: Any = type(transport)
+        transport.__class__ = _timed(kind)
         transport.setCustomHeaders(self._headers)
         try:
             batch.write(collector.protocol)

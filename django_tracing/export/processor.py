@@ -106,6 +106,8 @@ class QueueProcessor(SpanProcessor):
     ``counters``. A batch goes when ``batch_size`` spans wait or ``export_interval`` seconds have passed. A backend
     that is away is tried again with growing pauses, its batch kept; going down and coming back is one log line
     each. ``shutdown`` takes at most ``shutdown_timeout`` seconds, whatever the exporter does.
+
+    Once ``muted`` answers True, only what is given to ``send`` is sent, until the process ends or is forked.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class QueueProcessor(SpanProcessor):
         queue_size: int = 8192,
         queue_bytes: int = 8 * 1024 * 1024,
         shutdown_timeout: float = 3.0,
+        muted: Callable[[], bool] | None = None,
     ) -> None:
         self.exporter = exporter
         self._new_batch: Any = getattr(exporter, "new_batch", SpanBatch)
@@ -126,6 +129,7 @@ class QueueProcessor(SpanProcessor):
         self._queue_size = queue_size
         self._queue_bytes = queue_bytes
         self._shutdown_timeout = shutdown_timeout
+        self._muted = muted
         self._reset()
         if hasattr(os, "register_at_fork"):
             weak = weakref.WeakMethod(self._reset)
@@ -168,6 +172,7 @@ class QueueProcessor(SpanProcessor):
         self._down = False
         self._dropped_when_down = 0
         self._rejection_told = False
+        self._silent = False
 
     # ----- the request's side
 
@@ -181,10 +186,19 @@ class QueueProcessor(SpanProcessor):
             with self._lock:
                 self._gather()
 
+    def send(self, span: ReadableSpan) -> None:
+        """Queues an ended span, also where all others are muted."""
+        with self._lock:
+            self._gather()
+            self._gather_one(span)
+        self._start()
+
     def _begin(self) -> None:
         with self._lock:
-            if self._thread is None and not self._stopping:
-                self._start()
+            if self._is_silent():
+                self._ended.clear()
+                return
+        self._start()
 
     def _gather(self) -> None:
         """Puts what ended since the last time into the queue, or counts it as dropped. To be called with the lock.
@@ -193,6 +207,8 @@ class QueueProcessor(SpanProcessor):
         left the processor's caches; and few at once, so that nobody is held up for long.
         """
         ended = self._ended
+        if self._is_silent():
+            ended.clear()
         while ended:
             spans = [ended.popleft() for _ in range(min(len(ended), _SLICE))]
             try:
@@ -205,6 +221,11 @@ class QueueProcessor(SpanProcessor):
                     self._gather_one(span)
                 except Exception:
                     _logger.debug("A span was lost on its way into the queue.", exc_info=True)
+
+    def _is_silent(self) -> bool:
+        # For good: what ended in a test is not sent when the tests are over.
+        self._silent = self._silent or (self._muted is not None and self._muted())
+        return self._silent
 
     def _gather_slice(self, spans: list[ReadableSpan]) -> bool:
         """Adds all of ``spans`` at once, where that can be done."""
@@ -273,12 +294,21 @@ class QueueProcessor(SpanProcessor):
         return None
 
     def _start(self) -> None:
-        thread = Thread(target=self._run, name="django_tracing.export", daemon=True)
+        """Starts the sending thread where there is none. Not to be called with the lock.
+
+        Under gevent, starting a thread lets other greenlets run, which would take the lock in the middle of what is
+        done with it (a reentrant one, in the same native thread) or wait for it for good (any other).
+        """
+        with self._lock:
+            if self._thread is not None or self._stopping:
+                return
+            thread = self._thread = Thread(target=self._run, name="django_tracing.export", daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the interpreter is shutting down: shutdown() sends what is there
-            return
-        self._thread = thread
+            with self._lock:
+                if self._thread is thread:
+                    self._thread = None
 
     @property
     def queued(self) -> int:
@@ -446,8 +476,8 @@ class QueueProcessor(SpanProcessor):
             self._gather()
             if not self.queued:
                 return True
-            if self._thread is None:
-                self._start()
+        self._start()
+        with self._changed:
             if self._stopping or self._stopped or self._thread is None:
                 return False
             target, attempt, lost = self._accepted, self._attempt + 1, self._lost
@@ -468,13 +498,18 @@ class QueueProcessor(SpanProcessor):
             self._gather()
             # What ends from now on is counted as dropped at once.
             self._slice = 1
-            if self._thread is None and self.queued:
-                self._start()
+            waits = self.queued > 0
+        if waits:
+            self._start()
+        with self._changed:
+            if self._stopping:
+                return
             thread = self._thread
             self._stopping = True
             self._changed.notify_all()
         if thread is not None:
-            thread.join(self._shutdown_timeout)
+            with suppress(RuntimeError):  # another thread is about to start it
+                thread.join(self._shutdown_timeout)
         elif self.queued:
             self._work_here()
         with self._changed:

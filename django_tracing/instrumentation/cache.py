@@ -61,6 +61,7 @@ _REDIS_OPERATIONS: Final = (
     *("ttl", "pttl", "expire", "expire_at", "pexpire", "pexpire_at", "persist"),
     *("keys", "delete_pattern"),
 )
+_EVERY_OPERATION: Final = frozenset({*_OPERATIONS, *_REDIS_OPERATIONS})
 #: What the first parameter of these is called, when it is given by name.
 _KEY_NAMES: Final = ("key", "keys", "data", "pattern", "search")
 #: Backends that do with a default nothing but give it back. Others may look at it: they get the caller's own.
@@ -135,9 +136,33 @@ def _trace_cache(cache: Any, alias: str) -> None:
             traced = _classes[backend] = _traced_class(backend)
         cache.__class__ = traced
         cache._django_tracing_alias = alias
+        _trace_own_methods(cache)
     except Exception:
         # A backend with __slots__, or in C: it goes on untraced.
         spans.log_once("cache-class", 'The cache "%s" could not be traced.', alias)
+
+
+def _trace_own_methods(cache: Any) -> None:
+    """Traces methods that somebody put on the object itself (Sentry does), where its class is not asked for them."""
+    own = vars(cache)
+    static: Attributes = cache._django_tracing_static
+    for name in [name for name in own if name in _EVERY_OPERATION or name.removeprefix("a") in _EVERY_OPERATION]:
+        theirs = own[name]
+        if not callable(theirs) or getattr(theirs, "_django_tracing_own", False):
+            continue
+        if inspect.iscoroutinefunction(theirs):
+            method = _traced_async_method(name.removeprefix("a"), _unbound(theirs), static, False)
+        else:
+            method = _general_method(name, _unbound(theirs), static, False)
+        method._django_tracing_own = True  # type: ignore[attr-defined]
+        own[name] = MethodType(method, cache)
+
+
+def _unbound(method: Callable[..., Any]) -> Callable[..., Any]:
+    def function(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return method(*args, **kwargs)
+
+    return update_wrapper(function, method)
 
 
 def _traced_class(backend: type) -> type:
@@ -157,6 +182,7 @@ def _traced_class(backend: type) -> type:
 
     body: dict[str, Any] = {
         "_django_tracing_original": backend,
+        "_django_tracing_static": static,
         "__module__": backend.__module__,
         "__qualname__": backend.__qualname__,
         "__doc__": backend.__doc__,

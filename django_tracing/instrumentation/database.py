@@ -8,8 +8,9 @@ connections are taken out of its hands, so that no statement is traced twice.
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from functools import wraps
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
@@ -37,7 +38,7 @@ from django_tracing.attributes import (
     Attributes,
 )
 from django_tracing.recording import Prepared
-from django_tracing.redaction import cut, describe_sql, redact_text
+from django_tracing.redaction import Dialect, cut, describe_sql, dialect_of, redact_text
 
 __all__ = ["install", "is_available", "uninstall"]
 
@@ -150,18 +151,56 @@ def _take_from_upstream(connection: BaseDatabaseWrapper) -> None:
 class _Facts:
     """What is the same for all statements of a connection."""
 
-    __slots__ = ("double_quotes", "generation", "part", "pooled", "vendor")
+    __slots__ = ("asks", "dialect", "generation", "part", "pooled")
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         #: Of the names that ``part`` says it under.
         self.generation = _statements.generation
         self.part = spans.prepare(_static_attributes(connection))
-        self.vendor = connection.vendor
-        self.double_quotes: Literal["string", "identifier"] = (
-            "string" if connection.vendor == "mysql" else "identifier"
-        )
+        self.dialect = _dialect(connection)
+        #: Whether the session says what a backslash makes, and may say another thing with each statement.
+        self.asks = self.dialect in ("postgresql", "mysql")
         # Drivers of other vendors have pools of another kind.
         self.pooled = hasattr(getattr(connection, "pool", None), "get_stats")
+
+
+#: Backends of Django's that others are made of, under a vendor of their own: PlanetScale's and TiDB's are MySQL's.
+#: PostgreSQL's is not among them: those that are made of it read some of their literals in another way.
+_BACKENDS: Final[dict[str, Dialect]] = {
+    "django.db.backends.mysql.base": "mysql",
+    "django.db.backends.sqlite3.base": "sqlite",
+    "django.db.backends.oracle.base": "oracle",
+}
+
+
+def _dialect(connection: BaseDatabaseWrapper) -> Dialect:
+    known = dialect_of(connection.vendor)
+    if known != "unknown":
+        return known
+    for base in type(connection).__mro__:
+        if base.__module__ in _BACKENDS:
+            return _BACKENDS[base.__module__]
+    with suppress(Exception):
+        if connection.ops.quote_name("x") == '"x"':
+            return "names-in-double-quotes"
+    return "unknown"
+
+
+_MYSQL_BY_BACKSLASHES: Final[dict[int, Dialect]] = {1: "mysql-no-escapes", 2: "mysql-escapes"}
+
+
+def _session_dialect(connection: BaseDatabaseWrapper, dialect: Dialect) -> Dialect:
+    """What a backslash makes in this session, as far as its driver knows without asking the server."""
+    raw = connection.connection
+    try:
+        if dialect == "postgresql":
+            standard = raw.info.parameter_status("standard_conforming_strings")
+            return "names-in-double-quotes" if standard == "off" else dialect
+        # A server says with each answer whether NO_BACKSLASH_ESCAPES is in force, and drivers escape as it says.
+        escaped = (getattr(raw, "escape_string", None) or raw.escape)("\\")
+        return _MYSQL_BY_BACKSLASHES.get(escaped.count(b"\\" if isinstance(escaped, bytes) else "\\"), dialect)
+    except Exception:  # a driver that knows no such thing
+        return dialect
 
 
 def _facts(connection: BaseDatabaseWrapper) -> _Facts:
@@ -225,8 +264,8 @@ def _execute(execute: Callable[..., Any], sql: Any, params: Any, many: bool, con
     return result
 
 
-#: What a statement's spans are called and say, by the statement and what its double quotes make.
-_statements: Final[spans.Cache[tuple[str, str], tuple[str, Prepared]]] = spans.Cache(1024)
+#: What a statement's spans are called and say, by the statement and how it is read.
+_statements: Final[spans.Cache[tuple[str, Dialect], tuple[str, Prepared]]] = spans.Cache(1024)
 _rows: Final[spans.Cache[int, tuple[Prepared]]] = spans.Cache(1024)
 
 
@@ -238,7 +277,10 @@ def _start(parent: Span, sql: Any, params: Any, many: bool, context: dict[str, A
             facts = _facts(connection)
         if sql.__class__ is not str:
             sql = _text(sql, context)
-        name, statement = _statements.get((sql, facts.double_quotes)) or _describe(sql, facts)
+        dialect = facts.dialect
+        if facts.asks and "\\" in sql:
+            dialect = _session_dialect(connection, dialect)
+        name, statement = _statements.get((sql, dialect)) or _describe(sql, dialect)
         attributes: Attributes | None = None
         if many and hasattr(params, "__len__"):
             attributes = {DB_BATCH_SIZE: len(params)}
@@ -257,8 +299,8 @@ def _start(parent: Span, sql: Any, params: Any, many: bool, context: dict[str, A
         return INVALID_SPAN
 
 
-def _describe(sql: str, facts: _Facts) -> tuple[str, Prepared]:
-    statement = describe_sql(sql, double_quotes=facts.double_quotes)
+def _describe(sql: str, dialect: Dialect) -> tuple[str, Prepared]:
+    statement = describe_sql(sql, dialect)
     attributes: Attributes = {DB_STATEMENT: statement.text, DB_OPERATION: statement.operation}
     name = f"db.{statement.operation}"
     tables = statement.tables
@@ -268,7 +310,7 @@ def _describe(sql: str, facts: _Facts) -> tuple[str, Prepared]:
         if len(tables) > 1:
             attributes[DB_TABLES] = tables
     described = cut(name, 100), spans.prepare(attributes)
-    return _statements.keep((sql, facts.double_quotes), described) if len(sql) <= _KEPT_LENGTH else described
+    return _statements.keep((sql, dialect), described) if len(sql) <= _KEPT_LENGTH else described
 
 
 def _text(sql: Any, context: dict[str, Any]) -> str:

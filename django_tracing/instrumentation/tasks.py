@@ -15,7 +15,6 @@ from functools import wraps
 from importlib.util import find_spec
 from typing import Any, Final
 
-from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import default_getter
 from opentelemetry.trace import SpanKind
@@ -36,7 +35,7 @@ from django_tracing.conf import get_settings
 from django_tracing.correlation import HEADER, get_scope, incoming_id
 from django_tracing.extraction import extract, inject
 from django_tracing.instrumentation.imports import when_imported
-from django_tracing.recording import SPAN_KEY
+from django_tracing.recording import SPAN_KEY, context_of
 from django_tracing.redaction import cut
 
 __all__ = ["CARRIER", "install", "is_available", "uninstall"]
@@ -144,7 +143,10 @@ def _enqueuing(task: Any) -> spans.Begun | None:
 def _carrying(kwargs: dict[str, Any], context: Context | None) -> dict[str, Any]:
     """``kwargs`` with the context of the trace, where there is one, sampled or not."""
     try:
-        if not _installed or not trace.get_current_span(context).get_span_context().is_valid:
+        if (
+            not _installed
+            or not context_of((spans.current_context() if context is None else context).get(SPAN_KEY)).is_valid
+        ):
             return kwargs
         carrier: dict[str, str] = {}
         inject(carrier, context)
@@ -256,10 +258,10 @@ def _continue(name: str, attributes: Attributes, carrier: Mapping[str, Any]) -> 
     headers = {str(key): value for key, value in carrier.items() if isinstance(value, str)}
     here = spans.current_context()
     context = extract(headers, here, default_getter)
-    caller = trace.get_current_span(context).get_span_context()
+    caller = context_of(context.get(SPAN_KEY))
     if get_settings().tasks == "trace":
-        current = trace.get_current_span(here)
-        if current.get_span_context().trace_id == caller.trace_id and spans.recording_span() is current:
+        current = here.get(SPAN_KEY)
+        if context_of(current).trace_id == caller.trace_id and spans.recording_span() is current:
             # It runs at once, where it was enqueued: what is current is its parent, with the user that is known.
             return spans.begin(name, attributes, SpanKind.CONSUMER)
         correlation_id = incoming_id({"HTTP_X_CORRELATION_ID": headers.get(HEADER)})

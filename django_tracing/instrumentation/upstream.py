@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
 from importlib.util import find_spec
@@ -20,6 +20,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import Span, SpanProcessor
 from opentelemetry.trace import INVALID_SPAN, SpanKind, Status
+from opentelemetry.util.types import Attributes as OTelAttributes
 
 from django_tracing import code_locations, environment
 from django_tracing.attributes import (
@@ -40,11 +41,13 @@ from django_tracing.correlation import get_scope
 from django_tracing.identity import identify
 from django_tracing.instrumentation import http_client, redis_commands
 from django_tracing.instrumentation.imports import when_imported
-from django_tracing.recording import pendings
+from django_tracing.outgoing import CalledSpan
+from django_tracing.recording import SPAN_KEY, context_of, pendings
 from django_tracing.redaction import (
     SensitiveKeys,
     cut,
     describe_sql,
+    dialect_of,
     redact_text,
     sanitise_url,
 )
@@ -257,17 +260,43 @@ class _ChildrenOnlyTracer(trace.Tracer):
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
 
-    def start_span(self, name: str, context: Context | None = None, *args: Any, **kwargs: Any) -> trace.Span:
-        if not trace.get_current_span(context).get_span_context().is_valid:
-            return INVALID_SPAN
-        return self._tracer.start_span(name, context, *args, **kwargs)
+    def start_span(
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: OTelAttributes = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> trace.Span:
+        if context_of((current_context() if context is None else context).get(SPAN_KEY)).is_valid:
+            span = self._tracer.start_span(name, context, kind, attributes, *args, **kwargs)
+            if span.is_recording():
+                return span
+        else:
+            span = INVALID_SPAN
+        if kind is SpanKind.CLIENT:
+            # What is injected into a call depends on where it goes, whether it is recorded or not.
+            url = (attributes or {}).get(HTTP_URL) or (attributes or {}).get(URL_FULL)
+            if url or get_settings().propagate_to is not None:
+                return CalledSpan(span.get_span_context(), str(url or ""))
+        return span
 
     def start_as_current_span(  # type: ignore[override]  # theirs is a decorator, too; instrumentations use a block
-        self, name: str, context: Context | None = None, *args: Any, **kwargs: Any
+        self,
+        name: str,
+        context: Context | None = None,
+        kind: SpanKind = SpanKind.INTERNAL,
+        attributes: OTelAttributes = None,
+        links: Sequence[trace.Link] | None = None,
+        start_time: int | None = None,
+        record_exception: bool = True,
+        set_status_on_exception: bool = True,
+        end_on_exit: bool = True,
     ) -> AbstractContextManager[trace.Span]:
-        if not trace.get_current_span(context).get_span_context().is_valid:
-            return nullcontext(INVALID_SPAN)
-        return self._tracer.start_as_current_span(name, context, *args, **kwargs)
+        failing = record_exception, set_status_on_exception
+        span = self.start_span(name, context, kind, attributes, links, start_time, *failing)
+        return nullcontext(span) if span is INVALID_SPAN else trace.use_span(span, end_on_exit, *failing)
 
 
 # ----- their spans like ours
@@ -346,11 +375,10 @@ _STATEMENTS: Final = (DB_STATEMENT, DB_QUERY_TEXT)
 #: Parameters, queries and documents as they are; dropped.
 _RAW: Final = ("db.statement.parameters", "db.query.parameter", "redis.", "elasticsearch.params")
 _CACHES: Final = frozenset({"redis", "valkey", "memcached"})
-#: Where double quotes make a name. Anywhere else (MySQL, JSON of a document store) they make a value.
-_STANDARD_SQL: Final = frozenset(
+_SQL: Final = frozenset(
     {"postgresql", "sqlite", "cockroachdb", "redshift", "oracle", "oracle.db", "mssql", "microsoft.sql_server"}
+    | {"mysql", "mariadb"}
 )
-_SQL: Final = _STANDARD_SQL | {"mysql", "mariadb"}
 
 
 def _redact_attributes(span: Span) -> frozenset[str]:
@@ -399,11 +427,12 @@ def _describe_database(span: Span, attributes: Mapping[str, Any], system: str, c
         if not isinstance(text, str):
             continue
         if system in _CACHES:
-            changes[key], command = _commands(text)
+            pipelined = "db.redis.pipeline_length" in attributes
+            changes[key], command = _commands(text, pipelined=pipelined)
             changes[key] = known or changes[key]
-            name = f"{system}.pipeline" if "db.redis.pipeline_length" in attributes else f"{system}.{command}"
+            name = f"{system}.pipeline" if pipelined else f"{system}.{command}"
             continue
-        statement = describe_sql(text, double_quotes="identifier" if system in _STANDARD_SQL else "string")
+        statement = describe_sql(text, dialect_of(system))
         changes[key] = statement.text
         if system in _SQL:
             # Theirs is the statement's first word as it was written, which may have a literal's beginning in it.
@@ -421,11 +450,13 @@ def _describe_database(span: Span, attributes: Mapping[str, Any], system: str, c
 _NO_COMMAND: Final = re.compile(r"[^a-z0-9_.]")
 
 
-def _commands(text: str) -> tuple[str, str]:
-    """Commands of Redis or memcached, one a line, arguments as ``?``; and the name of the first."""
+def _commands(text: str, *, pipelined: bool) -> tuple[str, str]:
+    """Commands of Redis or memcached, those of a pipeline one a line, arguments as ``?``; the name of the first."""
     lines = []
     first = ""
-    for line in text[:_URL_LENGTH].splitlines()[:50]:
+    text = text[:_URL_LENGTH]
+    # A single command's arguments may hold line breaks, and what follows one is no command.
+    for line in text.splitlines()[:50] if pipelined else [text]:
         command, *arguments = line.split() or [""]
         if command:
             command = _NO_COMMAND.sub("", command.lower())[:32]

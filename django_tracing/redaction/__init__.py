@@ -4,8 +4,10 @@ Pure functions on strings. None of them raises: text that one of them cannot dea
 Everything is linear in the length of its input, because all of it is attacker-controlled.
 """
 
+from django_tracing.redaction.dialects import Dialect, dialect_of
 from django_tracing.redaction.errors import redact_db_error, redact_stacktrace
-from django_tracing.redaction.keys import key_pattern
+from django_tracing.redaction.key_words import SiteWords
+from django_tracing.redaction.keys import forget_site_words, key_pattern, use_site_words
 from django_tracing.redaction.names import SensitiveKeys
 from django_tracing.redaction.patterns import REDACTED, cut
 from django_tracing.redaction.resource import redact_resource
@@ -15,11 +17,15 @@ from django_tracing.redaction.urls import redact_query, sanitise_url
 
 __all__ = [
     "REDACTED",
+    "Dialect",
     "SensitiveKeys",
+    "SiteWords",
     "Statement",
     "also_sensitive",
     "cut",
     "describe_sql",
+    "dialect_of",
+    "forget_site_words",
     "key_pattern",
     "mask_email",
     "redact_db_error",
@@ -29,4 +35,5 @@ __all__ = [
     "redact_text",
     "sanitise_sql",
     "sanitise_url",
+    "use_site_words",
 ]

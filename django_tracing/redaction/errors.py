@@ -32,6 +32,11 @@ _AFTER_NAMES: Final = (" object has no ", " object is not ", " object does not "
 #: Values that stand without quotes, in PostgreSQL's errors, SQL Server's and Oracle's.
 _BARE_VALUE: Final = pattern(r"\b(out of range: )[^\n]+|\b(value|object) [-+]?\d[\d.]*")
 _BARE_ROW: Final = pattern(r"\b(?:duplicate key value is|with column values) \(")
+#: redis-py writes the command that failed in a pipeline, Redis the arguments of one that it does not know.
+_OF_PIPELINE: Final = pattern(r"\bCommand # \d{1,9} \([A-Z]{0,32}")
+_OF_COMMAND: Final = "with args beginning with:"
+#: Django's caches write the key that is not there, django-redis in two pairs of quotes.
+_ABSENT: Final = ("Key '", "' not found")
 #: MySQL's errors are a number and a message, printed as a tuple: the message's own quotes are no value's.
 _NUMBERED: Final = pattern(r"\(\d{1,6}, (['\"])")
 
@@ -66,7 +71,7 @@ def redact_db_error(text: str) -> str:
 
 
 def _without_values(text: str) -> str:
-    text = _without_rows(_without_quoted_statement(_DETAIL.sub("", text)))
+    text = _without_rows(_without_quoted_statement(_DETAIL.sub("", _without_keys(text))))
     text = _BARE_VALUE.sub(_redact_bare, text)
     return redact_text(_QUOTED_VALUE.sub(_redact_quoted, text))
 
@@ -81,6 +86,24 @@ def _without_quoted_statement(text: str) -> str:
             parts += (text[kept : match.start()], 'near "?"')
             kept = end + 1 if end >= 0 else len(text)
     return "".join((*parts, text[kept:])) if parts else text
+
+
+def _without_keys(text: str) -> str:
+    """Without the keys that caches and Redis name, which may hold quotes, brackets and what comes after them here."""
+    before, arguments, _ = text.partition(_OF_COMMAND)
+    command = _OF_PIPELINE.search(before)
+    if command is not None:
+        before = _without_middle(before, command.end(), " ?", ") of pipeline")
+    start = before.find(_ABSENT[0])
+    if start >= 0 and _ABSENT[1] in before:
+        before = _without_middle(before, start + len(_ABSENT[0]), "?", _ABSENT[1])
+    return f"{before}{arguments} ?" if arguments else before
+
+
+def _without_middle(text: str, start: int, instead: str, end: str) -> str:
+    """``text`` with ``instead`` from ``start`` to the last ``end``, or to its own end."""
+    found = text.rfind(end, start)
+    return f"{text[:start]}{instead}{text[found:] if found >= 0 else ''}"
 
 
 def _without_rows(text: str) -> str:

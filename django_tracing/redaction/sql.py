@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
+from django_tracing.redaction.bare_values import without_bare_values
+from django_tracing.redaction.dialects import Dialect, Token, tokens_of
 from django_tracing.redaction.patterns import REDACTED, cut, pattern
 
-__all__ = ["DoubleQuotes", "Statement", "describe_sql", "sanitise_sql"]
+__all__ = ["Statement", "describe_sql", "sanitise_sql"]
 
 #: Longer statements are cut before they are read: nobody reads on, and reading them would take the request's time.
 #: The first bounds what is searched for lists to fold, the second what is left of that to read.
@@ -17,8 +19,6 @@ _SQL_INPUT: Final = 10_000
 _STATEMENT_LENGTH: Final = 2000
 #: Longer statements are not kept in the cache, which bounds its memory.
 _SQL_CACHED: Final = 10_000
-
-DoubleQuotes = Literal["identifier", "string"]
 
 
 class Statement(NamedTuple):
@@ -32,97 +32,19 @@ class Statement(NamedTuple):
     tables: tuple[str, ...]
 
 
-_STANDARD_STRING: Final = r"""
-              (?:[uU]&|[nNbBxX])?'[^']*(?:''[^']*)*(?:'|\Z)
-            # Oracle's q'[it's]': up to the bracket's partner, or to the same character again.
-            | [nN]?[qQ]'(?:\[[\s\S]*?(?:\]'|\Z)|\([\s\S]*?(?:\)'|\Z)|\{[\s\S]*?(?:\}'|\Z)|<[\s\S]*?(?:>'|\Z)
-                |(?P<edge>[^\s'])[\s\S]*?(?:(?P=edge)'|\Z))
-"""
-#: MySQL escapes by backslash in every string, and double quotes make strings too.
-_MYSQL_STRING: Final = r"""
-              [nNbBxX]?'[^'\\]*(?:(?:\\[\s\S]|'')[^'\\]*)*(?:'|\\?\Z)
-            | "[^"\\]*(?:(?:\\[\s\S]|"")[^"\\]*)*(?:"|\\?\Z)
-"""
-
-
-def _scanner(string: str, prefix: str, comment: str, quoted: str) -> re.Pattern[str]:
-    # Every alternative that opens something also ends at the end of the text, so that none backtracks.
-    return pattern(
-        rf"""
-          (?P<quoted>{quoted}`[^`]*(?:``[^`]*)*(?:`|\Z))
-        | (?P<word>(?!{prefix}')[^\W\d][\w$]*)
-        | (?P<space>\s+|{comment})
-        | (?P<placeholder>%s|%\(\w+\)s|\$\d+|\?|:[^\W\d]\w*)
-        | (?P<literal>
-              # A string that goes on in the next line goes on with its escapes.
-              [eE]'[^'\\]*(?:(?:\\[\s\S]|''|'[ \t\r\f\v]*\n\s*')[^'\\]*)*(?:'|\\?\Z)
-            | {string}
-            | \$(?P<tag>(?:[^\W\d]\w*)?)\$[\s\S]*?(?:\$(?P=tag)\$|\Z)
-          )
-        # Whatever letters follow a digit belong to the number, so that no part of it is left over.
-        | (?P<number>(?:\d|\.\d)[\w.]*(?:(?<=[eE])[+-]\d[\w.]*)?)
-        | (?P<comment>/\*)
-        | (?P<operator>::|->>|->|[\s\S])
-        """,
-        re.VERBOSE,
-    )
-
-
-_SCANNERS: Final[dict[str, re.Pattern[str]]] = {
-    "identifier": _scanner(
-        _STANDARD_STRING, "(?:[eEnNbBxX]|[uU]&|[nN]?[qQ])", r"--[^\n]*", r'"[^"]*(?:""[^"]*)*(?:"|\Z)|'
-    ),
-    # In MySQL two dashes open a comment only before white space: 5--1 is six.
-    "string": _scanner(_MYSQL_STRING, "[eEnNbBxX]", r"--(?=\s|\Z)[^\n]*|\#[^\n]*", ""),
-}
-_COMMENT_EDGE: Final = pattern(r"/\*|\*/")
 _IDENTIFIER: Final = pattern(r"[\w$. -]{1,128}")
+_CLOSING: Final = {'"': '"', "`": "`", "[": "]"}
 
 #: What a bulk insert and a long IN list consist of. Folding it as text, before anything is read, costs a
 #: hundredth of reading it; nothing here holds a quote, so inside a string it changes nothing that matters.
 _REPEATED_ROW: Final = pattern(r"(\([%\w ,?]+\))(?:\s*,\s*\1)+")
 _REPEATED_PLACEHOLDER: Final = pattern(r"(\bIN\s*\(\s*(%s|\?))(?:\s*,\s*\2)+", re.IGNORECASE)
 
-Token = tuple[str, str, bool]  # kind, text, whether white space stood before it
 
-
-def _tokens(sql: str, double_quotes: DoubleQuotes) -> list[Token]:
+def _tokens(sql: str, dialect: Dialect) -> list[Token]:
     if len(sql) > _STATEMENT_LENGTH:
         sql = _REPEATED_PLACEHOLDER.sub(r"\1", _REPEATED_ROW.sub(r"\1", sql[:_SQL_SCANNED]))[:_SQL_INPUT]
-    finditer = _SCANNERS[double_quotes].finditer
-    tokens: list[Token] = []
-    append = tokens.append
-    position, end, space = 0, len(sql), False
-    while position < end:
-        for match in finditer(sql, position):
-            kind = match.lastgroup
-            if kind == "space":
-                space = True
-            elif kind == "comment":
-                # Comments nest (in PostgreSQL), which no regular expression can follow.
-                position = _after_comment(sql, match.end(), nests=double_quotes == "identifier")
-                space = True
-                break
-            else:
-                append((kind or "operator", match.group(), space))
-                space = False
-        else:
-            break
-    return tokens
-
-
-def _after_comment(sql: str, position: int, *, nests: bool) -> int:
-    depth = 1
-    while depth:
-        edge = _COMMENT_EDGE.search(sql, position)
-        if edge is None:
-            return len(sql)
-        if edge.group() == "*/":
-            depth -= 1
-        elif nests:
-            depth += 1
-        position = edge.end()
-    return position
+    return without_bare_values(sql, tokens_of(sql, dialect), dialect)
 
 
 _ITEM: Final = r"(?:-?(?:\?|%s|%\(\w+\)s|\$\d+|:\w+)(?:::[\w.]+(?:\[\])?)?|NULL|TRUE|FALSE)"
@@ -130,18 +52,13 @@ _LIST: Final = rf"({_ITEM})(?: ?, ?{_ITEM})+"
 _IN_LIST: Final = pattern(rf"\b(IN) ?\( ?{_LIST} ?\)", re.IGNORECASE)
 _ARRAY_LIST: Final = pattern(rf"\b(ARRAY) ?\[ ?{_LIST} ?\]", re.IGNORECASE)
 _ROWS: Final = pattern(r"\b(VALUES ?|IN ?\( ?)(\([^()]*\))(?: ?, ?\([^()]*\))+", re.IGNORECASE)
-#: Oracle's passwords are written as identifiers.
-_PASSWORD: Final = pattern(r"\b(IDENTIFIED BY(?: VALUES)?) (?:\"[^\"]*\"|[^\s?;]+)", re.IGNORECASE)
 #: By the word without which there is nothing to do.
 _REWRITTEN: Final[dict[str, tuple[tuple[re.Pattern[str], str], ...]]] = {
     "values": ((_ROWS, r"\1\2"),),
     "in": ((_ROWS, r"\1\2"), (_IN_LIST, r"\1 (\2)")),
     "array": ((_ARRAY_LIST, r"\1[\2]"),),
-    "identified": ((_PASSWORD, r"\1 ?"),),
 }
 
-#: SET x TO word, PRAGMA x = word: the only places where a bare word is a value.
-_SETTERS: Final = frozenset({"set", "pragma"})
 #: Django makes a savepoint's name of the thread's number and a counter: no two statements would be alike.
 _SAVEPOINTS: Final = frozenset({"savepoint", "release", "rollback"})
 _SAVEPOINT_WORDS: Final = _SAVEPOINTS | {"to", "work", "transaction", "tran", "and", "no", "chain", "prepared"}
@@ -151,7 +68,7 @@ def _text(tokens: list[Token], max_length: int) -> str:
     parts: list[str] = []
     append = parts.append
     first = tokens[0][1].lower() if tokens else ""
-    setter, savepoint, value = first in _SETTERS, first in _SAVEPOINTS, False
+    savepoint = first in _SAVEPOINTS
     words: set[str] = set()
     for kind, text, space in tokens:
         # Two dashes that are none of a comment's must not become one when the statement is read again.
@@ -160,20 +77,18 @@ def _text(tokens: list[Token], max_length: int) -> str:
         if kind == "literal" or kind == "number":
             append("?")
         elif kind == "quoted":
-            if value or savepoint:
+            if savepoint:
                 append("?")
-            elif len(text) > 2 and text[-1] == text[0] and _IDENTIFIER.fullmatch(text[1:-1]):
+            elif len(text) > 2 and text[-1] == _CLOSING[text[0]] and _IDENTIFIER.fullmatch(text[1:-1]):
                 append(text)
             else:
-                append(f"{text[0]}?{text[0]}")
+                append(f"{text[0]}?{_CLOSING[text[0]]}")
         elif kind == "word":
             lower = text.lower()
             words.add(lower)
-            append("?" if value or (savepoint and lower not in _SAVEPOINT_WORDS) else text)
-            value = value or (setter and lower == "to")
+            append("?" if savepoint and lower not in _SAVEPOINT_WORDS else text)
         else:
             append(text)
-            value = value or (setter and text == "=")
     text = "".join(parts).rstrip("; ")
     for word in words & _REWRITTEN.keys():
         for rewritten, replacement in _REWRITTEN[word]:
@@ -283,7 +198,7 @@ def _common_tables(tokens: list[Token], index: int, partners: dict[int, int], na
 
 
 def _unquoted(text: str) -> str:
-    return text[1:-1].replace('""', '"') if text[:1] in '"`' else text
+    return text[1:-1].replace('""', '"') if text[:1] in _CLOSING else text
 
 
 def _tables(tokens: list[Token], operation: str, subqueries: frozenset[str]) -> tuple[str, ...]:
@@ -363,7 +278,7 @@ def _tables(tokens: list[Token], operation: str, subqueries: frozenset[str]) -> 
 def _name(tokens: list[Token], index: int) -> tuple[str, int]:
     parts: list[str] = []
     while True:
-        if tokens[index][1] == "[":  # SQL Server's quotes
+        if tokens[index][1] == "[":  # a name's quotes, where the vendor is not known
             words: list[str] = []
             index += 1
             while index < len(tokens) and tokens[index][1] != "]":
@@ -384,8 +299,8 @@ def _name(tokens: list[Token], index: int) -> tuple[str, int]:
 _UNREADABLE: Final = Statement(REDACTED, "unknown", ())
 
 
-def _describe(sql: str, double_quotes: DoubleQuotes) -> Statement:
-    tokens = _tokens(sql, double_quotes)
+def _describe(sql: str, dialect: Dialect) -> Statement:
+    tokens = _tokens(sql, dialect)
     operation, subqueries = _operation(tokens)
     return Statement(_text(tokens, _STATEMENT_LENGTH), operation, _tables(tokens, operation, subqueries))
 
@@ -393,27 +308,26 @@ def _describe(sql: str, double_quotes: DoubleQuotes) -> Statement:
 _describe_cached = lru_cache(maxsize=1024)(_describe)
 
 
-def describe_sql(sql: str, *, double_quotes: DoubleQuotes = "identifier") -> Statement:
+def describe_sql(sql: str, dialect: Dialect = "unknown") -> Statement:
     """The statement without literals (at most 2,000 characters), its operation and its tables.
 
-    ``double_quotes`` says what they make: identifiers in standard SQL, strings in MySQL (which then also escapes
-    by backslash). Repeated statements are looked up, not read again. Of what cannot be read, the text is
-    ``[redacted]`` and the operation ``unknown``.
+    ``dialect`` says how it is read (:func:`~django_tracing.redaction.dialects.dialect_of`). Repeated statements are
+    looked up, not read again. Of what cannot be read, the text is ``[redacted]`` and the operation ``unknown``.
     """
     try:
         if len(sql) <= _SQL_CACHED:
-            return _describe_cached(sql, double_quotes)
-        return _describe(sql, double_quotes)
+            return _describe_cached(sql, dialect)
+        return _describe(sql, dialect)
     except Exception:
         return _UNREADABLE
 
 
-def sanitise_sql(sql: str, max_length: int = _STATEMENT_LENGTH, *, double_quotes: DoubleQuotes = "identifier") -> str:
+def sanitise_sql(sql: str, max_length: int = _STATEMENT_LENGTH, *, dialect: Dialect = "unknown") -> str:
     """The statement without any literal: strings, numbers and comments gone, lists folded, white space collapsed.
 
     At most ``max_length`` characters. An unterminated string or comment takes the rest of the statement with it.
     """
     try:
-        return _text(_tokens(sql, double_quotes), max_length)
+        return _text(_tokens(sql, dialect), max_length)
     except Exception:
         return REDACTED

@@ -10,7 +10,6 @@ import logging
 import os
 import random
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
@@ -26,6 +25,7 @@ from django_tracing.conf import Settings
 from django_tracing.recording import Origin, Verdict
 from django_tracing.sampling.rules import Rule, RuleSet, compile_rules
 from django_tracing.sampling.sampler import RuleSampler
+from django_tracing.under_test import in_tests as _in_tests
 
 if TYPE_CHECKING:
     from django_tracing.models import SamplingRule
@@ -171,13 +171,15 @@ class Refresher:
         Never where Django's tests run, their databases come and go, nor where the settings want no refreshing.
         """
         with self._lock:
-            if self._thread is None and self.settings.sampling_refresh and not _in_tests():
-                self._thread = threading.Thread(target=self._run, name="django_tracing.sampling", daemon=True)
-                try:
-                    self._thread.start()
-                except RuntimeError:  # no more threads, or the process is ending
-                    self._thread = None
-                    return False
+            if self._thread is not None or not self.settings.sampling_refresh or _in_tests():
+                return True
+            thread = self._thread = threading.Thread(target=self._run, name="django_tracing.sampling", daemon=True)
+        # Not with the lock: under gevent, starting a thread lets others run, who would wait for it for good.
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads, or the process is ending
+            self._thread = None
+            return False
         return True
 
     def wake(self) -> None:
@@ -335,11 +337,6 @@ def table_exists() -> bool:
     connection = connections[router.db_for_read(SamplingRule)]
     with connection.cursor() as cursor:
         return SamplingRule._meta.db_table in connection.introspection.table_names(cursor)
-
-
-def _in_tests() -> bool:
-    """Whether Django's test environment is set up (``setup_test_environment`` makes the outbox)."""
-    return hasattr(sys.modules.get("django.core.mail"), "outbox")
 
 
 def _close_connections() -> None:

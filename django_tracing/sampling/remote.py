@@ -244,13 +244,14 @@ class JaegerRemoteSampler(Sampler):
     def start(self) -> None:
         """Starts asking; the first decision does it by itself."""
         with self._lock:
-            if self._thread is None and not self._stop.is_set():
-                thread = threading.Thread(target=self._run, name="jaeger_remote_sampler", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:  # no more threads, or the process is ending: the next decision tries again
-                    return
-                self._thread = thread
+            if self._thread is not None or self._stop.is_set():
+                return
+            thread = self._thread = threading.Thread(target=self._run, name="jaeger_remote_sampler", daemon=True)
+        # Not with the lock: under gevent, starting a thread lets others run, who would wait for it for good.
+        try:
+            thread.start()
+        except RuntimeError:  # no more threads, or the process is ending: the next decision tries again
+            self._thread = None
 
     def close(self) -> None:
         """Stops asking; what is in force stays."""

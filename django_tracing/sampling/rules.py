@@ -6,32 +6,18 @@ looked at only when its user, its subscription or the literal beginning of its p
 
 from __future__ import annotations
 
-import math
 import re
-import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from functools import lru_cache
-from importlib import import_module
 from typing import Any, Final, NamedTuple
+
+from django_tracing.bounded_search import LONGEST, bounded_search, regex_problem
 
 __all__ = ["Asked", "Match", "Reason", "Rule", "RuleSet", "compile_rules", "header_key", "pattern_problem"]
 
 _WILDCARDS: Final = re.compile(r"[*?]")
 #: The literal beginning of a regular expression that is bound to the start.
 _LITERAL: Final = re.compile(r"\^((?:[\w/ -]|\\[./-])*)")
-#: Python has no time limit for a regular expression, and whoever asks for a page chooses the text: of longer paths
-#: only so much is searched as can be tried in that many steps, some hundredths of a second.
-_LENGTHS: Final = (8192, 4096, 2048, 1024, 512, 200)
-_MOST_STEPS: Final = 6_000_000
-#: Of a repetition whose rounds can be read in more than one way each: two ways to the power of it are too many.
-_MOST_ROUNDS: Final = 24
-#: What is repeated as often has no bound: longer texts are not read.
-_ENDLESS: Final = 1 << 31
-#: What reads a regular expression for ``re``.
-_PARSER: Final = "re._parser" if sys.version_info >= (3, 11) else "sre_parse"
-_REPEATED: Final = re.compile(r"[*+?{]")
-_CATEGORIES: Final = {"CATEGORY_WORD": r"\w", "CATEGORY_DIGIT": r"\d", "CATEGORY_SPACE": r"\s"}
 #: Headers that WSGI gives without the ``HTTP_`` of all others.
 _BARE: Final = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 #: After these, what stands before them may be missing.
@@ -106,172 +92,7 @@ def header_key(name: str) -> str:
 
 def pattern_problem(path: str) -> str:
     """What is wrong with a path's pattern, in words for a person; empty when nothing is."""
-    if path.startswith("~"):
-        try:
-            re.compile(path[1:])
-        except re.error as error:
-            where = "" if error.pos is None else f" at character {error.pos + 1}"
-            return f"This regular expression can't be read: {error.msg}{where}."
-        except (OverflowError, RecursionError, ValueError) as error:
-            return f"This regular expression can't be read: {error}."
-        if not _longest(path[1:]):
-            return (
-                "This regular expression may take forever on a path that was made for it: write it without a "
-                "repetition or an alternative inside another repetition, and with three of them at most."
-            )
-    return ""
-
-
-@lru_cache(maxsize=512)
-def _longest(pattern: str) -> int:
-    """How much of a path ``pattern`` is given, in characters; 0 when it can't be given any."""
-    try:
-        parser = import_module(_PARSER)
-    except ImportError:  # it is private: some day it may be elsewhere
-        return 0 if _REPEATED.search(pattern) else _LENGTHS[0]
-    read = parser.parse(pattern)
-    return next((length for length in _LENGTHS if _most_steps(read, length) <= _MOST_STEPS), 0)
-
-
-def _most_steps(read: Any, length: int) -> float:
-    """How many steps a search of ``read``, which the parser gave, can take in a text of ``length`` characters."""
-    steps = _sequence(read, length, None).steps
-    anchored = len(read) > 0 and str(read[0][1]) in ("AT_BEGINNING", "AT_BEGINNING_STRING")
-    if not anchored or read.state.flags & re.MULTILINE:
-        # It is tried again from each place on.
-        steps = _product({1: 1.0}, steps)
-    return sum(
-        math.inf if degree > _HIGHEST else factor * math.comb(length + degree, degree)
-        for degree, factor in steps.items()
-    )
-
-
-#: A number that depends on the length n of the text: factor times "n + degree over degree", in how many places
-#: ``degree`` repetitions that share the text can end, summed over all degrees.
-_Growth = dict[int, float]
-_ONE: Final[_Growth] = {0: 1.0}
-#: No more are allowed, so nobody need know how many.
-_HIGHEST: Final = 6
-
-
-class _Effort(NamedTuple):
-    """What a part of a regular expression takes, tried at one place of a text."""
-
-    #: In how many ways it may match.
-    ways: _Growth
-    #: Characters looked at, and places come back to, until all of them have been tried.
-    steps: _Growth
-
-
-def _sum(*numbers: _Growth) -> _Growth:
-    total: _Growth = {}
-    for number in numbers:
-        for degree, factor in number.items():
-            total[degree] = total.get(degree, 0.0) + factor
-    return total
-
-
-def _product(one: _Growth, other: _Growth) -> _Growth:
-    total: _Growth = {}
-    for degree, factor in one.items():
-        for more, times in other.items():
-            at = min(degree + more, _HIGHEST + 1)
-            total[at] = total.get(at, 0.0) + factor * times
-    return total
-
-
-def _sequence(items: Any, length: int, after: Any) -> _Effort:
-    """The effort of ``items``, one after the other; ``after`` stands behind them."""
-    ways, steps = _ONE, _ONE
-    listed = [*items, after]
-    for item, following in zip(listed, listed[1:], strict=False):
-        effort = _effort(item, length, following)
-        steps = _sum(steps, _product(ways, effort.steps))
-        ways = _product(ways, effort.ways)
-    return _Effort(ways, steps)
-
-
-def _effort(item: Any, length: int, following: Any) -> _Effort:
-    name, value = str(item[0]), item[1]
-    if name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
-        least, most, body = value
-        return _repetition(name == "POSSESSIVE_REPEAT", least, most, body, length, following)
-    if name == "SUBPATTERN":
-        return _sequence(value[-1], length, following)
-    if name == "BRANCH":
-        branches = [_sequence(branch, length, following) for branch in value[1]]
-        return _Effort(_sum(*(one.ways for one in branches)), _sum(*(one.steps for one in branches)))
-    if name == "GROUPREF_EXISTS":
-        branches = [_sequence(branch or (), length, None) for branch in value[1:]]
-        return _Effort(_sum(*(one.ways for one in branches)), _sum(*(one.steps for one in branches)))
-    if name in ("ASSERT", "ASSERT_NOT"):
-        return _Effort(_ONE, _sequence(value[1], length, None).steps)
-    if name == "ATOMIC_GROUP":
-        return _Effort(_ONE, _sequence(value, length, None).steps)
-    if name == "GROUPREF":
-        # What the group holds may be as long as the text.
-        return _Effort(_ONE, {1: 1.0})
-    return _Effort(_ONE, _ONE)
-
-
-def _repetition(possessive: bool, least: int, most: int, body: Any, length: int, following: Any) -> _Effort:
-    ways, steps = _sequence(body, length, None)
-    endless = most >= length
-    if not body.getwidth()[0]:
-        # A round may read nothing: those that have to be are read all the same, an endless repetition ends with it.
-        rounds: _Growth = {0: most + 1.0} if most < _ENDLESS else {0: least + 1.0, 1: 1.0}
-    else:
-        rounds = {1: 1.0} if endless else {0: most + 1.0}
-    if possessive and least <= 1:
-        return _Effort(_ONE, _product(rounds, steps))
-    if ways == _ONE:
-        steps = _product(rounds, steps)
-        if _ends_at(body, following):
-            # What follows is looked for at each place, and found at one.
-            return _Effort(_ONE, _sum(steps, rounds))
-        return _Effort(rounds if endless else {0: most - least + 1.0}, steps)
-    # Each round may be read in several ways, whatever the others were: without a bound there is no end to it.
-    if most > _MOST_ROUNDS:
-        return _Effort({_HIGHEST + 1: 1.0}, {_HIGHEST + 1: 1.0})
-    total: _Growth = {}
-    effort = power = _ONE
-    for count in range(most + 1):
-        if count >= least:
-            total = _sum(total, power)
-        if count < most:
-            effort = _sum(effort, _product(power, steps))
-            power = _product(power, ways)
-    return _Effort(total, effort)
-
-
-def _ends_at(body: Any, following: Any) -> bool:
-    """Whether a repetition of ``body`` can only end where ``following`` stands, as of ``[^/]+/`` and ``\\d+-``."""
-    if len(body) != 1 or following is None or str(following[0]) != "LITERAL":
-        return False
-    kind, value = body[0]
-    code: int = following[1]
-    # Letters may be another's where case does not count, and digits of other scripts are some where flags say so.
-    if code > 127 or chr(code).isalpha():
-        return False
-    if str(kind) == "LITERAL":
-        return bool(value != code)
-    if str(kind) == "NOT_LITERAL":
-        return bool(value == code)
-    if str(kind) != "IN":
-        return False
-    negated = str(value[0][0]) == "NEGATE"
-    holds = False
-    for part, what in value[1:] if negated else value:
-        if str(part) == "LITERAL":
-            holds = holds or what == code
-        elif str(part) == "RANGE":
-            holds = holds or what[0] <= code <= what[1]
-        else:
-            pattern = _CATEGORIES.get(str(what))
-            if pattern is None:
-                return False
-            holds = holds or re.match(pattern, chr(code)) is not None
-    return holds is negated
+    return regex_problem(path[1:]) if path.startswith("~") else ""
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
@@ -293,7 +114,7 @@ class _Compiled:
 
     __slots__ = ("_path", "by_user", "header", "method", "operation", "position", "prefix", "rule", "valid_until")
 
-    def __init__(self, position: int, rule: Rule) -> None:
+    def __init__(self, position: int, rule: Rule, sharing: int = 1) -> None:
         self.position = position
         self.rule = rule
         self.operation = rule.operation
@@ -306,8 +127,7 @@ class _Compiled:
         self.prefix = ""
         path = rule.path
         if path.startswith("~"):
-            search, length = re.compile(path[1:]).search, _longest(path[1:])
-            self._path = lambda text: search(text[:length])
+            self._path = bounded_search(path[1:], sharing)
             self.prefix = _regex_prefix(path[1:])
         elif path:
             wildcard = _WILDCARDS.search(path)
@@ -316,7 +136,7 @@ class _Compiled:
                 self.prefix = path
             else:
                 fullmatch = _glob(path).fullmatch
-                self._path = lambda text: fullmatch(text[: _LENGTHS[0]])
+                self._path = lambda text: fullmatch(text[:LONGEST])
                 self.prefix = path[: wildcard.start()]
 
     def failed(self, asked: Asked, now: float) -> str:
@@ -462,6 +282,9 @@ def _by_prefix(prefixes: Mapping[int, Mapping[str, list[_Compiled]]], asked: Ask
 
 def compile_rules(rules: Iterable[Rule], service: str) -> RuleSet:
     """``rules``, in their order, for the processes of ``service``; those that can't be used are left out."""
+    rules = list(rules)
+    # All regular expressions together take no longer than one may.
+    sharing = max(sum(rule.path.startswith("~") for rule in rules), 1)
     compiled: list[_Compiled] = []
     left_out: list[tuple[Rule, str]] = []
     for rule in rules:
@@ -471,5 +294,5 @@ def compile_rules(rules: Iterable[Rule], service: str) -> RuleSet:
         if problem:
             left_out.append((rule, problem))
             continue
-        compiled.append(_Compiled(len(compiled), rule))
+        compiled.append(_Compiled(len(compiled), rule, sharing))
     return RuleSet(compiled, left_out)

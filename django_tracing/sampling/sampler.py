@@ -7,7 +7,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import lru_cache
-from ipaddress import IPv4Network, IPv6Network, ip_address
+from random import getrandbits
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,10 +17,11 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceState, get_cur
 from opentelemetry.util.types import Attributes as OTelAttributes
 
 from django_tracing.attributes import SAMPLING_RATE, SAMPLING_RULE, USER_ID, USER_SUBSCRIPTION, Attributes
+from django_tracing.clients import is_within, vouched_address
 from django_tracing.conf import Settings, get_settings
 from django_tracing.correlation import get_scope
 from django_tracing.identity import identify
-from django_tracing.recording import Pending, Prepared, RecordingSpan, Verdict, pendings
+from django_tracing.recording import Pending, Prepared, RecordingSpan, Verdict, context_of, pendings
 from django_tracing.sampling.rules import Asked, Rule, RuleSet, compile_rules, header_key
 
 if TYPE_CHECKING:
@@ -68,6 +69,13 @@ def randomness(trace_id: int, state: TraceState | None) -> int:
     return trace_id & _MASK
 
 
+def _with_randomness(state: TraceState | None) -> TraceState:
+    """``state`` with randomness of this process's own, instead of what its sender chose (``ot=rv:...``)."""
+    known = {**_ot(state), "rv": f"{getrandbits(_BITS):014x}"}
+    known.pop("th", None)
+    return _with_ot(state, known)
+
+
 def _ot(state: TraceState | None) -> dict[str, str]:
     value = "" if state is None else state.get("ot") or ""
     return dict(part.split(":", 1) for part in value.split(";") if ":" in part)
@@ -77,9 +85,13 @@ def _with_threshold(state: TraceState | None, rejected: int) -> TraceState:
     """``state`` that says at which threshold the trace was kept (``ot=th:...``)."""
     known = _ot(state)
     known["th"] = f"{rejected:014x}".rstrip("0") or "0"
+    return _with_ot(state, known)
+
+
+def _with_ot(state: TraceState | None, known: dict[str, str]) -> TraceState:
     value = ";".join(f"{key}:{text}" for key, text in known.items())
     if len(value) > _LONGEST_STATE:
-        value = f"th:{known['th']}"
+        value = ";".join(f"{key}:{known[key]}" for key in ("rv", "th") if key in known)
     others = [] if state is None else [(key, text) for key, text in state.items() if key != "ot"]
     # One more than fits, and the SDK drops them all, with a log line for each such caller.
     return TraceState([("ot", value), *others[: _MOST_STATES - 1]])
@@ -128,6 +140,11 @@ class RuleSampler(Sampler):
         #: What the first span of a trace says that the rate kept; nothing where it keeps all.
         self.part = None if rate >= 1.0 else _part(BY_SETTINGS, rate)
         self._settings = settings
+        bound = None if settings is None else settings.forced_per_second
+        #: What callers may force; None where it is without bounds.
+        self._forced = None if bound is None else TokenBucket(bound)
+        #: Whether a rule says what becomes of requests that fail or take long.
+        self._rules_keep = False
         #: What decides where no rule does, instead of the rate.
         self.remote: JaegerRemoteSampler | None = None
         if settings is not None and settings.remote_sampling_url is not None:
@@ -159,6 +176,10 @@ class RuleSampler(Sampler):
                 bucket.rate = rate
             buckets[rule.id] = bucket
         self._buckets = buckets
+        self._rules_keep = any(
+            compiled.rule.keep_errors is not None or compiled.rule.keep_slower_than is not None
+            for compiled in rules.compiled
+        )
         self.rules = rules
 
     @property
@@ -202,14 +223,24 @@ class RuleSampler(Sampler):
         self._counts = defaultdict(lambda: [0, 0])
         for bucket in self._buckets.values():
             bucket.forked()
+        if self._forced is not None:
+            self._forced.forked()
 
     # ----- deciding
 
     def keep(self, parent: SpanContext | None, trace_id: int) -> bool:
         """Whether to keep a span below ``parent`` (None: the trace begins with it), by the rate alone."""
-        if parent is not None:
-            return parent.trace_flags.sampled
-        return trace_id & _MASK >= self._threshold
+        if parent is None:
+            return trace_id & _MASK >= self._threshold
+        if not parent.trace_flags.sampled:
+            return False
+        # Not by the trace's id, which is the caller's choice.
+        return not parent.is_remote or self._may_force() or getrandbits(_BITS) >= self._threshold
+
+    def _may_force(self) -> bool:
+        """Whether a caller that kept a trace is followed; taken from what all of them may force in a second."""
+        keeps_all = not self._threshold and not self.rules.compiled and self.remote is None
+        return self._forced is None or keeps_all or self._forced.take()
 
     def judge(self, scope: Any, name: str, kind: SpanKind, parent: SpanContext | None, trace_id: int) -> Verdict:
         """What becomes of a trace that begins with a span called ``name``, or comes in with ``parent``."""
@@ -219,9 +250,39 @@ class RuleSampler(Sampler):
             return Verdict(True, None, _part(BY_DEBUG_HEADER, 1.0))
         state = None
         if parent is not None:
-            if self._trusts(meta):
-                return _FOLLOWED if parent.trace_flags.sampled else self._passed_over(None, trace_id)
-            state = parent.trace_state
+            if not self._trusts(meta):
+                state = parent.trace_state
+            elif not parent.trace_flags.sampled:
+                return self._left_out(scope, request, name, meta, trace_id)
+            elif request is None or self._may_force():
+                return _FOLLOWED
+            if request is not None:
+                # The trace's id and its tracestate are the caller's choice: they would decide as the caller likes.
+                state = _with_randomness(parent.trace_state)
+        return self._judge(scope, request, name, meta, trace_id, state)
+
+    def judge_failed(self, scope: Any, name: str, parent: SpanContext) -> Verdict:
+        """What becomes of a failed request of which its caller, ``parent``, said that it is not to be kept.
+
+        A caller may leave out what it likes, but hides no error that this site would have kept by itself.
+        """
+        request = None if scope is None else scope.request
+        meta = {} if request is None else request.META
+        if not self._trusts(meta):
+            return _PASSED_OVER
+        verdict = self._judge(scope, request, name, meta, 0, _with_randomness(None))
+        waits = verdict.pending
+        if waits is not None and not verdict.kept and waits.judge is not None:
+            verdict = waits.judge(True) or _PASSED_OVER
+            waits = verdict.pending
+        return verdict._replace(
+            kept=verdict.kept or (waits is not None and waits.keep_errors), pending=None, state=None
+        )
+
+    def _judge(
+        self, scope: Any, request: Any, name: str, meta: Any, trace_id: int, state: TraceState | None
+    ) -> Verdict:
+        """What this site decides by itself."""
         asked = self._asked(request, name, meta)
         if request is not None and self.remote is not None and self.remote.strategy.operations:
             # As the span will be called when it ends.
@@ -261,6 +322,21 @@ class RuleSampler(Sampler):
         part = _part(BY_SETTINGS, self.rate) if rule is None else _part(rule.name, rule.rate)
         return Verdict(True, None, part, _with_threshold(state, rejected) if rejected or state is not None else None)
 
+    def _left_out(self, scope: Any, request: Any, name: str, meta: Any, trace_id: int) -> Verdict:
+        """Passed over by its caller, unless it fails or is slow where a rule or the settings count that."""
+        if not self._rules_keep:
+            return self._passed_over(None, trace_id)
+        asked = self._asked(request, name, meta)
+        found = self.rules.match(asked, time.time())
+        if not found.open:
+            return self._passed_over(found.rule, trace_id)
+
+        def again(last: bool) -> Verdict | None:
+            known = self._with_user(asked, scope, last=last)
+            return None if known is None else self._passed_over(self.rules.match(known, time.time()).rule, trace_id)
+
+        return Verdict(False, Pending(trace_id, again))
+
     def _passed_over(self, rule: Rule | None, trace_id: int) -> Verdict:
         """Not kept, unless it fails or is slow where that counts."""
         settings = self._settings
@@ -296,7 +372,8 @@ class RuleSampler(Sampler):
         trusted = "always" if self._settings is None else self._settings.trust_parent
         if isinstance(trusted, str):
             return trusted == "always"
-        return _is_one_of(str(meta.get("REMOTE_ADDR") or ""), trusted)
+        proxies = () if self._settings is None else self._settings.trusted_proxies
+        return is_within(vouched_address(meta, proxies), trusted)
 
     def _is_debugged(self, meta: Any) -> bool:
         settings = self._settings
@@ -323,7 +400,7 @@ class RuleSampler(Sampler):
             scope = get_scope(parent_context)
             if scope is not None and not scope.user_known:
                 identify(scope, get_settings())
-        known: SpanContext = current.get_span_context()
+        known = context_of(current)
         parent = known if known.is_valid else None
         state = None if parent is None else parent.trace_state
         if parent is not None and not parent.is_remote:
@@ -353,17 +430,6 @@ class RuleSampler(Sampler):
 @lru_cache(maxsize=1024)
 def _part(rule: str, rate: float) -> Prepared:
     return Prepared({SAMPLING_RULE: rule, SAMPLING_RATE: rate})
-
-
-@lru_cache(maxsize=1024)
-def _is_one_of(address: str, networks: tuple[IPv4Network | IPv6Network, ...]) -> bool:
-    try:
-        found = ip_address(address)
-    except ValueError:
-        return False
-    # As a socket that listens to both gives IPv4.
-    found = getattr(found, "ipv4_mapped", None) or found
-    return any(found in network for network in networks)
 
 
 def _route(request: Any) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -62,6 +63,16 @@ class Process:
         except OSError:
             return False
         return True
+
+    def wait_for_port(self) -> None:
+        """Waits until it listens, without asking it for anything."""
+
+        def listens() -> bool:
+            assert self.process.poll() is None, self.log()
+            with socket.socket() as client:
+                return client.connect_ex(("127.0.0.1", self.port)) == 0
+
+        wait_until(listens, f"{self._arguments[0]} to listen", 40)
 
     def log(self) -> str:
         return Path(self._log.name).read_text()

@@ -9,7 +9,12 @@ from tests.settings import *  # noqa: F403
 
 DEBUG = os.environ.get("DEBUG") == "1"
 # Layers by the clock would make spans as the machine pleases.
-TRACING = {"LAYERS": "off", **json.loads(os.environ.get("TRACING_SETTINGS", "{}"))}
+TRACING = {
+    "LAYERS": "off",
+    # What keys begin with here: there is no model that is called so.
+    "CACHE_KEY_PREFIXES": ["blueprint:", "chunk:"],
+    **json.loads(os.environ.get("TRACING_SETTINGS", "{}")),
+}
 ALLOWED_HOSTS = ["*"]
 LOGGING = {
     "version": 1,

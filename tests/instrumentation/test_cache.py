@@ -7,6 +7,8 @@ import copy
 import os
 import pickle
 import socketserver
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -27,9 +29,11 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
+from django_tracing import create_span
 from django_tracing.instrumentation.cache import _trace_cache
 from example_project.servers import free_port
 from tests.conftest import Spans
+from tests.e2e.processes import ROOT, environment
 
 tracer = trace.get_tracer("tests")
 
@@ -587,3 +591,111 @@ def test_no_value_and_nothing_private_of_a_key_is_in_a_span(within: Spans, secre
     exported = "".join(f"{span.name} {attributes(span)}" for span in within)
     assert secret not in exported
     assert marked not in exported
+
+
+SENTRY = """
+import sys
+import django
+import sentry_sdk
+from sentry_sdk.integrations.django import DjangoIntegration
+from django.conf import settings
+
+def start_sentry():
+    sentry_sdk.init(
+        dsn="http://key@127.0.0.1:1/1", traces_sample_rate=1.0, transport=lambda event: None, default_integrations=False,
+        integrations=[DjangoIntegration(cache_spans=True)],
+    )
+
+if "first" in sys.argv:
+    start_sentry()
+settings.configure(INSTALLED_APPS=["django_tracing"], TRACING={"EXPORTER": "none"}, SECRET_KEY="x")
+django.setup()
+if "first" not in sys.argv:
+    start_sentry()
+
+import asyncio
+from django.core.cache import cache, caches
+from django_tracing import create_span
+from django_tracing.testing import capture_spans
+
+with capture_spans() as spans, sentry_sdk.start_transaction(name="theirs") as theirs:
+    with create_span("work"):
+        cache.set("blueprint:1", 0)
+        assert cache.get("blueprint:1") == 0
+        assert cache.get("blueprint:2", "default") == "default"
+        cache.set_many({"blueprint:3": 3})
+        assert cache.get_many(["blueprint:3", "blueprint:4"]) == {"blueprint:3": 3}
+        assert cache.get_or_set("blueprint:5", lambda: 5) == 5
+        assert asyncio.run(cache.aget("blueprint:5")) == 5
+    ops = {span.op for span in theirs._span_recorder.spans}
+print(" ".join(name.split(".")[1] for name in spans.names if name.startswith("cache.")))
+print([span.attributes.get("cache.hit") for span in spans if span.attributes.get("cache.operation") == "get"])
+print(*ops)
+"""
+
+
+@pytest.mark.parametrize("order", ["first", "last"])
+def test_beside_sentry_s_cache_spans(order: str) -> None:
+    """It puts methods on the cache object itself, before this app is there or after it."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SENTRY, order],
+        env=environment(DJANGO_SETTINGS_MODULE=""),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    calls, hits, theirs = done.stdout.splitlines()
+    assert calls == "set get get set_many get_many get_or_set get"
+    # What a method of others' making was given as a default may be what it found.
+    assert hits == ("[True, None, True]" if order == "first" else "[True, False, True]")
+    assert "cache.get" in theirs and "cache.put" in theirs
+
+
+class TestMethodsOfAnObject:
+    """Whoever puts a method on a cache object is asked, and traced."""
+
+    @pytest.fixture
+    def cache(self) -> Any:
+        handler = CacheHandler({"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}})
+        return handler["default"]
+
+    def test_put_there_later(self, cache: Any, spans: Spans) -> None:
+        asked = []
+        before = cache.get
+
+        def counted(*args: Any, **kwargs: Any) -> Any:
+            asked.append(args)
+            return before(*args, **kwargs)
+
+        cache.get = counted
+        with create_span("work"):
+            assert cache.get("blueprint:1", 7) == 7
+        assert spans.names == ["cache.get.blueprint:*", "work"]
+        assert asked == [("blueprint:1", 7)], "a default of ours is nobody else's to see"
+
+    def test_put_there_by_its_own_class(self, spans: Spans) -> None:
+        location = f"{__name__}.OwnMethods"
+        cache = CacheHandler({"default": {"BACKEND": location, "LOCATION": ""}})["default"]
+        with create_span("work"):
+            assert cache.get("blueprint:1", "d") == ("blueprint:1", "d")
+            assert asyncio.run(cache.aget("blueprint:1")) == "awaited"
+            with pytest.raises(LookupError):
+                cache.touch("blueprint:1")
+        assert spans.names == [*["cache.get.blueprint:*"] * 2, "cache.touch.blueprint:*", "work"]
+
+
+class OwnMethods(LocMemCache):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+
+        async def aget(key: str) -> str:
+            return "awaited"
+
+        def touch(key: str) -> bool:
+            raise LookupError(key)
+
+        self.get = lambda key, default=None: (key, default)  # type: ignore[method-assign]
+        self.aget = aget  # type: ignore[method-assign]
+        self.touch = touch  # type: ignore[method-assign]

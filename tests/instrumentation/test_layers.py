@@ -23,7 +23,12 @@ TRACING = "django_tracing.middleware.TracingMiddleware"
 def layers(*middleware: str, **settings: Any) -> Any:
     return override_settings(
         MIDDLEWARE=[TRACING, *(f"{__name__}.{name}" for name in middleware)],
-        TRACING={"SERVICE_NAME": "tests", "EXPORTER": "none", **settings},
+        TRACING={
+            "SERVICE_NAME": "tests",
+            "EXPORTER": "none",
+            "CACHE_KEY_PREFIXES": ["after:", "async:"],
+            **settings,
+        },
     )
 
 

@@ -251,13 +251,13 @@ def test_redis_commands_have_names_and_patterns_of_keys(client: redis.Redis, spa
 def test_a_pipeline_is_one_span_with_a_short_name(client: redis.Redis, spans: Spans) -> None:
     with tracer.start_as_current_span("request"), client.pipeline() as pipeline:
         for number in range(100):
-            pipeline.set(f"key-{number}", "hunter2")
+            pipeline.set(f"order-{number}", "hunter2")
         pipeline.execute()
     assert spans.names == ["redis.pipeline", "request"]
     span = spans.one("redis.pipeline")
     assert span.attributes is not None
     assert span.attributes["db.redis.pipeline_length"] == 100
-    assert span.attributes["db.statement"] == "\n".join(["SET key-* ?"] * 50)
+    assert span.attributes["db.statement"] == "\n".join(["SET order-* ?"] * 50)
 
 
 def test_pipelines_show_patterns_of_keys_and_scripts_their_name(client: redis.Redis, spans: Spans) -> None:
@@ -362,6 +362,12 @@ def ended(name: str, attributes: dict[str, Any], scope: str = "opentelemetry.ins
             "memcached.get",
             {"db.statement": "GET ?", "operation.type": "cache"},
             id="memcached",
+        ),
+        pytest.param(
+            {"db.system": "memcached", "db.statement": "get search:\nhunter2\u2028hunter2 x"},
+            "memcached.get",
+            {"db.statement": "GET ? ? ? ?", "operation.type": "cache"},
+            id="memcached-line-breaks",
         ),
         pytest.param(
             {

@@ -10,15 +10,14 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from django_tracing.sampling import rules as module
+from django_tracing import bounded_search as module
+from django_tracing.bounded_search import _longest, _most_steps
 from django_tracing.sampling.rules import (
     Asked,
     Match,
     Rule,
     _Compiled,
     _glob,
-    _longest,
-    _most_steps,
     compile_rules,
     pattern_problem,
 )
@@ -233,6 +232,19 @@ def test_of_a_longer_path_no_more_is_read() -> None:
     assert decide([Rule(1, "it", path=f"~{pattern}")], path="a" * 2000 + "/x") is None
     assert decide([Rule(1, "it", path="/a*b")], path="/a" + "x" * 8000 + "b") == "it"
     assert decide([Rule(1, "it", path="/a*b")], path="/a" + "x" * 9000 + "b") is None
+
+
+def test_many_expressions_share_the_bound() -> None:
+    """A hundred of them take no longer over one path than one may."""
+    pattern = "^(.*?)[^/]*?/x"
+    for count, length in ((1, 1024), (4, 512), (20, 200), (500, 200)):
+        rules = [Rule(number, f"r{number}", path=f"~{pattern}{number}") for number in range(count - 1)]
+        rules.append(Rule(500, "it", path=f"~{pattern}"))
+        inside, outside = "a" * (length - 2) + "/x", "a" * (length - 1) + "/x"
+        assert decide(rules, path=inside) == "it"
+        assert decide(rules, path=outside) is None
+    plain = [Rule(number, "it", path=rf"~^/\w+/r{number}/$") for number in range(100)]
+    assert decide(plain, path="/" + "a" * 8000 + "/r7/") == "it", "what is linear is read to the end"
 
 
 def test_without_python_s_parser_no_repetition_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,97 @@
+"""Values that a statement writes as words or as names: passwords, settings, a procedure's arguments."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from django_tracing.redaction.dialects import Dialect, Token
+from django_tracing.redaction.patterns import pattern
+
+__all__ = ["without_bare_values"]
+
+#: Without one of these there is nothing to do.
+_HAS_SOME: Final = pattern(
+    r"\b(?:set|pragma|attach|identified|password|administer|encrypt|decrypt|exec|execute|[sx]p_\w*)\b", re.IGNORECASE
+)
+#: What is made or changed with a password.
+_ACCOUNTS: Final = frozenset({"user", "role", "login", "group", "application", "server", "credential", "database"})
+_BEFORE_ACCOUNTS: Final = frozenset({"or", "replace", "if", "not", "exists", "public", "shared"})
+#: What has settings of its own: ALTER ROLE x SET y TO z.
+_WITH_SETTINGS: Final = frozenset({"user", "role", "database", "system"})
+#: What stands after PASSWORD and is none.
+_NO_PASSWORDS: Final = frozenset(
+    {"default", "disable", "expire", "for", "function", "history", "interval", "lifetime", "lock", "never", "null"}
+    | {"optional", "policy", "require", "reuse", "unlock", "verify"}
+)
+#: After these words, everything that the statement still says is a value.
+_OPENS_VALUES: Final = {
+    "set": frozenset({"to", "="}),
+    # SQLCipher's keys also stand in parentheses.
+    "pragma": frozenset({"=", "key", "rekey", "hexkey", "hexrekey", "textkey", "textrekey"}),
+    "attach": frozenset({"key"}),
+    # Oracle's keystores: nearly each clause may hold a password or a secret.
+    "administer": frozenset({"management"}),
+}
+#: Where a procedure's arguments may be texts without quotes.
+_WITH_BARE_ARGUMENTS: Final = frozenset({"mssql", "unknown", "names-in-double-quotes"})
+_NO_ARGUMENTS: Final = frozenset({"default", "go", "null", "out", "output"})
+_ENDS: Final = frozenset({",", "(", ")"})
+
+
+def without_bare_values(sql: str, tokens: list[Token], dialect: Dialect) -> list[Token]:
+    """``tokens`` of ``sql`` with such values as literals."""
+    if _HAS_SOME.search(sql) is None:
+        return tokens
+    kept: list[Token] = []
+    start = 0
+    for index, token in enumerate(tokens):
+        if token[1] == ";":
+            kept += _statement(tokens[start:index], dialect)
+            kept.append(token)
+            start = index + 1
+    return kept + _statement(tokens[start:], dialect)
+
+
+def _statement(tokens: list[Token], dialect: Dialect) -> list[Token]:
+    kept: list[Token] = []
+    verb = noun = previous = ""
+    openers: frozenset[str] = frozenset()
+    # Whether the next token is a password, and whether one is under way: what follows it at once belongs to it.
+    opening = running = identified = values = False
+    for kind, text, space in tokens:
+        word = text.lower() if kind == "word" else ""
+        running = running and not space and text not in _ENDS
+        hidden = running
+        if not verb:
+            verb = word or text
+            openers = _OPENS_VALUES.get(verb, openers)
+            called = dialect in _WITH_BARE_ARGUMENTS and verb.startswith(("exec", "sp_", "xp_"))
+        elif called and space and (previous != verb or not verb.startswith("exec")):
+            values = True
+        elif not noun and word not in _BEFORE_ACCOUNTS:
+            noun = word or text
+        if values:
+            hidden = kind == "quoted" or (bool(word) and previous != "@" and not (called and word in _NO_ARGUMENTS))
+        elif opening and text not in ("=", ":", "("):
+            opening = False
+            hidden = running = text not in _ENDS and (identified or word not in _NO_PASSWORDS)
+        if hidden:
+            kept.append(("literal", "?", space))
+            previous = "?"
+            continue
+        kept.append((kind, text, space))
+        if word == "identified":
+            identified = True
+        elif identified:
+            # GRANT ... TO a, b IDENTIFIED BY one, another
+            opening = opening or word in ("by", "replace") or (text == "," and previous == "?" and verb == "grant")
+        elif word == "password":
+            opening = verb == "set" or (verb in ("create", "alter") and noun in _ACCOUNTS)
+        elif word == "using" and previous in ("encrypt", "decrypt"):
+            opening = identified = True
+        elif word == "set" and verb == "alter" and noun in _WITH_SETTINGS:
+            openers = _OPENS_VALUES["set"]
+        values = values or (word or text) in openers
+        previous = word or text
+    return kept
