@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from benchmarks.kinds import KINDS, draw
 from benchmarks.redaction import NAMES, PLACES, TOKENS, changed, readable, texts
+from django_tracing.guidelines import Guidelines
 from django_tracing.redaction import (
     REDACTED,
     SensitiveKeys,
@@ -175,7 +176,7 @@ def test_frames_and_source_lines_stay() -> None:
     assert redact_stacktrace(stack, 8000) == stack
 
 
-def test_machines_and_versions_stay_what_they_are_in_resource_attributes() -> None:
+def test_machines_and_versions_stay_what_they_are() -> None:
     container = "5d41402abc4b2a76b9719d911017c5925d41402abc4b2a76b9719d911017c592"
     kept = {
         "container.id": container,
@@ -183,6 +184,9 @@ def test_machines_and_versions_stay_what_they_are_in_resource_attributes() -> No
         "k8s.pod.name": "shop-7d9f8b6c5-x2x4z",
         "container.image.repo_digests": [f"shop:sha256:{container}"],
     }
+    assert Guidelines(max_length=200).attributes(kept | {"server.address": "shop-7d9f8b6c5-x2x4z"})[
+        "server.address"
+    ] == ("shop-7d9f8b6c5-x2x4z")
     secret = {"deployment.note": container, "cloud.note": "ghp_Zx8abQ9f1cDkk2LmN0pQ7Yt3"}
     assert redact_resource(kept | secret, KEYS) == kept | dict.fromkeys(secret, REDACTED)
 
@@ -315,6 +319,8 @@ def test_the_address_of_a_webhook_is_a_secret(url: str, expected: str) -> None:
         'requests.get("https://h/json?{}=hunter2zq&b=2").raise_for_status()',
         "<a href='https://h/#a=1&amp;{}=hunter2zq'>",
         "see (https://h/json?{}=hunter2zq), and https://h/?a=1",
+        "sent {}=hunter2zq&a=1",
+        "sent a=1;{}=hunter2zq",
         "redirect to /login?next=%2Fcb%3Fapi_key%3Dhunter2zq&{}=hunter2zq",
     ],
 )

@@ -138,12 +138,16 @@ def written(weight: float) -> str:
 @cache
 def _weights() -> dict[str, float]:
     """Of each two characters."""
-    characters = string.ascii_letters + string.digits + "_-+~.%=/:|"
+    characters = [
+        (character, symbol(character), case(character) * 4)
+        for character in f"{string.ascii_letters}{string.digits}_-+~.%=/:|"
+    ]
+    levels = {level: (number - 31) * 0.15 for number, level in enumerate(_LEVELS)}
     return {
-        first + second: (_LEVELS.index(_PAIRS[symbol(first)][symbol(second)]) - 31) * 0.15
-        + _CASES[case(first) * 4 + case(second)]
-        for first in characters
-        for second in characters
+        first + second: levels[row[to]] + _CASES[before + after // 4]
+        for first, of, before in characters
+        for row in [_PAIRS[of]]
+        for second, to, after in characters
     }
 
 

@@ -10,11 +10,29 @@ from django_tracing.redaction.patterns import REDACTED
 from django_tracing.redaction.text import redact_text
 from django_tracing.redaction.urls import sanitise_url
 
-__all__ = ["redact_resource"]
+__all__ = ["numbers_machines", "redact_resource"]
 
-#: What the semantic conventions number machines and versions by: hashes and the like, which say where a span is from.
+#: What the semantic conventions number machines and versions by: hashes and the like, which say where spans are from.
 _OF_MACHINES: Final = ("container.", "host.", "k8s.", "cloud.", "aws.", "azure.", "gcp.", "faas.", "vcs.", "device.")
-_OF_SERVICES: Final = frozenset(["service.instance.id", "service.version", "deployment.id", "os.build_id"])
+_NUMBERS: Final = frozenset(
+    [
+        *("service.instance.id", "service.version", "deployment.id", "os.build_id"),
+        # Names of hosts, where spans say whom they called.
+        *(
+            "net.peer.name",
+            "net.host.name",
+            "server.address",
+            "client.address",
+            "network.peer.address",
+            "peer.service",
+        ),
+    ]
+)
+
+
+def numbers_machines(key: str) -> bool:
+    """Whether the values of ``key`` name machines and versions, and may be random without being secret."""
+    return key in _NUMBERS or key.startswith(_OF_MACHINES)
 
 
 def redact_resource(attributes: Mapping[str, Any], sensitive: SensitiveKeys) -> dict[str, Any]:
@@ -26,7 +44,7 @@ def redact_resource(attributes: Mapping[str, Any], sensitive: SensitiveKeys) -> 
 
 
 def _redacted(key: str, value: Any, sensitive: SensitiveKeys) -> Any:
-    random = not key.startswith(_OF_MACHINES) and key not in _OF_SERVICES
+    random = not numbers_machines(key)
     if isinstance(value, str):
         return redact_text(sanitise_url(value, sensitive) if "://" in value else value, random=random)
     if isinstance(value, (list, tuple)):

@@ -74,7 +74,11 @@ _PROGRAMS: Final = {
     "u": ("curl",),
 }
 #: A parameter of a URL, of which there may be no more than its path and query.
-_PARAMETER: Final = pattern(r"((?:[?&#;]|&amp;)([\w.\[\]%~$-]{1,100})=)([^&#\s\"'<>`]+)")
+#: Or of a form, whose first one has nothing before it.
+_PARAMETER: Final = pattern(
+    r"((?:[?&#;]|&amp;|(?<![^\s\"'(])(?=[\w.%-]{1,60}=[^&#\s\"'<>`]{0,200}&))([\w.\[\]%~$-]{1,100})=)"
+    r"([^&#;\s\"'<>`]+)"
+)
 _VALUE: Final = pattern(
     r"""
       [bBuUrRfF]{0,2}(?:"[^"\\]*(?:\\[\s\S][^"\\]*)*["\\]?|'[^'\\]*(?:\\[\s\S][^'\\]*)*['\\]?)
@@ -242,7 +246,7 @@ def redact_text(text: str, *, random: bool = True) -> str:
     if len(text) < 13 and text.isalnum() and "eyJ" not in text:
         return text
     text = text[:TEXT_INPUT]
-    if "=" in text and ("?" in text or "&" in text or "#" in text):
+    if "=" in text and ("?" in text or "&" in text or "#" in text or ";" in text):
         text = _PARAMETER.sub(_redact_parameter, text)
     return _redacted(text, random)
 
