@@ -34,6 +34,7 @@ from django_tracing.redaction import (
     SensitiveKeys,
     cut,
     dialect_of,
+    numbers_machines,
     redact_db_error,
     redact_stacktrace,
     redact_text,
@@ -164,7 +165,7 @@ class Guidelines:
             return cut(redact_db_error(text), MESSAGE_LENGTH)
         if key == EXCEPTION_STACKTRACE:
             return redact_stacktrace(text, STACKTRACE_LENGTH)
-        return cut(redact_text(text), self._max_length)
+        return cut(redact_text(text, random=not numbers_machines(key)), self._max_length)
 
     def name(self, name: str) -> str:
         """The name of a span or an event as it may leave."""

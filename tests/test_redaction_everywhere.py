@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import string
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from opentelemetry import trace as trace_api
 
 import django_tracing
+from benchmarks.kinds import draw, is_left
 from django_tracing import logs
 from django_tracing import spans as django_spans
 from django_tracing.conf import get_settings
@@ -84,6 +86,10 @@ def call(secret: str) -> None:
     requests.get(f"{_callee[0]}/reset/{secret}?api_key={secret}", headers={"Authorization": secret}, timeout=10)
 
 
+def call_in_vain(secret: str) -> None:
+    requests.get(f"{_callee[0]}/404?key={secret}&code={secret}", timeout=10).raise_for_status()
+
+
 def say(secret: str) -> None:
     django_tracing.set_span_attributes(
         {
@@ -122,7 +128,7 @@ def log(secret: str) -> None:
         logging.getLogger("shop").exception("token=%s", secret)
 
 
-DEEDS = [query, wrong_query, cached, redis_used_directly, broken, fail, fail_in_words, call, say, log]
+DEEDS = [query, wrong_query, cached, redis_used_directly, broken, fail, fail_in_words, call, call_in_vain, say, log]
 
 _LETTERS = st.text(string.ascii_letters + string.digits, min_size=20, max_size=40)
 SECRETS = _LETTERS.map(lambda text: f"aB3{text}9Zq") | st.sampled_from([JWT])
@@ -177,6 +183,38 @@ def test_no_byte_of_it(deed: Callable[[str], Any], spans: Spans, secret: str) ->
         exported = encode_spans([span])
         assert secret.encode()[:16] not in exported, span.to_json()
         assert b"ada@example.com" not in exported, span.to_json()
+
+
+def without_a_name(secret: str) -> None:
+    django_tracing.set_span_attributes({"note": secret, "words": f"got {secret}", "list": ["a", secret]})
+    django_tracing.add_span_event(f"got {secret}", {"note": f"({secret})"})
+    with django_tracing.create_span(f"work on {secret}", {"note": secret}) as span:
+        span.record_error(KeyError(secret))
+    with trace_api.get_tracer("shop").start_as_current_span("shop", attributes={"shop.note": secret}) as own:
+        own.set_status(trace_api.StatusCode.ERROR, f"no {secret}")
+    logging.getLogger("shop").error("no %s", secret)
+    requests.get(f"{_callee[0]}/404?q={secret}", timeout=10).raise_for_status()
+
+
+@pytest.mark.usefixtures("site", "db", "of_either_kind")
+@pytest.mark.parametrize(
+    "kind",
+    ["github-pat", "stripe-access-token", "slack-bot-token", "aws-access-token", "gcp-api-key", "sendgrid-api-token"]
+    + ["npm-access-token", "facebook-secret", "mattermost-access-token", "cohere-api-token", "vault-service-token"],
+)
+def test_no_byte_of_a_token_that_nothing_names(kind: str, spans: Spans) -> None:
+    secret, parts = draw(kind, random.Random(kind))
+    _doing[:], _secret[:] = [without_a_name], [secret]
+    client = Client(raise_request_exception=False)
+    try:
+        client.get(f"/plain/?q={secret}&next=/a/{secret}", headers={"user-agent": f"agent {secret}"})
+        client.get(f"/invitations/{secret}/")
+    finally:
+        connection.close()
+    assert len(spans) >= 8
+    for span in spans:
+        exported = encode_spans([span]).decode("utf-8", "replace")
+        assert not is_left(parts, exported), span.to_json()
 
 
 @pytest.mark.usefixtures("site", "db")

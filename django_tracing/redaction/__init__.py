@@ -11,7 +11,7 @@ from django_tracing.redaction.key_words import SiteWords
 from django_tracing.redaction.keys import forget_site_words, key_pattern, use_site_words
 from django_tracing.redaction.names import SensitiveKeys
 from django_tracing.redaction.patterns import REDACTED, cut
-from django_tracing.redaction.resource import redact_resource
+from django_tracing.redaction.resource import numbers_machines, redact_resource
 from django_tracing.redaction.sql import Statement, describe_sql, sanitise_sql
 from django_tracing.redaction.stacks import redacted_stack
 from django_tracing.redaction.text import also_sensitive, mask_email, redact_text
@@ -30,6 +30,7 @@ __all__ = [
     "forget_site_words",
     "key_pattern",
     "mask_email",
+    "numbers_machines",
     "redact_db_error",
     "redact_query",
     "redact_resource",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
 from django_tracing.redaction.patterns import pattern
 
-__all__ = ["HUMP", "STEMS", "SensitiveKeys", "words_of"]
+__all__ = ["HUMP", "LAST_WORDS", "STATES", "STEMS", "VERBS", "SensitiveKeys", "words_of"]
 
 _NOT_OF_A_WORD: Final = pattern(r"[\W_]+")
 #: Between two words that are written together: ``apiKey``, ``HTTPServer``.
@@ -48,15 +49,53 @@ _SENSITIVE_PARTS: Final = (
     "recoverycode",
     "backupcode",
     "mfacode",
+    # What is sent to a phone or by mail.
+    *(
+        "verificationcode",
+        "confirmationcode",
+        "securitycode",
+        "activationcode",
+        "accesscode",
+        "logincode",
+        "onetimecode",
+    ),
     # Password, secret and code word in German, French, Spanish, Portuguese, Italian, Dutch, Polish and Turkish.
-    *("passwort", "kennwort", "geheim", "motdepasse", "contrasena", "contraseña", "senha", "parola", "wachtwoord"),
-    *("haslo", "hasło", "sifre", "şifre"),
+    # All without accents.
+    *("passwort", "kennwort", "geheim", "motdepasse", "contrasena", "senha", "palavrapasse", "parola", "wachtwoord"),
+    *("haslo", "hasło", "sifre"),
+    # Keys of APIs, private and access keys, sessions and codes in the same languages.
+    *("apischlussel", "apischluessel", "privaterschlussel", "privaterschluessel", "zugriffsschlussel"),
+    *(
+        "zugriffsschluessel",
+        "zugangsschlussel",
+        "zugangsschluessel",
+        "sitzungsid",
+        "sesion",
+        "sessao",
+        "bestatigungscode",
+    ),
+    *("bestaetigungscode", "sicherheitscode", "cleapi", "cledapi", "clesecrete", "cleprivee", "cledacces"),
+    *("codedeverification", "codedesecurite", "claveapi", "clavedeapi", "claveprivada", "clavedeacceso"),
+    *("codigodeverificacion", "codigodeseguridad", "chaveapi", "chavedeapi", "chaveprivada"),
+    *("chavedeacesso", "codigodeverificacao", "codigodeseguranca", "chiaveapi", "chiaveprivata", "chiavediaccesso"),
+    *("chiavesegreta", "codicediverifica", "codicedisicurezza", "apisleutel", "privesleutel", "toegangssleutel"),
+    *("sessieid", "verificatiecode", "beveiligingscode", "kluczapi", "kluczprywatny", "kluczdostepu", "tajnyklucz"),
+    *(
+        "identyfikatorsesji",
+        "idsesji",
+        "kodweryfikacyjny",
+        "apianahtar",
+        "gizlianahtar",
+        "ozelanahtar",
+        "erisimanahtar",
+    ),
+    *("oturumkimli", "dogrulamakod", "guvenlikkod"),
 )
 #: Only as a whole word of a name: they stand inside harmless ones.
 _SENSITIVE_WORDS: Final = frozenset(
     [
         *("auth", "ssn", "sig", "cvv", "cvc", "pin", "otp", "totp", "pass"),
-        *("sid", "pw", "pswd", "hmac", "sesame", "nonce", "iban", "ccnum", "dsn", "mdp"),
+        *("sid", "pw", "pswd", "hmac", "sesame", "nonce", "iban", "ccnum", "dsn", "mdp", "clave"),
     ]
 )
 #: Only as the whole name of a URL's parameter: elsewhere they are words like others (``circuit_breaker.state``).
@@ -66,11 +105,43 @@ _SENSITIVE_PARAMETERS: Final = frozenset(
 )
 #: One of these is in every sensitive name: what free text is asked before anything dearer.
 STEMS: Final = (
-    *("pass", "pwd", "secret", "token", "auth", "cookie", "key", "sess", "csrf", "card", "cred", "sig", "jwt"),
-    *("bearer", "ssn", "cvv", "cvc", "pin", "otp", "sid", "pw", "pswd", "hmac", "sesame", "nonce", "iban", "ccnum"),
-    *("dsn", "mdp", "saml", "verifier", "database", "connection", "recovery", "backup", "mfa"),
-    *("kennwort", "geheim", "motdepasse", "mot_de", "mot-de", "mot de", "contrase", "senha", "parola", "wachtwoord"),
-    *("haslo", "hasło", "sifre", "şifre"),
+    *("pass", "secret", "token", "auth", "cookie", "key", "ses", "csrf", "card", "cred", "sig", "jwt"),
+    *("bearer", "ssn", "cvv", "cvc", "pin", "otp", "sid", "pw", "pswd", "hmac", "nonce", "iban", "ccnum"),
+    *("dsn", "mdp", "saml", "verif", "vérif", "database", "connection", "recovery", "backup", "mfa"),
+    *("confirmation", "securi", "activation", "accesscode", "access_code", "access-code", "access code"),
+    *("login", "onetime", "one-time", "one_time", "one time", "kennwort", "geheim", "contrase", "senha"),
+    *("parola", "wachtwoord", "haslo", "hasło", "sifre", "şifre", "schl", "sitzung", "statigung", "stätigung"),
+    *("staetigung", "sicherheit", "clé", "cle", "clave", "segur", "chave", "chiave", "sicurezza", "sleutel"),
+    *("beveiliging", "klucz", "weryfik", "anahtar", "oturum", "doğrulama", "dogrulama", "güvenlik", "guvenlik"),
+)
+#: A name may end with one of these, in free text: ``session id: x`` says what ``session: x`` says.
+LAST_WORDS: Final = frozenset(
+    [
+        *("id", "ids", "key", "keys", "code", "number", "string", "value", "hash", "url", "api"),
+        *("schlüssel", "schluessel", "clé", "clave", "chave", "chiave", "sleutel", "klucz", "anahtar", "anahtarı"),
+    ]
+)
+#: Between a name and its value in a sentence, in English and the same languages.
+VERBS: Final = "is|was|ist|war|lautet|est|était|es|era|é|è|jest"
+#: What follows the verb where the sentence is about the value and does not give it.
+STATES: Final = frozenset(
+    """
+    a abgelaufen about absent again al all allowed already also always an and as at ausente available bad being
+    bereits blank blocked by błędne changed closed common completamente compromised correct corrupt corrupted
+    demasiado different disabled due déjà either empty enabled encrypted entered entirely entièrement equal errada
+    errata erroné errónea expirada expired expiré falsch false faux fehlt for found fout from full geen gesetzt
+    geslaagd gewijzigd gleich gone good hashed here hidden ignored igual in incomplete inconnu incorrect incorrecta
+    incorrecto incorreta incorreto indeed ingesteld insecure inside inteiramente interamente invalid invalide inválida
+    inválido just już kein keine kept known komplett krótkie leeg leer less like limited locked long longer lost
+    malformed mancante manquant missing more much muito muy needed neither never new nicht nie niepoprawne
+    nieprawidłowe niet no non none not nothing now nul nula null nulla nötig obbligatoria obligatoire obligatoria
+    obrigatória obsolete of off ok okay old on one ongeldig onjuist only open optional or out outdated over pas
+    present public puste rejected requerida required requis reset revoked safe same sbagliata scaduta schon secure set
+    short shorter similar so stata stato still stored strong taken te that the there this to too totalmente trop
+    troppo trouvé true uguale unbekannt undefined unexpected ungültig unknown unset unsupported used vacía valid
+    valida vazia verified verlopen verplicht very vide vuota weak what when where with within without wrong wygasło
+    wymagane your za zbyt zu ähnlich
+    """.split()  # noqa: SIM905
 )
 
 
@@ -102,6 +173,9 @@ class SensitiveKeys:
 
 
 def _folded(name: str) -> str:
+    if not name.isascii():
+        # Letters without their accents, which are characters of their own then.
+        name = unicodedata.normalize("NFKD", name)
     return _NOT_OF_A_WORD.sub("", name).lower()
 
 

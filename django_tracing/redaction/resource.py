@@ -3,26 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from django_tracing.redaction.names import SensitiveKeys
 from django_tracing.redaction.patterns import REDACTED
 from django_tracing.redaction.text import redact_text
 from django_tracing.redaction.urls import sanitise_url
 
-__all__ = ["redact_resource"]
+__all__ = ["numbers_machines", "redact_resource"]
+
+#: What the semantic conventions number machines and versions by: hashes and the like, which say where spans are from.
+_OF_MACHINES: Final = ("container.", "host.", "k8s.", "cloud.", "aws.", "azure.", "gcp.", "faas.", "vcs.", "device.")
+_NUMBERS: Final = frozenset(
+    [
+        *("service.instance.id", "service.version", "deployment.id", "os.build_id"),
+        # Names of hosts, where spans say whom they called.
+        *(
+            "net.peer.name",
+            "net.host.name",
+            "server.address",
+            "client.address",
+            "network.peer.address",
+            "peer.service",
+        ),
+    ]
+)
+
+
+def numbers_machines(key: str) -> bool:
+    """Whether the values of ``key`` name machines and versions, and may be random without being secret."""
+    return key in _NUMBERS or key.startswith(_OF_MACHINES)
 
 
 def redact_resource(attributes: Mapping[str, Any], sensitive: SensitiveKeys) -> dict[str, Any]:
     """``attributes`` without values whose names are sensitive, and without what is secret in the others."""
     return {
-        key: REDACTED if sensitive.matches(key) else _redacted(value, sensitive) for key, value in attributes.items()
+        key: REDACTED if sensitive.matches(key) else _redacted(key, value, sensitive)
+        for key, value in attributes.items()
     }
 
 
-def _redacted(value: Any, sensitive: SensitiveKeys) -> Any:
+def _redacted(key: str, value: Any, sensitive: SensitiveKeys) -> Any:
+    random = not numbers_machines(key)
     if isinstance(value, str):
-        return redact_text(sanitise_url(value, sensitive) if "://" in value else value)
+        return redact_text(sanitise_url(value, sensitive) if "://" in value else value, random=random)
     if isinstance(value, (list, tuple)):
-        return [redact_text(item) if isinstance(item, str) else item for item in value]
+        return [redact_text(item, random=random) if isinstance(item, str) else item for item in value]
     return value

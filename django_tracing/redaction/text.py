@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from typing import Final, Literal
+from urllib.parse import quote, unquote_plus
 
 from django_tracing.redaction.bare_values import without_passwords_of_sql
 from django_tracing.redaction.homes import without_homes
-from django_tracing.redaction.names import STEMS, SensitiveKeys, words_of
+from django_tracing.redaction.looks import (
+    SHORTEST,
+    is_secret,
+    redact_known_beginnings,
+    redact_looks,
+    redact_pem,
+    redact_webhooks,
+)
+from django_tracing.redaction.names import LAST_WORDS, STATES, STEMS, VERBS, SensitiveKeys, words_of
 from django_tracing.redaction.patterns import REDACTED, pattern, safely
 
 __all__ = ["JWT", "TEXT_INPUT", "USERINFO", "also_sensitive", "mask_email", "redact_text"]
@@ -38,6 +47,7 @@ _SCHEME: Final = pattern(
     r"\b((?i:Bearer)\s+(?=[^\s,;\"']{4})|(?i:Basic|Token|Digest|Negotiate)\s+(?=[^\s,;\"']{6})"
     r"(?=[^\s,;\"']*(?:[0-9=]|[a-z][A-Z])|[^\s,;\"']{20}))[^\s,;\"']+"
 )
+_SCHEMES: Final = ("bearer", "basic", "token", "digest", "negotiate")
 #: Of these headers, the whole line is the value.
 _HEADER: Final = pattern(r"((?:authorization|cookie)\s{0,3}[:=]\s{0,3})(?![\"'])[^\r\n]+", re.IGNORECASE)
 USERINFO: Final = pattern(
@@ -47,7 +57,29 @@ USERINFO: Final = pattern(
 )
 #: What makes a name of the word before it, in whatever language the text was printed by.
 _NAME: Final = pattern(
-    r"""(?<![\w-])([\w-]{2,})(?:(?:\\{0,4}["'])?\]?\s*(?:=>|->|[=:]{1,3})\s*|>|["'],\s*(?=[bu]?["']))"""
+    r"""(?<![\w-])([\w-]{2,})(?:(?:\\{0,4}["'])?\]?\s*(?:=>|->|[=:]{1,3})\s*|>|["'],\s*(?=[bu]?["'])"""
+    # A sentence.
+    rf"""|\s+((?i:{VERBS}))(?:\s*[:=]\s*|\s+)(?=\S))"""
+)
+#: One of these, or of the marks of :func:`_may_name`, stands in every one of those.
+_VERBS: Final = tuple(f" {verb}" for verb in VERBS.split("|"))
+#: The words before a name that may belong to it: ``secret access key``.
+_MOST_WORDS_BEFORE: Final = 2
+#: An option and its value, as words of a command: ``--password x``, ``['--password', 'x']`` is a pair like others.
+_OPTION: Final = pattern(r"(?<![\w-])(--?[A-Za-z][\w-]+)[ \t]{1,8}(?=[^\s-])")
+#: Options of one letter mean a secret to some programs only.
+_SHORT_OPTION: Final = pattern(r"(?<![\w-])-([pawu])(['\",]{0,3}[ \t]{0,8}['\"]?)(?=[^\s'\",-])[^\s'\",]+")
+_PROGRAMS: Final = {
+    "p": ("mysql", "mariadb", "sshpass", "mongo", " login", "'login'", '"login"'),
+    "a": ("redis-cli", "valkey-cli"),
+    "w": ("ldap",),
+    "u": ("curl",),
+}
+#: A parameter of a URL, of which there may be no more than its path and query.
+#: Or of a form, whose first one has nothing before it.
+_PARAMETER: Final = pattern(
+    r"((?:[?&#;]|&amp;|(?<![^\s\"'(])(?=[\w.%-]{1,60}=[^&#\s\"'<>`]{0,200}&))([\w.\[\]%~$-]{1,100})=)"
+    r"([^&#;\s\"'<>`]+)"
 )
 _VALUE: Final = pattern(
     r"""
@@ -104,7 +136,7 @@ def _is_card(digits: str) -> bool:
 
 
 def _redact_values(text: str) -> str:
-    """Values of sensitive names: ``name=value``, ``"name": "value"``, ``<name>value``.
+    """Values of sensitive names: ``name=value``, ``"name": "value"``, ``<name>value``, ``name is value``.
 
     Not one substitution: the value of a harmless name may itself hold a sensitive one (``next=/?token=x``).
     """
@@ -112,10 +144,12 @@ def _redact_values(text: str) -> str:
     kept = position = 0
     while (name := _NAME.search(text, position)) is not None:
         position = name.end()
-        if not _text_keys.matches(name[1]) or name[1].endswith(("Error", "Exception", "Warning")):
+        if not _is_sensitive(text, name) or name[1].endswith(("Error", "Exception", "Warning")):
             continue
         value = _VALUE.match(text, position)
         if value is None or value.group().startswith(REDACTED):
+            continue
+        if name[2] and value.group().rstrip(".!?:)").lower() in STATES:
             continue
         edge = value.group()[0] if value.group()[0] in "\"'" else ""
         parts += (text[kept:position], edge, REDACTED, edge)
@@ -123,32 +157,127 @@ def _redact_values(text: str) -> str:
     return "".join((*parts, text[kept:])) if parts else text
 
 
+def _may_name(text: str) -> bool:
+    """Whether there may be a name and a value in ``text``, of small letters."""
+    return (
+        "=" in text
+        or ":" in text
+        or ">" in text
+        or "'," in text
+        or '",' in text
+        or any(map(text.__contains__, _VERBS))
+    )
+
+
+def _is_sensitive(text: str, name: re.Match[str]) -> bool:
+    """Whether a name in ``text`` is sensitive by itself, or with the words before it: ``API key``, ``session id``."""
+    last = name[1]
+    if _text_keys.matches(last):
+        return True
+    start = name.start(1)
+    if not start or text[start - 1] != " ":
+        return False
+    joined = ""
+    for word in reversed(
+        text[max(0, start - 60) : start].rsplit(" ", _MOST_WORDS_BEFORE + 1)[-_MOST_WORDS_BEFORE - 1 : -1]
+    ):
+        bare = word.lstrip("\"'([{<*")
+        if not bare.replace("-", "").replace("'", "").replace("_", "").isalnum():
+            return False
+        joined = f"{bare} {joined}" if joined else bare
+        # All of it makes the name, not a word in front: "token error: x" is no token.
+        if _text_keys.matches(f"{joined} {last}") and (last.lower() in LAST_WORDS or not _text_keys.matches(joined)):
+            return True
+        if bare != word:
+            return False
+    return False
+
+
+def _redact_options(text: str) -> str:
+    """Values of options of commands: ``--password x``, ``mysql -p x``, ``curl -u ada:x``."""
+    parts: list[str] = []
+    kept = position = 0
+    while (option := _OPTION.search(text, position)) is not None:
+        position = option.end()
+        if not _text_keys.matches(option[1]):
+            continue
+        value = _VALUE.match(text, position)
+        if value is None or value.group().startswith(REDACTED):
+            continue
+        parts += (text[kept:position], REDACTED)
+        kept = position = value.end()
+    text = "".join((*parts, text[kept:])) if parts else text
+    return _SHORT_OPTION.sub(_redact_short_option, text)
+
+
+def _redact_short_option(match: re.Match[str]) -> str:
+    option, between = match.groups()
+    # The program stands before it, in the same line.
+    before = match.string[max(0, match.start() - 300) : match.start()].rpartition("\n")[2].lower()
+    if not any(program in before for program in _PROGRAMS[option]):
+        return match.group()
+    user = f"{value.partition(':')[0]}:" if ":" in (value := match.group()[2 + len(between) :]) else ""
+    if option == "u" and not user:
+        return match.group()
+    return f"-{option}{between}{user if option == 'u' else ''}{REDACTED}"
+
+
+def _redact_parameter(match: re.Match[str]) -> str:
+    begin, name, value = match.groups()
+    if value.startswith(REDACTED):
+        return match.group()
+    if "%" in name or "+" in name:
+        name = unquote_plus(name)
+    if _text_keys.matches_parameter(name):
+        return f"{begin}{REDACTED}"
+    decoded = unquote_plus(value) if "%" in value or "+" in value else value
+    if is_secret(decoded):
+        return f"{begin}{REDACTED}"
+    if decoded is value:
+        return match.group()
+    redacted = _redacted(decoded)
+    return match.group() if redacted == decoded else f"{begin}{quote(redacted, safe='[]*@/:')}"
+
+
 @safely(lambda: REDACTED)
-def redact_text(text: str) -> str:
-    """Free text without e-mails, tokens, card numbers, URL credentials and values of sensitive names."""
-    # Each step first asks for what is cheap to find: most texts have nothing to redact.
+def redact_text(text: str, *, random: bool = True) -> str:
+    """Free text without e-mails, tokens, card numbers, URL credentials and values of sensitive names.
+
+    With ``random=False`` words that are merely drawn at random stay: what numbers machines, for example.
+    """
     if len(text) < 13 and text.isalnum() and "eyJ" not in text:
         return text
     text = without_homes(text[:TEXT_INPUT])
+    if "=" in text and ("?" in text or "&" in text or "#" in text or ";" in text):
+        text = _PARAMETER.sub(_redact_parameter, text)
+    return _redacted(text, random)
+
+
+def _redacted(text: str, random: bool = True) -> str:
+    # Each step first asks for what is cheap to find: most texts have nothing to redact.
     if "://" in text and "@" in text:
         text = USERINFO.sub("://", text)
-    if "eyJ" in text:
-        text = JWT.sub(REDACTED, text)
+    if "-----" in text:
+        text = redact_pem(text)
     lower = text.lower()
     if "identified" in lower or "password" in lower:
         text = without_passwords_of_sql(text)
-    for stem in _text_stems:
-        if stem in lower:
-            text = _HEADER.sub(rf"\1{REDACTED}", text)
-            text = _SCHEME.sub(rf"\1{REDACTED}", text)
-            text = _redact_values(text)
-            break
-    else:
-        if "basic" in lower or "digest" in lower or "negotiate" in lower:
-            text = _SCHEME.sub(rf"\1{REDACTED}", text)
+    if "hook" in lower or "bot" in lower:
+        text = redact_webhooks(text)
+    if _may_name(lower) and any(map(lower.__contains__, _text_stems)):
+        text = _HEADER.sub(rf"\1{REDACTED}", text)
+        text = _SCHEME.sub(rf"\1{REDACTED}", text)
+        text = _redact_values(text)
+    elif any(map(lower.__contains__, _SCHEMES)):
+        text = _SCHEME.sub(rf"\1{REDACTED}", text)
+    if " -" in text or "-" in text[:1] or "'-" in text or '"-' in text:
+        text = _redact_options(text)
     if "@" in text or "%40" in text:
         text = _EMAIL.sub(_mask_match, text)
-    return _CARD.sub(_redact_cards, text) if len(text) >= 13 else text
+    if len(text) >= SHORTEST:
+        # The longest first: a JWT may be a part of what is longer, and a card's number of anything.
+        text = _CARD.sub(_redact_cards, redact_looks(text) if random else redact_known_beginnings(text))
+    return JWT.sub(REDACTED, text) if "eyJ" in text else text
 
 
 @safely(lambda: "***")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import parse_qsl, quote, unquote_plus
+from urllib.parse import parse_qsl, quote, unquote, unquote_plus
 
+from django_tracing.redaction.looks import SHORTEST, is_plain, is_secret
 from django_tracing.redaction.names import SensitiveKeys
 from django_tracing.redaction.patterns import MARK, REDACTED, pattern, safely
 from django_tracing.redaction.text import USERINFO, redact_text
@@ -20,14 +21,19 @@ _QUERY_PARAMETERS: Final = 50
 _MOST_PARTS: Final = 200
 
 
-_PLAIN_PARAMETERS: Final = r"[A-Za-z_]\w{0,30}=\w{0,12}(?:&[A-Za-z_]\w{0,30}=\w{0,12})*"
+#: Longer names are words with underscores between them, or they are judged the long way.
+_PLAIN_PARAMETER: Final = r"(?=\w{1,12}=|[a-z]{1,12}(?:_{1,2}[a-z]{1,12})*=)[A-Za-z_]\w{0,30}=\w{0,12}"
+_PLAIN_PARAMETERS: Final = f"{_PLAIN_PARAMETER}(?:&{_PLAIN_PARAMETER})*"
+_PLAIN_WORDS: Final = r"[A-Z]?[a-z]{1,12}\d{0,2}(?:[_-](?:\d{1,4}[_-])?[A-Z]?[a-z]{1,12}\d{0,2})*(?:[_-]\d{1,4})?"
 _PLAIN_QUERY: Final = pattern(_PLAIN_PARAMETERS, re.ASCII)
 #: What most URLs are: host, words and numbers, short parameters. Nothing below would change such a one, the names of
 #: parameters aside; a test holds it against the long way.
 _PLAIN_URL: Final = pattern(
     r"https?://(?:[A-Za-z]{1,30}\d{0,3}[.-]|\d{1,3}\.)*(?:[A-Za-z]{1,30}\d{0,3}|\d{1,3})(?::\d{1,5})?"
-    # A segment begins with a letter or with a digit, so that there is one way only to read it.
-    rf"(?:/(?:[A-Za-z_-]{{1,15}}\d{{0,4}}|\d{{0,12}}))*(?:\?({_PLAIN_PARAMETERS}))?",
+    # A segment is short, or of words that are never taken for a secret. That is asked first, so that there is one way
+    # only to read it.
+    rf"(?:/(?=(?:[\w-]{{0,12}}|{_PLAIN_WORDS})(?:[/?]|\Z))[\w-]*)*"
+    rf"(?:\?({_PLAIN_PARAMETERS}))?",
     re.ASCII,
 )
 _USERINFO_START: Final = pattern(r"((?:[A-Za-z][\w+.-]*:)?(?://)?)[^/?#]*@")
@@ -42,7 +48,7 @@ def sanitise_url(url: str, sensitive: SensitiveKeys) -> str:
     """
     url = url[:_URL_INPUT]
     plain = _PLAIN_URL.fullmatch(url) if len(url) <= _PLAIN_LENGTH else None
-    if plain is not None and "eyJ" not in url:
+    if plain is not None and "eyJ" not in url and "hook" not in url:
         parameters = plain[1]
         if parameters is None or not any(
             sensitive.matches_parameter(parameter.partition("=")[0]) for parameter in parameters.split("&")
@@ -60,12 +66,12 @@ def _sanitise_any_url(url: str, sensitive: SensitiveKeys) -> str:
         start = _USERINFO_START.match(url)
         url = url if start is None else start[1] + url[start.end() :]
     head, mark, query = url.partition("#")[0].partition("?")
-    head = redact_text(head)
-    if len(head) >= _TOKEN_LENGTH:
-        segments = head.split("/")
-        path = 3 if "://" in head else 0
-        segments[path:] = [REDACTED if _is_token(segment) else segment for segment in segments[path:]]
-        head = "/".join(segments)
+    segments = head.split("/")
+    path = 3 if "://" in head else 0
+    segments[path:] = [
+        segment if len(segment) < SHORTEST else _redacted_segment(segment) for segment in segments[path:]
+    ]
+    head = redact_text("/".join(segments))
     if not mark:
         return head
     parts = []
@@ -75,13 +81,13 @@ def _sanitise_any_url(url: str, sensitive: SensitiveKeys) -> str:
     for part in (first, *rest):
         name, equals, value = part.partition("=")
         if not equals:
-            parts.append(redact_text(part))
+            parts.append(_redacted_value(part))
             continue
         name = _redacted_encoded(name)
         if sensitive.matches_parameter(_decoded(name)):
             parts.append(f"{name}={REDACTED}")
         else:
-            parts.append(f"{name}={_redacted_encoded(value)}")
+            parts.append(f"{name}={_redacted_value(value)}")
     if left_out:
         parts.append(MARK)
     return f"{head}?{'&'.join(parts)}"
@@ -93,29 +99,25 @@ def _redacted_encoded(text: str) -> str:
     return text if redacted == decoded else quote(redacted, safe="[]*@/:")
 
 
+def _redacted_segment(segment: str) -> str:
+    if is_plain(segment):
+        return segment
+    decoded = unquote(segment)
+    if is_secret(decoded):
+        return REDACTED
+    if decoded == segment:
+        # It is read with the whole path.
+        return segment
+    redacted = redact_text(decoded)
+    return segment if redacted == decoded else quote(redacted, safe="[]*:")
+
+
+def _redacted_value(value: str) -> str:
+    return REDACTED if is_secret(_decoded(value)) else _redacted_encoded(value)
+
+
 def _decoded(text: str) -> str:
     return unquote_plus(text) if "%" in text or "+" in text else text
-
-
-_TOKEN_LENGTH: Final = 20
-#: Digits, small letters and capitals in one word: what a random generator writes, and hardly anyone else.
-_MIXED: Final = pattern(r"(?=.*\d)(?=.*[a-z])(?=.*[A-Z])")
-_ALPHANUMERIC: Final = pattern(r"[A-Za-z0-9]+")
-_UUID: Final = pattern(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
-
-
-def _is_token(segment: str) -> bool:
-    """Whether a segment of a path is random rather than a word, a slug, a number or a uuid."""
-    if len(segment) < _TOKEN_LENGTH or _UUID.fullmatch(segment):
-        return False
-    # A slug has words between its hyphens, a token has long stretches of letters among digits.
-    return any(
-        len(chunk) >= 10
-        and not chunk.isdigit()
-        and not chunk.isalpha()
-        and (len(chunk) >= 16 or _MIXED.match(chunk) is not None)
-        for chunk in _ALPHANUMERIC.findall(segment)
-    )
 
 
 _NOT_IN_NAMES: Final = pattern(r"[^A-Za-z0-9_.-]+")
@@ -138,7 +140,7 @@ def redact_query(query_string: str, sensitive: SensitiveKeys) -> dict[str, str]:
         key = _NOT_IN_NAMES.sub("_", redact_text(name))[:64]
         if not key:
             continue
-        parameters[key] = REDACTED if sensitive.matches_parameter(name) else redact_text(value)
+        parameters[key] = REDACTED if sensitive.matches_parameter(name) or is_secret(value) else redact_text(value)
         if len(parameters) >= _QUERY_PARAMETERS:
             break
     return parameters
