@@ -350,7 +350,7 @@ def redact_pem(text: str) -> str:
 
 #: Slack's, Zapier's, Make's: whoever knows the path may write there.
 _HOOKS_HOST: Final = pattern(
-    r"(?<![\w.-])(hooks?\.[a-z0-9.-]{1,100}/)(?=[^\s\"'<>?#]{4})[^\s\"'<>?#]+", re.IGNORECASE
+    r"(?<![\w.-])((?:web)?hooks?\.[a-z0-9.-]{1,100}/)(?=[^\s\"'<>?#]{4})[^\s\"'<>?#]+", re.IGNORECASE
 )
 #: Discord's, Teams', Mattermost's, Feishu's, and one's own.
 _HOOKS_PATH: Final = pattern(r"(/(?:webhooks?|webhookb2|hooks?)/)([^\s\"'<>?#]{8,})", re.IGNORECASE)
