@@ -75,9 +75,20 @@ _NAME_LENGTH: Final = 100
 
 @lru_cache(maxsize=2048)
 def _cached_name(name: str) -> str:
-    if _NAME.fullmatch(name):
+    redacted = redact_text(name)
+    if redacted == name and _NAME.fullmatch(name):
         return name
-    words = _NOT_IN_NAMES.sub("_", _CAMEL.sub("_", redact_text(name)).lower())
+    # Its words, written in another way, may look like a secret by now.
+    for _ in range(3):
+        name = _snake_case(redacted)
+        redacted = redact_text(name)
+        if redacted == name:
+            return name
+    return "attribute"
+
+
+def _snake_case(name: str) -> str:
+    words = _NOT_IN_NAMES.sub("_", _CAMEL.sub("_", name).lower())
     return ".".join(part for piece in words.split(".") if (part := piece.strip("_"))) or "attribute"
 
 

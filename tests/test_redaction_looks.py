@@ -19,6 +19,8 @@ from django_tracing.guidelines import Guidelines
 from django_tracing.redaction import (
     REDACTED,
     SensitiveKeys,
+    also_sensitive,
+    looks,
     redact_db_error,
     redact_query,
     redact_resource,
@@ -27,8 +29,10 @@ from django_tracing.redaction import (
     sanitise_url,
 )
 from django_tracing.redaction import names as sensitive_names
+from django_tracing.redaction import text as text_module
 
 KEYS = SensitiveKeys()
+TOKEN = "Zx8abQ9f1cDkk2LmN0pQ7Yt3"
 
 #: What nobody can tell from an identifier: uuids and numbers.
 LIKE_IDENTIFIERS = {
@@ -135,6 +139,29 @@ def test_a_name_that_begins_like_a_token_stays(text: str) -> None:
 # ----- what stays
 
 
+def test_a_name_that_becomes_sensitive_is_so_in_texts_that_were_read_before() -> None:
+    assert redact_text("the passport=AB123 of a guest") == "the passport=AB123 of a guest"
+    also_sensitive(["passport"])
+    try:
+        assert redact_text("the passport=AB123 of a guest") == f"the passport={REDACTED} of a guest"
+    finally:
+        also_sensitive([])
+
+
+def test_what_was_read_is_kept_up_to_a_bound_and_no_secret_is() -> None:
+    for number in range(5000):
+        redact_text(f"number {number} of many texts")
+        redact_text(f"instrumentation_of_instrumentations_{number}")
+        sanitise_url(f"/a/?q=instrumentation_of_instrumentations_{number}", KEYS)
+    redact_text(f"got {TOKEN}")
+    redact_text("x " * 10_000)
+    sanitise_url(f"/a/{TOKEN}?q={TOKEN}", KEYS)
+    for kept in (text_module._unchanged, looks._harmless_words, looks._harmless_values):
+        assert 0 < len(kept) <= 2048
+        assert max(map(len, kept)) <= 200
+        assert not any(TOKEN in each for each in kept)
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -192,8 +219,6 @@ def test_machines_and_versions_stay_what_they_are() -> None:
 
 
 # ----- where a token stands
-
-TOKEN = "Zx8abQ9f1cDkk2LmN0pQ7Yt3"
 
 
 @pytest.mark.parametrize(
@@ -282,6 +307,7 @@ def test_the_text_around_a_pem_block_stays() -> None:
         ("hooks.slack.com/workflows/T0000/A0000/123/abc", f"hooks.slack.com/{REDACTED}"),
         ("https://hooks.zapier.com/hooks/catch/123456/abcdef/", f"https://hooks.zapier.com/{REDACTED}"),
         ("https://hook.eu1.make.com/abcdefghij", f"https://hook.eu1.make.com/{REDACTED}"),
+        ("https://webhook.site/6fa459ea-ee8a-3ca4-894e-db77e160355e", f"https://webhook.site/{REDACTED}"),
         (
             "https://discord.com/api/webhooks/123456789012345678/abcdefg1hij",
             f"https://discord.com/api/webhooks/{REDACTED}/{REDACTED}",

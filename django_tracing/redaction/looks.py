@@ -16,7 +16,7 @@ from functools import cache
 from operator import add
 from typing import Final
 
-from django_tracing.redaction.patterns import REDACTED, pattern
+from django_tracing.redaction.patterns import REDACTED, Harmless, pattern
 
 __all__ = ["is_plain", "is_secret", "redact_known_beginnings", "redact_looks", "redact_pem", "redact_webhooks"]
 
@@ -204,9 +204,8 @@ _PLAIN: Final = pattern(rf"{_SEPARATOR}*(?:{_PLAIN_WORD}(?:{_SEPARATOR}+{_PLAIN_
 #: A name before an equals sign: ``sha256=``.
 _NAME: Final = pattern(r"[A-Za-z_-]{1,24}\d{0,4}")
 _BETWEEN: Final = pattern(r"[^/=]+|[/=]+")
-#: Words that were judged and are none; never one that is.
-_harmless: set[str] = set()
-_MOST_HARMLESS: Final = 2048
+_harmless_words: Final = Harmless()
+_harmless_values: Final = Harmless()
 
 
 def redact_looks(text: str) -> str:
@@ -226,7 +225,7 @@ def _redacted_run(match: re.Match[str]) -> str:
 
 
 def _redacted_word(run: str) -> str:
-    if run in _harmless or is_plain(run):
+    if run in _harmless_words or is_plain(run):
         return run
     parts = _BETWEEN.findall(run)
     # The name of a host is no secret, and may well be random: ``://0A1B2C.eks.amazonaws.com/``.
@@ -236,10 +235,7 @@ def _redacted_word(run: str) -> str:
     if True not in found and sum(part[0] == "=" for part in parts[1:-1]) > 1 and _is_random(without_known(run)):
         return REDACTED
     if True not in found:
-        if len(run) <= 200:
-            if len(_harmless) >= _MOST_HARMLESS:
-                _harmless.clear()
-            _harmless.add(run)
+        _harmless_words.keep(run)
         return run
     return _joined(parts, _with_neighbors(parts, found, first))
 
@@ -282,7 +278,12 @@ def is_plain(word: str) -> bool:
 
 
 def _looks_secret(part: str) -> bool:
-    return len(part) >= SHORTEST and not is_plain(part) and _is_token(part)
+    if len(part) < SHORTEST or part in _harmless_words or is_plain(part):
+        return False
+    if _is_token(part):
+        return True
+    _harmless_words.keep(part)
+    return False
 
 
 #: A value that is one word: separators in a token may leave parts that are too short to be judged.
@@ -296,9 +297,16 @@ def is_secret(value: str) -> bool:
 
     Less is taken for the name of a class, or for a pair of a name and a value, than in a text.
     """
-    if not _ONE_WORD.fullmatch(value) or value.startswith("/") or "://" in value:
+    if len(value) < SHORTEST or value in _harmless_values or not _ONE_WORD.fullmatch(value):
         return False
-    if len(value) > 24 and is_plain(value):
+    if _is_secret(value):
+        return True
+    _harmless_values.keep(value)
+    return False
+
+
+def _is_secret(value: str) -> bool:
+    if value.startswith("/") or "://" in value or (len(value) > 24 and is_plain(value)):
         return False
     if any(map(_looks_secret, _SLASHES.split(value))) or _HEXADECIMAL_PAIR.fullmatch(value):
         return True
@@ -342,7 +350,7 @@ def redact_pem(text: str) -> str:
 
 #: Slack's, Zapier's, Make's: whoever knows the path may write there.
 _HOOKS_HOST: Final = pattern(
-    r"(?<![\w.-])(hooks?\.[a-z0-9.-]{1,100}/)(?=[^\s\"'<>?#]{4})[^\s\"'<>?#]+", re.IGNORECASE
+    r"(?<![\w.-])((?:web)?hooks?\.[a-z0-9.-]{1,100}/)(?=[^\s\"'<>?#]{4})[^\s\"'<>?#]+", re.IGNORECASE
 )
 #: Discord's, Teams', Mattermost's, Feishu's, and one's own.
 _HOOKS_PATH: Final = pattern(r"(/(?:webhooks?|webhookb2|hooks?)/)([^\s\"'<>?#]{8,})", re.IGNORECASE)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
-__all__ = ["MARK", "REDACTED", "Pattern", "cut", "pattern", "safely"]
+__all__ = ["LONGEST_KEPT", "MARK", "REDACTED", "Harmless", "Pattern", "cut", "pattern", "safely"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -15,6 +15,9 @@ T = TypeVar("T")
 REDACTED: Final = "[redacted]"
 #: At the end of a value that was cut.
 MARK: Final = "…"
+
+#: Longer texts hardly come again.
+LONGEST_KEPT: Final = 200
 
 #: What is called of a pattern here.
 _METHODS: Final = ("findall", "finditer", "fullmatch", "match", "search", "sub")
@@ -42,6 +45,18 @@ class Pattern:
 
 def pattern(source: str, flags: int = 0) -> re.Pattern[str]:
     return cast("re.Pattern[str]", Pattern(source, flags))
+
+
+class Harmless(set[str]):
+    """Texts that were read and had nothing to hide, as most come again. What has something is not kept in memory."""
+
+    __slots__ = ()
+
+    def keep(self, text: str) -> None:
+        if len(text) <= LONGEST_KEPT:
+            if len(self) >= 2048:
+                self.clear()
+            self.add(text)
 
 
 def safely(otherwise: Callable[[], Any]) -> Callable[[Callable[P, T]], Callable[P, T]]:

@@ -18,7 +18,7 @@ from django_tracing.redaction.looks import (
     redact_webhooks,
 )
 from django_tracing.redaction.names import LAST_WORDS, STATES, STEMS, VERBS, SensitiveKeys, words_of
-from django_tracing.redaction.patterns import REDACTED, pattern, safely
+from django_tracing.redaction.patterns import LONGEST_KEPT, REDACTED, Harmless, pattern, safely
 
 __all__ = ["JWT", "TEXT_INPUT", "USERINFO", "also_sensitive", "mask_email", "redact_text"]
 
@@ -27,11 +27,13 @@ TEXT_INPUT: Final = 20_000
 
 _text_keys = SensitiveKeys()
 _text_stems: tuple[str, ...] = STEMS
+_unchanged: Final = Harmless()
 
 
 def also_sensitive(names: Iterable[str]) -> None:
     """Makes free text lose the values of ``names`` (``TRACING["SENSITIVE_KEYS"]``) too; called at set-up."""
     global _text_keys, _text_stems
+    _unchanged.clear()
     names = tuple(names)
     _text_keys = SensitiveKeys(names)
     # A name's first word stands in whatever is written of it: iban, iban_number, "IBAN number".
@@ -245,9 +247,18 @@ def redact_text(text: str, *, random: bool = True) -> str:
 
     With ``random=False`` words that are merely drawn at random stay: what numbers machines, for example.
     """
-    if len(text) < 13 and text.isalnum() and "eyJ" not in text:
+    if (len(text) < 13 and text.isalnum() and "eyJ" not in text) or (
+        len(text) <= LONGEST_KEPT and text in _unchanged
+    ):
         return text
-    text = without_homes(text[:TEXT_INPUT])
+    redacted = _redacted_text(text[:TEXT_INPUT], random)
+    if random and redacted == text and text.__class__ is str:
+        _unchanged.keep(text)
+    return redacted
+
+
+def _redacted_text(text: str, random: bool) -> str:
+    text = without_homes(text)
     if "=" in text and ("?" in text or "&" in text or "#" in text or ";" in text):
         text = _PARAMETER.sub(_redact_parameter, text)
     return _redacted(text, random)
