@@ -118,9 +118,8 @@ def main() -> None:
     print(")")
     print(f"_CASES: Final = ({', '.join(f'{weight:.2f}' for weight in cases)})")
     print(f"_A_CHARACTER: Final = ({', '.join(f'{weight / 10:.3f}' for weight in kinds[:8])})")
-    print(
-        f"_A_WORD: Final = ({', '.join(f'{weight + lean:.2f}' for weight, lean in zip(kinds[8:], LEANS, strict=True))})"
-    )
+    leaning = [weight + lean for weight, lean in zip(kinds[8:], LEANS, strict=True)]
+    print(f"_A_WORD: Final = ({', '.join(f'{weight:.2f}' for weight in leaning)})")
 
 
 if __name__ == "__main__":

@@ -98,6 +98,23 @@ def test_the_figures_are_printed() -> None:
     assert all(f"\n{alphabet} " in done.stdout for alphabet in TOKENS)
 
 
+def test_the_table_of_letters_can_be_fitted_anew() -> None:
+    """``python -m benchmarks.letters``, with few tokens."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.letters", "--tokens", "500", "tests/data/names.txt"],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.partition("_PAIRS: Final = (\n")[2].partition("\n)\n")[0].split("\n")
+    assert len(table) == len(looks.SYMBOLS)
+    assert {len(row.strip(' ",')) for row in table} == {len(looks.SYMBOLS)}
+    # Who fits it sees how well it does.
+    assert "% of the samples are judged wrongly" in done.stdout
+
+
 # ----- well-known beginnings
 
 PREFIXED = [
