@@ -140,6 +140,7 @@ READERS = {
                 "--token ",
                 "mysql -p ",
                 "?key=",
+                "%26key%3D",
                 "&a=%3F",
                 "5d41402abc4b2a76",
                 "words-and_more",

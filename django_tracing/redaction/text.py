@@ -83,6 +83,10 @@ _PARAMETER: Final = pattern(
     r"((?:[?&#;]|&amp;|(?<![^\s\"'(])(?=[\w.%-]{1,60}=[^&#\s\"'<>`]{0,200}&))([\w.\[\]%~$-]{1,100})=)"
     r"([^&#;\s\"'<>`]+)"
 )
+#: The same of a URL that is a parameter of another.
+_ENCODED_PARAMETER: Final = pattern(
+    r"((?:%3[Ff]|%26|%23)((?:[\w.~-]|%5[BbDdFf]){1,100})%3[Dd])((?:(?!%26|%23)[^&#;\s\"'<>`])+)"
+)
 _VALUE: Final = pattern(
     r"""
       [bBuUrRfF]{0,2}(?:"[^"\\]*(?:\\[\s\S][^"\\]*)*["\\]?|'[^'\\]*(?:\\[\s\S][^'\\]*)*['\\]?)
@@ -167,6 +171,7 @@ def _may_name(text: str) -> bool:
         or ">" in text
         or "'," in text
         or '",' in text
+        or "\n" in text
         or any(map(text.__contains__, _VERBS))
     )
 
@@ -177,12 +182,12 @@ def _is_sensitive(text: str, name: re.Match[str]) -> bool:
     if _text_keys.matches(last):
         return True
     start = name.start(1)
-    if not start or text[start - 1] != " ":
+    if not start or not text[start - 1].isspace():
         return False
     joined = ""
-    for word in reversed(
-        text[max(0, start - 60) : start].rsplit(" ", _MOST_WORDS_BEFORE + 1)[-_MOST_WORDS_BEFORE - 1 : -1]
-    ):
+    # The first may be cut.
+    before = text[max(0, start - 60) : start].split()[1 if start > 60 else 0 :]
+    for word in reversed(before[-_MOST_WORDS_BEFORE:]):
         bare = word.lstrip("\"'([{<*")
         if not bare.replace("-", "").replace("'", "").replace("_", "").isalnum():
             return False
@@ -261,6 +266,8 @@ def _redacted_text(text: str, random: bool) -> str:
     text = without_homes(text)
     if "=" in text and ("?" in text or "&" in text or "#" in text or ";" in text):
         text = _PARAMETER.sub(_redact_parameter, text)
+    if "%3D" in text or "%3d" in text:
+        text = _ENCODED_PARAMETER.sub(_redact_parameter, text)
     return _redacted(text, random)
 
 
