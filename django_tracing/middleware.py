@@ -120,7 +120,8 @@ class _Traced:
         if not self.owned:
             self.span = theirs
             self.context = with_scope(scope, current)
-            spans.set_attributes(theirs, {names.OPERATION_TYPE: "http", **scope.common})
+            spans.set_attributes(theirs, {names.OPERATION_TYPE: "http"})
+            spans.say_of_request(theirs, scope.common)
         elif creates:
             method = self.method
             context = with_scope(scope, _extract(request.META, current))
@@ -256,6 +257,8 @@ class _Traced:
         parts = (answer, _clients.get(who) or _client(*who), _urls.get(asked) or _url_part(request, asked))
         user = self.scope.user_part
         spans.add(self.span, parts if user is None else (*parts, user))
+        if user is not None and not self.owned:
+            spans.say_of_request(self.span, user.attributes)
         if name and self.owned:
             spans.rename(self.span, name)
 
