@@ -632,8 +632,8 @@ FROM traces t JOIN spans c ON c.trace = t.seq JOIN spans p ON p.trace = c.trace 
 WHERE {within} AND c.parent_id <> '' AND p.service <> c.service
 GROUP BY p.service, c.service
 """
-#: What services call that is not traced itself: a call below which another service's span hangs, or one of the service
-#: itself that answers, is none of these.
+#: What services call that is not traced itself: a call below which another service's span hangs, or one that
+#: answers it, is none of these.
 _TARGETS: Final = """
 SELECT s.service, s.target_kind, s.target, count(*), sum(s.status = 'error')
 FROM traces t JOIN spans s ON s.trace = t.seq
