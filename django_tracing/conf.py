@@ -75,7 +75,7 @@ class Problem(NamedTuple):
     hint: str
 
     def __str__(self) -> str:
-        return f"{self.source}: {self.message} {self.hint}"
+        return f"{self.source} {self.message} {self.hint}"
 
     @property
     def in_environment(self) -> bool:
@@ -502,6 +502,18 @@ def _hosts(value: Any, from_env: bool) -> tuple[str, ...]:
     return tuple(host.strip().lower() for host in hosts)
 
 
+def _prefixes(value: Any, from_env: bool) -> tuple[str, ...]:
+    prefixes: tuple[str, ...] = _strings(example='["tariff:", "report:"]')(value, from_env)
+    for prefix in prefixes:
+        if "*" in prefix:
+            # A star would be taken for itself, and match no key.
+            raise _Wrong(
+                f"contains {_shown(prefix)}, which is a pattern.",
+                f'Write only how keys begin, without a star: "{prefix.partition("*")[0] or "tariff:"}".',
+            )
+    return prefixes
+
+
 def _semconv(value: Any, from_env: bool) -> frozenset[str]:
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
@@ -612,7 +624,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("SEMCONV_STABILITY_OPT_IN", frozenset(), _semconv, ("OTEL_SEMCONV_STABILITY_OPT_IN",)),
     Spec("MAX_ATTRIBUTE_LENGTH", 100, _number(16, 65536, unit="characters", whole=True)),
     Spec("SENSITIVE_KEYS", (), _strings(example='["iban", "passport"]')),
-    Spec("CACHE_KEY_PREFIXES", (), _strings(example='["tariff:", "report:"]')),
+    Spec("CACHE_KEY_PREFIXES", (), _prefixes),
     Spec("REDACT", None, _callable),
     Spec("LOG_CORRELATION", True, _boolean),
     Spec("LOG_ERRORS", False, _boolean),
@@ -722,7 +734,9 @@ class _Loader:
         if "none" in values["PROPAGATORS"]:
             values["PROPAGATORS"] = ()
         fields = {name.lower(): value for name, value in values.items()}
-        fields["enabled"] = fields["enabled"] and not self.problems
+        if self.problems:
+            fields["enabled"] = False
+            self.sources["ENABLED"] = f"{self.problems[0].source}, which is wrong"
         fields["excluded_urls"] = self._excluded_urls()
         return Settings(**fields, sources=MappingProxyType(self.sources), problems=tuple(self.problems))
 

@@ -197,6 +197,8 @@ WRONG = [
     ({"SERVICE_NAME": ""}, "SERVICE_NAME", "leave the setting out"),
     ({"SEMCONV_STABILITY_OPT_IN": ["htpp"]}, "SEMCONV_STABILITY_OPT_IN", 'did you mean "http'),
     ({"LOCAL_STORE": 5}, "LOCAL_STORE", "traces.sqlite3"),
+    ({"CACHE_KEY_PREFIXES": ["report:", "tariff:*"]}, "CACHE_KEY_PREFIXES", 'without a star: "tariff:".'),
+    ({"CACHE_KEY_PREFIXES": ["*"]}, "CACHE_KEY_PREFIXES", 'without a star: "tariff:".'),
 ]
 
 
@@ -212,7 +214,7 @@ class TestErrors:
         assert mend in problem
 
     def test_tracing_that_is_no_dict(self) -> None:
-        assert "settings.TRACING: must be a dict, not list." in the_problem(load(["x"], {}))
+        assert "settings.TRACING must be a dict, not list." in the_problem(load(["x"], {}))
 
     @pytest.mark.parametrize(
         ("variable", "value", "mend"),
@@ -236,6 +238,16 @@ class TestErrors:
         )
         assert "environment variable OTEL_EXPORTER_OTLP_PROTOCOL" in problem
         assert 'Set it to "http/protobuf" or "grpc".' in problem
+
+    def test_a_problem_is_a_sentence(self) -> None:
+        assert the_problem(from_env(JAEGER_ENDPOINT="jaeger:4318")).startswith(
+            "environment variable JAEGER_ENDPOINT is 'jaeger:4318', which is not a URL"
+        )
+
+    def test_what_is_wrong_is_why_tracing_is_off(self) -> None:
+        settings = load({"ENABLED": True}, {"JAEGER_ENDPOINT": "jaeger:4318"})
+        assert not settings.enabled
+        assert settings.source("ENABLED") == "environment variable JAEGER_ENDPOINT, which is wrong"
 
     def test_every_problem_is_reported_at_once(self) -> None:
         settings = load({"SAMPLE_RATE": 3, "LAYERS": 1, "X_Y_Z": 1, "PROPAGATORS": ["q"]}, {})
