@@ -22,6 +22,7 @@ from django_tracing.conf import Settings, get_settings
 from django_tracing.correlation import get_scope
 from django_tracing.identity import identify
 from django_tracing.recording import Pending, Prepared, RecordingSpan, Verdict, context_of, pendings
+from django_tracing.redaction import redact_text
 from django_tracing.sampling.rules import Asked, Rule, RuleSet, compile_rules, header_key
 
 if TYPE_CHECKING:
@@ -436,7 +437,7 @@ class RuleSampler(Sampler):
 
 @lru_cache(maxsize=1024)
 def _part(rule: str, rate: float) -> Prepared:
-    return Prepared({SAMPLING_RULE: rule, SAMPLING_RATE: rate})
+    return Prepared({SAMPLING_RULE: redact_text(rule), SAMPLING_RATE: rate})
 
 
 def _route(request: Any) -> str:
