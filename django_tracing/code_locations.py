@@ -137,10 +137,7 @@ def _verdict(filename: str) -> str:
 
 
 def _normal(path: str) -> str:
-    try:
-        return os.path.normcase(os.path.abspath(path))
-    except OSError:  # the working folder was deleted
-        return os.path.normcase(os.path.normpath(path))
+    return os.path.normcase(os.path.abspath(path))
 
 
 @cache

@@ -494,7 +494,8 @@ def _hosts(value: Any, from_env: bool) -> tuple[str, ...]:
         return ()
     hosts: tuple[str, ...] = _strings(example=example)(value, from_env)
     for host in hosts:
-        if "/" in host or "*" in host.removeprefix("*.").removeprefix("*"):
+        named = host.strip().removeprefix("*.")
+        if "/" in named or not named or ("*" in named and host.strip() != "*"):
             raise _Wrong(
                 f"contains {_shown(host)}, which is no host.",
                 f'Write hosts as "host", "host:port" or "*.domain", without a scheme: {example}.',

@@ -17,6 +17,8 @@ from time import time_ns
 from typing import Any, Final, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
+from django.conf import settings as site
+from django.conf.urls.i18n import is_language_prefix_patterns_used
 from django.core.exceptions import DisallowedHost
 from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
@@ -424,11 +426,14 @@ def _searches(patterns: tuple[str, ...]) -> tuple[Callable[[str], object], ...]:
 def _is_own_page(request: HttpRequest) -> bool:
     """Whether the path leads to an admin's page of traces, and does not merely look like it."""
     try:
-        # Where paths begin with a language, nobody has activated it yet.
-        with translation.override(
-            translation.get_language_from_path(request.path_info) or translation.get_language()
-        ):
-            match = resolve(request.path_info, getattr(request, "urlconf", None))
+        urlconf = getattr(request, "urlconf", None)
+        language = translation.get_language()
+        if is_language_prefix_patterns_used(urlconf or site.ROOT_URLCONF)[0]:
+            # Where paths begin with a language, nobody has activated it yet. Elsewhere the caller would choose which
+            # catalogs are loaded.
+            language = translation.get_language_from_path(request.path_info) or language
+        with translation.override(language):
+            match = resolve(request.path_info, urlconf)
     except Exception:  # there is no such page, which is for Django to say
         return False
     return "admin" in match.app_names and (match.url_name or "").startswith("django_tracing_trace_")

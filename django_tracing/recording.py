@@ -179,7 +179,9 @@ class Pending:
         """Sends on what waits."""
         global _waiting_in_all
         waiting, self.ended = self.ended, []
-        _waiting_in_all -= len(waiting)
+        # Not in one line: while it is counted, another thread may have its turn, and its change would be lost.
+        count = len(waiting)
+        _waiting_in_all -= count
         for span in waiting:
             _forward(span)
 

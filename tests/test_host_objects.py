@@ -7,12 +7,14 @@ import io
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
 from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
+from django.conf.urls.i18n import i18n_patterns
 from django.contrib import admin
 from django.contrib.auth.models import Group, User
 from django.core.cache import cache
@@ -21,6 +23,8 @@ from django.db import connection, transaction
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client
 from django.urls import include, path
+from django.utils import translation
+from django.utils.translation import trans_real
 from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
 from opentelemetry.sdk.trace import TracerProvider
@@ -237,6 +241,31 @@ def test_only_the_admin_s_own_pages_go_untraced(spans: Spans) -> None:
     for prefix in ("/admin/", "/inner/admin/"):
         assert client.get(f"{prefix}django_tracing/trace/").status_code == 200
     assert spans.names == []
+
+
+@pytest.mark.django_db
+def test_the_admin_s_own_pages_below_a_language(spans: Spans, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefixed: Any = ModuleType("tests_prefixed_urls")
+    prefixed.urlpatterns = i18n_patterns(path("admin/", admin.site.urls))
+    monkeypatch.setitem(sys.modules, prefixed.__name__, prefixed)
+    settings.ROOT_URLCONF = prefixed.__name__
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.middleware.locale.LocaleMiddleware"]
+    client = Client()
+    client.force_login(User.objects.create(username="root", is_staff=True, is_superuser=True))
+    spans.clear()
+    # The middleware leaves the language of the last request behind.
+    with translation.override("en"):
+        assert client.get("/de/admin/django_tracing/trace/").status_code == 200
+    assert spans.names == []
+
+
+@pytest.mark.urls(__name__)
+def test_a_caller_does_not_choose_which_catalogs_are_loaded(spans: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred languages are a second and 15 MB, for paths that there are not."""
+    monkeypatch.setattr(trans_real, "_translations", {})
+    for language in ("de", "fr", "pl"):
+        Client().get(f"/{language}/django_tracing/trace/")
+    assert not {"de", "fr", "pl"} & set(trans_real._translations)
 
 
 def test_an_error_is_left_as_it_was(spans: Spans) -> None:

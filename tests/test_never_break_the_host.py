@@ -211,7 +211,7 @@ def sampler_of(*rules: Rule, **tracing: Any) -> RuleSampler:
 
 
 def judged(sampler: RuleSampler, trace_id: int = 1, parent: SpanContext | None = None) -> Any:
-    return sampler.judge(None, "GET", SpanKind.SERVER, parent, trace_id)
+    return sampler.judge(None, "GET", SpanKind.CONSUMER, parent, trace_id)
 
 
 def test_at_most_none_a_second_is_none() -> None:

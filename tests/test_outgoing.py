@@ -229,7 +229,9 @@ class CalledContext:
         context_api.detach(self._token)
 
 
-@pytest.mark.parametrize("wrong", ["*.internal", ["http://x"], ["a/b"], ["a.*"], [7], [""]])
+@pytest.mark.parametrize(
+    "wrong", [["*internal"], ["*."], ["api.*"], "*.internal", ["http://x"], ["a/b"], ["a.*"], [7], [""]]
+)
 def test_a_wrong_setting(wrong: Any) -> None:
     [problem] = load({"PROPAGATE_TO": wrong}, {}).problems
     assert problem.setting == "PROPAGATE_TO"

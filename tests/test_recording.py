@@ -42,6 +42,7 @@ from opentelemetry.trace import (
     TraceState,
 )
 
+from django_tracing import recording
 from django_tracing.export.wire import EncodedBatch, encode_span, encode_spans
 from django_tracing.recording import Origin, Prepared, RecordingSpan, UnsampledSpan
 from django_tracing.sampling.sampler import RuleSampler
@@ -589,3 +590,22 @@ def test_threads_may_set_attributes_while_a_span_ends(caplog: pytest.LogCaptureF
         for thread in threads:
             thread.join()
     assert not faults
+
+
+def test_what_waits_is_counted_also_while_another_thread_has_its_turn() -> None:
+    """Each time the counts drifted, until nothing found a place to wait any more."""
+
+    class Interrupted(list[Any]):
+        def __len__(self) -> int:
+            other.ended.append(object())  # type: ignore[arg-type]
+            recording._waiting_in_all += 1
+            return super().__len__()
+
+    before = recording._waiting_in_all
+    one, other = recording.Pending(1, None), recording.Pending(2, None)
+    one.ended = Interrupted([object(), object()])
+    recording._waiting_in_all += 2
+    one._release()
+    assert len(other.ended) == recording._waiting_in_all - before == 1
+    other._discard()
+    assert recording._waiting_in_all == before

@@ -361,6 +361,9 @@ class QueueProcessor(SpanProcessor):
                         next_send = now + self._interval
                         self._gather()
                         self._wanted = self._accepted
+                if self._stopping:
+                    # What another thread is just about to count: without it, there would be batches with nothing.
+                    self._gather()
                 if self._stopped or self._late() or not self.queued:
                     if self._stopping:
                         return
@@ -514,6 +517,8 @@ class QueueProcessor(SpanProcessor):
             self._work_here()
         with self._changed:
             self._stopped = True
+            # Counted now, and not once more by the thread that ended them.
+            self._gather()
             left = self.queued
             self._full.clear()
             self._filling = self._new_batch()

@@ -431,6 +431,25 @@ class TestEnd:
         assert "5 spans could not be sent before the process ended." in caplog.text
         assert not processor.force_flush(50)
 
+    @pytest.mark.parametrize("hangs", [False, True])
+    def test_a_span_that_ends_meanwhile_is_counted_once(self, make: Make, gate: Gate, hangs: bool) -> None:
+        late = make_spans()
+
+        def behave() -> None:
+            # As a thread does that is interrupted before it takes the lock.
+            processor._ended.extend(late)
+            late.clear()
+            if hangs:
+                gate()
+
+        backend = Backend(behave)
+        processor = make(backend, batch_size=2, shutdown_timeout=0.1 if hangs else 30)
+        end(processor, make_spans(2))
+        processor.shutdown()
+        end(processor, make_spans(1))
+        assert backend.attempts == 1, "nobody sends batches with nothing in them"
+        assert processor.counters.snapshot()["dropped"] == {"shutdown": 4 if hangs else 2}
+
     def test_a_backend_that_is_away_is_asked_once_more(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
         backend = Backend(refuse(retry_after=30))
         processor = make(backend, shutdown_timeout=60)
