@@ -38,6 +38,7 @@ from django_tracing.redaction import (
     redact_db_error,
     redact_stacktrace,
     redact_text,
+    redact_words,
     sanitise_sql,
     sanitise_url,
 )
@@ -62,6 +63,8 @@ _SHORTEST_CARD: Final = 10**12
 _KEY_LENGTH: Final = 1000
 
 _URLS: Final = frozenset({HTTP_URL, URL_FULL, "http.target", "url.path"})
+#: The query of a URL by itself.
+_QUERIES: Final = ("url.query", "query_string", "querystring")
 _STATEMENTS: Final = frozenset({DB_STATEMENT, DB_QUERY_TEXT})
 _DB_SYSTEM_NAME: Final = "db.system.name"
 #: What stands for itself as text.
@@ -141,7 +144,9 @@ class Guidelines:
         ``dialect`` is what a statement is read as.
         """
         kind = value.__class__
-        if len(key) > _KEY_LENGTH or self._sensitive.matches(key):
+        if len(key) > _KEY_LENGTH or (
+            self._sensitive.matches(key) and not self._sensitive.says_no_secret(key, value)
+        ):
             return REDACTED
         if kind is bool or kind is float:
             return value
@@ -163,13 +168,15 @@ class Guidelines:
                 else REDACTED
                 if isinstance(item, (list, tuple))
                 else self.value(key, item, dialect)
-                for item in value[:_MOST_ITEMS]
+                for item in redact_words(value[:_MOST_ITEMS])
             ]
         return value
 
     def _text(self, key: str, text: str, dialect: Dialect) -> str:
         if key in _URLS:
             return cut(sanitise_url(text, self._sensitive), LONG_LENGTH)
+        if key.lower().endswith(_QUERIES):
+            return cut(sanitise_url(f"?{text.removeprefix('?')}", self._sensitive)[1:], LONG_LENGTH)
         if key in _STATEMENTS:
             return sanitise_sql(text, LONG_LENGTH, dialect=dialect)
         if key == EXCEPTION_MESSAGE:

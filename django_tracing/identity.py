@@ -20,7 +20,7 @@ from django_tracing.attributes import USER_EMAIL, USER_ID, USER_SUBSCRIPTION, At
 from django_tracing.conf import Settings
 from django_tracing.correlation import Scope
 from django_tracing.recording import Prepared
-from django_tracing.redaction import cut, mask_email
+from django_tracing.redaction import cut, mask_email, redact_text
 from django_tracing.untraced import Untraced
 
 __all__ = ["identify", "resolved_user"]
@@ -102,7 +102,8 @@ def _prepare(known: tuple[Any, ...]) -> Prepared:
         if masked:
             attributes[USER_EMAIL] = cut(masked, limit)
     if subscription is not None:
-        attributes[USER_SUBSCRIPTION] = cut(subscription, limit)
+        # What it is called by may be random, as Stripe's are.
+        attributes[USER_SUBSCRIPTION] = cut(redact_text(subscription, random=False), limit)
     if len(_parts) >= _KEPT_PARTS:
         _parts.clear()
     part = _parts[known] = Prepared(attributes)

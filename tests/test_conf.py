@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.test import override_settings
@@ -280,3 +284,78 @@ def test_the_documentation_has_every_setting_and_no_other() -> None:
     page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
     documented = set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE))
     assert documented == {spec.name for spec in SPECS}
+
+
+# ----- what nobody thought of
+
+
+@pytest.mark.parametrize("base", [None, 5, object(), b"/srv/shop", "/srv/shop", Path("/srv/shop")])
+def test_base_dir_may_be_anything(settings: Any, base: Any) -> None:
+    settings.BASE_DIR = base
+    loaded = load({}, {})
+    assert loaded.enabled
+    known = isinstance(base, (str, bytes, Path))
+    assert loaded.local_store == (Path("/srv/shop") if known else Path.cwd()) / ".tracing" / "traces.sqlite3"
+
+
+def test_commands_and_requests_go_on_in_a_folder_that_was_deleted(tmp_path: Path) -> None:
+    """``check`` and ``migrate`` ended with a FileNotFoundError."""
+    gone = tmp_path / "release-1"
+    gone.mkdir()
+    program = """
+import os, sys
+from django.conf import settings
+os.rmdir(os.getcwd())
+settings.configure(
+    SECRET_KEY="tests-only",
+    INSTALLED_APPS=["django.contrib.contenttypes", "django_tracing"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[1]}},
+    ROOT_URLCONF="tests.urls",
+    ALLOWED_HOSTS=["testserver"],
+    TRACING={"CODE_LOCATIONS": True, "EXPORT_INTERVAL": 60},
+    USE_TZ=True,
+)
+import django
+django.setup()
+from django.core.cache import cache
+from django.core.management import call_command
+from django.test import RequestFactory
+from django.core.handlers.wsgi import WSGIHandler
+from django_tracing import create_span
+call_command("check")
+call_command("migrate", verbosity=0)
+with create_span("shop") as span:
+    cache.get("k")
+    assert span.is_recording
+print(WSGIHandler().get_response(RequestFactory().get("/")).status_code)
+"""
+    # A file: with "-c", Python 3.13 itself stumbles over the working folder.
+    (tmp_path / "run.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "shop.sqlite3")],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "", "PYTHONPATH": str(Path(__file__).parents[1])},
+        cwd=gone,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "could not be traced" not in done.stderr
+    assert "Spans can't be sent" in done.stderr or "could not be sent" in done.stderr
+
+
+class Unreadable(dict[str, Any]):
+    def __contains__(self, key: object) -> bool:
+        raise RuntimeError("not now")
+
+
+@pytest.mark.parametrize(
+    ("tracing", "environ", "in_environment"),
+    [(Unreadable(x=1), {}, False), ({}, Unreadable(), True), (Unreadable(x=1), Unreadable(), False)],
+)
+def test_what_raises_when_it_is_looked_at_is_a_problem(tracing: Any, environ: Any, in_environment: bool) -> None:
+    loaded = load(tracing, environ)
+    assert not loaded.enabled
+    [problem] = loaded.problems
+    assert problem.in_environment is in_environment
+    assert "RuntimeError" in str(problem)

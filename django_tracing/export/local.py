@@ -12,6 +12,7 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from django_tracing.export.errors import ExportError
 from django_tracing.export.sdk import plain_attributes
+from django_tracing.redaction import redact_tracestate
 
 __all__ = ["LocalExporter", "SpanRow", "span_row"]
 
@@ -50,7 +51,7 @@ def span_row(span: ReadableSpan) -> SpanRow:
             }
             for link in span.links
         ],
-        "trace_state": context.trace_state.to_header(),
+        "trace_state": redact_tracestate(context.trace_state.to_header()) if context.trace_state else "",
     }
 
 

@@ -19,6 +19,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status
 
 from django_tracing.export.sdk import plain_attributes
 from django_tracing.recording import UNSET, Prepared, RecordingSpan
+from django_tracing.redaction import redact_tracestate
 
 __all__ = ["EncodedBatch", "encode_span", "encode_spans"]
 
@@ -189,7 +190,7 @@ def _span(span: ReadableSpan) -> bytes:
     parts = [b"\x0a\x10", context.trace_id.to_bytes(16, "big"), b"\x12\x08", context.span_id.to_bytes(8, "big")]
     add = parts.append
     if context.trace_state:
-        add(_field(0x1A, _utf8(",".join(f"{key}={value}" for key, value in context.trace_state.items()))))
+        add(_field(0x1A, _utf8(redact_tracestate(context.trace_state.to_header()))))
     parent = span.parent
     if parent is not None:
         add(b"\x22\x08" + parent.span_id.to_bytes(8, "big"))
@@ -273,7 +274,7 @@ def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
         if span.own:
             parts.append(_unrepeated(span.own))
         if span.trace_state:
-            parts.append(_field(0x1A, _utf8(span.trace_state.to_header())))
+            parts.append(_field(0x1A, _utf8(redact_tracestate(span.trace_state.to_header()))))
         if span.dropped:
             parts.append(b"\x50" + _varint(span.dropped))
         if span.made_events is not None:

@@ -225,9 +225,11 @@ def _static_attributes(connection: BaseDatabaseWrapper) -> Attributes:
             name = name.removeprefix("file:").partition("?")[0].replace("\\", "/").rpartition("/")[2]
         attributes[DB_NAME] = cut(redact_text(name), 255)
     if settings.get("USER"):
-        attributes[DB_USER] = cut(str(settings["USER"]), 255)
+        # Where databases know people, it is an e-mail.
+        attributes[DB_USER] = cut(redact_text(str(settings["USER"])), 255)
     if settings.get("HOST"):
-        attributes[NET_PEER_NAME] = cut(str(settings["HOST"]), 255)
+        # A folder for sockets may be in a home. Names of hosts may look random.
+        attributes[NET_PEER_NAME] = cut(redact_text(str(settings["HOST"]), random=False), 255)
         port = str(settings.get("PORT") or _DEFAULT_PORTS.get(vendor, ""))
         # A folder is the address of a Unix socket, which has no port.
         if port.isdigit() and not str(settings["HOST"]).startswith("/"):

@@ -14,7 +14,8 @@ from django_tracing.redaction.patterns import REDACTED, cut
 from django_tracing.redaction.resource import numbers_machines, redact_resource
 from django_tracing.redaction.sql import Statement, describe_sql, sanitise_sql
 from django_tracing.redaction.stacks import redacted_stack
-from django_tracing.redaction.text import also_sensitive, mask_email, redact_text
+from django_tracing.redaction.states import redact_tracestate
+from django_tracing.redaction.text import also_sensitive, mask_email, redact_text, redact_words
 from django_tracing.redaction.urls import redact_query, sanitise_url
 
 __all__ = [
@@ -36,6 +37,8 @@ __all__ = [
     "redact_resource",
     "redact_stacktrace",
     "redact_text",
+    "redact_tracestate",
+    "redact_words",
     "redacted_stack",
     "sanitise_sql",
     "sanitise_url",

@@ -104,11 +104,12 @@ _CASES: Final = (0.18, 1.97, 1.04, 0.25, 0.39, 0.73, 0.55, -0.15, 1.85, 1.49, -0
 _A_CHARACTER: Final = (0.312, -0.079, 0.086, -0.032, -0.183, -0.118, -0.228, -0.139)
 _A_WORD: Final = (-2.16, -0.01, 1.51, 0.79, 0.23, 0.88, 1.76, 1.95)
 
-#: What looks random and is none: uuids, addresses in memory, numbers, times.
+#: What looks random and is none: uuids, addresses in memory, numbers, times, and what Django names static files by.
 _KNOWN: Final = pattern(
     r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
     r"|(?<![A-Za-z0-9])(?:0x[0-9a-fA-F]{1,16}|\d{1,20}e[+-]\d{1,3}|\d{4}-?\d\d-?\d\d[Tt_-]\d\d(?:-?\d\d){0,2}[Zz]?)"
-    r"(?![A-Za-z0-9])",
+    r"(?![A-Za-z0-9])"
+    r"|(?<=\.)[0-9a-f]{12}\.(?:css|m?js|map|json|png|jpe?g|gif|svg|webp|ico|woff2?|ttf)(?![A-Za-z0-9.])",
 )
 _HEXADECIMAL: Final = pattern(r"(?<![A-Za-z0-9])(?:[0-9a-f]{16,}|[0-9A-F]{16,})(?![A-Za-z0-9])")
 _CHUNK: Final = pattern(r"[A-Za-z0-9]{13,}")

@@ -35,6 +35,9 @@ _SENSITIVE_PARTS: Final = (
     "accesskey",
     "encryptionkey",
     "signingkey",
+    # Without a separator, as Azure's and others' connection strings and APIs write them.
+    *("accountkey", "masterkey", "licensekey", "authkey", "appkey", "sharedkey"),
+    *("mnemonic", "seedphrase", "recoveryphrase"),
     "credential",
     "signature",
     "bearer",
@@ -50,15 +53,9 @@ _SENSITIVE_PARTS: Final = (
     "backupcode",
     "mfacode",
     # What is sent to a phone or by mail.
-    *(
-        "verificationcode",
-        "confirmationcode",
-        "securitycode",
-        "activationcode",
-        "accesscode",
-        "logincode",
-        "onetimecode",
-    ),
+    *("verificationcode", "confirmationcode", "securitycode", "activationcode", "accesscode", "logincode"),
+    *("onetimecode", "smscode", "2facode", "securityanswer", "seedphrase", "mnemonic", "maidenname"),
+    *("accountkey", "masterkey", "sharedkey", "storagekey", "licensekey", "licencekey", "clientkey", "sshkey"),
     # Password, secret and code word in German, French, Spanish, Portuguese, Italian, Dutch, Polish and Turkish.
     # All without accents.
     *("passwort", "kennwort", "geheim", "motdepasse", "contrasena", "senha", "palavrapasse", "parola", "wachtwoord"),
@@ -103,12 +100,31 @@ _SENSITIVE_WORDS: Final = frozenset(
 _SENSITIVE_PARAMETERS: Final = frozenset(
     ["code", "state", "ticket", "assertion", "key", "magic", "invite", "invitation", "reset", "mfa", "verifier"]
 )
+#: What ends like a key's name and is none.
+_NO_KEYS: Final = frozenset(["donkey", "hockey", "hotkey", "jockey", "monkey", "sortkey", "turkey", "whiskey"])
+#: Between the parts of a parameter's name: ``oauth[code]``, ``code[]``, ``amp;code``; no dot.
+_NOT_OF_A_PARAMETER: Final = pattern(r"[^\w.-]+")
+#: A number of a name that ends with one of these counts something.
+_COUNTED: Final = frozenset(
+    ["age", "attempts", "count", "length", "limit", "ms", "remaining", "seconds", "size", "tokens", "total", "ttl"]
+)
 #: One of these is in every sensitive name: what free text is asked before anything dearer.
 STEMS: Final = (
+    *("sms", "2fa", "seed", "mnemonic", "maiden"),
     *("pass", "secret", "token", "auth", "cookie", "key", "ses", "csrf", "card", "cred", "sig", "jwt"),
     *("bearer", "ssn", "cvv", "cvc", "pin", "otp", "sid", "pw", "pswd", "hmac", "nonce", "iban", "ccnum"),
     *("dsn", "mdp", "saml", "verif", "vérif", "database", "connection", "recovery", "backup", "mfa"),
-    *("confirmation", "securi", "activation", "accesscode", "access_code", "access-code", "access code"),
+    *(
+        "mnemonic",
+        "phrase",
+        "confirmation",
+        "securi",
+        "activation",
+        "accesscode",
+        "access_code",
+        "access-code",
+        "access code",
+    ),
     *("login", "onetime", "one-time", "one_time", "one time", "kennwort", "geheim", "contrase", "senha"),
     *("parola", "wachtwoord", "haslo", "hasło", "sifre", "şifre", "schl", "sitzung", "statigung", "stätigung"),
     *("staetigung", "sicherheit", "clé", "cle", "clave", "segur", "chave", "chiave", "sicurezza", "sleutel"),
@@ -117,7 +133,9 @@ STEMS: Final = (
 #: A name may end with one of these, in free text: ``session id: x`` says what ``session: x`` says.
 LAST_WORDS: Final = frozenset(
     [
-        *("id", "ids", "key", "keys", "code", "number", "string", "value", "hash", "url", "api"),
+        *("id", "ids", "key", "keys", "code", "number", "string", "value", "hash", "url", "api", "base", "phrase"),
+        # "Incorrect API key provided: x".
+        *("provided", "given", "received", "supplied", "entered", "expected"),
         *("schlüssel", "schluessel", "clé", "clave", "chave", "chiave", "sleutel", "klucz", "anahtar", "anahtarı"),
     ]
 )
@@ -148,11 +166,13 @@ STATES: Final = frozenset(
 class SensitiveKeys:
     """Names (of parameters, headers, attributes) whose values never leave, the default ones and ``extra``."""
 
-    __slots__ = ("_cache", "_parts")
+    __slots__ = ("_cache", "_extra", "_parameters", "_parts")
 
     def __init__(self, extra: Iterable[str] = ()) -> None:
-        self._parts = (*_SENSITIVE_PARTS, *(folded for name in extra if (folded := _folded(name))))
+        self._extra = tuple(folded for name in extra if (folded := _folded(name)))
+        self._parts = (*_SENSITIVE_PARTS, *self._extra)
         self._cache: dict[str, bool] = {}
+        self._parameters: dict[str, bool] = {}
 
     def matches(self, name: str) -> bool:
         """Whether ``name`` is of one, in any case and with any separators: ``X-Api-Key``, ``accessToken``."""
@@ -166,10 +186,36 @@ class SensitiveKeys:
                 self._cache[name] = known
         return known
 
+    def says_no_secret(self, name: str, value: object) -> bool:
+        """Whether ``value`` can't be a secret, though ``name`` matches: ``has_password``, ``input_tokens``.
+
+        Not of the names that the site has listed: it knows what it means by them.
+        """
+        kind = value.__class__
+        if kind is not bool and not (
+            (kind is int or kind is float) and (words_of(name) or [""])[-1].lower() in _COUNTED
+        ):
+            return False
+        folded = _folded(name)
+        return not any(part in folded for part in self._extra)
+
     def matches_parameter(self, name: str) -> bool:
-        """Whether ``name`` is of one, or of a parameter that is secret in URLs: ``code``, ``state``, ``x_key``."""
-        lower = name.lower()
-        return lower in _SENSITIVE_PARAMETERS or lower.endswith(("_key", "-key")) or self.matches(name)
+        """Whether ``name`` is of one, or of a parameter that is secret in URLs: ``code``, ``state``, ``x_key``.
+
+        Frameworks write it in others (``oauth[code]``, ``code[]``), and so do those who escape a URL once too often.
+        """
+        known = self._parameters.get(name)
+        if known is None:
+            known = self.matches(name) or _is_parameter(name.lower())
+            if len(self._parameters) < 1024 and len(name) <= 200:
+                self._parameters[name] = known
+        return known
+
+
+def _is_parameter(lower: str) -> bool:
+    parts = [part for part in _NOT_OF_A_PARAMETER.split(lower) if part and not part.isdigit()]
+    last = parts[-1] if parts else ""
+    return last in _SENSITIVE_PARAMETERS or (last.endswith("key") and last not in _NO_KEYS)
 
 
 def _folded(name: str) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from django_tracing.redaction.names import SensitiveKeys
 from django_tracing.redaction.patterns import REDACTED
-from django_tracing.redaction.text import redact_text
+from django_tracing.redaction.text import redact_text, redact_words
 from django_tracing.redaction.urls import sanitise_url
 
 __all__ = ["numbers_machines", "redact_resource"]
@@ -48,5 +48,5 @@ def _redacted(key: str, value: Any, sensitive: SensitiveKeys) -> Any:
     if isinstance(value, str):
         return redact_text(sanitise_url(value, sensitive) if "://" in value else value, random=random)
     if isinstance(value, (list, tuple)):
-        return [redact_text(item, random=random) if isinstance(item, str) else item for item in value]
+        return [redact_text(item, random=random) if isinstance(item, str) else item for item in redact_words(value)]
     return value

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from typing import Final, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Literal
 from urllib.parse import quote, unquote_plus
 
 from django_tracing.redaction.bare_values import without_passwords_of_sql
@@ -20,7 +20,7 @@ from django_tracing.redaction.looks import (
 from django_tracing.redaction.names import LAST_WORDS, STATES, STEMS, VERBS, SensitiveKeys, words_of
 from django_tracing.redaction.patterns import LONGEST_KEPT, REDACTED, Harmless, pattern, safely
 
-__all__ = ["JWT", "TEXT_INPUT", "USERINFO", "also_sensitive", "mask_email", "redact_text"]
+__all__ = ["JWT", "TEXT_INPUT", "USERINFO", "also_sensitive", "mask_email", "redact_text", "redact_words"]
 
 TEXT_INPUT: Final = 20_000
 
@@ -42,6 +42,8 @@ def also_sensitive(names: Iterable[str]) -> None:
 
 
 _EMAIL: Final = pattern(r"(?<![\w.+%!#$*^~-])([\w.+%!#$*^~-]+)(@|%40)((?:[\w-]{1,63}\.)*[\w-]{2,63})")
+#: What Celery calls its workers and its other processes: ``celery@host``.
+_NODE: Final = pattern(r"celery|gen\d{1,9}", re.ASCII)
 #: ``eyJ`` is how ``{"`` begins in base64: the parts of a JWT, and any other token that is JSON.
 JWT: Final = pattern(r"(?<![A-Za-z0-9])eyJ[\w-]{5,}(?:\.[\w-]*){0,4}")
 #: "Basic usage" is no credential: after all but Bearer, what follows must look like one.
@@ -59,7 +61,9 @@ USERINFO: Final = pattern(
 )
 #: What makes a name of the word before it, in whatever language the text was printed by.
 _NAME: Final = pattern(
-    r"""(?<![\w-])([\w-]{2,})(?:(?:\\{0,4}["'])?\]?\s*(?:=>|->|[=:]{1,3})\s*|>|["'],\s*(?=[bu]?["'])"""
+    r"""(?<![\w-])([\w-]{2,})(?:(?:\\{0,4}["'])?\]?\s*(?:=>|->|[=:\uff1d\uff1a]{1,3})\s*|>|["'],\s*(?=[bu]?["'])"""
+    # A call in a line of source, or its repr().
+    r"""|\((?=[bu]?["'])"""
     # A sentence.
     rf"""|\s+((?i:{VERBS}))(?:\s*[:=]\s*|\s+)(?=\S))"""
 )
@@ -69,6 +73,8 @@ _VERBS: Final = tuple(f" {verb}" for verb in VERBS.split("|"))
 _MOST_WORDS_BEFORE: Final = 2
 #: An option and its value, as words of a command: ``--password x``, ``['--password', 'x']`` is a pair like others.
 _OPTION: Final = pattern(r"(?<![\w-])(--?[A-Za-z][\w-]+)[ \t]{1,8}(?=[^\s-])")
+#: ``curl --user ada:x``.
+_USER_OPTIONS: Final = ("--user", "--proxy-user")
 #: Options of one letter mean a secret to some programs only.
 _SHORT_OPTION: Final = pattern(r"(?<![\w-])-([pawu])(['\",]{0,3}[ \t]{0,8}['\"]?)(?=[^\s'\",-])[^\s'\",]+")
 _PROGRAMS: Final = {
@@ -77,6 +83,8 @@ _PROGRAMS: Final = {
     "w": ("ldap",),
     "u": ("curl",),
 }
+#: Of a list, the words among which a program's name is looked for.
+_MOST_PROGRAMS: Final = 20
 #: A parameter of a URL, of which there may be no more than its path and query.
 #: Or of a form, whose first one has nothing before it.
 _PARAMETER: Final = pattern(
@@ -92,12 +100,24 @@ _VALUE: Final = pattern(
     """,
     re.VERBOSE,
 )
+#: What is made of several words by its nature, quotes or not.
+_PHRASES: Final = ("phrase", "mnemonic")
+_PHRASE: Final = pattern(r"[^\s\"'\\\[({,;&][^\r\n\"'<>,;&]*")
+#: An element of XML that has attributes, as the messages of SOAP: the value stands behind all of them.
+_ELEMENT: Final = pattern(r"(<(?:[\w.-]{1,60}:)?([\w.-]{2,60})\s[^<>]*>)([^<>]+)")
+#: What may hold something percent-encoded.
+_WORD: Final = pattern(r"[^\s\"'<>`&=?#;]{4,}")
+_ESCAPE: Final = pattern(r"%[0-9A-Fa-f]{2}")
+#: How often a URL in a URL in a text is decoded: each time costs another look at all of it.
+_MOST_DECODED: Final = 3
 #: The look back stands after the digit: so the search for a first digit is quick.
 _CARD: Final = pattern(r"\d(?<!\d\d)(?:[ -]?\d){12,}(?!\d)")
 _CARD_GROUP: Final = pattern(r"\d+")
 
 
 def _mask_match(match: re.Match[str]) -> str:
+    if _NODE.fullmatch(match[1]) and "." not in match[3]:
+        return match.group()
     return f"{match[1][:1]}***{match[2]}{match[3]}"
 
 
@@ -148,7 +168,8 @@ def _redact_values(text: str) -> str:
         position = name.end()
         if not _is_sensitive(text, name) or name[1].endswith(("Error", "Exception", "Warning")):
             continue
-        value = _VALUE.match(text, position)
+        phrase = name[1].lower().endswith(_PHRASES) and not name[2]
+        value = (_PHRASE.match(text, position) if phrase else None) or _VALUE.match(text, position)
         if value is None or value.group().startswith(REDACTED):
             continue
         if name[2] and value.group().rstrip(".!?:)").lower() in STATES:
@@ -165,8 +186,13 @@ def _may_name(text: str) -> bool:
         "=" in text
         or ":" in text
         or ">" in text
+        or "('" in text
+        or '("' in text
+        or "\uff1a" in text
+        or "\uff1d" in text
         or "'," in text
         or '",' in text
+        or "\n" in text
         or any(map(text.__contains__, _VERBS))
     )
 
@@ -177,12 +203,12 @@ def _is_sensitive(text: str, name: re.Match[str]) -> bool:
     if _text_keys.matches(last):
         return True
     start = name.start(1)
-    if not start or text[start - 1] != " ":
+    if not start or not text[start - 1].isspace():
         return False
     joined = ""
-    for word in reversed(
-        text[max(0, start - 60) : start].rsplit(" ", _MOST_WORDS_BEFORE + 1)[-_MOST_WORDS_BEFORE - 1 : -1]
-    ):
+    # The first may be cut.
+    before = text[max(0, start - 60) : start].split()[1 if start > 60 else 0 :]
+    for word in reversed(before[-_MOST_WORDS_BEFORE:]):
         bare = word.lstrip("\"'([{<*")
         if not bare.replace("-", "").replace("'", "").replace("_", "").isalnum():
             return False
@@ -201,15 +227,49 @@ def _redact_options(text: str) -> str:
     kept = position = 0
     while (option := _OPTION.search(text, position)) is not None:
         position = option.end()
-        if not _text_keys.matches(option[1]):
+        of_user = option[1] in _USER_OPTIONS
+        if not of_user and not _text_keys.matches(option[1]):
             continue
         value = _VALUE.match(text, position)
         if value is None or value.group().startswith(REDACTED):
             continue
-        parts += (text[kept:position], REDACTED)
+        user, colon, said = value.group().partition(":")
+        if of_user and (not colon or (user + said).isdigit()):
+            # A name only; or a user's and a group's numbers.
+            continue
+        parts += (text[kept:position], f"{user}:{REDACTED}" if of_user else REDACTED)
         kept = position = value.end()
     text = "".join((*parts, text[kept:])) if parts else text
     return _SHORT_OPTION.sub(_redact_short_option, text)
+
+
+def redact_words(words: Sequence[Any]) -> list[Any]:
+    """The words of a command, or other texts of a list, where the value of an option is a text of its own.
+
+    Only such values are redacted: each text is to be read by itself, too.
+    """
+    kept = list(words)
+    programs = ""
+    option = ""
+    for place, word in enumerate(kept):
+        if not isinstance(word, str):
+            option = ""
+            continue
+        if word[:1] == "-":
+            letter = word[1:2]
+            known = _PROGRAMS.get(letter, ()) if programs and word[:2] != "--" else ()
+            known = known if any(program.strip(" '\"") in programs for program in known) else ()
+            if known and len(word) > 2:
+                kept[place] = f"{word[:2]}{REDACTED}"
+                option = ""
+            else:
+                option = word if known or ("=" not in word and _text_keys.matches(word[:100])) else ""
+        elif option:
+            kept[place] = REDACTED if option != "-u" or ":" in word else word
+            option = ""
+        else:
+            programs += f" {word[:50].lower()}" if place < _MOST_PROGRAMS else ""
+    return kept
 
 
 def _redact_short_option(match: re.Match[str]) -> str:
@@ -233,12 +293,26 @@ def _redact_parameter(match: re.Match[str]) -> str:
     if _text_keys.matches_parameter(name):
         return f"{begin}{REDACTED}"
     decoded = unquote_plus(value) if "%" in value or "+" in value else value
-    if is_secret(decoded):
-        return f"{begin}{REDACTED}"
-    if decoded is value:
-        return match.group()
-    redacted = _redacted(decoded)
-    return match.group() if redacted == decoded else f"{begin}{quote(redacted, safe='[]*@/:')}"
+    # What is encoded in it is read with all else that is.
+    return f"{begin}{REDACTED}" if is_secret(decoded) else match.group()
+
+
+def _redact_element(match: re.Match[str]) -> str:
+    return f"{match[1]}{REDACTED}" if _text_keys.matches(match[2]) and match[3].strip() else match.group()
+
+
+def _without_encoded(text: str, random: bool, depth: int) -> str:
+    """``text`` without what is secret in its percent-encoded words, which are left as they are where nothing is."""
+
+    def redact(match: re.Match[str]) -> str:
+        word = match.group()
+        if "%" not in word or _ESCAPE.search(word) is None:
+            return word
+        decoded = unquote_plus(word)
+        redacted = _redacted_text(decoded, random, depth + 1)
+        return word if redacted == decoded else quote(redacted, safe="[]*/:" if "%40" in word else "[]*/:@")
+
+    return _WORD.sub(redact, text)
 
 
 @safely(lambda: REDACTED)
@@ -251,20 +325,22 @@ def redact_text(text: str, *, random: bool = True) -> str:
         len(text) <= LONGEST_KEPT and text in _unchanged
     ):
         return text
-    redacted = _redacted_text(text[:TEXT_INPUT], random)
+    redacted = _redacted_text(text[:TEXT_INPUT], random, 0)
     if random and redacted == text and text.__class__ is str:
         _unchanged.keep(text)
     return redacted
 
 
-def _redacted_text(text: str, random: bool) -> str:
+def _redacted_text(text: str, random: bool, depth: int) -> str:
     text = without_homes(text)
     if "=" in text and ("?" in text or "&" in text or "#" in text or ";" in text):
         text = _PARAMETER.sub(_redact_parameter, text)
+    if "%" in text and depth < _MOST_DECODED:
+        text = _without_encoded(text, random, depth)
     return _redacted(text, random)
 
 
-def _redacted(text: str, random: bool = True) -> str:
+def _redacted(text: str, random: bool) -> str:
     # Each step first asks for what is cheap to find: most texts have nothing to redact.
     if "://" in text and "@" in text:
         text = USERINFO.sub("://", text)
@@ -278,6 +354,8 @@ def _redacted(text: str, random: bool = True) -> str:
     if _may_name(lower) and any(map(lower.__contains__, _text_stems)):
         text = _HEADER.sub(rf"\1{REDACTED}", text)
         text = _SCHEME.sub(rf"\1{REDACTED}", text)
+        if "</" in text:
+            text = _ELEMENT.sub(_redact_element, text)
         text = _redact_values(text)
     elif any(map(lower.__contains__, _SCHEMES)):
         text = _SCHEME.sub(rf"\1{REDACTED}", text)

@@ -1,0 +1,33 @@
+"""The tracestate of a trace as a receiver may have it: what a caller says there is anybody's."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from django_tracing.redaction.names import SensitiveKeys
+from django_tracing.redaction.patterns import REDACTED, pattern, safely
+from django_tracing.redaction.text import redact_text
+
+__all__ = ["redact_tracestate"]
+
+#: OpenTelemetry's own member: a threshold and the trace's random bits, which look as random as they are.
+#: https://opentelemetry.io/docs/specs/otel/trace/tracestate-handling/
+_OWN: Final = pattern(r"ot=(?:(?:th|rv|p|r):[0-9a-f]{1,14}(?:;|\Z))+")
+_keys: Final = SensitiveKeys()
+
+
+@safely(lambda: "")
+def redact_tracestate(header: str) -> str:
+    """``header`` without what is secret in its members, of which each keeps its name.
+
+    What goes on to called services is another thing: they get what the caller said.
+    """
+    return ",".join(map(_redacted, header.split(",")))
+
+
+def _redacted(member: str) -> str:
+    if _OWN.fullmatch(member):
+        return member
+    name, equals, value = member.partition("=")
+    hidden = _keys.matches(name)
+    return f"{redact_text(name)}{equals}{REDACTED if hidden else redact_text(value)}"

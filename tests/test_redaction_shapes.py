@@ -1,0 +1,158 @@
+"""The shapes in which programs write a name and its value: nested, encoded, as words of a command, as XML."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from django_tracing.guidelines import Guidelines
+from django_tracing.redaction import (
+    REDACTED,
+    SensitiveKeys,
+    redact_query,
+    redact_resource,
+    redact_text,
+    redact_tracestate,
+    sanitise_url,
+)
+
+KEYS = SensitiveKeys()
+GUIDELINES = Guidelines(max_length=1000)
+VALUES = st.from_regex(r"[a-z]{4,6}[2-9]{1,2}", fullmatch=True)
+
+NAMES = ["code[]", "oauth[code]", "oauth[state][0]", "amp;code", " code", "code ", "b?code", "maps[key]", "app.key"]
+
+
+@pytest.mark.parametrize("name", [*NAMES, "appkey", "appKey", "user[api_key]", "licensekey"])
+@given(value=VALUES)
+def test_a_parameter_within_another_is_as_secret(name: str, value: str) -> None:
+    for written in (name, quote(name)):
+        assert value not in sanitise_url(f"https://h/a?x=1&{written}={value}", KEYS)
+        assert value not in str(redact_query(f"x=1&{written}={value}", KEYS))
+        assert value not in str(GUIDELINES.attributes({"url.query": f"{written}={value}"}))
+
+
+@pytest.mark.parametrize("name", ["monkey", "turkey", "code_list", "keys", "filter[status_code]", "state.name"])
+def test_a_parameter_that_only_sounds_like_one_of_those_stays(name: str) -> None:
+    assert sanitise_url(f"https://h/a?{name}=AT", KEYS) == f"https://h/a?{name}=AT"
+
+
+@pytest.mark.parametrize("url", ["/cb?code={}", "https://h/cb?state={}", "/a?x=1&maps_key={}", "/?password={}"])
+@pytest.mark.parametrize("times", [1, 2, 3])
+@given(value=VALUES)
+def test_a_url_in_a_url_in_a_text(url: str, times: int, value: str) -> None:
+    inner = url.format(value)
+    for _ in range(times):
+        inner = quote(inner, safe="")
+    for text in (
+        f"404 for url: https://h/login?next={inner}",
+        f"Max retries exceeded with url: /login?a=1&next={inner} (Caused by x)",
+        f"sent to {inner}",
+        f"/login/{inner}/",
+    ):
+        assert value not in redact_text(text)
+    assert value not in sanitise_url(f"https://h/login?next={inner}", KEYS)
+
+
+@pytest.mark.parametrize(
+    "text", ["50% off, 100%25 sure", "%(name)s %20s", "caf%C3%A9", "https://h/caf%C3%A9?q=a+b%21"]
+)
+def test_what_is_encoded_and_harmless_stays_as_it_was(text: str) -> None:
+    assert redact_text(text) == text
+
+
+COMMANDS = [
+    ["manage.py", "login", "--password", "{}"],
+    ["./deploy", "--api-key", "{}", "--verbose"],
+    ["mysql", "-u", "ada", "-p", "{}"],
+    ["mysql", "-p{}", "shop"],
+    ["docker", "login", "-u", "ada", "-p", "{}"],
+    ["curl", "-u", "ada:{}", "https://h"],
+    ["redis-cli", "-a", "{}"],
+]
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+@given(value=VALUES)
+def test_words_of_a_command(command: list[str], value: str) -> None:
+    words = [word.format(value) for word in command]
+    for kept in (
+        GUIDELINES.attributes({"argv": words})["argv"],
+        GUIDELINES.attributes({"argv": tuple(words)})["argv"],
+        redact_resource({"process.command_args": words}, KEYS)["process.command_args"],
+    ):
+        assert value not in " ".join(kept)
+        assert kept[0] == command[0]
+        assert len(kept) == len(command)
+
+
+@pytest.mark.parametrize(
+    "words", [["ssh", "-p", "2222", "host"], ["--token-free", "--password"], ["make", "-p"], ["curl", "-u", "ada"]]
+)
+def test_other_words_of_a_command_stay(words: list[str]) -> None:
+    assert GUIDELINES.attributes({"argv": words})["argv"] == words
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<wsse:Password Type='PasswordText'>{}</wsse:Password>",
+        '<soap:Body><m:sessionId xmlns="x">{}</m:sessionId></soap:Body>',
+        "curl --user ada:{} https://h",
+        "Incorrect API key provided: {}",
+        "password\uff1a{}",
+        "password\uff1d{}",
+        "user.set_password('{}')",
+        'check_token("{}")',
+        "AccountKey={};EndpointSuffix=core.windows.net",
+        "passphrase: correct horse {} staple",
+        "mnemonic=abandon ability {} about",
+    ],
+)
+@given(value=VALUES)
+def test_a_value_in_a_text(text: str, value: str) -> None:
+    assert value not in redact_text(text.format(value))
+
+
+def test_what_counts_and_what_is_true_or_false_is_no_secret() -> None:
+    said = {"gen_ai.usage.input_tokens": 1200, "session_count": 3, "has_password": False, "token_expired": True}
+    assert GUIDELINES.attributes(said) == said
+    assert set(GUIDELINES.attributes({"pin": 1234, "session": 12, "token_count": "1234"}).values()) == {REDACTED}
+
+
+def test_what_the_site_has_listed_is_secret_even_so() -> None:
+    own = Guidelines(["hiv_positive", "salary"])
+    assert own.attributes({"hiv_positive": True, "salary_total": 12}) == {
+        "hiv_positive": REDACTED,
+        "salary_total": REDACTED,
+    }
+
+
+@pytest.mark.parametrize("text", ["celery@worker1", "gen42@host-7 is offline"])
+def test_nodes_of_celery_are_nobodys_e_mail(text: str) -> None:
+    assert redact_text(text) == text
+    assert redact_text("celery@example.com") == "c***@example.com"
+
+
+def test_names_of_static_files_with_django_s_hash_stay() -> None:
+    for path in ("/static/css/base.1a2b3c4d5e6f.css", "/static/admin/js/core.cf103cd04ebf.js"):
+        assert sanitise_url(f"https://h{path}", KEYS) == f"https://h{path}"
+        assert redact_text(f"GET {path}") == f"GET {path}"
+
+
+@pytest.mark.parametrize("state", ["ot=th:8;rv:6e6d1a75832a2f", "ot=rv:6e6d1a75832a2f,dd=s:1;o:rum"])
+def test_a_tracestate_of_tracers_stays(state: str) -> None:
+    assert redact_tracestate(state) == state
+
+
+@pytest.mark.parametrize(
+    "state", ["v=ada@example.com", "token={}", "ot=th:8;password:{}", "v=eyJhbGciOiJIUzI1NiJ9.e30.{}"]
+)
+@given(value=VALUES)
+def test_a_tracestate_of_anybody_s(state: str, value: str) -> None:
+    redacted = redact_tracestate(state.format(value))
+    assert value not in redacted
+    assert "ada@" not in redacted
