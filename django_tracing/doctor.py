@@ -274,32 +274,38 @@ class Diagnosis:
     def _check_sampling(self) -> Iterator[Step]:
         settings = self.settings
         rules = self._sampling_rules() if settings.sampling_refresh else []
+        remote = settings.remote_sampling_url
         if rules:
             shown = ", ".join(f"{rule.name} {rule.rate * 100:g} %" for rule in rules[:5])
             more = f" and {len(rules) - 5} more" if len(rules) > 5 else ""
-            detail = f"by the rules of the admin: {shown}{more}; else {settings.sample_rate * 100:g} %"
-            yield Step("sampling", "ok", detail)
-        if settings.remote_sampling_url is not None:
-            asked = JaegerRemoteSampler(settings.service_name, settings.remote_sampling_url, refresh=3600)
-            server = _shown(settings.remote_sampling_url)
+            rest = f"; else {settings.sample_rate * 100:g} %" if remote is None else ""
+            yield Step("sampling", "ok", f"by the rules of the admin: {shown}{more}{rest}")
+        if remote is not None:
+            asked = JaegerRemoteSampler(settings.service_name, remote, refresh=3600)
+            server = _shown(remote)
             if asked.ask():
+                # It decides what no rule does: SAMPLE_RATE nothing.
                 yield Step("sampling", "ok", f"by {server}: {_strategy(asked.strategy)}")
-            else:
-                yield Step(
-                    "sampling",
-                    "warning",
-                    f"{server} gave no strategy that can be read.",
-                    "The strategy known last, or SAMPLE_RATE, stays in force.",
-                    f"Look at {_place(settings.source('REMOTE_SAMPLING_URL'))}: does that Jaeger serve sampling?",
-                )
-        if settings.sample_rate < 1:
+                return
             yield Step(
                 "sampling",
                 "warning",
-                f"{settings.sample_rate:g} of the traces are recorded ({settings.source('SAMPLE_RATE')}).",
-                "Requests that are passed over do not show up."
-                if settings.sample_rate
-                else "No request is recorded, unless its caller's was.",
+                f"{server} gave no strategy that can be read.",
+                "The strategy known last, or SAMPLE_RATE, stays in force.",
+                f"Look at {_place(settings.source('REMOTE_SAMPLING_URL'))}: does that Jaeger serve sampling?",
+            )
+        if settings.sample_rate < 1:
+            kept = ["its caller was"]
+            if settings.keep_errors:
+                kept.append("it fails (KEEP_ERRORS)")
+            if settings.keep_slower_than is not None:
+                kept.append(f"it takes longer than {settings.keep_slower_than:g} s (KEEP_SLOWER_THAN)")
+            of_what = "the traces that no rule decides" if rules else "the traces"
+            yield Step(
+                "sampling",
+                "warning",
+                f"{settings.sample_rate * 100:g} % of {of_what} are recorded ({settings.source('SAMPLE_RATE')}).",
+                f"A request of the others is recorded only when {' or '.join(kept)}.",
                 "Set SAMPLE_RATE to 1 to see each request. The test trace is sent all the same.",
             )
 

@@ -860,7 +860,7 @@ _NODES: Final = {
     "external": _("not traced"),
 }
 #: As much of a name as fits into its box.
-_NAME_LENGTH: Final = 22
+_NAME_LENGTH: Final = 20
 
 
 def _drawn(drawing: Any) -> dict[str, Any]:

@@ -262,6 +262,7 @@ class Demo:
             command = ["django", "runserver", f"127.0.0.1:{port}", "--noreload", "--insecure"]
         elif self._server == "gunicorn":
             command = ["gunicorn", "example_project.wsgi", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
+            command += ["--config", "python:example_project.gunicorn_config"]
             command += ["--workers", "2", "--threads", "4", "--log-level", "warning"]
         else:
             command = ["uvicorn", "example_project.asgi:application", "--port", str(port), "--log-level", "warning"]

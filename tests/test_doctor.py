@@ -216,7 +216,8 @@ def test_a_sampled_service_is_told_so(receiver: OTLPReceiver, rate: float) -> No
     result = Result({"ENDPOINT": receiver.endpoint, "SAMPLE_RATE": rate}, query=False)
     step = result.step("sampling")
     assert step.outcome == "warning"
-    assert f"{rate:g}" in step.detail
+    assert step.detail.startswith(f"{rate * 100:g} % of the traces are recorded (")
+    assert step.meaning.endswith("only when its caller was.")
     assert 'TRACING["SAMPLE_RATE"]' in step.detail
     assert result.exit_code == 0
     assert len(receiver.spans) == 2
@@ -232,6 +233,17 @@ def test_instrumentations_that_are_not_there(receiver: OTLPReceiver) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_rate_says_only_what_rules_leave_to_it(receiver: OTLPReceiver) -> None:
+    SamplingRule.objects.create(name="Orders", rate=50)
+    kept = {"KEEP_ERRORS": True, "KEEP_SLOWER_THAN": 1.5}
+    result = Result({"ENDPOINT": receiver.endpoint, "SAMPLE_RATE": 0.0, **kept}, query=False)
+    rules, rate = (step for step in result.steps if step.name == "sampling")
+    assert rules.detail == "by the rules of the admin: Orders 50 %; else 0 %"
+    assert rate.detail == '0 % of the traces that no rule decides are recorded (TRACING["SAMPLE_RATE"]).'
+    assert "it fails (KEEP_ERRORS) or it takes longer than 1.5 s (KEEP_SLOWER_THAN)" in rate.meaning
+
+
+@pytest.mark.django_db(transaction=True)
 def test_the_sampling_in_force(receiver: OTLPReceiver) -> None:
     for order, name in enumerate("abcdefg"):
         SamplingRule.objects.create(name=name, order=order, rate=order)
@@ -243,8 +255,9 @@ def test_the_sampling_in_force(receiver: OTLPReceiver) -> None:
 
 def test_a_jaeger_s_strategy() -> None:
     with Jaeger("jaeger", {"default_strategy": {"type": "probabilistic", "param": 0.25}}) as jaeger:
-        tracing = {"ENDPOINT": jaeger.otlp_http, "REMOTE_SAMPLING_URL": jaeger.sampling}
+        tracing = {"ENDPOINT": jaeger.otlp_http, "REMOTE_SAMPLING_URL": jaeger.sampling, "SAMPLE_RATE": 0.1}
         result = Result(tracing, query=False)
+    # What it decides SAMPLE_RATE does not.
     assert result.step("sampling").detail == f"by {jaeger.sampling}: 25 %"
 
 
