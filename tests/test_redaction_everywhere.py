@@ -225,3 +225,48 @@ def test_a_card_and_an_e_mail_are_recognised_wherever_they_stand(spans: Spans) -
     exported = encode_spans(list(spans))
     assert CARD.encode() not in exported
     assert b"ada@example.com" not in exported
+
+
+def usual(_: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id, name FROM auth_group WHERE name = %s ORDER BY id LIMIT 21", ["editors"])
+    for cache in (caches["default"], caches["redis"]):
+        cache.get("session:list")
+    caches["redis"].client.get_client().get("session:list")  # type: ignore[attr-defined]
+    requests.get(f"{_callee[0]}/api/v2/orders/0b0c8c1e-5d2f-4f0b-9a44-2f1d1f6c1a10/?page=2&sort=-created", timeout=10)
+    with django_tracing.create_span("import of opentelemetry-instrumentation-psycopg2") as span:
+        span.set_attributes(
+            {
+                "order.id": "0b0c8c1e-5d2f-4f0b-9a44-2f1d1f6c1a10",
+                "k8s.pod.name": "web-7d9f8b6c5d-x2k9p",
+                "file": "/usr/lib/python3.13/site-packages/django/db/backends/utils.py",
+                "gen_ai.usage.input_tokens": 1200,
+                "is_authenticated": True,
+                "note": "GET /static/admin/js/core.cf103cd04ebf.js took 12.5 ms; 50% of 200",
+            }
+        )
+    with trace_api.get_tracer("shop").start_as_current_span("shop.price"):
+        pass
+
+
+@pytest.mark.usefixtures("site", "db", "of_either_kind")
+def test_a_usual_request_stays_readable(spans: Spans) -> None:
+    _doing[:], _secret[:] = [usual], [""]
+    response = Client().get("/plain/?page=2&category=garden-furniture", headers={"user-agent": "Mozilla/5.0 (X11)"})
+    assert len(spans) >= 8
+    for span in spans:
+        attributes = dict(span.attributes or {})
+        assert attributes["correlation.id"] == response["X-Correlation-ID"], span.name
+        assert "[redacted]" not in f"{span.name} {attributes}"
+    said = " ".join(f"{span.name} {dict(span.attributes or {})}" for span in spans)
+    for text in (
+        "SELECT id, name FROM auth_group WHERE name = %s ORDER BY id LIMIT ?",
+        "GET /plain/",
+        "http://testserver/plain/?page=2&category=garden-furniture",
+        "/api/v2/orders/0b0c8c1e-5d2f-4f0b-9a44-2f1d1f6c1a10/?page=2&sort=-created",
+        "cache.get.session:list",
+        "GET session:list",
+        "web-7d9f8b6c5d-x2k9p",
+        "core.cf103cd04ebf.js",
+    ):
+        assert text in said, text

@@ -156,3 +156,20 @@ def test_a_tracestate_of_anybody_s(state: str, value: str) -> None:
     redacted = redact_tracestate(state.format(value))
     assert value not in redacted
     assert "ada@" not in redacted
+
+
+@pytest.mark.parametrize("route", ["/reset/<uidb64>/<token>/", "/cart/<session_key>", "/a/<str:token>/b/<int:pin>/"])
+def test_names_of_a_routes_parameters_are_no_names_of_values(route: str) -> None:
+    assert GUIDELINES.attributes({"http.route": route}) == {"http.route": route}
+    assert GUIDELINES.name("GET /reset/<uidb64>/<token>/") == "GET /reset/<uidb64>/<token>/"
+    assert "hunter2" not in redact_text("<token>/hunter2</token>")
+    assert "hunter2" not in str(GUIDELINES.attributes({"http.route": "/a/token=hunter2/<pk>"}))
+
+
+@pytest.mark.parametrize("system", ["redis", "valkey", "memcached"])
+def test_commands_of_a_users_own_span_have_no_keys(system: str) -> None:
+    for names in (("db.system", "db.statement"), ("db.system.name", "db.query.text")):
+        said = dict(zip(names, (system, "SET user:janedoe hunter2"), strict=True))
+        assert GUIDELINES.attributes(said)[names[1]] == "SET ? ?"
+    assert GUIDELINES.attributes({"cache.key": "session:janedoe"}) == {"cache.key": "session:*"}
+    assert GUIDELINES.attributes({"cache.key": "session:list"}) == {"cache.key": "session:list"}

@@ -164,9 +164,13 @@ def _redact_values(text: str) -> str:
     """
     parts: list[str] = []
     kept = position = 0
+    closing = text.rfind("</")
     while (name := _NAME.search(text, position)) is not None:
         position = name.end()
         if not _is_sensitive(text, name) or name[1].endswith(("Error", "Exception", "Warning")):
+            continue
+        if text[position - 1] == ">" and text.startswith("/", position) and closing < position:
+            # A parameter of a route, no element: <token>/.
             continue
         phrase = name[1].lower().endswith(_PHRASES) and not name[2]
         value = (_PHRASE.match(text, position) if phrase else None) or _VALUE.match(text, position)
