@@ -12,6 +12,7 @@ from django_tracing.guidelines import Guidelines
 from django_tracing.redaction import (
     REDACTED,
     SensitiveKeys,
+    redact_db_error,
     redact_query,
     redact_resource,
     redact_text,
@@ -173,3 +174,27 @@ def test_commands_of_a_users_own_span_have_no_keys(system: str) -> None:
         assert GUIDELINES.attributes(said)[names[1]] == "SET ? ?"
     assert GUIDELINES.attributes({"cache.key": "session:janedoe"}) == {"cache.key": "session:*"}
     assert GUIDELINES.attributes({"cache.key": "session:list"}) == {"cache.key": "session:list"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Token is blacklisted",
+        "Session was deleted",
+        "The session is going to end",
+        '(1045, "Access denied for user root (using password: YES)")',
+        "password=None, token=null",
+        "'password': None}",
+        "{'has_token': True}",
+    ],
+)
+def test_a_sentence_about_a_value_and_what_stands_for_none_stay(text: str) -> None:
+    assert redact_text(text) == text
+
+
+def test_input_values_of_pydantic_go_without_quotes_too() -> None:
+    message = "1 validation error for Order\npin\n  Input should be a string [type=string_type, input_value={}, input_type=int]"
+    for value in ("482913", "Money(482913, 'EUR')", "['482913', 482913]"):
+        redacted = redact_db_error(message.format(value))
+        assert "482913" not in redacted
+        assert "input_type=int" in redacted

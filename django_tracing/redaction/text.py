@@ -17,7 +17,7 @@ from django_tracing.redaction.looks import (
     redact_pem,
     redact_webhooks,
 )
-from django_tracing.redaction.names import LAST_WORDS, STATES, STEMS, VERBS, SensitiveKeys, words_of
+from django_tracing.redaction.names import LAST_WORDS, NO_VALUES, STATES, STEMS, VERBS, SensitiveKeys, words_of
 from django_tracing.redaction.patterns import LONGEST_KEPT, REDACTED, Harmless, pattern, safely
 
 __all__ = ["JWT", "TEXT_INPUT", "USERINFO", "also_sensitive", "mask_email", "redact_text", "redact_words"]
@@ -176,7 +176,8 @@ def _redact_values(text: str) -> str:
         value = (_PHRASE.match(text, position) if phrase else None) or _VALUE.match(text, position)
         if value is None or value.group().startswith(REDACTED):
             continue
-        if name[2] and value.group().rstrip(".!?:)").lower() in STATES:
+        bare = value.group().rstrip(".!?:)]}'\"").lower()
+        if bare in NO_VALUES or (name[2] and bare in STATES):
             continue
         edge = value.group()[0] if value.group()[0] in "\"'" else ""
         parts += (text[kept:position], edge, REDACTED, edge)
