@@ -168,10 +168,13 @@ def in_names(secret: str) -> None:
         pybreaker.CircuitBreaker(name=f"payments {secret}").call(fail, secret)
     with (
         django_tracing.create_span(f"work {secret}"),
-        django_tracing.trace_rate_limit_check(f"limit {secret}"),
+        django_tracing.trace_rate_limit_check(
+            f"limit {secret}", user="zqada@example.com", subscription="of zqada@x.example"
+        ),
         trace_api.get_tracer("shop").start_as_current_span(f"shop {secret}") as span,
     ):
         span.update_name(f"again {secret}")
+        django_tracing.trace_external_call(f"service {secret}", "GET", "https://h/", int)
         span.set_attributes(_part(secret, 0.5).attributes)
 
 
@@ -266,9 +269,9 @@ ROWS: dict[str, dict[str, tuple[Callable[[str], Any], tuple[str, ...]]]] = {
         "cookies, sessions, request and response bodies": (in_a_request, ()),
         "the user": (in_a_user, ("z***@example.com",)),
         "exceptions, also in groups, in chains and with notes": (in_exceptions, (Group.__name__, "refused ")),
-        "names of spans, templates, circuit breakers, rate limits, sampling rules": (
+        "names of spans, circuit breakers, rate limits, called services, sampling rules": (
             in_names,
-            ("work ", "payments ", "limit ", "sampling.rule"),
+            ("work ", "payments ", "limit ", "service ", "sampling.rule"),
         ),
         "baggage": (in_baggage, ()),
         "arguments of commands, tasks, Celery's tasks": (in_arguments, ("command.refuse",)),
@@ -335,7 +338,7 @@ ROWS: dict[str, dict[str, tuple[Callable[[str], Any], tuple[str, ...]]]] = {
             readable("/files/janedoe-diagnosis.pdf"),
             ("/files/janedoe-diagnosis.pdf",),
         ),
-        "words in names that programs make at run time: of templates, spans, classes, tables": (
+        "words in names that programs make at run time: of spans, classes, tables, of templates in exceptions": (
             readable("letters/jane_doe.html", "import of Jane Doe"),
             ("letters/jane_doe.html", "import of Jane Doe"),
         ),
