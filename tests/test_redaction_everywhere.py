@@ -15,7 +15,7 @@ from django.core.cache import caches
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, override_settings
-from django.urls import path
+from django.urls import path, re_path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry import trace as trace_api
@@ -41,7 +41,19 @@ def view(request: HttpRequest, rest: str = "") -> HttpResponse:
     return HttpResponse("ok")
 
 
-urlpatterns = [path("plain/", view), path("invitations/<str:rest>/", view)]
+def with_token(request: HttpRequest, **arguments: object) -> HttpResponse:
+    return HttpResponse("ok")
+
+
+urlpatterns = [
+    path("plain/", view),
+    path("invitations/<str:rest>/", view),
+    path("reset/<uidb64>/<token>/", with_token),
+    path("verify/<int:otp>/", with_token),
+    path("files/<path:session_key>", with_token),
+    path("tariffs/<slug:tariff>/", with_token),
+    re_path(r"^sign-in/(?P<api_key>[^/]+)-now/$", with_token),
+]
 
 
 def query(secret: str) -> None:
@@ -270,3 +282,25 @@ def test_a_usual_request_stays_readable(spans: Spans) -> None:
         "core.cf103cd04ebf.js",
     ):
         assert text in said, text
+
+
+@pytest.mark.usefixtures("site", "of_either_kind")
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ("/reset/MQ/hunter2/", "/reset/MQ/[redacted]/"),
+        ("/reset/MQ/s%20t/", "/reset/MQ/[redacted]/"),
+        ("/reset/e/e/", "/[redacted]/"),
+        ("/verify/482913/", "/verify/[redacted]/"),
+        ("/verify/0482913/", "/verify/0[redacted]/"),
+        ("/files/a/hunter2", "/files/[redacted]"),
+        ("/sign-in/hunter2-now/", "/sign-in/[redacted]-now/"),
+        ("/tariffs/winter/", "/tariffs/winter/"),
+    ],
+)
+def test_a_parameter_of_the_route_is_known_by_its_name(asked: str, shown: str, spans: Spans) -> None:
+    assert Client().get(f"{asked}?page=2").status_code == 200
+    urls = [str((span.attributes or {}).get("http.url", "")) for span in spans]
+    assert any(f"{shown}?page=2" in url for url in urls), urls
+    for secret in ("hunter2", "482913", "s%20t", "s t"):
+        assert secret.encode() not in encode_spans(list(spans))

@@ -350,7 +350,7 @@ ROWS: dict[str, dict[str, tuple[Callable[[str], Any], tuple[str, ...]]]] = {
             readable("try hunter2"),
             ("try hunter2",),
         ),
-        "short secrets as segments of a path": (readable("/token/hunter2/"), ("/token/hunter2/",)),
+        "short secrets as segments of a path": (readable("/t/hunter2/"), ("/t/hunter2/",)),
         "a value in a sentence of another shape, and the second word of one without quotes": (
             readable("the password was set to hunter2", "password: right hunter2"),
             ("the password was set to hunter2", "password: [redacted] hunter2"),
