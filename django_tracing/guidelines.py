@@ -68,6 +68,8 @@ _KEY_LENGTH: Final = 1000
 _URLS: Final = frozenset({HTTP_URL, URL_FULL, "http.target", "url.path"})
 #: The query of a URL by itself.
 _QUERIES: Final = ("url.query", "query_string", "querystring")
+#: Keys of stores, and Kafka's, which are people's as often.
+_KEYS: Final = frozenset({CACHE_KEY, "messaging.kafka.message.key", "messaging.kafka.message_key"})
 #: What speaks in commands whose words are keys and values.
 _KEY_VALUE_STORES: Final = ("redis", "valkey", "keydb", "dragonfly", "memcached")
 _Dialect = Dialect | Literal["no-sql"]
@@ -195,7 +197,7 @@ class Guidelines:
             return cut(sanitise_url(text, self._sensitive), LONG_LENGTH)
         if key.lower().endswith(_QUERIES):
             return cut(sanitise_url(f"?{text.removeprefix('?')}", self._sensitive)[1:], LONG_LENGTH)
-        if key == CACHE_KEY:
+        if key in _KEYS:
             # This app's own comes here too, where spans are the SDK's: a pattern's pattern is itself.
             return cut(key_pattern(text), self._max_length)
         if key == HTTP_ROUTE:

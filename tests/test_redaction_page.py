@@ -108,6 +108,7 @@ def in_keys(secret: str) -> None:
         cache.get(f"user:{secret}")
         cache.get_many([f"user:{secret}"])
     caches["redis"].client.get_client().get(f"user:{secret}")  # type: ignore[attr-defined]
+    django_tracing.set_span_attributes({"messaging.kafka.message.key": f"user:zqjane:{secret}"})
 
 
 def in_values(secret: str) -> None:
@@ -260,7 +261,7 @@ ROWS: dict[str, dict[str, tuple[Callable[[str], Any], tuple[str, ...]]]] = {
         "SQL": (in_sql, ("SELECT ?",)),
         "SQL parameters, rows": (in_sql, ("%s",)),
         "name, user and host of a database": (in_a_connection, ("db.user",)),
-        "cache keys, Redis keys": (in_keys, ("user:*",)),
+        "keys of caches, of Redis, of Kafka's messages": (in_keys, ("user:*",)),
         "cache values, Redis arguments": (in_values, ("SET user:* ?",)),
         "scripts, FT.SEARCH": (in_scripts, ("EVAL",)),
         "URLs": (in_urls, ("https://h.example/a?password=",)),
@@ -371,7 +372,7 @@ ROWS: dict[str, dict[str, tuple[Callable[[str], Any], tuple[str, ...]]]] = {
             lambda secret: None,
             (),
         ),
-        "names of tracers, of services and of hosts": (
+        "names and attributes of tracers, names of services and of hosts": (
             lambda secret: trace_api.get_tracer("hunter2-tracer").start_span("of a tracer").end(),
             ("hunter2-tracer",),
         ),
