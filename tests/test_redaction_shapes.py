@@ -198,3 +198,28 @@ def test_input_values_of_pydantic_go_without_quotes_too() -> None:
         redacted = redact_db_error(message.format(value))
         assert "482913" not in redacted
         assert "input_type=int" in redacted
+
+
+@pytest.mark.parametrize("name", ["code", "state", "password", "maps_key"])
+@given(value=VALUES)
+def test_a_url_in_a_url_that_nobody_has_encoded(name: str, value: str) -> None:
+    for url in (
+        f"/login?next=/cb?{name}={value}",
+        f"/login?a=1&next=https://h/cb?a=1?{name}={value}?x",
+        f"/login?next=/a?next=%2Fcb%3F{name}%3D{value}",
+        f"/login?q=my+{name}%3D{value}" if name == "password" else "",
+        f"/login?q=--password+{value}",
+    ):
+        assert value not in redact_text(f"404 for url: https://h{url}")
+        assert value not in sanitise_url(f"https://h{url}", KEYS)
+        assert value not in str(redact_query(url.partition("?")[2], KEYS))
+
+
+@pytest.mark.parametrize("before", ["(", "\n", "\t", "`", "x=", "[", "\u503c", "|", "<a>"])
+@given(value=VALUES)
+def test_an_option_behind_anything(before: str, value: str) -> None:
+    assert value not in redact_text(f"run{before}--password {value}")
+
+
+def test_a_home_folder_behind_a_letter_of_another_alphabet() -> None:
+    assert redact_text("\u9519\u8bef/home/jane/shop") == "\u9519\u8bef~/shop"
