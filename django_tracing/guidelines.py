@@ -16,15 +16,17 @@ from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any, Final, Literal
 from uuid import UUID
 
 from django_tracing.attributes import (
+    CACHE_KEY,
     DB_QUERY_TEXT,
     DB_STATEMENT,
     DB_SYSTEM,
     EXCEPTION_MESSAGE,
     EXCEPTION_STACKTRACE,
+    HTTP_ROUTE,
     HTTP_URL,
     URL_FULL,
 )
@@ -34,6 +36,7 @@ from django_tracing.redaction import (
     SensitiveKeys,
     cut,
     dialect_of,
+    key_pattern,
     numbers_machines,
     redact_db_error,
     redact_stacktrace,
@@ -65,6 +68,12 @@ _KEY_LENGTH: Final = 1000
 _URLS: Final = frozenset({HTTP_URL, URL_FULL, "http.target", "url.path"})
 #: The query of a URL by itself.
 _QUERIES: Final = ("url.query", "query_string", "querystring")
+#: Keys of stores, and Kafka's, which are people's as often.
+_KEYS: Final = frozenset({CACHE_KEY, "messaging.kafka.message.key", "messaging.kafka.message_key"})
+#: What speaks in commands whose words are keys and values.
+_KEY_VALUE_STORES: Final = ("redis", "valkey", "keydb", "dragonfly", "memcached")
+_Dialect = Dialect | Literal["no-sql"]
+_PARAMETERS_OF_ROUTE: Final = re.compile(r"(<[^<>]*>)")
 _STATEMENTS: Final = frozenset({DB_STATEMENT, DB_QUERY_TEXT})
 _DB_SYSTEM_NAME: Final = "db.system.name"
 #: What stands for itself as text.
@@ -103,6 +112,16 @@ def attribute_name(name: str) -> str:
     return _cached_name(name[:_NAME_LENGTH])
 
 
+def _redacted_of_route(part: str) -> str:
+    return part if part[:1] == "<" else redact_text(part)
+
+
+def _command(text: str) -> str:
+    """A command without its keys and values, of which nobody knows here which is which: ``SET ? ?``."""
+    command, *arguments = text[:LONG_LENGTH].split() or [""]
+    return cut(" ".join([redact_text(command[:32]), *("?" for _ in arguments[:20])]), LONG_LENGTH)
+
+
 class Guidelines:
     """What is made of attributes that are not this app's own.
 
@@ -122,9 +141,10 @@ class Guidelines:
     def attributes(self, attributes: Mapping[str, Any], *, rename: bool = True) -> dict[str, Any]:
         """``attributes`` as they may leave. None is left out. Never raises."""
         kept: dict[str, Any] = {}
-        dialect: Dialect = "unknown"
+        dialect: _Dialect = "unknown"
         if DB_STATEMENT in attributes or DB_QUERY_TEXT in attributes:
-            dialect = dialect_of(attributes.get(DB_SYSTEM) or attributes.get(_DB_SYSTEM_NAME))
+            system = attributes.get(DB_SYSTEM) or attributes.get(_DB_SYSTEM_NAME)
+            dialect = "no-sql" if system in _KEY_VALUE_STORES else dialect_of(system)
         for key, value in attributes.items():
             try:
                 if value is None:
@@ -138,7 +158,7 @@ class Guidelines:
                 kept[key] = REDACTED
         return kept
 
-    def value(self, key: str, value: Any, dialect: Dialect = "unknown") -> Any:
+    def value(self, key: str, value: Any, dialect: _Dialect = "unknown") -> Any:
         """``value`` of the attribute ``key`` as it may leave; of a type that can be no attribute, as it is.
 
         ``dialect`` is what a statement is read as.
@@ -172,12 +192,20 @@ class Guidelines:
             ]
         return value
 
-    def _text(self, key: str, text: str, dialect: Dialect) -> str:
+    def _text(self, key: str, text: str, dialect: _Dialect) -> str:
         if key in _URLS:
             return cut(sanitise_url(text, self._sensitive), LONG_LENGTH)
         if key.lower().endswith(_QUERIES):
             return cut(sanitise_url(f"?{text.removeprefix('?')}", self._sensitive)[1:], LONG_LENGTH)
+        if key in _KEYS:
+            # This app's own comes here too, where spans are the SDK's: a pattern's pattern is itself.
+            return cut(key_pattern(text), self._max_length)
+        if key == HTTP_ROUTE:
+            # The names of its parameters are no values' names.
+            return cut("".join(map(_redacted_of_route, _PARAMETERS_OF_ROUTE.split(text))), LONG_LENGTH)
         if key in _STATEMENTS:
+            if dialect == "no-sql":
+                return _command(text)
             return sanitise_sql(text, LONG_LENGTH, dialect=dialect)
         if key == EXCEPTION_MESSAGE:
             return cut(redact_db_error(text), MESSAGE_LENGTH)

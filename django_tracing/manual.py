@@ -651,9 +651,10 @@ def trace_rate_limit_check(operation: str, *, user: Any = None, subscription: st
             known = known.__dict__.get("_wrapped", empty)
         key = None if known is empty else getattr(known, "pk", known)
         if key is not None:
-            own[names.USER_ID] = cut(str(key), 100)
+            # As of the request's own user: an e-mail is masked, what is random stays.
+            own[names.USER_ID] = cut(redact_text(str(key), random=False), 100)
         if subscription is not None:
-            own[names.USER_SUBSCRIPTION] = cut(str(subscription), 100)
+            own[names.USER_SUBSCRIPTION] = cut(redact_text(str(subscription), random=False), 100)
         return RATE_LIMIT_CHECK, None, own
 
     return RateLimitCheck(_open_described(describe, SpanKind.INTERNAL))

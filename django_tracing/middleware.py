@@ -41,7 +41,7 @@ from django_tracing.correlation import HEADER, Scope, get_scope, incoming_id, wi
 from django_tracing.extraction import extract
 from django_tracing.identity import identify
 from django_tracing.recording import SPAN_KEY, Prepared, UnsampledSpan
-from django_tracing.redaction import SensitiveKeys, cut, redact_query, redact_text, sanitise_url
+from django_tracing.redaction import REDACTED, SensitiveKeys, cut, redact_query, redact_text, sanitise_url
 from django_tracing.response_headers import SERVER_TIMING, TRACERESPONSE, server_timing, traceresponse
 from django_tracing.untraced import untraced_context
 
@@ -249,7 +249,8 @@ class _Traced:
         limit = settings.max_attribute_length
         query = meta.get("QUERY_STRING") or ""
         host = meta.get("HTTP_HOST") or (meta.get("SERVER_NAME"), meta.get("SERVER_PORT"))
-        asked = (request.scheme, host, request.path, query, settings.sensitive_keys, limit)
+        hidden = _secret_arguments(request, _sensitive_keys(settings.sensitive_keys))
+        asked = (request.scheme, host, request.path, query, hidden, settings.sensitive_keys, limit)
         who = (meta.get("HTTP_USER_AGENT"), client_address(meta, settings.trusted_proxies), limit)
         answered = (self.method, _route(request), status)
         name, answer = _answers.get(answered) or _answer(*answered)
@@ -509,7 +510,7 @@ _starts: Final[spans.Cache[str, Prepared]] = spans.Cache()
 _answers: Final[spans.Cache[tuple[str, str | None, int | None], tuple[str, Prepared]]] = spans.Cache()
 #: By user agent, address and the longest attribute.
 _clients: Final[spans.Cache[tuple[str | None, str, int], Prepared]] = spans.Cache()
-#: By scheme, host, path, query, sensitive keys and the longest attribute.
+#: By scheme, host, path, query, what of the path is secret, sensitive keys and the longest attribute.
 _urls: Final[spans.Cache[tuple[Any, ...], Prepared]] = spans.Cache()
 #: What is longer hardly comes again.
 _KEPT_LENGTH: Final = 512
@@ -546,10 +547,11 @@ def _client(agent: str | None, address: str, limit: int) -> Prepared:
 
 
 def _url_part(request: HttpRequest, asked: tuple[Any, ...]) -> Prepared:
-    *_, query, sensitive_keys, limit = asked
+    *_, query, hidden, sensitive_keys, limit = asked
     sensitive = _sensitive_keys(sensitive_keys)
-    url = _url(request)
-    sanitised = sanitise_url(url, sensitive)
+    url = _url(request, request.path)
+    shown = _url(request, _without(request.path, _route(request), hidden)) if hidden else url
+    sanitised = sanitise_url(shown, sensitive)
     attributes: Attributes = {names.HTTP_URL: cut(sanitised, _URL_LENGTH)}
     if query:
         for name, value in redact_query(query, sensitive).items():
@@ -558,10 +560,32 @@ def _url_part(request: HttpRequest, asked: tuple[Any, ...]) -> Prepared:
     return _urls.keep(asked, part) if sanitised == url and len(url) <= _KEPT_LENGTH else part
 
 
-def _url(request: HttpRequest) -> str:
+def _secret_arguments(request: HttpRequest, sensitive: SensitiveKeys) -> tuple[str, ...]:
+    """What the path says of the route's parameters that have a sensitive name: ``reset/<token>/``."""
+    arguments = getattr(getattr(request, "resolver_match", None), "captured_kwargs", None)
+    if not arguments:
+        return ()
+    return tuple(str(value) for name, value in arguments.items() if sensitive.matches(name))
+
+
+def _without(path: str, route: str | None, hidden: tuple[str, ...]) -> str:
+    """``path`` with ``[redacted]`` for the segments that are, or hold, one of ``hidden``."""
+    for value in hidden:
+        segments = path.split("/")
+        if value in segments:
+            path = "/".join(REDACTED if segment == value else segment for segment in segments)
+        elif value and value in path:
+            path = path.replace(value, REDACTED)
+        else:
+            # A converter has made another text of it, and nobody knows which it was.
+            return readable_route(route or "")
+    return path
+
+
+def _url(request: HttpRequest, path: str) -> str:
     """The URL as asked for. Not ``build_absolute_uri``, which raises for the very requests one wants to see."""
     query = request.META.get("QUERY_STRING")
-    return f"{request.scheme}://{_host(request)}{request.path}" + (f"?{query}" if query else "")
+    return f"{request.scheme}://{_host(request)}{path}" + (f"?{query}" if query else "")
 
 
 def _host(request: HttpRequest) -> str:

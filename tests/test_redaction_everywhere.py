@@ -15,7 +15,7 @@ from django.core.cache import caches
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse
 from django.test import Client, override_settings
-from django.urls import path
+from django.urls import path, re_path
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from opentelemetry import trace as trace_api
@@ -41,7 +41,19 @@ def view(request: HttpRequest, rest: str = "") -> HttpResponse:
     return HttpResponse("ok")
 
 
-urlpatterns = [path("plain/", view), path("invitations/<str:rest>/", view)]
+def with_token(request: HttpRequest, **arguments: object) -> HttpResponse:
+    return HttpResponse("ok")
+
+
+urlpatterns = [
+    path("plain/", view),
+    path("invitations/<str:rest>/", view),
+    path("reset/<uidb64>/<token>/", with_token),
+    path("verify/<int:otp>/", with_token),
+    path("files/<path:session_key>", with_token),
+    path("tariffs/<slug:tariff>/", with_token),
+    re_path(r"^sign-in/(?P<api_key>[^/]+)-now/$", with_token),
+]
 
 
 def query(secret: str) -> None:
@@ -225,3 +237,70 @@ def test_a_card_and_an_e_mail_are_recognised_wherever_they_stand(spans: Spans) -
     exported = encode_spans(list(spans))
     assert CARD.encode() not in exported
     assert b"ada@example.com" not in exported
+
+
+def usual(_: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT id, name FROM auth_group WHERE name = %s ORDER BY id LIMIT 21", ["editors"])
+    for cache in (caches["default"], caches["redis"]):
+        cache.get("session:list")
+    caches["redis"].client.get_client().get("session:list")  # type: ignore[attr-defined]
+    requests.get(f"{_callee[0]}/api/v2/orders/0b0c8c1e-5d2f-4f0b-9a44-2f1d1f6c1a10/?page=2&sort=-created", timeout=10)
+    with django_tracing.create_span("import of opentelemetry-instrumentation-psycopg2") as span:
+        span.set_attributes(
+            {
+                "order.id": "0b0c8c1e-5d2f-4f0b-9a44-2f1d1f6c1a10",
+                "k8s.pod.name": "web-7d9f8b6c5d-x2k9p",
+                "file": "/usr/lib/python3.13/site-packages/django/db/backends/utils.py",
+                "gen_ai.usage.input_tokens": 1200,
+                "is_authenticated": True,
+                "note": "GET /static/admin/js/core.cf103cd04ebf.js took 12.5 ms; 50% of 200",
+            }
+        )
+    with trace_api.get_tracer("shop").start_as_current_span("shop.price"):
+        pass
+
+
+@pytest.mark.usefixtures("site", "db", "of_either_kind")
+def test_a_usual_request_stays_readable(spans: Spans) -> None:
+    _doing[:], _secret[:] = [usual], [""]
+    response = Client().get("/plain/?page=2&category=garden-furniture", headers={"user-agent": "Mozilla/5.0 (X11)"})
+    assert len(spans) >= 8
+    for span in spans:
+        attributes = dict(span.attributes or {})
+        assert attributes["correlation.id"] == response["X-Correlation-ID"], span.name
+        assert "[redacted]" not in f"{span.name} {attributes}"
+    said = " ".join(f"{span.name} {dict(span.attributes or {})}" for span in spans)
+    for text in (
+        "SELECT id, name FROM auth_group WHERE name = %s ORDER BY id LIMIT ?",
+        "GET /plain/",
+        "http://testserver/plain/?page=2&category=garden-furniture",
+        "/api/v2/orders/0b0c8c1e-5d2f-4f0b-9a44-2f1d1f6c1a10/?page=2&sort=-created",
+        "cache.get.session:list",
+        "GET session:list",
+        "web-7d9f8b6c5d-x2k9p",
+        "core.cf103cd04ebf.js",
+    ):
+        assert text in said, text
+
+
+@pytest.mark.usefixtures("site", "of_either_kind")
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        ("/reset/MQ/hunter2/", "/reset/MQ/[redacted]/"),
+        ("/reset/MQ/s%20t/", "/reset/MQ/[redacted]/"),
+        ("/reset/e/e/", "/[redacted]/"),
+        ("/verify/482913/", "/verify/[redacted]/"),
+        ("/verify/0482913/", "/verify/0[redacted]/"),
+        ("/files/a/hunter2", "/files/[redacted]"),
+        ("/sign-in/hunter2-now/", "/sign-in/[redacted]-now/"),
+        ("/tariffs/winter/", "/tariffs/winter/"),
+    ],
+)
+def test_a_parameter_of_the_route_is_known_by_its_name(asked: str, shown: str, spans: Spans) -> None:
+    assert Client().get(f"{asked}?page=2").status_code == 200
+    urls = [str((span.attributes or {}).get("http.url", "")) for span in spans]
+    assert any(f"{shown}?page=2" in url for url in urls), urls
+    for secret in ("hunter2", "482913", "s%20t", "s t"):
+        assert secret.encode() not in encode_spans(list(spans))

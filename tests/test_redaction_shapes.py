@@ -12,6 +12,7 @@ from django_tracing.guidelines import Guidelines
 from django_tracing.redaction import (
     REDACTED,
     SensitiveKeys,
+    redact_db_error,
     redact_query,
     redact_resource,
     redact_text,
@@ -156,3 +157,69 @@ def test_a_tracestate_of_anybody_s(state: str, value: str) -> None:
     redacted = redact_tracestate(state.format(value))
     assert value not in redacted
     assert "ada@" not in redacted
+
+
+@pytest.mark.parametrize("route", ["/reset/<uidb64>/<token>/", "/cart/<session_key>", "/a/<str:token>/b/<int:pin>/"])
+def test_names_of_a_routes_parameters_are_no_names_of_values(route: str) -> None:
+    assert GUIDELINES.attributes({"http.route": route}) == {"http.route": route}
+    assert GUIDELINES.name("GET /reset/<uidb64>/<token>/") == "GET /reset/<uidb64>/<token>/"
+    assert "hunter2" not in redact_text("<token>/hunter2</token>")
+    assert "hunter2" not in str(GUIDELINES.attributes({"http.route": "/a/token=hunter2/<pk>"}))
+
+
+@pytest.mark.parametrize("system", ["redis", "valkey", "memcached"])
+def test_commands_of_a_users_own_span_have_no_keys(system: str) -> None:
+    for names in (("db.system", "db.statement"), ("db.system.name", "db.query.text")):
+        said = dict(zip(names, (system, "SET user:janedoe hunter2"), strict=True))
+        assert GUIDELINES.attributes(said)[names[1]] == "SET ? ?"
+    assert GUIDELINES.attributes({"cache.key": "session:janedoe"}) == {"cache.key": "session:*"}
+    assert GUIDELINES.attributes({"cache.key": "session:list"}) == {"cache.key": "session:list"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Token is blacklisted",
+        "Session was deleted",
+        "The session is going to end",
+        '(1045, "Access denied for user root (using password: YES)")',
+        "password=None, token=null",
+        "'password': None}",
+        "{'has_token': True}",
+    ],
+)
+def test_a_sentence_about_a_value_and_what_stands_for_none_stay(text: str) -> None:
+    assert redact_text(text) == text
+
+
+def test_input_values_of_pydantic_go_without_quotes_too() -> None:
+    message = "1 validation error for Order\npin\n  Input should be a string [type=string_type, input_value={}, input_type=int]"
+    for value in ("482913", "Money(482913, 'EUR')", "['482913', 482913]"):
+        redacted = redact_db_error(message.format(value))
+        assert "482913" not in redacted
+        assert "input_type=int" in redacted
+
+
+@pytest.mark.parametrize("name", ["code", "state", "password", "maps_key"])
+@given(value=VALUES)
+def test_a_url_in_a_url_that_nobody_has_encoded(name: str, value: str) -> None:
+    for url in (
+        f"/login?next=/cb?{name}={value}",
+        f"/login?a=1&next=https://h/cb?a=1?{name}={value}?x",
+        f"/login?next=/a?next=%2Fcb%3F{name}%3D{value}",
+        f"/login?q=my+{name}%3D{value}" if name == "password" else "",
+        f"/login?q=--password+{value}",
+    ):
+        assert value not in redact_text(f"404 for url: https://h{url}")
+        assert value not in sanitise_url(f"https://h{url}", KEYS)
+        assert value not in str(redact_query(url.partition("?")[2], KEYS))
+
+
+@pytest.mark.parametrize("before", ["(", "\n", "\t", "`", "x=", "[", "\u503c", "|", "<a>"])
+@given(value=VALUES)
+def test_an_option_behind_anything(before: str, value: str) -> None:
+    assert value not in redact_text(f"run{before}--password {value}")
+
+
+def test_a_home_folder_behind_a_letter_of_another_alphabet() -> None:
+    assert redact_text("\u9519\u8bef/home/jane/shop") == "\u9519\u8bef~/shop"

@@ -367,3 +367,33 @@ def test_an_exception_that_is_none_of_python_s_costs_itself() -> None:
 
     assert redacted_stack(Odd("x"), 1000) == REDACTED
     assert _recorded(Odd("x"))["exception.message"] == "x"
+
+
+def test_source_lines_that_only_name_secrets_stay_readable() -> None:
+    def get_session(token: object, *, password: object) -> None:
+        raise ValueError
+
+    token = password = object()
+    try:
+        session = get_session(token, password=password)
+        assert session
+    except ValueError as error:
+        stack = redacted_stack(error, 8000)
+    assert "session = get_session(token, password=password)" in stack
+
+
+def test_a_literal_of_a_secret_in_a_source_line_goes() -> None:
+    def log_in(**given: object) -> None:
+        raise ValueError
+
+    for call in (
+        lambda: log_in(password="hunter2"),
+        lambda: log_in(pin=482913),
+        lambda: log_in(),  # password: hunter2
+    ):
+        try:
+            call()
+        except ValueError as error:
+            stack = redacted_stack(error, 8000)
+        assert "hunter2" not in stack
+        assert "482913" not in stack

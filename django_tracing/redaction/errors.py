@@ -34,8 +34,10 @@ _QUOTED_VALUE: Final = pattern(
 _NAME_IN_QUOTES: Final = pattern(r"[\w.$-]{1,128}")
 #: So Python's own messages go on after a type or a name.
 _AFTER_NAMES: Final = (" object has no ", " object is not ", " object does not ", " is not defined")
-#: Values that stand without quotes, in PostgreSQL's errors, SQL Server's and Oracle's.
-_BARE_VALUE: Final = pattern(r"\b(out of range: )[^\n]+|\b(value|object) [-+]?\d[\d.]*")
+#: Values that stand without quotes, in PostgreSQL's errors, SQL Server's and Oracle's, and in Pydantic's.
+_BARE_VALUE: Final = pattern(
+    r"\b(out of range: |input_value=(?!['\"]))(?:(?!, input_type=)[^\n])+|\b(value|object) [-+]?\d[\d.]*"
+)
 _BARE_ROW: Final = pattern(r"\b(?:duplicate key value is|with column values) \(")
 #: redis-py writes the command that failed in a pipeline, Redis the arguments of one that it does not know.
 _OF_PIPELINE: Final = pattern(r"\bCommand # \d{1,9} \([A-Z]{0,32}")

@@ -14,7 +14,7 @@ _BASES: Final = ("/home/", "/Users/", "\\Users\\", "\\\\Users\\\\", "Documents a
 _NAME: Final = r"[^/\\\s:'\"<>|,;()\[\]{}]{1,64}(?=[/\\\s:'\"<>|,;()\[\]{}]|$)"
 #: In a URL's path, ``/home/`` is a page: there a host stands before it.
 _HOME: Final = pattern(
-    r"(?<![\w.%~/\\-])((?:file|sqlite\w{0,8}):/{0,3}(?=/))?"
+    r"(?<![A-Za-z0-9_.%~/\\-])((?:file|sqlite\w{0,8}):/{0,3}(?=/))?"
     rf"(?:/[\w.-]{{1,32}}){{0,3}}/(?:home|Users)/{_NAME}"
     # Of another machine, and of Windows.
     rf"|(?<![\w:/\\])[/\\]{{2}}[\w.-]{{1,64}}[/\\](?:home|Users)[/\\]{_NAME}"

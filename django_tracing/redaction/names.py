@@ -8,7 +8,7 @@ from typing import Final
 
 from django_tracing.redaction.patterns import pattern
 
-__all__ = ["HUMP", "LAST_WORDS", "STATES", "STEMS", "VERBS", "SensitiveKeys", "words_of"]
+__all__ = ["HUMP", "LAST_WORDS", "NO_VALUES", "STATES", "STEMS", "VERBS", "SensitiveKeys", "words_of"]
 
 _NOT_OF_A_WORD: Final = pattern(r"[\W_]+")
 #: Between two words that are written together: ``apiKey``, ``HTTPServer``.
@@ -144,23 +144,30 @@ VERBS: Final = "is|was|ist|war|lautet|est|était|es|era|é|è|jest"
 #: What follows the verb where the sentence is about the value and does not give it.
 STATES: Final = frozenset(
     """
-    a abgelaufen about absent again al all allowed already also always an and as at ausente available bad being
-    bereits blank blocked by błędne changed closed common completamente compromised correct corrupt corrupted
-    demasiado different disabled due déjà either empty enabled encrypted entered entirely entièrement equal errada
-    errata erroné errónea expirada expired expiré falsch false faux fehlt for found fout from full geen gesetzt
-    geslaagd gewijzigd gleich gone good hashed here hidden ignored igual in incomplete inconnu incorrect incorrecta
-    incorrecto incorreta incorreto indeed ingesteld insecure inside inteiramente interamente invalid invalide inválida
-    inválido just już kein keine kept known komplett krótkie leeg leer less like limited locked long longer lost
-    malformed mancante manquant missing more much muito muy needed neither never new nicht nie niepoprawne
-    nieprawidłowe niet no non none not nothing now nul nula null nulla nötig obbligatoria obligatoire obligatoria
-    obrigatória obsolete of off ok okay old on one ongeldig onjuist only open optional or out outdated over pas
-    present public puste rejected requerida required requis reset revoked safe same sbagliata scaduta schon secure set
-    short shorter similar so stata stato still stored strong taken te that the there this to too totalmente trop
-    troppo trouvé true uguale unbekannt undefined unexpected ungültig unknown unset unsupported used vacía valid
-    valida vazia verified verlopen verplicht very vide vuota weak what when where with within without wrong wygasło
-    wymagane your za zbyt zu ähnlich
+    a abgelaufen about absent accepted again al all allowed already also always an and as at ausente available
+    bad being bereits blacklisted blank blocked by błędne changed cleared closed closing common completamente
+    compromised correct corrupt corrupted created deactivated deleted demasiado denied deprecated destroyed
+    different disabled due déjà either empty enabled encrypted ended enforced entered entirely entièrement equal
+    errada errata erroné errónea exceeded exhausted expected expirada expired expiré falsch false faux fehlt
+    finished flushed for forbidden found fout from full geen generated gesetzt geslaagd getting gewijzigd gleich
+    going gone good hashed here hidden ignored igual in incomplete inconnu incorrect incorrecta incorrecto
+    incorreta incorreto indeed ingesteld insecure inside inteiramente interamente invalid invalide inválida
+    inválido issued just już kein keine kept known komplett krótkie leeg leer less like limited loaded locked
+    long longer lost malformed mancante mandatory manquant misconfigured mismatched missing more much muito muy
+    needed neither never new nicht nie niepoprawne nieprawidłowe niet no non none not nothing now nul nula null
+    nulla nötig obbligatoria obligatoire obligatoria obrigatória obsolete of off ok okay old on one ongeldig
+    onjuist only open optional or out outdated over overridden pas passed present provided public puste quoted
+    reached read received refreshed rejected removed renewed replaced requerida required requis reset restored
+    returned reused revoked rotated safe same saved sbagliata scaduta schon secure sent set short shorter
+    similar skipped so stale started stata stato still stored strong supposed suspended taken te terminated that
+    the there this to too totalmente trop troppo trouvé true truncated uguale unauthorized unbekannt undefined
+    unexpected ungültig unknown unrecognized unset unsigned unsupported untrusted unusable updated used vacía
+    valid valida validated vazia verified verlopen verplicht very vide vuota weak what when where whitelisted
+    with within without written wrong wygasło wymagane your za zbyt zu ähnlich
     """.split()  # noqa: SIM905
 )
+#: Written in place of a value, whatever stands before it: MySQL's ``(using password: YES)``.
+NO_VALUES: Final = frozenset(["yes", "no", "none", "null", "nil", "true", "false", "undefined"])
 
 
 class SensitiveKeys:

@@ -17,6 +17,8 @@ _OF_MACHINES: Final = ("container.", "host.", "k8s.", "cloud.", "aws.", "azure."
 _NUMBERS: Final = frozenset(
     [
         *("service.instance.id", "service.version", "deployment.id", "os.build_id"),
+        # What this app itself says, and tracers beside it hand on: of a request, a task, a user.
+        *("correlation.id", "task.id", "user.id", "user.subscription", "messaging.message.id"),
         # Names of hosts, where spans say whom they called.
         *(
             "net.peer.name",
@@ -31,7 +33,7 @@ _NUMBERS: Final = frozenset(
 
 
 def numbers_machines(key: str) -> bool:
-    """Whether the values of ``key`` name machines and versions, and may be random without being secret."""
+    """Whether the values of ``key`` name machines, versions or requests, and may be random without being secret."""
     return key in _NUMBERS or key.startswith(_OF_MACHINES)
 
 

@@ -13,7 +13,8 @@ from types import TracebackType
 from typing import Any, Final
 
 from django_tracing.redaction.errors import redact_db_error
-from django_tracing.redaction.patterns import MARK, REDACTED, cut, safely
+from django_tracing.redaction.looks import redact_looks
+from django_tracing.redaction.patterns import MARK, REDACTED, cut, pattern, safely
 from django_tracing.redaction.text import redact_text
 
 __all__ = ["redacted_stack"]
@@ -28,6 +29,11 @@ _MOST_NOTES: Final = 10
 _MOST_FRAMES: Final = 150
 _MOST_FRAMES_OF_ALL: Final = 400
 _NAME_LENGTH: Final = 200
+
+#: Longer lines of source are no line that anybody has written.
+_LINE_LENGTH: Final = 1000
+#: A text, a comment, a number of some digits: anything that may be a value.
+_LITERAL: Final = pattern(r"[\"'#]|\d{3}")
 
 _END: Final = "+------------------------------------"
 _CAUSE: Final = ("", "The above exception was the direct cause of the following exception:", "")
@@ -114,7 +120,7 @@ class _Stacks:
         if most:
             summary = traceback.extract_tb(frames, limit=-most)
             self.frames -= len(summary)
-            lines += [redact_text(line) for frame in summary.format() for line in frame.rstrip("\n").split("\n")]
+            lines += [_redacted_line(line) for frame in summary.format() for line in frame.rstrip("\n").split("\n")]
         return lines
 
     def message(self, error: BaseException) -> list[str]:
@@ -137,6 +143,13 @@ class _Stacks:
         except Exception:  # an exception whose __str__ raises
             return ""
         return cut(redact_db_error(text), self.message_length).rstrip()
+
+
+def _redacted_line(line: str) -> str:
+    # What names a secret in code, as in `self.session = get_session(token)`, gives its value only by a literal.
+    if line.startswith("    ") and _LITERAL.search(line) is None:
+        return redact_looks(line[:_LINE_LENGTH])
+    return redact_text(line)
 
 
 def _members(error: BaseException) -> tuple[BaseException, ...] | None:

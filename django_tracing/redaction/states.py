@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from django_tracing.redaction.names import SensitiveKeys
-from django_tracing.redaction.patterns import REDACTED, pattern, safely
+from django_tracing.redaction.patterns import pattern, safely
 from django_tracing.redaction.text import redact_text
 
 __all__ = ["redact_tracestate"]
@@ -13,7 +12,6 @@ __all__ = ["redact_tracestate"]
 #: OpenTelemetry's own member: a threshold and the trace's random bits, which look as random as they are.
 #: https://opentelemetry.io/docs/specs/otel/trace/tracestate-handling/
 _OWN: Final = pattern(r"ot=(?:(?:th|rv|p|r):[0-9a-f]{1,14}(?:;|\Z))+")
-_keys: Final = SensitiveKeys()
 
 
 @safely(lambda: "")
@@ -26,8 +24,4 @@ def redact_tracestate(header: str) -> str:
 
 
 def _redacted(member: str) -> str:
-    if _OWN.fullmatch(member):
-        return member
-    name, equals, value = member.partition("=")
-    hidden = _keys.matches(name)
-    return f"{redact_text(name)}{equals}{REDACTED if hidden else redact_text(value)}"
+    return member if _OWN.fullmatch(member) else redact_text(member)

@@ -17,7 +17,7 @@ from django_tracing.redaction.looks import (
     redact_pem,
     redact_webhooks,
 )
-from django_tracing.redaction.names import LAST_WORDS, STATES, STEMS, VERBS, SensitiveKeys, words_of
+from django_tracing.redaction.names import LAST_WORDS, NO_VALUES, STATES, STEMS, VERBS, SensitiveKeys, words_of
 from django_tracing.redaction.patterns import LONGEST_KEPT, REDACTED, Harmless, pattern, safely
 
 __all__ = ["JWT", "TEXT_INPUT", "USERINFO", "also_sensitive", "mask_email", "redact_text", "redact_words"]
@@ -72,7 +72,9 @@ _VERBS: Final = tuple(f" {verb}" for verb in VERBS.split("|"))
 #: The words before a name that may belong to it: ``secret access key``.
 _MOST_WORDS_BEFORE: Final = 2
 #: An option and its value, as words of a command: ``--password x``, ``['--password', 'x']`` is a pair like others.
-_OPTION: Final = pattern(r"(?<![\w-])(--?[A-Za-z][\w-]+)[ \t]{1,8}(?=[^\s-])")
+_OPTION: Final = pattern(r"(?<![\w-])(--?[A-Za-z][\w-]+)[ \t]{1,8}(?=[^\s-])", re.ASCII)
+#: One of these is in every text that has one, or it begins with one.
+_BEFORE_OPTIONS: Final = (" -", "--", "'-", '"-', "\n-", "\t-")
 #: ``curl --user ada:x``.
 _USER_OPTIONS: Final = ("--user", "--proxy-user")
 #: Options of one letter mean a secret to some programs only.
@@ -164,15 +166,20 @@ def _redact_values(text: str) -> str:
     """
     parts: list[str] = []
     kept = position = 0
+    closing = text.rfind("</")
     while (name := _NAME.search(text, position)) is not None:
         position = name.end()
         if not _is_sensitive(text, name) or name[1].endswith(("Error", "Exception", "Warning")):
+            continue
+        if text[position - 1] == ">" and text.startswith("/", position) and closing < position:
+            # A parameter of a route, no element: <token>/.
             continue
         phrase = name[1].lower().endswith(_PHRASES) and not name[2]
         value = (_PHRASE.match(text, position) if phrase else None) or _VALUE.match(text, position)
         if value is None or value.group().startswith(REDACTED):
             continue
-        if name[2] and value.group().rstrip(".!?:)").lower() in STATES:
+        bare = value.group().rstrip(".!?:)]}'\"").lower()
+        if bare in NO_VALUES or (name[2] and bare in STATES):
             continue
         edge = value.group()[0] if value.group()[0] in "\"'" else ""
         parts += (text[kept:position], edge, REDACTED, edge)
@@ -293,8 +300,27 @@ def _redact_parameter(match: re.Match[str]) -> str:
     if _text_keys.matches_parameter(name):
         return f"{begin}{REDACTED}"
     decoded = unquote_plus(value) if "%" in value or "+" in value else value
-    # What is encoded in it is read with all else that is.
-    return f"{begin}{REDACTED}" if is_secret(decoded) else match.group()
+    if is_secret(decoded):
+        return f"{begin}{REDACTED}"
+    if "?" in value:
+        return f"{begin}{_of_inner_url(value)}"
+    if "+" not in value:
+        # What is encoded in it is read with all else that is.
+        return match.group()
+    redacted = _redacted_text(decoded, True, _MOST_DECODED)
+    return match.group() if redacted == decoded else f"{begin}{quote(redacted, safe='[]*@/:')}"
+
+
+def _of_inner_url(value: str) -> str:
+    """``value``, which is or holds a URL that nobody has encoded: ``next=/login?code=x``."""
+    shown: list[str] = []
+    for place, part in enumerate(value.split("?")):
+        name, equals, said = part.partition("=")
+        if place and equals and _text_keys.matches_parameter(unquote_plus(name)):
+            # All that follows may be of it.
+            return "?".join((*shown, f"{name}={REDACTED}"))
+        shown.append(f"{name}={REDACTED}" if place and is_secret(said) else part)
+    return "?".join(shown)
 
 
 def _redact_element(match: re.Match[str]) -> str:
@@ -359,7 +385,7 @@ def _redacted(text: str, random: bool) -> str:
         text = _redact_values(text)
     elif any(map(lower.__contains__, _SCHEMES)):
         text = _SCHEME.sub(rf"\1{REDACTED}", text)
-    if " -" in text or "-" in text[:1] or "'-" in text or '"-' in text:
+    if "-" in text[:1] or any(map(text.__contains__, _BEFORE_OPTIONS)):
         text = _redact_options(text)
     if "@" in text or "%40" in text:
         text = _EMAIL.sub(_mask_match, text)
