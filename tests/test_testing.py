@@ -390,7 +390,7 @@ def test_tracing_switched_off_is_said(settings: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match=r'ENABLED is False, set by TRACING\["ENABLED"\]'):
         capture_spans().__enter__()
     settings.TRACING = {"SAMPLE_RATE": 7}
-    with pytest.raises(ImproperlyConfigured, match=r'tracing is off: TRACING\["SAMPLE_RATE"\]: .*7'):
+    with pytest.raises(ImproperlyConfigured, match=r'tracing is off: TRACING\["SAMPLE_RATE"\] is 7'):
         capture_spans().__enter__()
 
 
