@@ -232,7 +232,8 @@ def test_a_caller_s_tracestate_is_never_too_much(caplog: pytest.LogCaptureFixtur
     sampler = sampler_of(SAMPLE_RATE=0.5, TRUST_PARENT="never")
     full = TraceState([(f"k{n}", "v") for n in range(32)])
     long = TraceState([("ot", "rv:" + "f" * 14 + ";x:" + "y" * 230)])
-    for state in (full, long):
+    endless = TraceState([("ot", "rv:" + "f" * 250)])
+    for state in (full, long, endless):
         parent = SpanContext(2**56 - 1, 7, True, TraceFlags(0), state)
         kept = judged(sampler, 2**56 - 1, parent)
         assert kept.kept

@@ -43,6 +43,8 @@ REMOTE_REFRESH: Final = 10.0
 _BITS: Final = 56
 _MASK: Final = (1 << _BITS) - 1
 
+_DIGITS: Final = range(1, _BITS // 4 + 1)
+
 #: What a tracestate holds at most: entries, characters of one (https://www.w3.org/TR/trace-context/#tracestate-header).
 _MOST_STATES: Final = 32
 _LONGEST_STATE: Final = 256
@@ -97,7 +99,8 @@ def _with_threshold(state: TraceState | None, rejected: int) -> TraceState:
 def _with_ot(state: TraceState | None, known: dict[str, str]) -> TraceState:
     value = ";".join(f"{key}:{text}" for key, text in known.items())
     if len(value) > _LONGEST_STATE:
-        value = ";".join(f"{key}:{known[key]}" for key in ("rv", "th") if key in known)
+        # Numbers of 56 bits: what is longer is none, and with it the SDK would refuse the whole, by a line in the log.
+        value = ";".join(f"{key}:{known[key]}" for key in ("rv", "th") if len(known.get(key, "")) in _DIGITS)
     others = [] if state is None else [(key, text) for key, text in state.items() if key != "ot"]
     # One more than fits, and the SDK drops them all, with a log line for each such caller.
     return TraceState([("ot", value), *others[: _MOST_STATES - 1]])
