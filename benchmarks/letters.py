@@ -34,8 +34,9 @@ ALPHABETS: Final = [
 ]
 LENGTHS: Final = (13, 14, 15, 16, 16, 16, 16, 17, 18, 20, 22, 24, 32)
 EPOCHS: Final = 12
-#: Above zero, the sum that a word needs to be called random: what is judged wrongly should rather be a token.
-LEAN: Final = 0.5
+#: Added to the sum of a word, by kind: a token that is taken for a word costs more than a word that is taken for a
+#: token, except where there are letters only, of one case, as hardly a token is made.
+LEANS: Final = (-0.5, *[0.5] * 7)
 _SYMBOLS: Final = len(looks.SYMBOLS)
 _WORD: Final = re.compile(r"[A-Za-z0-9_+~.%=-]+")
 
@@ -117,7 +118,8 @@ def main() -> None:
     print(")")
     print(f"_CASES: Final = ({', '.join(f'{weight:.2f}' for weight in cases)})")
     print(f"_A_CHARACTER: Final = ({', '.join(f'{weight / 10:.3f}' for weight in kinds[:8])})")
-    print(f"_A_WORD: Final = ({', '.join(f'{weight + LEAN:.2f}' for weight in kinds[8:])})")
+    leaning = [weight + lean for weight, lean in zip(kinds[8:], LEANS, strict=True)]
+    print(f"_A_WORD: Final = ({', '.join(f'{weight:.2f}' for weight in leaning)})")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ _LENGTHS: Final = (LONGEST, 4096, 2048, 1024, 512, 200)
 _MOST_STEPS: Final = 6_000_000
 #: Of a repetition whose rounds can be read in more than one way each: two ways to the power of it are too many.
 _MOST_ROUNDS: Final = 24
+#: Parentheses within each other: reading them takes several calls each, wherever in the stack it is done.
+_DEEPEST: Final = 32
 #: What is repeated as often has no bound: longer texts are not read.
 _ENDLESS: Final = 1 << 31
 #: What reads a regular expression for ``re``.
@@ -34,6 +36,8 @@ _CATEGORIES: Final = {"CATEGORY_WORD": r"\w", "CATEGORY_DIGIT": r"\d", "CATEGORY
 
 def regex_problem(pattern: str) -> str:
     """What is wrong with a regular expression, in words for a person; empty when nothing is."""
+    if _depth(pattern) > _DEEPEST:
+        return f"This regular expression can't be read: it has more than {_DEEPEST} parentheses within each other."
     try:
         re.compile(pattern)
     except re.error as error:
@@ -47,6 +51,18 @@ def regex_problem(pattern: str) -> str:
             "repetition or an alternative inside another repetition, and with three of them at most."
         )
     return ""
+
+
+def _depth(pattern: str) -> int:
+    """How many parentheses of ``pattern`` stand within each other, or seem to."""
+    depth = deepest = 0
+    for character in pattern:
+        if character == "(":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character == ")":
+            depth -= 1
+    return deepest
 
 
 def bounded_search(pattern: str, sharing: int = 1) -> Callable[[str], re.Match[str] | None]:

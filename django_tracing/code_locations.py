@@ -137,7 +137,10 @@ def _verdict(filename: str) -> str:
 
 
 def _normal(path: str) -> str:
-    return os.path.normcase(os.path.abspath(path))
+    try:
+        return os.path.normcase(os.path.abspath(path))
+    except OSError:  # the working folder was deleted
+        return os.path.normcase(os.path.normpath(path))
 
 
 @cache

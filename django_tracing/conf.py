@@ -75,7 +75,7 @@ class Problem(NamedTuple):
     hint: str
 
     def __str__(self) -> str:
-        return f"{self.source}: {self.message} {self.hint}"
+        return f"{self.source} {self.message} {self.hint}"
 
     @property
     def in_environment(self) -> bool:
@@ -502,6 +502,18 @@ def _hosts(value: Any, from_env: bool) -> tuple[str, ...]:
     return tuple(host.strip().lower() for host in hosts)
 
 
+def _prefixes(value: Any, from_env: bool) -> tuple[str, ...]:
+    prefixes: tuple[str, ...] = _strings(example='["tariff:", "report:"]')(value, from_env)
+    for prefix in prefixes:
+        if "*" in prefix:
+            # A star would be taken for itself, and match no key.
+            raise _Wrong(
+                f"contains {_shown(prefix)}, which is a pattern.",
+                f'Write only how keys begin, without a star: "{prefix.partition("*")[0] or "tariff:"}".',
+            )
+    return prefixes
+
+
 def _semconv(value: Any, from_env: bool) -> frozenset[str]:
     if isinstance(value, str):
         value = [part.strip() for part in value.split(",") if part.strip()]
@@ -612,7 +624,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("SEMCONV_STABILITY_OPT_IN", frozenset(), _semconv, ("OTEL_SEMCONV_STABILITY_OPT_IN",)),
     Spec("MAX_ATTRIBUTE_LENGTH", 100, _number(16, 65536, unit="characters", whole=True)),
     Spec("SENSITIVE_KEYS", (), _strings(example='["iban", "passport"]')),
-    Spec("CACHE_KEY_PREFIXES", (), _strings(example='["tariff:", "report:"]')),
+    Spec("CACHE_KEY_PREFIXES", (), _prefixes),
     Spec("REDACT", None, _callable),
     Spec("LOG_CORRELATION", True, _boolean),
     Spec("LOG_ERRORS", False, _boolean),
@@ -715,15 +727,16 @@ class _Loader:
         if values["QUERY_URL"] is None and "QUERY_URL" not in self.sources:
             values["QUERY_URL"] = _default_query_url(values["EXPORTER"], values["ENDPOINT"])
         if values["LOCAL_STORE"] is None:
-            base = getattr(django_settings, "BASE_DIR", None)
-            values["LOCAL_STORE"] = Path(base or os.getcwd()) / ".tracing" / "traces.sqlite3"
+            values["LOCAL_STORE"] = (_base_dir() or _working_folder()) / ".tracing" / "traces.sqlite3"
         if values["EXPORT_INTERVAL"] is None:
             # A file on this machine is cheap to write to, and somebody is waiting to see the trace.
             values["EXPORT_INTERVAL"] = 0.5 if values["EXPORTER"] == "local" else 5.0
         if "none" in values["PROPAGATORS"]:
             values["PROPAGATORS"] = ()
         fields = {name.lower(): value for name, value in values.items()}
-        fields["enabled"] = fields["enabled"] and not self.problems
+        if self.problems:
+            fields["enabled"] = False
+            self.sources["ENABLED"] = f"{self.problems[0].source}, which is wrong"
         fields["excluded_urls"] = self._excluded_urls()
         return Settings(**fields, sources=MappingProxyType(self.sources), problems=tuple(self.problems))
 
@@ -827,8 +840,21 @@ def _project_name() -> str:
         head = str(dotted or "").partition(".")[0]
         if head and head not in ("settings", "config", "urls"):
             return head
+    base = _base_dir()
+    return base.name if base else Path(sys.argv[0] or "django").stem or "django"
+
+
+def _base_dir() -> Path | None:
+    """The project's folder, where its settings say so by what may be a path."""
     base = getattr(django_settings, "BASE_DIR", None)
-    return Path(base).name if base else Path(sys.argv[0] or "django").stem or "django"
+    return Path(os.fsdecode(base)) if base and isinstance(base, (str, bytes, os.PathLike)) else None
+
+
+def _working_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:  # it was deleted: so is what is stored below it, which the store tells of
+        return Path()
 
 
 def load(configured: Any, environ: Mapping[str, str]) -> Settings:
@@ -836,7 +862,20 @@ def load(configured: Any, environ: Mapping[str, str]) -> Settings:
 
     Never raises: what is wrong stands in ``problems``, and ``enabled`` is then False.
     """
-    return _Loader(configured, environ).load()
+    try:
+        return _Loader(configured, environ).load()
+    except Exception as error:
+        return _unreadable(configured, type(error).__name__)
+
+
+def _unreadable(configured: Any, why: str) -> Settings:
+    """Settings for a TRACING or an environment that raise in a way that no parser expects."""
+    try:
+        settings, source = _Loader(configured, {}).load(), "environment variables of OpenTelemetry"
+    except Exception:
+        settings, source = _Loader(None, {}).load(), "settings.TRACING"
+    problem = Problem("TRACING", source, f"can't be read ({why}).", "Write it as docs/settings.md says.")
+    return settings._replace(enabled=False, problems=(problem,))
 
 
 @cache

@@ -94,7 +94,8 @@ def _is_being_made() -> bool:
     """Whether a logger asks that has not handled the record yet: in makeRecord, or in a function of its own."""
     frame = sys._getframe(2)
     for _ in range(_MOST_FRAMES):
-        if isinstance(frame.f_locals.get("self"), logging.Logger):
+        # Its type alone: a proxy of somebody's that is asked for its class finds out what it stands for, or raises.
+        if issubclass(type(frame.f_locals.get("self")), logging.Logger):
             return frame.f_code.co_name not in _HANDLING
         if frame.f_back is None:
             break

@@ -120,7 +120,8 @@ class _Traced:
         if not self.owned:
             self.span = theirs
             self.context = with_scope(scope, current)
-            spans.set_attributes(theirs, {names.OPERATION_TYPE: "http", **scope.common})
+            spans.set_attributes(theirs, {names.OPERATION_TYPE: "http"})
+            spans.say_of_request(theirs, scope.common)
         elif creates:
             method = self.method
             context = with_scope(scope, _extract(request.META, current))
@@ -196,19 +197,16 @@ class _Traced:
         try:
             wanted = self.settings.response_headers
             headers = response.headers
-            given = _given(response)
+            given = response.__dict__[_GIVEN]
             span: Any = self.span
             context = span.get_span_context()
-            free = headers.get(TRACERESPONSE) in (None, given.get(TRACERESPONSE))
-            if "traceresponse" in wanted and context.is_valid and free:
+            if "traceresponse" in wanted and context.is_valid and TRACERESPONSE not in headers:
                 headers[TRACERESPONSE] = given[TRACERESPONSE] = traceresponse(context)
             collected = self.scope.collected
             if collected is not None and "server-timing" in wanted:
                 timing = server_timing(tuple(collected), time_ns() - span.start_time)
+                # What the view said itself stands in front.
                 before = headers.get(SERVER_TIMING)
-                if before is not None and before == given.get(SERVER_TIMING):
-                    # The same response as for a request before: what the view said itself stands in front.
-                    before = given.get(_BEFORE)
                 headers[SERVER_TIMING] = given[SERVER_TIMING] = f"{before}, {timing}" if before else timing
                 given[_BEFORE] = before or ""
         except Exception:
@@ -257,6 +255,8 @@ class _Traced:
         parts = (answer, _clients.get(who) or _client(*who), _urls.get(asked) or _url_part(request, asked))
         user = self.scope.user_part
         spans.add(self.span, parts if user is None else (*parts, user))
+        if user is not None and not self.owned:
+            spans.say_of_request(self.span, user.attributes)
         if name and self.owned:
             spans.rename(self.span, name)
 
@@ -360,7 +360,7 @@ class TracingMiddleware:
         traced, token = _begin(request)
         if traced is None:
             try:
-                return cast(HttpResponse, self.get_response(request))
+                return _untold(cast(HttpResponse, self.get_response(request)))
             finally:
                 spans.detach(token)
         try:
@@ -374,7 +374,7 @@ class TracingMiddleware:
         traced, token = _begin(request)
         if traced is None:
             try:
-                return cast(HttpResponse, await self.get_response(request))
+                return _untold(cast(HttpResponse, await self.get_response(request)))
             finally:
                 spans.detach(token)
         try:
@@ -461,23 +461,40 @@ _GIVEN: Final = "_django_tracing_given"
 _BEFORE: Final = "before"
 
 
-def _given(response: HttpResponseBase) -> dict[str, str]:
-    """The headers that this app set on ``response``, for this request or for one before."""
-    given: dict[str, str] = response.__dict__.setdefault(_GIVEN, {})
-    return given
+def _take_back(response: HttpResponseBase) -> None:
+    """Takes out what this app gave ``response`` for a request before, be that one traced or not."""
+    given: dict[str, str] | None = response.__dict__.pop(_GIVEN, None)
+    if not given:
+        return
+    headers = response.headers
+    for name in (HEADER, TRACERESPONSE, SERVER_TIMING):
+        if name in given and headers.get(name) == given[name]:
+            del headers[name]
+            if name == SERVER_TIMING and given[_BEFORE]:
+                headers[name] = given[_BEFORE]
+
+
+def _untold(response: HttpResponseBase) -> HttpResponseBase:
+    """The response to a request that is not traced."""
+    try:
+        _take_back(response)
+    except Exception:
+        spans.log_once("take-back", "A response could not be freed of what it said of another request's trace.")
+    return response
 
 
 def _set_header(response: HttpResponseBase, correlation_id: str) -> None:
+    _take_back(response)
     headers = response.headers
-    given = _given(response)
+    given: dict[str, str] = {}
+    response.__dict__[_GIVEN] = given
     store = getattr(headers, "_store", None)
     if store.__class__ is dict:
         # Django's own way checks and converts the value, which was checked before.
-        found = store.get(_HEADER_KEY)
-        if found is None or found[1] == given.get(HEADER):
+        if _HEADER_KEY not in store:
             store[_HEADER_KEY] = (HEADER, correlation_id)
             given[HEADER] = correlation_id
-    elif headers.get(HEADER) in (None, given.get(HEADER)):
+    elif HEADER not in headers:
         headers[HEADER] = given[HEADER] = correlation_id
 
 

@@ -7,6 +7,7 @@ user's code set stays, with all that belongs to it, and ``TRACING["PROPAGATE_TO"
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -113,7 +114,8 @@ class _Noting(Setter[Any]):
                 del carrier[name]
         self._setter.set(carrier, key, value)
         if len(_known) >= _MOST_KNOWN:
-            _known.pop(next(iter(_known)), None)
+            with suppress(RuntimeError, StopIteration):  # another thread was quicker
+                _known.pop(next(iter(_known)), None)
         _known[hash((key.lower(), value))] = None
 
 

@@ -90,7 +90,7 @@ def _propagator(name: str) -> TextMapPropagator:
         found: Any = getattr(import_module(module), attribute) if module else _named(name)
         return cast(TextMapPropagator, found())
     except Exception as error:
-        remedy = f"needs the package {package}: pip install {package}" if package else "is not installed here."
+        remedy = f"needs the package {package}: pip install {package}." if package else "is not installed here."
         raise MissingPropagator(f'The propagator "{name}" {remedy}') from error
 
 

@@ -312,7 +312,11 @@ def _after_fork() -> None:
 def _set_propagators(settings: Settings) -> None:
     propagator, missing = available_propagator(settings.propagators)
     for problem in missing:
-        _logger.warning("%s: %s The others are used.", settings.source("PROPAGATORS"), problem)
+        _logger.warning(
+            "%s asks for a propagator that is not installed; the others are used. %s",
+            settings.source("PROPAGATORS"),
+            problem,
+        )
     propagate.set_global_textmap(OutgoingPropagator([propagator]))
 
 

@@ -54,6 +54,7 @@ __all__ = [
     "recording",
     "recording_span",
     "rename",
+    "say_of_request",
     "start_child",
     "start_failed_request_span",
     "start_request_span",
@@ -426,6 +427,22 @@ def _note_name(span: Span, name: str) -> None:
     # A span that records nothing may have no place for it.
     with suppress(AttributeError):
         span.__dict__[NAMED] = name
+
+
+#: Where a span of the SDK's own keeps what this app said on it of the request: any other value is redacted.
+OF_REQUEST: Final = "_django_tracing_of_request"
+
+
+def say_of_request(span: Span, attributes: Attributes) -> None:
+    """Says on a span of another tracer what ours say of the request: its correlation id, its user. May raise.
+
+    A correlation id is random, and an e-mail given by ``USER_EMAIL`` "full" is one: neither is a secret here, though
+    it looks like one to the guidelines.
+    """
+    span.set_attributes(attributes)
+    # A span that records nothing may have no place for it.
+    with suppress(AttributeError):
+        span.__dict__.setdefault(OF_REQUEST, {}).update(attributes)
 
 
 def add_event(span: Span, name: str, attributes: Attributes) -> None:

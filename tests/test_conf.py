@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.test import override_settings
@@ -193,6 +197,8 @@ WRONG = [
     ({"SERVICE_NAME": ""}, "SERVICE_NAME", "leave the setting out"),
     ({"SEMCONV_STABILITY_OPT_IN": ["htpp"]}, "SEMCONV_STABILITY_OPT_IN", 'did you mean "http'),
     ({"LOCAL_STORE": 5}, "LOCAL_STORE", "traces.sqlite3"),
+    ({"CACHE_KEY_PREFIXES": ["report:", "tariff:*"]}, "CACHE_KEY_PREFIXES", 'without a star: "tariff:".'),
+    ({"CACHE_KEY_PREFIXES": ["*"]}, "CACHE_KEY_PREFIXES", 'without a star: "tariff:".'),
 ]
 
 
@@ -208,7 +214,7 @@ class TestErrors:
         assert mend in problem
 
     def test_tracing_that_is_no_dict(self) -> None:
-        assert "settings.TRACING: must be a dict, not list." in the_problem(load(["x"], {}))
+        assert "settings.TRACING must be a dict, not list." in the_problem(load(["x"], {}))
 
     @pytest.mark.parametrize(
         ("variable", "value", "mend"),
@@ -232,6 +238,16 @@ class TestErrors:
         )
         assert "environment variable OTEL_EXPORTER_OTLP_PROTOCOL" in problem
         assert 'Set it to "http/protobuf" or "grpc".' in problem
+
+    def test_a_problem_is_a_sentence(self) -> None:
+        assert the_problem(from_env(JAEGER_ENDPOINT="jaeger:4318")).startswith(
+            "environment variable JAEGER_ENDPOINT is 'jaeger:4318', which is not a URL"
+        )
+
+    def test_what_is_wrong_is_why_tracing_is_off(self) -> None:
+        settings = load({"ENABLED": True}, {"JAEGER_ENDPOINT": "jaeger:4318"})
+        assert not settings.enabled
+        assert settings.source("ENABLED") == "environment variable JAEGER_ENDPOINT, which is wrong"
 
     def test_every_problem_is_reported_at_once(self) -> None:
         settings = load({"SAMPLE_RATE": 3, "LAYERS": 1, "X_Y_Z": 1, "PROPAGATORS": ["q"]}, {})
@@ -268,3 +284,78 @@ def test_the_documentation_has_every_setting_and_no_other() -> None:
     page = (Path(__file__).parent.parent / "docs" / "settings.md").read_text()
     documented = set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE))
     assert documented == {spec.name for spec in SPECS}
+
+
+# ----- what nobody thought of
+
+
+@pytest.mark.parametrize("base", [None, 5, object(), b"/srv/shop", "/srv/shop", Path("/srv/shop")])
+def test_base_dir_may_be_anything(settings: Any, base: Any) -> None:
+    settings.BASE_DIR = base
+    loaded = load({}, {})
+    assert loaded.enabled
+    known = isinstance(base, (str, bytes, Path))
+    assert loaded.local_store == (Path("/srv/shop") if known else Path.cwd()) / ".tracing" / "traces.sqlite3"
+
+
+def test_commands_and_requests_go_on_in_a_folder_that_was_deleted(tmp_path: Path) -> None:
+    """``check`` and ``migrate`` ended with a FileNotFoundError."""
+    gone = tmp_path / "release-1"
+    gone.mkdir()
+    program = """
+import os, sys
+from django.conf import settings
+os.rmdir(os.getcwd())
+settings.configure(
+    SECRET_KEY="tests-only",
+    INSTALLED_APPS=["django.contrib.contenttypes", "django_tracing"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": sys.argv[1]}},
+    ROOT_URLCONF="tests.urls",
+    ALLOWED_HOSTS=["testserver"],
+    TRACING={"CODE_LOCATIONS": True, "EXPORT_INTERVAL": 60},
+    USE_TZ=True,
+)
+import django
+django.setup()
+from django.core.cache import cache
+from django.core.management import call_command
+from django.test import RequestFactory
+from django.core.handlers.wsgi import WSGIHandler
+from django_tracing import create_span
+call_command("check")
+call_command("migrate", verbosity=0)
+with create_span("shop") as span:
+    cache.get("k")
+    assert span.is_recording
+print(WSGIHandler().get_response(RequestFactory().get("/")).status_code)
+"""
+    # A file: with "-c", Python 3.13 itself stumbles over the working folder.
+    (tmp_path / "run.py").write_text(program)
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "shop.sqlite3")],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "", "PYTHONPATH": str(Path(__file__).parents[1])},
+        cwd=gone,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "could not be traced" not in done.stderr
+    assert "Spans can't be sent" in done.stderr or "could not be sent" in done.stderr
+
+
+class Unreadable(dict[str, Any]):
+    def __contains__(self, key: object) -> bool:
+        raise RuntimeError("not now")
+
+
+@pytest.mark.parametrize(
+    ("tracing", "environ", "in_environment"),
+    [(Unreadable(x=1), {}, False), ({}, Unreadable(), True), (Unreadable(x=1), Unreadable(), False)],
+)
+def test_what_raises_when_it_is_looked_at_is_a_problem(tracing: Any, environ: Any, in_environment: bool) -> None:
+    loaded = load(tracing, environ)
+    assert not loaded.enabled
+    [problem] = loaded.problems
+    assert problem.in_environment is in_environment
+    assert "RuntimeError" in str(problem)

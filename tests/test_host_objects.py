@@ -11,6 +11,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.conf import settings as django_settings
 from django.contrib import admin
 from django.contrib.auth.models import Group, User
@@ -18,7 +19,7 @@ from django.core.cache import cache
 from django.core.management import call_command
 from django.db import connection, transaction
 from django.http import HttpRequest, HttpResponse
-from django.test import Client
+from django.test import AsyncClient, Client
 from django.urls import include, path
 from opentelemetry import context as context_api
 from opentelemetry import trace as trace_api
@@ -49,6 +50,7 @@ def signed_in(request: HttpRequest) -> HttpResponse:
 
 urlpatterns = [
     path("same/", same),
+    path("health", same),
     path("signed-in/", signed_in),
     path("files/<path:name>", lambda request, name: HttpResponse(name)),
     path("admin/", admin.site.urls),
@@ -182,6 +184,33 @@ def test_a_response_that_is_handed_out_again_tells_of_its_own_request(settings: 
         assert answer["Server-Timing"].count("total;dur=") == 1
         seen.append(answer["traceresponse"])
     assert len(set(seen)) == 3
+
+
+@pytest.mark.urls(__name__)
+@pytest.mark.parametrize("asked", ["ignored", "ignored and awaited", "not sampled", "switched off"])
+async def test_nor_does_it_tell_a_request_without_a_trace_of_another_s(settings: Any, asked: str) -> None:
+    tracing = {
+        **settings.TRACING,
+        "RESPONSE_HEADERS": ["Server-Timing", "traceresponse"],
+        "IGNORE_PATHS": ["/health"],
+    }
+    settings.TRACING = tracing
+    first = await AsyncClient().get("/same/", headers={"X-Correlation-ID": "request-1"})
+    assert first["X-Correlation-ID"] == "request-1"
+    assert first["traceresponse"]
+    if asked == "not sampled":
+        answer: Any = await AsyncClient().get("/same/", headers={"traceparent": f"00-{'1' * 32}-{'2' * 16}-00"})
+        assert answer["traceresponse"].startswith(f"00-{'1' * 32}-")
+        assert answer["X-Correlation-ID"] != "request-1"
+    else:
+        if asked == "switched off":
+            settings.TRACING = {**tracing, "ENABLED": False}
+        url = "/same/" if asked == "switched off" else "/health"
+        awaited = asked == "ignored and awaited"
+        answer = await AsyncClient().get(url) if awaited else await sync_to_async(Client().get)(url)
+        assert "traceresponse" not in answer
+        assert "X-Correlation-ID" not in answer
+    assert answer["Server-Timing"] == "view;dur=1"
 
 
 @pytest.mark.parametrize("before", [("one", "two"), ["one", "two"]], ids=["tuple", "list"])

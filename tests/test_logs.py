@@ -22,6 +22,7 @@ from django.conf import settings
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, override_settings
 from django.urls import path
+from django.utils.functional import SimpleLazyObject
 from opentelemetry.trace import INVALID_SPAN_CONTEXT, NonRecordingSpan, SpanContext, StatusCode, use_span
 
 from django_tracing import create_span, current_trace_id, get_correlation_id, logs, use_trace_context
@@ -235,6 +236,18 @@ def test_who_asks_a_record_for_a_field_is_told_the_truth(kept: Kept) -> None:
     # structlog's own way from records to events asks just so.
     event = structlog.stdlib.ExtraAdder(allow=["trace_id"])(None, "info", {"_record": record})
     assert event["trace_id"] == trace_id
+
+
+def test_nobody_s_proxy_is_asked_what_it_stands_for(kept: Kept) -> None:
+    logger.warning("x")
+    found: list[str] = []
+    unbound = SimpleLazyObject(lambda: found.append("asked") or 1 / 0)
+
+    def ask(self: object) -> bool:
+        return "service" in kept.records[0].__dict__
+
+    assert ask(unbound)
+    assert not found
 
 
 def test_somebody_elses_factory_around_ours(kept: Kept) -> None:

@@ -146,6 +146,21 @@ def test_a_pattern_that_cannot_be_read_is_said(pattern: str) -> None:
     assert pattern_problem("~" + pattern).startswith("This regular expression can't be read: ")
 
 
+@pytest.mark.parametrize("nested", [("(?:", "a", ")?"), ("(a|", "b", ")"), ("(", "a", "){1,2}")])
+def test_parentheses_within_each_other_are_read_or_refused_wherever_that_is(nested: tuple[str, str, str]) -> None:
+    """What reads them is recursive: it read some with much of the stack left, and raised with less."""
+
+    def deep(frames: int, pattern: str) -> str:
+        return deep(frames - 1, pattern) if frames else pattern_problem("~" + pattern)
+
+    begin, inside, end = nested
+    for depth in (30, 100, 400, 500):
+        pattern = begin * depth + inside + end * depth
+        problem = deep(300, pattern)
+        assert problem.startswith("This regular expression") or depth == 30
+        load({"EXPORTER": "none"}, {"OTEL_PYTHON_DJANGO_EXCLUDED_URLS": pattern})
+
+
 @pytest.mark.parametrize(
     ("pattern", "met", "not_met"),
     [

@@ -243,4 +243,4 @@ def test_outside_a_request_there_is_no_correlation_id() -> None:
 def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(propagation._CLASSES, "b3", ("no_such_module", "B3", "opentelemetry-propagator-b3"))  # type: ignore[index]
     _, (missing,) = available_propagator(["tracecontext", "b3"])
-    assert "pip install opentelemetry-propagator-b3" in str(missing)
+    assert "pip install opentelemetry-propagator-b3." in str(missing)

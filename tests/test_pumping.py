@@ -140,6 +140,7 @@ READERS = {
                 "--token ",
                 "mysql -p ",
                 "?key=",
+                "%26key%3D",
                 "&a=%3F",
                 "5d41402abc4b2a76",
                 "words-and_more",
@@ -172,7 +173,7 @@ READERS = {
     "exception": Reader(
         lambda text: redacted_stack(ValueError(text), 8000),
         "a1 '\"\\(,)\n: |+-",
-        ("DETAIL:  ", "\nDETAIL: ", "near '", '\n  File "a", line 1\n', "(1, '", "')"),
+        ('\n"""\n', "DETAIL:  ", "\nDETAIL: ", "near '", '\n  File "a", line 1\n', "(1, '", "')"),
     ),
     "url": Reader(
         lambda text: sanitise_url(f"http://h/{text}", _keys), "a1/%4@:?&=#+-_.;", ("token=x&", "/1", "%40", "://a@")

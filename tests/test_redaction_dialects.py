@@ -300,6 +300,8 @@ KNOWN: list[tuple[Dialect, str, str]] = [
     ("oracle", "SELECT 'C:\\', $$ FROM v$session", "SELECT ?, $$ FROM v$session"),
     ("oracle", "SELECT /* /* */ a FROM t", "SELECT a FROM t"),
     ("oracle", "SELECT a -- x\r'zq\n' FROM t", "SELECT a ?"),
+    ("oracle", "CONNECT ann/zq@db", "CONNECT ann/?@?"),
+    ("oracle", "SELECT a FROM t CONNECT BY PRIOR a = b / c", "SELECT a FROM t CONNECT BY PRIOR a = b / c"),
     ("sqlite", "SELECT [it's], `it's`, 'zq' FROM [My Table]", "SELECT [?], `?`, ? FROM [My Table]"),
     ("sqlite", "SELECT /* /* */ 'a */ zq' FROM t", "SELECT ? FROM t"),
     ("sqlite", "SELECT $a, @b, ?1 FROM t", "SELECT $a, @b, ?? FROM t"),

@@ -98,6 +98,23 @@ def test_the_figures_are_printed() -> None:
     assert all(f"\n{alphabet} " in done.stdout for alphabet in TOKENS)
 
 
+def test_the_table_of_letters_can_be_fitted_anew() -> None:
+    """``python -m benchmarks.letters``, with few tokens."""
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.letters", "--tokens", "500", "tests/data/names.txt"],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.partition("_PAIRS: Final = (\n")[2].partition("\n)\n")[0].split("\n")
+    assert len(table) == len(looks.SYMBOLS)
+    assert {len(row.strip(' ",')) for row in table} == {len(looks.SYMBOLS)}
+    # Who fits it sees how well it does.
+    assert "% of the samples are judged wrongly" in done.stdout
+
+
 # ----- well-known beginnings
 
 PREFIXED = [
@@ -346,6 +363,7 @@ def test_the_address_of_a_webhook_is_a_secret(url: str, expected: str) -> None:
         "<a href='https://h/#a=1&amp;{}=hunter2zq'>",
         "see (https://h/json?{}=hunter2zq), and https://h/?a=1",
         "sent {}=hunter2zq&a=1",
+        "to https%3A%2F%2Fh%2F%3Fa%3D1%26{}%3Dhunter2zq",
         "sent a=1;{}=hunter2zq",
         "redirect to /login?next=%2Fcb%3Fapi_key%3Dhunter2zq&{}=hunter2zq",
     ],
@@ -382,6 +400,8 @@ def test_of_a_url_in_a_text_the_rest_stays() -> None:
             '"API key": "{}"',
             "credit card number: {}",
         ),
+        *("Password\nis {}", "the API  key: {}", "API\nkey: {}", "AccountKey={};EndpointSuffix=x", "2FA code: {}"),
+        *("secret key base is {}", "seed phrase: {}", "security answer: {}", "mother's maiden name: {}"),
         *("--password {}", "run --api-key {} now", "cmd -token {}", "['--password', '{}']", "['x', '--token', '{}']"),
         *("mysql -u root -p {}", "sshpass -p {} ssh h", "docker login -u ada -p {} h", "redis-cli -a {} ping"),
         *("curl -u ada:{} https://h", "ldapsearch -w {} -x", "['mysql', '-p', '{}']", "mysqldump -p{} shop"),
@@ -412,7 +432,7 @@ def test_a_value_goes_by_a_name_of_several_words(text: str, secret: str) -> None
 @pytest.mark.parametrize(
     "text",
     [
-        *("status code: 404", "error code is 5", "primary key: 5", "key: value", "country code: AT", "user id: 5"),
+        *("status code: 404", "error code is 5", "primary key: 5", "key: value", "country code: AT", "user id: 5", "number of keys: 5"),
         *("password is incorrect", "The password is too similar to the username.", "This password is entirely numeric."),
         *("token is expired", "session is closed", "The secret is not set", "Token was revoked", "API key is missing"),
         *("Das Passwort ist zu kurz.", "Le mot de passe est trop court.", "La contraseña es demasiado corta."),

@@ -6,6 +6,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from concurrent.futures.process import _ExceptionWithTraceback  # type: ignore[attr-defined]
 from typing import Any
 
 import pytest
@@ -171,6 +172,25 @@ def test_a_message_that_looks_like_a_frame_is_a_message() -> None:
     told = _recorded(_thrown(ValueError(message), 0))
     assert SECRET not in str(told)
     assert told["exception.stacktrace"].endswith("raise error\nValueError: got '?'")
+
+
+@pytest.mark.parametrize("message", [f'invalid input: "{SECRET}"', *(text for text, _ in MESSAGES)])
+@pytest.mark.parametrize("grouped", [pytest.param(True, marks=needs_groups), False])
+def test_an_error_of_another_process(message: str, grouped: bool) -> None:
+    """The pools of processes hand over its trace as a message, in three quotes."""
+    there: Any = ValueError(message)
+    if grouped:
+        there = ExceptionGroup("several", [_thrown(there, 1)])
+    there = _thrown(there, 1)
+    rebuild, arguments = _ExceptionWithTraceback(there, there.__traceback__).__reduce__()
+    error = rebuild(*arguments)
+    told = _recorded(_thrown(error, 1))
+    assert SECRET not in str(told)
+    assert "_RemoteTraceback: \n" in told["exception.stacktrace"]
+    assert told["exception.stacktrace"].count("raise error") >= 3
+    printed = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    assert SECRET not in redact_stacktrace(printed, 100_000)
+    assert SECRET not in str(_recorded(error.__cause__))
 
 
 # ----- a real server

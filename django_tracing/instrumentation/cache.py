@@ -361,21 +361,21 @@ class _Call:
 
     def answer(self, result: Any) -> Any:
         self.leave()
-        hit: bool | None
+        hit: bool | None = None
         if self.sent:
             hit = result is not _MISSING
             if not hit:
                 result = self.default
-        else:
-            hit = self._hit(result)
         try:
+            if not self.sent:
+                hit = self._hit(result)
             if hit is not None:
                 spans.add(self.span, _HITS[hit])
             if self.operation == "get_many":
                 spans.set_attributes(self.span, {CACHE_HITS: len(result)})
-            self.span.end()
         except Exception:
             spans.log_once("cache-answer", "A cache call's answer could not be traced.")
+        spans.end_span(self.span)
         return result
 
     def _hit(self, result: Any) -> bool | None:

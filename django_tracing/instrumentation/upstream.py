@@ -51,7 +51,16 @@ from django_tracing.redaction import (
     redact_text,
     sanitise_url,
 )
-from django_tracing.spans import NAMED, SCOPE_NAME, convention, current_context, guidelines, log_once
+from django_tracing.spans import (
+    NAMED,
+    OF_REQUEST,
+    SCOPE_NAME,
+    convention,
+    current_context,
+    guidelines,
+    log_once,
+    say_of_request,
+)
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -320,7 +329,7 @@ class UpstreamProcessor(SpanProcessor):
             request = get_scope(parent_context)
             if request is not None:
                 identify(request, settings)
-                attributes.update(request.common)
+                say_of_request(span, request.common)
             if name == _CELERY:
                 attributes[OPERATION_TYPE] = "task"
             if span.kind is SpanKind.CLIENT and name.startswith(_UPSTREAM):
@@ -468,11 +477,16 @@ def _commands(text: str, *, pipelined: bool) -> tuple[str, str]:
 def _guide(span: Span, treated: frozenset[str], *, rename: bool) -> None:
     """Makes all that a span says follow the guidelines, and the user's ``REDACT`` the last of them."""
     rules = guidelines()
+    of_request: Attributes = span.__dict__.get(OF_REQUEST, {})
+    treated |= {key for key, value in of_request.items() if (span._attributes or {}).get(key) == value}
     said: Any
     for said in (span, *span._events, *span._links):
         attributes: Any = said._attributes
         if not attributes:
             continue
+        if said is not span:
+            # Nobody has read what these say, whatever the span itself says under the same name.
+            treated = frozenset()
         given = {key: value for key, value in attributes.items() if key not in treated}
         kept = rules.attributes(given, rename=rename)
         if rules.redact is not None:

@@ -12,7 +12,8 @@ __all__ = ["without_bare_values", "without_passwords_of_sql"]
 
 #: Without one of these there is nothing to do.
 _HAS_SOME: Final = pattern(
-    r"\b(?:set|pragma|attach|identified|password|administer|encrypt|decrypt|exec|execute|[sx]p_\w*)\b", re.IGNORECASE
+    r"\b(?:set|pragma|attach|connect|identified|password|administer|encrypt|decrypt|exec|execute|[sx]p_\w*)\b",
+    re.IGNORECASE,
 )
 #: What is made or changed with a password.
 _ACCOUNTS: Final = frozenset({"user", "role", "login", "group", "application", "server", "credential", "database"})
@@ -30,6 +31,8 @@ _OPENS_VALUES: Final = {
     # SQLCipher's keys also stand in parentheses.
     "pragma": frozenset({"=", "key", "rekey", "hexkey", "hexrekey", "textkey", "textrekey"}),
     "attach": frozenset({"key"}),
+    # CONNECT ann/password, CONNECT TO x USER y USING password.
+    "connect": frozenset({"/", "using"}),
     # Oracle's keystores: nearly each clause may hold a password or a secret.
     "administer": frozenset({"management"}),
 }
@@ -74,7 +77,8 @@ def _statement(tokens: list[Token], dialect: Dialect) -> list[Token]:
         elif not noun and word not in _BEFORE_ACCOUNTS:
             noun = word or text
         if values:
-            hidden = kind == "quoted" or (bool(word) and previous != "@" and not (called and word in _NO_ARGUMENTS))
+            shown = called and (previous == "@" or word in _NO_ARGUMENTS)
+            hidden = kind == "quoted" or (bool(word) and not shown)
         elif opening and text not in ("=", ":", "("):
             opening = False
             hidden = running = text not in _ENDS and (identified or word not in _NO_PASSWORDS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Final
 
 from django_tracing.redaction.patterns import MARK, REDACTED, cut, pattern, safely
@@ -12,12 +13,12 @@ __all__ = ["redact_db_error", "redact_stacktrace"]
 
 #: libpq writes ``DETAIL:  ...`` and ``LINE 1: ...`` in the user's language, always at a line's start.
 _DETAIL: Final = pattern(
-    r"(?:^|\n)[ \t]{0,8}(?:DETAIL|CONTEXT|HINT|QUERY|STATEMENT|WHERE|LINE \d+):[\s\S]*"
+    r"(?:^|\n)[ \t]{0,40}(?:\| {0,8})?(?:DETAIL|CONTEXT|HINT|QUERY|STATEMENT|WHERE|LINE \d+):[\s\S]*"
     # With both blanks it is libpq's wherever it stands: behind a bar, or in a message that was made one line.
     r"|(?:DETAIL|CONTEXT|HINT|QUERY|STATEMENT|WHERE): {2}[\s\S]*"
     # SQLAlchemy's statement and parameters.
     r"|\n\[(?:SQL|parameters): [\s\S]*"
-    r"|\n(?:[^\W\d_]{3,20} ?: {2}|[^\W\d_a-z]{3,20} \d{1,9} ?: )[\s\S]*"
+    r"|\n(?: {0,40}\| ?)?(?:[^\W\d_]{3,20} ?: {2}|[^\W\d_a-z]{3,20} \d{1,9} ?: )[\s\S]*"
 )
 #: A parser quotes the statement from its error on, to the end of the message.
 _NEAR: Final = pattern(r"\bnear (['\"])")
@@ -47,6 +48,11 @@ _ABSENT: Final = ("Key '", "' not found")
 _NUMBERED: Final = pattern(r"\(\d{1,6}, (['\"])")
 
 
+#: So the pools of concurrent.futures and multiprocessing begin and end the trace of another process, as a message.
+_REMOTE: Final = '\n"""\n'
+_REMOTE_END: Final = '"""'
+
+
 def _redact_quoted(match: re.Match[str]) -> str:
     named, single, double = match.groups()
     quoted = double if single is None else single
@@ -68,6 +74,14 @@ def redact_db_error(text: str) -> str:
     so do PostgreSQL's further lines (DETAIL, CONTEXT, HINT, LINE 1).
     """
     text = text[:TEXT_INPUT]
+    if text.startswith(_REMOTE):
+        # Its quotes are three, which would turn all others inside out.
+        stack = _redact_stack(text[len(_REMOTE) :].removesuffix(_REMOTE_END), TEXT_INPUT, _redact_message)
+        return f"{_REMOTE}{stack}{_REMOTE_END}"
+    return _redact_message(text)
+
+
+def _redact_message(text: str) -> str:
     numbered = _NUMBERED.search(text)
     if numbered is not None and text.rstrip().endswith(f"{numbered[1]})"):
         # Once: a message that quotes such a tuple again, and again, would be read as often.
@@ -154,6 +168,10 @@ def redact_stacktrace(text: str, limit: int) -> str:
 
     At most ``limit`` characters, cut at the front: the innermost frame and the message are at the end.
     """
+    return _redact_stack(text, limit, redact_db_error)
+
+
+def _redact_stack(text: str, limit: int, redact_message: Callable[[str], str]) -> str:
     lines: list[str] = []
     message: list[str] = []
     text = _innermost(text).rstrip()
@@ -181,7 +199,7 @@ def redact_stacktrace(text: str, limit: int) -> str:
                 continue
         if message:
             # Half, so that an endless message leaves room for the frames.
-            redacted = cut(redact_db_error("\n".join(message)), limit // 2)
+            redacted = cut(redact_message("\n".join(message)), limit // 2)
             lines += [f"{bar}{part}" for part in redacted.split("\n")]
             message = []
         if line is not None:

@@ -53,15 +53,9 @@ _SENSITIVE_PARTS: Final = (
     "backupcode",
     "mfacode",
     # What is sent to a phone or by mail.
-    *(
-        "verificationcode",
-        "confirmationcode",
-        "securitycode",
-        "activationcode",
-        "accesscode",
-        "logincode",
-        "onetimecode",
-    ),
+    *("verificationcode", "confirmationcode", "securitycode", "activationcode", "accesscode", "logincode"),
+    *("onetimecode", "smscode", "2facode", "securityanswer", "seedphrase", "mnemonic", "maidenname"),
+    *("accountkey", "masterkey", "sharedkey", "storagekey", "licensekey", "licencekey", "clientkey", "sshkey"),
     # Password, secret and code word in German, French, Spanish, Portuguese, Italian, Dutch, Polish and Turkish.
     # All without accents.
     *("passwort", "kennwort", "geheim", "motdepasse", "contrasena", "senha", "palavrapasse", "parola", "wachtwoord"),
@@ -116,6 +110,7 @@ _COUNTED: Final = frozenset(
 )
 #: One of these is in every sensitive name: what free text is asked before anything dearer.
 STEMS: Final = (
+    *("sms", "2fa", "seed", "mnemonic", "maiden"),
     *("pass", "secret", "token", "auth", "cookie", "key", "ses", "csrf", "card", "cred", "sig", "jwt"),
     *("bearer", "ssn", "cvv", "cvc", "pin", "otp", "sid", "pw", "pswd", "hmac", "nonce", "iban", "ccnum"),
     *("dsn", "mdp", "saml", "verif", "vérif", "database", "connection", "recovery", "backup", "mfa"),
@@ -138,7 +133,7 @@ STEMS: Final = (
 #: A name may end with one of these, in free text: ``session id: x`` says what ``session: x`` says.
 LAST_WORDS: Final = frozenset(
     [
-        *("id", "ids", "key", "keys", "code", "number", "string", "value", "hash", "url", "api"),
+        *("id", "ids", "key", "keys", "code", "number", "string", "value", "hash", "url", "api", "base", "phrase"),
         # "Incorrect API key provided: x".
         *("provided", "given", "received", "supplied", "entered", "expected"),
         *("schlüssel", "schluessel", "clé", "clave", "chave", "chiave", "sleutel", "klucz", "anahtar", "anahtarı"),

@@ -199,6 +199,7 @@ def _may_name(text: str) -> bool:
         or "\uff1d" in text
         or "'," in text
         or '",' in text
+        or "\n" in text
         or any(map(text.__contains__, _VERBS))
     )
 
@@ -209,12 +210,12 @@ def _is_sensitive(text: str, name: re.Match[str]) -> bool:
     if _text_keys.matches(last):
         return True
     start = name.start(1)
-    if not start or text[start - 1] != " ":
+    if not start or not text[start - 1].isspace():
         return False
     joined = ""
-    for word in reversed(
-        text[max(0, start - 60) : start].rsplit(" ", _MOST_WORDS_BEFORE + 1)[-_MOST_WORDS_BEFORE - 1 : -1]
-    ):
+    # The first may be cut.
+    before = text[max(0, start - 60) : start].split()[1 if start > 60 else 0 :]
+    for word in reversed(before[-_MOST_WORDS_BEFORE:]):
         bare = word.lstrip("\"'([{<*")
         if not bare.replace("-", "").replace("'", "").replace("_", "").isalnum():
             return False

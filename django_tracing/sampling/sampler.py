@@ -70,6 +70,11 @@ def randomness(trace_id: int, state: TraceState | None) -> int:
     return trace_id & _MASK
 
 
+def _lot(trace_id: int, state: TraceState | None) -> int:
+    """What a Jaeger's strategy is compared with: 64 bits, those that the tracestate names before the id's own."""
+    return randomness(trace_id, state) << (64 - _BITS) if "rv" in _ot(state) else trace_id
+
+
 def _with_randomness(state: TraceState | None) -> TraceState:
     """``state`` with randomness of this process's own, instead of what its sender chose (``ot=rv:...``)."""
     known = {**_ot(state), "rv": f"{getrandbits(_BITS):014x}"}
@@ -250,14 +255,16 @@ class RuleSampler(Sampler):
         if self._is_debugged(meta):
             return Verdict(True, None, _part(BY_DEBUG_HEADER, 1.0))
         state = None
+        # Also where the request's span is somebody else's, who knows nothing of our scope.
+        asked_for = request is not None or kind is SpanKind.SERVER
         if parent is not None:
             if not self._trusts(meta):
                 state = parent.trace_state
             elif not parent.trace_flags.sampled:
                 return self._left_out(scope, request, name, meta, trace_id)
-            elif request is None or self._may_force():
+            elif not asked_for or self._may_force():
                 return _FOLLOWED
-            if request is not None:
+            if asked_for:
                 # The trace's id and its tracestate are the caller's choice: they would decide as the caller likes.
                 state = _with_randomness(parent.trace_state)
         return self._judge(scope, request, name, meta, trace_id, state)
@@ -302,7 +309,7 @@ class RuleSampler(Sampler):
 
     def _decide(self, rule: Rule | None, name: str, trace_id: int, state: TraceState | None) -> Verdict:
         if rule is None and self.remote is not None:
-            kept, said = self.remote.decide(name, trace_id)
+            kept, said = self.remote.decide(name, _lot(trace_id, state))
             with self._lock:
                 self._counts[None][0 if kept else 1] += 1
             if not kept:
@@ -310,7 +317,7 @@ class RuleSampler(Sampler):
             attributes: Attributes = {SAMPLING_RULE: BY_REMOTE, **said}
             if said["sampler.type"] == "probabilistic":
                 attributes[SAMPLING_RATE] = said["sampler.param"]
-            return Verdict(True, None, Prepared(attributes))
+            return Verdict(True, None, Prepared(attributes), state)
         rejected = self._threshold if rule is None else threshold(rule.rate)
         kept = randomness(trace_id, state) >= rejected
         if kept and rule is not None:

@@ -24,7 +24,12 @@ def links_of(traces: Iterable[Trace]) -> list[Dependency]:
         continued = set()
         for span in trace.spans:
             parent = by_id.get(span.parent_id)
-            if parent is not None and parent.service != span.service:
+            if parent is None:
+                continue
+            if span.kind in ("server", "consumer"):
+                # Also where a service calls itself.
+                continued.add(parent.span_id)
+            if parent.service != span.service:
                 continued.add(parent.span_id)
                 _count(calls, parent.service, span.service, "service", span.failed)
         for span in trace.spans:

@@ -632,12 +632,14 @@ FROM traces t JOIN spans c ON c.trace = t.seq JOIN spans p ON p.trace = c.trace 
 WHERE {within} AND c.parent_id <> '' AND p.service <> c.service
 GROUP BY p.service, c.service
 """
-#: What services call that is not traced itself: a call below which another service's span hangs is none of these.
+#: What services call that is not traced itself: a call below which another service's span hangs, or one that
+#: answers it, is none of these.
 _TARGETS: Final = """
 SELECT s.service, s.target_kind, s.target, count(*), sum(s.status = 'error')
 FROM traces t JOIN spans s ON s.trace = t.seq
 WHERE {within} AND s.target <> '' AND NOT (s.target_kind = 'external' AND EXISTS (
-    SELECT 1 FROM spans c WHERE c.trace = s.trace AND c.parent_id = s.span_id AND c.service <> s.service))
+    SELECT 1 FROM spans c WHERE c.trace = s.trace AND c.parent_id = s.span_id
+    AND (c.service <> s.service OR c.kind IN ('server', 'consumer'))))
 GROUP BY s.service, s.target_kind, s.target
 """
 

@@ -382,6 +382,20 @@ class TestItself:
         assert statements
         assert {span.parent.span_id for span in statements} == {get.context.span_id}  # type: ignore[union-attr]
 
+    def test_an_answer_that_cannot_be_counted_is_the_caller_s(self, within: Spans) -> None:
+        class Uncounted(dict[str, int]):
+            def __len__(self) -> int:
+                raise RuntimeError("not read yet")
+
+        class Lazy(LocMemCache):
+            def get_many(self, keys: Any, version: Any = None) -> Any:
+                return Uncounted(k=1)
+
+        cache: Any = Lazy("lazy", {})
+        _trace_cache(cache, "default")
+        assert cache.get_many(["k"])["k"] == 1
+        assert within.one("cache.get_many.k").end_time
+
     def test_a_redis_that_is_away_is_as_the_user_wants_it(self, within: Spans) -> None:
         def cache(ignore: bool) -> Any:
             options = {"IGNORE_EXCEPTIONS": ignore}

@@ -29,7 +29,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from psycopg import sql
 
-from django_tracing.correlation import Scope, with_scope
+from django_tracing.correlation import Scope, incoming_id, with_scope
 from django_tracing.instrumentation import upstream
 from tests.conftest import Spans
 from tests.e2e.processes import environment
@@ -469,6 +469,40 @@ def test_the_users_own_spans_get_the_requests_attributes_and_keep_theirs(spans: 
     assert dict(span.attributes or {}) == {"order": "as it is", "correlation.id": "abc-1"}
     assert span.status.status_code is StatusCode.ERROR
     assert "hunter2" not in span.to_json()
+
+
+@pytest.mark.parametrize("name", ["shop", "opentelemetry.instrumentation.some"])
+def test_the_correlation_id_is_the_requests_however_random_it_looks(name: str, spans: Spans) -> None:
+    scope = Scope(incoming_id({}))
+    token = context_api.attach(with_scope(scope))
+    trace.get_tracer(name).start_span("call").end()
+    context_api.detach(token)
+    assert dict(spans.one("call").attributes or {}) == {"correlation.id": scope.correlation_id}
+
+
+@pytest.mark.parametrize("name", ["shop", "opentelemetry.instrumentation.some"])
+def test_a_secret_under_the_name_of_the_correlation_id_is_redacted(name: str, spans: Spans) -> None:
+    secret = "ghp_" + "16C7e42F292c6912E7710c838347Ae178B4a"
+    token = context_api.attach(with_scope(Scope(incoming_id({}))))
+    span = trace.get_tracer(name).start_span("call")
+    span.set_attribute("correlation.id", secret)
+    span.end()
+    trace.get_tracer(name).start_span(
+        "link", links=[trace.Link(span.get_span_context(), {"correlation.id": secret})]
+    ).end()
+    context_api.detach(token)
+    assert secret not in "".join(span.to_json() for span in spans)
+
+
+@pytest.mark.parametrize("key", ["http.url", "db.statement", "user_agent.original"])
+def test_an_event_follows_the_guidelines_whatever_its_span_says_under_the_same_name(key: str, spans: Spans) -> None:
+    span = trace.get_tracer("opentelemetry.instrumentation.some").start_span("call", kind=SpanKind.CLIENT)
+    span.set_attributes({"db.system": "postgresql", "http.url": "http://host/", "db.statement": "SELECT 1"})
+    span.set_attribute("user_agent.original", "curl")
+    span.add_event("again", {key: "http://host/?token=hunter2 WHERE password = 'hunter2'"})
+    span.end()
+    (one,) = spans
+    assert "hunter2" not in one.to_json()
 
 
 def test_it_goes_last_and_still_nobody_sees_what_was_there_before() -> None:

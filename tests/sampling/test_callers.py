@@ -9,6 +9,7 @@ import pytest
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client
 from django.urls import path
+from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
 from django_tracing import create_span
@@ -41,6 +42,16 @@ urlpatterns = [path("work/", work), path("awork/", awork)]
 def here(site: Any, settings: Any) -> Any:  # noqa: F811
     settings.ROOT_URLCONF = __name__
     return site
+
+
+#: A Jaeger that has not answered: what is in force is SAMPLE_RATE, as its strategy.
+STEERED = {"REMOTE_SAMPLING_URL": "http://127.0.0.1:1/sampling"}
+
+
+def steered(one: Site) -> Site:
+    assert one.sampler.remote is not None
+    one.sampler.remote.close()
+    return one
 
 
 class TestErrors:
@@ -134,6 +145,39 @@ class TestForcing:
         headers = {**CHOSEN, "traceparent": CHOSEN["traceparent"][:-1] + "1"}
         kept = sum(one.get("/work/", **headers) != [] for _ in range(200))
         assert 60 < kept < 140
+
+    @pytest.mark.parametrize(
+        "tracing", [{"TRUST_PARENT": "never"}, {"TRUST_PARENT": "always", "FORCED_PER_SECOND": 0}]
+    )
+    @pytest.mark.parametrize("trace_id", ["f" * 32, f"{1:032x}"])
+    def test_nor_where_a_jaeger_says_how_much_is_kept(
+        self, here: Any, tracing: dict[str, Any], trace_id: str
+    ) -> None:
+        random.seed(7)
+        one = steered(here(SAMPLE_RATE=0.5, **STEERED, **tracing))
+        state = f"ot=rv:{'f' * 14}"
+        kept = sum(
+            one.get("/work/", traceparent=f"00-{trace_id}-{CALLER}-01", tracestate=state) != [] for _ in range(200)
+        )
+        assert 60 < kept < 140
+
+    def test_nor_which_failures_that_one_would_have_kept(self, here: Any) -> None:
+        random.seed(7)
+        one = steered(here(SAMPLE_RATE=0.5, **STEERED))
+        kept = sum(one.get("/work/?fail", traceparent=UNSAMPLED) != [] for _ in range(200))
+        assert 60 < kept < 140
+
+    def test_nor_by_a_request_s_span_of_somebody_else_s(self, here: Any) -> None:
+        """Upstream's own instrumentation of Django, WSGI or ASGI began the trace, and knows no request of ours."""
+        one: Site = here(SAMPLE_RATE=0.0, DEBUG_HEADER="X-Debug", FORCED_PER_SECOND=0.01)
+        caller = trace.set_span_in_context(
+            trace.NonRecordingSpan(trace.SpanContext(5, 6, is_remote=True, trace_flags=trace.TraceFlags(1)))
+        )
+        tracer = one.provider.get_tracer("opentelemetry.instrumentation.asgi")
+        kept = [tracer.start_span("GET", caller, SpanKind.SERVER).is_recording() for _ in range(20)]
+        assert kept == [True] + [False] * 19
+        task = [tracer.start_span("run", caller, SpanKind.CONSUMER).is_recording() for _ in range(20)]
+        assert all(task), "what this site sent to itself is followed"
 
     def test_the_randomness_that_decided_is_handed_on(self, here: Any) -> None:
         random.seed(3)

@@ -249,7 +249,7 @@ def test_services_of_different_rates_agree(site: Any) -> None:
     assert randomness(7, TraceState([("ot", "rv:nonsense")])) == 7
     one = site(SAMPLE_RATE=0.25, TRUST_PARENT="never")
     parent = SpanContext(1 << 100, 7, True, TraceFlags(0), state)
-    verdict = one.sampler.judge(None, "GET", SpanKind.SERVER, parent, parent.trace_id)
+    verdict = one.sampler.judge(None, "run", SpanKind.CONSUMER, parent, parent.trace_id)
     assert verdict.kept
     assert verdict.state.to_header() == "ot=rv:ffffffffffffff;x:1;th:c,vendor=1"
 

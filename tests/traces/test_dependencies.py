@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from django_tracing.traces.dependencies import (
     layout,
     links_of,
 )
+from django_tracing.traces.local import LocalStore
 from django_tracing.traces.model import Dependencies, Dependency, Trace, span_of
 from tests.traces.builders import row
 
@@ -122,6 +124,19 @@ def test_links_of_whole_traces() -> None:
         ("redis", "cache", 1, 0, ""),
         ("smtp.example", "external", 1, 0, ""),
     ]
+
+
+def test_a_service_that_calls_itself_is_not_called_untraced(tmp_path: Path) -> None:
+    rows = [
+        row(1, 1, 0, kind="server"),
+        row(1, 2, 1, kind="client", attributes={"http.method": "GET", "http.url": "http://127.0.0.1/x"}),
+        row(1, 3, 2, kind="server"),
+    ]
+    assert links_of([Trace(rows[0]["trace_id"], map(span_of, rows))]) == []
+    store = LocalStore(tmp_path / "traces.sqlite3")
+    store.write(rows)
+    assert store.dependencies().links == []
+    store.close()
 
 
 def test_how_often_in_vain() -> None:
