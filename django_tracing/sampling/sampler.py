@@ -99,7 +99,7 @@ def _with_threshold(state: TraceState | None, rejected: int) -> TraceState:
 def _with_ot(state: TraceState | None, known: dict[str, str]) -> TraceState:
     value = ";".join(f"{key}:{text}" for key, text in known.items())
     if len(value) > _LONGEST_STATE:
-        # Numbers of 56 bits: what is longer is none, and with it the SDK would refuse the whole, by a line in the log.
+        # Numbers of 56 bits: what is longer is none, and the SDK would refuse the whole for it, by a line in the log.
         value = ";".join(f"{key}:{known[key]}" for key in ("rv", "th") if len(known.get(key, "")) in _DIGITS)
     others = [] if state is None else [(key, text) for key, text in state.items() if key != "ot"]
     # One more than fits, and the SDK drops them all, with a log line for each such caller.
