@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from opentelemetry import context as context_api
 from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import SpanKind, set_span_in_context
+from opentelemetry.trace import SpanKind, TraceState, set_span_in_context
 from opentelemetry.util.re import _DELIMITER_PATTERN
 
+from django_tracing.bounded_search import regex_problem
 from django_tracing.clients import client_address, vouched_address
 from django_tracing.correlation import incoming_id
 from django_tracing.export.errors import from_status
@@ -42,6 +43,7 @@ from django_tracing.guidelines import Guidelines, attribute_name
 from django_tracing.instrumentation.redis_commands import statement_of
 from django_tracing.instrumentation.upstream import _commands
 from django_tracing.middleware import _getter
+from django_tracing.outgoing import may_get
 from django_tracing.propagation import available_propagator
 from django_tracing.redaction import (
     REDACTED,
@@ -63,6 +65,7 @@ from django_tracing.redaction.patterns import Pattern
 from django_tracing.response_headers import server_timing
 from django_tracing.sampling.remote import parse_strategy
 from django_tracing.sampling.rules import Asked, Rule, compile_rules
+from django_tracing.sampling.sampler import _with_randomness, _with_threshold
 from django_tracing.spans import record_error
 from tests.linear import steps
 from tests.work_counter import work
@@ -238,6 +241,16 @@ READERS = {
     "commands": Reader(lambda text: _commands(text, pipelined=True), "aA1 \n\t."),
     "a command": Reader(lambda text: _commands(text, pipelined=False), "aA1 \n\t."),
     "rules": Reader(lambda text: _rules.match(Asked(path=f"/{text}", user_id=""), 0.0), "abc/"),
+    "host of a call": Reader(lambda text: may_get(f"http://{text}", ("a.b", "*.x")), "a.:/@[]%"),
+    "caller's randomness": Reader(
+        lambda text: (
+            _with_randomness(TraceState([("ot", text[:256])])),
+            _with_threshold(TraceState([("ot", text[:256])]), 5),
+        ),
+        "a:;rv",
+        ("rv:", "th:"),
+    ),
+    "pattern of an operator's": Reader(lambda text: regex_problem(text[:1000]), "a.*(|)?+"),
     "gRPC's answer": Reader(lambda text: _failure("UNAVAILABLE", text, "x", compressed=True), "aA \n"),
     "status and wait": Reader(lambda text: from_status(503, "x", text), "19²."),
     "OTLP's answer": Reader(lambda text: rejected_spans(text.encode("latin-1", "replace")), "\x0a\x08\x7f\x80\xff"),

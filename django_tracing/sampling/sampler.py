@@ -22,7 +22,6 @@ from django_tracing.conf import Settings, get_settings
 from django_tracing.correlation import get_scope
 from django_tracing.identity import identify
 from django_tracing.recording import Pending, Prepared, RecordingSpan, Verdict, context_of, pendings
-from django_tracing.redaction import redact_text
 from django_tracing.sampling.rules import Asked, Rule, RuleSet, compile_rules, header_key
 
 if TYPE_CHECKING:
@@ -99,7 +98,7 @@ def _with_threshold(state: TraceState | None, rejected: int) -> TraceState:
 def _with_ot(state: TraceState | None, known: dict[str, str]) -> TraceState:
     value = ";".join(f"{key}:{text}" for key, text in known.items())
     if len(value) > _LONGEST_STATE:
-        # Numbers of 56 bits: what is longer is none, and the SDK would refuse the whole for it, by a line in the log.
+        # Numbers of 56 bits: with what is longer, the SDK would refuse the whole, by a line in the log.
         value = ";".join(f"{key}:{known[key]}" for key in ("rv", "th") if len(known.get(key, "")) in _DIGITS)
     others = [] if state is None else [(key, text) for key, text in state.items() if key != "ot"]
     # One more than fits, and the SDK drops them all, with a log line for each such caller.
@@ -440,7 +439,7 @@ class RuleSampler(Sampler):
 
 @lru_cache(maxsize=1024)
 def _part(rule: str, rate: float) -> Prepared:
-    return Prepared({SAMPLING_RULE: redact_text(rule), SAMPLING_RATE: rate})
+    return Prepared({SAMPLING_RULE: rule, SAMPLING_RATE: rate})
 
 
 def _route(request: Any) -> str:
