@@ -20,6 +20,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from django_tracing import create_span
 from django_tracing.guidelines import MESSAGE_LENGTH, STACKTRACE_LENGTH
 from django_tracing.redaction import REDACTED, redact_stacktrace, redacted_stack
+from django_tracing.redaction.text import TEXT_INPUT
 from django_tracing.spans import record_error
 from tests.conftest import Spans
 from tests.work_counter import work
@@ -397,3 +398,13 @@ def test_a_literal_of_a_secret_in_a_source_line_goes() -> None:
             stack = redacted_stack(error, 8000)
         assert "hunter2" not in stack
         assert "482913" not in stack
+
+
+def test_a_cut_stack_ends_with_a_whole_line() -> None:
+    """Wherever the cut falls, also within the word that begins what a database adds."""
+    frame = '\n  File "a.py", line 1, in f\n    f()\n'
+    for length in range(TEXT_INPUT - 100, TEXT_INPUT + 100):
+        message = f"ValueError: {'x ' * 1000}\n{'y' * (length - 2100)}\nDETAIL:  Key (a)=({SECRET}).\n{'z' * 3000}"
+        redacted = redact_stacktrace(f"Traceback (most recent call last):{frame}{message}", 100_000)
+        assert SECRET not in redacted
+        assert "DETAI" not in redacted

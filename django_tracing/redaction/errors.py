@@ -228,4 +228,8 @@ def _innermost(text: str) -> str:
         return text
     last = text.rfind('\n  File "')
     start = text.find('\n  File "', max(0, last - TEXT_INPUT // 2)) if last >= 0 else -1
-    return text[start + 1 : start + TEXT_INPUT]
+    end = start + TEXT_INPUT
+    if end < len(text):
+        # No part of a line: of DETAIL: the word alone would say nothing of what follows it.
+        end = max(text.rfind("\n", start + 1, end), start + 1)
+    return text[start + 1 : end]
