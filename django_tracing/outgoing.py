@@ -28,7 +28,7 @@ from django_tracing.conf import get_settings
 from django_tracing.recording import context_of
 from django_tracing.spans import log_once
 
-__all__ = ["CalledSpan", "OutgoingPropagator", "may_get"]
+__all__ = ["CalledSpan", "OutgoingPropagator", "may_get", "withhold"]
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 #: How many header values of this process's own making are known: a call's headers may be sent again, to a redirect's
@@ -134,6 +134,19 @@ def _withdraw(carrier: Any, present: dict[str, str]) -> None:
     ours = {name for name, value in present.items() if _is_ours(name, value)}
     for name in [name for name in carrier if str(name).lower() in ours] if ours else ():
         del carrier[name]
+
+
+def withhold(request: Any) -> None:
+    """Takes what this process put into ``request``, a library's own, out again where its host may not get any.
+
+    Headers that the user's code set stay. Never raises.
+    """
+    try:
+        hosts = get_settings().propagate_to
+        if hosts is not None and not may_get(getattr(request, "full_url", None) or request.url, hosts):
+            _withdraw(request.headers, _present(request.headers))
+    except Exception:
+        log_once("withhold", "A redirected call could not be looked at for headers of its trace.")
 
 
 def may_get(url: str, hosts: tuple[str, ...]) -> bool:

@@ -80,7 +80,9 @@ def _httpx_async(url: str, headers: Headers = None) -> int:
 
 
 def _urllib3(url: str, headers: Headers = None) -> int:
-    with urllib3.PoolManager(timeout=10, retries=False) as pool:
+    with urllib3.PoolManager(
+        timeout=10, retries=urllib3.Retry(connect=0, read=0, status=0, other=0, redirect=3)
+    ) as pool:
         return pool.request("GET", url, headers=headers).status
 
 

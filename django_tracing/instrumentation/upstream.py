@@ -39,7 +39,7 @@ from django_tracing.attributes import (
 from django_tracing.conf import get_settings
 from django_tracing.correlation import get_scope
 from django_tracing.identity import identify
-from django_tracing.instrumentation import http_client, redis_commands
+from django_tracing.instrumentation import http_client, redirects, redis_commands
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.outgoing import CalledSpan
 from django_tracing.recording import SPAN_KEY, context_of, pendings
@@ -209,6 +209,7 @@ def _instrument_now(name: str) -> bool:
     instrumentor.instrument(**options)
     if name == "redis":
         redis_commands.wrap_pipelines()
+    redirects.install(name)
     _on[name] = instrumentor
     return True
 
@@ -249,6 +250,7 @@ def uninstall(name: str) -> None:
     if instrumentor is not None:
         if name == "redis":
             redis_commands.unwrap_pipelines()
+        redirects.uninstall(name)
         instrumentor.uninstrument()
 
 
