@@ -701,7 +701,7 @@ def record_span_error(error: BaseException) -> None:
 
 def current_trace_id() -> str | None:
     """The current trace's id, 32 hexadecimal digits, also of one that is not sampled; None outside a trace."""
-    context = context_of(spans.current_context().get(SPAN_KEY))
+    context = spans.span_context()
     return f"{context.trace_id:032x}" if context.is_valid else None
 
 

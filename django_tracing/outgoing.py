@@ -25,8 +25,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, get_cur
 
 from django_tracing.attributes import HTTP_URL, URL_FULL
 from django_tracing.conf import get_settings
-from django_tracing.recording import context_of
-from django_tracing.spans import log_once
+from django_tracing.spans import log_once, span_context
 
 __all__ = ["CalledSpan", "OutgoingPropagator", "may_get", "withhold"]
 
@@ -70,7 +69,7 @@ class OutgoingPropagator(CompositePropagator):
             if hosts is not None and not may_get(url, hosts):
                 _withdraw(carrier, present)
                 return
-            trace_id = f"{context_of(get_current_span(context)).trace_id:032x}"
+            trace_id = f"{span_context(context).trace_id:032x}"
             for propagator in self._propagators:
                 there = {name: present[name] for name in map(str.lower, propagator.fields) if name in present}
                 # Of this trace: get_trace_context() gave it to the user's code, before this call's span was there.

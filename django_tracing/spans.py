@@ -15,7 +15,7 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace import Span as SDKSpan
-from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
+from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, SpanKind, StatusCode
 
 from django_tracing import code_locations
 from django_tracing.attributes import (
@@ -55,6 +55,7 @@ __all__ = [
     "recording_span",
     "rename",
     "say_of_request",
+    "span_context",
     "start_child",
     "start_failed_request_span",
     "start_request_span",
@@ -169,6 +170,11 @@ def _current_variable() -> ContextVar[Context] | None:
 _variable: Final = _current_variable()
 #: The current context. The API's own way to it is three calls of Python long.
 current_context: Final[Callable[[], Context]] = context_api.get_current if _variable is None else _variable.get
+
+
+def span_context(context: Context | None = None) -> SpanContext:
+    """The SpanContext of the span in ``context`` (default: the current one); an invalid one where there is none."""
+    return context_of((current_context() if context is None else context).get(SPAN_KEY))
 
 
 def recording() -> bool:
@@ -319,7 +325,7 @@ def begin(
                 parts = code_locations.located(parts)
             span = start_child(parent, name, kind, parts, attributes, context=context)
             return None if span is INVALID_SPAN else Begun(span, with_span(span, context), None)
-        known = context_of(context.get(SPAN_KEY))
+        known = span_context(context)
         if known.is_valid and not known.is_remote:
             return None
         scope = get_scope(context)

@@ -143,10 +143,7 @@ def _enqueuing(task: Any) -> spans.Begun | None:
 def _carrying(kwargs: dict[str, Any], context: Context | None) -> dict[str, Any]:
     """``kwargs`` with the context of the trace, where there is one, sampled or not."""
     try:
-        if (
-            not _installed
-            or not context_of((spans.current_context() if context is None else context).get(SPAN_KEY)).is_valid
-        ):
+        if not _installed or not spans.span_context(context).is_valid:
             return kwargs
         carrier: dict[str, str] = {}
         inject(carrier, context)
@@ -258,7 +255,7 @@ def _continue(name: str, attributes: Attributes, carrier: Mapping[str, Any]) -> 
     headers = {str(key): value for key, value in carrier.items() if isinstance(value, str)}
     here = spans.current_context()
     context = extract(headers, here, default_getter)
-    caller = context_of(context.get(SPAN_KEY))
+    caller = spans.span_context(context)
     if get_settings().tasks == "trace":
         current = here.get(SPAN_KEY)
         if context_of(current).trace_id == caller.trace_id and spans.recording_span() is current:

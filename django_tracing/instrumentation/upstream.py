@@ -42,7 +42,7 @@ from django_tracing.identity import identify
 from django_tracing.instrumentation import http_client, redirects, redis_commands
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.outgoing import CalledSpan
-from django_tracing.recording import SPAN_KEY, context_of, pendings
+from django_tracing.recording import pendings
 from django_tracing.redaction import (
     SensitiveKeys,
     cut,
@@ -60,6 +60,7 @@ from django_tracing.spans import (
     guidelines,
     log_once,
     say_of_request,
+    span_context,
 )
 
 if TYPE_CHECKING:
@@ -280,7 +281,7 @@ class _ChildrenOnlyTracer(trace.Tracer):
         *args: Any,
         **kwargs: Any,
     ) -> trace.Span:
-        if context_of((current_context() if context is None else context).get(SPAN_KEY)).is_valid:
+        if span_context(context).is_valid:
             span = self._tracer.start_span(name, context, kind, attributes, *args, **kwargs)
             if span.is_recording():
                 return span
