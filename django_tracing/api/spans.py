@@ -32,13 +32,13 @@ from opentelemetry.propagators.textmap import Getter
 from opentelemetry.trace import INVALID_SPAN, SpanKind, StatusCode
 
 from django_tracing import spans
-from django_tracing.addresses import linkable
 from django_tracing.conf.loading import get_settings
 from django_tracing.context.extraction import extract, inject
 from django_tracing.context.request import RequestState, get_request_state, incoming_id, with_request_state
 from django_tracing.instrumentation.rate_limit import NAME as RATE_LIMIT_CHECK
 from django_tracing.instrumentation.rate_limit import mark_blocked
 from django_tracing.instrumentation.upstream.http_client import CALL_KEY, ExternalCall, span_name
+from django_tracing.net import link_base
 from django_tracing.recording.span import SPAN_KEY, context_of
 from django_tracing.redaction import cut, describe_sql, dialect_of, key_pattern, redact_text
 from django_tracing.semconv import names
@@ -720,7 +720,7 @@ def trace_url(trace_id: str | None = None) -> str | None:
     if trace_id is None:
         return None
     if settings.query_url is not None:
-        links = linkable(settings.query_url)
+        links = link_base(settings.query_url)
         return None if links is None else f"{links}/trace/{trace_id}"
     if settings.exporter != "local" and settings.reader is None:
         return None

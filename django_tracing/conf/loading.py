@@ -23,8 +23,8 @@ from django.conf import settings as django_settings
 from django.core.signals import setting_changed
 from django.utils.module_loading import import_string
 
-from django_tracing.addresses import shown_address
 from django_tracing.conf.patterns import regex_problem
+from django_tracing.net import shown_address
 
 __all__ = ["KNOWN_EXPORTERS", "SPECS", "Problem", "Settings", "Spec", "get_settings", "load"]
 

@@ -20,8 +20,8 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import TraceFlags
 
+from django_tracing.exceptions import ExportError
 from django_tracing.export.counters import Counters, DropReason
-from django_tracing.export.errors import ExportError
 from django_tracing.recording.sdk import plain_attributes
 from django_tracing.recording.span import RecordingSpan
 from django_tracing.redaction import cut, redact_text

@@ -33,13 +33,13 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from django_tracing.conf.loading import get_settings
+from django_tracing.exceptions import ReadError
 from django_tracing.models import Trace as TraceModel
 from django_tracing.pages.rows import OPEN_ROWS, SCALE, WORKS, Colours, row_of, rows_of, shares_of, svg_number
-from django_tracing.reading import get_reader, read_span, searched_attributes, stream_spans
 from django_tracing.redaction import SensitiveKeys, redact_resource
 from django_tracing.semconv import names
 from django_tracing.traces import query as asked
-from django_tracing.traces.analysis.dependencies import BOX_HEIGHT, BOX_WIDTH, errors_of, layout
+from django_tracing.traces.analysis.layout import BOX_HEIGHT, BOX_WIDTH, layout
 from django_tracing.traces.analysis.waterfall import (
     Row,
     Waterfall,
@@ -48,10 +48,14 @@ from django_tracing.traces.analysis.waterfall import (
     statement_of,
     waterfall,
 )
+from django_tracing.traces.diagrams import errors_of
 from django_tracing.traces.formats import jaeger_json, otlp_json
-from django_tracing.traces.model import Reader, ReadError, RouteStatistics, Span, Trace, TraceSummary, to_datetime
+from django_tracing.traces.model import RouteStatistics, Span, Trace, TraceSummary
+from django_tracing.traces.readers.base import Reader
+from django_tracing.traces.readers.choosing import get_reader, read_span, stream_spans
 from django_tracing.traces.readers.jaeger.reader import JaegerReader
 from django_tracing.traces.text import duration_text
+from django_tracing.traces.times import to_datetime
 
 __all__ = ["SearchForm", "show"]
 
@@ -173,9 +177,9 @@ class SearchForm(forms.Form):
             "min_duration": data.get("min_duration"),
             "max_duration": data.get("max_duration"),
             "errors": bool(data.get("errors_only")),
-            "attributes": searched_attributes(
-                get_settings(),
+            "attributes": asked.searched_attributes(
                 data.get("attributes") or {},
+                opt_in=get_settings().semconv_stability_opt_in,
                 status_code=data.get("status_code"),
                 user=data.get("user"),
                 correlation_id=data.get("correlation_id"),

@@ -9,7 +9,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from typing import Any, Final
 
-from django_tracing.traces.model import DEEPEST, Event, Span
+from django_tracing.traces.model import Event, Span
+from django_tracing.traces.values import DEEPEST
 
 __all__ = ["jaeger_json", "otlp_json"]
 

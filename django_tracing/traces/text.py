@@ -21,7 +21,8 @@ from django_tracing.traces.analysis.waterfall import (
     statement_of,
     waterfall,
 )
-from django_tracing.traces.model import Span, Trace, TraceSummary, to_datetime
+from django_tracing.traces.model import Span, Trace, TraceSummary
+from django_tracing.traces.times import to_datetime
 
 __all__ = [
     "WORDS",

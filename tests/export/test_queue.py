@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from django_tracing.export.errors import ExportError
+from django_tracing.exceptions import ExportError
 from django_tracing.export.otlp import OTLPHTTPExporter
 from django_tracing.export.queue import QueueProcessor, estimate_size
 from tests.export.builders import ANY_VALUES, Recorder, make_spans

@@ -24,9 +24,10 @@ from django.urls import path as url_path
 from django.utils import translation
 
 from django_tracing.admin import ProcessStatusAdmin, TraceAdmin
+from django_tracing.exceptions import ReadError
 from django_tracing.models import ProcessStatus, Trace
 from django_tracing.traces.formats import otlp_json
-from django_tracing.traces.model import Dependencies, ReadError
+from django_tracing.traces.model import Dependencies
 from django_tracing.traces.readers.sqlite import store as local
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from example_project.servers import free_port

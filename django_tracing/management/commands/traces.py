@@ -14,10 +14,12 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from django_tracing.conf.loading import get_settings
-from django_tracing.reading import get_reader, searched_attributes
+from django_tracing.exceptions import ReadError
 from django_tracing.spans import runtime
 from django_tracing.traces import query as asked
-from django_tracing.traces.model import Reader, ReadError, TraceSummary
+from django_tracing.traces.model import TraceSummary
+from django_tracing.traces.readers.base import Reader
+from django_tracing.traces.readers.choosing import get_reader
 from django_tracing.traces.readers.jaeger.reader import JaegerReader
 from django_tracing.traces.text import render_list, render_trace
 
@@ -188,9 +190,9 @@ def _query(options: dict[str, Any]) -> dict[str, Any]:
         "min_duration": options["min_duration"],
         "max_duration": options["max_duration"],
         "errors": options["errors"],
-        "attributes": searched_attributes(
-            get_settings(),
+        "attributes": asked.searched_attributes(
             dict(options["attribute"]),
+            opt_in=get_settings().semconv_stability_opt_in,
             status_code=options["status_code"],
             user=options["user"],
             correlation_id=options["correlation_id"],

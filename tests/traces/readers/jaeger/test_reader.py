@@ -15,11 +15,12 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from django_tracing.traces.analysis.dependencies import layout
+from django_tracing.exceptions import JaegerError
+from django_tracing.traces.analysis.layout import layout
 from django_tracing.traces.analysis.waterfall import waterfall
 from django_tracing.traces.formats import jaeger_json, otlp_json
 from django_tracing.traces.readers.jaeger import reader as jaeger
-from django_tracing.traces.readers.jaeger.reader import JaegerReader, ReaderError
+from django_tracing.traces.readers.jaeger.reader import JaegerReader
 from django_tracing.traces.text import duration_text, render_trace
 from example_project.servers import free_port
 from tests.work_counter import growth
@@ -103,8 +104,8 @@ def ssh() -> Iterator[int]:
     yield from talker(b"SSH-2.0-OpenSSH_9.6\r\n")
 
 
-def fails(url: str, **options: Any) -> ReaderError:
-    with pytest.raises(ReaderError) as caught:
+def fails(url: str, **options: Any) -> JaegerError:
+    with pytest.raises(JaegerError) as caught:
         JaegerReader(url, **options).services()
     return caught.value
 
@@ -269,7 +270,7 @@ TRACE_V1 = {
 def test_the_older_dialect() -> None:
     with Server(v1) as server:
         reader = JaegerReader(server.url)
-        assert reader.dialect == "v1"
+        assert reader.version == "v1"
         assert reader.services() == ["shop"]
         assert reader.operations("shop") == []
         # Found out once.
@@ -312,7 +313,7 @@ def test_what_the_older_dialect_is_asked() -> None:
 
 
 def test_an_error_of_the_older_dialect() -> None:
-    with Server(v1) as server, pytest.raises(ReaderError, match=r"\(500\): storage is full\.") as caught:
+    with Server(v1) as server, pytest.raises(JaegerError, match=r"\(500\): storage is full\.") as caught:
         JaegerReader(server.url).search(service="explode")
     assert caught.value.reason == "failed"
 
@@ -324,7 +325,7 @@ def test_a_proxy_without_the_older_ui() -> None:
         return v1(path) if path.startswith(("/api/services", "/api/traces")) else (404, {"error": "no route"})
 
     with Server(answer) as server:
-        assert JaegerReader(server.url).dialect == "v1"
+        assert JaegerReader(server.url).version == "v1"
 
 
 def v3(path: str) -> Answer:
@@ -363,7 +364,7 @@ SPAN_V3 = {
 def test_the_newer_dialect_below_a_path() -> None:
     with Server(v3) as server:
         reader = JaegerReader(f"{server.url}/jaeger/")
-        assert reader.dialect == "v3"
+        assert reader.version == "v3"
         # Jaeger's own traces are nobody's.
         (summary,) = reader.search()
         assert not [path for path in server.asked if "serviceName=jaeger" in path]
@@ -386,7 +387,7 @@ def test_the_newer_dialect_below_a_path() -> None:
 
 
 def test_an_answer_of_a_strange_shape() -> None:
-    with Server(v3) as server, pytest.raises(ReaderError, match="not one of Jaeger's") as caught:
+    with Server(v3) as server, pytest.raises(JaegerError, match="not one of Jaeger's") as caught:
         JaegerReader(f"{server.url}/jaeger").search(service="strange")
     assert caught.value.reason == "not_jaeger"
 
@@ -493,7 +494,7 @@ def test_no_answer_is_so_strange_that_a_page_fails(
             answers[path] = strange
             try:
                 read_everything(JaegerReader("http://jaeger"), trace_id)
-            except ReaderError as error:
+            except JaegerError as error:
                 refused += error.reason == "not_jaeger"
         answers[path] = answer
     assert refused > 100
@@ -718,7 +719,7 @@ def test_values_of_any_depth(dialect: str, depth: int, answering: Callable[[str,
     reader = answering(dialect, answer.encode())
     try:
         trace = reader.trace("ab" * 16)
-    except ReaderError as error:
+    except JaegerError as error:
         assert error.reason == "not_jaeger"
         assert depth > 50
         return
