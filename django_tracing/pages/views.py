@@ -49,12 +49,11 @@ from django_tracing.traces.analysis.waterfall import (
     waterfall,
 )
 from django_tracing.traces.diagrams import errors_of
+from django_tracing.traces.durations import duration_text, parse_duration
 from django_tracing.traces.formats import jaeger_json, otlp_json
 from django_tracing.traces.model import RouteStatistics, Span, Trace, TraceSummary
-from django_tracing.traces.readers.base import Reader
+from django_tracing.traces.readers.base import Reader, limits_of
 from django_tracing.traces.readers.choosing import get_reader, read_span, stream_spans
-from django_tracing.traces.readers.jaeger.reader import JaegerReader
-from django_tracing.traces.text import duration_text
 from django_tracing.traces.times import to_datetime
 
 __all__ = ["SearchForm", "show"]
@@ -92,7 +91,7 @@ class DurationField(forms.CharField):
         if not text:
             return None
         try:
-            return asked.seconds(text)
+            return parse_duration(text)
         except ValueError:
             raise ValidationError(gettext("Write it with its unit, such as 250ms or 1.5s.")) from None
 
@@ -475,8 +474,8 @@ def list_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
         reader = _reader()
         services = reader.services()
         own = get_settings().service_name
-        if "service" not in data and isinstance(reader, JaegerReader) and own in services:
-            # Jaeger is asked service by service: fifty of them are for those who ask for all.
+        if "service" not in data and limits_of(reader).per_service and own in services:
+            # A search of all services may be many requests. It is made only if it is asked for.
             data["service"] = own
         chosen = str(data.get("service", ""))
         operations = reader.operations(chosen) if chosen in services else []
@@ -687,7 +686,7 @@ def routes_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
     try:
         reader = _reader()
         context["services"] = reader.services()
-        context["newest_only"] = isinstance(reader, JaegerReader)
+        context["newest_only"] = limits_of(reader).newest_only
         found = reader.routes(service=context["service"] or None, start=_since(context["within"]))
         context["routes"] = [_route(route) for route in _sorted(found, order)]
     except ReadError as error:

@@ -1,8 +1,7 @@
-"""Parse what people type to search traces: durations, attributes, ids of traces."""
+"""Parse what people type to search traces: attributes and ids of traces."""
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -10,20 +9,10 @@ from typing import Final
 from django_tracing.exceptions import ReadError
 from django_tracing.semconv.names import CORRELATION_ID, HTTP_STATUS_CODE, USER_ID, Convention
 
-__all__ = ["attribute", "attributes", "searched_attributes", "seconds", "trace_id_prefix"]
+__all__ = ["attribute", "attributes", "searched_attributes", "trace_id_prefix"]
 
-_DURATION: Final = re.compile(r"\s*([0-9]+(?:[.,][0-9]+)?|[.,][0-9]+)\s*(us|µs|ms|s|m|min|h|d)\s*", re.IGNORECASE)
-_UNITS: Final = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 #: Shorter starts of ids would match by chance.
 _SHORTEST_PREFIX: Final = 6
-
-
-def seconds(text: str) -> float:
-    """Parse ``250ms``, ``1.5s``, ``15m``, ``2d``. Raises ValueError for anything else."""
-    found = _DURATION.fullmatch(text)
-    if found is None:
-        raise ValueError(f"{text!r} is not a duration with a unit")
-    return float(found[1].replace(",", ".")) * _UNITS[found[2].lower()]
 
 
 def attribute(word: str) -> tuple[str, str]:

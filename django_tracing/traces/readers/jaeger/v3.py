@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
+from django_tracing.semconv.otlp import KIND_NUMBERS, STATUS_NUMBERS
 from django_tracing.traces.model import (
     Event,
     Kind,
@@ -79,9 +80,8 @@ def search(client: QueryClient, query: dict[str, str]) -> list[TraceSummary]:
     )
 
 
-#: https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto
-_KINDS: Final[dict[Any, Kind]] = {2: "server", 3: "client", 4: "producer", 5: "consumer"}
-_STATUSES: Final[dict[Any, Status]] = {1: "ok", 2: "error"}
+_KINDS: Final[dict[Any, Kind]] = {number: cast(Kind, name) for name, number in KIND_NUMBERS.items()}
+_STATUSES: Final[dict[Any, Status]] = {number: cast(Status, name) for name, number in STATUS_NUMBERS.items()}
 
 
 def _summary(item: dict[str, Any]) -> TraceSummary:

@@ -18,10 +18,14 @@ import pytest
 from django_tracing.exceptions import JaegerError
 from django_tracing.traces.analysis.layout import layout
 from django_tracing.traces.analysis.waterfall import waterfall
+from django_tracing.traces.durations import duration_text
 from django_tracing.traces.formats import jaeger_json, otlp_json
+from django_tracing.traces.readers.jaeger import http
 from django_tracing.traces.readers.jaeger import reader as jaeger
+from django_tracing.traces.readers.jaeger import v1 as v1_api
+from django_tracing.traces.readers.jaeger import v3 as v3_api
 from django_tracing.traces.readers.jaeger.reader import JaegerReader
-from django_tracing.traces.text import duration_text, render_trace
+from django_tracing.traces.text import render_trace
 from example_project.servers import free_port
 from tests.work_counter import growth
 
@@ -114,7 +118,7 @@ def test_nothing_listens() -> None:
     port = free_port()
     error = fails(f"http://127.0.0.1:{port}")
     assert error.reason == "refused"
-    assert str(error) == f"Nothing listens on 127.0.0.1:{port}. Does Jaeger run, and is QUERY_URL right?"
+    assert str(error) == f"Nothing listens on 127.0.0.1:{port}. Is Jaeger running, and is QUERY_URL right?"
 
 
 @pytest.mark.parametrize("host", ["jaeger.invalid", "a..b", "x" * 70])
@@ -154,7 +158,7 @@ def test_a_server_that_drips() -> None:
 
 
 def test_an_answer_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaeger, "MAX_ANSWER", 1 << 20)
+    monkeypatch.setattr(http, "MAX_ANSWER", 1 << 20)
     with Server(lambda path: (200, "x" * (1 << 21))) as server:
         error = fails(server.url)
     assert error.reason == "failed"
@@ -184,7 +188,7 @@ def test_a_login_page() -> None:
         error = fails(server.url)
         assert server.asked == ["/api/v3/trace-summaries"]
     assert error.reason == "unauthorized"
-    assert "https://login.example.com)" in str(error)
+    assert "redirects to https://login.example.com (" in str(error)
     assert "hush" not in str(error)
 
 
@@ -479,13 +483,13 @@ def test_no_answer_is_so_strange_that_a_page_fails(
     answers = dict(ANSWERS[dialect])
 
     @contextmanager
-    def answer_of(reader: JaegerReader, path: str, query: Any, longest: float | None = None) -> Iterator[Any]:
+    def answer_of(client: http.QueryClient, path: str, query: Any, longest: float | None = None) -> Iterator[Any]:
         # A server would take minutes: what is tried is what is made of its JSON.
         pieces = iter([json.dumps(answers[path]).encode()])
         yield 200, lambda: next(pieces, b"")
 
-    monkeypatch.setattr(JaegerReader, "dialect", dialect)
-    monkeypatch.setattr(JaegerReader, "_answer", answer_of)
+    monkeypatch.setattr(JaegerReader, "version", dialect)
+    monkeypatch.setattr(http.QueryClient, "_response", answer_of)
     trace_id = "ab" * 16 if dialect == "v3" else "0" * 16 + "ab" * 8
     read_everything(JaegerReader("http://jaeger"), trace_id)
     refused = 0
@@ -557,12 +561,12 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], JaegerRea
         body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
 
         @contextmanager
-        def answer_of(reader: JaegerReader, path: str, query: Any, longest: float | None = None) -> Iterator[Any]:
+        def answer_of(client: http.QueryClient, path: str, query: Any, longest: float | None = None) -> Iterator[Any]:
             pieces = (body[begin : begin + 65536] for begin in range(0, len(body), 65536))
             yield 200, lambda: next(pieces, b"")
 
-        monkeypatch.setattr(JaegerReader, "dialect", dialect)
-        monkeypatch.setattr(JaegerReader, "_answer", answer_of)
+        monkeypatch.setattr(JaegerReader, "version", dialect)
+        monkeypatch.setattr(http.QueryClient, "_response", answer_of)
         return JaegerReader("http://jaeger")
 
     return make
@@ -590,8 +594,9 @@ def test_one_span_of_a_long_trace(
 ) -> None:
     monkeypatch.setattr(jaeger, "MOST_SPANS", 50)
     made = []
-    original = jaeger.Span
-    monkeypatch.setattr(jaeger, "Span", lambda **fields: made.append(1) or original(**fields))
+    module = {"v1": v1_api, "v3": v3_api}[dialect]
+    original = module.Span
+    monkeypatch.setattr(module, "Span", lambda **fields: made.append(1) or original(**fields))
     reader = answering(dialect, LONG[dialect](400))
     found = reader.span("ab" * 16, f"{399:016x}")
     assert found is not None
@@ -624,7 +629,7 @@ def test_no_more_memory_for_a_longer_trace(
     monkeypatch.setattr(jaeger, "MOST_SPANS", 300)
     monkeypatch.setattr(jaeger, "WHOLE_SPANS", 300)
     monkeypatch.setattr(JaegerReader, "_services", lambda reader, service: ["shop"])
-    monkeypatch.setattr(JaegerReader, "_ask", lambda *args, **options: [])
+    monkeypatch.setattr(http.QueryClient, "ask", lambda *args, **options: [])
 
     def peak(count: int) -> int:
         reader = answering(dialect, LONG[dialect](count, 1000))
@@ -672,8 +677,8 @@ def test_work_grows_with_the_answer(
 @pytest.mark.parametrize("dialect", ["v3", "v1"])
 def test_an_answer_that_is_longer_than_is_read_shows_what_came(dialect: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """For one trace there is nothing less to ask for."""
-    monkeypatch.setattr(jaeger, "MAX_ANSWER", 400_000)
-    monkeypatch.setattr(JaegerReader, "dialect", dialect)
+    monkeypatch.setattr(http, "MAX_ANSWER", 400_000)
+    monkeypatch.setattr(JaegerReader, "version", dialect)
     with Server(lambda path: (200, LONG[dialect](2000))) as server:
         trace = JaegerReader(server.url).trace("ab" * 16)
     assert trace is not None
@@ -684,7 +689,7 @@ def test_an_answer_that_is_longer_than_is_read_shows_what_came(dialect: str, mon
 
 def test_a_file_may_take_longer_than_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not waited for: what came is sent on. Each read of it has the timeout of a page's answer."""
-    monkeypatch.setattr(JaegerReader, "dialect", "v3")
+    monkeypatch.setattr(JaegerReader, "version", "v3")
     body = json.dumps(long_v3(40)).encode()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
