@@ -57,5 +57,10 @@ def spans() -> Iterator[Spans]:
     _exporter.clear()
 
 
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings: None, postgres_url: str) -> None:
+    """Start PostgreSQL before pytest-django creates the test database."""
+
+
 jaeger = pytest.fixture(scope="session", name="jaeger")(jaeger_fixture("jaeger"))
 jaeger_151 = pytest.fixture(scope="session", name="jaeger_151")(jaeger_fixture("jaeger-1.51"))
