@@ -7,8 +7,6 @@ fixture ``postgres_url`` (each test with the mark ``django_db`` does) or ``redis
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
@@ -42,29 +40,28 @@ if "REDIS_URL" in os.environ and worker:
     os.environ["TEST_REDIS_URL"] = urlsplit(os.environ["REDIS_URL"])._replace(path=f"/{worker[2:]}").geturl()
 
 
-@contextmanager
-def _running(server: servers.Server) -> Iterator[None]:
+def pytest_unconfigure() -> None:
+    _redis.stop()
+    _postgres.stop()
+
+
+def _started(server: servers.Server, variable: str) -> str:
     try:
         server.start()
     except servers.CannotStart as error:
         if "TEST_SERVERS_REQUIRED" in os.environ:
             raise
         pytest.skip(str(error))
-    try:
-        yield
-    finally:
-        server.stop()
+    return os.environ[variable]
 
 
 @pytest.fixture(scope="session")
-def postgres_url() -> Iterator[str]:
+def postgres_url() -> str:
     """Start the PostgreSQL of TEST_POSTGRES_URL; give its address. Skip the test where there is none."""
-    with _running(_postgres):
-        yield os.environ["TEST_POSTGRES_URL"]
+    return _started(_postgres, "TEST_POSTGRES_URL")
 
 
 @pytest.fixture(scope="session")
-def redis_url() -> Iterator[str]:
+def redis_url() -> str:
     """Start the Redis of TEST_REDIS_URL; give its address. Skip the test where there is none."""
-    with _running(_redis):
-        yield os.environ["TEST_REDIS_URL"]
+    return _started(_redis, "TEST_REDIS_URL")
