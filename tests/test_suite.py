@@ -71,3 +71,37 @@ def test_a_test_with_the_mark_has_postgresql() -> None:
 def test_a_test_with_the_fixture_has_redis(redis_url: str) -> None:
     with redis.Redis.from_url(redis_url) as client:
         assert client.ping()
+
+
+# ----- where the files are
+
+
+def modules() -> dict[str, set[Path]]:
+    """Map the name of each module of the app to the folders that have one of that name."""
+    app = ROOT / "django_tracing"
+    found: dict[str, set[Path]] = {}
+    for path in app.rglob("*.py"):
+        folder = path.parent.relative_to(app)
+        # The tests of management/commands/ are in management/.
+        found.setdefault(path.stem, set()).add(folder.parent if folder.name == "commands" else folder)
+    return found
+
+
+def tests_of_modules() -> list[Path]:
+    """List the files of tests, relative to this folder. Those in e2e/ test the whole app."""
+    tests = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
+    return sorted(path for path in tests if path.parts[0] != "e2e")
+
+
+def test_every_folder_of_tests_is_a_folder_of_the_app() -> None:
+    assert {
+        str(path.parent) for path in tests_of_modules() if not (ROOT / "django_tracing" / path.parent).is_dir()
+    } == (set())
+
+
+def test_the_tests_of_a_module_are_in_its_folder() -> None:
+    folders = modules()
+    elsewhere = [
+        str(path) for path in tests_of_modules() if path.parent not in folders.get(path.stem[5:], {path.parent})
+    ]
+    assert elsewhere == []
