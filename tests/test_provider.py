@@ -144,6 +144,7 @@ def test_beside_a_users_own_provider_only_what_is_asked_for_is_exported() -> Non
     assert span.service == "mine"
 
 
+@pytest.mark.usefixtures("without_coverage")
 def test_nothing_is_imported_that_is_not_used() -> None:
     loaded = run(
         """

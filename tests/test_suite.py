@@ -87,21 +87,19 @@ def modules() -> dict[str, set[Path]]:
     return found
 
 
-def tests_of_modules() -> list[Path]:
+def module_tests() -> list[Path]:
     """List the files of tests, relative to this folder. Those in e2e/ test the whole app."""
     tests = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
     return sorted(path for path in tests if path.parts[0] != "e2e")
 
 
 def test_every_folder_of_tests_is_a_folder_of_the_app() -> None:
-    assert {
-        str(path.parent) for path in tests_of_modules() if not (ROOT / "django_tracing" / path.parent).is_dir()
-    } == (set())
+    assert {str(path.parent) for path in module_tests() if not (ROOT / "django_tracing" / path.parent).is_dir()} == (
+        set()
+    )
 
 
 def test_the_tests_of_a_module_are_in_its_folder() -> None:
     folders = modules()
-    elsewhere = [
-        str(path) for path in tests_of_modules() if path.parent not in folders.get(path.stem[5:], {path.parent})
-    ]
+    elsewhere = [str(path) for path in module_tests() if path.parent not in folders.get(path.stem[5:], {path.parent})]
     assert elsewhere == []
