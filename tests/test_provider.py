@@ -8,6 +8,7 @@ import sys
 import textwrap
 from typing import Any
 
+import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
