@@ -31,7 +31,7 @@ from django_tracing.export.queue import QueueProcessor
 from django_tracing.instrumentation import log_records as logs
 from django_tracing.instrumentation import site_words
 from django_tracing.instrumentation.imports import when_imported
-from django_tracing.instrumentation.upstream.registry import UpstreamProcessor
+from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.undecided import late
 from django_tracing.redaction import SensitiveKeys, also_sensitive, redact_resource

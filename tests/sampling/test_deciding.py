@@ -21,7 +21,7 @@ from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 from django_tracing import create_span, get_trace_context, spans
 from django_tracing.conf.loading import Settings, load
 from django_tracing.export.queue import QueueProcessor
-from django_tracing.instrumentation.upstream.registry import UpstreamProcessor
+from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.undecided import late, undecided_traces
 from django_tracing.redaction.attributes import AttributeSanitizer
