@@ -22,8 +22,9 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from django_tracing import instrumentation
 from django_tracing.addresses import shown_address
 from django_tracing.conf import environment
-from django_tracing.conf.loading import Settings, get_settings
+from django_tracing.conf.loading import get_settings
 from django_tracing.conf.under_test import in_tests
+from django_tracing.conf.values import Settings
 from django_tracing.context.outgoing import OutgoingPropagator
 from django_tracing.context.propagation import CorrelationPropagator, available_propagator
 from django_tracing.export import build_exporter

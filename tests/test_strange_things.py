@@ -49,7 +49,9 @@ from django_tracing import (
     trace_rate_limit_check,
     use_trace_context,
 )
-from django_tracing.conf.loading import SPECS, Settings, load
+from django_tracing.conf.loading import load
+from django_tracing.conf.table import SPECS
+from django_tracing.conf.values import Settings
 from django_tracing.context import request as correlation
 from django_tracing.instrumentation.request.middleware import TracingMiddleware
 from django_tracing.instrumentation.upstream.http_client import CALL_KEY

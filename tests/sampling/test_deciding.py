@@ -19,7 +19,8 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 
 from django_tracing import create_span, get_trace_context, spans
-from django_tracing.conf.loading import Settings, load
+from django_tracing.conf.loading import load
+from django_tracing.conf.values import Settings
 from django_tracing.export.queue import QueueProcessor
 from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
 from django_tracing.recording.factory import SpanFactory
