@@ -39,18 +39,6 @@ unit: $(VENV)/.test
 wheel: $(VENV)/.test
 	PYTHON=$(BIN)/python sh tests/wheel.sh
 
-$(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
-	$(PIP) install --upgrade pip
-
-$(VENV)/.demo: $(VENV)/bin/python setup.cfg
-	$(PIP) install --editable ".[demo]" "$(DJANGO)"
-	touch $@
-
-$(VENV)/.test: $(VENV)/bin/python setup.cfg
-	$(PIP) install --editable ".[test]" "$(DJANGO)"
-	touch $@
-
 # The documentation site, in docs/_build/html. A warning is an error.
 docs: $(VENV)/.docs
 	rm -rf docs/_build
@@ -67,6 +55,18 @@ release-check: $(VENV)/.test
 
 release: $(VENV)/.test
 	$(BIN)/python -m tests.release build
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --upgrade pip
+
+$(VENV)/.demo: $(VENV)/bin/python setup.cfg
+	$(PIP) install --editable ".[demo]" "$(DJANGO)"
+	touch $@
+
+$(VENV)/.test: $(VENV)/bin/python setup.cfg
+	$(PIP) install --editable ".[test]" "$(DJANGO)"
+	touch $@
 
 # The pictures of README.md and docs/.
 screenshots: $(VENV)/.test
