@@ -28,7 +28,7 @@ def pieces() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     from django_tracing import spans
     from django_tracing.instrumentation import cache as cache_instrumentation
     from django_tracing.instrumentation import circuit_breaker, database
-    from django_tracing.middleware import TracingMiddleware
+    from django_tracing.instrumentation.request.middleware import TracingMiddleware
 
     request = RequestFactory().get("/empty/?page=2", HTTP_USER_AGENT="Mozilla/5.0 (X11; Linux x86_64) Firefox/144.0")
     response = HttpResponse("ok")
@@ -93,8 +93,8 @@ def deciding() -> Callable[[], Any]:
     from django.test import RequestFactory
     from opentelemetry.trace import SpanKind
 
-    from django_tracing.conf import get_settings
-    from django_tracing.correlation import Scope
+    from django_tracing.conf.loading import get_settings
+    from django_tracing.context.request import RequestState
     from django_tracing.sampling.rules import Rule, compile_rules
     from django_tracing.sampling.sampler import RuleSampler
 
@@ -108,8 +108,8 @@ def deciding() -> Callable[[], Any]:
     rules = [Rule(n, f"rule {n}", **kinds[n % len(kinds)](n)) for n in range(10_000)]
     sampler = RuleSampler(0.0, get_settings())
     sampler.use(compile_rules(rules, get_settings().service_name))
-    scope = Scope("c0ffee", RequestFactory().get("/page/1/"))
-    return lambda: sampler.judge(scope, "GET", SpanKind.SERVER, None, 1)
+    scope = RequestState("c0ffee", RequestFactory().get("/page/1/"))
+    return lambda: sampler.decide(scope, "GET", SpanKind.SERVER, None, 1)
 
 
 def main() -> None:
@@ -122,20 +122,21 @@ def main() -> None:
     from opentelemetry import trace
     from opentelemetry.sdk.trace import TracerProvider
 
-    from django_tracing import provider, spans
-    from django_tracing.correlation import Scope, with_scope
+    from django_tracing import spans
+    from django_tracing.context.request import RequestState, with_request_state
     from django_tracing.export.wire import EncodedBatch, encode_span
+    from django_tracing.spans import runtime
 
     connection.ensure_connection()
     tracing = trace.get_tracer_provider()
     assert isinstance(tracing, TracerProvider)
-    queue = provider.queue()
+    queue = runtime.current.queue
     assert queue is not None
     costs: dict[str, float] = {}
     token = None
-    root = spans.start_request_span("GET", Scope("c0ffee"), with_scope(Scope("c0ffee")), ())
+    root = spans.start_request_span("GET", RequestState("c0ffee"), with_request_state(RequestState("c0ffee")), ())
     if root.is_recording():
-        token = spans.attach(spans.with_span(root, with_scope(Scope("c0ffee"))))
+        token = spans.attach(spans.with_span(root, with_request_state(RequestState("c0ffee"))))
     for name, (traced, untraced) in pieces().items():
         for function in (traced, untraced):
             for _ in range(200):
@@ -145,11 +146,11 @@ def main() -> None:
             spans.detach(token)
         costs[name] = measure(traced) - measure(untraced)
         if name == "request" and token is not None:
-            token = spans.attach(spans.with_span(root, with_scope(Scope("c0ffee"))))
+            token = spans.attach(spans.with_span(root, with_request_state(RequestState("c0ffee"))))
         tracing.force_flush()
     costs["10,000 rules"] = measure(deciding())
     if root.is_recording():
-        from django_tracing.recording import RecordingSpan
+        from django_tracing.recording.span import RecordingSpan
 
         child = spans.start_span("db.select.benchmark_customers", {"db.system": "postgresql", "db.rows": 1})
         child.end()

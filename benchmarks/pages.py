@@ -22,7 +22,7 @@ from django.contrib import admin
 from django.test import Client, override_settings
 from django.urls import path
 
-from django_tracing.traces.local import LocalStore
+from django_tracing.traces.readers.sqlite.store import LocalStore
 
 ROUNDS: Final = 5
 SPANS_A_TRACE: Final = 20

@@ -196,9 +196,9 @@ class Worker:
 
     def dropped(self) -> dict[str, Any]:
         """Of ours: what was dropped, by reason."""
-        from django_tracing import provider
+        from django_tracing.spans import runtime
 
-        queue = provider.queue()
+        queue = runtime.current.queue
         return {"dropped": {} if queue is None else queue.counters.snapshot()["dropped"]}
 
     def profile(self, path: str, requests: int) -> dict[str, Any]:

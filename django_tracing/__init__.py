@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from django_tracing.environment import prepare
+from django_tracing.conf.environment import prepare
 from django_tracing.version import __version__
 
 if TYPE_CHECKING:
-    from django_tracing.correlation import get_correlation_id
-    from django_tracing.instrumentation.circuit_breaker import trace_circuit_breaker_call
-    from django_tracing.manual import (
+    from django_tracing.api.spans import (
         add_span_event,
         bind_trace_context,
         create_span,
@@ -29,6 +27,8 @@ if TYPE_CHECKING:
         trace_url,
         use_trace_context,
     )
+    from django_tracing.context.request import get_correlation_id
+    from django_tracing.instrumentation.circuit_breaker import trace_circuit_breaker_call
 
 __all__ = [
     "__version__",
@@ -53,10 +53,10 @@ __all__ = [
     "use_trace_context",
 ]
 
-_MANUAL = "django_tracing.manual"
+_MANUAL = "django_tracing.api.spans"
 #: Public name -> module. Resolved when asked for: Django imports this package before settings may be read.
 _HOMES = {
-    "get_correlation_id": "django_tracing.correlation",
+    "get_correlation_id": "django_tracing.context.request",
     "trace_circuit_breaker_call": "django_tracing.instrumentation.circuit_breaker",
     "add_span_event": _MANUAL,
     "bind_trace_context": _MANUAL,

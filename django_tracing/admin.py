@@ -23,7 +23,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from django_tracing.addresses import shown_address
-from django_tracing.conf import SPECS, Settings, get_settings
+from django_tracing.conf.loading import SPECS, Settings, get_settings
 from django_tracing.models import ProcessStatus, SamplingRule, Trace
 from django_tracing.redaction import SensitiveKeys, redact_resource
 from django_tracing.sampling.database import as_rule, read_rules, table_exists
@@ -330,7 +330,7 @@ class ProcessStatusAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         }
         if request.method == "POST":
             # Every process of a site with the admin imports this module; few of them ever check.
-            from django_tracing.doctor import Diagnosis
+            from django_tracing.diagnosis.steps import Diagnosis
 
             diagnosis = Diagnosis(settings, timeout=10)
             context["steps"] = list(diagnosis.steps())
@@ -377,7 +377,7 @@ class TraceAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             if not self.has_view_permission(request):
                 raise PermissionDenied
             # Every process of a site with the admin imports this module; few of them ever show a trace.
-            from django_tracing import trace_pages
+            from django_tracing.pages import views as trace_pages
 
             return trace_pages.show(name, request, self.admin_site, **kwargs)
 

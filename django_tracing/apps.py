@@ -6,7 +6,7 @@ import logging
 
 from django.apps import AppConfig
 
-from django_tracing.printable import printable
+from django_tracing.redaction.printable import printable
 
 __all__ = ["DjangoTracingConfig"]
 

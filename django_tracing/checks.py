@@ -9,11 +9,11 @@ from urllib.parse import urlsplit
 
 from django.core import checks
 
-from django_tracing import environment
-from django_tracing.conf import Settings, get_settings
+from django_tracing.conf import environment
+from django_tracing.conf.loading import Settings, get_settings
+from django_tracing.context.propagation import available_propagator
 from django_tracing.export.errors import MissingExtra
 from django_tracing.instrumentation import OURS
-from django_tracing.propagation import available_propagator
 from django_tracing.provider import make_exporter
 
 __all__ = ["check_deployment", "check_settings", "register"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from django.http import HttpRequest
 from django.utils.functional import SimpleLazyObject
 
-from django_tracing.correlation import get_correlation_id
-from django_tracing.manual import current_trace_id, trace_url
+from django_tracing.api.spans import current_trace_id, trace_url
+from django_tracing.context.request import get_correlation_id
 
 __all__ = ["tracing"]
 

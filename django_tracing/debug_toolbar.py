@@ -17,16 +17,16 @@ from django.utils.html import format_html
 from django.utils.translation import gettext, ngettext
 
 from django_tracing import spans
-from django_tracing.conf import get_settings
-from django_tracing.correlation import HEADER, Scope, get_scope
+from django_tracing.api.spans import trace_url
+from django_tracing.conf.loading import get_settings
+from django_tracing.context.request import HEADER, RequestState, get_request_state
 from django_tracing.export.local import span_row
-from django_tracing.instrumentation.request import MIDDLEWARE
-from django_tracing.manual import trace_url
-from django_tracing.middleware import readable_route
-from django_tracing.trace_rows import Colours, rows_of, shares_of
+from django_tracing.instrumentation.request.middleware import readable_route
+from django_tracing.instrumentation.request.placing import MIDDLEWARE
+from django_tracing.pages.rows import Colours, rows_of, shares_of
+from django_tracing.traces.analysis.waterfall import Row, location_of, short_statement, statement_of, waterfall
 from django_tracing.traces.model import Trace, span_of
-from django_tracing.traces.render import duration_text
-from django_tracing.traces.waterfall import Row, location_of, short_statement, statement_of, waterfall
+from django_tracing.traces.text import duration_text
 
 __all__ = ["TracingPanel"]
 
@@ -66,9 +66,9 @@ class TracingPanel(Panel):  # type: ignore[misc]
     def process_request(self, request: HttpRequest) -> Any:
         """Begins to collect; the toolbar calls its other panels and the view from here."""
         try:
-            scope = _scope_of(request)
-            if scope is not None and _recorded(scope):
-                spans.collect(scope)
+            state = _scope_of(request)
+            if state is not None and _recorded(state):
+                spans.collect(state)
         except Exception:
             spans.log_once("debug-toolbar", "The toolbar's panel could not collect the spans of a request.")
         return super().process_request(request)
@@ -76,11 +76,11 @@ class TracingPanel(Panel):  # type: ignore[misc]
     def generate_stats(self, request: HttpRequest, response: HttpResponse) -> None:
         """Makes the rows of what was collected."""
         try:
-            scope = _scope_of(request)
-            if scope is None or not _recorded(scope):
-                stats: dict[str, Any] = {"rows": [], "why": _why_not(scope, response)}
+            state = _scope_of(request)
+            if state is None or not _recorded(state):
+                stats: dict[str, Any] = {"rows": [], "why": _why_not(state, response)}
             else:
-                stats = _stats(scope, request)
+                stats = _stats(state, request)
         except Exception:
             spans.log_once("debug-toolbar", "The toolbar's panel could not show the spans of a request.")
             stats = {"rows": [], "why": _not_shown()}
@@ -91,23 +91,23 @@ def _not_shown() -> str:
     return gettext("The spans could not be shown; the log says more.")
 
 
-def _scope_of(request: HttpRequest) -> Scope | None:
+def _scope_of(request: HttpRequest) -> RequestState | None:
     """Not the scope of the command or the request that asks for ``request``, in whose context it may be."""
-    scope = get_scope()
-    return scope if scope is not None and scope.request is request else None
+    state = get_request_state()
+    return state if state is not None and state.request is request else None
 
 
-def _recorded(scope: Scope) -> bool:
-    return scope.span is not None and scope.span.is_recording()
+def _recorded(state: RequestState) -> bool:
+    return state.span is not None and state.span.is_recording()
 
 
-def _why_not(scope: Scope | None, response: HttpResponse) -> str:
+def _why_not(state: RequestState | None, response: HttpResponse) -> str:
     settings = get_settings()
     if not settings.enabled:
         return gettext("Tracing is off: ENABLED is False, or a setting is wrong (manage.py check).")
     if "request" not in settings.instrumentations:
         return gettext("Requests are not among the INSTRUMENTATIONS.")
-    if scope is None:
+    if state is None:
         # The header is the mark of our middleware, which has been left already.
         if HEADER in response.headers and MIDDLEWARE in django_settings.MIDDLEWARE[1:]:
             return gettext(
@@ -117,9 +117,9 @@ def _why_not(scope: Scope | None, response: HttpResponse) -> str:
     return gettext("This request is not recorded: its trace was not sampled.")
 
 
-def _stats(scope: Scope, request: HttpRequest) -> dict[str, Any]:
-    rows = [span_row(span) for span in tuple(spans.collect(scope))]
-    span: Any = scope.span
+def _stats(state: RequestState, request: HttpRequest) -> dict[str, Any]:
+    rows = [span_row(span) for span in tuple(spans.collect(state))]
+    span: Any = state.span
     # The request itself goes on while the toolbar is made: as far as it is known now.
     request_row = {**span_row(span), "end": time.time_ns(), "name": _name(request)}
     trace_id = request_row["trace_id"]

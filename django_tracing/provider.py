@@ -1,4 +1,7 @@
-"""The TracerProvider: its birth, what goes into it, its end. One a process; somebody else's is used, not fought."""
+"""Set up, configure and shut down the TracerProvider.
+
+There is one in a process. Where the process has one already, it is used and extended.
+"""
 
 from __future__ import annotations
 
@@ -12,88 +15,78 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 
-from django_tracing import environment, instrumentation, logs, site_words, spans
+from django_tracing import instrumentation
 from django_tracing.addresses import shown_address
-from django_tracing.attributes import Convention
-from django_tracing.conf import Settings, get_settings
+from django_tracing.conf import environment
+from django_tracing.conf.loading import Settings, get_settings
+from django_tracing.conf.under_test import in_tests
+from django_tracing.context.outgoing import OutgoingPropagator
+from django_tracing.context.propagation import CorrelationPropagator, available_propagator
 from django_tracing.export import build_exporter
-from django_tracing.export.processor import QueueProcessor
-from django_tracing.guidelines import Guidelines
+from django_tracing.export.queue import QueueProcessor
+from django_tracing.instrumentation import log_records as logs
+from django_tracing.instrumentation import site_words
 from django_tracing.instrumentation.imports import when_imported
-from django_tracing.instrumentation.upstream import UpstreamProcessor
-from django_tracing.outgoing import OutgoingPropagator
-from django_tracing.propagation import CorrelationPropagator, available_propagator
-from django_tracing.recording import Origin, late
+from django_tracing.instrumentation.upstream.registry import UpstreamProcessor
+from django_tracing.recording.factory import SpanFactory
+from django_tracing.recording.undecided import late
 from django_tracing.redaction import SensitiveKeys, also_sensitive, redact_resource
+from django_tracing.redaction.attributes import AttributeSanitizer
 from django_tracing.sampling import refresh
 from django_tracing.sampling.sampler import RuleSampler
-from django_tracing.under_test import in_tests
+from django_tracing.semconv.names import Convention
+from django_tracing.spans import runtime
 from django_tracing.version import __version__
 
 if TYPE_CHECKING:
-    from django_tracing.traces.local import LocalStore
+    from django_tracing.traces.readers.sqlite.store import LocalStore
 
-__all__ = ["make_exporter", "make_provider", "make_resource", "queue", "start", "trouble"]
+__all__ = ["make_exporter", "make_provider", "make_resource", "start"]
 
 _logger = logging.getLogger("django_tracing")
 
-_started = False
-_trouble = ""
-_queue: QueueProcessor | None = None
-
-#: Where opentelemetry-instrument and the SDK read it from: upstream's instrumentations follow our setting too.
+#: Read by opentelemetry-instrument and the SDK: upstream's instrumentations follow our setting too.
 _SEMCONV: Final = "OTEL_SEMCONV_STABILITY_OPT_IN"
 
 
 def start() -> None:
-    """Sets tracing up from the settings, once a process; later calls do nothing. Never raises.
+    """Set up tracing from the settings, once a process; later calls do nothing. Never raises.
 
     Wrong settings leave tracing off with one log line: a web server runs no system checks.
     """
-    global _started
-    if _started:
+    if runtime.current.started:
         return
-    _started = True
+    runtime.use(runtime.current.replace(started=True))
     try:
         settings = get_settings()
-        # Where tracing is off too: a format that names the fields goes on working.
+        runtime.use(runtime.current.replace(settings=settings))
+        # Also where tracing is off: a log format that names the fields keeps working.
         logs.install(settings)
         if settings.problems:
             problems = " / ".join(str(problem) for problem in settings.problems)
-            _tell(f"Tracing is off: {problems} Run `python manage.py check` for the whole list.")
+            _set_trouble(f"Tracing is off: {problems} Run `python manage.py check` for the whole list.")
         elif not settings.enabled:
-            # As it was asked for: nothing to log.
-            _tell(f"Tracing is off: {settings.source('ENABLED')} says so.", level=logging.DEBUG)
+            # As configured: nothing to log.
+            _set_trouble(f"Tracing is off: {settings.source('ENABLED')} says so.", level=logging.DEBUG)
         else:
             for problem in environment.problems():
                 _logger.warning("The %s", problem)
             with environment.hidden():
                 _start(settings)
     except Exception as error:
-        _tell(
+        _set_trouble(
             f"Tracing is off: it could not be set up ({type(error).__name__}). The application goes on without it.",
             error=error,
         )
 
 
-def trouble() -> str:
-    """Why this process traces nothing, or sends nothing, in words for a person; empty where it does."""
-    return _trouble
-
-
-def _tell(trouble: str, *, level: int = logging.ERROR, error: Exception | None = None) -> None:
-    global _trouble
-    _trouble = trouble
+def _set_trouble(trouble: str, *, level: int = logging.ERROR, error: Exception | None = None) -> None:
+    runtime.use(runtime.current.replace(trouble=trouble))
     _logger.log(level, "%s", trouble, exc_info=error)
-
-
-def queue() -> QueueProcessor | None:
-    """The processor that holds ended spans until they are sent; None where this app exports nothing."""
-    return _queue
 
 
 def _start(settings: Settings) -> None:
@@ -104,47 +97,59 @@ def _start(settings: Settings) -> None:
     sampler = RuleSampler(settings.sample_rate, settings)
     if ours:
         provider = make_provider(settings, sampler)
-    enrich = getattr(provider, "add_span_processor", None)
-    if enrich is not None:
-        # First, so that what the others are given is already redacted.
-        enrich(UpstreamProcessor())
+    add_processor = getattr(provider, "add_span_processor", None)
+    queue: QueueProcessor | None = None
+    if add_processor is not None:
+        # First, so that the processors behind it get redacted spans.
+        add_processor(UpstreamProcessor())
         if ours or _explicitly_exported(settings):
-            processor = _make_queue(settings)
-            if processor is not None:
-                enrich(processor)
+            queue = _make_queue(settings)
+            if queue is not None:
+                add_processor(queue)
     if ours:
         trace.set_tracer_provider(provider)
         _set_propagators(settings)
     elif settings.source("PROPAGATORS") != "default":
         _set_propagators(settings)
     else:
-        # Somebody else's choice of propagators stands; the correlation id goes beside it.
+        # Another provider's choice of propagators stands. The correlation id is added to it.
         _add_correlation()
     convention = Convention(settings.semconv_stability_opt_in)
-    tracer = provider.get_tracer(spans.SCOPE_NAME, __version__)
-    # Of a provider and a sampler that are not ours, nothing is taken for granted.
+    tracer = provider.get_tracer(runtime.SCOPE_NAME, __version__)
+    # A provider and a sampler that are not ours are asked for each span.
     keep = sampler.keep if ours else None
-    guidelines = Guidelines(settings.sensitive_keys, settings.max_attribute_length, settings.redact)
+    sanitizer = AttributeSanitizer(settings.sensitive_keys, settings.max_attribute_length, settings.redact)
     also_sensitive(settings.sensitive_keys)
     site_words.install()
-    origin = Origin.of(tracer, keep, passed_by=(UpstreamProcessor,), guidelines=guidelines)
-    spans.use_tracer(tracer, convention, origin, guidelines)
-    if ours and origin is not None:
-        if _queue is not None:
-            late.append(_queue.on_end)
-        refresh.begin(sampler, origin, settings, _report)
+    factory = SpanFactory.of(tracer, keep, passed_by=(UpstreamProcessor,), sanitizer=sanitizer)
+    refresher = refresh.start(sampler, factory, settings, _report) if ours and factory is not None else None
+    if refresher is not None and queue is not None:
+        late.append(queue.on_end)
+    runtime.use(
+        runtime.current.replace(
+            tracing=True,
+            tracer=tracer,
+            factory=factory,
+            convention=convention,
+            sanitizer=sanitizer,
+            sampler=sampler if ours else None,
+            refresher=refresher,
+            queue=queue,
+        )
+    )
     instrumentation.install(settings.instrumentations)
 
 
 def _report() -> dict[str, Any]:
-    """What this process tells of itself on the admin's status page."""
+    """Return what the admin's status page shows of this process."""
     settings = get_settings()
     report: dict[str, Any] = {
         "exporter": settings.exporter,
         "endpoint": settings.endpoint and shown_address(settings.endpoint),
     }
-    if _queue is not None:
-        report |= {"queued": _queue.queued, **_queue.counters.snapshot()}
+    queue = runtime.current.queue
+    if queue is not None:
+        report |= {"queued": queue.queued, **queue.counters.snapshot()}
     return report
 
 
@@ -221,7 +226,7 @@ def _local_write(settings: Settings) -> Callable[[list[dict[str, object]]], None
 
     @functools.cache
     def store() -> LocalStore:
-        from django_tracing.traces.local import LocalStore
+        from django_tracing.traces.readers.sqlite.store import LocalStore
 
         return LocalStore(
             settings.local_store,
@@ -234,16 +239,15 @@ def _local_write(settings: Settings) -> Callable[[list[dict[str, object]]], None
     return lambda rows: store().write(rows)
 
 
-def _make_queue(settings: Settings) -> SpanProcessor | None:
-    global _queue
+def _make_queue(settings: Settings) -> QueueProcessor | None:
     try:
         exporter = make_exporter(settings)
     except Exception as error:
-        _tell(f"Spans are not exported ({settings.source('EXPORTER')}): {error}")
+        _set_trouble(f"Spans are not exported ({settings.source('EXPORTER')}): {error}")
         return None
     if exporter is None:
         return None
-    _queue = QueueProcessor(
+    queue = QueueProcessor(
         exporter,
         batch_size=settings.batch_size,
         export_interval=settings.export_interval,
@@ -254,9 +258,9 @@ def _make_queue(settings: Settings) -> SpanProcessor | None:
     )
     if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
         os.register_at_fork(after_in_child=_after_fork)
-    _flush_before_uvicorn_ends(_queue, settings.shutdown_timeout)
+    _flush_before_uvicorn_ends(queue, settings.shutdown_timeout)
     when_imported("celery.signals", _flush_before_celery_ends)
-    return _queue
+    return queue
 
 
 def _flush_before_celery_ends() -> None:
@@ -268,8 +272,8 @@ def _flush_before_celery_ends() -> None:
 
 def _flush(**kwargs: Any) -> None:
     try:
-        if _queue is not None:
-            _queue.force_flush(int(get_settings().shutdown_timeout * 1000))
+        if runtime.current.queue is not None:
+            runtime.current.queue.force_flush(int(get_settings().shutdown_timeout * 1000))
     except Exception:
         _logger.debug("Spans could not be sent before a worker's process ended.", exc_info=True)
 

@@ -7,11 +7,11 @@ from typing import Any, Final, cast
 
 from django.utils.module_loading import import_string
 
-from django_tracing.attributes import CORRELATION_ID, HTTP_STATUS_CODE, USER_ID, Convention
-from django_tracing.conf import Settings
-from django_tracing.traces.jaeger import JaegerReader
-from django_tracing.traces.local import LocalStore
+from django_tracing.conf.loading import Settings
+from django_tracing.semconv.names import CORRELATION_ID, HTTP_STATUS_CODE, USER_ID, Convention
 from django_tracing.traces.model import FoundSpan, Reader, ReadError, SpanStream
+from django_tracing.traces.readers.jaeger.reader import JaegerReader
+from django_tracing.traces.readers.sqlite.store import LocalStore
 
 __all__ = ["get_reader", "read_span", "searched_attributes", "stream_spans"]
 

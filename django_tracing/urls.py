@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from django.urls import path
 
-from django_tracing.views import sampling
+from django_tracing.sampling.server import sampling
 
 app_name = "django_tracing"
 urlpatterns = [path("sampling", sampling, name="sampling")]

@@ -9,7 +9,7 @@ from django.conf import settings
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from django_tracing.conf import load
+from django_tracing.conf.loading import load
 from django_tracing.provider import make_exporter
 
 __all__ = ["JaegerAndLocalStore"]

@@ -516,7 +516,7 @@ def _automaton(pattern: str, flags: int, method: str) -> _Automaton:
 # ----- the verdict
 
 
-class Verdict(NamedTuple):
+class SamplingDecision(NamedTuple):
     """How long a pattern may take; for more than linear, a word to repeat that shows it."""
 
     kind: str
@@ -588,7 +588,7 @@ def _way(
     return None
 
 
-def verdict(pattern: str, flags: int, method: str) -> Verdict:
+def verdict(pattern: str, flags: int, method: str) -> SamplingDecision:
     """How long ``re`` may take for ``method`` (search, sub, findall, finditer, split, match, fullmatch).
 
     Raises NotImplementedError for what the checker does not know.
@@ -627,7 +627,7 @@ def verdict(pattern: str, flags: int, method: str) -> Verdict:
                     if target != state
                     else []
                 )
-                return Verdict(EXPONENTIAL, word([atom, *(back or [])]), prefix(state))
+                return SamplingDecision(EXPONENTIAL, word([atom, *(back or [])]), prefix(state))
 
         def pairs(
             pair: tuple[State, State], members: set[State] = members
@@ -653,7 +653,7 @@ def verdict(pattern: str, flags: int, method: str) -> Verdict:
 
             found = _way((state, state, False), lambda n, s=state: n[0] == n[1] == s and n[2], steps_apart)
             if found is not None:
-                return Verdict(EXPONENTIAL, word(found), prefix(state))
+                return SamplingDecision(EXPONENTIAL, word(found), prefix(state))
 
     used = [
         {number for state in members for number, targets in edges[state].items() if members & set(targets)}
@@ -688,8 +688,8 @@ def verdict(pattern: str, flags: int, method: str) -> Verdict:
                     goal = (start, end, end)
                     found = _way((start, start, end), lambda n, goal=goal: n == goal, triples)
                     if found is not None:
-                        return Verdict(POLYNOMIAL, word(found), prefix(start))
-    return Verdict(LINEAR)
+                        return SamplingDecision(POLYNOMIAL, word(found), prefix(start))
+    return SamplingDecision(LINEAR)
 
 
 def _reached(members: set[State], edges: dict[State, dict[int, list[State]]], live: set[State]) -> set[State]:

@@ -18,18 +18,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
 
-from django_tracing import manual, provider
+from django_tracing import provider
 from django_tracing.addresses import linkable, shown_address
-from django_tracing.conf import get_settings, load
+from django_tracing.api import spans as manual
+from django_tracing.conf.loading import get_settings, load
 from django_tracing.export.errors import from_status
 from django_tracing.models import ProcessStatus
 from django_tracing.redaction import REDACTED, SensitiveKeys, redact_resource
 from django_tracing.sampling.remote import JaegerRemoteSampler, from_environment
-from django_tracing.traces.jaeger import JaegerReader, ReaderError
-from django_tracing.traces.local import LocalStore
+from django_tracing.traces.readers.jaeger.reader import JaegerReader, ReaderError
+from django_tracing.traces.readers.sqlite.store import LocalStore
 from example_project.servers import free_port
 from tests.traces.builders import blueprint_trace
-from tests.traces.test_jaeger import Server
+from tests.traces.readers.jaeger.test_reader import Server
 
 SECRET = "kD3vX9qLm2ZtR8wYb5Nc"
 #: An address with a secret in each of its parts but the host.
@@ -112,7 +113,7 @@ def test_links_go_without_credentials_and_not_to_secrets() -> None:
 @pytest.fixture
 def admin(settings: Any, client: Client, db: None) -> Callable[..., str]:
     """Pages of the admin, as a superuser sees them."""
-    settings.ROOT_URLCONF = "tests.test_trace_admin"
+    settings.ROOT_URLCONF = "tests.pages.test_pages"
     client.force_login(User.objects.create(username="root", is_staff=True, is_superuser=True))
 
     def get(page: str) -> str:

@@ -204,14 +204,14 @@ def test_settings_with_their_sources_and_without_secrets(root: Client, settings:
         "ENDPOINT": "https://user:hunter2@jaeger.example.com:4318",
         "HEADERS": {"authorization": "Bearer hunter2"},
         "SAMPLING_TOKEN": "hunter2",
-        "REDACT": "tests.test_guidelines.redact",
+        "REDACT": "tests.redaction.test_attributes.redact",
         "SUBSCRIPTION": lambda user: "pro",
     }
     text = page(root, STATUS)
     assert "hunter2" not in text
     assert "authorization: …" in text
     assert "jaeger.example.com:4318" in text
-    assert "tests.test_guidelines.redact" in text
+    assert "tests.redaction.test_attributes.redact" in text
     assert "TRACING[&quot;ENDPOINT&quot;]" in text
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from django_tracing.conf import load
+from django_tracing.conf.loading import load
 from example_project.servers import database_settings
 
 ROOT = Path(__file__).parent.parent

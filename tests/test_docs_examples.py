@@ -86,7 +86,7 @@ def test_rate_limits(spans: Spans) -> None:
 
 
 def test_commands() -> None:
-    from django_tracing.conf import get_settings
+    from django_tracing.conf.loading import get_settings
 
     [names] = examples("docs/instrumentations/commands.md")
     with override_settings(TRACING=run(names)["TRACING"]):

@@ -32,12 +32,15 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
-from django_tracing import create_span, identity, spans
-from django_tracing.attributes import Convention
-from django_tracing.correlation import Scope
-from django_tracing.guidelines import Guidelines
-from django_tracing.instrumentation import request as placing
-from django_tracing.recording import Origin, RecordingSpan
+from django_tracing import create_span
+from django_tracing.context import user as identity
+from django_tracing.context.request import RequestState
+from django_tracing.instrumentation.request.placing import placing
+from django_tracing.recording.factory import SpanFactory
+from django_tracing.recording.span import RecordingSpan
+from django_tracing.redaction.attributes import AttributeSanitizer
+from django_tracing.semconv.names import Convention
+from django_tracing.spans import runtime
 from tests.conftest import Spans
 
 OK = HttpResponse("the same object for every request", headers={"Server-Timing": "view;dur=1"})
@@ -164,9 +167,9 @@ def test_any_processor_is_called_as_the_sdk_calls_it_and_costs_itself_only(make:
     behind, last = InMemorySpanExporter(), InMemorySpanExporter()
     provider.add_span_processor(make(SimpleSpanProcessor(behind)))
     provider.add_span_processor(SimpleSpanProcessor(last))
-    origin = Origin.of(provider.get_tracer("django_tracing"), lambda parent, trace_id: True)
-    assert origin is not None
-    span = origin.start("shop", context_api.Context(), trace_api.SpanKind.INTERNAL, (), None)
+    factory = SpanFactory.of(provider.get_tracer("django_tracing"), lambda parent, trace_id: True)
+    assert factory is not None
+    span = factory.start("shop", context_api.Context(), trace_api.SpanKind.INTERNAL, (), None)
     assert isinstance(span, RecordingSpan)
     span.end()
     assert [span.name for span in last.get_finished_spans()] == ["shop"]
@@ -338,7 +341,7 @@ def test_the_subscription_is_read_untraced_and_for_this_thread_only(spans: Spans
             pass
         return "pro"
 
-    scope = Scope("id", Mock(user=User(pk=7), _acached_user=None, _cached_user=None))
+    scope = RequestState("id", Mock(user=User(pk=7), _acached_user=None, _cached_user=None))
     with create_span("around"):
         identity.identify(scope, Mock(subscription=subscription, user_email="off", max_attribute_length=100))
     assert scope.common["user.subscription"] == "pro"
@@ -357,21 +360,21 @@ def test_redact_that_makes_a_traced_call_ends() -> None:
         with provider.get_tracer("their own").start_as_current_span("root", context=context_api.Context()):
             return value
 
-    rules = Guidelines(redact=redact)
+    rules = AttributeSanitizer(redact=redact)
     tracer = provider.get_tracer("django_tracing")
-    origin = Origin.of(tracer, lambda parent, trace_id: True, guidelines=rules)
-    before = spans._tracer, spans._convention, spans._origin, spans._guidelines
-    spans.use_tracer(tracer, Convention(), origin, rules)
+    factory = SpanFactory.of(tracer, lambda parent, trace_id: True, sanitizer=rules)
+    before = runtime.current
+    runtime.use(before.replace(tracer=tracer, convention=Convention(), factory=factory, sanitizer=rules))
     try:
         with create_span("by.hand", {"shop.item": "book", "shop.price": 7}):
             cache.get("price:7")
     finally:
-        spans.use_tracer(*before)
+        runtime.use(before)
     assert {"by.hand", "cache.get.price:*"} <= {span.name for span in kept.get_finished_spans()}
     assert 0 < len(calls) < 50
 
 
 def test_a_key_that_is_an_address_is_masked() -> None:
-    scope = Scope("id", Mock(user=Mock(pk="ada@example.com", is_anonymous=False, email="")))
+    scope = RequestState("id", Mock(user=Mock(pk="ada@example.com", is_anonymous=False, email="")))
     identity.identify(scope, Mock(subscription=None, user_email="masked", max_attribute_length=100))
     assert scope.common["user.id"] == "a***@example.com"

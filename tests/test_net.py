@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
+from django_tracing.diagnosis.probes import post
 from django_tracing.export.errors import ExportError
 from django_tracing.export.jaeger import make_jaeger_exporter
 from django_tracing.export.otlp import OTLPHTTPExporter
-from django_tracing.probes import post
 from django_tracing.sampling.remote import JaegerRemoteSampler
-from django_tracing.traces.jaeger import JaegerReader
 from django_tracing.traces.model import ReadError
+from django_tracing.traces.readers.jaeger.reader import JaegerReader
 
 #: Each byte well within the timeout, all of them far beyond it.
 TIMEOUT = 0.5

@@ -39,12 +39,12 @@ from django_tracing import (
     trace_function,
     trace_rate_limit_check,
 )
-from django_tracing.conf import load
-from django_tracing.correlation import Scope, with_scope
-from django_tracing.middleware import TracingMiddleware
+from django_tracing.conf.loading import load
+from django_tracing.context.request import RequestState, with_request_state
+from django_tracing.instrumentation.request.middleware import TracingMiddleware
 from django_tracing.models import ProcessStatus, SamplingCount, SamplingRule
 from django_tracing.provider import _report
-from django_tracing.recording import Origin
+from django_tracing.recording.factory import SpanFactory
 from django_tracing.sampling import refresh
 from django_tracing.sampling.database import as_rule, read_rules
 from django_tracing.sampling.refresh import Refresher
@@ -52,6 +52,7 @@ from django_tracing.sampling.remote import JaegerRemoteSampler
 from django_tracing.sampling.rules import Asked, Rule, compile_rules, pattern_problem
 from django_tracing.sampling.sampler import RuleSampler
 from django_tracing.sampling.strategies import serve
+from django_tracing.spans import runtime
 from tests.conftest import Spans
 from tests.jaegers import wait_until
 
@@ -211,7 +212,7 @@ def sampler_of(*rules: Rule, **tracing: Any) -> RuleSampler:
 
 
 def judged(sampler: RuleSampler, trace_id: int = 1, parent: SpanContext | None = None) -> Any:
-    return sampler.judge(None, "GET", SpanKind.CONSUMER, parent, trace_id)
+    return sampler.decide(None, "GET", SpanKind.CONSUMER, parent, trace_id)
 
 
 def test_at_most_none_a_second_is_none() -> None:
@@ -245,9 +246,9 @@ def test_a_caller_s_tracestate_is_never_too_much(caplog: pytest.LogCaptureFixtur
 def test_urls_that_fail_cost_no_decision_and_no_error(settings: Any, provider: Any) -> None:
     settings.ROOT_URLCONF = __name__
     sampler = sampler_of(Rule(1, "a route", path="/shops/<failing:shop>/", rate=0.0), SAMPLE_RATE=1.0)
-    scope = Scope("x", RequestFactory().get("/shops/one/"))
-    assert sampler.judge(scope, "GET", SpanKind.SERVER, None, 1).kept
-    with provider(sampler).get_tracer("x").start_as_current_span("theirs", with_scope(scope)) as span:
+    scope = RequestState("x", RequestFactory().get("/shops/one/"))
+    assert sampler.decide(scope, "GET", SpanKind.SERVER, None, 1).kept
+    with provider(sampler).get_tracer("x").start_as_current_span("theirs", with_request_state(scope)) as span:
         assert span.is_recording()
 
 
@@ -264,9 +265,9 @@ def test_an_address_as_a_socket_for_both_gives_it(address: str, settings: Any, d
     settings.ROOT_URLCONF = __name__
     assert Client(REMOTE_ADDR=address).get("/tracing/sampling?service=node").status_code == 200
     sampler = sampler_of(SAMPLE_RATE=1.0, TRUST_PARENT=["127.0.0.0/8"])
-    scope = Scope("x", RequestFactory(REMOTE_ADDR=address).get("/"))
+    scope = RequestState("x", RequestFactory(REMOTE_ADDR=address).get("/"))
     parent = SpanContext(1, 7, True, TraceFlags(0))
-    assert not sampler.judge(scope, "GET", SpanKind.SERVER, parent, 1).kept, "it is trusted"
+    assert not sampler.decide(scope, "GET", SpanKind.SERVER, parent, 1).kept, "it is trusted"
 
 
 # ----- processes, threads, forks
@@ -277,7 +278,7 @@ from django_tracing.sampling.rules import Rule, compile_rules
 from django_tracing.sampling.sampler import RuleSampler
 from django_tracing.sampling.remote import JaegerRemoteSampler, Strategy, _Decider
 from django_tracing.sampling import refresh
-from django_tracing.conf import load
+from django_tracing.conf.loading import load
 from django_tracing.recording import Origin
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
@@ -285,9 +286,9 @@ from opentelemetry.trace import SpanKind
 settings = load({"EXPORTER": "none", "SAMPLING_REFRESH": 0}, {})
 sampler = RuleSampler(1.0, settings)
 sampler.use(compile_rules([Rule(1, "ten", max_per_second=10)], "shop"))
-origin = Origin.of(TracerProvider(sampler=sampler).get_tracer("x"), sampler.keep)
-refresh.begin(sampler, origin, settings, dict)
-sampler.judge(None, "GET", SpanKind.SERVER, None, 1)
+factory = Origin.of(TracerProvider(sampler=sampler).get_tracer("x"), sampler.keep)
+refresh.begin(sampler, factory, settings, dict)
+sampler.decide(None, "GET", SpanKind.SERVER, None, 1)
 remote = JaegerRemoteSampler("shop", "http://127.0.0.1:1/sampling", refresh=60)
 remote._decider = _Decider(Strategy(per_second=10.0))
 held = threading.Event()
@@ -302,7 +303,7 @@ held.wait()
 pid = os.fork()
 if pid == 0:
     signal.alarm(10)
-    kept = sampler.judge(None, "GET", SpanKind.SERVER, None, 1).kept
+    kept = sampler.decide(None, "GET", SpanKind.SERVER, None, 1).kept
     told = sampler.drain()
     os._exit(7 if kept and told == {1: (1, 0)} and remote.decide("GET", 1)[0] else 8)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
@@ -329,9 +330,9 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         settings = load({"EXPORTER": "none", "SERVICE_NAME": "shop", **tracing}, {})
         sampler = RuleSampler(settings.sample_rate, settings)
         owner = TracerProvider(sampler=sampler)
-        origin = Origin.of(owner.get_tracer("x"), sampler.keep)
-        assert origin is not None
-        refresher = Refresher(sampler, origin, settings, dict)
+        factory = SpanFactory.of(owner.get_tracer("x"), sampler.keep)
+        assert factory is not None
+        refresher = Refresher(sampler, factory, settings, dict)
         refresher.prepare()
         made.append((refresher, owner))
         return refresher
@@ -372,11 +373,11 @@ def test_a_thread_that_cannot_be_started_is_started_later(make: Any, monkeypatch
     remote = JaegerRemoteSampler("shop", "http://127.0.0.1:1/sampling", initial=1.0)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", no_threads)
-        verdicts = [refresher.origin.judge(None, "GET", SpanKind.SERVER, None, n) for n in (0, 2**56 - 1)]
+        verdicts = [refresher.factory.decide(None, "GET", SpanKind.SERVER, None, n) for n in (0, 2**56 - 1)]
         assert [verdict.kept for verdict in verdicts] == [False, True], "TRACING decides"
         SamplingRule.objects.create(name="another")
         assert remote.decide("GET", 1)[0]
-    refresher.origin.judge(None, "GET", SpanKind.SERVER, None, 1)
+    refresher.factory.decide(None, "GET", SpanKind.SERVER, None, 1)
     wait_until(lambda: names(refresher) == ["all", "another"], "the thread to read the rules", 10)
     remote.decide("GET", 1)
     assert remote._thread is not None
@@ -428,7 +429,7 @@ def test_a_broken_connection_is_a_503(settings: Any, monkeypatch: pytest.MonkeyP
     def fail() -> Any:
         raise InterfaceError("connection already closed")
 
-    monkeypatch.setattr("django_tracing.views.read_rules", fail)
+    monkeypatch.setattr("django_tracing.sampling.server.read_rules", fail)
     assert Client().get("/tracing/sampling?service=node").status_code == 503
 
 
@@ -442,7 +443,7 @@ def test_a_site_without_time_zones(make: Any, settings: Any) -> None:
     refresher = make(SAMPLE_RATE=0.0)
     refresher.refresh()
     assert names(refresher) == ["tonight"]
-    assert refresher.origin.judge(None, "GET", SpanKind.SERVER, None, 1).kept
+    assert refresher.factory.decide(None, "GET", SpanKind.SERVER, None, 1).kept
     refresher.refresh()
     assert SamplingCount.objects.get(rule__name="tonight").kept == 1
     assert ProcessStatus.objects.count() == 1
@@ -606,7 +607,7 @@ class Untold:
 def test_what_cannot_be_described_is_called_all_the_same(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
     odd: Any = Untold()
     if where == "off":
-        monkeypatch.setattr("django_tracing.spans._used", False)
+        monkeypatch.setattr(runtime, "current", runtime.Runtime())
     span = NonRecordingSpan(SpanContext(1, 2, is_remote=False)) if where == "unsampled" else create_span("x").span
     with trace_api.use_span(span):
         assert trace_cache_operation("get", odd, lambda: 1, system="x") == 1

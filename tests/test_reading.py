@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from django_tracing.conf import load
+from django_tracing.conf.loading import load
 from django_tracing.reading import get_reader
-from django_tracing.traces.jaeger import JaegerReader
-from django_tracing.traces.local import LocalStore
 from django_tracing.traces.model import ReadError
+from django_tracing.traces.readers.jaeger.reader import JaegerReader
+from django_tracing.traces.readers.sqlite.store import LocalStore
 
 
 def test_the_local_store() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from django_tracing.traces.local import LocalStore
+from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.traces.builders import row
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")

@@ -92,7 +92,12 @@ def test_nothing_is_imported_that_is_not_used(exporter: str, tmp_path: Path) -> 
         f"django_tracing.export.{name}" for name in ("counters", "errors", "processor", "sdk", "wire")
     }
     assert exporters == ({f"django_tracing.export.{exporter}"} if exporter != "none" else set())
-    reading = ("django_tracing.traces", "django_tracing.doctor", "django_tracing.reading", "django_tracing.probes")
+    reading = (
+        "django_tracing.traces",
+        "django_tracing.diagnosis.steps",
+        "django_tracing.reading",
+        "django_tracing.diagnosis.probes",
+    )
     assert [name for name in imported if name.startswith(reading)] == []
 
 
@@ -102,9 +107,9 @@ def test_sqlite_is_imported_with_the_first_trace_that_is_stored(tmp_path: Path) 
         """
         before = "sqlite3" in sys.modules
         from django.test import Client
-        from django_tracing.provider import queue
+        from django_tracing.spans import runtime
         assert Client().get("/empty/").status_code == 200
-        assert queue().force_flush()
+        assert runtime.current.queue.force_flush()
         print(json.dumps([before, "sqlite3" in sys.modules]))
         """,
         "local",

@@ -37,7 +37,6 @@ from rest_framework.throttling import SimpleRateThrottle
 
 from django_tracing import (
     bind_trace_context,
-    correlation,
     create_span,
     current_trace_id,
     get_baggage,
@@ -50,10 +49,11 @@ from django_tracing import (
     trace_rate_limit_check,
     use_trace_context,
 )
-from django_tracing.conf import SPECS, Settings, load
-from django_tracing.instrumentation.http_client import CALL_KEY
-from django_tracing.middleware import TracingMiddleware
-from django_tracing.recording import SPAN_KEY
+from django_tracing.conf.loading import SPECS, Settings, load
+from django_tracing.context import request as correlation
+from django_tracing.instrumentation.request.middleware import TracingMiddleware
+from django_tracing.instrumentation.upstream.http_client import CALL_KEY
+from django_tracing.recording.span import SPAN_KEY
 from tests.callees import Callee
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final, Literal
 
 from django_tracing.addresses import shown_address
-from django_tracing.printable import printable
+from django_tracing.redaction.printable import printable
 
 __all__ = ["ExportError", "MissingExtra", "Reason", "checked_headers", "from_os_error", "from_status"]
 

@@ -26,8 +26,8 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace.status import Status
 
 from django_tracing.export.errors import ExportError, MissingExtra, checked_headers, from_os_error, from_status
-from django_tracing.export.sdk import plain_attributes
 from django_tracing.net import TimedResponse
+from django_tracing.recording.sdk import plain_attributes
 
 __all__ = ["make_jaeger_exporter"]
 

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from django_tracing.export.errors import ExportError
-from django_tracing.export.sdk import plain_attributes
+from django_tracing.recording.sdk import plain_attributes
 from django_tracing.redaction import redact_tracestate
 
 __all__ = ["LocalExporter", "SpanRow", "span_row"]

@@ -17,8 +17,9 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status
 
-from django_tracing.export.sdk import plain_attributes
-from django_tracing.recording import UNSET, Prepared, RecordingSpan
+from django_tracing.recording.sdk import plain_attributes
+from django_tracing.recording.shared import SharedAttributes
+from django_tracing.recording.span import UNSET, RecordingSpan
 from django_tracing.redaction import redact_tracestate
 
 __all__ = ["EncodedBatch", "encode_span", "encode_spans"]
@@ -269,7 +270,7 @@ def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
             named[1] if named is not None and named[0] is span._kind else _name_and_kind(span._name, span._kind),
             _times(0x39, span._start_time, 0x41, span._end_time),
         ]
-        for part in span.parts:
+        for part in span.shared:
             parts.append(part.encoded or _prepared(part))
         if span.own:
             parts.append(_unrepeated(span.own))
@@ -296,7 +297,7 @@ def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
     return encoded
 
 
-def _prepared(part: Prepared) -> bytes:
+def _prepared(part: SharedAttributes) -> bytes:
     part.encoded = encoded = _unrepeated(part.attributes)
     return encoded
 
@@ -340,9 +341,9 @@ class EncodedBatch:
     @staticmethod
     def pack_all(spans: Sequence[ReadableSpan]) -> tuple[list[bytes], int] | None:
         """The same of all ``spans``, when they are of ours and of one origin; None when they are not."""
-        origin = getattr(spans[0], "origin", None)
+        factory = getattr(spans[0], "factory", None)
         for span in spans:
-            if span.__class__ is not RecordingSpan or span.origin is not origin:
+            if span.__class__ is not RecordingSpan or span.factory is not factory:
                 return None
         encoded = _recorded(spans)  # type: ignore[arg-type]
         return encoded, sum(map(len, encoded))

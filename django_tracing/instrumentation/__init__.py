@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Final, Protocol
 
-from django_tracing.instrumentation import upstream
+from django_tracing.instrumentation.upstream import registry as upstream
 
 __all__ = ["OURS", "Instrumentation", "install", "installed", "is_available", "uninstall"]
 
@@ -20,7 +20,7 @@ _logger = logging.getLogger("django_tracing")
 
 #: Name in INSTRUMENTATIONS -> module.
 _MODULES: Final[Mapping[str, str]] = {
-    "request": "django_tracing.instrumentation.request",
+    "request": "django_tracing.instrumentation.request.placing",
     "layers": "django_tracing.instrumentation.layers",
     "database": "django_tracing.instrumentation.database",
     "cache": "django_tracing.instrumentation.cache",

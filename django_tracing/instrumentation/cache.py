@@ -19,8 +19,10 @@ from django.core.cache.backends.base import BaseCache
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
-from django_tracing import code_locations, spans
-from django_tracing.attributes import (
+from django_tracing import spans
+from django_tracing.recording.shared import SharedAttributes
+from django_tracing.redaction import cut, key_pattern
+from django_tracing.semconv.names import (
     CACHE_ALIAS,
     CACHE_HIT,
     CACHE_HITS,
@@ -31,8 +33,7 @@ from django_tracing.attributes import (
     OPERATION_TYPE,
     Attributes,
 )
-from django_tracing.recording import Prepared
-from django_tracing.redaction import cut, key_pattern
+from django_tracing.spans import locations as code_locations
 
 __all__ = ["install", "is_available", "uninstall"]
 
@@ -225,10 +226,10 @@ class _HiddenInside:
 
 
 #: What a call's span is called and says: by operation, system, alias and pattern of keys.
-_Described = tuple[str, SpanKind, tuple[Prepared, ...], str]
+_Described = tuple[str, SpanKind, tuple[SharedAttributes, ...], str]
 _calls: Final[spans.Cache[tuple[str, Any, str, str], _Described]] = spans.Cache()
 #: Under the same name in every convention.
-_HITS: Final = {hit: (Prepared({CACHE_HIT: hit}),) for hit in (True, False)}
+_HITS: Final = {hit: (SharedAttributes({CACHE_HIT: hit}),) for hit in (True, False)}
 
 
 def _describe(key: tuple[str, Any, str, str], static: Attributes) -> _Described:
@@ -240,7 +241,7 @@ def _describe(key: tuple[str, Any, str, str], static: Attributes) -> _Described:
         attributes[CACHE_KEY] = pattern
         name = f"{name}.{pattern}"
     kind = SpanKind.CLIENT if system in _NETWORKED else SpanKind.INTERNAL
-    return _calls.keep(key, (cut(name, 120), kind, (spans.prepare(attributes),), alias))
+    return _calls.keep(key, (cut(name, 120), kind, (spans.share(attributes),), alias))
 
 
 class _Call:
@@ -280,14 +281,14 @@ class _Call:
             else:
                 pattern, attributes = self._keys()
             key = (operation, static[CACHE_SYSTEM], getattr(cache, "_django_tracing_alias", "default"), pattern)
-            name, kind, parts, _ = _calls.get(key) or _describe(key, static)
+            name, kind, shared, _ = _calls.get(key) or _describe(key, static)
             if code_locations.on is not False:
-                parts = code_locations.located(parts)
+                shared = code_locations.located(shared)
             if operation == "get":
                 self._take_default(well_known)
             elif operation == "get_or_set":
                 self._let_default_out(well_known)
-            self.span = span = spans.start_child(parent, name, kind, parts, attributes)
+            self.span = span = spans.start_child(parent, name, kind, shared, attributes)
             # The statements of a cache in the database are no second span of the same operation.
             self._span_context = context = (
                 spans.with_span(span) if key[1] == "database" else spans.with_suppressed_span(span)
@@ -370,7 +371,7 @@ class _Call:
             if not self.sent:
                 hit = self._hit(result)
             if hit is not None:
-                spans.add(self.span, _HITS[hit])
+                spans.set_shared(self.span, _HITS[hit])
             if self.operation == "get_many":
                 spans.set_attributes(self.span, {CACHE_HITS: len(result)})
         except Exception:
@@ -444,10 +445,10 @@ def _traced_method(
                 described = _calls.get(call) or _describe(call, static)
                 if len(key) <= 250:
                     keys.keep(key, described)
-            name, kind, parts, _ = described
+            name, kind, shared, _ = described
             if code_locations.on is not False:
-                parts = code_locations.located(parts)
-            span = spans.start_child(parent, name, kind, parts)
+                shared = code_locations.located(shared)
+            span = spans.start_child(parent, name, kind, shared)
             token = spans.attach(with_context(span))
         except Exception:
             spans.log_once("cache", "A cache call could not be traced.")
@@ -467,13 +468,13 @@ def _traced_method(
         if is_get:
             if result is _MISSING:
                 result = args[1] if len(args) > 1 else None
-                spans.finish(span, _HITS[False])
+                spans.end_child(span, _HITS[False])
             else:
-                spans.finish(span, _HITS[True])
+                spans.end_child(span, _HITS[True])
         elif operation in _TELLING:
-            spans.finish(span, _HITS[bool(result)] if isinstance(result, int) else ())
+            spans.end_child(span, _HITS[bool(result)] if isinstance(result, int) else ())
         else:
-            spans.finish(span)
+            spans.end_child(span)
         return result
 
     return update_wrapper(method, original)

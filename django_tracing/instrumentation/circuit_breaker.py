@@ -24,7 +24,10 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from django_tracing import spans
-from django_tracing.attributes import (
+from django_tracing.instrumentation.imports import when_imported
+from django_tracing.recording.shared import SharedAttributes
+from django_tracing.redaction import cut, redact_text
+from django_tracing.semconv.names import (
     BREAKER_FAILURES,
     BREAKER_FALLBACK,
     BREAKER_NAME,
@@ -35,9 +38,6 @@ from django_tracing.attributes import (
     OPERATION_TYPE,
     Attributes,
 )
-from django_tracing.instrumentation.imports import when_imported
-from django_tracing.recording import Prepared
-from django_tracing.redaction import cut, redact_text
 
 __all__ = ["install", "is_available", "trace_circuit_breaker_call", "uninstall"]
 
@@ -107,11 +107,13 @@ def uninstall() -> None:
 
 #: What a call's span is called and says: by breaker, service, fallback and state. And its outcome: with the state
 #: after it and the failures.
-_calls: Final[spans.Cache[tuple[str, str | None, str | None, str], tuple[str, Prepared]]] = spans.Cache()
-_outcomes: Final[spans.Cache[tuple[str, str, int | None], tuple[Prepared]]] = spans.Cache()
+_calls: Final[spans.Cache[tuple[str, str | None, str | None, str], tuple[str, SharedAttributes]]] = spans.Cache()
+_outcomes: Final[spans.Cache[tuple[str, str, int | None], tuple[SharedAttributes]]] = spans.Cache()
 
 
-def _describe_call(breaker: str, service: str | None, fallback: str | None, state: str) -> tuple[str, Prepared]:
+def _describe_call(
+    breaker: str, service: str | None, fallback: str | None, state: str
+) -> tuple[str, SharedAttributes]:
     name = cut(redact_text(breaker), 100)
     attributes: Attributes = {
         OPERATION_TYPE: "circuit_breaker",
@@ -121,15 +123,15 @@ def _describe_call(breaker: str, service: str | None, fallback: str | None, stat
     }
     if fallback:
         attributes[BREAKER_FALLBACK] = fallback
-    described = f"circuit_breaker.{_ID.sub('*', name)}", spans.prepare(attributes)
+    described = f"circuit_breaker.{_ID.sub('*', name)}", spans.share(attributes)
     return _calls.keep((breaker, service, fallback, state), described)
 
 
-def _describe_outcome(outcome: str, state: str, failures: int | None) -> tuple[Prepared]:
+def _describe_outcome(outcome: str, state: str, failures: int | None) -> tuple[SharedAttributes]:
     attributes: Attributes = {BREAKER_OUTCOME: outcome, BREAKER_STATE_AFTER: state}
     if failures is not None:
         attributes[BREAKER_FAILURES] = failures
-    return _outcomes.keep((outcome, state, failures), (spans.prepare(attributes),))
+    return _outcomes.keep((outcome, state, failures), (spans.share(attributes),))
 
 
 class _Guarded:
@@ -182,7 +184,7 @@ class _Guarded:
             )
             outcome = "rejected" if rejected else "success" if error is None or excluded else "failure"
             key = (outcome, *_figures(breaker, outcome))
-            spans.add(self.span, _outcomes.get(key) or _describe_outcome(*key))
+            spans.set_shared(self.span, _outcomes.get(key) or _describe_outcome(*key))
             if error is not None:
                 # An excluded exception is an answer to the breaker, not a failure.
                 spans.record_error(self.span, error, status=not excluded)

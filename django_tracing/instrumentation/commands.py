@@ -13,8 +13,8 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand, CommandError
 
 from django_tracing import spans
-from django_tracing.attributes import COMMAND_EXIT_STATUS, COMMAND_NAME, OPERATION_TYPE
-from django_tracing.conf import get_settings
+from django_tracing.conf.loading import get_settings
+from django_tracing.semconv.names import COMMAND_EXIT_STATUS, COMMAND_NAME, OPERATION_TYPE
 
 __all__ = ["install", "is_available", "uninstall"]
 
@@ -79,13 +79,13 @@ def _tracing(original: Callable[..., Any]) -> Callable[..., Any]:
     return execute
 
 
-def _begin(command: BaseCommand) -> spans.Begun | None:
+def _begin(command: BaseCommand) -> spans.StartedSpan | None:
     try:
         name = _name(command)
         wanted = get_settings().commands
         if name in _LEFT_OUT if wanted is True else name not in wanted:
             return None
-        return spans.begin(f"command.{name}", {OPERATION_TYPE: "command", COMMAND_NAME: name})
+        return spans.start_operation(f"command.{name}", {OPERATION_TYPE: "command", COMMAND_NAME: name})
     except Exception:
         spans.log_once("command", "A management command could not be traced.")
         return None
@@ -97,7 +97,7 @@ def _name(command: BaseCommand) -> str:
     return name if package.endswith("management.commands") else type(command).__name__
 
 
-def _end(begun: spans.Begun, error: BaseException | None) -> None:
+def _end(begun: spans.StartedSpan, error: BaseException | None) -> None:
     status = _exit_status(error)
     spans.set_attributes(begun.span, {COMMAND_EXIT_STATUS: status})
     # A command that says "exit with 0" has ended well; a CommandError never has, whatever its code.

@@ -17,8 +17,10 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
-from django_tracing import code_locations, spans
-from django_tracing.attributes import (
+from django_tracing import spans
+from django_tracing.recording.shared import SharedAttributes
+from django_tracing.redaction import Dialect, cut, describe_sql, dialect_of, redact_text
+from django_tracing.semconv.names import (
     DB_ALIAS,
     DB_BATCH_SIZE,
     DB_NAME,
@@ -37,8 +39,7 @@ from django_tracing.attributes import (
     OPERATION_TYPE,
     Attributes,
 )
-from django_tracing.recording import Prepared
-from django_tracing.redaction import Dialect, cut, describe_sql, dialect_of, redact_text
+from django_tracing.spans import locations as code_locations
 
 __all__ = ["install", "is_available", "uninstall"]
 
@@ -156,7 +157,7 @@ class _Facts:
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         #: Of the names that ``part`` says it under.
         self.generation = _statements.generation
-        self.part = spans.prepare(_static_attributes(connection))
+        self.part = spans.share(_static_attributes(connection))
         self.dialect = _dialect(connection)
         #: Whether the session says what a backslash makes, and may say another thing with each statement.
         self.asks = self.dialect in ("postgresql", "mysql")
@@ -258,7 +259,7 @@ def _execute(execute: Callable[..., Any], sql: Any, params: Any, many: bool, con
             and 0 <= rows <= _MAX_ROWS
             and not (context["connection"].vendor == "oracle" and cursor.description)
         ):
-            spans.finish(span, _rows.get(rows) or _rows.keep(rows, (spans.prepare({DB_ROWS: rows}),)))
+            spans.end_child(span, _rows.get(rows) or _rows.keep(rows, (spans.share({DB_ROWS: rows}),)))
             return result
     except Exception:
         spans.log_once("database-rows", "A statement's rows could not be read.")
@@ -267,8 +268,8 @@ def _execute(execute: Callable[..., Any], sql: Any, params: Any, many: bool, con
 
 
 #: What a statement's spans are called and say, by the statement and how it is read.
-_statements: Final[spans.Cache[tuple[str, Dialect], tuple[str, Prepared]]] = spans.Cache(1024)
-_rows: Final[spans.Cache[int, tuple[Prepared]]] = spans.Cache(1024)
+_statements: Final[spans.Cache[tuple[str, Dialect], tuple[str, SharedAttributes]]] = spans.Cache(1024)
+_rows: Final[spans.Cache[int, tuple[SharedAttributes]]] = spans.Cache(1024)
 
 
 def _start(parent: Span, sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Span:
@@ -292,16 +293,16 @@ def _start(parent: Span, sql: Any, params: Any, many: bool, context: dict[str, A
             attributes[DB_POOL_SIZE] = figures.get("pool_size", 0)
             attributes[DB_POOL_AVAILABLE] = figures.get("pool_available", 0)
             attributes[DB_POOL_WAITING] = figures.get("requests_waiting", 0)
-        parts: tuple[Prepared, ...] = (facts.part, statement)
+        shared: tuple[SharedAttributes, ...] = (facts.part, statement)
         if code_locations.on is not False:
-            parts = code_locations.located(parts)
-        return spans.start_child(parent, name, SpanKind.CLIENT, parts, attributes)
+            shared = code_locations.located(shared)
+        return spans.start_child(parent, name, SpanKind.CLIENT, shared, attributes)
     except Exception:
         spans.log_once("database", "A statement could not be traced.")
         return INVALID_SPAN
 
 
-def _describe(sql: str, dialect: Dialect) -> tuple[str, Prepared]:
+def _describe(sql: str, dialect: Dialect) -> tuple[str, SharedAttributes]:
     statement = describe_sql(sql, dialect)
     attributes: Attributes = {DB_STATEMENT: statement.text, DB_OPERATION: statement.operation}
     name = f"db.{statement.operation}"
@@ -311,7 +312,7 @@ def _describe(sql: str, dialect: Dialect) -> tuple[str, Prepared]:
         name = f"{name}.{tables[0]}"
         if len(tables) > 1:
             attributes[DB_TABLES] = tables
-    described = cut(name, 100), spans.prepare(attributes)
+    described = cut(name, 100), spans.share(attributes)
     return _statements.keep((sql, dialect), described) if len(sql) <= _KEPT_LENGTH else described
 
 
@@ -367,10 +368,10 @@ def _ending(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]
 
 def _start_end(connection: BaseDatabaseWrapper, operation: str) -> Span:
     try:
-        parts: tuple[Prepared, ...] = (_facts(connection).part,)
+        shared: tuple[SharedAttributes, ...] = (_facts(connection).part,)
         if code_locations.on is not False:
-            parts = code_locations.located(parts)
-        return spans.start_span(f"db.{operation}", {DB_OPERATION: operation}, SpanKind.CLIENT, parts=parts)
+            shared = code_locations.located(shared)
+        return spans.start_span(f"db.{operation}", {DB_OPERATION: operation}, SpanKind.CLIENT, shared=shared)
     except Exception:
         spans.log_once("transaction", "A transaction's end could not be traced.")
         return INVALID_SPAN

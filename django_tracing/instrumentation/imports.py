@@ -14,7 +14,7 @@ from threading import local
 from types import ModuleType
 from typing import Any, Final
 
-from django_tracing.spans import log_once
+from django_tracing.faults import log_once
 
 __all__ = ["when_imported"]
 

@@ -23,15 +23,9 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from django_tracing import spans
-from django_tracing.attributes import (
-    CODE_FUNCTION,
-    CODE_NAMESPACE,
-    MIDDLEWARE_PHASE,
-    OPERATION_TYPE,
-    Attributes,
-)
-from django_tracing.conf import Settings, get_settings
-from django_tracing.recording import Prepared
+from django_tracing.conf.loading import Settings, get_settings
+from django_tracing.recording.shared import SharedAttributes
+from django_tracing.semconv.names import CODE_FUNCTION, CODE_NAMESPACE, MIDDLEWARE_PHASE, OPERATION_TYPE, Attributes
 
 __all__ = ["install", "is_available", "uninstall"]
 
@@ -105,13 +99,13 @@ class _Layer:
         said: Attributes = {OPERATION_TYPE: kind, CODE_NAMESPACE: namespace, CODE_FUNCTION: function}
         # Under the same names in every convention.
         if kind == "middleware":
-            self.request_part = Prepared({**said, MIDDLEWARE_PHASE: "request"})
-            self.response_part = Prepared({**said, MIDDLEWARE_PHASE: "response"})
+            self.request_part = SharedAttributes({**said, MIDDLEWARE_PHASE: "request"})
+            self.response_part = SharedAttributes({**said, MIDDLEWARE_PHASE: "response"})
         else:
-            self.request_part = self.response_part = Prepared(said)
+            self.request_part = self.response_part = SharedAttributes(said)
 
     def may_have_been_slow(
-        self, part: Prepared, parent: Context, started: int, error: BaseException | None = None
+        self, part: SharedAttributes, parent: Context, started: int, error: BaseException | None = None
     ) -> None:
         """Makes the span of a phase that is over now, when it was slow."""
         ended = time_ns()
@@ -150,17 +144,17 @@ class _Cell:
         self.parent = parent
         #: When the phase began, in nanoseconds since the epoch; 0 between two phases.
         self.started = 0
-        self.part: Prepared | None = None
+        self.part: SharedAttributes | None = None
         self.span: Span | None = None
         self.token: Token[Context] | None = None
 
-    def begin(self, part: Prepared) -> None:
+    def begin(self, part: SharedAttributes) -> None:
         """A phase begins, whose span says ``part``."""
         self.part = part
         self.started = time_ns()
         layer = self.layer
         if layer.spans_all:
-            self.span = spans.start_span(layer.name, context=self.parent, parts=(part,))
+            self.span = spans.start_span(layer.name, context=self.parent, shared=(part,))
             if self.span is not INVALID_SPAN:
                 self.token = spans.attach(spans.with_span(self.span, self.parent))
 

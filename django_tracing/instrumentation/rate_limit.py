@@ -15,7 +15,11 @@ from typing import Any, Final
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from django_tracing import spans
-from django_tracing.attributes import (
+from django_tracing.context.request import get_request_state
+from django_tracing.instrumentation.imports import when_imported
+from django_tracing.recording.shared import SharedAttributes
+from django_tracing.redaction import cut, redact_text
+from django_tracing.semconv.names import (
     OPERATION_TYPE,
     RATE_LIMIT_ALLOWED,
     RATE_LIMIT_BLOCKED,
@@ -25,15 +29,11 @@ from django_tracing.attributes import (
     RATE_LIMIT_RESET,
     Attributes,
 )
-from django_tracing.correlation import get_scope
-from django_tracing.instrumentation.imports import when_imported
-from django_tracing.recording import Prepared
-from django_tracing.redaction import cut, redact_text
 
 __all__ = ["describe", "install", "is_available", "mark_blocked", "uninstall"]
 
 NAME: Final = "rate_limit.check"
-_STATIC: Final = (Prepared({OPERATION_TYPE: "rate_limit"}),)
+_STATIC: Final = (SharedAttributes({OPERATION_TYPE: "rate_limit"}),)
 
 _installed = False
 #: What is patched: owner, name, what was there, what we put there.
@@ -93,8 +93,8 @@ def describe(
 
 def mark_blocked() -> None:
     """Makes the request's own span say that it was blocked, so that one attribute finds it."""
-    scope = get_scope()
-    root = None if scope is None else scope.span
+    state = get_request_state()
+    root = None if state is None else state.span
     if root is not None and root.is_recording():
         spans.set_attributes(root, {RATE_LIMIT_BLOCKED: True})
 
@@ -197,7 +197,7 @@ def _read_throttle(throttle: Any, allowed: Any) -> Attributes | None:
         now, duration = getattr(throttle, "now", None), getattr(throttle, "duration", None)
         if history and now is not None and duration is not None:
             reset = duration - (now - history[-1])
-    operation = getattr(throttle, "scope", None) or type(throttle).__name__
+    operation = getattr(throttle, "state", None) or type(throttle).__name__
     return describe(str(operation), bool(allowed), limit if isinstance(limit, int) else None, remaining, reset)
 
 

@@ -20,7 +20,13 @@ from opentelemetry.propagators.textmap import default_getter
 from opentelemetry.trace import SpanKind
 
 from django_tracing import spans
-from django_tracing.attributes import (
+from django_tracing.conf.loading import get_settings
+from django_tracing.context.extraction import extract, inject
+from django_tracing.context.request import HEADER, get_request_state, incoming_id
+from django_tracing.instrumentation.imports import when_imported
+from django_tracing.recording.span import SPAN_KEY, context_of
+from django_tracing.redaction import cut
+from django_tracing.semconv.names import (
     OPERATION_TYPE,
     TASK_ATTEMPT,
     TASK_BACKEND,
@@ -31,12 +37,6 @@ from django_tracing.attributes import (
     TASK_STATUS,
     Attributes,
 )
-from django_tracing.conf import get_settings
-from django_tracing.correlation import HEADER, get_scope, incoming_id
-from django_tracing.extraction import extract, inject
-from django_tracing.instrumentation.imports import when_imported
-from django_tracing.recording import SPAN_KEY, context_of
-from django_tracing.redaction import cut
 
 __all__ = ["CARRIER", "install", "is_available", "uninstall"]
 
@@ -129,12 +129,12 @@ def _describe(task: Any) -> Attributes:
     }
 
 
-def _enqueuing(task: Any) -> spans.Begun | None:
+def _enqueuing(task: Any) -> spans.StartedSpan | None:
     """The span of an enqueuing; like a statement's, it needs a parent."""
     try:
         if not _installed or spans.recording_span() is None:
             return None
-        return spans.begin(f"task.enqueue.{cut(str(task.name), 80)}", _describe(task), SpanKind.PRODUCER)
+        return spans.start_operation(f"task.enqueue.{cut(str(task.name), 80)}", _describe(task), SpanKind.PRODUCER)
     except Exception:
         spans.log_once("task-enqueue", "The enqueuing of a task could not be traced.")
         return None
@@ -153,7 +153,7 @@ def _carrying(kwargs: dict[str, Any], context: Context | None) -> dict[str, Any]
         return kwargs
 
 
-def _enqueued(begun: spans.Begun, result: Any) -> None:
+def _enqueued(begun: spans.StartedSpan, result: Any) -> None:
     spans.set_attributes(begun.span, {TASK_ID: str(getattr(result, "id", ""))})
     begun.end()
 
@@ -225,7 +225,7 @@ def _remember_carried(task_id: str, carrier: Mapping[str, str]) -> None:
 # ----- running
 
 
-def _running(task: Any, kwargs: dict[str, Any]) -> spans.Begun | None:
+def _running(task: Any, kwargs: dict[str, Any]) -> spans.StartedSpan | None:
     result = _starting.get()
     # Of a backend that hands the arguments on as they are.
     carrier = kwargs.pop(CARRIER, None)
@@ -244,14 +244,14 @@ def _running(task: Any, kwargs: dict[str, Any]) -> spans.Begun | None:
             attributes[TASK_ATTEMPT] = int(result.attempts)
         name = f"task.run.{cut(str(task.name), 80)}"
         if not isinstance(carrier, dict):
-            return spans.begin(name, attributes, SpanKind.CONSUMER)
+            return spans.start_operation(name, attributes, SpanKind.CONSUMER)
         return _continue(name, attributes, carrier)
     except Exception:
         spans.log_once("task-run", "A task could not be traced; it runs without a span.")
         return None
 
 
-def _continue(name: str, attributes: Attributes, carrier: Mapping[str, Any]) -> spans.Begun | None:
+def _continue(name: str, attributes: Attributes, carrier: Mapping[str, Any]) -> spans.StartedSpan | None:
     headers = {str(key): value for key, value in carrier.items() if isinstance(value, str)}
     here = spans.current_context()
     context = extract(headers, here, default_getter)
@@ -260,26 +260,28 @@ def _continue(name: str, attributes: Attributes, carrier: Mapping[str, Any]) -> 
         current = here.get(SPAN_KEY)
         if context_of(current).trace_id == caller.trace_id and spans.recording_span() is current:
             # It runs at once, where it was enqueued: what is current is its parent, with the user that is known.
-            return spans.begin(name, attributes, SpanKind.CONSUMER)
+            return spans.start_operation(name, attributes, SpanKind.CONSUMER)
         correlation_id = incoming_id({"HTTP_X_CORRELATION_ID": headers.get(HEADER)})
-        return spans.begin(name, attributes, SpanKind.CONSUMER, context=context, correlation_id=correlation_id)
-    scope = get_scope(here)
+        return spans.start_operation(
+            name, attributes, SpanKind.CONSUMER, context=context, correlation_id=correlation_id
+        )
+    state = get_request_state(here)
     correlation_id = incoming_id(
-        {"HTTP_X_CORRELATION_ID": headers.get(HEADER) or (scope.correlation_id if scope is not None else None)}
+        {"HTTP_X_CORRELATION_ID": headers.get(HEADER) or (state.correlation_id if state is not None else None)}
     )
     # A trace of its own: what is current here, or came along, is not its parent.
     bare = Context({key: value for key, value in context.items() if key != SPAN_KEY})
-    begun = spans.begin(name, attributes, SpanKind.CONSUMER, context=bare, correlation_id=correlation_id)
+    begun = spans.start_operation(name, attributes, SpanKind.CONSUMER, context=bare, correlation_id=correlation_id)
     if begun is not None and caller.trace_flags.sampled and begun.span.is_recording():
         begun.span.add_link(caller)
     return begun
 
 
-def _attach(begun: spans.Begun | None) -> Token[Context] | None:
+def _attach(begun: spans.StartedSpan | None) -> Token[Context] | None:
     return None if begun is None else spans.attach(begun.context)
 
 
-def _ran(begun: spans.Begun | None, token: Token[Context] | None, error: BaseException | None) -> None:
+def _ran(begun: spans.StartedSpan | None, token: Token[Context] | None, error: BaseException | None) -> None:
     spans.detach(token)
     if begun is not None:
         spans.set_attributes(begun.span, {TASK_STATUS: "successful" if error is None else "failed"})

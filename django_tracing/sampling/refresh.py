@@ -22,8 +22,10 @@ from django.db.models.signals import post_delete, post_save
 from django.utils import timezone
 from opentelemetry.trace import SpanContext, SpanKind
 
-from django_tracing.conf import Settings
-from django_tracing.recording import Origin, Verdict
+from django_tracing.conf.loading import Settings
+from django_tracing.conf.under_test import in_tests as _in_tests
+from django_tracing.recording.factory import SpanFactory
+from django_tracing.recording.undecided import SamplingDecision
 from django_tracing.sampling.database import (
     Busy,
     Missing,
@@ -39,12 +41,12 @@ from django_tracing.sampling.database import (
 from django_tracing.sampling.figures import Figures, StatusError, figures
 from django_tracing.sampling.rules import Rule, RuleSet, compile_rules
 from django_tracing.sampling.sampler import RuleSampler
-from django_tracing.under_test import in_tests as _in_tests
+from django_tracing.spans import runtime
 
 if TYPE_CHECKING:
     from django_tracing.models import ProcessStatus
 
-__all__ = ["Refresher", "begin", "changed", "current"]
+__all__ = ["Refresher", "changed", "start"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -60,29 +62,25 @@ FORK: Final = 1.0
 #: Its own: a site may have seeded Python's.
 _chance: Final = random.Random()  # noqa: S311 - nothing here is a secret
 
-_current: Refresher | None = None
 
-
-def begin(sampler: RuleSampler, origin: Origin, settings: Settings, report: Callable[[], dict[str, Any]]) -> None:
-    """Steers ``sampler`` and ``origin`` from the database from now on."""
-    global _current
-    _current = Refresher(sampler, origin, settings, report)
-    _current.prepare()
+def start(
+    sampler: RuleSampler, factory: SpanFactory, settings: Settings, report: Callable[[], dict[str, Any]]
+) -> Refresher:
+    """Keep ``sampler`` and ``factory`` as the database has the rules, from now on."""
+    refresher = Refresher(sampler, factory, settings, report)
+    refresher.prepare()
     for signal in (post_save, post_delete):
         signal.connect(_saved, sender="django_tracing.SamplingRule", dispatch_uid="django_tracing.sampling")
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)
-
-
-def current() -> Refresher | None:
-    """This process' refresher; None where nothing is steered."""
-    return _current
+    return refresher
 
 
 def changed(using: str | None = None) -> None:
     """Looks at the rules as soon as what was written is committed: what writes them in bulk says so by this."""
-    if _current is not None and not _in_tests():
-        transaction.on_commit(_current.wake, using=using)
+    refresher = runtime.current.refresher
+    if refresher is not None and not _in_tests():
+        transaction.on_commit(refresher.wake, using=using)
 
 
 def _saved(*, using: str | None = None, **kwargs: Any) -> None:
@@ -111,19 +109,20 @@ def _after_fork() -> None:
     global _in_sqlite
     _held.clear()
     _in_sqlite = threading.Lock()
-    if _current is not None:
-        _current.sampler.forked()
-        _current.prepare()
+    refresher = runtime.current.refresher
+    if refresher is not None:
+        refresher.sampler.forked()
+        refresher.prepare()
 
 
 class Refresher:
     """Looks at the database for one process."""
 
     def __init__(
-        self, sampler: RuleSampler, origin: Origin, settings: Settings, report: Callable[[], dict[str, Any]]
+        self, sampler: RuleSampler, factory: SpanFactory, settings: Settings, report: Callable[[], dict[str, Any]]
     ) -> None:
         self.sampler = sampler
-        self.origin = origin
+        self.factory = factory
         self.settings = settings
         self._report = report
         self._wake = threading.Event()
@@ -147,7 +146,7 @@ class Refresher:
 
     def prepare(self) -> None:
         """Makes the first trace start the thread; called again in a forked child."""
-        self.origin.root_part = self.sampler.part
+        self.factory.root_shared = self.sampler.part
         self._thread = None
         self._lock = threading.Lock()
         self._wake = threading.Event()
@@ -156,19 +155,21 @@ class Refresher:
         self._counts: dict[int | None, tuple[int, int]] = {}
         # What tells pods apart stands at the end of long names.
         self._process = f"{socket.gethostname()[:70]}-{os.getpid()}-{int(self._started.timestamp())}"
-        self.origin.judge = self._first if self.settings.sampling_refresh else self._judge()
+        self.factory.decide = self._first if self.settings.sampling_refresh else self._judge()
 
-    def _judge(self) -> Callable[..., Verdict] | None:
-        return None if self.sampler.is_simple else self.sampler.judge
+    def _judge(self) -> Callable[..., SamplingDecision] | None:
+        return None if self.sampler.is_simple else self.sampler.decide
 
     def settle(self) -> None:
         """Decides without ever having looked: for tests, whose databases come and go."""
-        self.origin.judge = self._judge()
+        self.factory.decide = self._judge()
 
-    def _first(self, scope: Any, name: str, kind: SpanKind, parent: SpanContext | None, trace_id: int) -> Verdict:
+    def _first(
+        self, scope: Any, name: str, kind: SpanKind, parent: SpanContext | None, trace_id: int
+    ) -> SamplingDecision:
         if self.start():
             self.settle()
-        return self.sampler.judge(scope, name, kind, parent, trace_id)
+        return self.sampler.decide(scope, name, kind, parent, trace_id)
 
     def start(self) -> bool:
         """Starts the thread; False when there was none to be had, and it is to be tried again.
@@ -283,7 +284,7 @@ class Refresher:
                 _logger.warning('The sampling rule "%s" is left out: %s', rule.name, why)
         self._left_out = {(rule.name, why) for rule, why in rules.left_out}
         self.sampler.use(rules, self._processes)
-        self.origin.judge = self._judge()
+        self.factory.decide = self._judge()
 
     def _say(self, error: Exception) -> None:
         # It may be the table that went: asked for before the next look.

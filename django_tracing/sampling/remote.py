@@ -27,7 +27,7 @@ from opentelemetry.util.types import Attributes
 
 from django_tracing.addresses import shown_address
 from django_tracing.net import TimedResponse
-from django_tracing.printable import printable
+from django_tracing.redaction.printable import printable
 
 __all__ = ["JaegerRemoteSampler", "Strategy", "from_environment", "parse_strategy"]
 

@@ -11,7 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from django_tracing.bounded_search import LONGEST, bounded_search, regex_problem
+from django_tracing.conf.patterns import LONGEST, bounded_search, regex_problem
 
 __all__ = ["Asked", "Match", "Reason", "Rule", "RuleSet", "compile_rules", "header_key", "pattern_problem"]
 

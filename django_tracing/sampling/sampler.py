@@ -16,13 +16,15 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceState, get_current_span
 from opentelemetry.util.types import Attributes as OTelAttributes
 
-from django_tracing.attributes import SAMPLING_RATE, SAMPLING_RULE, USER_ID, USER_SUBSCRIPTION, Attributes
-from django_tracing.clients import is_within, vouched_address
-from django_tracing.conf import Settings, get_settings
-from django_tracing.correlation import get_scope
-from django_tracing.identity import identify
-from django_tracing.recording import Pending, Prepared, RecordingSpan, Verdict, context_of, pendings
+from django_tracing.conf.loading import Settings, get_settings
+from django_tracing.context.clients import is_within, vouched_address
+from django_tracing.context.request import get_request_state
+from django_tracing.context.user import identify
+from django_tracing.recording.shared import SharedAttributes
+from django_tracing.recording.span import RecordingSpan, context_of
+from django_tracing.recording.undecided import SamplingDecision, UndecidedTrace, undecided_traces
 from django_tracing.sampling.rules import Asked, Rule, RuleSet, compile_rules, header_key
+from django_tracing.semconv.names import SAMPLING_RATE, SAMPLING_RULE, USER_ID, USER_SUBSCRIPTION, Attributes
 
 if TYPE_CHECKING:
     from django_tracing.sampling.remote import JaegerRemoteSampler
@@ -48,8 +50,8 @@ _DIGITS: Final = range(1, _BITS // 4 + 1)
 _MOST_STATES: Final = 32
 _LONGEST_STATE: Final = 256
 
-_FOLLOWED: Final = Verdict(True)
-_PASSED_OVER: Final = Verdict(False)
+_FOLLOWED: Final = SamplingDecision(True)
+_PASSED_OVER: Final = SamplingDecision(False)
 
 
 def threshold(rate: float) -> int:
@@ -57,12 +59,12 @@ def threshold(rate: float) -> int:
     return (1 << _BITS) - round(rate * (1 << _BITS))
 
 
-def randomness(trace_id: int, state: TraceState | None) -> int:
+def randomness(trace_id: int, trace_state: TraceState | None) -> int:
     """The 56 random bits of a trace: those that its tracestate names (``ot=rv:...``), else its id's last ones.
 
     So services of different rates agree: what one keeps at 10 %, another keeps at 50 %.
     """
-    found = _ot(state).get("rv", "")
+    found = _ot(trace_state).get("rv", "")
     if len(found) == _BITS // 4:
         try:
             return int(found, 16)
@@ -71,36 +73,36 @@ def randomness(trace_id: int, state: TraceState | None) -> int:
     return trace_id & _MASK
 
 
-def _lot(trace_id: int, state: TraceState | None) -> int:
+def _lot(trace_id: int, trace_state: TraceState | None) -> int:
     """What a Jaeger's strategy is compared with: 64 bits, those that the tracestate names before the id's own."""
-    return randomness(trace_id, state) << (64 - _BITS) if "rv" in _ot(state) else trace_id
+    return randomness(trace_id, trace_state) << (64 - _BITS) if "rv" in _ot(trace_state) else trace_id
 
 
-def _with_randomness(state: TraceState | None) -> TraceState:
-    """``state`` with randomness of this process's own, instead of what its sender chose (``ot=rv:...``)."""
-    known = {**_ot(state), "rv": f"{getrandbits(_BITS):014x}"}
+def _with_randomness(trace_state: TraceState | None) -> TraceState:
+    """``trace_state`` with randomness of this process's own, instead of what its sender chose (``ot=rv:...``)."""
+    known = {**_ot(trace_state), "rv": f"{getrandbits(_BITS):014x}"}
     known.pop("th", None)
-    return _with_ot(state, known)
+    return _with_ot(trace_state, known)
 
 
-def _ot(state: TraceState | None) -> dict[str, str]:
-    value = "" if state is None else state.get("ot") or ""
+def _ot(trace_state: TraceState | None) -> dict[str, str]:
+    value = "" if trace_state is None else trace_state.get("ot") or ""
     return dict(part.split(":", 1) for part in value.split(";") if ":" in part)
 
 
-def _with_threshold(state: TraceState | None, rejected: int) -> TraceState:
-    """``state`` that says at which threshold the trace was kept (``ot=th:...``)."""
-    known = _ot(state)
+def _with_threshold(trace_state: TraceState | None, rejected: int) -> TraceState:
+    """``trace_state`` that says at which threshold the trace was kept (``ot=th:...``)."""
+    known = _ot(trace_state)
     known["th"] = f"{rejected:014x}".rstrip("0") or "0"
-    return _with_ot(state, known)
+    return _with_ot(trace_state, known)
 
 
-def _with_ot(state: TraceState | None, known: dict[str, str]) -> TraceState:
+def _with_ot(trace_state: TraceState | None, known: dict[str, str]) -> TraceState:
     value = ";".join(f"{key}:{text}" for key, text in known.items())
     if len(value) > _LONGEST_STATE:
         # Numbers of 56 bits: with what is longer, the SDK would refuse the whole, by a line in the log.
         value = ";".join(f"{key}:{known[key]}" for key in ("rv", "th") if len(known.get(key, "")) in _DIGITS)
-    others = [] if state is None else [(key, text) for key, text in state.items() if key != "ot"]
+    others = [] if trace_state is None else [(key, text) for key, text in trace_state.items() if key != "ot"]
     # One more than fits, and the SDK drops them all, with a log line for each such caller.
     return TraceState([("ot", value), *others[: _MOST_STATES - 1]])
 
@@ -250,48 +252,50 @@ class RuleSampler(Sampler):
         keeps_all = not self._threshold and not self.rules.compiled and self.remote is None
         return self._forced is None or keeps_all or self._forced.take()
 
-    def judge(self, scope: Any, name: str, kind: SpanKind, parent: SpanContext | None, trace_id: int) -> Verdict:
+    def decide(
+        self, state: Any, name: str, kind: SpanKind, parent: SpanContext | None, trace_id: int
+    ) -> SamplingDecision:
         """What becomes of a trace that begins with a span called ``name``, or comes in with ``parent``."""
-        request = None if scope is None else scope.request
+        request = None if state is None else state.request
         meta = {} if request is None else request.META
         if self._is_debugged(meta):
-            return Verdict(True, None, _part(BY_DEBUG_HEADER, 1.0))
-        state = None
+            return SamplingDecision(True, None, _part(BY_DEBUG_HEADER, 1.0))
+        trace_state = None
         # Also where the request's span is somebody else's, who knows nothing of our scope.
         asked_for = request is not None or kind is SpanKind.SERVER
         if parent is not None:
             if not self._trusts(meta):
-                state = parent.trace_state
+                trace_state = parent.trace_state
             elif not parent.trace_flags.sampled:
-                return self._left_out(scope, request, name, meta, trace_id)
+                return self._left_out(state, request, name, meta, trace_id)
             elif not asked_for or self._may_force():
                 return _FOLLOWED
             if asked_for:
                 # The trace's id and its tracestate are the caller's choice: they would decide as the caller likes.
-                state = _with_randomness(parent.trace_state)
-        return self._judge(scope, request, name, meta, trace_id, state)
+                trace_state = _with_randomness(parent.trace_state)
+        return self._judge(state, request, name, meta, trace_id, trace_state)
 
-    def judge_failed(self, scope: Any, name: str, parent: SpanContext) -> Verdict:
+    def decide_failed(self, state: Any, name: str, parent: SpanContext) -> SamplingDecision:
         """What becomes of a failed request of which its caller, ``parent``, said that it is not to be kept.
 
         A caller may leave out what it likes, but hides no error that this site would have kept by itself.
         """
-        request = None if scope is None else scope.request
+        request = None if state is None else state.request
         meta = {} if request is None else request.META
         if not self._trusts(meta):
             return _PASSED_OVER
-        verdict = self._judge(scope, request, name, meta, 0, _with_randomness(None))
-        waits = verdict.pending
-        if waits is not None and not verdict.kept and waits.judge is not None:
-            verdict = waits.judge(True) or _PASSED_OVER
-            waits = verdict.pending
-        return verdict._replace(
-            kept=verdict.kept or (waits is not None and waits.keep_errors), pending=None, state=None
+        decision = self._judge(state, request, name, meta, 0, _with_randomness(None))
+        waits = decision.undecided
+        if waits is not None and not decision.kept and waits.decide is not None:
+            decision = waits.decide(True) or _PASSED_OVER
+            waits = decision.undecided
+        return decision._replace(
+            kept=decision.kept or (waits is not None and waits.keep_errors), undecided=None, trace_state=None
         )
 
     def _judge(
-        self, scope: Any, request: Any, name: str, meta: Any, trace_id: int, state: TraceState | None
-    ) -> Verdict:
+        self, state: Any, request: Any, name: str, meta: Any, trace_id: int, trace_state: TraceState | None
+    ) -> SamplingDecision:
         """What this site decides by itself."""
         asked = self._asked(request, name, meta)
         if request is not None and self.remote is not None and self.remote.strategy.operations:
@@ -300,18 +304,20 @@ class RuleSampler(Sampler):
         found = self.rules.match(asked, time.time())
         if found.open:
 
-            def again(last: bool) -> Verdict | None:
-                known = self._with_user(asked, scope, last=last)
+            def again(last: bool) -> SamplingDecision | None:
+                known = self._with_user(asked, state, last=last)
                 if known is None:
                     return None
-                return self._decide(self.rules.match(known, time.time()).rule, name, trace_id, state)
+                return self._decide(self.rules.match(known, time.time()).rule, name, trace_id, trace_state)
 
-            return Verdict(False, Pending(trace_id, again))
-        return self._decide(found.rule, name, trace_id, state)
+            return SamplingDecision(False, UndecidedTrace(trace_id, again))
+        return self._decide(found.rule, name, trace_id, trace_state)
 
-    def _decide(self, rule: Rule | None, name: str, trace_id: int, state: TraceState | None) -> Verdict:
+    def _decide(
+        self, rule: Rule | None, name: str, trace_id: int, trace_state: TraceState | None
+    ) -> SamplingDecision:
         if rule is None and self.remote is not None:
-            kept, said = self.remote.decide(name, _lot(trace_id, state))
+            kept, said = self.remote.decide(name, _lot(trace_id, trace_state))
             with self._lock:
                 self._counts[None][0 if kept else 1] += 1
             if not kept:
@@ -319,9 +325,9 @@ class RuleSampler(Sampler):
             attributes: Attributes = {SAMPLING_RULE: BY_REMOTE, **said}
             if said["sampler.type"] == "probabilistic":
                 attributes[SAMPLING_RATE] = said["sampler.param"]
-            return Verdict(True, None, Prepared(attributes), state)
+            return SamplingDecision(True, None, SharedAttributes(attributes), trace_state)
         rejected = self._threshold if rule is None else threshold(rule.rate)
-        kept = randomness(trace_id, state) >= rejected
+        kept = randomness(trace_id, trace_state) >= rejected
         if kept and rule is not None:
             bucket = self._buckets.get(rule.id)
             kept = bucket is None or bucket.take()
@@ -330,9 +336,11 @@ class RuleSampler(Sampler):
         if not kept:
             return self._passed_over(rule, trace_id)
         part = _part(BY_SETTINGS, self.rate) if rule is None else _part(rule.name, rule.rate)
-        return Verdict(True, None, part, _with_threshold(state, rejected) if rejected or state is not None else None)
+        return SamplingDecision(
+            True, None, part, _with_threshold(trace_state, rejected) if rejected or trace_state is not None else None
+        )
 
-    def _left_out(self, scope: Any, request: Any, name: str, meta: Any, trace_id: int) -> Verdict:
+    def _left_out(self, state: Any, request: Any, name: str, meta: Any, trace_id: int) -> SamplingDecision:
         """Passed over by its caller, unless it fails or is slow where a rule or the settings count that."""
         if not self._rules_keep:
             return self._passed_over(None, trace_id)
@@ -341,13 +349,13 @@ class RuleSampler(Sampler):
         if not found.open:
             return self._passed_over(found.rule, trace_id)
 
-        def again(last: bool) -> Verdict | None:
-            known = self._with_user(asked, scope, last=last)
+        def again(last: bool) -> SamplingDecision | None:
+            known = self._with_user(asked, state, last=last)
             return None if known is None else self._passed_over(self.rules.match(known, time.time()).rule, trace_id)
 
-        return Verdict(False, Pending(trace_id, again))
+        return SamplingDecision(False, UndecidedTrace(trace_id, again))
 
-    def _passed_over(self, rule: Rule | None, trace_id: int) -> Verdict:
+    def _passed_over(self, rule: Rule | None, trace_id: int) -> SamplingDecision:
         """Not kept, unless it fails or is slow where that counts."""
         settings = self._settings
         keep_errors = settings is not None and settings.keep_errors
@@ -358,7 +366,9 @@ class RuleSampler(Sampler):
         if not keep_errors and slower_than is None:
             return _PASSED_OVER
         part = None if rule is None else _part(rule.name, rule.rate)
-        return Verdict(False, Pending(trace_id, None, keep_errors=keep_errors, slower_than=slower_than), part)
+        return SamplingDecision(
+            False, UndecidedTrace(trace_id, None, keep_errors=keep_errors, slower_than=slower_than), part
+        )
 
     def _asked(self, request: Any, name: str, meta: Any) -> Asked:
         if request is None:
@@ -370,9 +380,9 @@ class RuleSampler(Sampler):
         route = _route(request) if self.rules.asks_for_routes else ""
         return Asked("request", request.method or "", path, route, meta)
 
-    def _with_user(self, asked: Asked, scope: Any, *, last: bool) -> Asked | None:
-        if scope is not None and scope.user_known and scope.user_part is not None:
-            said = scope.user_part.attributes
+    def _with_user(self, asked: Asked, state: Any, *, last: bool) -> Asked | None:
+        if state is not None and state.user_known and state.user_attributes is not None:
+            said = state.user_attributes.attributes
             return asked._replace(
                 user_id=str(said.get(USER_ID, "")), subscription=str(said.get(USER_SUBSCRIPTION, ""))
             )
@@ -405,41 +415,43 @@ class RuleSampler(Sampler):
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
         current: Any = get_current_span(parent_context)
-        if current.__class__ is RecordingSpan and current.pending is not None:
+        if current.__class__ is RecordingSpan and current.undecided is not None:
             # The user may have become known since.
-            scope = get_scope(parent_context)
-            if scope is not None and not scope.user_known:
-                identify(scope, get_settings())
+            state = get_request_state(parent_context)
+            if state is not None and not state.user_known:
+                identify(state, get_settings())
         known = context_of(current)
         parent = known if known.is_valid else None
-        state = None if parent is None else parent.trace_state
+        trace_state = None if parent is None else parent.trace_state
         if parent is not None and not parent.is_remote:
             if parent.trace_flags.sampled:
-                return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, state)
-            waiting = parent.trace_id in pendings
-            return SamplingResult(Decision.RECORD_ONLY if waiting else Decision.DROP, attributes, state)
+                return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, trace_state)
+            waiting = parent.trace_id in undecided_traces
+            return SamplingResult(Decision.RECORD_ONLY if waiting else Decision.DROP, attributes, trace_state)
         if self.is_simple:
-            decision = Decision.RECORD_AND_SAMPLE if self.keep(parent, trace_id) else Decision.DROP
-            return SamplingResult(decision, attributes, state)
+            kept = Decision.RECORD_AND_SAMPLE if self.keep(parent, trace_id) else Decision.DROP
+            return SamplingResult(kept, attributes, trace_state)
         # A span of somebody else's is not waited for.
         try:
-            verdict = self.judge(get_scope(parent_context), name, kind or SpanKind.INTERNAL, parent, trace_id)
+            decision = self.decide(
+                get_request_state(parent_context), name, kind or SpanKind.INTERNAL, parent, trace_id
+            )
         except Exception:
             # It would be raised where that span is begun.
             _logger.debug("A span could not be decided on; the rate decides.", exc_info=True)
-            verdict = Verdict(self.keep(parent, trace_id))
-        if not verdict.kept:
-            return SamplingResult(Decision.DROP, None, state)
-        said = {**(attributes or {}), **({} if verdict.part is None else verdict.part.attributes)}
-        return SamplingResult(Decision.RECORD_AND_SAMPLE, said, verdict.state or state)
+            decision = SamplingDecision(self.keep(parent, trace_id))
+        if not decision.kept:
+            return SamplingResult(Decision.DROP, None, trace_state)
+        said = {**(attributes or {}), **({} if decision.shared is None else decision.shared.attributes)}
+        return SamplingResult(Decision.RECORD_AND_SAMPLE, said, decision.trace_state or trace_state)
 
     def get_description(self) -> str:
         return f"RuleSampler{{{self.rate}, {len(self.rules)} rules}}"
 
 
 @lru_cache(maxsize=1024)
-def _part(rule: str, rate: float) -> Prepared:
-    return Prepared({SAMPLING_RULE: rule, SAMPLING_RATE: rate})
+def _part(rule: str, rate: float) -> SharedAttributes:
+    return SharedAttributes({SAMPLING_RULE: rule, SAMPLING_RATE: rate})
 
 
 def _route(request: Any) -> str:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from django import template
 
-from django_tracing.manual import current_trace_id
-from django_tracing.manual import trace_url as current_trace_url
-from django_tracing.provider import trouble
+from django_tracing.api.spans import current_trace_id
+from django_tracing.api.spans import trace_url as current_trace_url
+from django_tracing.spans import runtime
 
 __all__ = ["register", "trace_id", "trace_url", "tracing_trouble"]
 
@@ -28,4 +28,4 @@ def trace_url() -> str:
 @register.simple_tag
 def tracing_trouble() -> str:
     """Why this process traces nothing, or sends nothing; empty where it does. The admin's pages show it."""
-    return trouble()
+    return str(runtime.current.trouble)

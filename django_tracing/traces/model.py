@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from typing import Any, Final, Literal, NamedTuple, Protocol
 
-from django_tracing.printable import printable
-from django_tracing.work import TargetKind, Work
+from django_tracing.redaction.printable import printable
+from django_tracing.semconv.categories import Category, TargetKind
 
 __all__ = [
     "DEEPEST",
@@ -328,7 +328,7 @@ class RouteStatistics:
     p95: int
     p99: int
     #: Of all its time: what its spans spent themselves, by kind of work.
-    time_by_work: dict[Work, int]
+    time_by_work: dict[Category, int]
     slowest_trace_id: str
     slowest: int
 

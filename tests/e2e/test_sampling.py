@@ -85,7 +85,7 @@ def test_gunicorn_s_workers_and_uvicorn_follow_a_rule_saved_elsewhere(tmp_path: 
             written = run(
                 "-c",
                 "import django; django.setup()\n"
-                "from django_tracing.conf import get_settings\n"
+                "from django_tracing.conf.loading import get_settings\n"
                 "from django_tracing.models import *\n"
                 "from django_tracing.sampling.figures import figures\n"
                 "where = figures(get_settings())\n"

@@ -163,7 +163,7 @@ def test_a_disabled_sdk_does_nothing() -> None:
 
 
 def test_with_nothing_set_traces_go_to_the_local_store(tmp_path: Path) -> None:
-    from django_tracing.traces.local import LocalStore
+    from django_tracing.traces.readers.sqlite.store import LocalStore
 
     path = tmp_path / "traces.sqlite3"
     with Process([*GUNICORN, "--workers", "2"], TRACING_SETTINGS=json.dumps({"LOCAL_STORE": str(path)})) as server:

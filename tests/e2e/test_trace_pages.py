@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from django_tracing.traces.local import LocalStore
+from django_tracing.traces.readers.sqlite.store import LocalStore
 from example_project.servers import free_port
 from tests.e2e.browser import chromium, needs_chromium, sign_in, watched_page
 from tests.e2e.processes import Process

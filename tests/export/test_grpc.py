@@ -277,7 +277,7 @@ _PROGRAM = """
 import os, sys
 from opentelemetry.sdk.trace import TracerProvider
 from django_tracing.export import build_exporter
-from django_tracing.export.processor import QueueProcessor
+from django_tracing.export.queue import QueueProcessor
 processor = QueueProcessor(build_exporter("otlp-grpc", endpoint=sys.argv[1]), export_interval=600, shutdown_timeout=3)
 provider = TracerProvider()
 provider.add_span_processor(processor)

@@ -68,7 +68,7 @@ def test_what_is_missing_is_said(kind: str) -> None:
 @pytest.mark.parametrize(
     ("code", "absent"),
     [
-        ("import django_tracing.export.processor", ("grpc", "thrift", "sqlite3", "http.client", "google.protobuf")),
+        ("import django_tracing.export.queue", ("grpc", "thrift", "sqlite3", "http.client", "google.protobuf")),
         (
             "from django_tracing.export import build_exporter; build_exporter('otlp', endpoint='http://c:4318')",
             ("grpc", "thrift", "sqlite3", "google.protobuf", "django", "opentelemetry.proto"),

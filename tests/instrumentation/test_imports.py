@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from django_tracing import spans
+from django_tracing import faults
 from django_tracing.instrumentation.imports import when_imported
 
 Write = Callable[[str, str], str]
@@ -117,7 +117,7 @@ def test_a_mistake_of_ours_is_logged_and_the_import_goes_on(write: Write, caplog
     assert record.levelno == logging.WARNING
     assert record.getMessage() == f"{name} was imported, and could not be traced."
     assert record.exc_info is not None
-    spans._logged.discard(f"imported-{name}")
+    faults._logged.discard(f"imported-{name}")
 
 
 def test_another_hook_of_the_kind_gets_on_with_it(write: Write) -> None:

@@ -82,17 +82,17 @@ def make(report: Callable[[], dict[str, Any]] = dict, refresh: float = 0) -> Any
     """What a process' thread has; without ``refresh`` there is none, and ``work`` does what it would."""
     from opentelemetry.sdk.trace import TracerProvider
 
-    from django_tracing.conf import load
-    from django_tracing.recording import Origin
+    from django_tracing.conf.loading import load
+    from django_tracing.recording.factory import SpanFactory
     from django_tracing.sampling.refresh import Refresher
     from django_tracing.sampling.sampler import RuleSampler
 
     given = {"EXPORTER": "none", "SERVICE_NAME": "shop", "LOCAL_STORE": store(), "SAMPLING_REFRESH": refresh}
     loaded = load(given, {})
     sampler = RuleSampler(loaded.sample_rate, loaded)
-    origin = Origin.of(TracerProvider(sampler=sampler, shutdown_on_exit=False).get_tracer("x"), sampler.keep)
-    assert origin is not None
-    refresher = Refresher(sampler, origin, loaded, report)
+    factory = SpanFactory.of(TracerProvider(sampler=sampler, shutdown_on_exit=False).get_tracer("x"), sampler.keep)
+    assert factory is not None
+    refresher = Refresher(sampler, factory, loaded, report)
     refresher.prepare()
     return refresher
 
@@ -109,7 +109,7 @@ def decide(refresher: Any, count: int = 1) -> None:
     from opentelemetry.trace import SpanKind
 
     for number in range(count):
-        refresher.sampler.judge(None, "GET", SpanKind.SERVER, None, number << 49)
+        refresher.sampler.decide(None, "GET", SpanKind.SERVER, None, number << 49)
 
 
 def work(refresher: Any) -> None:

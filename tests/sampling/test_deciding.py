@@ -19,14 +19,16 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 
 from django_tracing import create_span, get_trace_context, spans
-from django_tracing.attributes import Convention
-from django_tracing.conf import Settings, load
-from django_tracing.export.processor import QueueProcessor
-from django_tracing.guidelines import Guidelines
-from django_tracing.instrumentation.upstream import UpstreamProcessor
-from django_tracing.recording import Origin, late, pendings
+from django_tracing.conf.loading import Settings, load
+from django_tracing.export.queue import QueueProcessor
+from django_tracing.instrumentation.upstream.registry import UpstreamProcessor
+from django_tracing.recording.factory import SpanFactory
+from django_tracing.recording.undecided import late, undecided_traces
+from django_tracing.redaction.attributes import AttributeSanitizer
 from django_tracing.sampling.rules import Rule, compile_rules
 from django_tracing.sampling.sampler import RuleSampler, TokenBucket, make_debug_header, randomness, threshold
+from django_tracing.semconv.names import Convention
+from django_tracing.spans import runtime
 from tests.conftest import Spans
 
 _headers: list[dict[str, str]] = []
@@ -73,18 +75,18 @@ class Site:
         self.provider.add_span_processor(UpstreamProcessor())
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         tracer = self.provider.get_tracer(spans.SCOPE_NAME)
-        origin = Origin.of(tracer, self.sampler.keep, (UpstreamProcessor,), Guidelines())
-        assert origin is not None
-        origin.judge = None if self.sampler.is_simple else self.sampler.judge
+        factory = SpanFactory.of(tracer, self.sampler.keep, (UpstreamProcessor,), AttributeSanitizer())
+        assert factory is not None
+        factory.decide = None if self.sampler.is_simple else self.sampler.judge
         monkeypatch.setattr(trace_api, "get_tracer", self.provider.get_tracer)
-        spans.use_tracer(tracer, Convention(), origin)
+        spans.use_tracer(tracer, Convention(), factory)
         self.client = Client(raise_request_exception=False)
 
     def get(self, url: str, **headers: str) -> list[str]:
         self.exporter.clear()
         _headers.clear()
         self.client.get(url, headers=headers)
-        assert not pendings, "nothing is left to wait"
+        assert not undecided_traces, "nothing is left to wait"
         return sorted(span.name for span in self.exporter.get_finished_spans())
 
     def root(self) -> dict[str, Any]:
@@ -95,7 +97,7 @@ class Site:
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[Any]:
     settings.ROOT_URLCONF = __name__
-    before = spans._tracer, spans._convention, spans._origin, spans._guidelines
+    before = runtime.current
     made: list[Site] = []
 
     def make(*rules: Rule, **tracing: Any) -> Site:
@@ -105,7 +107,7 @@ def site(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[Any]:
 
     yield make
     del late[:]
-    spans.use_tracer(*before)
+    runtime.use(before)
     for one in made:
         one.provider.shutdown()
 
@@ -192,27 +194,27 @@ def test_a_rule_has_its_own_mind_about_errors(site: Any) -> None:
 
 
 def test_memory_is_bounded_while_a_trace_waits(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_tracing.recording._MOST_WAITING", 2)
+    monkeypatch.setattr("django_tracing.recording.undecided._MOST_WAITING", 2)
     one = site(SAMPLE_RATE=0.0, KEEP_ERRORS=True)
     assert len(one.get("/late/?fail=1")) == 3
     assert one.root() == {"sampling.lost_spans": 1} or one.root()["sampling.lost_spans"] >= 1
-    monkeypatch.setattr("django_tracing.recording._MOST_WAITING", 1000)
+    monkeypatch.setattr("django_tracing.recording.undecided._MOST_WAITING", 1000)
     assert one.get("/late/?fail=1") == WHOLE
 
 
 def test_memory_is_bounded_by_traces_that_never_end(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_tracing.recording._MOST_PENDING", 3)
+    monkeypatch.setattr("django_tracing.recording.undecided._MOST_PENDING", 3)
     one = site(SAMPLE_RATE=0.0, KEEP_ERRORS=True)
     try:
         left_open = [LeftOpen() for _ in range(10)]
-        assert len(pendings) == 3
+        assert len(undecided_traces) == 3
         one.exporter.clear()
         for block in left_open:
             block.fail()
         # The oldest are forgotten, and what is known goes on.
         assert [span.name for span in one.exporter.get_finished_spans()] == ["inside", "left open"] * 3
     finally:
-        pendings.clear()
+        undecided_traces.clear()
     assert one.get("/late/?fail=1") == WHOLE
 
 
@@ -249,7 +251,7 @@ def test_services_of_different_rates_agree(site: Any) -> None:
     assert randomness(7, TraceState([("ot", "rv:nonsense")])) == 7
     one = site(SAMPLE_RATE=0.25, TRUST_PARENT="never")
     parent = SpanContext(1 << 100, 7, True, TraceFlags(0), state)
-    verdict = one.sampler.judge(None, "run", SpanKind.CONSUMER, parent, parent.trace_id)
+    verdict = one.sampler.decide(None, "run", SpanKind.CONSUMER, parent, parent.trace_id)
     assert verdict.kept
     assert verdict.state.to_header() == "ot=rv:ffffffffffffff;x:1;th:c,vendor=1"
 
@@ -269,7 +271,7 @@ def test_rates_over_20_000_decisions(site: Any) -> None:
     one = site(Rule(1, "some", rate=0.3), SAMPLE_RATE=1.0)
     numbers = random.Random(2)
     for _ in range(20_000):
-        one.sampler.judge(None, "GET", SpanKind.SERVER, None, numbers.getrandbits(128))
+        one.sampler.decide(None, "GET", SpanKind.SERVER, None, numbers.getrandbits(128))
     kept, passed_over = one.sampler.drain()[1]
     assert kept + passed_over == 20_000
     assert kept / 20_000 == pytest.approx(0.3, abs=0.015)
@@ -296,7 +298,7 @@ def test_a_budget_is_shared_by_the_processes(site: Any) -> None:
     rules = compile_rules([Rule(1, "ten", max_per_second=10)], "shop")
     one = site(SAMPLE_RATE=1.0)
     one.sampler.use(rules, processes=5)
-    kept = [one.sampler.judge(None, "GET", SpanKind.SERVER, None, n).kept for n in range(50)]
+    kept = [one.sampler.decide(None, "GET", SpanKind.SERVER, None, n).kept for n in range(50)]
     assert sum(kept) in (2, 3)
 
 

@@ -16,9 +16,9 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
 
-from django_tracing.conf import load
+from django_tracing.conf.loading import load
 from django_tracing.models import ProcessStatus, SamplingCount, SamplingRule
-from django_tracing.recording import Origin
+from django_tracing.recording.factory import SpanFactory
 from django_tracing.sampling import refresh
 from django_tracing.sampling.refresh import Refresher
 from django_tracing.sampling.sampler import RuleSampler
@@ -38,9 +38,9 @@ def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         settings = load({"EXPORTER": "none", "SERVICE_NAME": "shop", **tracing}, {})
         sampler = RuleSampler(settings.sample_rate, settings)
         providers.append(TracerProvider(sampler=sampler))
-        origin = Origin.of(providers[-1].get_tracer("x"), sampler.keep)
-        assert origin is not None
-        refresher = Refresher(sampler, origin, settings, lambda: {"queued": 0})
+        factory = SpanFactory.of(providers[-1].get_tracer("x"), sampler.keep)
+        assert factory is not None
+        refresher = Refresher(sampler, factory, settings, lambda: {"queued": 0})
         refresher.prepare()
         refreshers.append(refresher)
         return refresher
@@ -61,7 +61,7 @@ def names(refresher: Refresher) -> list[str]:
 
 
 def judged(refresher: Refresher, count: int = 1) -> int:
-    judge = refresher.origin.judge
+    judge = refresher.factory.decide
     assert judge is not None
     return sum(judge(None, "GET", SpanKind.SERVER, None, n << 40).kept for n in range(count))
 
@@ -81,16 +81,16 @@ def test_rules_are_those_in_force_in_their_order(make: Any) -> None:
 
 def test_without_rules_deciding_costs_what_it_did(make: Any) -> None:
     refresher = make()
-    assert refresher.origin.judge is not None, "the first trace starts the thread"
+    assert refresher.factory.decide is not None, "the first trace starts the thread"
     refresher.refresh()
-    assert refresher.origin.judge is None
-    assert make(SAMPLING_REFRESH=0).origin.judge is None
+    assert refresher.factory.decide is None
+    assert make(SAMPLING_REFRESH=0).factory.decide is None
 
 
 def test_the_rate_alone_is_said_where_it_is_not_all(make: Any) -> None:
     refresher = make(SAMPLE_RATE=0.5)
     refresher.refresh()
-    kept = [refresher.origin.start("x", Context(), SpanKind.INTERNAL, (), None) for _ in range(200)]
+    kept = [refresher.factory.start("x", Context(), SpanKind.INTERNAL, (), None) for _ in range(200)]
     said = [span.attributes for span in kept if span.is_recording()]
     assert 50 < len(said) < 150
     assert said[0] == {"sampling.rule": "settings", "sampling.rate": 0.5}
@@ -103,7 +103,7 @@ def test_a_thread_follows_the_database(make: Any, monkeypatch: pytest.MonkeyPatc
     assert judged(refresher) == 0
     rule = SamplingRule.objects.create(name="all")
     # It has the rules before it is asked to judge by them.
-    wait_until(lambda: names(refresher) == ["all"] and refresher.origin.judge, "the thread to read the rule")
+    wait_until(lambda: names(refresher) == ["all"] and refresher.factory.decide, "the thread to read the rule")
     assert judged(refresher, 5) == 5
     rule.delete()
     wait_until(lambda: names(refresher) == [], "the thread to see that it is gone")
@@ -115,7 +115,7 @@ def test_the_process_that_saves_follows_at_once(make: Any, monkeypatch: pytest.M
     refresher.settings = refresher.settings._replace(sampling_refresh=3600)
     monkeypatch.setattr(refresh, "_current", refresher)
     refresher.start()
-    wait_until(lambda: refresher.origin.judge is None, "the first look")
+    wait_until(lambda: refresher.factory.decide is None, "the first look")
     SamplingRule.objects.create(name="new")
     wait_until(lambda: names(refresher) == ["new"], "the thread to be woken")
 

@@ -316,7 +316,7 @@ def test_wrong_arguments_are_said() -> None:
 
 
 def test_it_decides_where_no_rule_does(server: Server) -> None:
-    from django_tracing.conf import load
+    from django_tracing.conf.loading import load
 
     server.document = {"probabilisticSampling": {"samplingRate": 1}}
     sampler = RuleSampler(0.0, load({"EXPORTER": "none", "REMOTE_SAMPLING_URL": server.url}, {}))
@@ -336,8 +336,8 @@ def test_it_decides_where_no_rule_does(server: Server) -> None:
 def test_an_operation_of_a_request_is_what_its_span_is_called(server: Server) -> None:
     from django.test import RequestFactory, override_settings
 
-    from django_tracing.conf import load
-    from django_tracing.correlation import Scope
+    from django_tracing.conf.loading import load
+    from django_tracing.context.request import RequestState
 
     server.document["operationSampling"] = {
         "defaultSamplingProbability": 0,
@@ -351,8 +351,8 @@ def test_an_operation_of_a_request_is_what_its_span_is_called(server: Server) ->
     sampler.remote.close()
     with override_settings(ROOT_URLCONF="tests.sampling.test_deciding"):
         for path, kept in (("/things/7/", True), ("/plain/", False), ("/nowhere/", False)):
-            scope = Scope("1", RequestFactory().get(path))
-            assert sampler.judge(scope, "GET", SpanKind.SERVER, None, 1).kept is kept
+            scope = RequestState("1", RequestFactory().get(path))
+            assert sampler.decide(scope, "GET", SpanKind.SERVER, None, 1).kept is kept
 
 
 # ----- real Jaegers

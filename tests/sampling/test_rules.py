@@ -10,8 +10,8 @@ import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
-from django_tracing import bounded_search as module
-from django_tracing.bounded_search import _longest, _most_steps
+from django_tracing.conf import patterns as module
+from django_tracing.conf.patterns import _longest, _most_steps
 from django_tracing.sampling.rules import (
     Asked,
     Match,

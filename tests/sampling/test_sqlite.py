@@ -353,7 +353,7 @@ def test_no_request_of_many_processes_fails_while_all_refresh(tmp_path: Path, jo
         with connection.cursor() as cursor:
             cursor.execute("SELECT number FROM stock")
             print(*cursor.fetchone())
-        from django_tracing.conf import load
+        from django_tracing.conf.loading import load
         from django_tracing.sampling.figures import figures
         print(*sorted(row.process for row in figures(load({"LOCAL_STORE": store()}, {})).processes()))
         """
@@ -371,7 +371,7 @@ PAGES = """
     from django.contrib.auth.models import User
     from django_tracing.models import *
     settings.TRACING = {**settings.TRACING, "LOCAL_STORE": store()}
-    from django_tracing.conf import get_settings
+    from django_tracing.conf.loading import get_settings
     get_settings.cache_clear()
     client = Client()
     client.force_login(User.objects.get_or_create(username="root", is_staff=True, is_superuser=True)[0])
@@ -530,7 +530,7 @@ def test_a_process_that_ends_writes_nothing(tmp_path: Path) -> None:
         SamplingRule.objects.create(name="one")
         connection.close()
         refresher = make(refresh=3600)
-        refresher.origin.judge(None, "GET", None, None, 1)
+        refresher.factory.decide(None, "GET", None, None, 1)
         status = Path(store()).with_name("traces.status.sqlite3")
         wait_until(lambda: names(refresher) and not refresher._reported < 0, "the thread's first look")
         opened.clear()
@@ -565,7 +565,7 @@ def test_a_child_forked_while_the_thread_is_in_sqlite_goes_on(tmp_path: Path) ->
                 os._exit(7 if names(refresher) == ["one"] else 8)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
-        refresh.begin(refresher.sampler, refresher.origin, refresher.settings, dict)
+        refresh.begin(refresher.sampler, refresher.factory, refresher.settings, dict)
         thread = threading.Thread(target=hold)
         thread.start()
         held.wait()

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from django_tracing.traces import local
 from django_tracing.traces.formats import jaeger_json, otlp_json
-from django_tracing.traces.local import LocalStore, StoreError
-from django_tracing.traces.render import render_list, render_trace
+from django_tracing.traces.readers.sqlite import store as local
+from django_tracing.traces.readers.sqlite.store import LocalStore, StoreError
+from django_tracing.traces.text import render_list, render_trace
 from tests.traces.builders import row
 
 ONE = f"{1:032x}"

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from django_tracing.traces.formats import jaeger_json, otlp_json
-from django_tracing.traces.jaeger import JaegerReader
 from django_tracing.traces.model import Trace, span_of
+from django_tracing.traces.readers.jaeger.reader import JaegerReader
 from tests.jaegers import wait_until
 from tests.traces.builders import exception, row
 

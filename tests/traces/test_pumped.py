@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
-from django_tracing import trace_pages
-from django_tracing.trace_rows import Colours, rows_of
-from django_tracing.traces import asked
-from django_tracing.traces.dependencies import as_dot, as_mermaid, as_text, layout, links_of
+from django_tracing.pages import views as trace_pages
+from django_tracing.pages.rows import Colours, rows_of
+from django_tracing.traces import query as asked
+from django_tracing.traces.analysis.dependencies import as_dot, as_mermaid, as_text, layout, links_of
+from django_tracing.traces.analysis.routes import parts_of, route_statistics
+from django_tracing.traces.analysis.waterfall import short_statement, waterfall
 from django_tracing.traces.formats import jaeger_json, otlp_json
-from django_tracing.traces.local import LocalStore
 from django_tracing.traces.model import Dependencies, Dependency, Span, Trace, innermost, span_of, summarise
-from django_tracing.traces.render import render_list, render_trace
-from django_tracing.traces.routes import parts_of, route_statistics
-from django_tracing.traces.waterfall import short_statement, waterfall
+from django_tracing.traces.readers.sqlite.store import LocalStore
+from django_tracing.traces.text import render_list, render_trace
 from tests.traces.builders import exception, row
 from tests.work_counter import growth, work
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from django_tracing.conf import get_settings
+from django_tracing.conf.loading import get_settings
 from django_tracing.reading import get_reader
-from django_tracing.traces import asked
-from django_tracing.traces.dependencies import as_dot, as_mermaid, as_text
+from django_tracing.traces import query as asked
+from django_tracing.traces.analysis.dependencies import as_dot, as_mermaid, as_text
 from django_tracing.traces.model import ReadError
 
 __all__ = ["Command"]

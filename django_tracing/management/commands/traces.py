@@ -13,13 +13,13 @@ from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from django_tracing.conf import get_settings
-from django_tracing.provider import trouble
+from django_tracing.conf.loading import get_settings
 from django_tracing.reading import get_reader, searched_attributes
-from django_tracing.traces import asked
-from django_tracing.traces.jaeger import JaegerReader
+from django_tracing.spans import runtime
+from django_tracing.traces import query as asked
 from django_tracing.traces.model import Reader, ReadError, TraceSummary
-from django_tracing.traces.render import render_list, render_trace
+from django_tracing.traces.readers.jaeger.reader import JaegerReader
+from django_tracing.traces.text import render_list, render_trace
 
 __all__ = ["Command"]
 
@@ -74,9 +74,9 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        if trouble():
+        if runtime.current.trouble:
             # Beside the output: --json stays JSON.
-            self.stderr.write(trouble())
+            self.stderr.write(runtime.current.trouble)
         try:
             reader = get_reader(get_settings())
             if options["trace_id"]:

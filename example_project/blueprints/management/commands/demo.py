@@ -14,11 +14,11 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand
 
-from django_tracing.conf import load
-from django_tracing.traces.jaeger import JaegerReader
-from django_tracing.traces.local import LocalStore
+from django_tracing.conf.loading import load
 from django_tracing.traces.model import ReadError, Trace
-from django_tracing.traces.render import render_trace
+from django_tracing.traces.readers.jaeger.reader import JaegerReader
+from django_tracing.traces.readers.sqlite.store import LocalStore
+from django_tracing.traces.text import render_trace
 from example_project.demo import FLOWS, TOKEN, Demo, Failed, Flow, lacking
 from example_project.servers import CannotStart, free_port
 

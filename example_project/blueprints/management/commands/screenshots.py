@@ -11,7 +11,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError
 
-from django_tracing.traces.local import LocalStore
+from django_tracing.traces.readers.sqlite.store import LocalStore
 from example_project.demo import FLOWS, ROOT, Demo
 from example_project.servers import free_port
 

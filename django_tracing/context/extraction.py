@@ -1,0 +1,249 @@
+"""A caller's context, read from headers that anybody may have written: bounded, in linear time, and silently.
+
+Propagators log what they can't read, with the caller's bytes in it: one header makes hundreds of lines. So they are
+given only what is well-formed, and what they log all the same while they read is dropped.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from contextvars import ContextVar
+from functools import lru_cache
+from typing import Any, Final
+from urllib.parse import quote_plus, unquote, unquote_plus
+
+from opentelemetry import propagate
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import CarrierT, Getter, TextMapPropagator
+
+from django_tracing.faults import log_once
+
+__all__ = [
+    "extract",
+    "inject",
+    "well_formed_baggage",
+    "well_formed_traceparent",
+    "well_formed_tracestate",
+    "without_gaps",
+]
+
+#: Whether a propagator is at work, for the filter of its loggers.
+_at_work: Final[ContextVar[bool]] = ContextVar("django_tracing_propagating", default=False)
+
+#: https://www.w3.org/TR/trace-context/#traceparent-header; of later versions, more may follow.
+_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-[!-~]*)?")
+_LONGEST_TRACEPARENT: Final = 200
+
+#: https://www.w3.org/TR/trace-context/#tracestate-header
+_STATE_KEY: Final = re.compile(r"[a-z][_0-9a-z*/-]{0,255}|[a-z0-9][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13}")
+_STATE_VALUE: Final = re.compile(r"[ -+\--<>-~]{1,256}")
+_MOST_STATES: Final = 32
+#: In all; upstream drops more, and log lines tell of it.
+_LONGEST_STATES: Final = 512
+
+#: https://www.w3.org/TR/baggage/#header-content. Names as they are in the headers of others (``uberctx-NAME``), too.
+_BAGGAGE_NAME: Final = re.compile(r"[!#$&'*+.^_`|~0-9A-Za-z-]+")
+_BAGGAGE_VALUE: Final = re.compile(r"[!#-+\--:<-\[\]-~]*")
+_MOST_PAIRS: Final = 180
+_LONGEST_PAIR: Final = 4096
+_LONGEST_BAGGAGE: Final = 8192
+#: What the names of Jaeger's headers with baggage begin with.
+_JAEGER_BAGGAGE: Final = "uberctx-"
+
+#: A header is read up to this length; a longer one is as if it were not there.
+_LONGEST: Final = 8192
+#: More names of headers are not looked at: servers allow about a hundred.
+_MOST_HEADERS: Final = 256
+
+
+def extract(carrier: CarrierT, context: Context, getter: Getter[CarrierT]) -> Context:
+    """``context`` with what the configured propagators find in ``carrier``. Never raises, logs nothing of it."""
+    propagator = propagate.get_global_textmap()
+    _silence(propagator)
+    token = _at_work.set(True)
+    try:
+        return propagator.extract(carrier, context, _WellFormed(getter))
+    except Exception:
+        log_once("extract", "The context of a caller could not be read; it is as if there were none.")
+        return context
+    finally:
+        _at_work.reset(token)
+
+
+def inject(carrier: dict[str, str], context: Context | None = None) -> None:
+    """Puts the headers of ``context`` (default: the current one) into ``carrier``; logs nothing of them."""
+    propagator = propagate.get_global_textmap()
+    _silence(propagator)
+    token = _at_work.set(True)
+    try:
+        # Where it is asked for by name, it is not a call of an HTTP client's, which may have headers of its own.
+        getattr(propagator, "inject_all", propagator.inject)(carrier, context)
+    finally:
+        _at_work.reset(token)
+
+
+class _Silence(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not _at_work.get()
+
+
+_silent: Final = _Silence()
+
+
+@lru_cache(maxsize=8)
+def _silence(propagator: TextMapPropagator) -> None:
+    """Lets the loggers of OpenTelemetry, and of the propagators' own modules, say nothing while they work."""
+    modules = {"opentelemetry"}
+    for one in (propagator, *getattr(propagator, "_propagators", ())):
+        modules.add(type(one).__module__)
+        # It may be made only when there is something to log.
+        logging.getLogger(type(one).__module__)
+    for name, logger in list(logging.root.manager.loggerDict.items()):
+        if isinstance(logger, logging.Logger) and any(
+            name == module or name.startswith(f"{module}.") for module in modules
+        ):
+            logger.addFilter(_silent)
+
+
+# ----- what propagators are given
+
+
+class _WellFormed(Getter[Any]):
+    """Of another getter's values, those that are well-formed."""
+
+    __slots__ = ("_getter", "_room")
+
+    def __init__(self, getter: Getter[Any]) -> None:
+        self._getter = getter
+        self._room = _Room()
+
+    def get(self, carrier: Any, key: str) -> list[str] | None:
+        values = self._getter.get(carrier, key)
+        if not values:
+            return None
+        # Several headers of one name are one, with commas.
+        value = values[0] if len(values) == 1 else ",".join(values)
+        if len(value) > _LONGEST:
+            return None
+        value = without_gaps(value)
+        name = key.lower()
+        read = _READERS.get(name)
+        if read is not None:
+            value = read(value)
+        elif name == "baggage":
+            value = well_formed_baggage(value, self._room)
+        elif not value.isprintable():
+            return None
+        elif name.startswith(_JAEGER_BAGGAGE):
+            written = quote_plus(name[len(_JAEGER_BAGGAGE) :]), quote_plus(unquote(value).strip())
+            if not self._room.take(len(written[0]) + 1 + len(written[1])):
+                return None
+        return [value] if value else None
+
+    def keys(self, carrier: Any) -> list[str]:
+        return [key for key in list(self._getter.keys(carrier))[:_MOST_HEADERS] if len(key) <= _LONGEST_PAIR]
+
+
+class _Room:
+    """How much baggage still finds a place in one header, in which all of it is written again."""
+
+    __slots__ = ("length", "pairs")
+
+    def __init__(self) -> None:
+        self.pairs = _MOST_PAIRS
+        self.length = _LONGEST_BAGGAGE
+
+    def take(self, size: int) -> bool:
+        if size > _LONGEST_PAIR or size >= self.length or not self.pairs:
+            return False
+        self.pairs -= 1
+        # With the comma behind it.
+        self.length -= size + 1
+        return True
+
+
+#: Propagators look for the white space around a comma from each place of it on.
+_GAP: Final = " " * 16
+
+
+def without_gaps(value: str) -> str:
+    """``value`` with long white space, and that with a tab in it, as single spaces."""
+    return value if _GAP not in value and "\t" not in value else " ".join(value.split())
+
+
+def well_formed_traceparent(value: str) -> str:
+    """``value`` when it is a traceparent, else an empty text."""
+    value = value.strip(" \t")
+    return value if len(value) <= _LONGEST_TRACEPARENT and _TRACEPARENT.fullmatch(value) else ""
+
+
+def well_formed_tracestate(value: str) -> str:
+    """As many of the first members of a tracestate as may be handed on; none where one of them is malformed."""
+    members: list[str] = []
+    known: set[str] = set()
+    length = -1
+    full = False
+    for part in value.split(","):
+        member = part.strip(" \t")
+        if not member:
+            continue
+        key, _, text = member.partition("=")
+        if (
+            len(known) >= _MOST_STATES
+            or key in known
+            or not _STATE_KEY.fullmatch(key)
+            or not _STATE_VALUE.fullmatch(text)
+        ):
+            return ""
+        known.add(key)
+        length += len(member) + 1
+        full = full or length > _LONGEST_STATES
+        if not full:
+            members.append(member)
+    return ",".join(members)
+
+
+def well_formed_baggage(value: str, room: _Room | None = None) -> str:
+    """Those members of a baggage that are well-formed, as many as may be handed on."""
+    members: list[str] = []
+    room = room or _Room()
+    for part in value.split(","):
+        member = part.strip(" \t")
+        if not member or len(member) > _LONGEST_PAIR or not member.isascii():
+            continue
+        name, equals, text = member.partition("=")
+        name, text = name.strip(" \t"), text.strip(" \t")
+        if not equals or not _is_value(text):
+            continue
+        # What it is called when it is handed on, by whichever propagator: part of a header's name, too.
+        plain = unquote_plus(name).strip()
+        if not _BAGGAGE_NAME.fullmatch(name.replace("%", "")) or not _BAGGAGE_NAME.fullmatch(plain):
+            continue
+        # As long as it will be when it is written again, which takes more quotes than it came with.
+        size = len(quote_plus(plain)) + 1 + len(quote_plus(unquote_plus(text).strip()))
+        if not room.take(size):
+            if not room.pairs:
+                break
+            continue
+        members.append(f"{name}={text}")
+    return ",".join(members)
+
+
+def _is_value(text: str) -> bool:
+    """Whether ``text`` is the value of a member, with properties (``v;p;q=1``) or without."""
+    value, *properties = text.split(";")
+    if not _BAGGAGE_VALUE.fullmatch(value):
+        return False
+    for one in properties:
+        name, _, text = one.partition("=")
+        if not _BAGGAGE_NAME.fullmatch(name.strip(" \t")) or not _BAGGAGE_VALUE.fullmatch(text.strip(" \t")):
+            return False
+    return True
+
+
+_READERS: Final[Mapping[str, Callable[[str], str]]] = {
+    "traceparent": well_formed_traceparent,
+    "tracestate": well_formed_tracestate,
+}

@@ -1,0 +1,173 @@
+"""What a call to another service carries: its trace, below what the user's code says itself, to whom it may go.
+
+OpenTelemetry's instrumentations of HTTP clients overwrite whatever stands in a call's headers. Here a header that the
+user's code set stays, with all that belongs to it, and ``TRACING["PROPAGATE_TO"]`` says which hosts get any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import (
+    CarrierT,
+    DefaultSetter,
+    Setter,
+    TextMapPropagator,
+    default_setter,
+)
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, get_current_span
+
+from django_tracing.conf.loading import get_settings
+from django_tracing.context.current import span_context
+from django_tracing.faults import log_once
+from django_tracing.semconv.names import HTTP_URL, URL_FULL
+
+__all__ = ["CalledSpan", "OutgoingPropagator", "may_get", "withhold"]
+
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+#: How many header values of this process's own making are known: a call's headers may be sent again, to a redirect's
+#: target or by a retry, and what stands in them is then not the user's.
+_MOST_KNOWN: Final = 4096
+_known: Final[dict[int, None]] = {}
+
+
+class CalledSpan(NonRecordingSpan):
+    """The span of a call that is not recorded. It knows where the call goes."""
+
+    def __init__(self, context: SpanContext, url: str) -> None:
+        super().__init__(context)
+        self.url = url
+
+
+class OutgoingPropagator(CompositePropagator):
+    """All of ``propagators``, each of which leaves a call alone that has headers of its kind already."""
+
+    def __init__(self, propagators: Iterable[TextMapPropagator]) -> None:
+        # Those of a composite one are asked one by one.
+        found: list[TextMapPropagator] = []
+        for one in propagators:
+            inner = one._propagators if type(one) is CompositePropagator else [one]
+            found.extend(inner)
+        super().__init__(found)
+
+    def inject(
+        self, carrier: CarrierT, context: Context | None = None, setter: Setter[CarrierT] = default_setter
+    ) -> None:
+        """Puts the headers of ``context`` (default: the current one) into a call's ``carrier``. Never raises."""
+        try:
+            url = _called_url(context)
+            hosts = get_settings().propagate_to
+            if url is None or (not url and hosts is None):
+                self.inject_all(carrier, context, setter)
+                return
+            present = _present(carrier)
+            if hosts is not None and not may_get(url, hosts):
+                _withdraw(carrier, present)
+                return
+            trace_id = f"{span_context(context).trace_id:032x}"
+            for propagator in self._propagators:
+                there = {name: present[name] for name in map(str.lower, propagator.fields) if name in present}
+                # Of this trace: get_trace_context() gave it to the user's code, before this call's span was there.
+                if any(trace_id in value for value in there.values()) or all(
+                    _is_ours(name, value) for name, value in there.items()
+                ):
+                    propagator.inject(carrier, context, _Noting(setter))
+        except Exception:
+            log_once("outgoing", "An outgoing call goes without the headers of its trace.")
+
+    def inject_all(
+        self, carrier: CarrierT, context: Context | None = None, setter: Setter[CarrierT] = default_setter
+    ) -> None:
+        """Puts the headers of ``context`` into ``carrier``, which is no call's: whatever stands there is replaced."""
+        super().inject(carrier, context, setter)
+
+
+def _called_url(context: Context | None) -> str | None:
+    """The URL of the call that is under way in ``context``, "" where it is not known; None without a call."""
+    span: Any = get_current_span(context)
+    if isinstance(span, CalledSpan):
+        return span.url
+    if getattr(span, "kind", None) is not SpanKind.CLIENT:
+        return None
+    attributes = span.attributes or {}
+    return str(attributes.get(HTTP_URL) or attributes.get(URL_FULL) or "")
+
+
+class _Noting(Setter[Any]):
+    """Another setter that remembers what it set."""
+
+    __slots__ = ("_setter",)
+
+    def __init__(self, setter: Setter[Any]) -> None:
+        self._setter = setter
+
+    def set(self, carrier: Any, key: str, value: str) -> None:
+        if isinstance(self._setter, DefaultSetter):
+            # Where names keep the case that they were written in, the same header would stand there twice.
+            for name in [name for name in carrier if str(name).lower() == key.lower() and name != key]:
+                del carrier[name]
+        self._setter.set(carrier, key, value)
+        if len(_known) >= _MOST_KNOWN:
+            with suppress(RuntimeError, StopIteration):  # another thread was quicker
+                _known.pop(next(iter(_known)), None)
+        _known[hash((key.lower(), value))] = None
+
+
+def _present(carrier: Any) -> dict[str, str]:
+    """The headers of ``carrier``, names in lower case; none where it is nothing that has any."""
+    items = getattr(carrier, "items", None)
+    return {} if items is None else {str(name).lower(): str(value) for name, value in items()}
+
+
+def _is_ours(name: str, value: str) -> bool:
+    return hash((name, value)) in _known
+
+
+def _withdraw(carrier: Any, present: dict[str, str]) -> None:
+    """Takes out what was put in for the host that the call went to before."""
+    ours = {name for name, value in present.items() if _is_ours(name, value)}
+    for name in [name for name in carrier if str(name).lower() in ours] if ours else ():
+        del carrier[name]
+
+
+def withhold(request: Any) -> None:
+    """Takes what this process put into ``request``, a library's own, out again where its host may not get any.
+
+    Headers that the user's code set stay. Never raises.
+    """
+    try:
+        hosts = get_settings().propagate_to
+        if hosts is not None and not may_get(getattr(request, "full_url", None) or request.url, hosts):
+            _withdraw(request.headers, _present(request.headers))
+    except Exception:
+        log_once("withhold", "A redirected call could not be looked at for headers of its trace.")
+
+
+def may_get(url: str, hosts: tuple[str, ...]) -> bool:
+    """Whether ``url`` leads to one of ``hosts``: ``host``, ``host:port``, ``*.domain`` or ``*``, in lower case."""
+    try:
+        parts = urlsplit(url)
+        host = (parts.hostname or "").rstrip(".")
+        port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
+    except ValueError:
+        return False
+    return "*" in hosts or _is_listed(host, port, hosts)
+
+
+@lru_cache(maxsize=1024)
+def _is_listed(host: str, port: int | None, hosts: tuple[str, ...]) -> bool:
+    if not host:
+        return False
+    # An IPv6 address stands in brackets before a port.
+    name = f"[{host}]" if ":" in host else host
+    return any(
+        entry in (name, host, f"{name}:{port}")
+        or (entry.startswith("*.") and (name.endswith(entry[1:]) or f"{name}:{port}".endswith(entry[1:])))
+        for entry in hosts
+    )

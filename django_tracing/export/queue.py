@@ -1,0 +1,567 @@
+"""A bounded queue of ended spans and the one thread that sends them: off the request's path, whatever happens."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from contextvars import Token
+from threading import Condition, RLock, Thread
+from typing import Any, Final
+
+from opentelemetry import context as context_api
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.trace import TraceFlags
+
+from django_tracing.export.counters import Counters, DropReason
+from django_tracing.export.errors import ExportError
+from django_tracing.recording.sdk import plain_attributes
+from django_tracing.recording.span import RecordingSpan
+from django_tracing.redaction import cut, redact_text
+from django_tracing.redaction.printable import printable
+
+__all__ = ["QueueProcessor", "estimate_size"]
+
+_logger = logging.getLogger("django_tracing.export")
+
+_FIRST_BACKOFF: Final = 0.5
+_LONGEST_BACKOFF: Final = 30.0
+#: How often a batch is tried whose exporter only says that it failed: it may have retried by itself.
+_ATTEMPTS: Final = 3
+#: About how much one batch may hold on to. On the wire it is less: receivers take 4 MiB a message, and more.
+_BATCH_BYTES: Final = 2 * 1024 * 1024
+#: How many ended spans are packed at once.
+_SLICE: Final = 64
+_SPAN_BYTES: Final = 1000
+_ATTRIBUTE_BYTES: Final = 60
+
+
+def estimate_size(span: ReadableSpan) -> int:
+    """About how many bytes of memory an ended span holds on to."""
+    size = _SPAN_BYTES + _attributes_size(plain_attributes(span))
+    for event in span.events:
+        size += 200 + _attributes_size(plain_attributes(event))
+    for link in span.links:
+        size += 200 + _attributes_size(plain_attributes(link))
+    return size
+
+
+def _attributes_size(attributes: Mapping[str, Any]) -> int:
+    size = _ATTRIBUTE_BYTES * len(attributes)
+    for value in attributes.values():
+        kind = value.__class__
+        if kind is str or kind is bytes:
+            size += len(value)
+        elif kind is not int and kind is not bool and kind is not float:
+            size += _value_size(value)
+    return size
+
+
+def _value_size(value: Any) -> int:
+    if isinstance(value, (str, bytes)):
+        return 50 + len(value)
+    if isinstance(value, Mapping):
+        return 60 + sum(len(key) + _value_size(item) for key, item in value.items())
+    if isinstance(value, Sequence):
+        return 60 + sum(map(_value_size, value))
+    return 30
+
+
+class SpanBatch:
+    """Spans that wait, for an exporter that takes them as they are."""
+
+    __slots__ = ("count", "size", "spans")
+
+    #: What a span becomes before it is added, by whoever ends it, and about how many bytes that are.
+    @staticmethod
+    def pack(span: ReadableSpan) -> tuple[ReadableSpan, int]:
+        return span, estimate_size(span)
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+        self.count = 0
+        self.size = 0
+
+    def add(self, span: ReadableSpan, packed: Any, size: int) -> None:
+        """Adds what :meth:`pack` made of ``span``."""
+        self.spans.append(packed)
+        self.count += 1
+        self.size += size
+
+
+class QueueProcessor(SpanProcessor):
+    """Queues ended spans and sends them in batches from one background thread.
+
+    An exporter with ``new_batch`` and ``export_batch`` says itself what waits (``export.wire.EncodedBatch``); any
+    other is given the spans.
+
+    At most ``queue_size`` spans of at most ``queue_bytes`` bytes wait; what comes on top is dropped and counted in
+    ``counters``. A batch goes when ``batch_size`` spans wait or ``export_interval`` seconds have passed. A backend
+    that is away is tried again with growing pauses, its batch kept; going down and coming back is one log line
+    each. ``shutdown`` takes at most ``shutdown_timeout`` seconds, whatever the exporter does.
+
+    Once ``muted`` answers True, only what is given to ``send`` is sent, until the process ends or is forked.
+    """
+
+    def __init__(
+        self,
+        exporter: SpanExporter,
+        *,
+        batch_size: int = 512,
+        export_interval: float = 5.0,
+        queue_size: int = 8192,
+        queue_bytes: int = 8 * 1024 * 1024,
+        shutdown_timeout: float = 3.0,
+        muted: Callable[[], bool] | None = None,
+    ) -> None:
+        self.exporter = exporter
+        self._new_batch: Any = getattr(exporter, "new_batch", SpanBatch)
+        self._pack: Callable[[ReadableSpan], tuple[Any, int]] = self._new_batch.pack
+        self._batch_size = min(batch_size, queue_size)
+        self._interval = export_interval
+        self._queue_size = queue_size
+        self._queue_bytes = queue_bytes
+        self._shutdown_timeout = shutdown_timeout
+        self._muted = muted
+        self._reset()
+        if hasattr(os, "register_at_fork"):
+            weak = weakref.WeakMethod(self._reset)
+
+            def after_in_child() -> None:
+                reset = weak()
+                if reset is not None:
+                    reset()
+
+            os.register_at_fork(after_in_child=after_in_child)
+
+    def _reset(self) -> None:
+        """As new: also in a forked child, whose parent sends its own spans, and whose locks may be held by nobody."""
+        self.counters = Counters()
+        #: What ended, and is not packed yet.
+        self._ended: deque[ReadableSpan] = deque()
+        self._slice = min(_SLICE, self._batch_size)
+        #: Batches that are full, and the one that is being filled.
+        self._full: deque[Any] = deque()
+        self._filling: Any = self._new_batch()
+        #: What is being sent, or waits to be tried again.
+        self._batch: Any = None
+        self._bytes = 0
+        # Spans leave in the order they came, so a flush is over when as many have left as had come.
+        self._accepted = 0
+        self._settled = 0
+        self._wanted = 0
+        self._hurry = False
+        # Attempts are numbered, so that a flush tells its own from one that was under way before it.
+        self._attempt = 0
+        self._failed = 0
+        self._lost = 0
+        # Reentrant, as a span may end in a signal handler or a finalizer that interrupts on_end.
+        self._lock = RLock()
+        self._changed = Condition(self._lock)
+        self._thread: Thread | None = None
+        self._stopping = False
+        self._stopped = False
+        self._deadline: float | None = None
+        self._down = False
+        self._dropped_when_down = 0
+        self._rejection_told = False
+        self._silent = False
+
+    # ----- the request's side
+
+    def on_end(self, span: ReadableSpan) -> None:
+        ended = self._ended
+        ended.append(span)
+        if self._thread is None:
+            self._begin()
+        # One end in so many takes the lock; all others take none.
+        if len(ended) >= self._slice:
+            with self._lock:
+                self._gather()
+
+    def send(self, span: ReadableSpan) -> None:
+        """Queues an ended span, also where all others are muted."""
+        with self._lock:
+            self._gather()
+            self._gather_one(span)
+        self._start()
+
+    def _begin(self) -> None:
+        with self._lock:
+            if self._is_silent():
+                self._ended.clear()
+                return
+        self._start()
+
+    def _gather(self) -> None:
+        """Puts what ended since the last time into the queue, or counts it as dropped. To be called with the lock.
+
+        Many at once: packing one span among a request's work costs five times as much, for its code and data have
+        left the processor's caches; and few at once, so that nobody is held up for long.
+        """
+        ended = self._ended
+        if self._is_silent():
+            ended.clear()
+        while ended:
+            spans = [ended.popleft() for _ in range(min(len(ended), _SLICE))]
+            try:
+                if self._gather_slice(spans):
+                    continue
+            except Exception:
+                _logger.debug("A span could not be encoded; its neighbours are tried one by one.", exc_info=True)
+            for span in spans:
+                try:
+                    self._gather_one(span)
+                except Exception:
+                    _logger.debug("A span was lost on its way into the queue.", exc_info=True)
+
+    def _is_silent(self) -> bool:
+        # For good: what ended in a test is not sent when the tests are over.
+        self._silent = self._silent or (self._muted is not None and self._muted())
+        return self._silent
+
+    def _gather_slice(self, spans: list[ReadableSpan]) -> bool:
+        """Adds all of ``spans`` at once, where that can be done."""
+        filling = self._filling
+        pack_all = getattr(filling, "pack_all", None)
+        if (
+            pack_all is None
+            or self._no_place(0) is not None
+            or filling.count + len(spans) > self._batch_size
+            or self._accepted - self._settled + len(spans) > self._queue_size
+            or not all(span.__class__ is RecordingSpan and span.flags & TraceFlags.SAMPLED for span in spans)
+        ):
+            return False
+        packed = pack_all(spans)
+        if packed is None:
+            return False
+        encoded, size = packed
+        if self._bytes + size > self._queue_bytes or filling.size + size > _BATCH_BYTES:
+            return False
+        filling.add_all(spans, encoded, size)
+        self._bytes += size
+        self._accepted += len(spans)
+        if filling.count >= self._batch_size:
+            self._close()
+        return True
+
+    def _gather_one(self, span: ReadableSpan) -> None:
+        context = span.context
+        if context is None or not context.trace_flags.sampled:
+            return
+        # Asked twice: what has no place is not encoded first.
+        reason = self._no_place(0)
+        if reason is None:
+            packed, size = self._pack(span)
+            reason = self._no_place(size)
+            if reason is None:
+                self._add(span, packed, size)
+        if reason is not None:
+            self.counters.drop(reason)
+
+    def _add(self, span: ReadableSpan, packed: Any, size: int) -> None:
+        filling = self._filling
+        if filling.count and filling.size + size > _BATCH_BYTES:
+            filling = self._close()
+        filling.add(span, packed, size)
+        self._bytes += size
+        self._accepted += 1
+        if filling.count >= self._batch_size:
+            self._close()
+
+    def _close(self) -> Any:
+        self._full.append(self._filling)
+        self._filling = self._new_batch()
+        if self._thread is not None:
+            self._changed.notify_all()
+        return self._filling
+
+    def _no_place(self, size: int) -> DropReason | None:
+        """Why a span of ``size`` bytes is dropped; None when there is a place for it."""
+        if self._stopping or self._stopped:
+            return "shutdown"
+        if self._accepted - self._settled >= self._queue_size:
+            return "queue_full_spans"
+        if self._bytes + size > self._queue_bytes:
+            return "queue_full_bytes"
+        return None
+
+    def _start(self) -> None:
+        """Starts the sending thread where there is none. Not to be called with the lock.
+
+        Under gevent, starting a thread lets other greenlets run, which would take the lock in the middle of what is
+        done with it (a reentrant one, in the same native thread) or wait for it for good (any other).
+        """
+        with self._lock:
+            if self._thread is not None or self._stopping:
+                return
+            thread = self._thread = Thread(target=self._run, name="django_tracing.export", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # the interpreter is shutting down: shutdown() sends what is there
+            with self._lock:
+                if self._thread is thread:
+                    self._thread = None
+
+    @property
+    def queued(self) -> int:
+        """How many spans wait."""
+        return self._accepted - self._settled + len(self._ended)
+
+    # ----- the sending thread
+
+    def _run(self) -> None:
+        try:
+            # What sending does (HTTP, SQLite) must not be traced itself.
+            _suppress()
+            self._work()
+            with self._changed:
+                hung = self._stopped and self._late()
+            if not hung:
+                # Here and not in shutdown(), which does not wait for it longer than it may.
+                self._shut_exporter()
+        except BaseException as error:
+            # No exporter should raise what is no Exception; the next span gets a new thread.
+            with self._changed:
+                self._thread = None
+                self.counters.failed(f"{type(self.exporter).__name__} raised {type(error).__name__}.")
+                lost = 0 if self._batch is None else self._batch.count
+                self.counters.drop("export_error", lost)
+                # For whoever waits for the next attempt: nobody makes one.
+                self._attempt += 1
+                self._failed = self._attempt
+                self._lost += lost
+                self._settle()
+            if not isinstance(error, (SystemExit, KeyboardInterrupt)):
+                raise
+
+    def _work(self) -> None:
+        """Sends until shutdown() was called and nothing is left, or nothing more can be done."""
+        changed = self._changed
+        next_send = time.monotonic() + self._interval
+        pause = backoff = 0.0
+        attempts = 0
+        while True:
+            with changed:
+                if pause:
+                    # Only a flush or the end interrupts it: waiting spans must not hammer a backend that is away.
+                    changed.wait_for(lambda: self._hurry or self._stopping, pause)
+                while not (self._batch is not None or self._full or self._settled < self._wanted or self._stopping):
+                    now = time.monotonic()
+                    if now < next_send:
+                        changed.wait(next_send - now)
+                    else:
+                        next_send = now + self._interval
+                        self._gather()
+                        self._wanted = self._accepted
+                if self._stopping:
+                    # What another thread is just about to count: without it, there would be batches with nothing.
+                    self._gather()
+                if self._stopped or self._late() or not self.queued:
+                    if self._stopping:
+                        return
+                    continue
+                self._hurry = False
+                self._attempt += 1
+                batch = self._batch = self._batch or self._take()
+            failure = self._export(batch)
+            with changed:
+                if self._stopped:
+                    return  # shutdown() waited in vain, and has counted these as lost
+                line = self._note(failure, batch.count)
+            if line:
+                # Not under the lock: a slow log handler must not hold up a request.
+                _warn(line)
+            with changed:
+                pause = 0.0
+                if failure is None or failure.rejected is not None:
+                    backoff, attempts = 0.0, 0
+                    self._settle()
+                else:
+                    attempts += 1
+                    # Those who wait for a flush are told; who came during the attempt waits for the next one.
+                    self._failed = self._attempt
+                    if not self._hurry:
+                        self._wanted = 0
+                    if failure.retryable and (failure.reason != "failed" or attempts < _ATTEMPTS):
+                        backoff = min(max(backoff * 2, _FIRST_BACKOFF), _LONGEST_BACKOFF)
+                        pause = min(
+                            failure.retry_after or backoff * random.uniform(0.8, 1.2),  # noqa: S311 - jitter
+                            _LONGEST_BACKOFF,
+                        )
+                        changed.notify_all()
+                    else:
+                        attempts = 0
+                        self._lost += batch.count
+                        self.counters.drop("export_error" if failure.retryable else "rejected", batch.count)
+                        self._settle()
+                if self._stopping and pause:
+                    return
+
+    def _late(self) -> bool:
+        return self._deadline is not None and time.monotonic() >= self._deadline
+
+    def _take(self) -> Any:
+        if self._full:
+            return self._full.popleft()
+        batch, self._filling = self._filling, self._new_batch()
+        return batch
+
+    def _settle(self) -> None:
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            self._bytes -= batch.size
+            self._settled += batch.count
+        self._changed.notify_all()
+
+    def _export(self, batch: Any) -> ExportError | None:
+        try:
+            if batch.__class__ is SpanBatch:
+                result = self.exporter.export(batch.spans)
+            else:
+                result = self.exporter.export_batch(batch)  # type: ignore[attr-defined]
+        except ExportError as error:
+            return error
+        except Exception as error:
+            return ExportError(
+                # An exporter of others may repeat the URL or the headers that it was given.
+                f"{type(self.exporter).__name__} raised {type(error).__name__}: {cut(redact_text(str(error)), 300)}.",
+                reason="failed",
+                retryable=True,
+            )
+        if result is SpanExportResult.SUCCESS:
+            return None
+        return ExportError(f"{type(self.exporter).__name__} failed.", reason="failed", retryable=True)
+
+    def _note(self, failure: ExportError | None, count: int) -> str | None:
+        """Counts how a batch of ``count`` spans fared; gives the log line where that is news."""
+        line = None
+        if failure is not None:
+            self.counters.failed(str(failure))
+        if failure is None or failure.rejected is not None:
+            rejected = 0 if failure is None else min(failure.rejected or 0, count)
+            self.counters.sent(count - rejected)
+            if self._down:
+                self._down = False
+                dropped = self.counters.dropped_total() - self._dropped_when_down
+                line = f"Spans are sent again; {dropped} were dropped meanwhile."
+            if rejected:
+                self.counters.drop("rejected", rejected)
+                if not self._rejection_told:
+                    self._rejection_told = True
+                    line = f"{line or ''} {failure} This is said once; `python manage.py check_tracing` says more."
+        elif not self._down:
+            self._down = True
+            self._dropped_when_down = self.counters.dropped_total()
+            waiting = (
+                f"{self.queued} wait for it to come back, at most {self._queue_size}."
+                if failure.retryable
+                else "They are dropped."
+            )
+            line = (
+                f"Spans can't be sent: {failure} {waiting} Requests are not affected; "
+                "`python manage.py check_tracing` says more."
+            )
+        return line and line.strip()
+
+    # ----- the end
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        """Sends what waits; True when all of it was sent within ``timeout_millis`` milliseconds."""
+        with self._changed:
+            self._gather()
+            if not self.queued:
+                return True
+        self._start()
+        with self._changed:
+            if self._stopping or self._stopped or self._thread is None:
+                return False
+            target, attempt, lost = self._accepted, self._attempt + 1, self._lost
+            self._wanted = target
+            self._hurry = True
+            self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: self._settled >= target or self._failed >= attempt or self._stopped, timeout_millis / 1000
+            )
+            return self._settled >= target and self._lost == lost
+
+    def shutdown(self) -> None:
+        """Sends what waits, for at most ``shutdown_timeout`` seconds; the rest is dropped and counted."""
+        with self._changed:
+            if self._stopping or self._stopped:
+                return
+            self._deadline = time.monotonic() + self._shutdown_timeout
+            self._gather()
+            # What ends from now on is counted as dropped at once.
+            self._slice = 1
+            waits = self.queued > 0
+        if waits:
+            self._start()
+        with self._changed:
+            if self._stopping:
+                return
+            thread = self._thread
+            self._stopping = True
+            self._changed.notify_all()
+        if thread is not None:
+            with suppress(RuntimeError):  # another thread is about to start it
+                thread.join(self._shutdown_timeout)
+        elif self.queued:
+            self._work_here()
+        with self._changed:
+            self._stopped = True
+            # Counted now, and not once more by the thread that ended them.
+            self._gather()
+            left = self.queued
+            self._full.clear()
+            self._filling = self._new_batch()
+            # What an exporter hangs on stays where it is.
+            self._settled = self._accepted - (0 if self._batch is None else self._batch.count)
+            if left:
+                self.counters.drop("shutdown", left)
+            self._changed.notify_all()
+        if left:
+            _warn(f"{left} spans could not be sent before the process ended.")
+        if thread is None:
+            self._shut_exporter()
+
+    def _work_here(self) -> None:
+        """Sends from this thread: the interpreter ends, and starts no other any more."""
+        timeout = getattr(self.exporter, "timeout", None)
+        if isinstance(timeout, (int, float)):
+            self.exporter.timeout = min(timeout, self._shutdown_timeout)  # type: ignore[attr-defined]
+        token = _suppress()
+        try:
+            self._work()
+        finally:
+            context_api.detach(token)
+
+    def _shut_exporter(self) -> None:
+        try:
+            self.exporter.shutdown()
+        except Exception:
+            _logger.debug("The exporter could not be shut down.", exc_info=True)
+
+
+def _warn(line: str) -> None:
+    # Of the user's log, only the handlers catch their errors; filters may raise.
+    with suppress(Exception):
+        _logger.warning("%s", printable(line))
+
+
+def _suppress() -> Token[Context]:
+    context = context_api.set_value("suppress_instrumentation", True)
+    try:
+        from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
+
+        context = context_api.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True, context)
+    except ImportError:
+        pass
+    return context_api.attach(context)

@@ -1,0 +1,144 @@
+"""Rows, bars and shares of a trace as ready-made strings: what the admin's pages and the debug toolbar show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+from django_tracing.semconv.categories import Category
+from django_tracing.traces.analysis.waterfall import Row, Waterfall, location_of, short_statement, statement_of
+from django_tracing.traces.text import duration_text, key_attributes
+
+__all__ = ["SCALE", "WORKS", "Colours", "Share", "row_of", "rows_of", "shares_of", "svg_number"]
+
+#: So many rows are open when a trace's page opens; deeper levels of longer traces begin closed.
+OPEN_ROWS: Final = 500
+#: Colours of services, see tracing.css.
+COLOURS: Final = 8
+#: The length of the time line in the units of its drawing.
+SCALE: Final = 1000
+
+WORKS: Final[Mapping[Category, Any]] = {
+    "sql": _("SQL"),
+    "cache": _("Cache"),
+    "http": _("HTTP"),
+    "python": _("Python"),
+    "other": _("Other"),
+}
+
+
+def svg_number(value: float) -> str:
+    """For an attribute of SVG: no locale's commas."""
+    return f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+class Colours:
+    """Services and their colours, in the order in which they were met."""
+
+    def __init__(self, services: Iterable[str]) -> None:
+        self.numbers = {service: number % COLOURS for number, service in enumerate(services)}
+
+    def __getitem__(self, service: str) -> int:
+        return self.numbers.setdefault(service, len(self.numbers) % COLOURS)
+
+
+class Share(NamedTuple):
+    """A part of a bar that shows where time went."""
+
+    work: Category
+    label: str
+    time: str
+    percent: str
+    x: str
+    width: str
+
+
+def shares_of(times: Mapping[Category, int]) -> list[Share]:
+    total = sum(times.values())
+    found, x = [], 0.0
+    for work, time in times.items():
+        width = SCALE * time / total if total else 0.0
+        percent = 100 * time / total if total else 0.0
+        found.append(
+            Share(work, str(WORKS[work]), duration_text(time), f"{percent:.0f} %", svg_number(x), svg_number(width))
+        )
+        x += width
+    return found
+
+
+def _bars(pieces: Iterable[tuple[int, int]], total: int, top: int, height: int) -> str:
+    """Bars as the ``d`` of one SVG path: a page of ten thousand spans has no room for an element each."""
+    scale = SCALE / total
+    return "".join(
+        f"M{start * scale:.6g},{top}h{max(end - start, 0) * scale:.6g}v{height}h{(start - end) * scale:.6g}z"
+        for start, end in pieces
+    )
+
+
+def row_of(
+    number: int, row: Row, total: int, colours: Colours, above: str, hidden: bool, closed: bool
+) -> dict[str, Any]:
+    span = row.span
+    statement = statement_of(span.attributes)
+    notes = [f"{key}={value}" for key, value in key_attributes(span.attributes)] if not row.folds else []
+    pieces = row.pieces if row.folds else [(row.start, row.start + row.duration)]
+    return {
+        "number": str(number),
+        "parent": str(row.parent),
+        "depth": str(row.depth),
+        "level": str(row.depth + 1),
+        "indent": str(min(row.depth, 30) * 14),
+        "name": span.name or gettext("(no name)"),
+        "count": str(row.count) if row.folds else "",
+        "service": span.service if span.service != above else "",
+        "colour": str(colours[span.service]),
+        "note": short_statement(statement) or " ".join(notes),
+        "location": location_of(span.attributes) if row.folds else "",
+        "n_plus_one": row.n_plus_one,
+        "failed": bool(row.failed),
+        "orphan": row.orphan,
+        "url": f"spans/{span.span_id}/",
+        "expandable": row.below > 0,
+        "closed": closed,
+        "hidden": hidden,
+        "bars": _bars(pieces, total, 4, 11),
+        "critical": _bars(row.critical, total, 16, 3),
+        "duration": duration_text(row.duration),
+        "self_time": duration_text(row.self_time),
+        "offset": duration_text(row.start),
+    }
+
+
+def rows_of(fall: Waterfall, colours: Colours, everything: bool = False) -> list[dict[str, Any]]:
+    total = max(fall.trace.duration, 1)
+    depth = None if everything else _open_depth(fall.rows)
+    shown: list[dict[str, Any]] = []
+    hidden: list[bool] = []
+    closed: list[bool] = []
+    for number, row in enumerate(fall.rows):
+        parent = row.parent
+        out_of_sight = parent >= 0 and (hidden[parent] or closed[parent])
+        shut = not everything and row.below > 0 and (row.folds or (depth is not None and row.depth >= depth))
+        hidden.append(out_of_sight)
+        closed.append(shut)
+        above = fall.rows[parent].span.service if parent >= 0 else "\0"
+        shown.append(row_of(number, row, total, colours, above, out_of_sight, shut))
+    return shown
+
+
+def _open_depth(rows: Sequence[Row]) -> int | None:
+    """Below which level rows begin closed; None where all of them may be open."""
+    if len(rows) <= OPEN_ROWS:
+        return None
+    at: dict[int, int] = {}
+    for row in rows:
+        at[row.depth] = at.get(row.depth, 0) + 1
+    count = 0
+    for depth in sorted(at):
+        count += at[depth]
+        if count > OPEN_ROWS:
+            return max(depth - 1, 0)
+    return None

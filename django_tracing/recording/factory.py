@@ -1,0 +1,378 @@
+"""Create the spans of one SDK tracer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from random import getrandbits
+from time import time_ns
+from typing import Any, Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context, get_current
+from opentelemetry.sdk.trace import SpanLimits, SpanProcessor, SynchronousMultiSpanProcessor
+from opentelemetry.sdk.trace import Tracer as SDKTracer
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+
+from django_tracing.recording.shared import SharedAttributes
+from django_tracing.recording.span import SAMPLED, SPAN_KEY, UNSET, RecordingSpan, UnsampledSpan, context_of
+from django_tracing.recording.undecided import SamplingDecision, UndecidedTrace, undecided_traces
+from django_tracing.redaction.attributes import AttributeSanitizer
+
+__all__ = ["SpanFactory", "new_child"]
+
+_logger = logging.getLogger("django_tracing")
+
+
+_RANDOM: Final = int(TraceFlags.RANDOM_TRACE_ID)
+
+
+#: Fewer attributes a span than our own ones may be: the SDK's span drops the oldest, one by one.
+_FEWEST_ATTRIBUTES: Final = 64
+
+
+_new: Final = object.__new__
+
+
+class _Processors:
+    """What the provider's processors want to be told, as bound methods."""
+
+    __slots__ = ("known", "on_end", "on_ending", "on_start")
+
+    def __init__(self, known: object, processors: Sequence[SpanProcessor]) -> None:
+        self.known = known
+        self.on_start = _methods(processors, "on_start")
+        self.on_ending = _methods(processors, "_on_ending")
+        self.on_end = _methods(processors, "on_end")
+
+
+def _methods(processors: Sequence[SpanProcessor], name: str) -> tuple[Callable[..., Any], ...]:
+    """The methods called ``name`` of those that have one. A processor may be anything that looks like one."""
+    methods: list[Callable[..., Any]] = []
+    for processor in processors:
+        method: Any = None
+        # The base class's own does nothing; and a processor may have none, or delegate to something that has none.
+        with suppress(Exception):
+            if getattr(type(processor), name, None) is not getattr(SpanProcessor, name):
+                method = getattr(processor, name)
+        if callable(method):
+            own = type(processor).__module__.startswith("django_tracing.")
+            methods.append(method if own else _guarded(method))
+    return tuple(methods)
+
+
+_blamed: set[str] = set()
+
+
+def _guarded(method: Callable[..., Any]) -> Callable[..., None]:
+    """``method`` of somebody else's processor: what it raises costs itself, not the span, nor the others."""
+
+    def call(*args: Any, **kwargs: Any) -> None:
+        try:
+            method(*args, **kwargs)
+        except Exception as error:
+            name = type(getattr(method, "__self__", method)).__qualname__
+            if name not in _blamed and len(_blamed) < 10:
+                _blamed.add(name)
+                _logger.warning("The span processor %s raised %s; it is passed over.", name, type(error).__name__)
+
+    return call
+
+
+class _Single:
+    """Another kind of multi processor, as if it were the only one of ours."""
+
+    def __init__(self, processor: SpanProcessor) -> None:
+        self._span_processors = (processor,)
+
+
+class SpanFactory:
+    """Where the spans of one SDK tracer come from.
+
+    ``keep`` decides, without being told more than it needs, whether a trace is kept: given the parent's SpanContext
+    (None for a root) and the trace id. With None the tracer's sampler is asked, for every span.
+    ``passed_by`` are processors that want nothing of our own spans.
+    """
+
+    def __init__(
+        self,
+        tracer: SDKTracer,
+        keep: Callable[[SpanContext | None, int], bool] | None = None,
+        passed_by: tuple[type[SpanProcessor], ...] = (),
+        sanitizer: AttributeSanitizer | None = None,
+    ) -> None:
+        #: What is made of what others say by these spans.
+        self.sanitizer = sanitizer
+        self.redacts = sanitizer is not None and sanitizer.redact is not None
+        self.tracer = tracer
+        self.keep = keep
+        #: What the first span of a trace that ``keep`` decided on says of it.
+        self.root_shared: SharedAttributes | None = None
+        #: Decides on traces that begin here or come in, where there is more to it than ``keep`` is told: given the
+        #: scope, the name and kind of the first span, the parent's SpanContext or None, the trace id.
+        self.decide: Callable[[Any, str, SpanKind, SpanContext | None, int], SamplingDecision] | None = None
+        #: Decides on a failed request that its caller did not keep: given the scope, its name, the caller's context.
+        self.decide_failed: Callable[[Any, str, SpanContext], SamplingDecision] | None = (
+            None if keep is None else getattr(tracer.sampler, "decide_failed", None)
+        )
+        #: Whether a child is kept with its parent, whatever the sampler says.
+        self.follows = keep is not None
+        self.instrumentation_scope: InstrumentationScope = tracer._instrumentation_scope
+        self.limits: SpanLimits = tracer._span_limits
+        #: How many attributes of its own a span may have, beside shared ones.
+        most = self.limits.max_span_attributes
+        self.own_attributes = 1_000_000 if most is None else most - _FEWEST_ATTRIBUTES // 2
+        self._passed_by = passed_by
+        multi = tracer.span_processor
+        #: What holds the provider's processors.
+        self.multi: Any = multi if type(multi) is SynchronousMultiSpanProcessor else _Single(multi)
+        self._processors = _Processors((), ())
+        generator = tracer.id_generator
+        self._span_id: Callable[[], int] = generator.generate_span_id
+        self._trace_id: Callable[[], int] = generator.generate_trace_id
+        self._root_flags = _RANDOM if generator.is_trace_id_random() else 0
+        self._own_ids = type(generator) is RandomIdGenerator
+
+    @classmethod
+    def of(
+        cls,
+        tracer: trace.Tracer,
+        keep: Callable[[SpanContext | None, int], bool] | None = None,
+        passed_by: tuple[type[SpanProcessor], ...] = (),
+        sanitizer: AttributeSanitizer | None = None,
+    ) -> SpanFactory | None:
+        """The origin for ``tracer``; None for one that does something that these spans do not."""
+        if type(tracer) is not SDKTracer:
+            return None
+        try:
+            limits = tracer._span_limits
+            counted = type(tracer._tracer_metrics).__name__ != "NoOpTracerMetrics"
+            few = limits.max_span_attributes is not None and limits.max_span_attributes < _FEWEST_ATTRIBUTES
+            if counted or few or limits.max_span_attribute_length is not None:
+                return None
+            return cls(tracer, keep, passed_by, sanitizer)
+        except AttributeError:
+            _logger.debug("The SDK's tracer is another one: its own spans are used.", exc_info=True)
+            return None
+
+    def processors(self) -> _Processors:
+        """The provider's processors now: users add theirs at any time."""
+        known = self.multi._span_processors
+        if self._processors.known is not known:
+            wanted = [processor for processor in known if not isinstance(processor, self._passed_by)]
+            self._processors = _Processors(known, wanted)
+        return self._processors
+
+    def start(
+        self,
+        name: str,
+        context: Context,
+        kind: SpanKind,
+        shared: tuple[SharedAttributes, ...],
+        own: dict[str, Any] | None,
+        start_time: int | None = None,
+        request_state: Any = None,
+    ) -> trace.Span:
+        """A started span below the current one of ``context``; ``start_time`` is nanoseconds since the epoch."""
+        parent: Any = context.get(SPAN_KEY)
+        if parent.__class__ is RecordingSpan and parent.factory is self:
+            return new_child(parent, name, kind, shared, own, start_time, context)
+        return self._decide(parent, name, context, kind, shared, own, start_time, request_state)
+
+    def _decide(
+        self,
+        current: Any,
+        name: str,
+        context: Context,
+        kind: SpanKind,
+        shared: tuple[SharedAttributes, ...],
+        own: dict[str, Any] | None,
+        start_time: int | None,
+        request_state: Any,
+    ) -> trace.Span:
+        """A root, or a child of a span that is not ours: it is to be decided whether it is kept."""
+        # The API lets anything stand in a context.
+        parent: SpanContext | None = None if current is None else context_of(current)
+        if not self.tracer._tracer_config.is_enabled:
+            return NonRecordingSpan(trace.INVALID_SPAN_CONTEXT if parent is None else parent)
+        if parent is None or not parent.is_valid:
+            parent = None
+            trace_id = (getrandbits(128) or 1) if self._own_ids else self._trace_id()
+            flags = self._root_flags
+            trace_state = None
+        else:
+            trace_id = parent.trace_id
+            flags = parent.trace_flags & _RANDOM
+            trace_state = parent.trace_state
+        undecided: UndecidedTrace | None = None
+        if self.keep is not None:
+            if self.decide is not None and (parent is None or parent.is_remote):
+                decision = self.decide(request_state, name, kind, parent, trace_id)
+                undecided = decision.undecided
+                trace_state = decision.trace_state or trace_state
+                if not decision.kept and undecided is None:
+                    return UnsampledSpan(trace_id, flags, trace_state)
+                if decision.shared is not None:
+                    shared += (decision.shared,)
+                if decision.kept:
+                    flags |= SAMPLED
+            elif not self.keep(parent, trace_id):
+                # Below a span of the SDK's own, in a trace that waits for its decision.
+                undecided = undecided_traces.get(trace_id) if undecided_traces else None
+                if undecided is None:
+                    return UnsampledSpan(trace_id, flags, trace_state)
+            else:
+                flags |= SAMPLED
+                if parent is None and self.root_shared is not None:
+                    shared += (self.root_shared,)
+        else:
+            given = {}
+            for part in shared:
+                given.update(part.attributes)
+            given.update(own or {})
+            result = self.tracer.sampler.should_sample(context, trace_id, name, kind, given, ())
+            trace_state = result.trace_state
+            if result.decision is Decision.DROP:
+                return UnsampledSpan(trace_id, flags, trace_state)
+            if result.decision is Decision.RECORD_AND_SAMPLE:
+                flags |= SAMPLED
+            more = {key: value for key, value in (result.attributes or {}).items() if given.get(key) != value}
+            if more:
+                own = {**(own or {}), **more}
+        return self._record(
+            name,
+            context,
+            kind,
+            shared,
+            own,
+            start_time,
+            request_state,
+            parent,
+            trace_id,
+            flags,
+            trace_state,
+            undecided,
+        )
+
+    def start_failed(
+        self, name: str, context: Context, shared: tuple[SharedAttributes, ...], start_time: int, request_state: Any
+    ) -> trace.Span:
+        """The span of a failed request whose caller, the current span of ``context``, did not keep it.
+
+        It is made afterwards; it records nothing where this process would not have kept the request either.
+        """
+        parent = context_of(context.get(SPAN_KEY))
+        if not parent.is_valid or not parent.is_remote or parent.trace_flags.sampled:
+            return trace.INVALID_SPAN
+        if self.decide_failed is None or not self.tracer._tracer_config.is_enabled:
+            return trace.INVALID_SPAN
+        decision = self.decide_failed(request_state, name, parent)
+        if not decision.kept:
+            return trace.INVALID_SPAN
+        if decision.shared is not None:
+            shared += (decision.shared,)
+        flags = parent.trace_flags & _RANDOM | SAMPLED
+        return self._record(
+            name,
+            context,
+            SpanKind.SERVER,
+            shared,
+            None,
+            start_time,
+            request_state,
+            parent,
+            parent.trace_id,
+            flags,
+            parent.trace_state,
+        )
+
+    def _record(
+        self,
+        name: str,
+        context: Context,
+        kind: SpanKind,
+        shared: tuple[SharedAttributes, ...],
+        own: dict[str, Any] | None,
+        start_time: int | None,
+        request_state: Any,
+        parent: SpanContext | None,
+        trace_id: int,
+        flags: int,
+        trace_state: Any,
+        undecided: UndecidedTrace | None = None,
+    ) -> RecordingSpan:
+        span: RecordingSpan = _new(RecordingSpan)
+        span.factory = self
+        span.request_state = request_state
+        span._name = name
+        span._kind = kind
+        span.shared = shared
+        span.own = own
+        span.trace_id = trace_id
+        span.span_id = (getrandbits(64) or 1) if self._own_ids else self._span_id()
+        span.parent_id = 0 if parent is None else parent.span_id
+        span.parent_span = parent
+        span.flags = flags
+        span.trace_state = trace_state
+        span.made_context = span.made_events = span.links_made = span._end_time = None
+        span._status = UNSET
+        span.remote = parent is not None and parent.is_remote
+        span.dropped = 0
+        span.undecided = undecided
+        if undecided is not None and undecided.root is None and not undecided.decided:
+            undecided.start(span)
+        span._start_time = time_ns() if start_time is None else start_time
+        for on_start in self.processors().on_start:
+            on_start(span, parent_context=context)
+        return span
+
+
+def new_child(
+    parent: RecordingSpan,
+    name: str,
+    kind: SpanKind,
+    shared: tuple[SharedAttributes, ...],
+    own: dict[str, Any] | None,
+    start_time: int | None,
+    context: Context | None,
+) -> trace.Span:
+    """A started span below ``parent``, of its origin; ``context`` (default: the current one) is where it stands."""
+    factory = parent.factory
+    undecided = parent.undecided
+    if undecided is not None:
+        if undecided.decided and not undecided.kept:
+            return UnsampledSpan(parent.trace_id, parent.flags, parent.trace_state)
+    elif not (factory.follows and parent.flags & SAMPLED):
+        context = get_current() if context is None else context
+        return factory._decide(parent, name, context, kind, shared, own, start_time, parent.request_state)
+    span: RecordingSpan = _new(RecordingSpan)
+    span.factory = factory
+    span.request_state = parent.request_state
+    span._name = name
+    span._kind = kind
+    span.shared = shared
+    span.own = own
+    span.trace_id = parent.trace_id
+    span.span_id = (getrandbits(64) or 1) if factory._own_ids else factory._span_id()
+    span.parent_id = parent.span_id
+    span.parent_span = parent
+    span.flags = parent.flags
+    span.trace_state = parent.trace_state
+    span.made_context = span.made_events = span.links_made = span._end_time = None
+    span._status = UNSET
+    span.remote = False
+    span.dropped = 0
+    span.undecided = undecided
+    span._start_time = time_ns() if start_time is None else start_time
+    processors = factory._processors
+    if processors.known is not factory.multi._span_processors:
+        processors = factory.processors()
+    if processors.on_start:
+        context = get_current() if context is None else context
+        for on_start in processors.on_start:
+            on_start(span, parent_context=context)
+    return span

@@ -1,0 +1,233 @@
+"""Hold the ended spans of traces whose sampling decision is still open."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.trace import SpanContext, StatusCode, TraceFlags, TraceState
+
+from django_tracing.recording.shared import SharedAttributes
+from django_tracing.recording.span import SAMPLED, RecordingSpan
+from django_tracing.semconv.names import (
+    SAMPLING_LOST,
+)
+
+__all__ = ["SamplingDecision", "UndecidedTrace", "late", "undecided_traces"]
+
+_logger = logging.getLogger("django_tracing")
+
+
+class SamplingDecision(NamedTuple):
+    """The decision on a trace that starts in this process or comes in from another one."""
+
+    kept: bool
+    #: Set where the decision cannot be made yet, or may change with the outcome of the request.
+    undecided: UndecidedTrace | None = None
+    #: The attributes of the first span that describe the decision.
+    shared: SharedAttributes | None = None
+    #: The tracestate to pass on; None: the caller's.
+    trace_state: TraceState | None = None
+
+
+#: How many ended spans of one trace, and of all, wait for a decision at most.
+_MOST_WAITING: Final = 1000
+
+
+_MOST_WAITING_IN_ALL: Final = 20_000
+
+
+#: How many undecided traces are known at most: one whose first span is never ended is never decided.
+_MOST_PENDING: Final = 10_000
+
+
+#: What waits, by trace id: spans of the SDK's own find it by that. The oldest stands first.
+undecided_traces: Final[dict[int, UndecidedTrace]] = {}
+
+
+_waiting_in_all = 0
+
+
+class UndecidedTrace:
+    """The spans of a trace that is recorded though nobody knows yet whether it is kept. No method raises.
+
+    Its first span decides when it ends: ``decide`` is asked for the last time, an error or a long time may keep what
+    the rate passed over. Until then what is sent to other services says "not sampled", unless it was decided before.
+    """
+
+    __slots__ = ("deadline", "decided", "ended", "decide", "keep_errors", "kept", "lost", "root", "trace_id")
+
+    def __init__(
+        self,
+        trace_id: int,
+        decide: Callable[[bool], SamplingDecision | None] | None,
+        *,
+        keep_errors: bool = False,
+        slower_than: float | None = None,
+    ) -> None:
+        self.trace_id = trace_id
+        #: Decides by who the user is: None while nobody knows (unless it is called with True, for the last time).
+        self.decide = decide
+        self.keep_errors = keep_errors
+        #: Nanoseconds from which on a trace is kept.
+        self.deadline = None if slower_than is None else int(slower_than * 1e9)
+        self.kept = False
+        self.decided = False
+        self.root: RecordingSpan | None = None
+        self.ended: list[ReadableSpan] = []
+        self.lost = 0
+
+    def start(self, root: RecordingSpan) -> None:
+        self.root = root
+        if len(undecided_traces) >= _MOST_PENDING:
+            self._forget_oldest()
+        undecided_traces[self.trace_id] = self
+
+    @staticmethod
+    def _forget_oldest() -> None:
+        try:
+            oldest = undecided_traces.pop(next(iter(undecided_traces)))
+        except (KeyError, RuntimeError, StopIteration):  # another thread was quicker
+            return
+        oldest.decided = True
+        oldest.root = None
+        oldest._discard()
+
+    def reconsider(self) -> None:
+        """Asks again, now that the user is known."""
+        if self.decide is not None and not self.kept:
+            self._ask(last=False)
+
+    def _ask(self, *, last: bool) -> None:
+        decide = self.decide
+        if decide is None:
+            return
+        decision = decide(last)
+        if decision is None:
+            return
+        self.decide = None
+        root = self.root
+        if decision.undecided is not None:
+            self.keep_errors = decision.undecided.keep_errors
+            self.deadline = decision.undecided.deadline
+        if root is not None and decision.shared is not None:
+            # It may have ended already.
+            if root.own is None:
+                root.shared += (decision.shared,)
+            else:
+                root.own = {**root.own, **decision.shared.attributes}
+        self.kept = decision.kept
+        if self.kept:
+            self._release()
+
+    def _release(self) -> None:
+        """Sends on what waits."""
+        global _waiting_in_all
+        waiting, self.ended = self.ended, []
+        # Not in one line: while it is counted, another thread may have its turn, and its change would be lost.
+        count = len(waiting)
+        _waiting_in_all -= count
+        for span in waiting:
+            _forward(span)
+
+    def end(self, span: RecordingSpan) -> None:
+        """A span of it has ended."""
+        if self.decided:
+            if self.kept:
+                _forward(span)
+            return
+        if span is not self.root:
+            if self.kept:
+                _forward(span)
+                return
+            if len(self.ended) >= _MOST_WAITING or _waiting_in_all >= _MOST_WAITING_IN_ALL:
+                self.lost += 1
+                return
+            self._wait(span)
+            return
+        try:
+            self._ask(last=True)
+            if not self.kept:
+                self._overrule(span)
+        finally:
+            self._decide(span)
+
+    def _overrule(self, root: RecordingSpan) -> None:
+        """Keeps what failed or took long, though it was passed over."""
+        failed = self.keep_errors and root._status.status_code is StatusCode.ERROR
+        slow = self.deadline is not None and (root._end_time or 0) - root._start_time >= self.deadline
+        self.kept = failed or slow
+
+    def _decide(self, root: RecordingSpan) -> None:
+        self.decided = True
+        undecided_traces.pop(self.trace_id, None)
+        self.root = None
+        if self.kept:
+            self._release()
+            if self.lost:
+                root.own = {**(root.own or {}), SAMPLING_LOST: self.lost}
+            _forward(root)
+        else:
+            self._discard()
+
+    def _discard(self) -> None:
+        """Lets go of what waits: one by one, since another thread may be adding to it."""
+        global _waiting_in_all
+        ended = self.ended
+        while ended:
+            try:
+                ended.pop()
+            except IndexError:  # another thread was quicker
+                return
+            _waiting_in_all -= 1
+
+    def _wait(self, span: ReadableSpan) -> None:
+        global _waiting_in_all
+        _waiting_in_all += 1
+        self.ended.append(span)
+        # Another thread may have decided a moment ago.
+        if self.kept:
+            self._release()
+        elif self.decided:
+            self._discard()
+
+    def end_sdk_span(self, span: ReadableSpan) -> bool:
+        """Keeps a span of the SDK's own until it is decided; False where it was passed over."""
+        if self.kept:
+            _forward(span)
+            return True
+        if self.decided or len(self.ended) >= _MOST_WAITING or _waiting_in_all >= _MOST_WAITING_IN_ALL:
+            return False
+        self._wait(span)
+        return True
+
+
+#: What takes the SDK's own spans of a trace that was kept late: the queue.
+late: list[Callable[[ReadableSpan], None]] = []
+
+
+def _forward(span: ReadableSpan) -> None:
+    """Gives an ended span to the processors, as a sampled one."""
+    try:
+        if span.__class__ is RecordingSpan:
+            span.flags |= SAMPLED
+            span.made_context = None
+            span.undecided = None
+            for on_end in span.factory.processors().on_end:
+                on_end(span)
+            return
+        known = span.get_span_context()
+        if known is not None:
+            span._context = SpanContext(
+                known.trace_id,
+                known.span_id,
+                known.is_remote,
+                TraceFlags(known.trace_flags | SAMPLED),
+                known.trace_state,
+            )
+            for take in late:
+                take(span)
+    except Exception:
+        _logger.debug("A span that was kept late could not be sent.", exc_info=True)

@@ -1,0 +1,261 @@
+"""Sanitize attributes set by users and libraries.
+
+Users set attributes on the current span, add events, and make spans with their own tracers; libraries do the same.
+These attributes pass through :class:`AttributeSanitizer` before they are kept: names become dotted snake_case, values
+of sensitive names ``[redacted]``, e-mail addresses, tokens, card numbers and credentials are removed from texts, and
+texts are cut.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from datetime import date, time, timedelta
+from decimal import Decimal
+from enum import Enum
+from functools import lru_cache
+from pathlib import PurePath
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from django_tracing.redaction import (
+    REDACTED,
+    Dialect,
+    SensitiveKeys,
+    cut,
+    dialect_of,
+    key_pattern,
+    numbers_machines,
+    redact_db_error,
+    redact_stacktrace,
+    redact_text,
+    redact_words,
+    sanitise_sql,
+    sanitise_url,
+)
+from django_tracing.semconv.names import (
+    CACHE_KEY,
+    DB_QUERY_TEXT,
+    DB_STATEMENT,
+    DB_SYSTEM,
+    EXCEPTION_MESSAGE,
+    EXCEPTION_STACKTRACE,
+    HTTP_ROUTE,
+    HTTP_URL,
+    URL_FULL,
+)
+from django_tracing.untraced import Untraced
+
+__all__ = ["LONG_LENGTH", "MESSAGE_LENGTH", "STACKTRACE_LENGTH", "AttributeSanitizer", "Redact", "attribute_name"]
+
+_logger = logging.getLogger("django_tracing")
+
+#: A user's own last word: given name and value, it gives the value to send, or None to send none.
+Redact = Callable[[str, Any], Any]
+
+#: URLs and statements keep more than other attributes do, in characters: a cut one is of no use.
+LONG_LENGTH: Final = 2000
+#: How much of a stack trace an event keeps: the innermost frames and the message.
+STACKTRACE_LENGTH: Final = 8000
+MESSAGE_LENGTH: Final = 1000
+_MOST_ITEMS: Final = 100
+#: A card's number may come as a number, too: no shorter one can be one.
+_SHORTEST_CARD: Final = 10**12
+#: Nobody reads on in a longer name, and its value is not to leave unread.
+_KEY_LENGTH: Final = 1000
+
+_URLS: Final = frozenset({HTTP_URL, URL_FULL, "http.target", "url.path"})
+#: The query of a URL by itself.
+_QUERIES: Final = ("url.query", "query_string", "querystring")
+#: Keys of stores, and Kafka's, which are people's as often.
+_KEYS: Final = frozenset({CACHE_KEY, "messaging.kafka.message.key", "messaging.kafka.message_key"})
+#: What speaks in commands whose words are keys and values.
+_KEY_VALUE_STORES: Final = ("redis", "valkey", "keydb", "dragonfly", "memcached")
+_Dialect = Dialect | Literal["no-sql"]
+_PARAMETERS_OF_ROUTE: Final = re.compile(r"(<[^<>]*>)")
+_STATEMENTS: Final = frozenset({DB_STATEMENT, DB_QUERY_TEXT})
+_DB_SYSTEM_NAME: Final = "db.system.name"
+#: What stands for itself as text.
+_TEXTUAL: Final = (UUID, Decimal, date, time, timedelta, PurePath)
+
+_NAME: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*")
+_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9.]+")
+_NAME_LENGTH: Final = 100
+
+
+@lru_cache(maxsize=2048)
+def _cached_name(name: str) -> str:
+    redacted = redact_text(name)
+    if redacted == name and _NAME.fullmatch(name):
+        return name
+    # Its words, written in another way, may look like a secret by now.
+    for _ in range(3):
+        name = _snake_case(redacted)
+        redacted = redact_text(name)
+        if redacted == name:
+            return name
+    return "attribute"
+
+
+def _snake_case(name: str) -> str:
+    words = _NOT_IN_NAMES.sub("_", _CAMEL.sub("_", name).lower())
+    return ".".join(part for piece in words.split(".") if (part := piece.strip("_"))) or "attribute"
+
+
+def attribute_name(name: str) -> str:
+    """``name`` as dotted snake_case: ``orderId`` and ``Order ID`` are ``order_id``; at most 100 characters.
+
+    Convention: https://opentelemetry.io/docs/specs/semconv/general/naming/
+    """
+    return _cached_name(name[:_NAME_LENGTH])
+
+
+def _redacted_of_route(part: str) -> str:
+    return part if part[:1] == "<" else redact_text(part)
+
+
+def _command(text: str) -> str:
+    """A command without its keys and values, of which nobody knows here which is which: ``SET ? ?``."""
+    command, *arguments = text[:LONG_LENGTH].split() or [""]
+    return cut(" ".join([redact_text(command[:32]), *("?" for _ in arguments[:20])]), LONG_LENGTH)
+
+
+class AttributeSanitizer:
+    """What is made of attributes that are not this app's own.
+
+    ``sensitive_keys`` are names beside the default ones; ``max_length`` is in characters; ``redact`` is
+    ``TRACING["REDACT"]``.
+    """
+
+    __slots__ = ("_max_length", "_sensitive", "redact")
+
+    def __init__(
+        self, sensitive_keys: Sequence[str] = (), max_length: int = 100, redact: Redact | None = None
+    ) -> None:
+        self._sensitive = SensitiveKeys(sensitive_keys)
+        self._max_length = max_length
+        self.redact = redact
+
+    def attributes(self, attributes: Mapping[str, Any], *, rename: bool = True) -> dict[str, Any]:
+        """``attributes`` as they may leave. None is left out. Never raises."""
+        kept: dict[str, Any] = {}
+        dialect: _Dialect = "unknown"
+        if DB_STATEMENT in attributes or DB_QUERY_TEXT in attributes:
+            system = attributes.get(DB_SYSTEM) or attributes.get(_DB_SYSTEM_NAME)
+            dialect = "no-sql" if system in _KEY_VALUE_STORES else dialect_of(system)
+        for key, value in attributes.items():
+            try:
+                if value is None:
+                    continue
+                if rename and key.__class__ is str and key:
+                    kept[attribute_name(key)] = self.value(key, value, dialect)
+                else:
+                    kept[key] = self.value(str(key), value, dialect)
+            except Exception:
+                # Whatever it was that could not be read: its name is told, it is not.
+                kept[key] = REDACTED
+        return kept
+
+    def value(self, key: str, value: Any, dialect: _Dialect = "unknown") -> Any:
+        """``value`` of the attribute ``key`` as it may leave; of a type that can be no attribute, as it is.
+
+        ``dialect`` is what a statement is read as.
+        """
+        kind = value.__class__
+        if len(key) > _KEY_LENGTH or (
+            self._sensitive.matches(key) and not self._sensitive.says_no_secret(key, value)
+        ):
+            return REDACTED
+        if kind is bool or kind is float:
+            return value
+        if kind is int:
+            return REDACTED if abs(value) >= _SHORTEST_CARD and redact_text(str(value)) != str(value) else value
+        if isinstance(value, Enum):
+            return self.value(key, value.value, dialect)
+        if isinstance(value, _TEXTUAL):
+            value = str(value)
+        elif isinstance(value, (bytes, bytearray)):
+            value = bytes(value[: 4 * LONG_LENGTH]).decode("utf-8", "replace")
+        if isinstance(value, str):
+            return self._text(key, str(value), dialect)
+        if isinstance(value, (list, tuple)):
+            # Not one in another, which is no attribute: a few of them, each several times in the next, are millions.
+            return [
+                item
+                if item is None
+                else REDACTED
+                if isinstance(item, (list, tuple))
+                else self.value(key, item, dialect)
+                for item in redact_words(value[:_MOST_ITEMS])
+            ]
+        return value
+
+    def _text(self, key: str, text: str, dialect: _Dialect) -> str:
+        if key in _URLS:
+            return cut(sanitise_url(text, self._sensitive), LONG_LENGTH)
+        if key.lower().endswith(_QUERIES):
+            return cut(sanitise_url(f"?{text.removeprefix('?')}", self._sensitive)[1:], LONG_LENGTH)
+        if key in _KEYS:
+            # This app's own comes here too, where spans are the SDK's: a pattern's pattern is itself.
+            return cut(key_pattern(text), self._max_length)
+        if key == HTTP_ROUTE:
+            # The names of its parameters are no values' names.
+            return cut("".join(map(_redacted_of_route, _PARAMETERS_OF_ROUTE.split(text))), LONG_LENGTH)
+        if key in _STATEMENTS:
+            if dialect == "no-sql":
+                return _command(text)
+            return sanitise_sql(text, LONG_LENGTH, dialect=dialect)
+        if key == EXCEPTION_MESSAGE:
+            return cut(redact_db_error(text), MESSAGE_LENGTH)
+        if key == EXCEPTION_STACKTRACE:
+            return redact_stacktrace(text, STACKTRACE_LENGTH)
+        return cut(redact_text(text, random=not numbers_machines(key)), self._max_length)
+
+    def name(self, name: str) -> str:
+        """The name of a span or an event as it may leave."""
+        return cut(redact_text(name), self._max_length)
+
+    def message(self, text: str | None) -> str | None:
+        """The description of a status as it may leave: mostly it is an exception's message."""
+        return text and cut(redact_db_error(text), MESSAGE_LENGTH)
+
+    def last(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
+        """``attributes`` after the user's ``REDACT``: without those that it gives None for, or raises for."""
+        redact = self.redact
+        if redact is None:
+            return dict(attributes)
+        kept: dict[str, Any] = {}
+        if getattr(_redacting, "now", False):
+            # A span that REDACT itself has ended: to redact it would never end. It says nothing.
+            return kept
+        _redacting.now = True
+        try:
+            # What it calls makes no spans, whose attributes it would be given in turn.
+            with Untraced():
+                for key, value in attributes.items():
+                    try:
+                        value = redact(key, value)
+                    except (Exception, SystemExit, GeneratorExit) as error:
+                        _warn_of(error)
+                        continue
+                    if value is not None:
+                        kept[key] = value
+        finally:
+            _redacting.now = False
+        return kept
+
+
+_warned: set[str] = set()
+#: Whether this thread is inside REDACT.
+_redacting: Final = threading.local()
+
+
+def _warn_of(error: BaseException) -> None:
+    name = type(error).__name__
+    if name not in _warned and len(_warned) < 10:
+        _warned.add(name)
+        # Not the error's message: it may quote the value.
+        _logger.warning('TRACING["REDACT"] raised %s: what it was given is dropped, never sent as it was.', name)

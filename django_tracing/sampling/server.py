@@ -1,0 +1,56 @@
+"""The sampling server: the rules for services in other languages, by Jaeger's remote sampling protocol."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+
+from django.db import Error
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_GET
+
+from django_tracing.conf.loading import Settings, get_settings
+from django_tracing.context.clients import is_within, vouched_address
+from django_tracing.sampling.database import read_rules
+from django_tracing.sampling.strategies import serve
+
+__all__ = ["sampling"]
+
+_logger = logging.getLogger("django_tracing")
+
+
+@require_GET
+@never_cache
+def sampling(request: HttpRequest) -> HttpResponse:
+    """``GET sampling?service=NAME``: the strategy for that service, as a Jaeger answers it.
+
+    403 for who may not ask, 400 without exactly one service, 503 when the rules can't be read.
+    """
+    settings = get_settings()
+    if not _may_ask(request, settings):
+        return HttpResponse(
+            "Not allowed: list this client in TRACING['SAMPLING_CLIENTS'], or send TRACING['SAMPLING_TOKEN'].\n"
+            "Behind a proxy, list the proxy in TRACING['TRUSTED_PROXIES'], too.\n",
+            status=403,
+            content_type="text/plain",
+        )
+    services = request.GET.getlist("service")
+    if len(services) != 1 or not services[0]:
+        return HttpResponse("'service' parameter must be provided once\n", status=400, content_type="text/plain")
+    try:
+        rules = read_rules()
+    except Error as error:
+        _logger.warning("The sampling rules can't be served: %s.", type(error).__name__)
+        # Clients keep what they know.
+        return HttpResponse("The rules can't be read.\n", status=503, content_type="text/plain")
+    return JsonResponse(serve(rules, services[0], settings.sample_rate).document)
+
+
+def _may_ask(request: HttpRequest, settings: Settings) -> bool:
+    token = settings.sampling_token
+    if token is not None:
+        given = request.headers.get("Authorization", "")
+        if hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+            return True
+    return is_within(vouched_address(request.META, settings.trusted_proxies), settings.sampling_clients)

@@ -1,0 +1,87 @@
+"""What a span spends its time on, and what it calls: read from its attributes.
+
+The names are this app's own and those of OpenTelemetry's semantic conventions, old and stable
+(https://opentelemetry.io/docs/specs/semconv/), so that spans of services in other languages count too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, Literal, NamedTuple, get_args
+from urllib.parse import urlsplit
+
+__all__ = ["TARGET_KINDS", "WORKS", "Category", "Target", "TargetKind", "breaker_state", "category_of", "target_of"]
+
+#: ``python`` is Django's and the user's own code; ``other`` the code of services in other languages, and what fits
+#: nowhere else.
+Category = Literal["sql", "cache", "http", "python", "other"]
+WORKS: Final[tuple[Category, ...]] = get_args(Category)
+
+TargetKind = Literal["database", "cache", "breaker", "external"]
+TARGET_KINDS: Final[tuple[TargetKind, ...]] = get_args(TargetKind)
+
+_BY_OPERATION: Final[Mapping[Any, Category]] = {"database": "sql", "cache": "cache", "external": "http"}
+#: Values of ``db.system`` that stand for caches.
+_CACHES: Final = frozenset({"redis", "memcached", "valkey"})
+
+
+class Target(NamedTuple):
+    """What a span calls beside services that are traced themselves."""
+
+    kind: TargetKind
+    name: str
+
+
+def category_of(kind: str, attributes: Mapping[str, Any], resource: Mapping[str, Any]) -> Category:
+    """What the span's own time goes to."""
+    operation = attributes.get("operation.type")
+    known = _BY_OPERATION.get(operation) if isinstance(operation, str) else None
+    if known is not None:
+        return known
+    system = attributes.get("db.system") or attributes.get("db.system.name")
+    if system:
+        return "cache" if system in _CACHES else "sql"
+    if kind == "client":
+        return "http" if "http.method" in attributes or "http.request.method" in attributes else "other"
+    if kind == "producer" or resource.get("telemetry.sdk.language", "python") != "python":
+        return "other"
+    return "python"
+
+
+def target_of(kind: str, attributes: Mapping[str, Any]) -> Target | None:
+    """The database, cache, breaker or service that the span calls; None where it calls none."""
+    operation = attributes.get("operation.type")
+    if operation == "circuit_breaker":
+        name = attributes.get("circuit_breaker.name") or attributes.get("circuit_breaker.service")
+        return Target("breaker", str(name)) if name else None
+    system = attributes.get("db.system") or attributes.get("db.system.name")
+    if operation == "cache" or (system in _CACHES and kind == "client"):
+        return Target(
+            "cache", _joined(attributes.get("cache.system") or system or "cache", attributes.get("cache.alias"))
+        )
+    if system:
+        return Target("database", _joined(system, attributes.get("db.name") or attributes.get("db.namespace")))
+    if kind == "client":
+        peer = attributes.get("peer.service") or _host(attributes)
+        return Target("external", str(peer)) if peer else None
+    return None
+
+
+def breaker_state(attributes: Mapping[str, Any]) -> str:
+    """The state in which a breaker's span left it."""
+    return str(attributes.get("circuit_breaker.state_after") or attributes.get("circuit_breaker.state") or "")
+
+
+def _joined(*parts: Any) -> str:
+    return " ".join(str(part) for part in parts if part)
+
+
+def _host(attributes: Mapping[str, Any]) -> str:
+    for name in ("server.address", "net.peer.name"):
+        if attributes.get(name):
+            return str(attributes[name])
+    url = attributes.get("url.full") or attributes.get("http.url")
+    try:
+        return urlsplit(url).hostname or "" if isinstance(url, str) else ""
+    except ValueError:
+        return ""

@@ -1,0 +1,174 @@
+"""The names of attributes, in one place.
+
+The default names are those that OpenTelemetry's semantic conventions had before they were declared stable
+(version 1.20, still what Jaeger searches and upstream's instrumentations use); dotted names without a
+convention (``cache.*``, ``circuit_breaker.*``, ``rate_limit.*``, ``operation.type``, ...) are this project's.
+``OTEL_SEMCONV_STABILITY_OPT_IN`` gives the stable names instead (``http``, ``database``) or beside them
+(``http/dup``, ``database/dup``), as https://opentelemetry.io/docs/specs/semconv/non-normative/http-migration/
+and .../db-migration/ define them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+__all__ = ["AttributeValue", "Attributes", "Convention"]
+
+AttributeValue = str | bool | int | float | tuple[str, ...] | tuple[int, ...]
+Attributes = dict[str, AttributeValue]
+
+OPERATION_TYPE: Final = "operation.type"
+CORRELATION_ID: Final = "correlation.id"
+USER_ID: Final = "user.id"
+USER_EMAIL: Final = "user.email"
+USER_SUBSCRIPTION: Final = "user.subscription"
+
+HTTP_METHOD: Final = "http.method"
+HTTP_URL: Final = "http.url"
+HTTP_ROUTE: Final = "http.route"
+HTTP_STATUS_CODE: Final = "http.status_code"
+HTTP_USER_AGENT: Final = "http.user_agent"
+HTTP_CLIENT_IP: Final = "http.client_ip"
+#: Followed by the parameter's name: ``http.query.page``.
+HTTP_QUERY: Final = "http.query."
+#: The client went away before the whole response was sent.
+HTTP_CLIENT_DISCONNECTED: Final = "http.client_disconnected"
+
+ERROR_TYPE: Final = "error.type"
+EXCEPTION_TYPE: Final = "exception.type"
+EXCEPTION_MESSAGE: Final = "exception.message"
+EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
+
+CODE_NAMESPACE: Final = "code.namespace"
+CODE_FUNCTION: Final = "code.function"
+#: Below the entry of ``sys.path`` that holds it, with ``/``: ``shop/views.py``.
+CODE_FILEPATH: Final = "code.filepath"
+CODE_LINENO: Final = "code.lineno"
+#: Which half of a middleware a span is of: ``request`` or ``response``.
+MIDDLEWARE_PHASE: Final = "middleware.phase"
+
+DB_SYSTEM: Final = "db.system"
+DB_NAME: Final = "db.name"
+DB_USER: Final = "db.user"
+DB_STATEMENT: Final = "db.statement"
+DB_OPERATION: Final = "db.operation"
+DB_TABLE: Final = "db.sql.table"
+DB_TABLES: Final = "db.sql.tables"
+DB_ROWS: Final = "db.rows"
+DB_ALIAS: Final = "db.alias"
+#: How many parameter sets an ``executemany`` was given.
+DB_BATCH_SIZE: Final = "db.operation.batch.size"
+DB_POOL_SIZE: Final = "db.pool.size"
+DB_POOL_AVAILABLE: Final = "db.pool.available"
+DB_POOL_WAITING: Final = "db.pool.waiting"
+NET_PEER_NAME: Final = "net.peer.name"
+NET_PEER_PORT: Final = "net.peer.port"
+
+CACHE_OPERATION: Final = "cache.operation"
+CACHE_SYSTEM: Final = "cache.system"
+CACHE_ALIAS: Final = "cache.alias"
+CACHE_KEY: Final = "cache.key"
+CACHE_HIT: Final = "cache.hit"
+CACHE_KEYS: Final = "cache.keys"
+CACHE_HITS: Final = "cache.hits"
+
+BREAKER_NAME: Final = "circuit_breaker.name"
+BREAKER_SERVICE: Final = "circuit_breaker.service"
+BREAKER_STATE: Final = "circuit_breaker.state"
+BREAKER_STATE_AFTER: Final = "circuit_breaker.state_after"
+BREAKER_OUTCOME: Final = "circuit_breaker.outcome"
+BREAKER_FALLBACK: Final = "circuit_breaker.fallback"
+BREAKER_FAILURES: Final = "circuit_breaker.failures"
+
+RATE_LIMIT_OPERATION: Final = "rate_limit.operation"
+RATE_LIMIT_ALLOWED: Final = "rate_limit.allowed"
+RATE_LIMIT_LIMIT: Final = "rate_limit.limit"
+RATE_LIMIT_REMAINING: Final = "rate_limit.remaining"
+#: Seconds until the window ends.
+RATE_LIMIT_RESET: Final = "rate_limit.reset"
+#: On the request's own span, when one of its checks said no.
+RATE_LIMIT_BLOCKED: Final = "rate_limit.blocked"
+
+COMMAND_NAME: Final = "command.name"
+COMMAND_EXIT_STATUS: Final = "command.exit_status"
+
+TASK_ID: Final = "task.id"
+#: The task's function, as it is imported.
+TASK_NAME: Final = "task.name"
+TASK_QUEUE: Final = "task.queue"
+TASK_BACKEND: Final = "task.backend"
+TASK_PRIORITY: Final = "task.priority"
+TASK_ATTEMPT: Final = "task.attempt"
+#: ``successful`` or ``failed``.
+TASK_STATUS: Final = "task.status"
+
+#: On the first span of a trace that this process decided on: the rule's name, and its rate from 0 to 1.
+SAMPLING_RULE: Final = "sampling.rule"
+SAMPLING_RATE: Final = "sampling.rate"
+#: Spans of a trace that was kept late, for which there was no room while it waited.
+SAMPLING_LOST: Final = "sampling.lost_spans"
+
+PEER_SERVICE: Final = "peer.service"
+
+_HTTP_COMMON: Final[Mapping[str, str]] = {
+    HTTP_METHOD: "http.request.method",
+    HTTP_URL: "url.full",
+    HTTP_STATUS_CODE: "http.response.status_code",
+    HTTP_USER_AGENT: "user_agent.original",
+    HTTP_CLIENT_IP: "client.address",
+}
+
+_DATABASE: Final[Mapping[str, str]] = {
+    DB_SYSTEM: "db.system.name",
+    DB_NAME: "db.namespace",
+    DB_STATEMENT: "db.query.text",
+    DB_OPERATION: "db.operation.name",
+    DB_TABLE: "db.collection.name",
+    DB_ROWS: "db.response.returned_rows",
+    NET_PEER_NAME: "server.address",
+    NET_PEER_PORT: "server.port",
+}
+
+#: Stable names of upstream's attributes that carry what must not leave, beside the ones above.
+URL_FULL: Final = "url.full"
+DB_QUERY_TEXT: Final = "db.query.text"
+
+
+class Convention:
+    """Which names spans carry: today's, the stable ones, or both.
+
+    ``Convention(opt_in)`` takes the tokens of ``OTEL_SEMCONV_STABILITY_OPT_IN``.
+    """
+
+    __slots__ = ("_duplicate", "_rename", "unchanged")
+
+    def __init__(self, opt_in: Iterable[str] = ()) -> None:
+        tokens = frozenset(opt_in)
+        self._rename: dict[str, str] = {}
+        self._duplicate: dict[str, str] = {}
+        for token, names in (("http", _HTTP_COMMON), ("database", _DATABASE)):
+            # "/dup" is the stronger token, as in upstream's instrumentations.
+            if f"{token}/dup" in tokens:
+                self._duplicate.update(names)
+            elif token in tokens:
+                self._rename.update(names)
+        #: True when the default names are used, so that hot paths can skip :meth:`apply`.
+        self.unchanged = not self._rename and not self._duplicate
+
+    def apply(self, attributes: Attributes) -> Attributes:
+        """``attributes`` under the names in force, in their order; the same dict when nothing changes."""
+        if self.unchanged:
+            return attributes
+        renamed: Attributes = {}
+        for key, value in attributes.items():
+            if key in self._duplicate:
+                renamed[key] = value
+                renamed[self._duplicate[key]] = value
+            else:
+                renamed[self._rename.get(key, key)] = value
+        return renamed
+
+    def wants_stable(self, key: str) -> bool:
+        """Whether ``key`` (a default name) is given under its stable name, alone or beside it."""
+        return key in self._rename or key in self._duplicate

@@ -1,0 +1,77 @@
+"""Collect the spans of one request while it runs."""
+
+from __future__ import annotations
+
+from threading import Lock
+from typing import Any, Final
+
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import Span as SDKSpan
+
+from django_tracing.context.request import RequestState, get_request_state
+from django_tracing.faults import log_once
+from django_tracing.recording.span import RecordingSpan
+
+__all__ = ["MOST_COLLECTED", "collect"]
+
+#: The attribute of an SDK span that holds the request state it is collected for, until the span ends.
+_COLLECTED_FOR: Final = "_django_tracing_collected_for"
+
+
+#: The largest number of spans that :func:`collect` returns for one request.
+MOST_COLLECTED: Final = 10_000
+
+
+class _Collector(SpanProcessor):
+    """Put every span that ends into the list of its request state, if it has one: ours and those of other tracers."""
+
+    def __init__(self) -> None:
+        self.provider: object = None
+        self._lock = Lock()
+
+    def follow(self, provider: Any) -> None:
+        with self._lock:
+            if self.provider is not provider:
+                self.provider = provider
+                # A provider that is not the SDK's has no such method; its spans cannot be collected.
+                add = getattr(provider, "add_span_processor", None)
+                if add is not None:
+                    add(self)
+
+    def on_start(self, span: SDKSpan, parent_context: Context | None = None) -> None:
+        if span.__class__ is not RecordingSpan:
+            state = get_request_state(parent_context)
+            if state is not None and state.collected is not None:
+                span.__dict__[_COLLECTED_FOR] = state
+
+    def _on_ending(self, span: SDKSpan) -> None:
+        state: RequestState | None = (
+            span.request_state if span.__class__ is RecordingSpan else span.__dict__.pop(_COLLECTED_FOR, None)
+        )
+        collected = None if state is None else state.collected
+        if collected is not None and len(collected) < MOST_COLLECTED:
+            collected.append(span)
+
+
+_collector: Final = _Collector()
+
+
+def collect(state: RequestState) -> list[ReadableSpan]:
+    """Return the spans of ``state`` that ended since the first call for it, in the order they ended. Never raises.
+
+    They are ours, those of OpenTelemetry's instrumentations and those of the user's tracers, redacted as they are
+    sent, sampled or undecided; at most 10,000. Every call returns the same list, which grows until the response is
+    complete. The request's own span is ``state.span``: it ends later and is not in the list.
+    """
+    collected = state.collected
+    if collected is None:
+        collected = state.collected = []
+        try:
+            # Added on first use, so that spans cost nothing more in processes that collect none.
+            if _collector.provider is not (provider := trace.get_tracer_provider()):
+                _collector.follow(provider)
+        except Exception:
+            log_once("collect", "The spans of a request could not be collected.")
+    return collected

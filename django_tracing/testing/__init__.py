@@ -1,0 +1,18 @@
+"""Capture the spans of a test: ``with capture_spans() as spans``, a pytest fixture, a TestCase mixin.
+
+See docs/testing.md.
+
+PYTEST_DONT_REWRITE: a conftest may import this before it names it as a plugin, and pytest would warn.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from django_tracing.testing.capture import CapturedSpan, CapturedSpans, CaptureSpansMixin, SpanCapture, capture_spans
+
+__all__ = ["CaptureSpansMixin", "CapturedSpan", "CapturedSpans", "SpanCapture", "capture_spans"]
+
+if "pytest" in sys.modules:
+    # For ``pytest_plugins = ["django_tracing.testing"]`` and ``from django_tracing.testing import spans``.
+    from django_tracing.testing.pytest_fixture import spans as spans

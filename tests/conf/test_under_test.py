@@ -1,0 +1,36 @@
+"""What is taken for a test run, and what is not."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def test_only_the_test_environment_is_a_test_run() -> None:
+    """A site whose mail goes nowhere, and who imports Django's test tools, is none: it sent nothing from then on."""
+    script = """
+from django.core import mail
+from django.core.mail.backends.locmem import EmailBackend
+from django.test.utils import setup_test_environment, teardown_test_environment
+from django_tracing.conf.under_test import in_tests
+
+EmailBackend()
+mail.outbox
+said = [in_tests()]
+setup_test_environment()
+said.append(in_tests())
+teardown_test_environment()
+said.append(in_tests())
+print(said)
+"""
+    answer = subprocess.run(
+        [sys.executable, "-c", f"import django\ndjango.setup()\n{script}"],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert answer.stdout == "[False, True, False]\n", answer.stderr

@@ -1,0 +1,86 @@
+"""Whose address counts: for permissions only one that nobody can forge."""
+
+from __future__ import annotations
+
+import random
+from ipaddress import ip_network
+
+import pytest
+
+from django_tracing.context.clients import Network, client_address, is_within, vouched_address
+
+PROXIES: tuple[Network, ...] = (ip_network("10.0.0.0/8"), ip_network("127.0.0.1"))
+
+
+@pytest.mark.parametrize(
+    ("headers", "trusted", "address"),
+    [
+        ({"REMOTE_ADDR": "127.0.0.1"}, (), "127.0.0.1"),
+        ({"REMOTE_ADDR": "203.0.113.7"}, PROXIES, "203.0.113.7"),
+        # Through a proxy that nobody listed: everybody would be 127.0.0.1.
+        ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "203.0.113.7"}, (), ""),
+        ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_REAL_IP": "203.0.113.7"}, (), ""),
+        ({"REMOTE_ADDR": "127.0.0.1", "HTTP_FORWARDED": "for=203.0.113.7"}, (), ""),
+        ({"REMOTE_ADDR": "127.0.0.1", "HTTP_VIA": "1.1 nginx"}, (), ""),
+        ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_PROTO": "https"}, (), ""),
+        ({"REMOTE_ADDR": "192.0.2.1", "HTTP_X_FORWARDED_FOR": "10.1.1.1"}, PROXIES, ""),
+        # Through a listed one.
+        ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "203.0.113.7"}, PROXIES, "203.0.113.7"),
+        ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "127.0.0.1, 203.0.113.7"}, PROXIES, "203.0.113.7"),
+        (
+            {"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "1.1.1.1, 203.0.113.7, 10.2.3.4"},
+            PROXIES,
+            "203.0.113.7",
+        ),
+        ({"REMOTE_ADDR": "", "HTTP_X_FORWARDED_FOR": "203.0.113.7"}, PROXIES, "203.0.113.7"),
+        # With ports, as some load balancers write them, and as a socket for both kinds gives an address.
+        ({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": "203.0.113.7:4711"}, PROXIES, "203.0.113.7"),
+        ({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": "[2001:db8::7]:4711"}, PROXIES, "2001:db8::7"),
+        ({"REMOTE_ADDR": "::ffff:10.0.0.1", "HTTP_X_FORWARDED_FOR": "203.0.113.7"}, PROXIES, "203.0.113.7"),
+        # A listed proxy that says nothing that can be read vouches for nobody, least of all as itself.
+        ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "unknown"}, PROXIES, ""),
+        ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": ""}, PROXIES, ""),
+        ({"REMOTE_ADDR": "127.0.0.1", "HTTP_VIA": "1.1 nginx"}, PROXIES, ""),
+        ({"REMOTE_ADDR": ""}, PROXIES, ""),
+        ({}, (), ""),
+    ],
+)
+def test_an_address_for_permissions(headers: dict[str, str], trusted: tuple[Network, ...], address: str) -> None:
+    assert vouched_address(headers, trusted) == address
+
+
+def test_what_a_client_writes_makes_it_nobody_else() -> None:
+    """However long and strange: behind the proxy that wrote down its address, a client is what the proxy saw."""
+    numbers = random.Random(5)
+    words = [
+        "127.0.0.1",
+        "10.0.0.9",
+        "::1",
+        "unknown",
+        "",
+        " ",
+        ",",
+        "[::1]",
+        "1.2.3.4:80",
+        "x" * 40,
+        "\t",
+        "10.0.0.1:",
+    ]
+    for _ in range(3000):
+        forged = ",".join(numbers.choice(words) for _ in range(numbers.randrange(0, 200)))
+        headers = {"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": f"{forged}, 203.0.113.7, 10.0.0.2"}
+        assert vouched_address(headers, PROXIES) == client_address(headers, PROXIES) == "203.0.113.7"
+
+
+def test_a_cut_address_is_no_address() -> None:
+    """Of a long header the nearest hops are read; what is left of one in the middle of which it was cut is not."""
+    for padding in range(20):
+        hops = ", ".join(["203.0.113.110.0.0.1"[:19]] + ["10.0.0.1"] * 120)
+        headers = {"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": "9" * padding + hops}
+        assert vouched_address(headers, PROXIES) in ("", "10.0.0.1")
+
+
+def test_networks() -> None:
+    assert is_within("::ffff:10.1.2.3", PROXIES)
+    for wrong in ("", "nonsense", "10.0.0.0/8", "11.0.0.1", "::1", "10.0.0.1x"):
+        assert not is_within(wrong, PROXIES)

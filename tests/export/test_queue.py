@@ -1,0 +1,611 @@
+"""The queue: bounded, never in the way, and what becomes of spans when the backend is away or the process ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from opentelemetry.instrumentation.utils import is_instrumentation_enabled
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+from django_tracing.export.errors import ExportError
+from django_tracing.export.otlp import OTLPHTTPExporter
+from django_tracing.export.queue import QueueProcessor, estimate_size
+from tests.export.builders import ANY_VALUES, Recorder, make_spans
+from tests.jaegers import wait_until
+from tests.receivers import OTLPReceiver
+
+ROOT = Path(__file__).parents[2]
+
+
+class Backend(SpanExporter):
+    """Takes spans, and does with each batch what ``behave`` does first."""
+
+    def __init__(self, behave: Callable[[], Any] = lambda: None) -> None:
+        self.behave = behave
+        self.batches: list[list[str]] = []
+        self.attempts = 0
+        self.enabled: list[bool] = []
+        self.shut_down = 0
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        self.attempts += 1
+        self.enabled.append(is_instrumentation_enabled())
+        result = self.behave()
+        if result is not None:
+            return result
+        self.batches.append([span.name for span in spans])
+        return SpanExportResult.SUCCESS
+
+    @property
+    def names(self) -> list[str]:
+        return [name for batch in list(self.batches) for name in batch]
+
+    def shutdown(self) -> None:
+        self.shut_down += 1
+
+
+class Gate:
+    """Holds up whoever calls it until it is opened; ``reached`` says that somebody is held up."""
+
+    def __init__(self) -> None:
+        self.reached = threading.Event()
+        self._open = threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        assert self._open.wait(60)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    gate = Gate()
+    yield gate
+    gate.open()
+
+
+@pytest.fixture
+def make() -> Iterator[Callable[..., QueueProcessor]]:
+    """Makes processors, and shuts them down when the test is over."""
+    made: list[QueueProcessor] = []
+
+    def make(exporter: SpanExporter, **options: Any) -> QueueProcessor:
+        made.append(QueueProcessor(exporter, **{"export_interval": 60, "shutdown_timeout": 0.5, **options}))
+        return made[-1]
+
+    yield make
+    for processor in made:
+        processor.shutdown()
+
+
+Make = Callable[..., QueueProcessor]
+
+
+def end(processor: QueueProcessor, spans: list[ReadableSpan]) -> None:
+    for span in spans:
+        processor.on_end(span)
+
+
+def refuse(**options: Any) -> Callable[[], None]:
+    def behave() -> None:
+        raise ExportError("No.", **{"reason": "refused", "retryable": True, **options})
+
+    return behave
+
+
+class TestSending:
+    def test_a_full_batch_goes_at_once(self, make: Make) -> None:
+        backend = Backend()
+        processor = make(backend, batch_size=4)
+        end(processor, make_spans(10))
+        wait_until(lambda: len(backend.batches) == 2, "two batches")
+        assert [len(batch) for batch in backend.batches] == [4, 4]
+        # A batch waits until its export has returned, which is after the backend has it.
+        wait_until(lambda: processor.queued <= 2, "the second batch to be settled")
+        assert processor.queued == 2
+
+    def test_what_waits_goes_after_the_interval(self, make: Make) -> None:
+        backend = Backend()
+        processor = make(backend, export_interval=0.05)
+        end(processor, make_spans(3))
+        wait_until(lambda: len(backend.names) == 3, "the interval to pass")
+        end(processor, make_spans(1, name="later"))
+        wait_until(lambda: len(backend.names) == 4, "the next interval to pass")
+        wait_until(lambda: processor.counters.snapshot()["exported"] == 4, "the last batch to be counted")
+        assert processor.counters.snapshot()["last_success_time"] is not None
+
+    def test_in_order_and_once_from_many_threads(self, make: Make) -> None:
+        backend = Backend()
+        processor = make(backend, batch_size=100, queue_size=100_000, queue_bytes=2**30)
+        spans = {number: make_spans(500, name=f"thread{number}") for number in range(8)}
+        threads = [threading.Thread(target=end, args=(processor, spans[number])) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert processor.force_flush()
+        assert len(backend.names) == 4000
+        for number in range(8):
+            mine = [name for name in backend.names if name.startswith(f"thread{number}-")]
+            assert mine == [span.name for span in spans[number]]
+
+    def test_unsampled_spans_are_not_queued(self, make: Make) -> None:
+        processor = make(Backend())
+        provider = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False)
+        provider.add_span_processor(processor)
+        provider.get_tracer("x").start_span("x").end()
+        assert processor.queued == 0
+
+    def test_exports_are_not_traced(self, make: Make) -> None:
+        backend = Backend()
+        processor = make(backend)
+        end(processor, make_spans())
+        assert processor.force_flush()
+        assert backend.enabled == [False]
+        assert is_instrumentation_enabled()
+
+
+class TestBounds:
+    def test_by_spans(self, make: Make, gate: Gate) -> None:
+        backend = Backend(gate)
+        processor = make(backend, batch_size=4, queue_size=10)
+        end(processor, make_spans(4))
+        assert gate.reached.wait(20)
+        end(processor, make_spans(20, name="more"))
+        assert processor.queued == 10
+        assert processor.counters.snapshot()["dropped"] == {"queue_full_spans": 14}
+        gate.open()
+        assert processor.force_flush()
+        assert len(backend.names) == 10
+        # There is room again.
+        end(processor, make_spans(1, name="last"))
+        assert processor.force_flush()
+        assert backend.names[-1] == "last-0"
+
+    def test_by_bytes(self, make: Make, gate: Gate) -> None:
+        backend = Backend(gate)
+        processor = make(backend, batch_size=2, queue_size=1000, queue_bytes=100_000)
+        end(processor, make_spans(20, text="x" * 20_000))
+        assert processor.queued == 4
+        assert processor.counters.snapshot()["dropped"] == {"queue_full_bytes": 16}
+        gate.open()
+        assert processor.force_flush()
+        end(processor, make_spans(4, text="x" * 20_000))
+        assert processor.force_flush()
+        assert len(backend.names) == 8
+
+    def test_a_batch_is_bounded_by_bytes_too(self, make: Make) -> None:
+        backend = Backend()
+        processor = make(backend, queue_bytes=2**30)
+        end(processor, make_spans(5, text="x" * 900_000))
+        end(processor, make_spans(1, name="huge", text="x" * 9_000_000))
+        end(processor, make_spans(2, name="small"))
+        assert processor.force_flush()
+        assert [len(batch) for batch in backend.batches] == [2, 2, 1, 1, 2]
+
+    @pytest.mark.parametrize(
+        "attributes",
+        [{"a": "x" * 10_000}, {"a": b"x" * 10_000}, {"a": ["x" * 5000] * 2}]
+        + ([{"a": {"b": {"c": "x" * 10_000}}}] if ANY_VALUES else []),
+    )
+    def test_sizes_are_of_the_right_order(self, attributes: dict[str, Any]) -> None:
+        (span,) = make_spans(1, **attributes)
+        assert 10_000 < estimate_size(span) < 13_000
+
+    def test_sizes_count_events_and_links(self) -> None:
+        (bare,) = make_spans()
+        recorder = Recorder()
+        span = recorder.tracer.start_span("x")
+        span.add_event("e", {"stack": "x" * 5000})
+        span.end()
+        assert estimate_size(recorder.spans[0]) - estimate_size(bare) > 5000
+
+
+class TestBackendAway:
+    def test_spans_wait_and_arrive_with_one_log_line_each_way(
+        self, make: Make, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with OTLPReceiver() as receiver:
+            receiver.mode = 503
+            processor = make(OTLPHTTPExporter(receiver.endpoint), batch_size=5, queue_size=12)
+            end(processor, make_spans(10))
+            receiver.wait_for_requests(2)
+            for _ in range(5):
+                assert not processor.force_flush()
+            end(processor, make_spans(7, name="more"))
+            lines = [record.getMessage() for record in caplog.records if record.name == "django_tracing.export"]
+            assert len(lines) == 1
+            assert lines[0].startswith(
+                f"Spans can't be sent: http://127.0.0.1:{receiver.port}/v1/traces is overloaded or away (503)."
+            )
+            assert "check_tracing" in lines[0]
+            assert not receiver.spans
+            receiver.mode = "ok"
+            assert processor.force_flush()
+            assert len(receiver.spans) == 12
+            assert len({span.span_id for span in receiver.spans}) == 12
+            lines = [record.getMessage() for record in caplog.records if record.name == "django_tracing.export"]
+            assert lines[1:] == ["Spans are sent again; 5 were dropped meanwhile."]
+            counts = processor.counters.snapshot()
+            assert counts["exported"] == 12
+            assert counts["dropped"] == {"queue_full_spans": 5}
+            assert "503" in counts["last_error"]
+
+    def test_waiting_spans_do_not_hammer_it(self, make: Make) -> None:
+        backend = Backend(refuse(retry_after=30))
+        processor = make(backend, batch_size=1, queue_size=1000)
+        end(processor, make_spans(1))
+        wait_until(lambda: backend.attempts == 1, "the first attempt")
+        end(processor, make_spans(200, name="more"))
+        assert backend.attempts == 1
+        assert processor.queued == 201
+
+    def test_comes_back_by_itself(self, make: Make) -> None:
+        backend = Backend(refuse())
+        processor = make(backend, batch_size=1)
+        end(processor, make_spans(3))
+        wait_until(lambda: backend.attempts >= 2, "a second attempt")
+        backend.behave = lambda: None
+        wait_until(lambda: len(backend.names) == 3, "the spans")
+        assert backend.names == ["span-0", "span-1", "span-2"]
+
+    def test_what_it_will_never_take_is_dropped_and_counted(
+        self, make: Make, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        backend = Backend(refuse(reason="unauthorized", retryable=False))
+        processor = make(backend, batch_size=2)
+        end(processor, make_spans(6))
+        wait_until(lambda: backend.attempts == 3, "three batches")
+        wait_until(lambda: processor.queued == 0, "an empty queue")
+        assert processor.counters.snapshot()["dropped"] == {"rejected": 6}
+        assert len(caplog.records) == 1
+        assert "They are dropped." in caplog.text
+
+    def test_the_rejected_part_of_a_batch_is_counted_and_said_once(
+        self, make: Make, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        backend = Backend(refuse(reason="rejected", retryable=False, rejected=2))
+        processor = make(backend, batch_size=5)
+        end(processor, make_spans(10))
+        assert processor.force_flush()
+        counts = processor.counters.snapshot()
+        assert counts["exported"] == 6
+        assert counts["dropped"] == {"rejected": 4}
+        assert len(caplog.records) == 1
+
+    @pytest.mark.parametrize("kind", ["returns", "raises"])
+    def test_an_exporter_of_others_has_three_attempts_a_batch(self, make: Make, kind: str) -> None:
+        def behave() -> Any:
+            if kind == "raises":
+                raise MemoryError("no more")
+            return SpanExportResult.FAILURE
+
+        backend = Backend(behave)
+        processor = make(backend, batch_size=2)
+        end(processor, make_spans(4))
+        while processor.queued:
+            processor.force_flush()  # else it would pause between the attempts
+        assert backend.attempts == 6
+        assert processor.counters.snapshot()["dropped"] == {"export_error": 4}
+
+    def test_secrets_that_others_repeat_are_not_logged(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+        def behave() -> None:
+            raise RuntimeError("POST https://user:s3cret@collector/v1/traces failed\nAuthorization: Bearer t0ken.abc")
+
+        processor = make(Backend(behave), batch_size=1)
+        end(processor, make_spans())
+        assert not processor.force_flush()
+        assert "RuntimeError: POST https://" in caplog.text
+        for text in (caplog.text, processor.counters.snapshot()["last_error"]):
+            assert "s3cret" not in text
+            assert "t0ken" not in text
+
+    @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
+    def test_whatever_an_exporter_raises_the_next_spans_are_sent(self, make: Make, error: BaseException) -> None:
+        def behave() -> None:
+            raise error
+
+        backend = Backend(behave)
+        processor = make(backend, batch_size=2)
+        end(processor, make_spans(2))
+        wait_until(lambda: processor.queued == 0, "the batch to be lost")
+        backend.behave = lambda: None
+        end(processor, make_spans(2, name="next"))
+        assert processor.force_flush()
+        assert backend.names == ["next-0", "next-1"]
+        assert processor.counters.snapshot()["dropped"] == {"export_error": 2}
+
+    def test_a_broken_span_or_log_costs_nothing_else(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+        class Filter(logging.Filter):
+            def filter(self, record: logging.LogRecord) -> bool:
+                raise RuntimeError("the user's own mistake")
+
+        backend = Backend(refuse(reason="rejected", retryable=False))
+        processor = make(backend, batch_size=1)
+        logger = logging.getLogger("django_tracing.export")
+        monkeypatch.setattr(logger, "filters", [Filter()])
+        processor.on_end(object())  # type: ignore[arg-type]
+        end(processor, make_spans())
+        wait_until(lambda: processor.queued == 0, "the batch to be dropped")
+        backend.behave = lambda: None
+        end(processor, make_spans())
+        assert processor.force_flush()
+        assert backend.names == ["span-0"]
+
+
+class TestFlush:
+    def test_nothing_to_do(self, make: Make) -> None:
+        assert make(Backend()).force_flush()
+
+    def test_its_timeout_counts(self, make: Make, gate: Gate) -> None:
+        processor = make(Backend(gate))
+        end(processor, make_spans())
+        assert not processor.force_flush(50)
+        gate.open()
+        assert processor.force_flush()
+
+    def test_ends_while_others_go_on_producing(self, make: Make) -> None:
+        # Each export brings a new span: a flush that waited for an empty queue would never end.
+        backend = Backend(lambda: processor.on_end(make_spans(name="new")[0]))
+        processor = make(backend)
+        end(processor, make_spans(3))
+        assert processor.force_flush()
+        assert {"span-0", "span-1", "span-2"} <= set(backend.names)
+
+    def test_false_when_the_backend_is_away(self, make: Make) -> None:
+        backend = Backend(refuse())
+        processor = make(backend)
+        end(processor, make_spans())
+        assert not processor.force_flush()
+        assert processor.queued == 1
+        backend.behave = lambda: None
+        assert processor.force_flush()
+
+    def test_an_attempt_that_was_under_way_before_it_does_not_count(self, make: Make, gate: Gate) -> None:
+        def behave() -> None:
+            gate()
+            if backend.attempts == 1:
+                refuse(retry_after=30)()
+
+        backend = Backend(behave)
+        processor = make(backend, batch_size=2)
+        end(processor, make_spans(3))
+        assert gate.reached.wait(20)
+        flushed: list[bool] = []
+        flush = threading.Thread(target=lambda: flushed.append(processor.force_flush()))
+        flush.start()
+        wait_until(lambda: processor._hurry, "the flush to wait")
+        gate.open()
+        flush.join(20)
+        assert flushed == [True]
+        assert backend.names == ["span-0", "span-1", "span-2"]
+
+    @pytest.mark.parametrize("error", [SystemExit(1), ExportError("No.", reason="rejected", retryable=False)])
+    def test_false_when_spans_are_lost(self, make: Make, error: BaseException) -> None:
+        def behave() -> None:
+            raise error
+
+        processor = make(Backend(behave))
+        end(processor, make_spans())
+        assert not processor.force_flush()
+        assert processor.queued == 0
+
+
+class TestEnd:
+    def test_sends_what_waits_and_shuts_the_exporter_once(self, make: Make) -> None:
+        backend = Backend()
+        processor = make(backend, batch_size=2, shutdown_timeout=30)
+        end(processor, make_spans(5))
+        processor.shutdown()
+        processor.shutdown()
+        assert len(backend.names) == 5
+        assert backend.shut_down == 1
+        end(processor, make_spans(2))
+        assert processor.counters.snapshot()["dropped"] == {"shutdown": 2}
+        assert processor.force_flush()
+
+    def test_without_a_span(self, make: Make) -> None:
+        backend = Backend()
+        make(backend).shutdown()
+        assert backend.shut_down == 1
+
+    def test_a_hanging_backend_is_left_behind(self, make: Make, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+        backend = Backend(gate)
+        processor = make(backend, batch_size=2, shutdown_timeout=0.1)
+        end(processor, make_spans(5))
+        assert gate.reached.wait(20)
+        processor.shutdown()
+        assert processor.counters.snapshot()["dropped"] == {"shutdown": 5}
+        assert "5 spans could not be sent before the process ended." in caplog.text
+        assert not processor.force_flush(50)
+
+    @pytest.mark.parametrize("hangs", [False, True])
+    def test_a_span_that_ends_meanwhile_is_counted_once(self, make: Make, gate: Gate, hangs: bool) -> None:
+        late = make_spans()
+
+        def behave() -> None:
+            # As a thread does that is interrupted before it takes the lock.
+            processor._ended.extend(late)
+            late.clear()
+            if hangs:
+                gate()
+
+        backend = Backend(behave)
+        processor = make(backend, batch_size=2, shutdown_timeout=0.1 if hangs else 30)
+        end(processor, make_spans(2))
+        processor.shutdown()
+        end(processor, make_spans(1))
+        assert backend.attempts == 1, "nobody sends batches with nothing in them"
+        assert processor.counters.snapshot()["dropped"] == {"shutdown": 4 if hangs else 2}
+
+    def test_a_backend_that_is_away_is_asked_once_more(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+        backend = Backend(refuse(retry_after=30))
+        processor = make(backend, shutdown_timeout=60)
+        end(processor, make_spans(5))
+        assert not processor.force_flush()
+        processor.shutdown()
+        assert backend.attempts == 2
+        assert processor.counters.snapshot()["dropped"] == {"shutdown": 5}
+        assert len(caplog.records) == 2
+
+    @pytest.mark.parametrize("where", ["sent", "atexit", "thread"])
+    def test_an_interpreter_that_ends_sends_what_waits(self, where: str) -> None:
+        with OTLPReceiver() as receiver:
+            run = _run(
+                """
+                import atexit, threading
+                def work(name):
+                    provider.get_tracer("t").start_span(name).end()
+                if where == "sent":
+                    work("first")
+                    processor.force_flush()
+                    work("a")
+                elif where == "atexit":
+                    # Runs before the provider's own exit handler, when no thread can be started any more.
+                    atexit.register(work, "a")
+                else:
+                    threading.Thread(target=work, args=("a",)).start()
+                """,
+                receiver.endpoint,
+                where,
+            )
+            assert run.returncode == 0, run.stderr
+            assert run.stderr == ""
+            receiver.wait_for(lambda spans: "a" in [span.name for span in spans])
+
+    @pytest.mark.parametrize("mode", ["hang", 503, "drop", "refused"])
+    def test_an_interpreter_ends_whatever_the_backend_does(self, mode: str | int) -> None:
+        with OTLPReceiver() as receiver:
+            endpoint = receiver.endpoint
+            if mode == "refused":
+                endpoint = "http://127.0.0.1:9"
+            else:
+                receiver.mode = mode
+            run = _run('provider.get_tracer("t").start_span("a").end()', endpoint)
+        assert run.returncode == 0, run.stderr
+        assert "1 spans could not be sent before the process ended." in run.stderr
+        assert "Traceback" not in run.stderr
+        assert len(run.stderr.splitlines()) <= 2
+
+
+def _run(code: str, endpoint: str, where: str = "") -> subprocess.CompletedProcess[str]:
+    """``code`` in an interpreter of its own, with a ``provider`` whose ``processor`` sends to ``endpoint``."""
+    prelude = f"""
+import textwrap
+from opentelemetry.sdk.trace import TracerProvider
+from django_tracing.export.otlp import OTLPHTTPExporter
+from django_tracing.export.queue import QueueProcessor
+where = {where!r}
+processor = QueueProcessor(OTLPHTTPExporter({endpoint!r}), export_interval=600, shutdown_timeout=2)
+provider = TracerProvider()
+provider.add_span_processor(processor)
+exec(textwrap.dedent({code!r}))
+"""
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", prelude],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+class TestFork:
+    def test_each_process_sends_its_own_spans_once(self, make: Make) -> None:
+        with OTLPReceiver() as receiver:
+            # The child's whole way to the receiver is within this time.
+            processor = make(OTLPHTTPExporter(receiver.endpoint), shutdown_timeout=30)
+            end(processor, make_spans(3, name="before"))
+            assert processor.force_flush()
+            end(processor, make_spans(2, name="waiting"))
+            child = os.fork()
+            if child == 0:
+                try:
+                    end(processor, make_spans(2, name="child"))
+                    processor.shutdown()
+                    os._exit(0 if processor.counters.snapshot()["exported"] == 2 else 1)
+                finally:
+                    os._exit(2)
+            assert os.waitpid(child, 0)[1] == 0
+            end(processor, make_spans(2, name="after"))
+            assert processor.force_flush()
+            names = [span.name for span in receiver.spans]
+            assert sorted(names) == sorted(
+                [
+                    "before-0",
+                    "before-1",
+                    "before-2",
+                    "waiting-0",
+                    "waiting-1",
+                    "child-0",
+                    "child-1",
+                    "after-0",
+                    "after-1",
+                ]
+            )
+            assert processor.counters.snapshot()["exported"] == 7
+
+    def test_while_the_lock_is_held_and_a_batch_is_under_way(self, make: Make, gate: Gate) -> None:
+        backend = Backend(gate)
+        processor = make(backend, batch_size=1, queue_size=5)
+        end(processor, make_spans(5))
+        assert gate.reached.wait(20)
+        holder, held = threading.Event(), threading.Event()
+
+        def hold() -> None:
+            with processor._changed:
+                held.set()
+                holder.wait(60)
+
+        thread = threading.Thread(target=hold)
+        thread.start()
+        assert held.wait(20)
+        child = os.fork()
+        if child == 0:
+            try:
+                backend.behave = lambda: None
+                end(processor, make_spans(2, name="child"))
+                os._exit(0 if processor.force_flush(20_000) and len(backend.names) == 2 else 1)
+            finally:
+                os._exit(2)
+        holder.set()
+        thread.join()
+        assert os.waitpid(child, 0)[1] == 0
+
+    def test_a_child_of_a_process_that_ended_its_tracing(self, make: Make) -> None:
+        backend = Backend()
+        processor = make(backend)
+        end(processor, make_spans())
+        processor.shutdown()
+        child = os.fork()
+        if child == 0:
+            try:
+                end(processor, make_spans(1, name="child"))
+                os._exit(0 if processor.force_flush(20_000) and backend.names[-1] == "child-0" else 1)
+            finally:
+                os._exit(2)
+        assert os.waitpid(child, 0)[1] == 0
+
+
+def test_a_span_that_ends_within_on_end_of_another(make: Make) -> None:
+    """As a signal handler's or a finalizer's does, which interrupts a thread that holds the locks."""
+    processor = make(Backend())
+    with processor._changed, processor.counters._lock:
+        end(processor, make_spans(3))
+        processor.counters.drop("shutdown")
+    assert processor.force_flush()

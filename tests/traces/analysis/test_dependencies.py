@@ -1,0 +1,169 @@
+"""Who calls whom, drawn and written."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from django_tracing.traces.analysis.dependencies import (
+    BOX_HEIGHT,
+    BOX_WIDTH,
+    Map,
+    as_dot,
+    as_mermaid,
+    as_text,
+    errors_of,
+    layout,
+    links_of,
+)
+from django_tracing.traces.model import Dependencies, Dependency, Trace, span_of
+from django_tracing.traces.readers.sqlite.store import LocalStore
+from tests.traces.builders import row
+
+
+def link(
+    caller: str, callee: str, kind: str = "service", calls: int = 1, errors: int = 0, state: str = ""
+) -> Dependency:
+    return Dependency(caller, callee, kind, calls, errors, calls, state)  # type: ignore[arg-type]
+
+
+def places(drawing: Map) -> dict[str, tuple[int, int]]:
+    return {box.name: (box.x, box.y) for box in drawing.boxes}
+
+
+def test_callers_stand_left_of_what_they_call() -> None:
+    drawing = layout(
+        [link("web", "shop"), link("shop", "billing"), link("web", "billing"), link("shop", "pg", "database")]
+    )
+    at = places(drawing)
+    assert at["web"][0] < at["shop"][0] < at["billing"][0] == at["pg"][0]
+    assert [(line.link.caller, line.link.callee) for line in drawing.lines] == [
+        *(("web", "shop"), ("shop", "billing"), ("web", "billing"), ("shop", "pg")),
+    ]
+
+
+def test_a_line_goes_around_the_boxes_that_it_passes() -> None:
+    drawing = layout([link("web", "shop"), link("shop", "billing"), link("web", "billing")])
+    at = places(drawing)
+    # The straight piece of the long line, in the column of the shop.
+    (bend,) = re.findall(r"L\d+,(\d+)", drawing.lines[2].path)
+    assert not at["shop"][1] <= int(bend) <= at["shop"][1] + BOX_HEIGHT
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        [],
+        [link("a", "a")],
+        [link("a", "b"), link("b", "a")],
+        [link("a", "b"), link("b", "c"), link("c", "a"), link("x", "c")],
+        [link(f"s{each}", f"s{each + 1}") for each in range(3000)],
+        [link("a", f"s{each}") for each in range(300)],
+    ],
+    ids=["none", "itself", "each-other", "circle", "a-long-chain", "many"],
+)
+def test_any_shape_can_be_drawn(links: list[Dependency]) -> None:
+    drawing = layout(links)
+    assert len(drawing.lines) == len(links)
+    assert {box.name for box in drawing.boxes} == {name for each in links for name in (each.caller, each.callee)}
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("abcdef"),
+            st.sampled_from("abcdefgh"),
+            st.sampled_from(["service", "database", "breaker"]),
+        ),
+        max_size=25,
+        unique=True,
+    )
+)
+def test_boxes_never_lie_on_each_other(found: list[tuple[str, str, str]]) -> None:
+    drawing = layout([link(*each) for each in found])
+    for number, box in enumerate(drawing.boxes):
+        assert 0 <= box.x <= drawing.width - BOX_WIDTH
+        assert 0 <= box.y <= drawing.height - BOX_HEIGHT
+        for other in drawing.boxes[number + 1 :]:
+            assert abs(box.x - other.x) >= BOX_WIDTH or abs(box.y - other.y) >= BOX_HEIGHT
+    for line in drawing.lines:
+        assert 0 <= line.label_y <= drawing.height
+
+
+def test_a_level_line_stays_below_its_label() -> None:
+    [line] = layout([link("a", "b", "service")]).lines
+    level = int(line.path.rpartition(",")[2])
+    assert line.label_y < level
+
+
+def test_links_of_whole_traces() -> None:
+    breaker = {"operation.type": "circuit_breaker", "circuit_breaker.name": "mail"}
+    traces = [
+        [
+            row(1, 1, 0, kind="server"),
+            row(1, 2, 1, kind="client", attributes={"http.method": "GET", "http.url": "http://billing/x"}),
+            row(1, 3, 2, kind="server", service="billing", status="error"),
+            # Nobody traces what answers this.
+            row(1, 4, 1, kind="client", attributes={"http.method": "GET", "http.url": "http://smtp.example:25/x"}),
+            row(1, 5, 1, attributes={**breaker, "circuit_breaker.state": "closed"}),
+            row(1, 6, 1, kind="client", attributes={"db.system": "redis", "operation.type": "cache"}),
+        ],
+        [
+            row(2, 1, 0, kind="server", start=1000),
+            row(2, 2, 1, start=1001, attributes={**breaker, "circuit_breaker.state": "open"}, status="error"),
+        ],
+    ]
+    found = links_of(Trace(rows[0]["trace_id"], map(span_of, rows)) for rows in traces)
+    assert [(each.callee, each.kind, each.calls, each.errors, each.state) for each in found] == [
+        ("billing", "service", 1, 1, ""),
+        ("mail", "breaker", 2, 1, "open"),
+        ("redis", "cache", 1, 0, ""),
+        ("smtp.example", "external", 1, 0, ""),
+    ]
+
+
+def test_a_service_that_calls_itself_is_not_called_untraced(tmp_path: Path) -> None:
+    rows = [
+        row(1, 1, 0, kind="server"),
+        row(1, 2, 1, kind="client", attributes={"http.method": "GET", "http.url": "http://127.0.0.1/x"}),
+        row(1, 3, 2, kind="server"),
+    ]
+    assert links_of([Trace(rows[0]["trace_id"], map(span_of, rows))]) == []
+    store = LocalStore(tmp_path / "traces.sqlite3")
+    store.write(rows)
+    assert store.dependencies().links == []
+    store.close()
+
+
+def test_how_often_in_vain() -> None:
+    assert errors_of(link("a", "b", calls=3)) == "0 %"
+    assert errors_of(link("a", "b", calls=3, errors=1)) == "33 %"
+    assert errors_of(link("a", "b", calls=1000, errors=1)) == "<1 %"
+    assert errors_of(Dependency("a", "b", "service", 12, 0, 0)) == "?", "only counted, never looked at"
+
+
+HOSTILE = ['a"b', "a]b", "a\\", "end", "a\nb", "<script>", "a-->b", "\x1b[31m", 'x"];evil["', "#35;", "日本"]
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_names_stay_names(name: str) -> None:
+    found = Dependencies([link(name, name + "2", "breaker", 7, 1, name)])
+    mermaid = as_mermaid(found).splitlines()
+    assert len(mermaid) == 4
+    assert re.fullmatch(r'    n0\["[^"<>\[\]\\\n]+"\]', mermaid[1])
+    assert re.fullmatch(r'    n1\{\{"[^"<>\[\]\\\n]+"\}\}', mermaid[2])
+    dot = as_dot(found).splitlines()
+    assert len(dot) == 6
+    # A quoted string of DOT: no bare quotation mark within, no backslash that takes the last one away.
+    quoted = r'"(?:[^"\\\n]|\\.)*"'
+    assert re.fullmatch(rf"    n0 \[label={quoted}, shape=box\];", dot[2])
+    assert re.fullmatch(rf"    n0 -> n1 \[label={quoted}\];", dot[4])
+    assert all(line.isprintable() for line in as_text(found).splitlines())
+
+
+def test_what_was_only_looked_up_is_said() -> None:
+    assert "from the newest 12 traces" in as_text(Dependencies([link("a", "b")], sampled=12))
