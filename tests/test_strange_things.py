@@ -21,7 +21,6 @@ import pytest
 import redis
 import requests
 import urllib3
-from django.conf import settings as django_settings
 from django.core.cache import cache, caches
 from django.core.management import call_command
 from django.db import connection
@@ -49,7 +48,9 @@ from django_tracing import (
     trace_rate_limit_check,
     use_trace_context,
 )
-from django_tracing.conf.loading import SPECS, Settings, load
+from django_tracing.conf.loading import load
+from django_tracing.conf.table import SPECS
+from django_tracing.conf.values import Settings
 from django_tracing.context import request as correlation
 from django_tracing.instrumentation.request.middleware import TracingMiddleware
 from django_tracing.instrumentation.upstream.http_client import CALL_KEY
@@ -107,7 +108,7 @@ STRANGE: dict[str, Any] = {
 # ----- contexts
 
 _baggage_key = next(iter(baggage_api.set_baggage("a", "b", Context())))
-KEYS: dict[str, Any] = {"span": SPAN_KEY, "scope": correlation._SCOPE_KEY, "call": CALL_KEY, "baggage": _baggage_key}
+KEYS: dict[str, Any] = {"span": SPAN_KEY, "scope": correlation._STATE_KEY, "call": CALL_KEY, "baggage": _baggage_key}
 
 breaker = pybreaker.CircuitBreaker(name="strange")
 
@@ -190,8 +191,8 @@ class Host:
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    with Callee() as callee, redis.Redis.from_url(str(django_settings.CACHES["redis"]["LOCATION"])) as store:
+def host(redis_url: str) -> Iterator[Host]:
+    with Callee() as callee, redis.Redis.from_url(redis_url) as store:
         yield Host(callee, store)
 
 

@@ -28,7 +28,8 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from django_tracing.conf.loading import QUERY_PORT, Settings, get_settings, load
+from django_tracing.conf.loading import QUERY_PORT, get_settings, load
+from django_tracing.conf.values import Settings
 from django_tracing.context.current import suppressed
 from django_tracing.diagnosis.probes import Speech, post, recognise, within
 from django_tracing.exceptions import ExportError, ReadError
