@@ -171,7 +171,7 @@ def test_whatever_becomes_of_the_server_the_last_answer_stays(
     server.mood = ""
     server.released.set()
     sampler._timeout = 20
-    sampler._connection = "http", "127.0.0.1", int(server.url.split(":")[2].split("/")[0])
+    sampler._address = sampler._address._replace(port=int(server.url.split(":")[2].split("/")[0]))
     assert sampler.ask()
     assert "again" in caplog.records[-1].message
 
