@@ -512,7 +512,7 @@ def test_downloads(root: Client, store: LocalStore) -> None:
 def long_trace(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> str:
     """A trace of several slices and pieces."""
     monkeypatch.setattr("django_tracing.traces.readers.sqlite.store.SLICE", 20)
-    monkeypatch.setattr("django_tracing.pages.views.PIECE", 2000)
+    monkeypatch.setattr("django_tracing.pages.downloads.PIECE", 2000)
     store.write([row(77, number, number // 2) for number in range(1, 101)])
     return f"{TRACES}{77:032x}/jaeger.json"
 
@@ -682,7 +682,7 @@ def test_only_who_may_check_is_sent_there(settings: Any) -> None:
 
 
 def test_a_jaeger_that_hangs_is_given_up(root: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_tracing.pages.views.ANSWER_TIMEOUT", 0.2)
+    monkeypatch.setattr("django_tracing.pages.answers.ANSWER_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
         settings.TRACING = {"ENDPOINT": "http://127.0.0.1:4318", "QUERY_URL": address}
@@ -693,7 +693,7 @@ def test_a_jaeger_with_many_slow_services_is_given_up(
     root: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each answer is quick enough, all of them together are not."""
-    monkeypatch.setattr("django_tracing.pages.views.PAGE_BUDGET", 0.5)
+    monkeypatch.setattr("django_tracing.pages.answers.PAGE_BUDGET", 0.5)
 
     def answer(path: str) -> tuple[int, Any]:
         time.sleep(0.05)
