@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib.admin import AdminSite
+from django.contrib.admin import ModelAdmin
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils.translation import gettext
 
-from django_tracing.pages.answers import _answer, _failed, _missing, _reader
-from django_tracing.pages.heading import _head
-from django_tracing.pages.links import _TRACE_ID
+from django_tracing.pages.heading import heading_of
+from django_tracing.pages.links import TRACE_ID
+from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import OPEN_ROWS, Colours, row_of
+from django_tracing.pages.source import open_reader, respond_missing, respond_unreadable
 from django_tracing.traces.analysis.waterfall import (
     Row,
     Waterfall,
@@ -20,47 +21,48 @@ from django_tracing.traces.analysis.waterfall import (
 from django_tracing.traces.model import ReadError, Trace
 from django_tracing.traces.text import duration_text
 
-__all__ = ["compare_page"]
+__all__ = ["differences", "page", "side_rows"]
 
 
-def compare_page(request: HttpRequest, site: AdminSite, trace_id: str) -> HttpResponse:
-    """Two traces side by side, and what takes longer in which."""
+def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpResponse:
+    """Show two traces side by side, and which spans take longer in which of them."""
     other_id = request.GET.get("with", "").strip()
-    if not _TRACE_ID.fullmatch(other_id):
+    if not TRACE_ID.fullmatch(other_id):
         raise Http404
     try:
-        reader = _reader()
+        reader = open_reader()
         traces = [reader.trace(each) for each in (trace_id, other_id)]
     except ReadError as error:
-        return _failed(request, site, gettext("Compare"), error)
+        return respond_unreadable(request, admin, gettext("Compare"), error)
     sides = []
     for each, trace in zip((trace_id, other_id), traces, strict=True):
         if trace is None:
-            return _missing(request, site, each)
+            return respond_missing(request, admin, each)
         sides.append((trace, waterfall(trace)))
     colours = Colours(dict.fromkeys(service for trace, _fall in sides for service in trace.services))
     longest = max(trace.duration for trace, _fall in sides)
     context = {
         "sides": [
             {
-                "trace": _head(trace, fall, colours),
-                "rows": _side(fall, longest, colours),
+                "trace": heading_of(trace, fall, colours),
+                "rows": side_rows(fall, longest, colours),
                 "left_out": max(len([row for row in fall.rows if not _inner(row, fall)]) - OPEN_ROWS, 0),
                 "ticks": [duration_text(longest * quarter // 4) for quarter in range(5)],
             }
             for trace, fall in sides
         ],
-        "differences": _differences(*(trace for trace, _fall in sides)),
+        "differences": differences(*(trace for trace, _fall in sides)),
     }
-    return _answer(request, site, "compare", gettext("Compare"), context)
+    return respond(request, admin, "compare", gettext("Compare"), context)
 
 
 def _inner(row: Row, fall: Waterfall) -> bool:
-    """Whether the row is one of several that another row folds."""
+    """Return whether another row folds this one."""
     return row.parent >= 0 and fall.rows[row.parent].folds
 
 
-def _side(fall: Waterfall, longest: int, colours: Colours) -> list[dict[str, Any]]:
+def side_rows(fall: Waterfall, longest: int, colours: Colours) -> list[dict[str, Any]]:
+    """Return the rows of one trace, without folded ones."""
     return [
         row_of(number, row, max(longest, 1), colours, "", False, False)
         for number, row in enumerate(fall.rows)
@@ -68,8 +70,8 @@ def _side(fall: Waterfall, longest: int, colours: Colours) -> list[dict[str, Any
     ][:OPEN_ROWS]
 
 
-def _differences(left: Trace, right: Trace) -> list[dict[str, Any]]:
-    """What both did, by service and name: how often, how long in all, and the difference, the largest first."""
+def differences(left: Trace, right: Trace) -> list[dict[str, Any]]:
+    """Return count and total time by service and span name in both traces, the largest difference first."""
     totals: dict[tuple[str, str], list[int]] = {}
     for side, trace in enumerate((left, right)):
         for span in trace.spans:

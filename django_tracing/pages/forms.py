@@ -1,4 +1,4 @@
-"""Parse what people search for."""
+"""Parse and validate the search form."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from django.utils.translation import gettext_lazy as _
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.reading import searched_attributes
-from django_tracing.traces import query as asked
+from django_tracing.traces import query as parse
 
-__all__ = ["DurationField", "MomentField", "SearchForm"]
+__all__ = ["RANGES", "DurationField", "MomentField", "SearchForm", "since"]
 
-_RANGES: Final = (
+#: Seconds before now, as the forms send them, and their labels.
+RANGES: Final = (
     ("", _("Any time")),
     ("900", _("Last 15 minutes")),
     ("3600", _("Last hour")),
@@ -27,26 +28,24 @@ _RANGES: Final = (
     ("86400", _("Last 24 hours")),
     ("604800", _("Last 7 days")),
 )
-
-
 _LIMITS: Final = (("20", "20"), ("", "50"), ("100", "100"), ("200", "200"), ("500", "500"))
 
 
 class DurationField(forms.CharField):
-    """A duration with its unit, as seconds: ``250ms``, ``1.5s``."""
+    """Parse a duration with its unit, such as ``250ms`` or ``1.5s``, into seconds."""
 
     def clean(self, value: Any) -> Any:
         text = super().clean(value)
         if not text:
             return None
         try:
-            return asked.seconds(text)
+            return parse.seconds(text)
         except ValueError:
-            raise ValidationError(gettext("Write it with its unit, such as 250ms or 1.5s.")) from None
+            raise ValidationError(gettext("Enter a duration with its unit, such as 250ms or 1.5s.")) from None
 
 
 class MomentField(forms.CharField):
-    """A moment in ISO 8601, as seconds since the epoch; without an offset in the current time zone."""
+    """Parse an ISO 8601 time into seconds since the epoch. Without an offset, the current time zone applies."""
 
     def clean(self, value: Any) -> Any:
         text = super().clean(value)
@@ -57,30 +56,30 @@ class MomentField(forms.CharField):
         except ValueError:
             moment = None
         if moment is None:
-            raise ValidationError(gettext("Write it as 2026-01-31 13:45."))
+            raise ValidationError(gettext("Enter a date and time, such as 2026-01-31 13:45."))
         if timezone.is_naive(moment):
             moment = timezone.make_aware(moment)
         try:
             return moment.timestamp()
         except (OverflowError, ValueError):
-            raise ValidationError(gettext("No trace is as old as that.")) from None
+            raise ValidationError(gettext("This date is out of range.")) from None
 
 
 class SearchForm(forms.Form):
-    """Which traces are looked for."""
+    """The search for traces."""
 
     service = forms.CharField(label=_("Service"), required=False, max_length=200, widget=forms.Select)
     operation = forms.CharField(label=_("Operation"), required=False, max_length=300)
-    min_duration = DurationField(label=_("At least"), required=False, max_length=20)
-    max_duration = DurationField(label=_("At most"), required=False, max_length=20)
+    min_duration = DurationField(label=_("Minimum duration"), required=False, max_length=20)
+    max_duration = DurationField(label=_("Maximum duration"), required=False, max_length=20)
     status_code = forms.IntegerField(label=_("Status code"), required=False, min_value=100, max_value=599)
-    user = forms.CharField(label=_("User id"), required=False, max_length=100)
-    correlation_id = forms.CharField(label=_("Correlation id"), required=False, max_length=200)
+    user = forms.CharField(label=_("User ID"), required=False, max_length=100)
+    correlation_id = forms.CharField(label=_("Correlation ID"), required=False, max_length=200)
     attributes = forms.CharField(label=_("Attributes"), required=False, max_length=1000)
-    within = forms.ChoiceField(label=_("Time"), choices=_RANGES, required=False)
+    within = forms.ChoiceField(label=_("Time"), choices=RANGES, required=False)
     start = MomentField(label=_("From"), required=False, max_length=40)
     end = MomentField(label=_("To"), required=False, max_length=40)
-    limit = forms.ChoiceField(label=_("Traces a page"), choices=_LIMITS, required=False, initial="")
+    limit = forms.ChoiceField(label=_("Traces per page"), choices=_LIMITS, required=False, initial="")
     errors_only = forms.BooleanField(label=_("Errors only"), required=False)
 
     def __init__(
@@ -104,17 +103,17 @@ class SearchForm(forms.Form):
 
     def clean_attributes(self) -> dict[str, str]:
         try:
-            return asked.attributes(self.cleaned_data["attributes"])
+            return parse.attributes(self.cleaned_data["attributes"])
         except ValueError as error:
             if not str(error):
-                raise ValidationError(gettext("A quotation mark is missing.")) from None
+                raise ValidationError(gettext("A closing quotation mark is missing.")) from None
             raise ValidationError(
-                gettext("“%(word)s” is no attribute: write key=value, such as http.method=POST.")
+                gettext("“%(word)s” is not an attribute. Enter key=value, such as http.method=POST.")
                 % {"word": str(error)}
             ) from None
 
     def query(self) -> dict[str, Any]:
-        """As a reader's ``search`` takes it."""
+        """Return the arguments for a reader's ``search``."""
         data = self.cleaned_data
         start = data.get("start")
         if start is None and data.get("within"):
@@ -138,7 +137,7 @@ class SearchForm(forms.Form):
 
     @property
     def first_fields(self) -> list[forms.BoundField]:
-        """What most searches need."""
+        """The fields that most searches need."""
         return [
             self[name] for name in ("service", "operation", "within", "min_duration", "attributes", "errors_only")
         ]
@@ -153,5 +152,6 @@ class SearchForm(forms.Form):
         return int(self.cleaned_data.get("limit") or 50)
 
 
-def _since(within: str) -> float | None:
+def since(within: str) -> float | None:
+    """Return the start of one of RANGES in seconds since the epoch; None for any time."""
     return (timezone.now() - timedelta(seconds=float(within))).timestamp() if within else None

@@ -6,36 +6,34 @@ from typing import Any, Final
 
 from django.utils.translation import gettext, ngettext
 
-from django_tracing.pages.links import _searchable, _trace_address, _value
-from django_tracing.pages.rows import Colours, shares_of
-from django_tracing.pages.times import _time
+from django_tracing.pages.links import attribute_address, trace_address, value_text
+from django_tracing.pages.rows import Colours, local_time, shares_of
 from django_tracing.semconv import names
-from django_tracing.traces.analysis.waterfall import (
-    Waterfall,
-)
+from django_tracing.traces.analysis.waterfall import Waterfall
 from django_tracing.traces.model import Trace, to_datetime
 from django_tracing.traces.text import duration_text
 
-__all__ = ["MOST_SERVICES"]
+__all__ = ["heading_of", "left_out_sentences"]
 
-#: More services are counted, not named.
-MOST_SERVICES: Final = 100
+#: How many services are named; the others are counted.
+_MOST_SERVICES: Final = 100
 
 
-def _head(trace: Trace, fall: Waterfall, colours: Colours) -> dict[str, Any]:
+def heading_of(trace: Trace, fall: Waterfall, colours: Colours) -> dict[str, Any]:
+    """Return the facts about a trace that stand above its rows."""
     root = trace.root
     counts, services = trace.spans_by_service(), trace.services
-    said = {}
+    linked = {}
     for key in (names.USER_ID, names.USER_SUBSCRIPTION, names.CORRELATION_ID):
         value = next((span.attributes[key] for span in trace.spans if key in span.attributes), None)
         if value is not None:
-            said[key] = {"value": _value(value), "url": _searchable(key, value)}
+            linked[key] = {"value": value_text(value), "url": attribute_address(key, value)}
     return {
         "id": trace.trace_id,
-        "url": _trace_address(trace.trace_id),
+        "url": trace_address(trace.trace_id),
         "name": root.name or gettext("(no name)"),
         "service": root.service,
-        "started": _time(trace.start),
+        "started": local_time(trace.start),
         "iso": to_datetime(trace.start).isoformat(),
         "duration": duration_text(trace.duration),
         "spans": ngettext("%(count)d span", "%(count)d spans", trace.span_count) % {"count": trace.span_count},
@@ -44,32 +42,32 @@ def _head(trace: Trace, fall: Waterfall, colours: Colours) -> dict[str, Any]:
         else "",
         "services": [
             {"name": service, "colour": str(colours[service]), "spans": str(counts[service])}
-            for service in services[:MOST_SERVICES]
+            for service in services[:_MOST_SERVICES]
         ],
-        "more_services": max(len(services) - MOST_SERVICES, 0),
-        "left_out": _left_out(trace),
-        "said": said,
+        "more_services": max(len(services) - _MOST_SERVICES, 0),
+        "left_out": left_out_sentences(trace),
+        "said": linked,
         "shares": shares_of(fall.time_by_work),
         "orphans": sum(row.orphan for row in fall.rows),
     }
 
 
-def _left_out(trace: Trace) -> list[str]:
-    """How much of the trace is not on the page, and where it is."""
+def left_out_sentences(trace: Trace) -> list[str]:
+    """Explain how much of the trace the page leaves out, and where to find it."""
     if not trace.left_out and not trace.uncounted:
         return []
     counts = {"shown": len(trace.spans), "count": trace.span_count, "unstored": trace.unstored}
     if trace.uncounted:
-        sentences = [gettext("The earliest %(shown)d of more than %(count)d spans are shown.") % counts]
+        sentences = [gettext("Only the earliest %(shown)d of more than %(count)d spans are shown.") % counts]
     else:
-        sentences = [gettext("The earliest %(shown)d of %(count)d spans are shown.") % counts]
+        sentences = [gettext("Only the earliest %(shown)d of %(count)d spans are shown.") % counts]
     if trace.uncounted or trace.left_out > trace.unstored:
-        sentences.append(gettext("The download has the others."))
+        sentences.append(gettext("Download the trace to see all of them."))
     if trace.unstored:
         sentences.append(
             gettext(
-                '%(unstored)d were not stored: TRACING["MAX_TRACE_SPANS"] says how many are kept of a trace. '
-                "A trace id that many requests share is what a caller that repeats one traceparent makes."
+                '%(unstored)d spans were not stored because of the limit TRACING["MAX_TRACE_SPANS"]. '
+                "If many requests share this trace id, a caller sends the same traceparent header with each of them."
             )
             % counts
         )

@@ -13,39 +13,53 @@ from urllib.parse import urlencode
 from django.http import HttpRequest
 from django.urls import reverse
 
-__all__ = []
+__all__ = [
+    "TRACE_ID",
+    "attribute_address",
+    "changed_query",
+    "current_site",
+    "page_address",
+    "search_address",
+    "trace_address",
+    "value_text",
+]
 
-#: As the addresses of the pages take it: whole, or its beginning.
-_TRACE_ID: Final = re.compile(r"[0-9a-fA-F]{6,32}")
+#: A trace id or its beginning, as the addresses of the pages accept it.
+TRACE_ID: Final = re.compile(r"[0-9a-fA-F]{6,32}")
+
+#: The name of the admin site that shows the page. A project may have several sites; links stay within one.
+current_site: Final[ContextVar[str]] = ContextVar("django_tracing.site", default="admin")
 
 
-#: The admin site that is asked: a project may have several, and links stay within one.
-_site: Final[ContextVar[str]] = ContextVar("django_tracing.site", default="admin")
+def page_address(name: str, args: Sequence[Any] = ()) -> str:
+    """Return the address of a page in the current admin site."""
+    return reverse(name, args=args, current_app=current_site.get())
 
 
-def _address(name: str, args: Sequence[Any] = ()) -> str:
-    return reverse(name, args=args, current_app=_site.get())
-
-
-def _trace_address(trace_id: str) -> str:
-    """Where a trace is shown; "" for what is no trace id: a link's is what somebody wrote."""
-    if not _TRACE_ID.fullmatch(trace_id):
+def trace_address(trace_id: str) -> str:
+    """Return the address of a trace; "" if the id is invalid, since span links may contain any text."""
+    if not TRACE_ID.fullmatch(trace_id):
         return ""
-    return _address("admin:django_tracing_trace_trace", args=[trace_id])
+    return page_address("admin:django_tracing_trace_trace", args=[trace_id])
 
 
-def _value(value: Any) -> str:
+def search_address(**fields: str) -> str:
+    """Return the address of the list of traces with some fields of its form filled in."""
+    return f"{page_address('admin:django_tracing_trace_changelist')}?{urlencode(fields)}"
+
+
+def attribute_address(key: str, value: Any) -> str:
+    """Return the address of the list of traces with this attribute."""
+    return search_address(attributes=shlex.quote(f"{key}={value_text(value)}"))
+
+
+def value_text(value: Any) -> str:
+    """Return an attribute's value as text: strings as they are, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
 
 
-def _searchable(key: str, value: Any) -> str:
-    """A link to the traces with this attribute."""
-    word = f"{key}={_value(value)}"
-    return f"{_address('admin:django_tracing_trace_changelist')}?{urlencode({'attributes': shlex.quote(word)})}"
-
-
-def _changed(request: HttpRequest, **changes: str | None) -> str:
-    """The query of this page with some of it changed; None takes a part out."""
+def changed_query(request: HttpRequest, **changes: str | None) -> str:
+    """Return the query string of this page with some parameters changed; None removes one."""
     query = request.GET.copy()
     query.pop("part", None)
     for key, value in changes.items():

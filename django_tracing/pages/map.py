@@ -3,32 +3,42 @@
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import urlencode
 
-from django.contrib.admin import AdminSite
+from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse
 from django.utils.text import slugify
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from django_tracing.pages.answers import _answer, _problem, _reader
-from django_tracing.pages.forms import _RANGES, _since
-from django_tracing.pages.links import _address
+from django_tracing.pages.forms import RANGES, since
+from django_tracing.pages.links import search_address
+from django_tracing.pages.responses import respond
+from django_tracing.pages.source import open_reader, problem_of
 from django_tracing.traces.analysis.dependencies import BOX_HEIGHT, BOX_WIDTH, errors_of, layout
 from django_tracing.traces.model import ReadError
 
-__all__ = ["map_page"]
+__all__ = ["page"]
+
+_NODES: Final = {
+    "service": _("service"),
+    "database": _("database"),
+    "cache": _("cache"),
+    "breaker": _("circuit breaker"),
+    "external": _("not traced"),
+}
+#: How many characters of a name fit into its box.
+_NAME_LENGTH: Final = 20
 
 
-def map_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
-    """Who calls whom, as a drawing and as a table."""
-    context: dict[str, Any] = {"problem": None, "map": None, "links": [], "ranges": _RANGES}
+def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
+    """Show which services call each other, as a drawing and as a table."""
+    context: dict[str, Any] = {"problem": None, "map": None, "links": [], "ranges": RANGES}
     within = request.GET.get("within", "")
-    context["within"] = within if within in dict(_RANGES) else ""
+    context["within"] = within if within in dict(RANGES) else ""
     try:
-        dependencies = _reader().dependencies(start=_since(context["within"]))
+        dependencies = open_reader().dependencies(start=since(context["within"]))
         context["sampled"] = dependencies.sampled
-        context["map"] = _drawn(layout(dependencies.links)) if dependencies.links else None
+        context["map"] = _drawing_of(layout(dependencies.links)) if dependencies.links else None
         context["links"] = [
             {
                 "caller": link.caller,
@@ -42,24 +52,11 @@ def map_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
             for link in dependencies.links
         ]
     except ReadError as error:
-        context["problem"] = _problem(request, error)
-    return _answer(request, site, "map", gettext("Service map"), context)
+        context["problem"] = problem_of(request, error)
+    return respond(request, admin, "map", gettext("Service map"), context)
 
 
-_NODES: Final = {
-    "service": _("service"),
-    "database": _("database"),
-    "cache": _("cache"),
-    "breaker": _("circuit breaker"),
-    "external": _("not traced"),
-}
-
-
-#: As much of a name as fits into its box.
-_NAME_LENGTH: Final = 20
-
-
-def _drawn(drawing: Any) -> dict[str, Any]:
+def _drawing_of(drawing: Any) -> dict[str, Any]:
     return {
         "width": str(drawing.width),
         "height": str(drawing.height),
@@ -77,9 +74,7 @@ def _drawn(drawing: Any) -> dict[str, Any]:
                 "middle": str(box.x + BOX_WIDTH // 2),
                 "name_y": str(box.y + 20),
                 "what_y": str(box.y + 36),
-                "url": f"{_address('admin:django_tracing_trace_changelist')}?{urlencode({'service': box.name})}"
-                if box.kind == "service"
-                else "",
+                "url": search_address(service=box.name) if box.kind == "service" else "",
             }
             for box in drawing.boxes
         ],
@@ -90,7 +85,7 @@ def _drawn(drawing: Any) -> dict[str, Any]:
                 "y": str(line.label_y),
                 "calls": str(line.link.calls),
                 "failing": line.link.errors > 0,
-                "label": gettext("%(caller)s calls %(callee)s: %(calls)d, failed: %(errors)s")
+                "label": gettext("%(caller)s calls %(callee)s: %(calls)d calls, %(errors)s failed")
                 % {
                     "caller": line.link.caller,
                     "callee": line.link.callee,

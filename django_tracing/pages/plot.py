@@ -6,19 +6,19 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from django_tracing.pages.links import _trace_address
+from django_tracing.pages.links import trace_address
 from django_tracing.pages.rows import svg_number
 from django_tracing.traces.model import TraceSummary, to_datetime
 from django_tracing.traces.text import duration_text
 
-__all__ = []
+__all__ = ["plot"]
 
-#: The scatter plot, in pixels of its drawing.
-_PLOT_WIDTH, _PLOT_HEIGHT, _PLOT_LEFT, _PLOT_BOTTOM = 1000, 180, 60, 22
+#: The size of the drawing and of its margins, in units of its view box.
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 1000, 180, 60, 22
 
 
-def _plot(summaries: Sequence[TraceSummary]) -> dict[str, Any] | None:
-    """Durations over time; durations on a logarithmic scale, since they differ by orders of magnitude."""
+def plot(summaries: Sequence[TraceSummary]) -> dict[str, Any] | None:
+    """Return the dots and grid lines. The scale is logarithmic: durations differ by orders of magnitude."""
     if len(summaries) < 2:
         return None
     starts = [summary.start for summary in summaries]
@@ -26,20 +26,20 @@ def _plot(summaries: Sequence[TraceSummary]) -> dict[str, Any] | None:
     first, last = min(starts), max(starts)
     low, high = math.floor(min(logs)), math.ceil(max(logs))
     high = max(high, low + 1)
-    width, height = _PLOT_WIDTH - _PLOT_LEFT - 10, _PLOT_HEIGHT - _PLOT_BOTTOM - 10
+    width, height = _WIDTH - _LEFT - 10, _HEIGHT - _BOTTOM - 10
 
     def x(start: int) -> float:
-        return _PLOT_LEFT + (width * (start - first) / (last - first) if last > first else width / 2)
+        return _LEFT + (width * (start - first) / (last - first) if last > first else width / 2)
 
     def y(log: float) -> float:
         return 10 + height * (high - log) / (high - low)
 
     return {
-        "width": str(_PLOT_WIDTH),
-        "height": str(_PLOT_HEIGHT),
-        "left": str(_PLOT_LEFT),
-        "right": str(_PLOT_WIDTH - 10),
-        "bottom": str(_PLOT_HEIGHT - 4),
+        "width": str(_WIDTH),
+        "height": str(_HEIGHT),
+        "left": str(_LEFT),
+        "right": str(_WIDTH - 10),
+        "bottom": str(_HEIGHT - 4),
         "lines": [
             {"y": svg_number(y(power)), "text_y": svg_number(y(power) + 4), "label": _round_duration(power)}
             for power in range(low, high + 1)
@@ -51,7 +51,7 @@ def _plot(summaries: Sequence[TraceSummary]) -> dict[str, Any] | None:
                 "x": svg_number(x(summary.start)),
                 "y": svg_number(y(log)),
                 "failed": bool(summary.error_count),
-                "url": _trace_address(summary.trace_id),
+                "url": trace_address(summary.trace_id),
                 "label": f"{summary.service} {summary.name}, {duration_text(summary.duration)}",
             }
             for summary, log in zip(summaries, logs, strict=True)
@@ -60,7 +60,7 @@ def _plot(summaries: Sequence[TraceSummary]) -> dict[str, Any] | None:
 
 
 def _round_duration(power: int) -> str:
-    """Ten to the ``power`` nanoseconds."""
+    """Return ten to the ``power`` nanoseconds as text."""
     for unit, exponent in (("s", 9), ("ms", 6), ("µs", 3)):
         if power >= exponent:
             return f"{10 ** (power - exponent)} {unit}"

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from django.contrib.admin import AdminSite
+from typing import Any
+
+from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext, ngettext
 
 from django_tracing.conf.loading import get_settings
-from django_tracing.pages.answers import _answer, _failed, _missing, _reader
-from django_tracing.pages.heading import _head
-from django_tracing.pages.links import _trace_address
-from django_tracing.pages.rows import Colours, rows_of
-from django_tracing.pages.times import _time
+from django_tracing.pages.heading import heading_of
+from django_tracing.pages.links import trace_address
+from django_tracing.pages.responses import respond
+from django_tracing.pages.rows import Colours, local_time, rows_of
+from django_tracing.pages.source import open_reader, respond_missing, respond_unreadable
 from django_tracing.traces.analysis.waterfall import (
     location_of,
     short_statement,
@@ -21,30 +23,30 @@ from django_tracing.traces.analysis.waterfall import (
 from django_tracing.traces.model import Reader, ReadError, Trace
 from django_tracing.traces.text import duration_text
 
-__all__ = ["trace_page"]
+__all__ = ["page"]
 
 
 def _ticks(trace: Trace) -> list[str]:
     return [duration_text(trace.duration * quarter // 4) for quarter in range(5)]
 
 
-def trace_page(request: HttpRequest, site: AdminSite, trace_id: str) -> HttpResponse:
-    """One trace as a waterfall."""
+def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpResponse:
+    """Show one trace as a waterfall, with links to other views of it."""
     try:
-        reader = _reader()
+        reader = open_reader()
         trace = reader.trace(trace_id)
         if trace is None:
-            return _missing(request, site, trace_id)
+            return respond_missing(request, admin, trace_id)
         link = reader.trace_link(trace.trace_id)
     except ReadError as error:
-        return _failed(request, site, gettext("Trace"), error)
+        return respond_unreadable(request, admin, gettext("Trace"), error)
     if trace.trace_id != trace_id:
-        return HttpResponseRedirect(_trace_address(trace.trace_id))
+        return HttpResponseRedirect(trace_address(trace.trace_id))
     fall = waterfall(trace)
     colours = Colours(trace.services)
     rows = rows_of(fall, colours, everything="all" in request.GET)
     context = {
-        "trace": _head(trace, fall, colours),
+        "trace": heading_of(trace, fall, colours),
         "rows": rows,
         "repeated": [
             {
@@ -59,13 +61,13 @@ def trace_page(request: HttpRequest, site: AdminSite, trace_id: str) -> HttpResp
         "ticks": _ticks(trace),
         "total_ns": str(trace.duration),
         "link": link,
-        "others": _like(reader, trace),
+        "others": _others_of(reader, trace),
     }
-    return _answer(request, site, "trace", trace.root.name, context)
+    return respond(request, admin, "trace", trace.root.name, context)
 
 
-def _like(reader: Reader, trace: Trace) -> list[dict[str, str]]:
-    """Other traces of the same route, to compare with."""
+def _others_of(reader: Reader, trace: Trace) -> list[dict[str, str]]:
+    """Return other traces of the same route, to compare with."""
     root = trace.root
     try:
         found = reader.search(service=root.service, operation=root.name, limit=21)
@@ -74,7 +76,7 @@ def _like(reader: Reader, trace: Trace) -> list[dict[str, str]]:
     return [
         {
             "id": summary.trace_id,
-            "label": f"{_time(summary.start):%Y-%m-%d %H:%M:%S}, {duration_text(summary.duration)}"
+            "label": f"{local_time(summary.start):%Y-%m-%d %H:%M:%S}, {duration_text(summary.duration)}"
             + (
                 ", "
                 + ngettext("%(count)d error", "%(count)d errors", summary.error_count)
