@@ -133,7 +133,7 @@ def panel(
 def rows(content: str) -> list[tuple[int, str]]:
     """The indentation and the name of each row."""
     found = re.findall(
-        r'width="(\d+)" height="10" aria-hidden="true"></svg>(?:<strong>)?([^<]+)<', content.split("<tbody>")[1]
+        r'width="(\d+)" height="10" aria-hidden="true"></svg\s*>(?:<strong>)?([^<]+)<', content.split("<tbody>")[1]
     )
     return [(int(indent), name.strip()) for indent, name in found]
 

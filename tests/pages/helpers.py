@@ -40,7 +40,8 @@ def content(client: Client, address: str = "", status: int = 200, **query: str) 
     ours = text.split('<div id="content-main"')[-1].split("<footer")[0]
     # A strict policy stops what is inline.
     assert not re.search(r"\sstyle=|\son\w+=|<script|<style", ours.split("<pre")[0])
-    return ours
+    # The templates have one element a line.
+    return re.sub(r"\n+(?=[<>])|(?<=>)\n+", "", ours)
 
 
 class Words(HTMLParser):
@@ -60,7 +61,7 @@ def words(text: str) -> str:
 
 def listed(text: str) -> list[str]:
     """The ids of the traces in a list, in its order."""
-    return re.findall(rf'<th scope="row"><a href="{TRACES}([0-9a-f]+)/"', text)
+    return re.findall(rf'<th scope="row">\s*<a href="{TRACES}([0-9a-f]+)/"', text)
 
 
 def fill(store: LocalStore, count: int = 60) -> None:
