@@ -20,7 +20,6 @@ from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 
 from django_tracing import instrumentation
-from django_tracing.addresses import shown_address
 from django_tracing.conf import environment
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.under_test import in_tests
@@ -33,6 +32,7 @@ from django_tracing.instrumentation import log_records as logs
 from django_tracing.instrumentation import site_words
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
+from django_tracing.net import shown_address
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.undecided import late
 from django_tracing.redaction import SensitiveKeys, also_sensitive, redact_resource
@@ -208,7 +208,7 @@ def make_resource(settings: Settings) -> Resource:
 def make_exporter(settings: Settings) -> SpanExporter | None:
     """Make the exporter that the settings name. Return None for ``"none"``.
 
-    Raises ``export.errors.MissingExtra`` when its package is not installed, ImportError, TypeError or ValueError
+    Raises ``exceptions.MissingExtra`` when its package is not installed, ImportError, TypeError or ValueError
     when a dotted path gives no exporter. The message contains the fix.
     """
     write = _local_write(settings) if settings.exporter == "local" else None

@@ -14,8 +14,8 @@ from urllib.parse import unquote, urlsplit
 
 from django.utils.module_loading import import_string
 
-from django_tracing.addresses import shown_address
 from django_tracing.conf.values import Settings
+from django_tracing.net import shown_address
 
 __all__ = [
     "WrongValue",

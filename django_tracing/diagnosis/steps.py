@@ -5,7 +5,6 @@ A diagnosis sends a real test trace through the very exporter that the settings 
 
 from __future__ import annotations
 
-import base64
 import http.client
 import os
 import re
@@ -29,23 +28,24 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
-from django_tracing.addresses import shown_address
 from django_tracing.conf.loading import QUERY_PORT, get_settings, load
 from django_tracing.conf.values import Settings
 from django_tracing.context.current import suppressed
 from django_tracing.diagnosis.probes import Speech, post, recognise, within
-from django_tracing.export.errors import ExportError, from_os_error, from_status
+from django_tracing.exceptions import ExportError, ReadError
+from django_tracing.export.errors import from_network_error, from_status
 from django_tracing.instrumentation import OURS, is_available
 from django_tracing.instrumentation.upstream import registry as upstream
+from django_tracing.net import host_and_port, parse_address, shown_address
 from django_tracing.provider import make_exporter, make_provider
-from django_tracing.reading import get_reader
 from django_tracing.redaction.printable import printable
 from django_tracing.sampling.database import look
 from django_tracing.sampling.remote import JaegerRemoteSampler, Strategy
 from django_tracing.sampling.rules import Rule
 from django_tracing.spans import runtime
-from django_tracing.traces.model import Reader, ReadError, Trace
-from django_tracing.traces.readers.jaeger.reader import JaegerReader
+from django_tracing.traces.model import Trace
+from django_tracing.traces.readers.base import Reader
+from django_tracing.traces.readers.choosing import get_reader
 
 __all__ = ["Diagnosis", "Outcome", "Step"]
 
@@ -420,11 +420,10 @@ class Diagnosis:
         """Host, port and scheme of the endpoint; None where nothing goes over a network."""
         if self.settings.exporter not in _NETWORKED or self.settings.endpoint is None:
             return None
-        parts = urlsplit(self.settings.endpoint)
-        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 6831)
-        if self.settings.exporter == "otlp-grpc":
-            port = parts.port or 4317
-        return parts.hostname or "localhost", port, parts.scheme
+        udp = self.settings.endpoint.startswith("udp:")
+        port = 4317 if self.settings.exporter == "otlp-grpc" else 6831 if udp else None
+        address = parse_address(self.settings.endpoint, port=port)
+        return address.host, address.port, address.scheme
 
     def _check_name(self) -> Iterator[Step]:
         address = self._address()
@@ -453,17 +452,17 @@ class Diagnosis:
         try:
             self._bounded(lambda: socket.create_connection((host, port), timeout=patience).close())
         except OSError as error:
-            explained = from_os_error(error, _netloc(host, port))
+            explained = from_network_error(error, host_and_port(host, port))
             yield self._failed("port", explained.reason, str(explained))
             raise _Stop from None
-        yield Step("port", "ok", f"{_netloc(host, port)} takes connections")
+        yield Step("port", "ok", f"{host_and_port(host, port)} takes connections")
 
     def _check_tls(self) -> Iterator[Step]:
         address = self._address()
         if address is None or address[2] != "https":
             return
         host, port, _ = address
-        where = _netloc(host, port)
+        where = host_and_port(host, port)
         grpc = self.settings.exporter == "otlp-grpc"
         variable = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" if grpc else "SSL_CERT_FILE"
         try:
@@ -482,7 +481,7 @@ class Diagnosis:
                 return
             raise _Stop from None
         except OSError as error:
-            explained = from_os_error(error, where)
+            explained = from_network_error(error, where)
             step = self._failed("tls", "tls", str(explained))
             if "does not speak TLS" in str(explained):
                 plain = _shown(self.settings.endpoint).replace("https://", "http://", 1)
@@ -527,20 +526,12 @@ class Diagnosis:
             exporter.export(())
             return
         # The frozen exporter sends nothing when there is nothing, and takes a web page for success.
-        parts = urlsplit(endpoint)
+        address = parse_address(endpoint)
         headers = {"Content-Type": "application/x-thrift"}
-        if parts.username is not None:
-            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-            headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
-        bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
         try:
-            status, kind, body = post(bare.geturl(), headers, self.settings.export_timeout)
-        except OSError as error:
-            raise from_os_error(error, bare.netloc) from None
-        except http.client.HTTPException:
-            raise ExportError(
-                f"{bare.netloc} does not speak HTTP.", reason="wrong_protocol", retryable=False
-            ) from None
+            status, kind, body = post(address, headers, self.settings.export_timeout)
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            raise from_network_error(error, address.where) from None
         if status == 400 and b"jaeger.Batch" in body:
             return
         if status >= 300:
@@ -609,11 +600,11 @@ class Diagnosis:
         address = self._address()
         assert address is not None
         host, port, scheme = address
-        base = f"{scheme}://{_netloc(host, port)}"
+        base = f"{scheme}://{host_and_port(host, port)}"
         if found == "tls":
             return self._set("ENDPOINT", _shown(self.settings.endpoint).replace("http://", "https://", 1))
         if found == "query":
-            otlp = self._set("ENDPOINT", f"http://{_netloc(host, 4318)}")
+            otlp = self._set("ENDPOINT", f"http://{host_and_port(host, 4318)}")
             return f'{otlp} To read traces from here, set QUERY_URL to "{base}".'
         if found in ("postgresql", "redis"):
             return self._set("ENDPOINT", "http://jaeger:4318", "the address of your Jaeger, e.g. ")
@@ -735,8 +726,9 @@ class Diagnosis:
         assert self.trace_id is not None
         self.link = reader.trace_link(self.trace_id) or f"python manage.py traces {self.trace_id}"
         where = reader.describe()
-        if isinstance(reader, JaegerReader):
-            where += f" (query API {reader.dialect})"
+        version = getattr(reader, "version", None)
+        if isinstance(version, str):
+            where += f" (query API {version})"
         if len(found.spans) < 2:
             yield Step(
                 "read",
@@ -820,10 +812,6 @@ def _place(source: str) -> str:
 def _packaged(name: str) -> bool:
     """Whether an instrumentation of OpenTelemetry's is installed by that entry-point name."""
     return bool(entry_points(group="opentelemetry_instrumentor", name=name))
-
-
-def _netloc(host: str, port: int) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _shown(url: str | None) -> str:

@@ -23,7 +23,7 @@ def build_exporter(
     """The exporter called ``kind``: otlp, otlp-grpc, jaeger, local, console, none (None), or a dotted path.
 
     A dotted path names a class or function that gives a SpanExporter when called without arguments. ``compression``
-    is for both kinds of OTLP; ``timeout`` is in seconds. Raises :class:`~django_tracing.export.errors.MissingExtra`
+    is for both kinds of OTLP; ``timeout`` is in seconds. Raises :class:`~django_tracing.exceptions.MissingExtra`
     when a package is missing, ImportError or TypeError when a dotted path gives none, ValueError when an endpoint or
     a writer is missing.
     """

@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from django_tracing.export.errors import ExportError, MissingExtra, Reason, checked_headers
+from django_tracing.exceptions import ExportError, ExportReason, MissingExtra
+from django_tracing.export.errors import checked_headers
 from django_tracing.export.otlp import rejected_spans
 from django_tracing.export.wire import EncodedBatch, encode_spans
+from django_tracing.net import parse_address
 from django_tracing.redaction import cut, redact_text
 
 __all__ = ["make_otlp_grpc_exporter"]
@@ -30,7 +31,7 @@ _RETRYABLE: Final = frozenset(
     ("CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
 )
 #: What grpc says of a connection that it could not make: all of it is UNAVAILABLE.
-_UNAVAILABLE: Final[tuple[tuple[str, Reason, str, bool], ...]] = (
+_UNAVAILABLE: Final[tuple[tuple[str, ExportReason, str, bool], ...]] = (
     ("connection refused", "refused", "Nothing listens on {where}.", True),
     ("lookup", "dns", "The host name of {where} is unknown.", True),
     ("dns resolution", "dns", "The host name of {where} is unknown.", True),
@@ -70,11 +71,10 @@ class _GRPCExporter(SpanExporter):
     def __init__(
         self, grpc: Any, endpoint: str, headers: dict[str, str], compression: Literal["none", "gzip"], timeout: float
     ) -> None:
-        parts = urlsplit(endpoint)
+        address = parse_address(endpoint, port=4317)
         self._grpc = grpc
-        self._secure = parts.scheme == "https"
-        host = parts.hostname or "localhost"
-        self._where = f"{f'[{host}]' if ':' in host else host}:{parts.port or 4317}"
+        self._secure = address.secure
+        self._where = address.where
         # gRPC's metadata keys are lower case.
         self._metadata = tuple((name.lower(), value) for name, value in headers.items())
         self._compression = grpc.Compression.Gzip if compression == "gzip" else None

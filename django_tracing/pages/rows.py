@@ -10,7 +10,8 @@ from django.utils.translation import gettext_lazy as _
 
 from django_tracing.semconv.categories import Category
 from django_tracing.traces.analysis.waterfall import Row, Waterfall, location_of, short_statement, statement_of
-from django_tracing.traces.text import duration_text, key_attributes
+from django_tracing.traces.durations import duration_text
+from django_tracing.traces.text import key_attributes
 
 __all__ = ["SCALE", "WORKS", "Colours", "Share", "row_of", "rows_of", "shares_of", "svg_number"]
 

@@ -33,13 +33,13 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from django_tracing.conf.loading import get_settings
+from django_tracing.exceptions import ReadError
 from django_tracing.models import Trace as TraceModel
 from django_tracing.pages.rows import OPEN_ROWS, SCALE, WORKS, Colours, row_of, rows_of, shares_of, svg_number
-from django_tracing.reading import get_reader, read_span, searched_attributes, stream_spans
 from django_tracing.redaction import SensitiveKeys, redact_resource
 from django_tracing.semconv import names
 from django_tracing.traces import query as asked
-from django_tracing.traces.analysis.dependencies import BOX_HEIGHT, BOX_WIDTH, errors_of, layout
+from django_tracing.traces.analysis.layout import BOX_HEIGHT, BOX_WIDTH, layout
 from django_tracing.traces.analysis.waterfall import (
     Row,
     Waterfall,
@@ -48,10 +48,13 @@ from django_tracing.traces.analysis.waterfall import (
     statement_of,
     waterfall,
 )
+from django_tracing.traces.diagrams import errors_of
+from django_tracing.traces.durations import duration_text, parse_duration
 from django_tracing.traces.formats import jaeger_json, otlp_json
-from django_tracing.traces.model import Reader, ReadError, RouteStatistics, Span, Trace, TraceSummary, to_datetime
-from django_tracing.traces.readers.jaeger.reader import JaegerReader
-from django_tracing.traces.text import duration_text
+from django_tracing.traces.model import RouteStatistics, Span, Trace, TraceSummary
+from django_tracing.traces.readers.base import Reader, limits_of
+from django_tracing.traces.readers.choosing import get_reader, read_span, stream_spans
+from django_tracing.traces.times import to_datetime
 
 __all__ = ["SearchForm", "show"]
 
@@ -88,7 +91,7 @@ class DurationField(forms.CharField):
         if not text:
             return None
         try:
-            return asked.seconds(text)
+            return parse_duration(text)
         except ValueError:
             raise ValidationError(gettext("Write it with its unit, such as 250ms or 1.5s.")) from None
 
@@ -173,9 +176,9 @@ class SearchForm(forms.Form):
             "min_duration": data.get("min_duration"),
             "max_duration": data.get("max_duration"),
             "errors": bool(data.get("errors_only")),
-            "attributes": searched_attributes(
-                get_settings(),
+            "attributes": asked.searched_attributes(
                 data.get("attributes") or {},
+                opt_in=get_settings().semconv_stability_opt_in,
                 status_code=data.get("status_code"),
                 user=data.get("user"),
                 correlation_id=data.get("correlation_id"),
@@ -471,8 +474,8 @@ def list_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
         reader = _reader()
         services = reader.services()
         own = get_settings().service_name
-        if "service" not in data and isinstance(reader, JaegerReader) and own in services:
-            # Jaeger is asked service by service: fifty of them are for those who ask for all.
+        if "service" not in data and limits_of(reader).per_service and own in services:
+            # A search of all services may be many requests. It is made only if it is asked for.
             data["service"] = own
         chosen = str(data.get("service", ""))
         operations = reader.operations(chosen) if chosen in services else []
@@ -683,7 +686,7 @@ def routes_page(request: HttpRequest, site: AdminSite) -> HttpResponse:
     try:
         reader = _reader()
         context["services"] = reader.services()
-        context["newest_only"] = isinstance(reader, JaegerReader)
+        context["newest_only"] = limits_of(reader).newest_only
         found = reader.routes(service=context["service"] or None, start=_since(context["within"]))
         context["routes"] = [_route(route) for route in _sorted(found, order)]
     except ReadError as error:

@@ -31,7 +31,7 @@ from opentelemetry.trace import (
     TraceState,
 )
 
-from django_tracing.export.errors import ExportError
+from django_tracing.exceptions import ExportError
 from django_tracing.export.otlp import OTLPHTTPExporter, rejected_spans
 from django_tracing.export.wire import encode_spans
 from example_project.servers import free_port

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from django_tracing.export.errors import ExportError
+from django_tracing.exceptions import ExportError
 from django_tracing.export.otlp import OTLPHTTPExporter
 from tests.export.builders import make_spans
 from tests.export.queues import Backend, Gate, Make, end, refuse

@@ -24,9 +24,10 @@ from django.urls import path as url_path
 from django.utils import translation
 
 from django_tracing.admin import ProcessStatusAdmin, TraceAdmin
+from django_tracing.exceptions import ReadError
 from django_tracing.models import ProcessStatus, Trace
 from django_tracing.traces.formats import otlp_json
-from django_tracing.traces.model import Dependencies, ReadError
+from django_tracing.traces.model import Dependencies
 from django_tracing.traces.readers.sqlite import store as local
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from example_project.servers import free_port
@@ -583,8 +584,8 @@ def test_a_span_that_is_asked_for_is_the_only_one_read(
     root: Client, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    original = local._span
-    monkeypatch.setattr(local, "_span", lambda *args: read.append(1) or original(*args))
+    original = local.span_of_row
+    monkeypatch.setattr(local, "span_of_row", lambda *args: read.append(1) or original(*args))
     content(root, f"{BLUEPRINT}/spans/{5:016x}/")
     assert len(read) == 1
 

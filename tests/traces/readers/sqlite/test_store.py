@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from django_tracing.exceptions import StoreError
 from django_tracing.traces.readers.sqlite import store as local
-from django_tracing.traces.readers.sqlite.store import LocalStore, StoreError
+from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.traces.builders import MS, NOON, row
 
 REPOSITORY = Path(__file__).parents[4]
@@ -397,7 +398,8 @@ def nobodys(script: str, *arguments: object) -> str:
             # What is imported late would be looked for as a user who may not read it.
             import os, sys, urllib.parse
             sys.path.insert(0, ".")
-            from django_tracing.traces.readers.sqlite.store import LocalStore, StoreError
+            from django_tracing.exceptions import StoreError
+            from django_tracing.traces.readers.sqlite.store import LocalStore
             from tests.traces.builders import row
             if os.geteuid() == 0:
                 os.setuid(65534)
@@ -481,7 +483,8 @@ def test_a_disk_that_takes_no_more(path: Path) -> None:
             """
             import resource, sys
             sys.path.insert(0, ".")
-            from django_tracing.traces.readers.sqlite.store import LocalStore, StoreError
+            from django_tracing.exceptions import StoreError
+            from django_tracing.traces.readers.sqlite.store import LocalStore
             from tests.traces.builders import row
             store = LocalStore(sys.argv[1])
             store.write([row(1)])
