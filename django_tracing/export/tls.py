@@ -6,12 +6,18 @@ import os
 import ssl
 from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 __all__ = ["TLSFiles"]
 
 #: A bundle of all public authorities has a quarter of a megabyte.
 _MAX_BYTES: Final = 4 * 1024 * 1024
+
+
+class _Loaded(NamedTuple):
+    context: ssl.SSLContext
+    #: Authorities, key, certificate.
+    contents: tuple[bytes | None, bytes | None, bytes | None]
 
 
 class TLSFiles:
@@ -31,34 +37,34 @@ class TLSFiles:
         self._client_key = client_key
         self._client_certificate = client_certificate
         self._state = self._stat()
-        self._context = self._load()
-
-    def __bool__(self) -> bool:
-        return self._ca_file is not None or self._client_certificate is not None
+        #: Loaded by the sending thread where it is the system's.
+        self._loaded: _Loaded | None = None
+        if ca_file is not None or client_certificate is not None:
+            self._loaded = self._load()
 
     def context(self) -> ssl.SSLContext:
-        """Return the context for a new connection. Files that were replaced are read again.
-
-        Short-lived certificates are renewed while the process runs. While the new files can't be used, the former
-        ones stay in use.
-        """
-        state = self._stat()
-        if state != self._state:
-            # An error is not raised again for each connection: the receiver rejects the former files if they expired.
-            with suppress(ValueError):
-                self._context = self._load()
-                self._state = state
-        return self._context
+        """Return the context for a new connection."""
+        return self._current().context
 
     def contents(self) -> tuple[bytes | None, bytes | None, bytes | None]:
-        """Return the contents of the files as gRPC takes them: authorities, key, certificate. Raise ValueError."""
-        self._load()
-        certificate = self._client_certificate
-        return (
-            None if self._ca_file is None else _read(self._ca_file, "CA file"),
-            None if certificate is None else _read(self._client_key or certificate, "client key"),
-            None if certificate is None else _read(certificate, "client certificate"),
-        )
+        """Return the files' contents for a new connection, in gRPC's order: authorities, key, certificate."""
+        if self._ca_file is None and self._client_certificate is None:
+            return None, None, None
+        return self._current().contents
+
+    def _current(self) -> _Loaded:
+        """Return what was loaded. Files that were replaced are loaded again: certificates may be short-lived.
+
+        While the new files can't be used, the former ones stay in use: half of them may be replaced at this moment.
+        """
+        state = self._stat()
+        if self._loaded is None:
+            self._loaded = self._load()
+        elif state != self._state:
+            with suppress(ValueError):
+                self._loaded = self._load()
+                self._state = state
+        return self._loaded
 
     def _stat(self) -> list[tuple[int, int, int] | None]:
         found: list[tuple[int, int, int] | None] = []
@@ -70,25 +76,24 @@ class TLSFiles:
             found.append(None if status is None else (status.st_ino, status.st_size, status.st_mtime_ns))
         return found
 
-    def _load(self) -> ssl.SSLContext:
-        authorities = None
+    def _load(self) -> _Loaded:
+        authorities = key = certificate = None
         if self._ca_file is not None:
-            try:
-                authorities = _read(self._ca_file, "CA file").decode("ascii")
-            except UnicodeDecodeError:
-                raise ValueError(f"The TLS CA file {self._ca_file} is not in PEM format.") from None
+            authorities = _read(self._ca_file, "CA file")
         try:
-            context = ssl.create_default_context(cadata=authorities)
+            if authorities == b"":
+                raise ValueError("OpenSSL would use the system's authorities")
+            context = ssl.create_default_context(cadata=None if authorities is None else authorities.decode("ascii"))
         except (ssl.SSLError, ValueError):
             raise ValueError(f"The TLS CA file {self._ca_file} has no certificate in PEM format.") from None
         if self._client_certificate is not None:
-            self._load_client(context, self._client_certificate)
-        return context
+            certificate = _read(self._client_certificate, "client certificate")
+            key_file = self._client_certificate if self._client_key is None else self._client_key
+            key = _read(key_file, "client key")
+            self._load_client(context, key_file, self._client_certificate)
+        return _Loaded(context, (authorities, key, certificate))
 
-    def _load_client(self, context: ssl.SSLContext, certificate: Path) -> None:
-        _read(certificate, "client certificate")
-        key = certificate if self._client_key is None else self._client_key
-        _read(key, "client key")
+    def _load_client(self, context: ssl.SSLContext, key: Path, certificate: Path) -> None:
         try:
             # Without a password function, OpenSSL asks for a passphrase on the terminal and waits.
             context.load_cert_chain(certificate, key, password=_no_password)
