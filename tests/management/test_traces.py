@@ -184,7 +184,7 @@ def test_a_jaeger_that_has_seen_nothing(settings: Any) -> None:
 
 def test_nothing_is_kept(settings: Any) -> None:
     settings.TRACING = {"EXPORTER": "console"}
-    with pytest.raises(CommandError, match="can't be read back"):
+    with pytest.raises(CommandError, match="can't be read:"):
         traces()
 
 
