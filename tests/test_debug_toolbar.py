@@ -212,7 +212,7 @@ def test_a_fault_of_the_panels_is_no_ones_but_its_own(tmp_path: Path, fault: str
 
 
 def test_nothing_else_imports_it() -> None:
-    code = "import django_tracing, django_tracing.admin, django_tracing.pages.views, sys; print('debug_toolbar' in sys.modules)"
+    code = "import django_tracing, django_tracing.admin, django_tracing.pages.trace, sys; print('debug_toolbar' in sys.modules)"
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"}
     done = subprocess.run(
         [sys.executable, "-c", f"import django; django.setup(); {code}"],
