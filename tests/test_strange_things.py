@@ -109,7 +109,7 @@ STRANGE: dict[str, Any] = {
 # ----- contexts
 
 _baggage_key = next(iter(baggage_api.set_baggage("a", "b", Context())))
-KEYS: dict[str, Any] = {"span": SPAN_KEY, "scope": correlation._SCOPE_KEY, "call": CALL_KEY, "baggage": _baggage_key}
+KEYS: dict[str, Any] = {"span": SPAN_KEY, "scope": correlation._STATE_KEY, "call": CALL_KEY, "baggage": _baggage_key}
 
 breaker = pybreaker.CircuitBreaker(name="strange")
 
