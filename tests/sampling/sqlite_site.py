@@ -117,7 +117,7 @@ def work(refresher: Any) -> None:
 
     def refresh() -> None:
         decide(refresher)
-        refresher._reported = float("-inf")
+        refresher._status_stored = float("-inf")
         refresher.refresh()
 
     thread = threading.Thread(target=refresh)

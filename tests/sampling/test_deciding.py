@@ -26,7 +26,7 @@ from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.undecided import late, undecided_traces
 from django_tracing.redaction.attributes import AttributeSanitizer
-from django_tracing.sampling.debug_header import make_debug_header
+from django_tracing.sampling import make_debug_header
 from django_tracing.sampling.rules import Rule, compile_rules
 from django_tracing.sampling.sampler import RuleSampler
 from django_tracing.sampling.trace_state import randomness, threshold
