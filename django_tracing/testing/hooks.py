@@ -135,7 +135,7 @@ def install() -> None:
                 factory.keep = _KeepingRate(factory.keep)
             refresher = runtime.current.refresher
             if factory is not None and refresher is not None and not isinstance(factory.decide, _KeepingDecision):
-                refresher.settle()
+                refresher.use_without_reading()
                 if factory.decide is not None:
                     factory.decide = _KeepingDecision(factory.decide)
     except AttributeError as error:

@@ -285,7 +285,7 @@ HAMMER = """
     def refresh(refresher):
         while not over.is_set():
             decide(refresher)
-            refresher._reported = float("-inf")
+            refresher._status_stored = float("-inf")
             refresher.refresh()
 
     threads = [threading.Thread(target=refresh, args=(refresher,)) for refresher in refreshers]

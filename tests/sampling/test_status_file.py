@@ -99,7 +99,7 @@ def test_processes_and_counts_leave_when_they_are_old(tmp_path: Path) -> None:
 
         for hours in (0, 0.5, 1.5, 3):
             counts = {rule.pk: (1, 10), None: (5, 5)}
-            where.add("p", now - timedelta(hours=hours), counts)
+            where.add_counts("p", now - timedelta(hours=hours), counts)
             assert counts == {}
         assert sums() == (2, 20), "of the last hour"
         where.delete_old()
@@ -111,7 +111,7 @@ def test_processes_and_counts_leave_when_they_are_old(tmp_path: Path) -> None:
         gone.updated -= timedelta(seconds=100)
         where.store_status(gone)
         assert [row.pk for row in where.processes()] == [live.pk]
-        refresher._reported = float("-inf")
+        refresher._status_stored = float("-inf")
         refresher.refresh()
         assert refresher._processes == 1, "nobody shares with those that have gone"
         """
@@ -179,7 +179,7 @@ def test_a_process_that_ends_writes_nothing(tmp_path: Path) -> None:
         refresher = make(refresh=3600)
         refresher.factory.decide(None, "GET", None, None, 1)
         status = Path(store()).with_name("traces.status.sqlite3")
-        wait_until(lambda: names(refresher) and not refresher._reported < 0, "the thread's first look")
+        wait_until(lambda: names(refresher) and not refresher._status_stored < 0, "the thread's first look")
         opened.clear()
         before = [file.read_bytes() for file in (path, status)]
         atexit.register(lambda: print(opened, [file.read_bytes() for file in (path, status)] == before))
