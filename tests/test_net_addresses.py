@@ -114,7 +114,7 @@ def test_links_go_without_credentials_and_not_to_secrets() -> None:
 @pytest.fixture
 def admin(settings: Any, client: Client, db: None) -> Callable[..., str]:
     """Pages of the admin, as a superuser sees them."""
-    settings.ROOT_URLCONF = "tests.pages.test_pages"
+    settings.ROOT_URLCONF = "tests.pages.urls"
     client.force_login(User.objects.create(username="root", is_staff=True, is_superuser=True))
 
     def get(page: str) -> str:

@@ -222,7 +222,7 @@ class LocalStore(SQLiteFile):
                 f"The local store {self.path} was in use by others for {BUSY_TIMEOUT:g} s. Try again.", "busy"
             )
         return StoreError(
-            f"The local store {self.path} can't be used ({text}). It is begun anew with the next trace; "
+            f"The local store {self.path} can't be used ({text}). It is created again with the next trace; "
             f"if that does not help, delete it.",
             "unusable",
         )
@@ -256,7 +256,7 @@ class LocalStore(SQLiteFile):
             # SQLite has no checksums, so the content of the tables may be damaged.
             raise StoreError(
                 f"The local store {self.path} holds what can't be read ({type(error).__name__}): a part of it is "
-                f"damaged. Delete it; it is begun anew with the next trace.",
+                f"damaged. Delete it; it is created again with the next trace.",
                 "unusable",
             ) from error
 
