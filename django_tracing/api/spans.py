@@ -39,6 +39,7 @@ from django_tracing.context.request import RequestState, get_request_state, inco
 from django_tracing.instrumentation.rate_limit import NAME as RATE_LIMIT_CHECK
 from django_tracing.instrumentation.rate_limit import mark_blocked
 from django_tracing.instrumentation.upstream.http_client import CALL_KEY, ExternalCall, span_name
+from django_tracing.recording.sdk import set_kind
 from django_tracing.recording.span import SPAN_KEY, context_of
 from django_tracing.redaction import cut, describe_sql, dialect_of, key_pattern, redact_text
 from django_tracing.semconv import names
@@ -573,7 +574,7 @@ def _settle(manual: ManualSpan, call: ExternalCall) -> None:
     if call.delegated:
         span: Any = manual.span
         spans.set_name(span, f"external.{call.service}")
-        span._kind = SpanKind.INTERNAL
+        set_kind(span, SpanKind.INTERNAL)
 
 
 def _has_parameter(func: Callable[..., Any], name: str) -> bool:

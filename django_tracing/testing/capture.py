@@ -34,6 +34,7 @@ from django_tracing.conf.loading import get_settings
 from django_tracing.export.queue import QueueProcessor
 from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
 from django_tracing.recording.factory import SpanFactory
+from django_tracing.recording.sdk import ON_ENDING, EndingProcessor, processors_of, set_processors, tracers_of
 from django_tracing.recording.undecided import SamplingDecision
 from django_tracing.spans import runtime
 from django_tracing.traces.model import Event, Kind, Status
@@ -425,7 +426,7 @@ class _Collector(SpanProcessor):
 _collector: Final = _Collector()
 
 
-class _Gate(SpanProcessor):
+class _Gate(EndingProcessor):
     """Another processor, which is not told of the end of spans that stay in the process."""
 
     def __init__(self, processor: SpanProcessor) -> None:
@@ -434,8 +435,11 @@ class _Gate(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         self.processor.on_start(span, parent_context=parent_context)
 
-    def _on_ending(self, span: Span) -> None:
-        self.processor._on_ending(span)
+    def on_ending(self, span: Span) -> None:
+        # A processor may have none: old SDKs' base class has none.
+        on_ending = getattr(self.processor, ON_ENDING, None)
+        if on_ending is not None:
+            on_ending(span)
 
     def on_end(self, span: ReadableSpan) -> None:
         context = span.get_span_context()
@@ -513,13 +517,13 @@ def _install() -> None:
     _check()
     provider: Any = trace.get_tracer_provider()
     try:
-        multi = provider._active_span_processor
         with _lock:
-            wanted = (*(_gated(processor) for processor in multi._span_processors if processor is not _collector),)
-            if (*wanted, _collector) != multi._span_processors:
-                multi._span_processors = (*wanted, _collector)
+            processors = processors_of(provider)
+            wanted = (*(_gated(processor) for processor in processors if processor is not _collector), _collector)
+            if wanted != processors:
+                set_processors(provider, wanted)
             # Each tracer has the sampler that its provider had when it was made.
-            for sampled in (provider, *list(provider._tracers.values())):
+            for sampled in (provider, *tracers_of(provider)):
                 if not isinstance(sampled.sampler, _KeepingSampler):
                     sampled.sampler = _KeepingSampler(sampled.sampler)
             factory: SpanFactory | None = runtime.current.factory

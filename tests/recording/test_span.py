@@ -42,8 +42,8 @@ from opentelemetry.trace import (
     TraceState,
 )
 
-from django_tracing import recording
 from django_tracing.export.wire import EncodedBatch, encode_span, encode_spans
+from django_tracing.recording import undecided
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.recording.span import RecordingSpan, UnsampledSpan
@@ -600,14 +600,14 @@ def test_what_waits_is_counted_also_while_another_thread_has_its_turn() -> None:
     class Interrupted(list[Any]):
         def __len__(self) -> int:
             other.ended.append(object())  # type: ignore[arg-type]
-            recording._waiting_in_all += 1
+            undecided._waiting.spans += 1
             return super().__len__()
 
-    before = recording._waiting_in_all
-    one, other = recording.UndecidedTrace(1, None), recording.UndecidedTrace(2, None)
+    before = undecided._waiting.spans
+    one, other = undecided.UndecidedTrace(1, None), undecided.UndecidedTrace(2, None)
     one.ended = Interrupted([object(), object()])
-    recording._waiting_in_all += 2
+    undecided._waiting.spans += 2
     one._release()
-    assert len(other.ended) == recording._waiting_in_all - before == 1
+    assert len(other.ended) == undecided._waiting.spans - before == 1
     other._discard()
-    assert recording._waiting_in_all == before
+    assert undecided._waiting.spans == before
