@@ -1,4 +1,4 @@
-"""Code that is not to be traced: what users gave this app to call, and looking at traces."""
+"""Run code without tracing it: callables from the settings, and the pages that show traces."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _ids: Final = RandomIdGenerator()
 
 
 def untraced_context(context: Context | None = None) -> Context:
-    """``context`` (default: the current one) in which nothing makes a span: neither this app nor OpenTelemetry's."""
+    """Return ``context`` (default: the current one) in which neither this app nor OpenTelemetry's make spans."""
     parent = SpanContext(_ids.generate_trace_id(), _ids.generate_span_id(), is_remote=False)
     return Context({**trace.set_span_in_context(NonRecordingSpan(parent), context), **SUPPRESSED})
 
 
 class Untraced:
-    """A block in which nothing makes a span: ``with Untraced(): ...``."""
+    """A context manager in whose block no spans are made: ``with Untraced(): ...``."""
 
     __slots__ = ("_token",)
 

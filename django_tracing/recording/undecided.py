@@ -86,7 +86,11 @@ class UndecidedTrace:
         self.lost = 0
 
     def start(self, root: RecordingSpan) -> None:
+        """Wait for the end of ``root``, the first span of the trace here, or for its request's user."""
         self.root = root
+        if root.request_state is not None:
+            # A rule for this user, or this subscription, may keep the trace.
+            root.request_state.when_user_known = self.reconsider
         if len(undecided_traces) >= _MOST_TRACES:
             self._forget_oldest()
         undecided_traces[self.trace_id] = self

@@ -32,8 +32,9 @@ from opentelemetry.sdk.trace import Span as SDKSpan
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
 
 from django_tracing import spans
-from django_tracing.conf.loading import Settings, get_settings
+from django_tracing.conf.loading import get_settings
 from django_tracing.conf.patterns import bounded_search
+from django_tracing.conf.values import Settings
 from django_tracing.context.clients import client_address
 from django_tracing.context.extraction import extract
 from django_tracing.context.request import HEADER, RequestState, get_request_state, incoming_id, with_request_state
