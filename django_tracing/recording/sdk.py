@@ -70,6 +70,10 @@ class EndingProcessor(SpanProcessor):
         if on_ending is not None:
             setattr(cls, ON_ENDING, on_ending)
 
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        # That of old SDKs returns None, and their provider then flushes no other processor.
+        return True
+
 
 # ----- tracers and providers
 
