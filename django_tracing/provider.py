@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.sampling import Sampler
 
@@ -31,9 +31,11 @@ from django_tracing.export.queue import QueueProcessor
 from django_tracing.instrumentation import log_records as logs
 from django_tracing.instrumentation import site_words
 from django_tracing.instrumentation.imports import when_imported
-from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
+from django_tracing.instrumentation.upstream.processor import RedactedProcessor, UpstreamProcessor
 from django_tracing.net import shown_address
+from django_tracing.recording import sdk
 from django_tracing.recording.factory import SpanFactory
+from django_tracing.recording.probe import Abilities, probe
 from django_tracing.recording.undecided import late
 from django_tracing.redaction import SensitiveKeys, also_sensitive, redact_resource
 from django_tracing.redaction.attributes import AttributeSanitizer
@@ -95,18 +97,16 @@ def _start(settings: Settings) -> None:
         os.environ[_SEMCONV] = ",".join(sorted(settings.semconv_stability_opt_in))
     provider = trace.get_tracer_provider()
     ours = isinstance(provider, trace.ProxyTracerProvider)
+    abilities = probe()
     sampler = RuleSampler(settings.sample_rate, settings)
     if ours:
         provider = make_provider(settings, sampler)
     add_processor = getattr(provider, "add_span_processor", None)
     queue: QueueProcessor | None = None
     if add_processor is not None:
-        # First, so that the processors behind it get redacted spans.
-        add_processor(UpstreamProcessor())
         if ours or _explicitly_exported(settings):
             queue = _make_queue(settings)
-            if queue is not None:
-                add_processor(queue)
+        _add_processors(provider, abilities, queue)
     if ours:
         trace.set_tracer_provider(provider)
         _set_propagators(settings)
@@ -122,7 +122,11 @@ def _start(settings: Settings) -> None:
     sanitizer = AttributeSanitizer(settings.sensitive_keys, settings.max_attribute_length, settings.redact)
     also_sensitive(settings.sensitive_keys)
     site_words.install()
-    factory = SpanFactory.of(tracer, keep, passed_by=(UpstreamProcessor,), sanitizer=sanitizer)
+    factory = (
+        SpanFactory.of(tracer, keep, passed_by=(UpstreamProcessor,), sanitizer=sanitizer)
+        if abilities.own_spans
+        else None
+    )
     refresher = refresh.start(sampler, factory, settings, _report) if ours and factory is not None else None
     if refresher is not None and queue is not None:
         late.append(queue.on_end)
@@ -139,6 +143,27 @@ def _start(settings: Settings) -> None:
         )
     )
     instrumentation.install(settings.instrumentations)
+
+
+def _add_processors(provider: Any, abilities: Abilities, queue: QueueProcessor | None) -> None:
+    """Redact the spans of other tracers, and send all spans to ``queue``."""
+    upstream = UpstreamProcessor(in_place=abilities.redaction_in_place)
+    provider.add_span_processor(upstream)
+    processor: SpanProcessor | None = queue
+    if not abilities.redaction_in_place:
+
+        def lost() -> None:
+            if queue is not None:
+                queue.counters.drop("unredacted")
+
+        # The SDK's tracers have the object that all spans are given to; those of other providers may hide it.
+        multi = getattr(provider.get_tracer(runtime.SCOPE_NAME, __version__), "span_processor", None)
+        if multi is not None:
+            upstream.redact_copies(multi, lost)
+        elif queue is not None:
+            processor = RedactedProcessor(queue, upstream, lost)
+    if processor is not None:
+        provider.add_span_processor(processor)
 
 
 def _report() -> dict[str, Any]:
@@ -168,12 +193,8 @@ def _explicitly_exported(settings: Settings) -> bool:
 def make_provider(settings: Settings, sampler: Sampler, *, shutdown_on_exit: bool = True) -> TracerProvider:
     """Make a TracerProvider with the settings' resource and without processors."""
     with environment.hidden():
-        provider = TracerProvider(
-            sampler=sampler, resource=make_resource(settings), shutdown_on_exit=shutdown_on_exit
-        )
-    # The SDK reads OTEL_SDK_DISABLED itself. TRACING["ENABLED"] takes precedence, and was read before.
-    provider._disabled = False
-    return provider
+        # Not disabled by OTEL_SDK_DISABLED: TRACING["ENABLED"] takes precedence, and was read before.
+        return sdk.make_provider(sampler=sampler, resource=make_resource(settings), shutdown_on_exit=shutdown_on_exit)
 
 
 def make_resource(settings: Settings) -> Resource:
@@ -305,14 +326,12 @@ def _flush_before_uvicorn_ends(queue: QueueProcessor, timeout: float) -> None:
 
 
 def _after_fork() -> None:
-    """Set the process id in the resource of a forked worker (gunicorn --preload)."""
-    provider = trace.get_tracer_provider()
-    update = getattr(provider, "_update_resource", None)
-    if update is not None:
-        try:
-            update(Resource({"process.pid": os.getpid()}))
-        except Exception:
-            _logger.debug("The resource kept its parent's process id.", exc_info=True)
+    """Give the resource of a forked worker (gunicorn --preload) its own process id."""
+    try:
+        changes = Resource({"process.pid": os.getpid()})
+        sdk.set_resource(trace.get_tracer_provider(), runtime.current.tracer, changes)
+    except Exception:
+        _logger.debug("The resource kept its parent's process id.", exc_info=True)
 
 
 def _set_propagators(settings: Settings) -> None:
