@@ -71,9 +71,10 @@ def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
             )
         else:
             yield checks.Error(f"{problem.source} {problem.message}", hint=problem.hint, id=WRONG_SETTING)
+    if settings.problems or settings.enabled:
+        yield from _variables(settings)
     if settings.problems or not settings.enabled:
         return
-    yield from _variables(settings)
     yield from _exporters(settings)
     # Also an object whose __call__ is one.
     subscription = settings.subscription
