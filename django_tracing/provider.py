@@ -21,7 +21,6 @@ from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler
 
 from django_tracing import instrumentation
-from django_tracing.addresses import shown_address
 from django_tracing.conf import environment
 from django_tracing.conf.entry_points import load_entry_point
 from django_tracing.conf.loading import DEFAULT_ENDPOINTS, get_settings
@@ -35,6 +34,7 @@ from django_tracing.instrumentation import log_records as logs
 from django_tracing.instrumentation import site_words
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
+from django_tracing.net import shown_address
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.undecided import late
 from django_tracing.redaction import SensitiveKeys, also_sensitive, redact_resource
@@ -250,7 +250,7 @@ def make_resource(settings: Settings) -> Resource:
 def make_exporter(settings: Settings) -> SpanExporter | None:
     """Make the exporter that the settings name. Return None for ``"none"``.
 
-    Raises ``export.errors.MissingExtra`` when its package is not installed, ImportError, TypeError or ValueError
+    Raises ``exceptions.MissingExtra`` when its package is not installed, ImportError, TypeError or ValueError
     when a dotted path gives no exporter. The message contains the fix.
     """
     write = _local_write(settings) if settings.exporter == "local" else None
@@ -261,6 +261,7 @@ def make_exporter(settings: Settings) -> SpanExporter | None:
         compression=settings.compression,
         timeout=settings.export_timeout,
         local_write=write,
+        settings=settings,
         **_tls(settings),
     )
 
