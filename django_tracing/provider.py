@@ -287,17 +287,10 @@ def make_exporter(settings: Settings) -> SpanExporter | None:
         timeout=settings.export_timeout,
         local_write=write,
         settings=settings,
-        **_tls(settings),
+        tls_ca_file=settings.tls_ca_file,
+        tls_client_key=settings.tls_client_key,
+        tls_client_certificate=settings.tls_client_certificate,
     )
-
-
-def _tls(settings: Settings) -> dict[str, Any]:
-    given = {
-        "tls_ca_file": settings.tls_ca_file,
-        "tls_client_key": settings.tls_client_key,
-        "tls_client_certificate": settings.tls_client_certificate,
-    }
-    return {name: path for name, path in given.items() if path is not None}
 
 
 def _local_write(settings: Settings) -> Callable[[list[dict[str, object]]], None]:
