@@ -219,6 +219,7 @@ def make_exporter(settings: Settings) -> SpanExporter | None:
         compression=settings.compression,
         timeout=settings.export_timeout,
         local_write=write,
+        settings=settings,
     )
 
 
