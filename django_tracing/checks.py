@@ -14,7 +14,7 @@ from django_tracing.conf import environment
 from django_tracing.conf.loading import DEFAULT_ENDPOINTS, get_settings
 from django_tracing.conf.values import Settings
 from django_tracing.context.propagation import available_propagator
-from django_tracing.export.errors import MissingExtra
+from django_tracing.exceptions import MissingExtra
 from django_tracing.instrumentation import OURS
 from django_tracing.provider import make_exporter
 from django_tracing.redaction.printable import printable

@@ -65,7 +65,7 @@ class RuleSampler(Sampler):
         self.rate = rate
         self._threshold = threshold(rate)
         #: What the first span of a trace says that the rate kept; nothing where it keeps all.
-        self.part = None if rate >= 1.0 else _part(BY_SETTINGS, rate)
+        self.shared = None if rate >= 1.0 else _part(BY_SETTINGS, rate)
         self._settings = settings
         bound = None if settings is None else settings.forced_per_second
         #: What callers may force; None where it is without bounds.
@@ -147,7 +147,7 @@ class RuleSampler(Sampler):
             counts, self._counts = self._counts, defaultdict(lambda: [0, 0])
         return {rule: (kept, passed_over) for rule, (kept, passed_over) in counts.items()}
 
-    def forked(self) -> None:
+    def reset_after_fork(self) -> None:
         """In a forked child: what its parent decided is its parent's to tell, and no lock is held by any thread."""
         self._lock = RLock()
         self._counts = defaultdict(lambda: [0, 0])
@@ -392,3 +392,10 @@ def _route(request: Any) -> str:
     except Exception:  # there is none, or URLs or converters of the site's fail: that is for Django to say
         return ""
     return route if route.startswith("/") else f"/{route}"
+
+
+def __getattr__(name: str) -> Any:
+    from django_tracing.deprecation import resolve_former_name
+
+    former = {"make_debug_header": ("django_tracing.sampling.make_debug_header", "0.3")}
+    return resolve_former_name(__name__, name, former)

@@ -30,13 +30,13 @@ from django.urls import path
 from opentelemetry import trace as trace_api
 
 import django_tracing
-from django_tracing.addresses import shown_address
 from django_tracing.conf.loading import get_settings
 from django_tracing.context.request import RequestState
 from django_tracing.context.user import identify
 from django_tracing.export.wire import encode_spans
 from django_tracing.instrumentation import commands
 from django_tracing.instrumentation import log_records as logs
+from django_tracing.net import shown_address
 from django_tracing.redaction import SensitiveKeys, redact_resource
 from django_tracing.sampling.sampler import _part
 from tests.callees import Callee
