@@ -1,4 +1,4 @@
-"""What can go wrong with an export, told apart so that a person can be told what to do."""
+"""Classify export errors by cause, and check headers."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from django_tracing.net import explain_error, shown_address
 
 __all__ = ["checked_headers", "from_network_error", "from_status"]
 
-#: https://www.rfc-editor.org/rfc/rfc9110#section-5.1 and -5.5, without the obsolete; gRPC's metadata is as strict.
+#: https://www.rfc-editor.org/rfc/rfc9110#section-5.1 and -5.5, without the obsolete part. gRPC has the same rules.
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t -~]*")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
 
 
 def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
-    """``headers`` as a dict; raises ValueError, naming the header but not its value, for what can't be sent."""
+    """Return ``headers`` as a dict. Raise ValueError, without the header's value, for a header that can't be sent."""
     for name, value in (headers or {}).items():
         if not _HEADER_NAME.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of a header.")
+            raise ValueError(f"{name!r} is not a valid name of a header.")
         if not _HEADER_VALUE.fullmatch(value):
             raise ValueError(f"The header {name} has characters other than printable ASCII.")
     return dict(headers or {})
@@ -41,7 +41,7 @@ _REASONS: Final[Mapping[str, ExportReason]] = {
 
 
 def from_network_error(error: Exception, where: str) -> ExportError:
-    """The :class:`ExportError` for a failed connection to ``where`` (host and port).
+    """Return the :class:`ExportError` for a failed connection to ``where`` (host and port).
 
     ``error`` is an OSError, HTTPException or UnicodeError.
     """
@@ -50,23 +50,25 @@ def from_network_error(error: Exception, where: str) -> ExportError:
 
 
 def from_status(status: int, where: str, retry_after: str | None = None, *, compressed: bool = False) -> ExportError:
-    """The :class:`ExportError` for an HTTP status of 300 or more from ``where``, a URL.
+    """Return the :class:`ExportError` for an HTTP status of 300 or more from ``where``, a URL.
 
-    ``compressed`` says that the message was sent with gzip, which may be why it was refused.
+    ``compressed`` is whether the request used gzip, which may be why it was rejected.
     """
     where = shown_address(where)
     if status in (401, 403):
         return ExportError(
-            f"{where} refused the credentials ({status}).", reason="unauthorized", retryable=False, status=status
+            f"{where} rejected the credentials ({status}).", reason="unauthorized", retryable=False, status=status
         )
     if status in (404, 405):
-        return ExportError(f"{where} takes no spans ({status}).", reason="not_found", retryable=False, status=status)
-    # https://opentelemetry.io/docs/specs/otlp/#failures-1 names those that may be tried again.
+        return ExportError(
+            f"{where} does not accept spans ({status}).", reason="not_found", retryable=False, status=status
+        )
+    # https://opentelemetry.io/docs/specs/otlp/#failures-1 lists the statuses that may be retried.
     if status in (429, 502, 503, 504):
-        # Not a text of digits without end, nor digits that float() does not take.
+        # Only a few ASCII digits: the text may be of any length, and float() does not parse all Unicode digits.
         wait = float(retry_after) if retry_after and _SECONDS.fullmatch(retry_after) else None
         return ExportError(
-            f"{where} is overloaded or away ({status}).",
+            f"{where} is overloaded or unavailable ({status}).",
             reason="unavailable",
             retryable=True,
             status=status,
@@ -75,18 +77,18 @@ def from_status(status: int, where: str, retry_after: str | None = None, *, comp
     if status >= 500:
         return ExportError(f"{where} failed ({status}).", reason="unavailable", retryable=True, status=status)
     if status == 415 and compressed:
-        # https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16: the answer to a coding that is not taken.
+        # https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16: the answer to an unsupported coding.
         return ExportError(
-            f"{where} does not take what is sent, likely because of gzip ({status}).",
+            f"{where} rejected the format of the request, probably because of gzip ({status}).",
             reason="compression",
             retryable=False,
             status=status,
         )
     if status in (400, 415):
-        # Who passes over Content-Encoding takes gzip for a broken message.
-        perhaps = ' It may not know gzip: try COMPRESSION "none".' if compressed else ""
+        # A receiver that ignores Content-Encoding takes gzip for a broken message.
+        perhaps = ' It may not support gzip: try COMPRESSION "none".' if compressed else ""
         return ExportError(
-            f"{where} does not understand what is sent ({status}).{perhaps}",
+            f"{where} can't read the request ({status}).{perhaps}",
             reason="wrong_protocol",
             retryable=False,
             status=status,

@@ -209,7 +209,7 @@ def test_a_service_that_takes_no_gzip(connect: Connect) -> None:
         server.start()
         endpoint = f"http://127.0.0.1:{port}"
         error = failure(connect(endpoint, compression="gzip"))
-        assert str(error) == f"127.0.0.1:{port} does not take gzip (UNIMPLEMENTED)."
+        assert str(error) == f"127.0.0.1:{port} does not support gzip (UNIMPLEMENTED)."
         assert (error.reason, error.retryable) == ("compression", False)
         connect(endpoint).export(make_spans())
         assert kept.names == ["span-0"]
