@@ -30,14 +30,14 @@ from django_tracing.context.propagation import CorrelationPropagator, available_
 from django_tracing.export import build_exporter
 from django_tracing.export.queue import QueueProcessor
 from django_tracing.instrumentation import log_records as logs
-from django_tracing.instrumentation import site_words
 from django_tracing.instrumentation.imports import when_imported
+from django_tracing.instrumentation.site_words import read_site_words
 from django_tracing.instrumentation.upstream.processor import RedactedProcessor, UpstreamProcessor
 from django_tracing.recording import sdk
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.probe import Abilities, probe
 from django_tracing.recording.undecided import late
-from django_tracing.redaction import SensitiveKeys, also_sensitive, redact_resource
+from django_tracing.redaction import SensitiveKeys, Vocabulary, redact_resource, use_vocabulary
 from django_tracing.redaction.attributes import AttributeSanitizer
 from django_tracing.sampling import refresh
 from django_tracing.sampling.sampler import RuleSampler
@@ -120,8 +120,7 @@ def _start(settings: Settings) -> None:
     # A provider and a sampler that are not ours are asked for each span.
     keep = sampler.keep if ours else None
     sanitizer = AttributeSanitizer(settings.sensitive_keys, settings.max_attribute_length, settings.redact)
-    also_sensitive(settings.sensitive_keys)
-    site_words.install()
+    use_vocabulary(Vocabulary(settings.sensitive_keys, read_site_words))
     factory = (
         SpanFactory.of(tracer, keep, passed_by=(UpstreamProcessor,), sanitizer=sanitizer)
         if abilities.own_spans
