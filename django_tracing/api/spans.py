@@ -19,8 +19,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, SpanKind
 
 from django_tracing import spans
-from django_tracing.addresses import linkable
 from django_tracing.conf.loading import get_settings
+from django_tracing.net import link_base
 from django_tracing.recording.span import SPAN_KEY, context_of
 from django_tracing.semconv.names import Attributes
 from django_tracing.spans import runtime
@@ -318,7 +318,7 @@ def trace_url(trace_id: str | None = None) -> str | None:
     if trace_id is None:
         return None
     if settings.query_url is not None:
-        links = linkable(settings.query_url)
+        links = link_base(settings.query_url)
         return None if links is None else f"{links}/trace/{trace_id}"
     if settings.exporter != "local" and settings.reader is None:
         return None

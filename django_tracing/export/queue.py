@@ -20,9 +20,9 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import TraceFlags
 
+from django_tracing.exceptions import ExportError
 from django_tracing.export.batches import SpanBatch
 from django_tracing.export.counters import Counters, DropReason
-from django_tracing.export.errors import ExportError
 from django_tracing.recording.span import RecordingSpan
 from django_tracing.redaction import cut, redact_text
 from django_tracing.redaction.printable import printable

@@ -21,6 +21,7 @@ from django_tracing.recording.sdk import plain_attributes
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.recording.span import UNSET, RecordingSpan
 from django_tracing.redaction import redact_tracestate
+from django_tracing.semconv.otlp import KIND_NUMBERS
 
 __all__ = ["EncodedBatch", "encode_span", "encode_spans"]
 
@@ -33,13 +34,7 @@ _child_ids: Final = struct.Struct(">HQQHQHQ").pack
 _times: Final = struct.Struct("<BQBQ").pack
 _LOW: Final = (1 << 64) - 1
 
-_KINDS: Final = {
-    SpanKind.INTERNAL: 1,
-    SpanKind.SERVER: 2,
-    SpanKind.CLIENT: 3,
-    SpanKind.PRODUCER: 4,
-    SpanKind.CONSUMER: 5,
-}
+_KINDS: Final = {kind: KIND_NUMBERS[kind.name.lower()] for kind in SpanKind}
 #: Span.flags: bit 8 says that bit 9 is known, bit 9 that the parent is in another process.
 _HAS_IS_REMOTE: Final = 0x100
 _IS_REMOTE: Final = 0x200

@@ -16,6 +16,7 @@ import os
 import random
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -24,8 +25,7 @@ from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, Sam
 from opentelemetry.trace import Link, SpanKind, TraceState, get_current_span
 from opentelemetry.util.types import Attributes
 
-from django_tracing.addresses import shown_address
-from django_tracing.net import TimedResponse
+from django_tracing.net import Address, connect, explain_error, parse_address, read_at_most, shown_address
 from django_tracing.redaction.printable import printable
 from django_tracing.sampling.bucket import TokenBucket
 
@@ -164,16 +164,16 @@ class JaegerRemoteSampler(Sampler):
         initial: float = 0.001,
         timeout: float = 2.0,
     ) -> None:
-        parts = urlsplit(endpoint)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f'The endpoint is "{shown_address(endpoint)}": write it as "{DEFAULT_ENDPOINT}".')
+        address = _address(endpoint)
         self.service_name = service_name
         self.endpoint = endpoint
         #: The endpoint for people: its path and query may hold a key.
         self.shown = shown_address(endpoint)
-        self._connection: tuple[str, str, int | None] = parts.scheme, parts.hostname, parts.port
-        query = f"{parts.query}&" if parts.query else ""
-        self._path = f"{parts.path.rstrip('/') or '/sampling'}?{query}service={quote(service_name, safe='')}"
+        query = f"{address.query}&" if address.query else ""
+        self._address = address._replace(
+            path=address.path.rstrip("/") or "/sampling",
+            query=f"{query}service={quote(service_name, safe='')}",
+        )
         self._refresh = refresh
         self._timeout = timeout
         self._decider = _Decider(Strategy(rate=initial))
@@ -247,14 +247,15 @@ class JaegerRemoteSampler(Sampler):
     def ask(self) -> bool:
         """Asks once, now; False when there was no answer to go by. Never raises."""
         try:
-            strategy = parse_strategy(json.loads(self._get()))
-        except OSError as error:
-            self._say(f"{type(error).__name__}: {error}")
+            body = self._get()
+        except (OSError, http.client.HTTPException, UnicodeError) as error:
+            self._say(explain_error(error, self._address.where).message.rstrip("."))
             return False
-        except http.client.HTTPException as error:
-            # Its text may be the path, with what is secret of it.
-            self._say(f"{type(error).__name__}: it does not speak HTTP")
+        except ValueError as error:
+            self._say(str(error))
             return False
+        try:
+            strategy = parse_strategy(json.loads(body))
         except ValueError as error:
             self._say(str(error))
             return False
@@ -270,18 +271,14 @@ class JaegerRemoteSampler(Sampler):
         return True
 
     def _get(self) -> bytes:
-        scheme, host, port = self._connection
-        kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
-        connection = kind(host, port, timeout=self._timeout)
-        # One that drips is given up as well.
-        connection.response_class = TimedResponse
+        connection = connect(self._address, self._timeout)
         try:
-            connection.request("GET", self._path, headers={"Accept": "application/json"})
+            connection.request("GET", self._address.target, headers={"Accept": "application/json"})
             answer = connection.getresponse()
             if answer.status != 200:
                 raise ValueError(f"it answered {answer.status}")
-            body = answer.read(_MOST_BYTES + 1)
-            if len(body) > _MOST_BYTES:
+            body, has_more = read_at_most(answer, _MOST_BYTES)
+            if has_more:
                 raise ValueError("its answer is too long")
             return body
         finally:
@@ -296,6 +293,15 @@ class JaegerRemoteSampler(Sampler):
                 printable(str(self._decider.strategy), _MOST_SAID),
             )
         self._trouble = trouble
+
+
+def _address(endpoint: str) -> Address:
+    """Parse the address of a sampling server. Raises ValueError without possible secrets of it."""
+    with suppress(ValueError):
+        address = parse_address(endpoint)
+        if address.scheme in ("http", "https") and urlsplit(endpoint).hostname:
+            return address
+    raise ValueError(f'The endpoint is "{shown_address(endpoint)}": write it as "{DEFAULT_ENDPOINT}".')
 
 
 def from_environment(argument: str | None = None) -> ParentBased:

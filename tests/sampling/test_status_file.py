@@ -139,7 +139,7 @@ def test_a_damaged_status_file_is_begun_anew(tmp_path: Path, kept: int) -> None:
         print(len(figures(refresher.settings).processes()))
         """
     said, processes = run(script, tmp_path, kept).splitlines()
-    assert "is begun anew" in said
+    assert "is created again" in said
     assert processes == "1"
 
 

@@ -35,7 +35,7 @@ class Site:
         self.before, self.behind, self.queued = (InMemorySpanExporter() for _ in range(3))
         self.queue = QueueProcessor(self.queued, export_interval=600)
         self.provider.add_span_processor(SimpleSpanProcessor(self.before))
-        provider_module._add_processors(self.provider, IN_COPIES, self.queue)
+        provider_module._add_processors(self.provider, IN_COPIES, [self.queue])
         self.provider.add_span_processor(SimpleSpanProcessor(self.behind))
 
     def span(self, scope: str = "shop", context: Context | None = None, **options: Any) -> trace.Span:
@@ -175,7 +175,7 @@ def test_behind_another_librarys_provider_our_queue_gets_copies(monkeypatch: pyt
     inside = TracerProvider(shutdown_on_exit=False)
     exporter = InMemorySpanExporter()
     queue = QueueProcessor(exporter, export_interval=600)
-    provider_module._add_processors(Hidden(inside), IN_COPIES, queue)
+    provider_module._add_processors(Hidden(inside), IN_COPIES, [queue])
     secretive(inside.get_tracer("shop").start_span("span", Context()))
     assert inside.force_flush(5000)
     [sent] = exporter.get_finished_spans()
