@@ -16,7 +16,7 @@ from django.db.models import QuerySet, Value
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.http.response import HttpResponseBase
 from django.template.response import TemplateResponse
-from django.urls import Resolver404, path, re_path, resolve, reverse
+from django.urls import path, re_path, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.translation import gettext
@@ -24,6 +24,7 @@ from django.utils.translation import gettext_lazy as _
 
 from django_tracing.addresses import shown_address
 from django_tracing.conf.loading import SPECS, Settings, get_settings
+from django_tracing.context.description import find_route
 from django_tracing.models import ProcessStatus, SamplingRule, Trace
 from django_tracing.redaction import SensitiveKeys, redact_resource
 from django_tracing.sampling.database import as_rule, read_rules, table_exists
@@ -89,16 +90,12 @@ class PreviewForm(forms.Form):
         """The form as the rules are asked."""
         data = self.cleaned_data
         path_info = data["path"]
-        try:
-            route = resolve(path_info).route
-        except Resolver404:
-            route = ""
         lines = [line.partition(":") for line in data["headers"].splitlines() if line.strip()]
         return Asked(
             operation=data["operation"] or "request",
             method=data["method"].upper(),
             path=path_info,
-            route=route if not route or route.startswith("/") else f"/{route}",
+            route=find_route(path_info),
             headers={header_key(name): value.strip() for name, _colon, value in lines},
             user_id=data["user_id"],
             subscription=data["subscription"],
