@@ -11,7 +11,9 @@ WHEEL ?= wheel
 BIN = $(VENV)/bin
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: demo test lint types unit wheel benchmark screenshots clean
+.PHONY: setup demo test lint types unit wheel docs release-check release benchmark screenshots clean
+
+setup: $(VENV)/.test
 
 demo: $(VENV)/.demo
 	$(BIN)/python manage.py demo $(DEMO)
@@ -21,6 +23,8 @@ test: $(CHECKS) unit $(WHEEL)
 lint: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/codespell
+	$(BIN)/djlint --quiet --lint django_tracing/templates
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python manage.py check
@@ -34,6 +38,23 @@ unit: $(VENV)/.test
 # The wheel as a user gets it, in a virtual environment of its own, asked from outside the checkout.
 wheel: $(VENV)/.test
 	PYTHON=$(BIN)/python sh tests/wheel.sh
+
+# The documentation site, in docs/_build/html. A warning is an error.
+docs: $(VENV)/.docs
+	rm -rf docs/_build
+	$(BIN)/python -m sphinx -b html -W --keep-going -n -q docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
+
+$(VENV)/.docs: $(VENV)/bin/python setup.cfg
+	$(PIP) install --editable ".[docs]" "$(DJANGO)"
+	touch $@
+
+# What is missing for a release (TAG=v1.2.3 compares the tag, too), and the files of one, in dist/.
+release-check: $(VENV)/.test
+	$(BIN)/python -m tests.release check $(if $(TAG),--tag $(TAG))
+
+release: $(VENV)/.test
+	$(BIN)/python -m tests.release build
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -60,4 +81,4 @@ $(VENV)/.benchmark: $(VENV)/bin/python setup.cfg
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-benchmarks .tox build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-benchmarks .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

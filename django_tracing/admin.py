@@ -23,7 +23,9 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from django_tracing.addresses import shown_address
-from django_tracing.conf.loading import SPECS, Settings, get_settings
+from django_tracing.conf.loading import get_settings
+from django_tracing.conf.table import SPECS
+from django_tracing.conf.values import Settings
 from django_tracing.context.description import find_route
 from django_tracing.models import ProcessStatus, SamplingRule, Trace
 from django_tracing.redaction import SensitiveKeys, redact_resource

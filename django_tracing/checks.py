@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 from django.core import checks
 
 from django_tracing.conf import environment
-from django_tracing.conf.loading import Settings, get_settings
+from django_tracing.conf.loading import get_settings
+from django_tracing.conf.values import Settings
 from django_tracing.context.propagation import available_propagator
 from django_tracing.export.errors import MissingExtra
 from django_tracing.instrumentation import OURS

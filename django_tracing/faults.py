@@ -1,4 +1,4 @@
-"""Log faults of this app once a process."""
+"""Log faults of this app, each once in a process."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from contextlib import suppress
 __all__ = ["log_once"]
 
 _logger = logging.getLogger("django_tracing")
-
-
 _logged: set[str] = set()
 
 
 def log_once(key: str, message: str, *args: object) -> None:
-    """Logs a fault of our own once a process (``key`` tells faults apart): a warning, never a flood."""
+    """Log a fault of this app as a warning, unless one with the same ``key`` was logged before."""
     if key not in _logged:
         _logged.add(key)
         with suppress(Exception):

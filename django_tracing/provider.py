@@ -22,8 +22,9 @@ from opentelemetry.sdk.trace.sampling import Sampler
 from django_tracing import instrumentation
 from django_tracing.addresses import shown_address
 from django_tracing.conf import environment
-from django_tracing.conf.loading import Settings, get_settings
+from django_tracing.conf.loading import get_settings
 from django_tracing.conf.under_test import in_tests
+from django_tracing.conf.values import Settings
 from django_tracing.context.outgoing import OutgoingPropagator
 from django_tracing.context.propagation import CorrelationPropagator, available_propagator
 from django_tracing.export import build_exporter
@@ -31,7 +32,7 @@ from django_tracing.export.queue import QueueProcessor
 from django_tracing.instrumentation import log_records as logs
 from django_tracing.instrumentation import site_words
 from django_tracing.instrumentation.imports import when_imported
-from django_tracing.instrumentation.upstream.registry import UpstreamProcessor
+from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.undecided import late
 from django_tracing.redaction import SensitiveKeys, also_sensitive, redact_resource
@@ -154,9 +155,9 @@ def _report() -> dict[str, Any]:
 
 
 def _explicitly_exported(settings: Settings) -> bool:
-    """Whether a process that has its own provider shall export here too.
+    """Return whether a process that set its own provider exports through this app too.
 
-    ``OTEL_EXPORTER_OTLP_ENDPOINT`` does not ask for it: the provider that was there honours it already.
+    ``OTEL_EXPORTER_OTLP_ENDPOINT`` is no reason to: the existing provider honors it already.
     """
     return any(
         settings.source(name).startswith(("TRACING", "environment variable JAEGER_ENDPOINT"))
@@ -165,18 +166,18 @@ def _explicitly_exported(settings: Settings) -> bool:
 
 
 def make_provider(settings: Settings, sampler: Sampler, *, shutdown_on_exit: bool = True) -> TracerProvider:
-    """A new TracerProvider with the settings' resource and no processor yet."""
+    """Make a TracerProvider with the settings' resource and without processors."""
     with environment.hidden():
         provider = TracerProvider(
             sampler=sampler, resource=make_resource(settings), shutdown_on_exit=shutdown_on_exit
         )
-    # The SDK reads OTEL_SDK_DISABLED by itself; TRACING["ENABLED"] wins over it, and was asked before.
+    # The SDK reads OTEL_SDK_DISABLED itself. TRACING["ENABLED"] takes precedence, and was read before.
     provider._disabled = False
     return provider
 
 
 def make_resource(settings: Settings) -> Resource:
-    """Who sends the spans: service, environment, host and process.
+    """Describe the sender of the spans: service, environment, host and process.
 
     Convention: https://opentelemetry.io/docs/specs/semconv/resource/
     """
@@ -191,11 +192,11 @@ def make_resource(settings: Settings) -> Resource:
     if settings.service_version:
         attributes["service.version"] = settings.service_version
     if settings.environment:
-        # The name that Jaeger's users search for, and the one that the conventions have since given it.
+        # The name that Jaeger's users search for, and the name of the current conventions.
         attributes["deployment.environment"] = settings.environment
         attributes["deployment.environment.name"] = settings.environment
     resource = Resource.create(attributes)
-    # An operator's, also those that the SDK itself read of the environment; this app's own need no judging.
+    # Attributes set by an operator, also those that the SDK read from the environment. This app's own are safe.
     given = {
         key: value
         for key, value in resource.attributes.items()
@@ -205,10 +206,10 @@ def make_resource(settings: Settings) -> Resource:
 
 
 def make_exporter(settings: Settings) -> SpanExporter | None:
-    """The exporter that the settings ask for; None for ``"none"``.
+    """Make the exporter that the settings name. Return None for ``"none"``.
 
     Raises ``export.errors.MissingExtra`` when its package is not installed, ImportError, TypeError or ValueError
-    when a dotted path gives no exporter. The message says what to do.
+    when a dotted path gives no exporter. The message contains the fix.
     """
     write = _local_write(settings) if settings.exporter == "local" else None
     return build_exporter(
@@ -222,7 +223,7 @@ def make_exporter(settings: Settings) -> SpanExporter | None:
 
 
 def _local_write(settings: Settings) -> Callable[[list[dict[str, object]]], None]:
-    """Writes to the local store. Only who stores a trace waits for SQLite's import, in the sending thread."""
+    """Return a function that writes to the local store. The sending thread imports SQLite with the first trace."""
 
     @functools.cache
     def store() -> LocalStore:
@@ -264,7 +265,7 @@ def _make_queue(settings: Settings) -> QueueProcessor | None:
 
 
 def _flush_before_celery_ends() -> None:
-    """Sends what waits when one of Celery's prefork processes has run its last task: it then ends without atexit."""
+    """Flush the queue when one of Celery's prefork processes has run its last task: it ends without ``atexit``."""
     from celery.signals import worker_process_shutdown
 
     worker_process_shutdown.connect(_flush, weak=False, dispatch_uid="django_tracing.provider")
@@ -279,9 +280,9 @@ def _flush(**kwargs: Any) -> None:
 
 
 def _flush_before_uvicorn_ends(queue: QueueProcessor, timeout: float) -> None:
-    """Sends what waits when uvicorn has answered its last request.
+    """Flush the queue when uvicorn shuts down.
 
-    It then ends by the very signal that stopped it, which runs no ``atexit``; and Django has no lifespan events.
+    uvicorn then ends by the signal that stopped it, which runs no ``atexit``, and Django has no lifespan events.
     """
     module = sys.modules.get("uvicorn.server")
     server = getattr(module, "Server", None)
@@ -303,7 +304,7 @@ def _flush_before_uvicorn_ends(queue: QueueProcessor, timeout: float) -> None:
 
 
 def _after_fork() -> None:
-    """A worker made by fork (gunicorn --preload) is a process of its own, and says so."""
+    """Set the process id in the resource of a forked worker (gunicorn --preload)."""
     provider = trace.get_tracer_provider()
     update = getattr(provider, "_update_resource", None)
     if update is not None:

@@ -7,7 +7,7 @@ from typing import Any, Final, cast
 
 from django.utils.module_loading import import_string
 
-from django_tracing.conf.loading import Settings
+from django_tracing.conf.values import Settings
 from django_tracing.semconv.names import CORRELATION_ID, HTTP_STATUS_CODE, USER_ID, Convention
 from django_tracing.traces.model import FoundSpan, Reader, ReadError, SpanStream
 from django_tracing.traces.readers.jaeger.reader import JaegerReader

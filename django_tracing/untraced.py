@@ -1,4 +1,4 @@
-"""Code that is not to be traced: what users gave this app to call, and looking at traces."""
+"""Run code without tracing it: callables from the settings, and the pages that show traces."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 __all__ = ["SUPPRESSED", "Untraced", "untraced_context"]
 
-#: Both keys that instrumentations of OpenTelemetry look at before they make a span.
+#: Both context keys that OpenTelemetry's instrumentations check before they make a span.
 _SUPPRESS_PLAIN: Final = "suppress_instrumentation"
 try:
     from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY as _SUPPRESS_KEY
-except ImportError:  # it is private: some day it may be another one
+except ImportError:  # it is private and may be renamed
     _SUPPRESS_KEY = _SUPPRESS_PLAIN
 SUPPRESSED: Final[dict[str, object]] = {_SUPPRESS_PLAIN: True, _SUPPRESS_KEY: True}
 
@@ -26,13 +26,13 @@ _ids: Final = RandomIdGenerator()
 
 
 def untraced_context(context: Context | None = None) -> Context:
-    """``context`` (default: the current one) in which nothing makes a span: neither this app nor OpenTelemetry's."""
+    """Return ``context`` (default: the current one) in which neither this app nor OpenTelemetry's make spans."""
     parent = SpanContext(_ids.generate_trace_id(), _ids.generate_span_id(), is_remote=False)
     return Context({**trace.set_span_in_context(NonRecordingSpan(parent), context), **SUPPRESSED})
 
 
 class Untraced:
-    """A block in which nothing makes a span: ``with Untraced(): ...``."""
+    """A context manager in whose block no spans are made: ``with Untraced(): ...``."""
 
     __slots__ = ("_token",)
 

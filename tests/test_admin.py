@@ -19,6 +19,7 @@ from django.utils import timezone
 
 from django_tracing import provider
 from django_tracing.models import ProcessStatus, SamplingCount, SamplingRule
+from django_tracing.spans import runtime
 from tests.receivers import OTLPReceiver
 
 urlpatterns = [path("admin/", admin.site.urls)]
@@ -252,8 +253,7 @@ def test_pages_say_at_the_top_why_nothing_is_traced(
 ) -> None:
     settings.TRACING = {"LOCAL_STORE": str(tmp_path / "traces.sqlite3")}
     assert "errornote" not in page(root, url)
-    monkeypatch.setattr(provider, "_started", False)
-    monkeypatch.setattr(provider, "_trouble", "")
+    monkeypatch.setattr(runtime, "current", runtime.Runtime())
     settings.TRACING = {"SAMPLE_RATE": SCRIPT}
     provider.start()
     text = page(root, url)

@@ -35,7 +35,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext
 from django_tracing import create_span
 from django_tracing.context import user as identity
 from django_tracing.context.request import RequestState
-from django_tracing.instrumentation.request.placing import placing
+from django_tracing.instrumentation.request import placing
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.span import RecordingSpan
 from django_tracing.redaction.attributes import AttributeSanitizer

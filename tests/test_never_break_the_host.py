@@ -238,8 +238,8 @@ def test_a_caller_s_tracestate_is_never_too_much(caplog: pytest.LogCaptureFixtur
         parent = SpanContext(2**56 - 1, 7, True, TraceFlags(0), state)
         kept = judged(sampler, 2**56 - 1, parent)
         assert kept.kept
-        assert "th:8" in kept.state["ot"]
-    assert len(judged(sampler, 2**56 - 1, SpanContext(1, 7, True, TraceFlags(0), full)).state) == 32
+        assert "th:8" in kept.trace_state["ot"]
+    assert len(judged(sampler, 2**56 - 1, SpanContext(1, 7, True, TraceFlags(0), full)).trace_state) == 32
     assert caplog.records == [], "a caller writes no log"
 
 
@@ -279,15 +279,16 @@ from django_tracing.sampling.sampler import RuleSampler
 from django_tracing.sampling.remote import JaegerRemoteSampler, Strategy, _Decider
 from django_tracing.sampling import refresh
 from django_tracing.conf.loading import load
-from django_tracing.recording import Origin
+from django_tracing.recording.factory import SpanFactory
+from django_tracing.spans import runtime
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.trace import SpanKind
 
 settings = load({"EXPORTER": "none", "SAMPLING_REFRESH": 0}, {})
 sampler = RuleSampler(1.0, settings)
 sampler.use(compile_rules([Rule(1, "ten", max_per_second=10)], "shop"))
-factory = Origin.of(TracerProvider(sampler=sampler).get_tracer("x"), sampler.keep)
-refresh.begin(sampler, factory, settings, dict)
+factory = SpanFactory.of(TracerProvider(sampler=sampler).get_tracer("x"), sampler.keep)
+runtime.use(runtime.current.replace(refresher=refresh.start(sampler, factory, settings, dict)))
 sampler.decide(None, "GET", SpanKind.SERVER, None, 1)
 remote = JaegerRemoteSampler("shop", "http://127.0.0.1:1/sampling", refresh=60)
 remote._decider = _Decider(Strategy(per_second=10.0))
@@ -323,7 +324,7 @@ def test_a_child_forked_while_a_thread_decides_goes_on() -> None:
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     # The tests' own process is not to follow the rules of a test.
-    monkeypatch.setattr(refresh, "_current", None)
+    monkeypatch.setattr(runtime, "current", runtime.current.replace(refresher=None))
     made: list[tuple[Refresher, TracerProvider]] = []
 
     def one(**tracing: Any) -> Refresher:
@@ -355,7 +356,7 @@ def names(refresher: Refresher) -> list[str]:
 def test_without_refreshing_a_saved_rule_starts_nothing(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refresh, "_in_tests", lambda: False)
     refresher = make(SAMPLING_REFRESH=0)
-    monkeypatch.setattr(refresh, "_current", refresher)
+    monkeypatch.setattr(runtime, "current", runtime.current.replace(refresher=refresher))
     SamplingRule.objects.create(name="new")
     assert refresher._thread is None, "it would look again and again, without a pause"
 
@@ -369,7 +370,7 @@ def test_a_thread_that_cannot_be_started_is_started_later(make: Any, monkeypatch
     monkeypatch.setattr(refresh, "_in_tests", lambda: False)
     SamplingRule.objects.create(name="all")
     refresher = make(SAMPLE_RATE=0.5)
-    monkeypatch.setattr(refresh, "_current", refresher)
+    monkeypatch.setattr(runtime, "current", runtime.current.replace(refresher=refresher))
     remote = JaegerRemoteSampler("shop", "http://127.0.0.1:1/sampling", initial=1.0)
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", no_threads)

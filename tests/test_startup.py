@@ -18,6 +18,7 @@ PROJECT = """
 import json, sys
 import opentelemetry.sdk.trace
 from django.conf import settings
+from django_tracing.spans import runtime
 from django_tracing.apps import DjangoTracingConfig
 
 asked = json.loads(sys.argv[1])
@@ -89,7 +90,7 @@ def test_nothing_is_imported_that_is_not_used(exporter: str, tmp_path: Path) -> 
     upstream = ("opentelemetry.instrumentation.", "opentelemetry.exporter.", "opentelemetry.proto.")
     assert [name for name in imported if name.startswith(upstream)] == []
     exporters = {name for name in imported if name.startswith("django_tracing.export.")} - {
-        f"django_tracing.export.{name}" for name in ("counters", "errors", "processor", "sdk", "wire")
+        f"django_tracing.export.{name}" for name in ("counters", "errors", "queue", "wire")
     }
     assert exporters == ({f"django_tracing.export.{exporter}"} if exporter != "none" else set())
     reading = (

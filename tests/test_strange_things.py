@@ -49,7 +49,9 @@ from django_tracing import (
     trace_rate_limit_check,
     use_trace_context,
 )
-from django_tracing.conf.loading import SPECS, Settings, load
+from django_tracing.conf.loading import load
+from django_tracing.conf.table import SPECS
+from django_tracing.conf.values import Settings
 from django_tracing.context import request as correlation
 from django_tracing.instrumentation.request.middleware import TracingMiddleware
 from django_tracing.instrumentation.upstream.http_client import CALL_KEY
@@ -107,7 +109,7 @@ STRANGE: dict[str, Any] = {
 # ----- contexts
 
 _baggage_key = next(iter(baggage_api.set_baggage("a", "b", Context())))
-KEYS: dict[str, Any] = {"span": SPAN_KEY, "scope": correlation._SCOPE_KEY, "call": CALL_KEY, "baggage": _baggage_key}
+KEYS: dict[str, Any] = {"span": SPAN_KEY, "scope": correlation._STATE_KEY, "call": CALL_KEY, "baggage": _baggage_key}
 
 breaker = pybreaker.CircuitBreaker(name="strange")
 

@@ -16,7 +16,7 @@ from django.db import connections
 from django.db.models.query_utils import DeferredAttribute
 from django.utils.functional import LazyObject, empty
 
-from django_tracing.conf.loading import Settings
+from django_tracing.conf.values import Settings
 from django_tracing.context.request import RequestState
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import cut, mask_email, redact_text

@@ -30,7 +30,8 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, Sp
 from opentelemetry.sdk.trace.sampling import ALWAYS_ON
 
 from django_tracing.addresses import shown_address
-from django_tracing.conf.loading import QUERY_PORT, Settings, get_settings, load
+from django_tracing.conf.loading import QUERY_PORT, get_settings, load
+from django_tracing.conf.values import Settings
 from django_tracing.context.current import suppressed
 from django_tracing.diagnosis.probes import Speech, post, recognise, within
 from django_tracing.export.errors import ExportError, from_os_error, from_status

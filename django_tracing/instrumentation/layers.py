@@ -23,7 +23,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from django_tracing import spans
-from django_tracing.conf.loading import Settings, get_settings
+from django_tracing.conf.loading import get_settings
+from django_tracing.conf.values import Settings
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.semconv.names import CODE_FUNCTION, CODE_NAMESPACE, MIDDLEWARE_PHASE, OPERATION_TYPE, Attributes

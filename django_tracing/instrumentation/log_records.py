@@ -15,7 +15,7 @@ from typing import Any, Final
 from opentelemetry.context import Context
 
 from django_tracing import spans
-from django_tracing.conf.loading import Settings
+from django_tracing.conf.values import Settings
 from django_tracing.context.request import get_request_state
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.span import SPAN_KEY, RecordingSpan

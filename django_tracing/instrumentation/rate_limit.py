@@ -178,7 +178,7 @@ def _read_throttle(throttle: Any, allowed: Any) -> Attributes | None:
         now, duration = getattr(throttle, "now", None), getattr(throttle, "duration", None)
         if history and now is not None and duration is not None:
             reset = duration - (now - history[-1])
-    operation = getattr(throttle, "state", None) or type(throttle).__name__
+    operation = getattr(throttle, "scope", None) or type(throttle).__name__
     return describe(str(operation), bool(allowed), limit if isinstance(limit, int) else None, remaining, reset)
 
 

@@ -40,7 +40,7 @@ _MOST_WAITING_IN_ALL: Final = 20_000
 
 
 #: How many undecided traces are known at most: one whose first span is never ended is never decided.
-_MOST_PENDING: Final = 10_000
+_MOST_UNDECIDED: Final = 10_000
 
 
 #: What waits, by trace id: spans of the SDK's own find it by that. The oldest stands first.
@@ -80,8 +80,12 @@ class UndecidedTrace:
         self.lost = 0
 
     def start(self, root: RecordingSpan) -> None:
+        """Wait for the end of ``root``, the first span of the trace here, or for its request's user."""
         self.root = root
-        if len(undecided_traces) >= _MOST_PENDING:
+        if root.request_state is not None:
+            # A rule for this user, or this subscription, may keep the trace.
+            root.request_state.when_user_known = self.reconsider
+        if len(undecided_traces) >= _MOST_UNDECIDED:
             self._forget_oldest()
         undecided_traces[self.trace_id] = self
 

@@ -240,7 +240,9 @@ def _own_connection(alias: str, address: str) -> Iterator[Any]:
     own = shared.copy(alias)
     options = {name: value for name, value in own.settings_dict["OPTIONS"].items() if name != "init_command"}
     own.settings_dict.update(NAME=address, OPTIONS={**options, "timeout": 0})
-    own.connection = own.get_new_connection(own.get_connection_params())
+    # Not Django's own get_new_connection() either: it registers functions of SQL, which no rule needs, and with some
+    # versions of SQLite that reads the file, and fails where it is locked, with the connection left open.
+    own.connection = own.Database.connect(**own.get_connection_params())
     try:
         own.set_autocommit(True)
         connections[alias] = own

@@ -16,7 +16,7 @@ from django.db.models import BigIntegerField, Case, F, Q, QuerySet, Sum, Value, 
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from django_tracing.conf.loading import Settings
+from django_tracing.conf.values import Settings
 from django_tracing.sampling.database import autocommitting, file_of, is_sqlite
 
 if TYPE_CHECKING:

@@ -22,8 +22,8 @@ from django.db.models.signals import post_delete, post_save
 from django.utils import timezone
 from opentelemetry.trace import SpanContext, SpanKind
 
-from django_tracing.conf.loading import Settings
 from django_tracing.conf.under_test import in_tests as _in_tests
+from django_tracing.conf.values import Settings
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.undecided import SamplingDecision
 from django_tracing.sampling.database import (

@@ -16,7 +16,8 @@ from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceState, get_current_span
 from opentelemetry.util.types import Attributes as OTelAttributes
 
-from django_tracing.conf.loading import Settings, get_settings
+from django_tracing.conf.loading import get_settings
+from django_tracing.conf.values import Settings
 from django_tracing.context.clients import is_within, vouched_address
 from django_tracing.context.description import find_route
 from django_tracing.context.request import get_request_state

@@ -10,7 +10,8 @@ from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET
 
-from django_tracing.conf.loading import Settings, get_settings
+from django_tracing.conf.loading import get_settings
+from django_tracing.conf.values import Settings
 from django_tracing.context.clients import is_within, vouched_address
 from django_tracing.sampling.database import read_rules
 from django_tracing.sampling.strategies import serve

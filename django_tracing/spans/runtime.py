@@ -11,7 +11,7 @@ from django_tracing.redaction.attributes import AttributeSanitizer
 from django_tracing.semconv.names import Attributes, Convention
 
 if TYPE_CHECKING:
-    from django_tracing.conf.loading import Settings
+    from django_tracing.conf.values import Settings
     from django_tracing.recording.factory import SpanFactory
 
 __all__ = ["SCOPE_NAME", "Cache", "Runtime", "clear_caches", "current", "share", "use"]

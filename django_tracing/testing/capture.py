@@ -32,7 +32,7 @@ from opentelemetry.util.types import Attributes
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.export.queue import QueueProcessor
-from django_tracing.instrumentation.upstream.registry import UpstreamProcessor
+from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.undecided import SamplingDecision
 from django_tracing.spans import runtime

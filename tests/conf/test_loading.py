@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
-from django_tracing.conf.loading import SPECS, Settings, get_settings, load
+from django_tracing.conf.loading import get_settings, load
+from django_tracing.conf.table import SPECS
+from django_tracing.conf.values import Settings
 
 
 def from_env(**environ: str) -> Settings:

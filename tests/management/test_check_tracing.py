@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from django.core.management import CommandError, call_command
 
-from django_tracing.conf.loading import SPECS
+from django_tracing.conf.table import SPECS
 from django_tracing.management.commands import check_tracing
 from example_project.servers import free_port
 from tests.jaegers import Jaeger

@@ -23,7 +23,7 @@ from opentelemetry.trace import Link, StatusCode
 
 from django_tracing import create_span, set_span_attributes, spans
 from django_tracing.conf.loading import get_settings, load
-from django_tracing.instrumentation.upstream.registry import UpstreamProcessor
+from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.redaction import attributes as guidelines
 from django_tracing.redaction.attributes import AttributeSanitizer, attribute_name

@@ -113,7 +113,7 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sampler.use(compile_rules(rules, "tests"))
     factory = runtime.current.factory
     assert factory is not None
-    monkeypatch.setattr(factory, "decide", sampler.judge)
+    monkeypatch.setattr(factory, "decide", sampler.decide)
     before = propagate.get_global_textmap()
     propagate.set_global_textmap(available_propagator(["tracecontext", "baggage", "b3", "b3multi", "jaeger"])[0])
     with configured(**options), override_settings(ROOT_URLCONF=__name__):

@@ -44,7 +44,7 @@ from django_tracing.export.wire import encode_span
 from django_tracing.instrumentation.request.incoming import _getter
 from django_tracing.instrumentation.request.server_timing import server_timing
 from django_tracing.instrumentation.upstream.redis_commands import statement_of
-from django_tracing.instrumentation.upstream.registry import _commands
+from django_tracing.instrumentation.upstream.span_redaction import _commands
 from django_tracing.redaction import (
     REDACTED,
     SensitiveKeys,

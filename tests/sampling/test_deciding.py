@@ -19,9 +19,10 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 
 from django_tracing import create_span, get_trace_context, spans
-from django_tracing.conf.loading import Settings, load
+from django_tracing.conf.loading import load
+from django_tracing.conf.values import Settings
 from django_tracing.export.queue import QueueProcessor
-from django_tracing.instrumentation.upstream.registry import UpstreamProcessor
+from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.undecided import late, undecided_traces
 from django_tracing.redaction.attributes import AttributeSanitizer
@@ -77,9 +78,9 @@ class Site:
         tracer = self.provider.get_tracer(spans.SCOPE_NAME)
         factory = SpanFactory.of(tracer, self.sampler.keep, (UpstreamProcessor,), AttributeSanitizer())
         assert factory is not None
-        factory.decide = None if self.sampler.is_simple else self.sampler.judge
+        factory.decide = None if self.sampler.is_simple else self.sampler.decide
         monkeypatch.setattr(trace_api, "get_tracer", self.provider.get_tracer)
-        spans.use_tracer(tracer, Convention(), factory)
+        runtime.use(runtime.Runtime(tracer=tracer, factory=factory, convention=Convention(), settings=self.settings))
         self.client = Client(raise_request_exception=False)
 
     def get(self, url: str, **headers: str) -> list[str]:
@@ -203,7 +204,7 @@ def test_memory_is_bounded_while_a_trace_waits(site: Any, monkeypatch: pytest.Mo
 
 
 def test_memory_is_bounded_by_traces_that_never_end(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_tracing.recording.undecided._MOST_PENDING", 3)
+    monkeypatch.setattr("django_tracing.recording.undecided._MOST_UNDECIDED", 3)
     one = site(SAMPLE_RATE=0.0, KEEP_ERRORS=True)
     try:
         left_open = [LeftOpen() for _ in range(10)]
@@ -253,7 +254,7 @@ def test_services_of_different_rates_agree(site: Any) -> None:
     parent = SpanContext(1 << 100, 7, True, TraceFlags(0), state)
     verdict = one.sampler.decide(None, "run", SpanKind.CONSUMER, parent, parent.trace_id)
     assert verdict.kept
-    assert verdict.state.to_header() == "ot=rv:ffffffffffffff;x:1;th:c,vendor=1"
+    assert verdict.trace_state.to_header() == "ot=rv:ffffffffffffff;x:1;th:c,vendor=1"
 
 
 def test_the_debug_header_forces_a_trace(site: Any) -> None:

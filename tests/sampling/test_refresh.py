@@ -22,6 +22,7 @@ from django_tracing.recording.factory import SpanFactory
 from django_tracing.sampling import refresh
 from django_tracing.sampling.refresh import Refresher
 from django_tracing.sampling.sampler import RuleSampler
+from django_tracing.spans import runtime
 from tests.jaegers import wait_until
 
 pytestmark = pytest.mark.django_db(transaction=True)
@@ -30,7 +31,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     # The tests' own process is not to follow the rules of a test.
-    monkeypatch.setattr(refresh, "_current", None)
+    monkeypatch.setattr(runtime, "current", runtime.current.replace(refresher=None))
     providers: list[TracerProvider] = []
     refreshers: list[Refresher] = []
 
@@ -113,7 +114,7 @@ def test_the_process_that_saves_follows_at_once(make: Any, monkeypatch: pytest.M
     monkeypatch.setattr(refresh, "_in_tests", lambda: False)
     refresher = make()
     refresher.settings = refresher.settings._replace(sampling_refresh=3600)
-    monkeypatch.setattr(refresh, "_current", refresher)
+    monkeypatch.setattr(runtime, "current", runtime.current.replace(refresher=refresher))
     refresher.start()
     wait_until(lambda: refresher.factory.decide is None, "the first look")
     SamplingRule.objects.create(name="new")
@@ -132,7 +133,7 @@ class Lost:
 def test_saving_a_rule_fails_for_nothing_of_this(make: Any, monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
     monkeypatch.setattr(refresh, "_in_tests", lambda: False)
     refresher = make(SAMPLING_REFRESH=0)
-    monkeypatch.setattr(refresh, "_current", refresher)
+    monkeypatch.setattr(runtime, "current", runtime.current.replace(refresher=refresher))
     settings.DATABASE_ROUTERS = [Lost()]
     with transaction.atomic():
         SamplingRule(name="new").save(force_insert=True)

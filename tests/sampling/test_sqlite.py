@@ -120,6 +120,7 @@ LOOKS = """
     path = set_up(sys.argv[1])
     from django_tracing.models import *
     from django_tracing.sampling import refresh
+    from django_tracing.spans import runtime
     connection.close()
 
     def looks(refresher):
@@ -184,7 +185,7 @@ def test_processes_tell_each_other_of_a_first_rule(tmp_path: Path) -> None:
     one, other = make(), make()
     for refresher in (one, other):
         work(refresher)
-    refresh._current = one
+    runtime.use(runtime.current.replace(refresher=one))
     for signal in (refresh.post_save, refresh.post_delete):
         signal.connect(refresh._saved, sender="django_tracing.SamplingRule")
     for name in ("a", "b"):
@@ -565,7 +566,7 @@ def test_a_child_forked_while_the_thread_is_in_sqlite_goes_on(tmp_path: Path) ->
                 os._exit(7 if names(refresher) == ["one"] else 8)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
-        refresh.begin(refresher.sampler, refresher.factory, refresher.settings, dict)
+        refresh.start(refresher.sampler, refresher.factory, refresher.settings, dict)
         thread = threading.Thread(target=hold)
         thread.start()
         held.wait()

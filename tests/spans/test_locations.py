@@ -31,7 +31,7 @@ from django_tracing import trace_external_call
 from tests.callees import Callee
 from tests.conftest import Spans
 
-HERE = "tests/test_code_locations.py"
+HERE = "tests/spans/test_locations.py"
 KEYS = ("code.filepath", "code.lineno", "code.function")
 
 

@@ -13,7 +13,7 @@ from django.http import HttpRequest
 from opentelemetry.trace import Span
 
 from django_tracing import spans
-from django_tracing.conf.loading import Settings
+from django_tracing.conf.values import Settings
 from django_tracing.context.clients import client_address
 from django_tracing.context.description import readable_route, resolved_route, url_of
 from django_tracing.context.request import RequestState

@@ -24,7 +24,8 @@ from opentelemetry.sdk.trace import Span as SDKSpan
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
 
 from django_tracing import spans
-from django_tracing.conf.loading import Settings, get_settings
+from django_tracing.conf.loading import get_settings
+from django_tracing.conf.values import Settings
 from django_tracing.context.description import method_of
 from django_tracing.context.request import RequestState, get_request_state, incoming_id, with_request_state
 from django_tracing.context.user import identify

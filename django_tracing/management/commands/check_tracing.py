@@ -13,7 +13,8 @@ from typing import Any
 from django.conf import settings as django_settings
 from django.core.management.base import BaseCommand
 
-from django_tracing.conf.loading import Settings, get_settings, load
+from django_tracing.conf.loading import get_settings, load
+from django_tracing.conf.values import Settings
 from django_tracing.diagnosis.steps import Diagnosis, Step
 
 _WORDS = {"ok": "ok  ", "warning": "WARN", "failed": "FAIL", "skipped": "skip"}

@@ -1,0 +1,435 @@
+"""Parse and check the value of one setting, from ``TRACING`` or from the environment."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from django.utils.module_loading import import_string
+
+from django_tracing.addresses import shown_address
+from django_tracing.conf.values import Settings
+
+__all__ = [
+    "WrongValue",
+    "display",
+    "parse_text",
+    "parse_boolean",
+    "number",
+    "optional",
+    "choice",
+    "strings",
+    "did_you_mean",
+    "string_map",
+    "parse_headers",
+    "url",
+    "parse_otlp_endpoint",
+    "parse_path",
+    "parse_networks",
+    "parse_subscription",
+    "parse_trust_parent",
+    "parse_header_name",
+    "parse_refresh",
+    "parse_reader",
+    "parse_response_headers",
+    "parse_callable",
+    "parse_commands",
+    "parse_exporter",
+    "parse_protocol",
+    "parse_peer_services",
+    "parse_hosts",
+    "parse_prefixes",
+    "parse_semconv",
+    "parse_propagators",
+    "is_installed",
+    "KNOWN_EXPORTERS",
+    "KNOWN_PROPAGATORS",
+    "KNOWN_SEMCONV",
+    "Parser",
+]
+
+KNOWN_EXPORTERS = ("otlp", "otlp-grpc", "jaeger", "local", "console", "none")
+KNOWN_PROPAGATORS = ("tracecontext", "baggage", "b3", "b3multi", "jaeger", "none")
+KNOWN_SEMCONV = ("http", "http/dup", "database", "database/dup")
+
+
+class WrongValue(Exception):
+    """A value that a parser refuses: what is wrong, and the mend."""
+
+    def __init__(self, message: str, hint: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+Parser = Callable[[Any, bool], Any]
+
+
+def display(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def parse_text(value: Any, from_env: bool) -> str:
+    if not isinstance(value, str):
+        raise WrongValue(f"must be a string, not {type(value).__name__}.", 'Write it in quotes, e.g. "shop".')
+    if not value.strip():
+        raise WrongValue("is an empty string.", "Give it a value or leave the setting out.")
+    return value.strip()
+
+
+def parse_boolean(value: Any, from_env: bool) -> bool:
+    if isinstance(value, bool):
+        return value
+    if from_env and str(value).strip().lower() in {"true", "1", "yes", "on"}:
+        return True
+    if from_env and str(value).strip().lower() in {"false", "0", "no", "off", ""}:
+        return False
+    raise WrongValue(f"must be True or False, not {display(value)}.", "Set it to True or False.")
+
+
+def number(minimum: float, maximum: float = math.inf, *, unit: str, whole: bool = False) -> Parser:
+    kind = "a whole number" if whole else "a number"
+    bounds = f"from {minimum:g} to {maximum:g}" if maximum < math.inf else f"of at least {minimum:g}"
+
+    def parse(value: Any, from_env: bool) -> float:
+        hint = f"Set it to {kind} {bounds}{' ' + unit if unit else ''}."
+        number = value
+        if from_env:
+            try:
+                number = float(value)
+            except ValueError:
+                raise WrongValue(f"must be {kind}, not {display(value)}.", hint) from None
+            if whole and number.is_integer():
+                number = int(number)
+        if (
+            isinstance(number, bool)
+            or not isinstance(number, (int, float))
+            or (whole and not isinstance(number, int))
+        ):
+            raise WrongValue(f"must be {kind}, not {display(value)}.", hint)
+        if not minimum <= number <= maximum:  # also refuses NaN
+            raise WrongValue(f"is {display(value)}, which is out of range.", hint)
+        return number if whole else float(number)
+
+    return parse
+
+
+def optional(parser: Parser) -> Parser:
+    """``parser``, which lets None pass though it is not the default."""
+
+    def parse(value: Any, from_env: bool) -> Any:
+        return None if value is None else parser(value, from_env)
+
+    return parse
+
+
+def choice(*choices: str) -> Parser:
+    def parse(value: Any, from_env: bool) -> str:
+        if isinstance(value, str) and value.strip().lower() in choices:
+            return value.strip().lower()
+        options = ", ".join(f'"{choice}"' for choice in choices)
+        raise WrongValue(f"is {display(value)}.", f"Choose one of {options}.")
+
+    return parse
+
+
+def strings(*, example: str, choices: tuple[str, ...] = (), absolute: bool = False) -> Parser:
+    def parse(value: Any, from_env: bool) -> tuple[str, ...]:
+        if from_env:
+            value = [part.strip() for part in str(value).split(",") if part.strip()]
+        if isinstance(value, str) or not isinstance(value, Iterable) or isinstance(value, Mapping):
+            raise WrongValue(f"must be a list of strings, not {display(value)}.", f"Write it as {example}.")
+        items = tuple(value)
+        for item in items:
+            if not isinstance(item, str) or not item.strip():
+                raise WrongValue(f"contains {display(item)}, which is not a name.", f"Write it as {example}.")
+            if choices and item not in choices:
+                raise WrongValue(
+                    f"contains {display(item)}{did_you_mean(item, choices)}.", f"Known: {', '.join(choices)}."
+                )
+            if absolute and not item.startswith("/"):
+                raise WrongValue(f'contains {display(item)}, which does not start with "/".', f'Write "/{item}".')
+        return items
+
+    return parse
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(choices), n=1, cutoff=0.5)
+    return f' (did you mean "{close[0]}"?)' if close else ""
+
+
+def string_map(*, example: str) -> Parser:
+    def parse(value: Any, from_env: bool) -> Mapping[str, str]:
+        if from_env:
+            pairs = {}
+            for part in str(value).split(","):
+                if not part.strip():
+                    continue
+                key, separator, text = part.partition("=")
+                if not separator or not key.strip():
+                    # The value may be a secret, so it is not shown.
+                    raise WrongValue("has an entry without '='.", "Write it as key1=value1,key2=value2.")
+                # W3C Baggage encoding, as the OpenTelemetry specification asks of both variables.
+                pairs[unquote(key.strip())] = unquote(text.strip())
+            return MappingProxyType(pairs)
+        if not isinstance(value, Mapping):
+            raise WrongValue(f"must be a dict, not {type(value).__name__}.", f"Write it as {example}.")
+        for key, text in value.items():
+            if not isinstance(key, str) or not isinstance(text, str):
+                raise WrongValue(
+                    f"has the entry {display(key)}, which is not text to text.", f"Write it as {example}."
+                )
+        return MappingProxyType(dict(value))
+
+    return parse
+
+
+def parse_headers(value: Any, from_env: bool) -> Mapping[str, str]:
+    headers: Mapping[str, str] = string_map(example='{"authorization": "Bearer ..."}')(value, from_env)
+    for name, text in headers.items():
+        if any(character in name + text for character in "\r\n\0"):
+            raise WrongValue(f"has a line break in the header {display(name)}.", "Take the line break out.")
+    return headers
+
+
+def url(*schemes: str, example: str) -> Parser:
+    def parse(value: Any, from_env: bool) -> str:
+        if not isinstance(value, str):
+            raise WrongValue(f"must be a URL in a string, not {type(value).__name__}.", f'Write it as "{example}".')
+        text = value.strip()
+        shown = display(shown_address(text))
+        hint = f'Write it as "{example}".'
+        try:
+            parts = urlsplit(text)
+            port = parts.port
+        except ValueError:
+            raise WrongValue(f"is {shown}, which is not a URL.", hint) from None
+        if parts.scheme not in schemes or not parts.netloc:
+            if "://" not in text and text:
+                hint = f'Write it with its scheme: "{schemes[0]}://{shown_address(text)}".'
+            elif parts.scheme not in schemes:
+                hint = f"Use {' or '.join(f'{scheme}://' for scheme in schemes)}."
+            raise WrongValue(f"is {shown}, which is not a URL this app can send to.", hint)
+        if not parts.hostname or any(character.isspace() for character in text):
+            raise WrongValue(f"is {shown}, which names no host.", hint)
+        if port == 0:
+            raise WrongValue(f"is {shown}: port 0 can't be connected to.", hint)
+        if parts.scheme == "udp" and not port:
+            raise WrongValue(f"is {shown}, which names no port.", f'Write "udp://{parts.hostname}:6831".')
+        return text
+
+    return parse
+
+
+def parse_otlp_endpoint(value: Any, from_env: bool) -> str:
+    # The specification lets gRPC endpoints stand without a scheme.
+    text = str(value).strip()
+    if text and "://" not in text:
+        text = f"http://{text}"
+    return url("http", "https", example="http://localhost:4318")(text, from_env)  # type: ignore[no-any-return]
+
+
+def parse_path(value: Any, from_env: bool) -> Path:
+    if not isinstance(value, (str, os.PathLike)) or not str(value).strip():
+        raise WrongValue(
+            f"must be the path of a file, not {display(value)}.",
+            'Write it as BASE_DIR / ".tracing" / "traces.sqlite3".',
+        )
+    return Path(value)
+
+
+def parse_networks(value: Any, from_env: bool) -> tuple[IPv4Network | IPv6Network, ...]:
+    items = strings(example='["10.0.0.0/8", "127.0.0.1"]')(value, from_env)
+    networks = []
+    for item in items:
+        try:
+            networks.append(ip_network(item, strict=False))
+        except ValueError:
+            raise WrongValue(
+                f"contains {display(item)}, which is no IP address or network.",
+                'Write it as ["10.0.0.0/8", "127.0.0.1"].',
+            ) from None
+    return tuple(networks)
+
+
+def parse_subscription(value: Any, from_env: bool) -> str | Callable[[Any], Any] | None:
+    if value is None or callable(value):
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, str) and all(part.isidentifier() for part in value.split(".")):
+        return value
+    raise WrongValue(
+        f"must be an attribute path on the user or a callable, not {display(value)}.",
+        'Write it as "subscription.tier" or as a function that takes the user.',
+    )
+
+
+def parse_trust_parent(value: Any, from_env: bool) -> str | tuple[IPv4Network | IPv6Network, ...]:
+    if isinstance(value, str) and value.strip().lower() in ("always", "never"):
+        return value.strip().lower()
+    if isinstance(value, str):
+        raise WrongValue(
+            f"is {display(value)}.", 'Choose "always" or "never", or list callers\' addresses: ["10.0.0.0/8"].'
+        )
+    return parse_networks(value, from_env)
+
+
+def parse_header_name(value: Any, from_env: bool) -> str:
+    name = parse_text(value, from_env)
+    if not all(character.isalnum() or character == "-" for character in name):
+        raise WrongValue(f"is {display(value)}, which is no header's name.", 'Write it as "X-Trace-Debug".')
+    return name
+
+
+def parse_refresh(value: Any, from_env: bool) -> float:
+    # 0 is for never; more often than once a second would be a load on the database.
+    return 0.0 if value == 0 and value is not False else float(number(1, 3600, unit="seconds")(value, from_env))
+
+
+def parse_reader(value: Any, from_env: bool) -> str | Callable[[Settings], Any]:
+    # Not imported here: every process would, and only those that show traces need it.
+    if callable(value):
+        return value  # type: ignore[no-any-return]
+    if isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split(".")):
+        return value
+    raise WrongValue(
+        f"must be a dotted path or a callable, not {display(value)}.",
+        'Write it as the path of a function of the settings: "shop.tracing.tempo_reader".',
+    )
+
+
+def parse_response_headers(value: Any, from_env: bool) -> tuple[str, ...]:
+    if not isinstance(value, str) and isinstance(value, Iterable):
+        value = [item.lower() if isinstance(item, str) else item for item in value]
+    parse = strings(example='["Server-Timing", "traceresponse"]', choices=("server-timing", "traceresponse"))
+    return parse(value, from_env)  # type: ignore[no-any-return]
+
+
+def parse_callable(value: Any, from_env: bool) -> Callable[[str, Any], Any]:
+    hint = 'Write it as a function of key and value, or as its dotted path: "shop.tracing.redact".'
+    if isinstance(value, str):
+        if not ("." in value and all(part.isidentifier() for part in value.split("."))):
+            raise WrongValue(f"is {display(value)}, which is no dotted path.", hint)
+        try:
+            value = import_string(value)
+        except Exception as error:
+            raise WrongValue(f"is {display(value)}, which can't be imported: {error}.", hint) from None
+    if not callable(value):
+        raise WrongValue(f"must be callable, not {display(value)}.", hint)
+    return value  # type: ignore[no-any-return]
+
+
+def parse_commands(value: Any, from_env: bool) -> tuple[str, ...] | bool:
+    if value is True:
+        return True
+    if value is False or value is None:
+        return ()
+    return strings(example='["send_invoices"]')(value, from_env)  # type: ignore[no-any-return]
+
+
+def parse_exporter(value: Any, from_env: bool) -> str:
+    if isinstance(value, str):
+        name = value.strip()
+        if name.lower() in KNOWN_EXPORTERS:
+            return name.lower()
+        module, _, attribute = name.rpartition(".")
+        if module and all(part.isidentifier() for part in name.split(".")):
+            return name
+        raise WrongValue(
+            f"is {display(value)}, which is no known exporter{did_you_mean(name, KNOWN_EXPORTERS)}.",
+            f"Choose one of {', '.join(KNOWN_EXPORTERS)}, or the dotted path of a SpanExporter.",
+        )
+    raise WrongValue(f"must be a string, not {type(value).__name__}.", f"Choose one of {', '.join(KNOWN_EXPORTERS)}.")
+
+
+def parse_protocol(value: Any, from_env: bool) -> str:
+    text = str(value).strip().lower()
+    if text == "grpc":
+        return "otlp-grpc"
+    if text == "http/protobuf":
+        return "otlp"
+    raise WrongValue(f"is {display(value)}, which is not supported.", 'Set it to "http/protobuf" or "grpc".')
+
+
+def parse_peer_services(value: Any, from_env: bool) -> Mapping[str, str]:
+    services: Mapping[str, str] = string_map(example='{"10.0.0.7:8080": "user-service"}')(value, from_env)
+    for host in services:
+        if "/" in host or not host.strip():
+            raise WrongValue(
+                f"has the host {display(host)}.", 'Write a host as "host" or "host:port", without a scheme.'
+            )
+    return MappingProxyType({host.strip().lower(): name for host, name in services.items()})
+
+
+def parse_hosts(value: Any, from_env: bool) -> tuple[str, ...]:
+    example = '["user-service:8000", "*.internal"]'
+    if isinstance(value, (list, tuple)) and not value:
+        return ()
+    hosts: tuple[str, ...] = strings(example=example)(value, from_env)
+    for host in hosts:
+        named = host.strip().removeprefix("*.")
+        if "/" in named or not named or ("*" in named and host.strip() != "*"):
+            raise WrongValue(
+                f"contains {display(host)}, which is no host.",
+                f'Write hosts as "host", "host:port" or "*.domain", without a scheme: {example}.',
+            )
+    return tuple(host.strip().lower() for host in hosts)
+
+
+def parse_prefixes(value: Any, from_env: bool) -> tuple[str, ...]:
+    prefixes: tuple[str, ...] = strings(example='["tariff:", "report:"]')(value, from_env)
+    for prefix in prefixes:
+        if "*" in prefix:
+            # A star would be taken for itself, and match no key.
+            raise WrongValue(
+                f"contains {display(prefix)}, which is a pattern.",
+                f'Write only how keys begin, without a star: "{prefix.partition("*")[0] or "tariff:"}".',
+            )
+    return prefixes
+
+
+def parse_semconv(value: Any, from_env: bool) -> frozenset[str]:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",") if part.strip()]
+    parse = strings(example='["http", "database"]')
+    items = frozenset(parse(value, False))
+    # The variable is shared with other instrumentations (gen_ai, messaging, ...): only ours are read from it.
+    known = items & set(KNOWN_SEMCONV)
+    if not from_env and items - known:
+        wrong = sorted(items - known)[0]
+        raise WrongValue(
+            f"contains {display(wrong)}{did_you_mean(wrong, KNOWN_SEMCONV)}.",
+            f"Known: {', '.join(KNOWN_SEMCONV)}.",
+        )
+    return known
+
+
+def parse_propagators(value: Any, from_env: bool) -> tuple[str, ...]:
+    names: tuple[str, ...] = strings(example='["tracecontext", "baggage"]')(value, from_env)
+    if from_env:
+        # It is set for all services of a cluster: what is not installed here is left out when it is looked for.
+        return tuple(name.lower() if name.lower() in KNOWN_PROPAGATORS else name for name in names)
+    for name in names:
+        if name not in KNOWN_PROPAGATORS and not is_installed("opentelemetry_propagator", name):
+            raise WrongValue(
+                f"contains {display(name)}{did_you_mean(name, KNOWN_PROPAGATORS)}.",
+                f"Known: {', '.join(KNOWN_PROPAGATORS)}, and those that an installed package provides.",
+            )
+    return names
+
+
+def is_installed(group: str, name: str) -> bool:
+    from importlib.metadata import entry_points
+
+    return bool(entry_points(group=group, name=name))

@@ -1,0 +1,126 @@
+"""List the settings: one row for each, with its default, its parser and its environment variables."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from django_tracing.conf import parsers
+from django_tracing.conf.parsers import Parser
+
+__all__ = ["DEFAULT_INSTRUMENTATIONS", "NAMES", "SPECS", "Spec"]
+
+DEFAULT_INSTRUMENTATIONS = (
+    "request",
+    "layers",
+    "database",
+    "cache",
+    "circuit_breaker",
+    "rate_limit",
+    "commands",
+    "tasks",
+    "celery",
+    "psycopg",
+    "redis",
+    "requests",
+    "httpx",
+    "urllib3",
+    "urllib",
+)
+
+
+class Spec(NamedTuple):
+    """One setting: its name in ``TRACING``, its default, its environment variables (strongest first)."""
+
+    name: str
+    default: Any
+    parse: Parser
+    env: tuple[str, ...] = ()
+
+
+_ENDPOINT_EXAMPLE = "http://localhost:4318"
+
+SPECS: tuple[Spec, ...] = (
+    Spec("ENABLED", True, parsers.parse_boolean),
+    Spec("ENABLED_IN_TESTS", False, parsers.parse_boolean),
+    Spec("SERVICE_NAME", None, parsers.parse_text, ("OTEL_SERVICE_NAME", "SERVICE_NAME")),
+    Spec("SERVICE_VERSION", None, parsers.parse_text, ("SERVICE_VERSION",)),
+    Spec("ENVIRONMENT", None, parsers.parse_text, ("ENVIRONMENT",)),
+    Spec(
+        "RESOURCE_ATTRIBUTES",
+        MappingProxyType({}),
+        parsers.string_map(example='{"team": "checkout"}'),
+        ("OTEL_RESOURCE_ATTRIBUTES",),
+    ),
+    Spec(
+        "ENDPOINT",
+        None,
+        parsers.url("http", "https", "udp", example=_ENDPOINT_EXAMPLE),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT", "JAEGER_ENDPOINT"),
+    ),
+    Spec("EXPORTER", None, parsers.parse_exporter),
+    Spec(
+        "HEADERS",
+        MappingProxyType({}),
+        parsers.parse_headers,
+        ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "OTEL_EXPORTER_OTLP_HEADERS"),
+    ),
+    Spec(
+        "COMPRESSION",
+        "none",
+        parsers.choice("none", "gzip"),
+        ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"),
+    ),
+    Spec(
+        "PROPAGATORS",
+        ("tracecontext", "baggage"),
+        parsers.parse_propagators,
+        ("OTEL_PROPAGATORS",),
+    ),
+    Spec("SAMPLE_RATE", 1.0, parsers.number(0, 1, unit="(a share)"), ("OTEL_TRACES_SAMPLER_ARG",)),
+    Spec("TRUST_PARENT", "always", parsers.parse_trust_parent),
+    Spec("FORCED_PER_SECOND", 100.0, parsers.optional(parsers.number(0, unit="traces"))),
+    Spec("KEEP_ERRORS", False, parsers.parse_boolean),
+    Spec("KEEP_SLOWER_THAN", None, parsers.number(0, unit="seconds")),
+    Spec("DEBUG_HEADER", None, parsers.parse_header_name),
+    Spec("SAMPLING_REFRESH", 10.0, parsers.parse_refresh),
+    Spec("SAMPLING_CLIENTS", (ip_network("127.0.0.0/8"), ip_network("::1/128")), parsers.parse_networks),
+    Spec("SAMPLING_TOKEN", None, parsers.parse_text),
+    Spec("REMOTE_SAMPLING_URL", None, parsers.url("http", "https", example="http://jaeger:5778/sampling")),
+    Spec("BATCH_SIZE", 512, parsers.number(1, unit="spans", whole=True)),
+    Spec("EXPORT_INTERVAL", None, parsers.number(0.01, 3600, unit="seconds")),
+    Spec("EXPORT_TIMEOUT", 10.0, parsers.number(0.1, 600, unit="seconds")),
+    Spec("QUEUE_SIZE", 8192, parsers.number(1, unit="spans", whole=True)),
+    Spec("QUEUE_BYTES", 8 * 1024 * 1024, parsers.number(65536, unit="bytes", whole=True)),
+    Spec("SHUTDOWN_TIMEOUT", 3.0, parsers.number(0, 600, unit="seconds")),
+    Spec("LOCAL_STORE", None, parsers.parse_path),
+    Spec("MAX_TRACES", 5000, parsers.number(1, unit="traces", whole=True)),
+    Spec("MAX_TRACE_SPANS", 10_000, parsers.number(1, unit="spans", whole=True)),
+    Spec("MAX_STORE_BYTES", 512 * 1024 * 1024, parsers.number(1024 * 1024, unit="bytes", whole=True)),
+    Spec("MAX_TRACE_AGE", None, parsers.number(1, unit="seconds")),
+    Spec("QUERY_URL", None, parsers.url("http", "https", example="http://localhost:16686")),
+    Spec("READER", None, parsers.parse_reader),
+    Spec("INSTRUMENTATIONS", DEFAULT_INSTRUMENTATIONS, parsers.strings(example='["request", "database", "cache"]')),
+    Spec("LAYERS", "slow", parsers.choice("all", "slow", "off")),
+    Spec("SLOW_LAYER_MS", 1.0, parsers.number(0, unit="milliseconds")),
+    Spec("IGNORE_PATHS", ("/health", "/metrics"), parsers.strings(example='["/health", "/metrics"]', absolute=True)),
+    Spec("TRUSTED_PROXIES", (), parsers.parse_networks),
+    Spec("USER_EMAIL", "masked", parsers.choice("masked", "full", "off")),
+    Spec("SUBSCRIPTION", None, parsers.parse_subscription),
+    Spec("PEER_SERVICES", MappingProxyType({}), parsers.parse_peer_services),
+    Spec("PROPAGATE_TO", None, parsers.parse_hosts),
+    Spec("SEMCONV_STABILITY_OPT_IN", frozenset(), parsers.parse_semconv, ("OTEL_SEMCONV_STABILITY_OPT_IN",)),
+    Spec("MAX_ATTRIBUTE_LENGTH", 100, parsers.number(16, 65536, unit="characters", whole=True)),
+    Spec("SENSITIVE_KEYS", (), parsers.strings(example='["iban", "passport"]')),
+    Spec("CACHE_KEY_PREFIXES", (), parsers.parse_prefixes),
+    Spec("REDACT", None, parsers.parse_callable),
+    Spec("LOG_CORRELATION", True, parsers.parse_boolean),
+    Spec("LOG_ERRORS", False, parsers.parse_boolean),
+    Spec("COMMANDS", (), parsers.parse_commands),
+    Spec("TASKS", "trace", parsers.choice("trace", "link")),
+    Spec("CODE_LOCATIONS", False, parsers.parse_boolean),
+    Spec("RESPONSE_HEADERS", (), parsers.parse_response_headers),
+)
+
+NAMES = tuple(spec.name for spec in SPECS)
