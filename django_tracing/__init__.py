@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         use_trace_context,
     )
     from django_tracing.context.request import get_correlation_id
-    from django_tracing.instrumentation.circuit_breaker import trace_circuit_breaker_call
+    from django_tracing.instrumentation.circuit_breaker_call import trace_circuit_breaker_call
 
 __all__ = [
     "__version__",
@@ -57,7 +57,7 @@ _MANUAL = "django_tracing.api.spans"
 #: Public name -> module. Resolved when asked for: Django imports this package before settings may be read.
 _HOMES = {
     "get_correlation_id": "django_tracing.context.request",
-    "trace_circuit_breaker_call": "django_tracing.instrumentation.circuit_breaker",
+    "trace_circuit_breaker_call": "django_tracing.instrumentation.circuit_breaker_call",
     "add_span_event": _MANUAL,
     "bind_trace_context": _MANUAL,
     "create_span": _MANUAL,

@@ -34,7 +34,7 @@ from django_tracing.semconv.names import (
     OPERATION_TYPE,
     Attributes,
 )
-from django_tracing.spans.locations import locations
+from django_tracing.spans.locations import code_locations
 
 __all__ = ["install", "is_available", "uninstall"]
 
@@ -269,8 +269,8 @@ class _Call:
                 pattern, attributes = self._keys()
             key = (operation, static[CACHE_SYSTEM], getattr(cache, "_django_tracing_alias", "default"), pattern)
             name, kind, shared, _ = _calls.get(key) or _describe(key, static)
-            if locations.on is not False:
-                shared = locations.add_to(shared)
+            if code_locations.on is not False:
+                shared = code_locations.add_to(shared)
             if operation == "get":
                 self._take_default(well_known)
             elif operation == "get_or_set":
@@ -367,7 +367,7 @@ class _Call:
         return result
 
     def _hit(self, result: Any) -> bool | None:
-        """Return whether the key existed; None if the result does not show it. Values are never compared by equality."""
+        """Return whether the key existed; None if the result does not show it. Never compare values."""
         operation = self.operation
         if operation == "get":
             if result is not self.default:
@@ -397,7 +397,7 @@ def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _read_once(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Return the arguments, with an iterator of keys read into a list. What the iterator raises goes to the caller."""
+    """Return the arguments, with an iterator of keys read into a list. What that raises goes to the caller."""
     given = _first(args, kwargs)
     if not isinstance(given, Iterator):
         return args, kwargs
@@ -433,8 +433,8 @@ def _traced_method(
                 if len(key) <= 250:
                     keys.keep(key, described)
             name, kind, shared, _ = described
-            if locations.on is not False:
-                shared = locations.add_to(shared)
+            if code_locations.on is not False:
+                shared = code_locations.add_to(shared)
             span = spans.start_child(parent, name, kind, shared)
             token = spans.attach(with_context(span))
         except Exception:

@@ -1,23 +1,22 @@
 """Trace calls through pybreaker's circuit breakers, as ``circuit_breaker.payment-service``.
 
 pybreaker does not guard coroutines: a breaker whose ``call`` or decorator is given an ``async def`` counts a success
-as soon as the coroutine is created. This app does not change that: the span lasts until the coroutine is done, and has
-its outcome. ``trace_circuit_breaker_call`` and ``with breaker.calling():`` do guard coroutines. pybreaker guards a
-generator until it ends, and its span lasts as long.
+as soon as the coroutine is created. This app does not change that: the span lasts until the coroutine is done, and
+has its outcome. ``trace_circuit_breaker_call`` and ``with breaker.calling():`` do guard coroutines. pybreaker guards
+a generator until it ends, and its span lasts as long.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import re
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from importlib.util import find_spec
 from types import CoroutineType, GeneratorType
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeVar
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -78,8 +77,8 @@ def uninstall() -> None:
     _patches.stop()
 
 
-#: Name and attributes of a call's span, by breaker, service, fallback and state; and the attributes of its outcome, by
-#: outcome, the state after it and the number of failures.
+#: Name and attributes of a call's span, by breaker, service, fallback and state; and the attributes of its outcome,
+#: by outcome, the state after it and the number of failures.
 _calls: Final[spans.Cache[tuple[str, str | None, str | None, str], tuple[str, SharedAttributes]]] = spans.Cache()
 _outcomes: Final[spans.Cache[tuple[str, str, int | None], tuple[SharedAttributes]]] = spans.Cache()
 
@@ -134,7 +133,7 @@ class GuardedCall:
             self._token = spans.attach(self.context)
 
     def guard(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """Return ``func`` so that it notes that it ran, and so that calls of the breaker inside it get their own spans."""
+        """Return ``func``, noting when it runs. Calls of the breaker inside it get spans of their own."""
         return _GuardedFunction(self, func)
 
     def leave(self) -> None:

@@ -95,12 +95,12 @@ def trace_circuit_breaker_call(
 ) -> Any:
     """Call ``func(*args, **kwargs)`` through ``breaker`` in a span ``circuit_breaker.NAME``, and return its result.
 
-    ``breaker`` is a ``pybreaker.CircuitBreaker``; ``service`` is what it protects (default: the breaker's name). If the
-    call fails or is rejected, ``fallback()`` is called in a span ``fallback.NAME`` (its function's name) and returns
-    the result; without a fallback the exception is raised. If ``func`` or ``fallback`` is an ``async def``, or ``func``
-    returns an awaitable, the result has to be awaited, and the breaker guards it to its end. This works the same when
-    tracing is off or the trace is not sampled. Raises what ``func`` raises, and ``pybreaker.CircuitBreakerError`` if
-    the breaker is open.
+    ``breaker`` is a ``pybreaker.CircuitBreaker``; ``service`` is what it protects (default: the breaker's name). If
+    the call fails or is rejected, ``fallback()`` is called in a span ``fallback.NAME`` (its function's name) and
+    returns the result; without a fallback the exception is raised. If ``func`` or ``fallback`` is an ``async def``,
+    or ``func`` returns an awaitable, the result has to be awaited, and the breaker guards it to its end. This works
+    the same when tracing is off or the trace is not sampled. Raises what ``func`` raises, and
+    ``pybreaker.CircuitBreakerError`` if the breaker is open.
     """
     if _is_async(func) or (fallback is not None and _is_async(fallback)):
         return _guard_async(breaker, func, args, kwargs, service, fallback)

@@ -40,7 +40,7 @@ from django_tracing.semconv.names import (
     OPERATION_TYPE,
     Attributes,
 )
-from django_tracing.spans.locations import locations
+from django_tracing.spans.locations import code_locations
 
 __all__ = ["install", "is_available", "uninstall"]
 
@@ -153,8 +153,8 @@ class _Facts:
         self.pooled = hasattr(getattr(connection, "pool", None), "get_stats")
 
 
-#: Django backends that other backends, with a vendor name of their own, are derived from: PlanetScale's and TiDB's are
-#: derived from MySQL's. PostgreSQL's is left out: databases whose backend derives from it read some literals otherwise.
+#: Django backends from which others, with a vendor name of their own, are derived: PlanetScale's and TiDB's derive
+#: from MySQL's. PostgreSQL's is left out: databases whose backend is derived from it read some literals otherwise.
 _BACKENDS: Final[dict[str, Dialect]] = {
     "django.db.backends.mysql.base": "mysql",
     "django.db.backends.sqlite3.base": "sqlite",
@@ -185,7 +185,7 @@ def _session_dialect(connection: BaseDatabaseWrapper, dialect: Dialect) -> Diale
         if dialect == "postgresql":
             standard = raw.info.parameter_status("standard_conforming_strings")
             return "names-in-double-quotes" if standard == "off" else dialect
-        # The server reports with each result whether NO_BACKSLASH_ESCAPES is in force, and drivers escape accordingly.
+        # With each result the server reports whether NO_BACKSLASH_ESCAPES is in force. Drivers escape accordingly.
         escaped = (getattr(raw, "escape_string", None) or raw.escape)("\\")
         return _MYSQL_BY_BACKSLASHES.get(escaped.count(b"\\" if isinstance(escaped, bytes) else "\\"), dialect)
     except Exception:  # a driver that does not know it
@@ -282,8 +282,8 @@ def _start(parent: Span, sql: Any, params: Any, many: bool, context: dict[str, A
             attributes[DB_POOL_AVAILABLE] = figures.get("pool_available", 0)
             attributes[DB_POOL_WAITING] = figures.get("requests_waiting", 0)
         shared: tuple[SharedAttributes, ...] = (facts.part, statement)
-        if locations.on is not False:
-            shared = locations.add_to(shared)
+        if code_locations.on is not False:
+            shared = code_locations.add_to(shared)
         return spans.start_child(parent, name, SpanKind.CLIENT, shared, attributes)
     except Exception:
         spans.log_once("database", "A statement could not be traced.")
@@ -357,8 +357,8 @@ def _traced_end(operation: str) -> Callable[[Callable[..., Any]], Callable[..., 
 def _start_end(connection: BaseDatabaseWrapper, operation: str) -> Span:
     try:
         shared: tuple[SharedAttributes, ...] = (_facts(connection).part,)
-        if locations.on is not False:
-            shared = locations.add_to(shared)
+        if code_locations.on is not False:
+            shared = code_locations.add_to(shared)
         return spans.start_span(f"db.{operation}", {DB_OPERATION: operation}, SpanKind.CLIENT, shared=shared)
     except Exception:
         spans.log_once("transaction", "A transaction's end could not be traced.")

@@ -45,7 +45,7 @@ _SERVER: Final = "django.server"
 _BAD_HOST: Final = "django.security.DisallowedHost"
 
 _patches: Final = Patches()
-#: Under runserver: the trace of the request that this thread has just answered. Its log line comes after its span's end.
+#: Under runserver: the trace of the request that this thread has just answered. Its log line comes afterwards.
 _answered = threading.local()
 
 
@@ -99,7 +99,7 @@ class _Fields(dict[str, Any]):
     """A record's ``__dict__`` in which ``extra={"service": ...}`` replaces our field.
 
     A logger refuses an extra whose name the record has already, and code that logs such an extra must not start to
-    fail because of this app. So our fields are hidden while a logger makes the record, and visible when it is handled.
+    fail because of this app. So our fields are hidden while a logger makes the record, and visible afterwards.
     """
 
     __slots__ = ()

@@ -265,7 +265,9 @@ def _attach(started: spans.StartedSpan | None) -> Token[Context] | None:
     return None if started is None else spans.attach(started.context)
 
 
-def _end_running(started: spans.StartedSpan | None, token: Token[Context] | None, error: BaseException | None) -> None:
+def _end_running(
+    started: spans.StartedSpan | None, token: Token[Context] | None, error: BaseException | None
+) -> None:
     spans.detach(token)
     if started is not None:
         spans.set_attributes(started.span, {TASK_STATUS: "successful" if error is None else "failed"})

@@ -11,8 +11,8 @@ from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 
-from django_tracing.conf.values import Settings
 from django_tracing.conf.patterns import bounded_search
+from django_tracing.conf.values import Settings
 from django_tracing.context.description import host_of, resolve_early
 from django_tracing.context.extraction import extract
 
