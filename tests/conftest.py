@@ -57,5 +57,16 @@ def spans() -> Iterator[Spans]:
     _exporter.clear()
 
 
+@pytest.fixture
+def without_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Do not measure the processes that the test starts: coverage changes what they import, and how long they take."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+
+
+@pytest.fixture(scope="session")
+def django_db_modify_db_settings(django_db_modify_db_settings: None, postgres_url: str) -> None:
+    """Start PostgreSQL before pytest-django creates the test database."""
+
+
 jaeger = pytest.fixture(scope="session", name="jaeger")(jaeger_fixture("jaeger"))
 jaeger_151 = pytest.fixture(scope="session", name="jaeger_151")(jaeger_fixture("jaeger-1.51"))

@@ -1,13 +1,18 @@
-"""A pytest plugin (``-p tests.servers``) that starts PostgreSQL and Redis before pytest-django reads the settings."""
+"""Give the tests PostgreSQL and Redis: a pytest plugin (``-p tests.servers``).
+
+The addresses are chosen before pytest-django reads the settings. The servers start when the first test asks for the
+fixture ``postgres_url`` (each test with the mark ``django_db`` does) or ``redis_url``.
+"""
 
 from __future__ import annotations
 
 import os
 from urllib.parse import urlsplit
 
-from example_project.servers import Server, start_postgres, start_redis
+import pytest
 
-_servers: list[Server] = []
+from example_project import servers
+
 #: ``gw0``, ``gw1``, ... in a worker of pytest-xdist.
 worker = os.environ.get("PYTEST_XDIST_WORKER", "")
 
@@ -18,16 +23,45 @@ for _name in [*os.environ]:
     if _name.startswith(_STEERING) or _name.lower().endswith("_proxy"):
         del os.environ[_name]
 
-# Workers of pytest-xdist inherit the environment, and get servers of their own: one test's cache.clear() is another's.
-if "TEST_POSTGRES_URL" not in os.environ or worker:
-    for variable, start in (("TEST_POSTGRES_URL", start_postgres), ("TEST_REDIS_URL", start_redis)):
-        _servers.append(start())
-        os.environ[variable] = _servers[-1].url
-    if "REDIS_URL" in os.environ and worker:
-        # One Redis for all of them, named by the environment: each worker has a database of it.
-        os.environ["TEST_REDIS_URL"] = urlsplit(os.environ["REDIS_URL"])._replace(path=f"/{worker[2:]}").geturl()
+
+def _choose(variable: str, new: servers.Server) -> servers.Server:
+    # Workers of pytest-xdist inherit the environment, and get servers of their own: one test's cache.clear() would
+    # clear another's cache.
+    if variable in os.environ and not worker:
+        return servers.Server(os.environ[variable])
+    os.environ[variable] = new.url
+    return new
+
+
+_postgres = _choose("TEST_POSTGRES_URL", servers.postgres())
+_redis = _choose("TEST_REDIS_URL", servers.redis())
+if "REDIS_URL" in os.environ and worker:
+    # One Redis for all of them, named by the environment: each worker has a database of it.
+    os.environ["TEST_REDIS_URL"] = urlsplit(os.environ["REDIS_URL"])._replace(path=f"/{worker[2:]}").geturl()
 
 
 def pytest_unconfigure() -> None:
-    while _servers:
-        _servers.pop().stop()
+    _redis.stop()
+    _postgres.stop()
+
+
+def _started(server: servers.Server, variable: str) -> str:
+    try:
+        server.start()
+    except servers.CannotStart as error:
+        if "TEST_SERVERS_REQUIRED" in os.environ:
+            raise
+        pytest.skip(str(error))
+    return os.environ[variable]
+
+
+@pytest.fixture(scope="session")
+def postgres_url() -> str:
+    """Start the PostgreSQL of TEST_POSTGRES_URL; give its address. Skip the test where there is none."""
+    return _started(_postgres, "TEST_POSTGRES_URL")
+
+
+@pytest.fixture(scope="session")
+def redis_url() -> str:
+    """Start the Redis of TEST_REDIS_URL; give its address. Skip the test where there is none."""
+    return _started(_redis, "TEST_REDIS_URL")

@@ -15,6 +15,8 @@ from benchmarks import processes
 from benchmarks.__main__ import PAGES, servers
 from benchmarks.processes import Receiver, Worker, receiver
 
+pytestmark = pytest.mark.usefixtures("without_coverage")
+
 REQUESTS = 130  # more than two of the slices that spans are encoded in
 
 

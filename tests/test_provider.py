@@ -8,6 +8,7 @@ import sys
 import textwrap
 from typing import Any
 
+import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -144,6 +145,7 @@ def test_beside_a_users_own_provider_only_what_is_asked_for_is_exported() -> Non
     assert span.service == "mine"
 
 
+@pytest.mark.usefixtures("without_coverage")
 def test_nothing_is_imported_that_is_not_used() -> None:
     loaded = run(
         """

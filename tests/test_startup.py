@@ -13,6 +13,8 @@ import pytest
 
 from tests.e2e.processes import ROOT, environment
 
+pytestmark = pytest.mark.usefixtures("without_coverage")
+
 #: A project without a database, so that whoever needs SQLite has imported it themselves.
 PROJECT = """
 import json, sys

@@ -21,7 +21,6 @@ import pytest
 import redis
 import requests
 import urllib3
-from django.conf import settings as django_settings
 from django.core.cache import cache, caches
 from django.core.management import call_command
 from django.db import connection
@@ -192,8 +191,8 @@ class Host:
 
 
 @pytest.fixture(scope="module")
-def host() -> Iterator[Host]:
-    with Callee() as callee, redis.Redis.from_url(str(django_settings.CACHES["redis"]["LOCATION"])) as store:
+def host(redis_url: str) -> Iterator[Host]:
+    with Callee() as callee, redis.Redis.from_url(redis_url) as store:
         yield Host(callee, store)
 
 

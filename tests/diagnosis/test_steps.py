@@ -488,6 +488,7 @@ def test_what_speaks_no_http(receiver: OTLPReceiver, mode: str) -> None:
 
 
 @pytest.mark.parametrize("extra", [{}, {"EXPORTER": "otlp-grpc"}, {"EXPORTER": "jaeger"}])
+@pytest.mark.usefixtures("postgres_url")
 def test_a_database_instead_of_a_jaeger(extra: dict[str, str]) -> None:
     with postgres_port() as port:
         step = failed(Result({"ENDPOINT": f"http://127.0.0.1:{port}", **extra}, timeout=8), "protocol")
@@ -548,8 +549,8 @@ def forwarded(path: str) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("extra", [{}, {"EXPORTER": "otlp-grpc"}, {"EXPORTER": "jaeger"}])
-def test_a_redis_instead_of_a_jaeger(extra: dict[str, str]) -> None:
-    port = urlsplit(os.environ["TEST_REDIS_URL"]).port
+def test_a_redis_instead_of_a_jaeger(extra: dict[str, str], redis_url: str) -> None:
+    port = urlsplit(redis_url).port
     step = failed(Result({"ENDPOINT": f"http://127.0.0.1:{port}", **extra}, timeout=8), "protocol")
     assert "Redis" in step.detail + step.meaning + step.remedy
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import os
 import pickle
 import socketserver
 import subprocess
@@ -108,15 +107,15 @@ BACKENDS = {
 @pytest.fixture(params=[kind for kind in BACKENDS if kind != "dummy"])
 def cache(request: pytest.FixtureRequest, tmp_path: Any, db: None, memcached: str) -> Iterator[Any]:
     kind = request.param
-    location = {
+    locations = {
         "file": str(tmp_path),
         "database": "cache_table",
         "memcached": memcached,
-        "redis": os.environ["TEST_REDIS_URL"],
-        "django-redis": os.environ["TEST_REDIS_URL"],
         "memory": "tests",
-    }[kind]
-    config = {"default": {"BACKEND": BACKENDS[kind], "LOCATION": location}}
+    }
+    if kind.endswith("redis"):
+        locations[kind] = request.getfixturevalue("redis_url")
+    config = {"default": {"BACKEND": BACKENDS[kind], "LOCATION": locations[kind]}}
     with override_settings(CACHES=config):
         if kind == "database":
             call_command("createcachetable", verbosity=0)
@@ -489,10 +488,10 @@ class TestItself:
         assert isinstance(cache, Mine)
         assert within.names == ["cache.get.k"]
 
-    def test_django_redis_keeps_its_own_methods(self, within: Spans) -> None:
-        cache: Any = CacheHandler(
-            {"default": {"BACKEND": BACKENDS["django-redis"], "LOCATION": os.environ["TEST_REDIS_URL"]}}
-        )["default"]
+    def test_django_redis_keeps_its_own_methods(self, within: Spans, redis_url: str) -> None:
+        cache: Any = CacheHandler({"default": {"BACKEND": BACKENDS["django-redis"], "LOCATION": redis_url}})[
+            "default"
+        ]
         cache.clear()
         cache.set("a:1", 1, timeout=60)
         cache.set("a:2", 2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -251,8 +250,8 @@ class TestOutcome:
         pybreaker.CircuitBreaker().call(works)
         assert within.one("circuit_breaker.unnamed")
 
-    def test_state_in_redis_is_asked_for_no_more_than_pybreaker_does(self, within: Spans) -> None:
-        client = redis.Redis.from_url(os.environ["TEST_REDIS_URL"])
+    def test_state_in_redis_is_asked_for_no_more_than_pybreaker_does(self, within: Spans, redis_url: str) -> None:
+        client = redis.Redis.from_url(redis_url)
         storage = pybreaker.CircuitRedisStorage(pybreaker.STATE_CLOSED, client, namespace="tests")
         breaker = pybreaker.CircuitBreaker(name="payment-service", state_storage=storage, fail_max=2)
 

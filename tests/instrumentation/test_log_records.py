@@ -439,6 +439,7 @@ def test_by_default_logging_an_error_is_no_event(spans: Spans) -> None:
 # ----- runserver
 
 
+@pytest.mark.usefixtures("postgres_url")
 @pytest.mark.parametrize("options", [[], ["--noreload", "--nothreading"]], ids=["threads", "one-thread"])
 def test_runserver_s_line_names_the_trace(options: list[str]) -> None:
     server = Process(

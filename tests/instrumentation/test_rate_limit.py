@@ -125,7 +125,7 @@ urlpatterns = [
 
 
 @pytest.fixture(autouse=True)
-def site() -> Iterator[None]:
+def site(redis_url: str) -> Iterator[None]:
     for cache in (caches["default"], caches["redis"]):
         cache.clear()
     with override_settings(ROOT_URLCONF=__name__):

@@ -147,7 +147,7 @@ SECRETS = _LETTERS.map(lambda text: f"aB3{text}9Zq") | st.sampled_from([JWT])
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[None]:
+def site(redis_url: str) -> Iterator[None]:
     tracing = {"EXPORTER": "none", "LAYERS": "all", "LOG_ERRORS": True}
     with Callee() as callee, override_settings(ROOT_URLCONF=__name__, TRACING=tracing):
         _callee[:] = [callee.url]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import random
 import re
 import string
@@ -457,12 +456,12 @@ DEEDS = [read, read_many, count, command, wrong_command]
 
 
 @pytest.mark.filterwarnings("ignore::django.core.cache.CacheKeyWarning")
-def test_no_byte_of_a_thousand_names_nicknames_and_search_terms_is_exported(spans: Spans) -> None:
+def test_no_byte_of_a_thousand_names_nicknames_and_search_terms_is_exported(spans: Spans, redis_url: str) -> None:
     generator = random.Random(12)
     values = [*generator.sample(GIVEN_NAMES, 350), *generator.sample(SURNAMES, 350), *OTHERS]
     assert len(values) >= 1000
     tracer = trace_api.get_tracer("tests")
-    with redis.Redis.from_url(os.environ["TEST_REDIS_URL"]) as client:
+    with redis.Redis.from_url(redis_url) as client:
         with tracer.start_as_current_span("request"):
             for number, value in enumerate(values):
                 shape = generator.choice(SHAPES)

@@ -440,7 +440,7 @@ if django.VERSION >= (6, 0):
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[None]:
+def site(redis_url: str) -> Iterator[None]:
     tracing = {
         "EXPORTER": "none",
         "LOG_ERRORS": True,

@@ -165,6 +165,7 @@ class TestRequests:
         assert inserts == [here(writing, "# insert"), here(writing, "# many")]
 
     @on
+    @pytest.mark.usefixtures("redis_url")
     def test_caches(self, spans: Spans, client: Client) -> None:
         caches["redis"].delete("order:1")
         spans.clear()
@@ -236,6 +237,7 @@ class TestAsync:
         assert location(spans.one("db.select.auth_user")) == (None, None, None)
 
     @on
+    @pytest.mark.usefixtures("redis_url")
     def test_a_coroutine(self, spans: Spans) -> None:
         get_async("/async-caching/")
         (span,) = (span for span in spans if span.name.startswith("cache.get_many"))

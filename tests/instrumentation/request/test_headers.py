@@ -172,6 +172,7 @@ urlpatterns = [
 
 class TestServerTiming:
     @tracing("Server-Timing")
+    @pytest.mark.usefixtures("redis_url")
     def test_time_by_kind(self, spans: Spans, get: Callable[..., Any]) -> None:
         with Callee() as callee:
             response = get("/busy/", url=callee.url)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -148,8 +147,8 @@ def test_a_library_is_instrumented_when_it_is_imported_and_not_imported_for_it()
 
 
 @pytest.fixture
-def postgres() -> Iterator[psycopg.Connection]:
-    with psycopg.connect(os.environ["TEST_POSTGRES_URL"], autocommit=True) as connected:
+def postgres(postgres_url: str) -> Iterator[psycopg.Connection]:
+    with psycopg.connect(postgres_url, autocommit=True) as connected:
         connected.execute("CREATE TEMPORARY TABLE people (id integer PRIMARY KEY, email text UNIQUE)")
         yield connected
 
@@ -196,8 +195,8 @@ def test_psycopg_outside_a_trace_makes_no_root(postgres: psycopg.Connection, spa
     assert spans.names == []
 
 
-async def test_async_psycopg(spans: Spans) -> None:
-    async with await psycopg.AsyncConnection.connect(os.environ["TEST_POSTGRES_URL"]) as connected:
+async def test_async_psycopg(spans: Spans, postgres_url: str) -> None:
+    async with await psycopg.AsyncConnection.connect(postgres_url) as connected:
         await connected.execute("SELECT 1")
         assert spans.names == []
         with tracer.start_as_current_span("request"):
@@ -221,8 +220,8 @@ def test_a_statement_of_djangos_is_one_span(spans: Spans) -> None:
 
 
 @pytest.fixture
-def client() -> Iterator[redis.Redis]:
-    with redis.Redis.from_url(os.environ["TEST_REDIS_URL"]) as client:
+def client(redis_url: str) -> Iterator[redis.Redis]:
+    with redis.Redis.from_url(redis_url) as client:
         yield client
 
 
@@ -273,9 +272,9 @@ def test_pipelines_show_patterns_of_keys_and_scripts_their_name(client: redis.Re
     assert "hunter2" not in "".join(span.to_json() for span in spans)
 
 
-def test_an_async_pipeline_shows_patterns_of_keys(spans: Spans) -> None:
+def test_an_async_pipeline_shows_patterns_of_keys(spans: Spans, redis_url: str) -> None:
     async def use() -> None:
-        async with redis.asyncio.Redis.from_url(os.environ["TEST_REDIS_URL"]) as client:
+        async with redis.asyncio.Redis.from_url(redis_url) as client:
             with tracer.start_as_current_span("request"):
                 async with client.pipeline() as pipeline:
                     await pipeline.set("session:hunter2", "hunter2").expire("session:hunter2", 60).execute()
@@ -296,9 +295,9 @@ def test_pipelines_are_as_before_when_it_is_switched_off() -> None:
         assert upstream.install("redis")
 
 
-def test_async_redis(spans: Spans) -> None:
+def test_async_redis(spans: Spans, redis_url: str) -> None:
     async def use() -> None:
-        async with redis.asyncio.Redis.from_url(os.environ["TEST_REDIS_URL"]) as client:
+        async with redis.asyncio.Redis.from_url(redis_url) as client:
             await client.set("one", "hunter2")
             with tracer.start_as_current_span("request"):
                 await client.get("one")
@@ -316,6 +315,7 @@ def test_an_error_of_redis_keeps_its_values_to_itself(client: redis.Redis, spans
     assert "hunter2" not in span.to_json()
 
 
+@pytest.mark.usefixtures("redis_url")
 def test_the_cache_over_redis_is_one_span(spans: Spans) -> None:
     caches["redis"].set("blueprint:1", "hunter2")
     with tracer.start_as_current_span("request"):

@@ -1,0 +1,38 @@
+"""The layout of the package: one trade a module, named by the first line of its docstring, and no module too long."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent / "django_tracing"
+MODULES = [path for path in sorted(ROOT.rglob("*.py")) if path.read_text().strip()]
+#: Longer ones hold two trades: split them.
+MOST_LINES = 550
+#: State is the runtime's: see ``spans/runtime.py``, whose ``use`` swaps it as a whole.
+SWAPS_STATE = {"spans/runtime.py"}
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_a_module_has_at_most_550_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MOST_LINES
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if "migrations" not in path.parts], ids=name_of)
+def test_the_first_line_of_a_module_names_its_trade(path: Path) -> None:
+    docstring = ast.get_docstring(ast.parse(path.read_text()))
+    assert docstring is not None
+    first = docstring.splitlines()[0]
+    assert first.endswith(".") and len(first) <= 120, first
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_no_module_keeps_state_of_its_own_in_globals(path: Path) -> None:
+    found = [node.names for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Global)]
+    assert name_of(path) in SWAPS_STATE or found == []
