@@ -26,7 +26,7 @@ from opentelemetry.trace import SpanContext, SpanKind
 
 from django_tracing import spans as our_spans
 from django_tracing import trace_external_call
-from django_tracing.context.request import RequestState, get_request_state
+from django_tracing.context.request import RequestState, get_request_state, with_request_state
 from django_tracing.instrumentation.request.server_timing import server_timing
 from django_tracing.spans.collector import MOST_COLLECTED
 from tests.callees import Callee
@@ -396,7 +396,7 @@ class TestCollect:
         assert MOST_COLLECTED == 10_000
         monkeypatch.setattr("django_tracing.spans.collector.MOST_COLLECTED", 3)
         scope = RequestState("x")
-        begun = our_spans.start_operation("root", {}, context=our_spans.with_request_state(scope))
+        begun = our_spans.start_operation("root", {}, context=with_request_state(scope))
         assert begun is not None
         collected = our_spans.collect(scope)
         token = our_spans.attach(begun.context)

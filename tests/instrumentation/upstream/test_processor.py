@@ -30,6 +30,7 @@ from psycopg import sql
 
 from django_tracing.context.request import RequestState, incoming_id, with_request_state
 from django_tracing.instrumentation.upstream import registry as upstream
+from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
 from tests.conftest import Spans
 from tests.e2e.processes import environment
 
@@ -510,7 +511,7 @@ def test_it_goes_last_and_still_nobody_sees_what_was_there_before() -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    provider.add_span_processor(upstream.UpstreamProcessor())
+    provider.add_span_processor(UpstreamProcessor())
     span = provider.get_tracer("opentelemetry.instrumentation.psycopg").start_span("SELECT", kind=SpanKind.CLIENT)
     span.set_attributes({"db.system": "postgresql", "db.statement": "SELECT 'hunter2' FROM people"})
     span.record_exception(ValueError("password=hunter2"))
