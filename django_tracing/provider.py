@@ -138,7 +138,7 @@ def _start(settings: Settings) -> None:
             queue=queue,
         )
     )
-    instrumentation.install(settings.instrumentations)
+    instrumentation.install(instrumentation.wanted(settings))
 
 
 def _report() -> dict[str, Any]:

@@ -13,8 +13,9 @@ from django.contrib import admin
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Permission, User
 from django.core.management import call_command
+from django.http import HttpResponse
 from django.test import Client
-from django.urls import path
+from django.urls import path, re_path
 from django.utils import timezone
 
 from django_tracing import provider
@@ -22,7 +23,10 @@ from django_tracing.models import ProcessStatus, SamplingCount, SamplingRule
 from django_tracing.spans import runtime
 from tests.receivers import OTLPReceiver
 
-urlpatterns = [path("admin/", admin.site.urls)]
+urlpatterns = [
+    path("admin/", admin.site.urls),
+    re_path(r"^people/(?P<pk>\d+)/$", lambda request, pk: HttpResponse()),
+]
 pytestmark = pytest.mark.django_db
 
 RULES = "/admin/django_tracing/samplingrule/"
@@ -129,6 +133,11 @@ def test_permissions_are_django_s() -> None:
 def preview(client: Client, **asked: str) -> tuple[str, list[str]]:
     answer = client.get(f"{RULES}preview/", {"operation": "request", **asked})
     return answer.context["verdict"], [reason["outcome"] for reason in answer.context["reasons"]]
+
+
+def test_a_preview_finds_a_rule_by_the_route_that_spans_show(root: Client) -> None:
+    SamplingRule.objects.create(name="people", path="/people/<pk>/", rate=50)
+    assert preview(root, path="/people/7/") == ("The rule “people” decides: 50 % are kept.", ["decides"])
 
 
 def test_a_preview_says_which_rule_decides_and_why(root: Client) -> None:

@@ -35,7 +35,7 @@ from django_tracing.conf.values import Settings
 from django_tracing.context.current import suppressed
 from django_tracing.diagnosis.probes import Speech, post, recognise, within
 from django_tracing.export.errors import ExportError, from_os_error, from_status
-from django_tracing.instrumentation import OURS, is_available
+from django_tracing.instrumentation import OURS, is_available, wanted
 from django_tracing.instrumentation.upstream import registry as upstream
 from django_tracing.provider import make_exporter, make_provider
 from django_tracing.reading import get_reader
@@ -335,7 +335,7 @@ class Diagnosis:
 
     def _check_instrumentations(self) -> Iterator[Step]:
         settings = self.settings
-        on = [name for name in settings.instrumentations if is_available(name)]
+        on = [name for name in wanted(settings) if is_available(name)]
         yield Step("traced", "ok", ", ".join(on) or "nothing")
         explicit = settings.source("INSTRUMENTATIONS") != "default"
         for name in settings.instrumentations:
