@@ -67,7 +67,7 @@ def _load(name: str) -> Instrumentation | None:
     """Return the instrumentation ``name``; None if it is not ours or another package's, but maybe OpenTelemetry's."""
     if name in _MODULES:
         return import_module(_MODULES[name])
-    return third_party.load(name) if name in third_party.names() else None  # type: ignore[no-any-return]
+    return third_party.load(name) if name in third_party.names() else None
 
 
 def install(names: Iterable[str]) -> None:
