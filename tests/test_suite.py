@@ -12,6 +12,8 @@ import pytest
 import redis
 from django.db import connection
 
+from example_project import servers
+
 ROOT = Path(__file__).parent.parent
 #: Each writes that it was asked for, and fails.
 PROGRAM = "#!/bin/sh\necho > '{folder}/{name}'\nexit 1\n"
@@ -60,6 +62,18 @@ class TestServersStartWithTheFirstTestThatAsksForThem:
         started, output = started_by(tmp_path, "tests/test_suite.py::test_a_test_with_the_fixture_has_redis")
         assert started == {"redis-server"}
         assert "redis-server did not start on port" in output
+
+
+def test_redis_is_a_wheel_where_path_has_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    server = servers.redis()
+    server.start()
+    with redis.Redis.from_url(server.url) as client:
+        assert client.info("server")["server_name"] == "valkey"
+        server.stop()
+        with pytest.raises(redis.ConnectionError):
+            client.ping()
 
 
 @pytest.mark.django_db

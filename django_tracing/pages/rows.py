@@ -1,24 +1,41 @@
-"""Rows, bars and shares of a trace as ready-made strings: what the admin's pages and the debug toolbar show."""
+"""Format the rows and bars of a trace for templates.
+
+The admin's pages and the debug toolbar share them. Numbers become strings here: templates would localize them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 
+from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from django_tracing.semconv.categories import Category
 from django_tracing.traces.analysis.waterfall import Row, Waterfall, location_of, short_statement, statement_of
+from django_tracing.traces.model import to_datetime
 from django_tracing.traces.text import duration_text, key_attributes
 
-__all__ = ["SCALE", "WORKS", "Colours", "Share", "row_of", "rows_of", "shares_of", "svg_number"]
+__all__ = [
+    "OPEN_ROWS",
+    "SCALE",
+    "WORKS",
+    "Colours",
+    "Share",
+    "local_time",
+    "row_of",
+    "rows_of",
+    "shares_of",
+    "svg_number",
+]
 
-#: So many rows are open when a trace's page opens; deeper levels of longer traces begin closed.
+#: How many rows are open when a page opens; deeper levels of longer traces are closed.
 OPEN_ROWS: Final = 500
-#: Colours of services, see tracing.css.
+#: How many colors tracing.css has for services.
 COLOURS: Final = 8
-#: The length of the time line in the units of its drawing.
+#: The length of the time line, in units of its view box.
 SCALE: Final = 1000
 
 WORKS: Final[Mapping[Category, Any]] = {
@@ -31,12 +48,18 @@ WORKS: Final[Mapping[Category, Any]] = {
 
 
 def svg_number(value: float) -> str:
-    """For an attribute of SVG: no locale's commas."""
+    """Format a number for an SVG attribute, independent of the locale."""
     return f"{value:.2f}".rstrip("0").rstrip(".")
 
 
+def local_time(nanoseconds: int) -> datetime:
+    """Return a time in the current time zone."""
+    moment = to_datetime(nanoseconds)
+    return timezone.localtime(moment) if timezone.is_aware(moment) else moment
+
+
 class Colours:
-    """Services and their colours, in the order in which they were met."""
+    """The colors of services, in the order in which the services occur."""
 
     def __init__(self, services: Iterable[str]) -> None:
         self.numbers = {service: number % COLOURS for number, service in enumerate(services)}
@@ -46,7 +69,7 @@ class Colours:
 
 
 class Share(NamedTuple):
-    """A part of a bar that shows where time went."""
+    """A part of the bar that shows time by category."""
 
     work: Category
     label: str
@@ -57,6 +80,7 @@ class Share(NamedTuple):
 
 
 def shares_of(times: Mapping[Category, int]) -> list[Share]:
+    """Return the parts of a bar that shows time by category."""
     total = sum(times.values())
     found, x = [], 0.0
     for work, time in times.items():
@@ -70,7 +94,7 @@ def shares_of(times: Mapping[Category, int]) -> list[Share]:
 
 
 def _bars(pieces: Iterable[tuple[int, int]], total: int, top: int, height: int) -> str:
-    """Bars as the ``d`` of one SVG path: a page of ten thousand spans has no room for an element each."""
+    """Return bars as the ``d`` of one SVG path: with an element each, a page of 10,000 spans would be too large."""
     scale = SCALE / total
     return "".join(
         f"M{start * scale:.6g},{top}h{max(end - start, 0) * scale:.6g}v{height}h{(start - end) * scale:.6g}z"
@@ -81,6 +105,7 @@ def _bars(pieces: Iterable[tuple[int, int]], total: int, top: int, height: int) 
 def row_of(
     number: int, row: Row, total: int, colours: Colours, above: str, hidden: bool, closed: bool
 ) -> dict[str, Any]:
+    """Return one row of the waterfall; ``above`` is the service of the row above it."""
     span = row.span
     statement = statement_of(span.attributes)
     notes = [f"{key}={value}" for key, value in key_attributes(span.attributes)] if not row.folds else []
@@ -113,6 +138,7 @@ def row_of(
 
 
 def rows_of(fall: Waterfall, colours: Colours, everything: bool = False) -> list[dict[str, Any]]:
+    """Return the rows of the waterfall; with ``everything``, all of them are open."""
     total = max(fall.trace.duration, 1)
     depth = None if everything else _open_depth(fall.rows)
     shown: list[dict[str, Any]] = []
@@ -130,7 +156,7 @@ def rows_of(fall: Waterfall, colours: Colours, everything: bool = False) -> list
 
 
 def _open_depth(rows: Sequence[Row]) -> int | None:
-    """Below which level rows begin closed; None where all of them may be open."""
+    """Return the level below which rows start closed; None if all of them may be open."""
     if len(rows) <= OPEN_ROWS:
         return None
     at: dict[int, int] = {}

@@ -15,7 +15,6 @@ import logging
 import os
 import random
 import threading
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 from urllib.parse import quote, urlsplit
@@ -28,6 +27,7 @@ from opentelemetry.util.types import Attributes
 from django_tracing.addresses import shown_address
 from django_tracing.net import TimedResponse
 from django_tracing.redaction.printable import printable
+from django_tracing.sampling.bucket import TokenBucket
 
 __all__ = ["JaegerRemoteSampler", "Strategy", "from_environment", "parse_strategy"]
 
@@ -119,33 +119,13 @@ def _number(holder: Any, name: str, where: str, default: float | None = None) ->
     return float(value)
 
 
-class _Bucket:
-    """At most ``rate`` a second, a second's worth at once."""
-
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-        self._tokens = max(rate, 1.0) if rate else 0.0
-        self._last = time.monotonic()
-        self._lock = threading.RLock()
-
-    def take(self) -> bool:
-        with self._lock:
-            now = time.monotonic()
-            self._tokens = min(max(self.rate, 1.0), self._tokens + (now - self._last) * self.rate)
-            self._last = now
-            if self._tokens < 1.0:
-                return False
-            self._tokens -= 1.0
-            return True
-
-
 class _Decider:
     """A strategy at work."""
 
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy
-        self._bucket = None if strategy.per_second is None else _Bucket(strategy.per_second)
-        self._least: dict[str, _Bucket] = {}
+        self._bucket = None if strategy.per_second is None else TokenBucket(strategy.per_second)
+        self._least: dict[str, TokenBucket] = {}
 
     def decide(self, name: str, trace_id: int) -> tuple[bool, dict[str, Any]]:
         strategy = self.strategy
@@ -161,7 +141,7 @@ class _Decider:
             if least is None:
                 if len(self._least) >= _MOST_OPERATIONS:
                     return False, {}
-                least = self._least.setdefault(name, _Bucket(strategy.lower_bound))
+                least = self._least.setdefault(name, TokenBucket(strategy.lower_bound))
             if least.take():
                 return True, {TYPE: "lowerbound", PARAM: strategy.lower_bound}
         return False, {}

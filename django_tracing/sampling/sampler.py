@@ -25,15 +25,27 @@ from django_tracing.context.user import identify
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.recording.span import RecordingSpan, context_of
 from django_tracing.recording.undecided import SamplingDecision, UndecidedTrace, undecided_traces
+from django_tracing.sampling.bucket import TokenBucket
+from django_tracing.sampling.debug_header import is_valid_debug_header
 from django_tracing.sampling.rules import Asked, Rule, RuleSet, compile_rules, header_key
+from django_tracing.sampling.trace_state import (
+    RANDOM_BITS,
+    RANDOM_MASK,
+    jaeger_randomness,
+    randomness,
+    threshold,
+    with_own_randomness,
+    with_threshold,
+)
 from django_tracing.semconv.names import SAMPLING_RATE, SAMPLING_RULE, USER_ID, USER_SUBSCRIPTION, Attributes
 
 if TYPE_CHECKING:
     from django_tracing.sampling.remote import JaegerRemoteSampler
 
-__all__ = ["BY_SETTINGS", "RuleSampler", "TokenBucket", "randomness", "threshold"]
+__all__ = ["BY_DEBUG_HEADER", "BY_REMOTE", "BY_SETTINGS", "REMOTE_REFRESH", "RuleSampler"]
 
 _logger = logging.getLogger("django_tracing")
+
 
 #: What ``sampling.rule`` says where no rule decided.
 BY_SETTINGS: Final = "settings"
@@ -41,102 +53,8 @@ BY_DEBUG_HEADER: Final = "debug header"
 BY_REMOTE: Final = "remote"
 #: How often the strategy is asked for, in seconds.
 REMOTE_REFRESH: Final = 10.0
-
-#: Of a trace id, the bits that decide (https://opentelemetry.io/docs/specs/otel/trace/tracestate-probability-sampling/).
-_BITS: Final = 56
-_MASK: Final = (1 << _BITS) - 1
-
-_DIGITS: Final = range(1, _BITS // 4 + 1)
-
-#: What a tracestate holds at most: entries, characters of one (https://www.w3.org/TR/trace-context/#tracestate-header).
-_MOST_STATES: Final = 32
-_LONGEST_STATE: Final = 256
-
 _FOLLOWED: Final = SamplingDecision(True)
 _PASSED_OVER: Final = SamplingDecision(False)
-
-
-def threshold(rate: float) -> int:
-    """The randomness from which on a trace is kept at ``rate`` (0.0 to 1.0)."""
-    return (1 << _BITS) - round(rate * (1 << _BITS))
-
-
-def randomness(trace_id: int, trace_state: TraceState | None) -> int:
-    """The 56 random bits of a trace: those that its tracestate names (``ot=rv:...``), else its id's last ones.
-
-    So services of different rates agree: what one keeps at 10 %, another keeps at 50 %.
-    """
-    found = _ot(trace_state).get("rv", "")
-    if len(found) == _BITS // 4:
-        try:
-            return int(found, 16)
-        except ValueError:
-            pass
-    return trace_id & _MASK
-
-
-def _lot(trace_id: int, trace_state: TraceState | None) -> int:
-    """What a Jaeger's strategy is compared with: 64 bits, those that the tracestate names before the id's own."""
-    return randomness(trace_id, trace_state) << (64 - _BITS) if "rv" in _ot(trace_state) else trace_id
-
-
-def _with_randomness(trace_state: TraceState | None) -> TraceState:
-    """``trace_state`` with randomness of this process's own, instead of what its sender chose (``ot=rv:...``)."""
-    known = {**_ot(trace_state), "rv": f"{getrandbits(_BITS):014x}"}
-    known.pop("th", None)
-    return _with_ot(trace_state, known)
-
-
-def _ot(trace_state: TraceState | None) -> dict[str, str]:
-    value = "" if trace_state is None else trace_state.get("ot") or ""
-    return dict(part.split(":", 1) for part in value.split(";") if ":" in part)
-
-
-def _with_threshold(trace_state: TraceState | None, rejected: int) -> TraceState:
-    """``trace_state`` that says at which threshold the trace was kept (``ot=th:...``)."""
-    known = _ot(trace_state)
-    known["th"] = f"{rejected:014x}".rstrip("0") or "0"
-    return _with_ot(trace_state, known)
-
-
-def _with_ot(trace_state: TraceState | None, known: dict[str, str]) -> TraceState:
-    value = ";".join(f"{key}:{text}" for key, text in known.items())
-    if len(value) > _LONGEST_STATE:
-        # Numbers of 56 bits: with what is longer, the SDK would refuse the whole, by a line in the log.
-        value = ";".join(f"{key}:{known[key]}" for key in ("rv", "th") if len(known.get(key, "")) in _DIGITS)
-    others = [] if trace_state is None else [(key, text) for key, text in trace_state.items() if key != "ot"]
-    # One more than fits, and the SDK drops them all, with a log line for each such caller.
-    return TraceState([("ot", value), *others[: _MOST_STATES - 1]])
-
-
-class TokenBucket:
-    """At most ``rate`` a second, and a second's worth at once; by a clock that nobody sets."""
-
-    __slots__ = ("_last", "_lock", "_tokens", "rate")
-
-    def __init__(self, rate: float) -> None:
-        self.rate = rate
-        self._tokens = max(rate, 1.0)
-        self._last = time.monotonic()
-        # Reentrant: a finalizer may begin a trace while another one is being decided.
-        self._lock = RLock()
-
-    def forked(self) -> None:
-        """In a forked child: the lock may be held by a thread that only the parent has."""
-        self._lock = RLock()
-
-    def take(self) -> bool:
-        if not self.rate:
-            return False
-        with self._lock:
-            now = time.monotonic()
-            # Less than one a second saves up to one.
-            self._tokens = min(max(self.rate, 1.0), self._tokens + (now - self._last) * self.rate)
-            self._last = now
-            if self._tokens < 1.0:
-                return False
-            self._tokens -= 1.0
-            return True
 
 
 class RuleSampler(Sampler):
@@ -234,20 +152,20 @@ class RuleSampler(Sampler):
         self._lock = RLock()
         self._counts = defaultdict(lambda: [0, 0])
         for bucket in self._buckets.values():
-            bucket.forked()
+            bucket.reset_lock()
         if self._forced is not None:
-            self._forced.forked()
+            self._forced.reset_lock()
 
     # ----- deciding
 
     def keep(self, parent: SpanContext | None, trace_id: int) -> bool:
         """Whether to keep a span below ``parent`` (None: the trace begins with it), by the rate alone."""
         if parent is None:
-            return trace_id & _MASK >= self._threshold
+            return trace_id & RANDOM_MASK >= self._threshold
         if not parent.trace_flags.sampled:
             return False
         # Not by the trace's id, which is the caller's choice.
-        return not parent.is_remote or self._may_force() or getrandbits(_BITS) >= self._threshold
+        return not parent.is_remote or self._may_force() or getrandbits(RANDOM_BITS) >= self._threshold
 
     def _may_force(self) -> bool:
         """Whether a caller that kept a trace is followed; taken from what all of them may force in a second."""
@@ -274,7 +192,7 @@ class RuleSampler(Sampler):
                 return _FOLLOWED
             if asked_for:
                 # The trace's id and its tracestate are the caller's choice: they would decide as the caller likes.
-                trace_state = _with_randomness(parent.trace_state)
+                trace_state = with_own_randomness(parent.trace_state)
         return self._judge(state, request, name, meta, trace_id, trace_state)
 
     def decide_failed(self, state: Any, name: str, parent: SpanContext) -> SamplingDecision:
@@ -286,7 +204,7 @@ class RuleSampler(Sampler):
         meta = {} if request is None else request.META
         if not self._trusts(meta):
             return _PASSED_OVER
-        decision = self._judge(state, request, name, meta, 0, _with_randomness(None))
+        decision = self._judge(state, request, name, meta, 0, with_own_randomness(None))
         waits = decision.undecided
         if waits is not None and not decision.kept and waits.decide is not None:
             decision = waits.decide(True) or _PASSED_OVER
@@ -319,7 +237,7 @@ class RuleSampler(Sampler):
         self, rule: Rule | None, name: str, trace_id: int, trace_state: TraceState | None
     ) -> SamplingDecision:
         if rule is None and self.remote is not None:
-            kept, said = self.remote.decide(name, _lot(trace_id, trace_state))
+            kept, said = self.remote.decide(name, jaeger_randomness(trace_id, trace_state))
             with self._lock:
                 self._counts[None][0 if kept else 1] += 1
             if not kept:
@@ -339,7 +257,7 @@ class RuleSampler(Sampler):
             return self._passed_over(rule, trace_id)
         part = _part(BY_SETTINGS, self.rate) if rule is None else _part(rule.name, rule.rate)
         return SamplingDecision(
-            True, None, part, _with_threshold(trace_state, rejected) if rejected or trace_state is not None else None
+            True, None, part, with_threshold(trace_state, rejected) if rejected or trace_state is not None else None
         )
 
     def _left_out(self, state: Any, request: Any, name: str, meta: Any, trace_id: int) -> SamplingDecision:
@@ -402,7 +320,7 @@ class RuleSampler(Sampler):
         if settings is None or not settings.debug_header:
             return False
         value = meta.get(header_key(settings.debug_header))
-        return bool(value) and is_signed(str(value))
+        return bool(value) and is_valid_debug_header(str(value))
 
     # ----- the SDK's own spans
 
@@ -457,29 +375,5 @@ def _part(rule: str, rate: float) -> SharedAttributes:
 
 
 def _route_of(request: Any) -> str:
+    """Return the route of a request that Django has not resolved yet, as its span will show it; empty if none."""
     return find_route(request.path_info, getattr(request, "urlconf", None))
-
-
-# ----- the debug header
-
-_SALT: Final = "django_tracing.debug"
-#: How long a signed value is good for, in seconds.
-DEBUG_HEADER_AGE: Final = 3600
-
-
-def is_signed(value: str) -> bool:
-    """Whether ``value`` was signed by :func:`make_debug_header` here, within the last hour."""
-    from django.core.signing import BadSignature, TimestampSigner
-
-    try:
-        TimestampSigner(salt=_SALT).unsign(value, max_age=DEBUG_HEADER_AGE)
-    except BadSignature:
-        return False
-    return True
-
-
-def make_debug_header() -> str:
-    """A value for the header ``TRACING["DEBUG_HEADER"]`` that keeps a trace; signed with SECRET_KEY, for an hour."""
-    from django.core.signing import TimestampSigner
-
-    return TimestampSigner(salt=_SALT).sign("trace")

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import sys
 
-from django_tracing.testing.capture import CapturedSpan, CapturedSpans, CaptureSpansMixin, SpanCapture, capture_spans
+from django_tracing.testing.capture import CaptureSpansMixin, SpanCapture, capture_spans
+from django_tracing.testing.captured import CapturedSpan, CapturedSpans
 
 __all__ = ["CaptureSpansMixin", "CapturedSpan", "CapturedSpans", "SpanCapture", "capture_spans"]
 

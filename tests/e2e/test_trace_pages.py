@@ -141,7 +141,7 @@ def test_searching_by_the_form(page: Any, site: Site) -> None:
     page.click("summary:has-text('More')")
     page.fill("#id_max_duration", "fast")
     enter(page, "#id_max_duration")
-    assert "Write it with its unit" in page.inner_text(".tracing-field-max_duration")
+    assert "Enter a duration with its unit" in page.inner_text(".tracing-field-max_duration")
 
 
 def test_new_traces_come_by_themselves(page: Any, site: Site) -> None:

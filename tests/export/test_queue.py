@@ -3,106 +3,26 @@
 from __future__ import annotations
 
 import logging
-import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from django_tracing.export.errors import ExportError
 from django_tracing.export.otlp import OTLPHTTPExporter
-from django_tracing.export.queue import QueueProcessor, estimate_size
-from tests.export.builders import ANY_VALUES, Recorder, make_spans
+from tests.export.builders import make_spans
+from tests.export.queues import Backend, Gate, Make, end, refuse
 from tests.jaegers import wait_until
 from tests.receivers import OTLPReceiver
 
 ROOT = Path(__file__).parents[2]
-
-
-class Backend(SpanExporter):
-    """Takes spans, and does with each batch what ``behave`` does first."""
-
-    def __init__(self, behave: Callable[[], Any] = lambda: None) -> None:
-        self.behave = behave
-        self.batches: list[list[str]] = []
-        self.attempts = 0
-        self.enabled: list[bool] = []
-        self.shut_down = 0
-
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        self.attempts += 1
-        self.enabled.append(is_instrumentation_enabled())
-        result = self.behave()
-        if result is not None:
-            return result
-        self.batches.append([span.name for span in spans])
-        return SpanExportResult.SUCCESS
-
-    @property
-    def names(self) -> list[str]:
-        return [name for batch in list(self.batches) for name in batch]
-
-    def shutdown(self) -> None:
-        self.shut_down += 1
-
-
-class Gate:
-    """Holds up whoever calls it until it is opened; ``reached`` says that somebody is held up."""
-
-    def __init__(self) -> None:
-        self.reached = threading.Event()
-        self._open = threading.Event()
-
-    def __call__(self) -> None:
-        self.reached.set()
-        assert self._open.wait(60)
-
-    def open(self) -> None:
-        self._open.set()
-
-
-@pytest.fixture
-def gate() -> Iterator[Gate]:
-    gate = Gate()
-    yield gate
-    gate.open()
-
-
-@pytest.fixture
-def make() -> Iterator[Callable[..., QueueProcessor]]:
-    """Makes processors, and shuts them down when the test is over."""
-    made: list[QueueProcessor] = []
-
-    def make(exporter: SpanExporter, **options: Any) -> QueueProcessor:
-        made.append(QueueProcessor(exporter, **{"export_interval": 60, "shutdown_timeout": 0.5, **options}))
-        return made[-1]
-
-    yield make
-    for processor in made:
-        processor.shutdown()
-
-
-Make = Callable[..., QueueProcessor]
-
-
-def end(processor: QueueProcessor, spans: list[ReadableSpan]) -> None:
-    for span in spans:
-        processor.on_end(span)
-
-
-def refuse(**options: Any) -> Callable[[], None]:
-    def behave() -> None:
-        raise ExportError("No.", **{"reason": "refused", "retryable": True, **options})
-
-    return behave
 
 
 class TestSending:
@@ -194,23 +114,6 @@ class TestBounds:
         end(processor, make_spans(2, name="small"))
         assert processor.force_flush()
         assert [len(batch) for batch in backend.batches] == [2, 2, 1, 1, 2]
-
-    @pytest.mark.parametrize(
-        "attributes",
-        [{"a": "x" * 10_000}, {"a": b"x" * 10_000}, {"a": ["x" * 5000] * 2}]
-        + ([{"a": {"b": {"c": "x" * 10_000}}}] if ANY_VALUES else []),
-    )
-    def test_sizes_are_of_the_right_order(self, attributes: dict[str, Any]) -> None:
-        (span,) = make_spans(1, **attributes)
-        assert 10_000 < estimate_size(span) < 13_000
-
-    def test_sizes_count_events_and_links(self) -> None:
-        (bare,) = make_spans()
-        recorder = Recorder()
-        span = recorder.tracer.start_span("x")
-        span.add_event("e", {"stack": "x" * 5000})
-        span.end()
-        assert estimate_size(recorder.spans[0]) - estimate_size(bare) > 5000
 
 
 class TestBackendAway:
@@ -521,85 +424,6 @@ exec(textwrap.dedent({code!r}))
         cwd=ROOT,
         check=False,
     )
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-class TestFork:
-    def test_each_process_sends_its_own_spans_once(self, make: Make) -> None:
-        with OTLPReceiver() as receiver:
-            # The child's whole way to the receiver is within this time.
-            processor = make(OTLPHTTPExporter(receiver.endpoint), shutdown_timeout=30)
-            end(processor, make_spans(3, name="before"))
-            assert processor.force_flush()
-            end(processor, make_spans(2, name="waiting"))
-            child = os.fork()
-            if child == 0:
-                try:
-                    end(processor, make_spans(2, name="child"))
-                    processor.shutdown()
-                    os._exit(0 if processor.counters.snapshot()["exported"] == 2 else 1)
-                finally:
-                    os._exit(2)
-            assert os.waitpid(child, 0)[1] == 0
-            end(processor, make_spans(2, name="after"))
-            assert processor.force_flush()
-            names = [span.name for span in receiver.spans]
-            assert sorted(names) == sorted(
-                [
-                    "before-0",
-                    "before-1",
-                    "before-2",
-                    "waiting-0",
-                    "waiting-1",
-                    "child-0",
-                    "child-1",
-                    "after-0",
-                    "after-1",
-                ]
-            )
-            assert processor.counters.snapshot()["exported"] == 7
-
-    def test_while_the_lock_is_held_and_a_batch_is_under_way(self, make: Make, gate: Gate) -> None:
-        backend = Backend(gate)
-        processor = make(backend, batch_size=1, queue_size=5)
-        end(processor, make_spans(5))
-        assert gate.reached.wait(20)
-        holder, held = threading.Event(), threading.Event()
-
-        def hold() -> None:
-            with processor._changed:
-                held.set()
-                holder.wait(60)
-
-        thread = threading.Thread(target=hold)
-        thread.start()
-        assert held.wait(20)
-        child = os.fork()
-        if child == 0:
-            try:
-                backend.behave = lambda: None
-                end(processor, make_spans(2, name="child"))
-                os._exit(0 if processor.force_flush(20_000) and len(backend.names) == 2 else 1)
-            finally:
-                os._exit(2)
-        holder.set()
-        thread.join()
-        assert os.waitpid(child, 0)[1] == 0
-
-    def test_a_child_of_a_process_that_ended_its_tracing(self, make: Make) -> None:
-        backend = Backend()
-        processor = make(backend)
-        end(processor, make_spans())
-        processor.shutdown()
-        child = os.fork()
-        if child == 0:
-            try:
-                end(processor, make_spans(1, name="child"))
-                os._exit(0 if processor.force_flush(20_000) and backend.names[-1] == "child-0" else 1)
-            finally:
-                os._exit(2)
-        assert os.waitpid(child, 0)[1] == 0
 
 
 def test_a_span_that_ends_within_on_end_of_another(make: Make) -> None:

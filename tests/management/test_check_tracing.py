@@ -260,8 +260,8 @@ def test_lines_come_as_the_steps_end(settings: Any, receiver: OTLPReceiver) -> N
 
 def test_each_step_and_option_is_documented() -> None:
     page = (ROOT / "docs" / "check_tracing.md").read_text()
-    source = (ROOT / "django_tracing" / "doctor.py").read_text()
-    names = set(re.findall(r'(?:Step|_failed)\(\s*"(\w+)",', source))
+    source = "".join(path.read_text() for path in (ROOT / "django_tracing" / "diagnosis").glob("*.py"))
+    names = set(re.findall(r'(?:Step|failure)\(\s*"(\w+)",', source))
     assert {"settings", "sampling", "traced", "exporter", "name", "port", "tls", "protocol", "send", "read"} == names
     for name in names:
         assert f"\n## {name}\n" in page

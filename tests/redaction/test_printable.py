@@ -124,7 +124,7 @@ def test_no_log_line_of_the_remote_sampler_s_is_forged(
 
 def test_check_tracing_prints_nothing_that_a_terminal_obeys(monkeypatch: pytest.MonkeyPatch) -> None:
     def steps(self: Diagnosis) -> Any:
-        yield self._finished(Step("protocol", "failed", EVIL, EVIL, EVIL * 1000), time.monotonic())
+        yield self._complete(Step("protocol", "failed", EVIL, EVIL, EVIL * 1000), time.monotonic())
 
     monkeypatch.setattr(Diagnosis, "steps", steps)
     out = StringIO()

@@ -65,7 +65,7 @@ from django_tracing.redaction.keys import _key_pattern
 from django_tracing.redaction.patterns import Pattern
 from django_tracing.sampling.remote import parse_strategy
 from django_tracing.sampling.rules import Asked, Rule, compile_rules
-from django_tracing.sampling.sampler import _with_randomness, _with_threshold
+from django_tracing.sampling.trace_state import with_own_randomness, with_threshold
 from django_tracing.spans.errors import record_error
 from tests.linear import steps
 from tests.work_counter import work
@@ -244,8 +244,8 @@ READERS = {
     "host of a call": Reader(lambda text: may_get(f"http://{text}", ("a.b", "*.x")), "a.:/@[]%"),
     "caller's randomness": Reader(
         lambda text: (
-            _with_randomness(TraceState([("ot", text[:256])])),
-            _with_threshold(TraceState([("ot", text[:256])]), 5),
+            with_own_randomness(TraceState([("ot", text[:256])])),
+            with_threshold(TraceState([("ot", text[:256])]), 5),
         ),
         "a:;rv",
         ("rv:", "th:"),

@@ -26,8 +26,10 @@ from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.undecided import late, undecided_traces
 from django_tracing.redaction.attributes import AttributeSanitizer
+from django_tracing.sampling.debug_header import make_debug_header
 from django_tracing.sampling.rules import Rule, compile_rules
-from django_tracing.sampling.sampler import RuleSampler, TokenBucket, make_debug_header, randomness, threshold
+from django_tracing.sampling.sampler import RuleSampler
+from django_tracing.sampling.trace_state import randomness, threshold
 from django_tracing.semconv.names import Convention
 from django_tracing.spans import runtime
 from tests.conftest import Spans
@@ -291,21 +293,6 @@ def test_rates_over_20_000_decisions(site: Any) -> None:
     assert kept / 20_000 == pytest.approx(0.3, abs=0.015)
     assert threshold(0.0) == 1 << 56
     assert threshold(1.0) == 0
-
-
-def test_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr("django_tracing.sampling.sampler.time.monotonic", lambda: now[0])
-    bucket = TokenBucket(2)
-    assert [bucket.take() for _ in range(4)] == [True, True, False, False]
-    now[0] += 0.5
-    assert [bucket.take() for _ in range(2)] == [True, False]
-    now[0] += 3600
-    assert [bucket.take() for _ in range(3)] == [True, True, False], "a pause saves up one second's worth"
-    seldom = TokenBucket(0.1)
-    assert [seldom.take() for _ in range(2)] == [True, False]
-    now[0] += 10
-    assert seldom.take()
 
 
 def test_a_budget_is_shared_by_the_processes(site: Any) -> None:

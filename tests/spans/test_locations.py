@@ -200,6 +200,7 @@ class TestRequests:
         assert location(spans.one("db.update.django_session")) == (None, None, None)
 
     @tracing()
+    @pytest.mark.usefixtures("redis_url")
     def test_off_is_the_default(self, spans: Spans, client: Client) -> None:
         client.get("/orders/")
         client.get("/caching/")

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from django_tracing.pages import views as trace_pages
+from django_tracing.pages.compare import differences, side_rows
+from django_tracing.pages.heading import left_out_sentences
 from django_tracing.pages.rows import Colours, rows_of
 from django_tracing.traces import query as asked
 from django_tracing.traces.analysis.dependencies import as_dot, as_mermaid, as_text, layout, links_of
@@ -123,9 +124,9 @@ def page(trace: Trace) -> None:
     fall = waterfall(trace)
     colours = Colours(trace.services)
     rows_of(fall, colours)
-    trace_pages._side(fall, trace.duration, colours)
-    trace_pages._differences(trace, trace)
-    trace_pages._left_out(trace)
+    side_rows(fall, trace.duration, colours)
+    differences(trace, trace)
+    left_out_sentences(trace)
     # The services' share of its head; the rest of it are links.
     trace.spans_by_service()
     trace.summary().as_dict()

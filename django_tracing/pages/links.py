@@ -1,0 +1,69 @@
+"""Build the addresses that pages link to."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Sequence
+from contextvars import ContextVar
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from django.http import HttpRequest
+from django.urls import reverse
+
+__all__ = [
+    "TRACE_ID",
+    "attribute_address",
+    "changed_query",
+    "current_site",
+    "page_address",
+    "search_address",
+    "trace_address",
+    "value_text",
+]
+
+#: A trace id or its beginning, as the addresses of the pages accept it.
+TRACE_ID: Final = re.compile(r"[0-9a-fA-F]{6,32}")
+
+#: The name of the admin site that shows the page. A project may have several sites; links stay within one.
+current_site: Final[ContextVar[str]] = ContextVar("django_tracing.site", default="admin")
+
+
+def page_address(name: str, args: Sequence[Any] = ()) -> str:
+    """Return the address of a page in the current admin site."""
+    return reverse(name, args=args, current_app=current_site.get())
+
+
+def trace_address(trace_id: str) -> str:
+    """Return the address of a trace; "" if the id is invalid, since span links may contain any text."""
+    if not TRACE_ID.fullmatch(trace_id):
+        return ""
+    return page_address("admin:django_tracing_trace_trace", args=[trace_id])
+
+
+def search_address(**fields: str) -> str:
+    """Return the address of the list of traces with some fields of its form filled in."""
+    return f"{page_address('admin:django_tracing_trace_changelist')}?{urlencode(fields)}"
+
+
+def attribute_address(key: str, value: Any) -> str:
+    """Return the address of the list of traces with this attribute."""
+    return search_address(attributes=shlex.quote(f"{key}={value_text(value)}"))
+
+
+def value_text(value: Any) -> str:
+    """Return an attribute's value as text: strings as they are, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
+
+
+def changed_query(request: HttpRequest, **changes: str | None) -> str:
+    """Return the query string of this page with some parameters changed; None removes one."""
+    query = request.GET.copy()
+    query.pop("part", None)
+    for key, value in changes.items():
+        query.pop(key, None)
+        if value is not None:
+            query[key] = value
+    return f"?{query.urlencode()}"

@@ -1,0 +1,107 @@
+"""Show the list of traces."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+from urllib.parse import urlencode
+
+from django.contrib.admin import ModelAdmin
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext, ngettext
+from django.utils.translation import gettext_lazy as _
+
+from django_tracing.conf.loading import get_settings
+from django_tracing.pages.forms import SearchForm
+from django_tracing.pages.links import changed_query, trace_address
+from django_tracing.pages.plot import plot
+from django_tracing.pages.responses import respond
+from django_tracing.pages.rows import SCALE, local_time, svg_number
+from django_tracing.pages.source import open_reader, problem_of
+from django_tracing.traces.model import ReadError, TraceSummary, to_datetime
+from django_tracing.traces.readers.jaeger.reader import JaegerReader
+from django_tracing.traces.text import duration_text
+
+__all__ = ["page"]
+
+#: The most frequent searches, as links above the form.
+_SEARCHES: Final[tuple[tuple[Any, dict[str, str]], ...]] = (
+    (_("All"), {}),
+    (_("Slow requests"), {"min_duration": "1s"}),
+    (_("Errors"), {"errors_only": "on"}),
+    (_("Circuit breakers"), {"attributes": "operation.type=circuit_breaker"}),
+    (_("Database queries"), {"attributes": "operation.type=database"}),
+)
+
+
+def _listed(summary: TraceSummary, longest: int) -> dict[str, Any]:
+    return {
+        "id": summary.trace_id,
+        "url": trace_address(summary.trace_id),
+        "name": summary.name or gettext("(no name)"),
+        "service": summary.service,
+        "others": [name for name in summary.services if name != summary.service],
+        "started": local_time(summary.start),
+        "iso": to_datetime(summary.start).isoformat(),
+        "duration": duration_text(summary.duration),
+        "width": svg_number(SCALE * summary.duration / longest if longest else 0),
+        "spans": str(summary.span_count),
+        "left_out": gettext("%(count)d not stored") % {"count": summary.left_out} if summary.left_out else "",
+        "errors": str(summary.error_count) if summary.error_count else "",
+    }
+
+
+def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
+    """Show the newest traces that match the search."""
+    context: dict[str, Any] = {"found": [], "plot": None, "problem": None, "older": "", "newer": ""}
+    data = request.GET.copy()
+    form = SearchForm(data)
+    try:
+        reader = open_reader()
+        services = reader.services()
+        own = get_settings().service_name
+        if "service" not in data and isinstance(reader, JaegerReader) and own in services:
+            # Jaeger needs one query per service. Only those who choose "All" wait for fifty of them.
+            data["service"] = own
+        chosen = str(data.get("service", ""))
+        operations = reader.operations(chosen) if chosen in services else []
+        form = SearchForm(data, services=services, operations=operations)
+        context["described"] = reader.describe()
+        if form.is_valid():
+            before = _before(data.get("before", ""))
+            summaries = reader.search(**form.query(), limit=form.page_size + 1, before=before)
+            context |= _found(request, summaries, form.page_size)
+            context["newer"] = changed_query(request, before=None) if before else ""
+    except ReadError as error:
+        context["problem"] = problem_of(request, error)
+    context["form"] = form
+    context["searches"] = [
+        {"label": label, "query": urlencode(query), "chosen": _is_chosen(data, query)} for label, query in _SEARCHES
+    ]
+    context["detailed"] = any(
+        data.get(name) for name in ("status_code", "user", "correlation_id", "max_duration", "start", "end", "limit")
+    )
+    part = request.GET.get("part") == "results"
+    return respond(request, admin, "results" if part else "list", gettext("Traces"), context)
+
+
+def _found(request: HttpRequest, summaries: list[TraceSummary], limit: int) -> dict[str, Any]:
+    shown = summaries[:limit]
+    longest = max((summary.duration for summary in shown), default=0)
+    more = len(summaries) > limit
+    return {
+        "found": [_listed(summary, longest) for summary in shown],
+        "plot": plot(shown),
+        "older": changed_query(request, before=f"{shown[-1].start}-{shown[-1].trace_id}") if more else "",
+        "shown": ngettext("%(count)d trace", "%(count)d traces", len(shown)) % {"count": len(shown)},
+    }
+
+
+def _before(text: str) -> tuple[int, str] | None:
+    start, _dash, trace_id = text.partition("-")
+    return (int(start), trace_id) if start.isdecimal() and len(start) < 20 and trace_id else None
+
+
+def _is_chosen(data: Any, query: Mapping[str, str]) -> bool:
+    given = {key: value for key, value in data.items() if value and key not in ("service", "limit", "before", "part")}
+    return given == dict(query)

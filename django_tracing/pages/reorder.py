@@ -1,0 +1,39 @@
+"""Save a new order of the sampling rules."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from django.contrib.admin import ModelAdmin
+from django.core.exceptions import PermissionDenied
+from django.db import router, transaction
+from django.http import HttpRequest, HttpResponseRedirect
+from django.utils.translation import gettext
+
+from django_tracing.models import SamplingRule
+from django_tracing.pages.links import page_address
+
+__all__ = ["page"]
+
+#: The id of a rule. Python refuses to convert very long numbers.
+_ID = re.compile(r"[0-9]{1,18}")
+
+
+def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponseRedirect:
+    """Put the given rules into the given order. The other rules keep their places."""
+    if request.method != "POST" or not admin.has_change_permission(request):
+        raise PermissionDenied
+    given = [int(text) for text in request.POST.get("ids", "").split(",") if _ID.fullmatch(text)]
+    with transaction.atomic(using=router.db_for_write(SamplingRule)):
+        rules = list(SamplingRule.objects.select_for_update().order_by("order", "id"))
+        known = {rule.pk: rule for rule in rules}
+        wanted = iter([known[pk] for pk in dict.fromkeys(given) if pk in known])
+        moved = set(given)
+        for number, rule in enumerate([next(wanted) if rule.pk in moved else rule for rule in rules], start=1):
+            if rule.order != number * 10:
+                rule.order = number * 10
+                rule.save(update_fields=["order", "updated"])
+                admin.log_change(request, rule, [{"changed": {"fields": [gettext("order")]}}])
+    admin.message_user(request, gettext("The order of the rules was saved."))
+    return HttpResponseRedirect(page_address("admin:django_tracing_samplingrule_changelist"))

@@ -1,0 +1,51 @@
+"""Open the reader of the traces, and explain why traces can't be read."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from django.contrib.admin import ModelAdmin
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext
+
+from django_tracing.conf.loading import get_settings
+from django_tracing.pages.links import page_address
+from django_tracing.pages.responses import respond
+from django_tracing.reading import get_reader
+from django_tracing.traces.model import Reader, ReadError
+
+__all__ = ["ANSWER_TIMEOUT", "PAGE_BUDGET", "open_reader", "problem_of", "respond_missing", "respond_unreadable"]
+
+#: How long a page waits for one answer from Jaeger, in seconds.
+ANSWER_TIMEOUT: Final = 3.0
+#: How long a page waits for all answers together, in seconds.
+PAGE_BUDGET: Final = 10.0
+
+
+def open_reader() -> Reader:
+    """Return the reader that the settings choose, with the limits of a page."""
+    return get_reader(get_settings(), timeout=ANSWER_TIMEOUT, budget=PAGE_BUDGET)
+
+
+def problem_of(request: HttpRequest, error: ReadError) -> dict[str, str]:
+    """Describe an error for the template, with a link to the status page for users who may view it."""
+    allowed = request.user.has_perm("django_tracing.view_processstatus")
+    return {
+        "message": str(error),
+        "remedy": "",
+        "status": page_address("admin:django_tracing_processstatus_changelist") if allowed else "",
+    }
+
+
+def respond_unreadable(request: HttpRequest, admin: ModelAdmin[Any], title: str, error: ReadError) -> HttpResponse:
+    """Show why traces can't be read."""
+    return respond(request, admin, "unreadable", title, {"problem": problem_of(request, error)})
+
+
+def respond_missing(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpResponse:
+    """Show that a trace is not stored."""
+    problem = {
+        "message": gettext("The trace %(id)s is not stored.") % {"id": trace_id},
+        "remedy": gettext("It was removed to make room for newer traces, or it has not arrived yet."),
+    }
+    return respond(request, admin, "unreadable", gettext("Trace"), {"problem": problem}, status=404)

@@ -1,0 +1,106 @@
+"""Show the processes, the settings in force, and whether traces arrive."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any, Final
+
+from django.contrib.admin import ModelAdmin
+from django.http import HttpRequest, HttpResponse
+from django.utils.translation import gettext
+
+from django_tracing.addresses import shown_address
+from django_tracing.conf.loading import get_settings
+from django_tracing.conf.table import SPECS
+from django_tracing.conf.values import Settings
+from django_tracing.models import ProcessStatus
+from django_tracing.pages.responses import respond
+from django_tracing.redaction import SensitiveKeys, redact_resource
+from django_tracing.sampling.database import table_exists
+from django_tracing.sampling.figures import StatusError, figures
+
+__all__ = ["page"]
+
+#: Settings whose values are secret.
+_SECRET: Final = frozenset({"HEADERS", "SAMPLING_TOKEN"})
+
+
+def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
+    """Show the status; after a POST, also the result of a diagnosis."""
+    settings = get_settings()
+    source = figures(settings)
+    migrated = not source.in_tables or table_exists()
+    processes: list[ProcessStatus] = []
+    problem = ""
+    try:
+        processes = source.processes() if migrated else []
+    except StatusError as error:
+        problem = str(error)
+    context: dict[str, Any] = {
+        "settings": [_setting_row(settings, spec.name) for spec in SPECS],
+        "processes": list(map(_process_row, processes)),
+        "problem": problem,
+        "migrated": migrated,
+        "steps": None,
+    }
+    if request.method == "POST":
+        context |= _diagnose(settings)
+    return respond(request, admin, "change_list", gettext("Status"), context)
+
+
+def _diagnose(settings: Settings) -> dict[str, Any]:
+    from django_tracing.diagnosis.steps import Diagnosis
+
+    diagnosis = Diagnosis(settings, timeout=10)
+    return {
+        "steps": list(diagnosis.steps()),
+        "link": diagnosis.link,
+        "outcome": {
+            0: gettext("The trace arrived.") if diagnosis.link else gettext("The trace was sent."),
+            1: gettext("The trace did not arrive."),
+            2: gettext("The settings are wrong."),
+        }[diagnosis.exit_code],
+    }
+
+
+def _setting_row(settings: Settings, name: str) -> dict[str, str]:
+    value = getattr(settings, name.lower())
+    if name in _SECRET and value:
+        shown = gettext("set, but not shown")
+        if name == "HEADERS":
+            shown = ", ".join(f"{header}: …" for header in value)
+    elif callable(value):
+        # A callable object, such as a partial, has no name.
+        named = value if hasattr(value, "__qualname__") else type(value)
+        shown = f"{named.__module__}.{named.__qualname__}"
+    elif isinstance(value, str) and "://" in value:
+        shown = shown_address(value)
+    elif isinstance(value, (tuple, frozenset)):
+        shown = ", ".join(str(item) for item in value)
+    elif hasattr(value, "items"):
+        redacted = redact_resource(value, SensitiveKeys(settings.sensitive_keys))
+        shown = ", ".join(f"{key}={item}" for key, item in redacted.items())
+    else:
+        shown = "" if value is None else str(value)
+    return {"name": name, "value": shown, "source": settings.source(name)}
+
+
+def _process_row(process: ProcessStatus) -> dict[str, Any]:
+    report = process.report
+    sampling = report.get("sampling", {})
+    success = report.get("last_success_time")
+    # A process with an older version of this app may report more of the address.
+    endpoint = shown_address(str(report.get("endpoint") or ""))
+    return {
+        "service": process.service,
+        "name": f"{process.host}:{process.pid}",
+        "started": process.started,
+        "updated": process.updated,
+        "exporter": " ".join(filter(None, (str(report.get("exporter") or ""), endpoint))),
+        "queued": str(report.get("queued", "")),
+        "exported": str(report.get("exported", "")),
+        "dropped": ", ".join(f"{reason} {count}" for reason, count in report.get("dropped", {}).items()) or "0",
+        "last_success": None if success is None else datetime.fromtimestamp(float(success), timezone.utc),
+        "last_error": report.get("last_error") or "",
+        "sampling": ", ".join([f"SAMPLE_RATE {sampling.get('rate')}", *sampling.get("rules", ())]),
+    }

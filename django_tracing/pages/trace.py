@@ -1,0 +1,90 @@
+"""Show one trace as a waterfall."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.contrib.admin import ModelAdmin
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
+from django.utils.translation import gettext, ngettext
+
+from django_tracing.conf.loading import get_settings
+from django_tracing.pages.heading import heading_of
+from django_tracing.pages.links import trace_address
+from django_tracing.pages.responses import respond
+from django_tracing.pages.rows import Colours, local_time, rows_of
+from django_tracing.pages.source import open_reader, respond_missing, respond_unreadable
+from django_tracing.traces.analysis.waterfall import (
+    location_of,
+    short_statement,
+    statement_of,
+    waterfall,
+)
+from django_tracing.traces.model import Reader, ReadError, Trace
+from django_tracing.traces.text import duration_text
+
+__all__ = ["page"]
+
+
+def _ticks(trace: Trace) -> list[str]:
+    return [duration_text(trace.duration * quarter // 4) for quarter in range(5)]
+
+
+def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpResponse:
+    """Show one trace as a waterfall, with links to other views of it."""
+    try:
+        reader = open_reader()
+        trace = reader.trace(trace_id)
+        if trace is None:
+            return respond_missing(request, admin, trace_id)
+        link = reader.trace_link(trace.trace_id)
+    except ReadError as error:
+        return respond_unreadable(request, admin, gettext("Trace"), error)
+    if trace.trace_id != trace_id:
+        return HttpResponseRedirect(trace_address(trace.trace_id))
+    fall = waterfall(trace)
+    colours = Colours(trace.services)
+    rows = rows_of(fall, colours, everything="all" in request.GET)
+    context = {
+        "trace": heading_of(trace, fall, colours),
+        "rows": rows,
+        "repeated": [
+            {
+                "count": str(row.count),
+                "statement": short_statement(statement_of(row.span.attributes)) or row.span.name,
+                "location": location_of(row.span.attributes),
+                "duration": duration_text(row.duration),
+            }
+            for row in fall.repeated
+        ],
+        "locations_off": not get_settings().code_locations,
+        "ticks": _ticks(trace),
+        "total_ns": str(trace.duration),
+        "link": link,
+        "others": _others_of(reader, trace),
+    }
+    return respond(request, admin, "trace", trace.root.name, context)
+
+
+def _others_of(reader: Reader, trace: Trace) -> list[dict[str, str]]:
+    """Return other traces of the same route, to compare with."""
+    root = trace.root
+    try:
+        found = reader.search(service=root.service, operation=root.name, limit=21)
+    except ReadError:
+        return []
+    return [
+        {
+            "id": summary.trace_id,
+            "label": f"{local_time(summary.start):%Y-%m-%d %H:%M:%S}, {duration_text(summary.duration)}"
+            + (
+                ", "
+                + ngettext("%(count)d error", "%(count)d errors", summary.error_count)
+                % {"count": summary.error_count}
+                if summary.error_count
+                else ""
+            ),
+        }
+        for summary in found
+        if summary.trace_id != trace.trace_id
+    ][:20]

@@ -1,0 +1,135 @@
+"""Test the list of traces."""
+
+from __future__ import annotations
+
+import html
+import re
+import time
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+from django.test import Client
+from django.utils import translation
+
+from django_tracing.traces.readers.sqlite.store import LocalStore
+from tests.pages.helpers import BLUEPRINT, TRACES, content, fill, listed, words
+from tests.traces.builders import row
+
+pytestmark = pytest.mark.django_db
+
+
+def test_the_newest_come_first_a_page_at_a_time(root: Client, path: Path) -> None:
+    store = LocalStore(path)
+    fill(store)
+    text = content(root)
+    first = listed(text)
+    assert [int(each, 16) for each in first] == list(range(100, 150))
+    assert "50 traces, newest first" in words(text)
+    older = html.unescape(re.search(r'href="(\?[^"]+)" rel="next"', text)[1])  # type: ignore[index]
+    text = content(root, older)
+    assert [int(each, 16) for each in listed(text)] == list(range(150, 160))
+    assert 'rel="next"' not in text
+    assert '<a href="?">Newest</a>' in text
+    # New ones don't move what is already on the second page.
+    store.write([row(9, base=time.time_ns())])
+    assert listed(content(root, older)) == listed(text)
+    store.close()
+
+
+@pytest.mark.parametrize(
+    ("query", "numbers"),
+    [
+        ({"min_duration": "58ms"}, [58, 59]),
+        ({"min_duration": "0,058 s"}, [58, 59]),
+        ({"max_duration": "1ms"}, [0, 1]),
+        ({"errors_only": "on"}, [7]),
+        ({"status_code": "500"}, [7]),
+        ({"user": "2", "max_duration": "9ms"}, [2, 5, 8]),
+        ({"correlation_id": "c-12"}, [12]),
+        ({"attributes": "operation.type=circuit_breaker"}, [9]),
+        ({"attributes": 'http.status_code=200 "db.name=my db"'}, [11]),
+        ({"attributes": "error=true"}, [7]),
+        ({"operation": "POST /orders", "max_duration": "4ms"}, [0, 2, 4]),
+        ({"service": "shop", "within": "900", "limit": "20"}, list(range(20))),
+        ({"service": "nobody"}, []),
+        ({"end": "2020-01-01T00:00"}, []),
+        # Further than 64 bits of nanoseconds go.
+        ({"end": "9999-12-31 23:59", "max_duration": "0ms"}, [0]),
+        ({"start": "0001-01-02 00:00", "max_duration": "0ms"}, [0]),
+        ({"min_duration": "999999999999d"}, []),
+        ({"start": "2020-01-01T00:00:00Z", "max_duration": "0ms"}, [0]),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_searching(root: Client, path: Path, query: dict[str, str], numbers: list[int]) -> None:
+    store = LocalStore(path)
+    fill(store)
+    store.close()
+    text = content(root, **query)
+    assert [int(each, 16) - 100 for each in listed(text)] == numbers
+    if not numbers:
+        assert "No trace is like that." in text
+    # What was asked for stands in the form again.
+    for value in query.values():
+        assert value == "on" or html.escape(value) in text
+
+
+@pytest.mark.parametrize(
+    ("query", "message"),
+    [
+        ({"min_duration": "5"}, "Enter a duration with its unit, such as 250ms or 1.5s."),
+        ({"max_duration": "soon"}, "Enter a duration with its unit"),
+        ({"attributes": "urgent"}, "“urgent” is not an attribute. Enter key=value"),
+        ({"attributes": '"a=b'}, "A closing quotation mark is missing."),
+        ({"start": "yesterday"}, "Enter a date and time, such as 2026-01-31 13:45."),
+        ({"start": "2026-02-31 13:45"}, "Enter a date and time, such as 2026-01-31 13:45."),
+        ({"status_code": "9"}, "greater than or equal to 100"),
+        ({"limit": "1000000"}, "not one of the available choices"),
+    ],
+)
+def test_what_is_no_search_is_said_beside_its_field(root: Client, query: dict[str, str], message: str) -> None:
+    assert message in words(content(root, **query))
+
+
+@pytest.mark.parametrize("before", ["x", "1", "-", "9" * 30 + "-a", "9" * 19 + "-a", "1-<b>", "1-\0"])
+def test_a_page_that_is_not_there(root: Client, store: LocalStore, before: str) -> None:
+    content(root, before=before)
+
+
+def test_the_four_searches_are_one_click_away(root: Client, store: LocalStore) -> None:
+    text = content(root, **{"min_duration": "1s"})
+    for query in (
+        {"min_duration": "1s"},
+        {"errors_only": "on"},
+        {"attributes": "operation.type=circuit_breaker"},
+        {"attributes": "operation.type=database"},
+    ):
+        assert f'href="?{urlencode(query)}"' in text
+    assert '<a href="?min_duration=1s" aria-current="true">Slow requests</a>' in text
+
+
+def test_the_plot_has_a_dot_for_each_trace(root: Client, path: Path) -> None:
+    store = LocalStore(path)
+    fill(store, 20)
+    store.close()
+    text = content(root)
+    dots = re.findall(rf'<a href="{TRACES}[0-9a-f]+/" tabindex="-1" aria-label="([^"]+)"', text)
+    assert len(dots) == 20
+    assert "shop GET /items, 7.00 ms" in dots
+    assert text.count("tracing-dot-failed") == 1
+    with translation.override("de"):
+        # Coordinates are for the browser, whatever the language.
+        assert not re.search(r'c[xy]="[0-9]+,', content(root))
+
+
+def test_a_list_of_nothing_says_how_to_get_something(root: Client) -> None:
+    assert "There are no traces yet." in content(root)
+    assert "python manage.py check_tracing" in content(root)
+
+
+def test_a_part_of_the_page_for_the_live_list(root: Client, store: LocalStore) -> None:
+    part = root.get(TRACES, {"part": "results"}).content.decode()
+    assert listed(part) == [BLUEPRINT]
+    assert "<html" not in part
+    assert "part=results" not in part

@@ -1,0 +1,72 @@
+"""Test the page of one span."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+from django.test import Client
+
+from django_tracing.traces.readers.sqlite import store as local
+from django_tracing.traces.readers.sqlite.store import LocalStore
+from tests.pages.helpers import BLUEPRINT, TRACES, content, listed, words
+from tests.traces.builders import exception, row
+
+pytestmark = pytest.mark.django_db
+
+
+def test_a_span_says_everything(root: Client, store: LocalStore) -> None:
+    event = exception("ValueError", "boom")
+    event["attributes"]["exception.stacktrace"] = 'Traceback:\n  File "x.py", line 1\nValueError: boom'
+    store.write(
+        [
+            row(
+                6,
+                1,
+                kind="server",
+                status="error",
+                status_message="it broke",
+                attributes={"http.method": "POST", "tags": ["a", "b"], "big": 2**60},
+                events=[event],
+                links=[{"trace_id": BLUEPRINT, "span_id": f"{2:016x}", "attributes": {"why": "retry"}}],
+            )
+        ]
+    )
+    for address in (f"{6:032x}/spans/{1:016x}/", f"{6:032x}/spans/{1:016x}/?part=1"):
+        text = root.get(TRACES + address).content.decode()
+        said = words(text)
+        for wanted in ("it broke", "exception.type ValueError", "http.method POST", 'tags ["a", "b"]', str(2**60)):
+            assert wanted in said
+        assert "ValueError: boom</pre>" in text
+        assert f'href="{TRACES}{BLUEPRINT}/"' in text
+        assert f'href="{TRACES}?attributes=http.method%3DPOST"' in text
+        assert ("<html" in text) is ("part" not in address)
+
+
+def test_an_attributes_link_finds_its_traces(root: Client, store: LocalStore) -> None:
+    """Also with blanks and quotation marks in it."""
+    store.write([row(6, attributes={"note": """it's a "test" """})])
+    text = root.get(f"{TRACES}{6:032x}/spans/{1:016x}/").content.decode()
+    link = html.unescape(
+        re.search(rf'href="{re.escape(TRACES)}(\?attributes=note[^"]+|\?attributes=%27note[^"]+)"', text)[1]
+    )  # type: ignore[index]
+    assert listed(content(root, link)) == [f"{6:032x}"]
+
+
+def test_a_link_to_what_is_no_trace(root: Client, store: LocalStore) -> None:
+    links = [{"trace_id": trace_id, "span_id": "", "attributes": {}} for trace_id in ("", "x/../y", "abc")]
+    store.write([row(6, links=links)])
+    text = content(root, f"{6:032x}/spans/{1:016x}/")
+    assert "x/../y" in text
+    assert 'href="">' not in text
+
+
+def test_a_span_that_is_asked_for_is_the_only_one_read(
+    root: Client, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    original = local._span
+    monkeypatch.setattr(local, "_span", lambda *args: read.append(1) or original(*args))
+    content(root, f"{BLUEPRINT}/spans/{5:016x}/")
+    assert len(read) == 1

@@ -1,0 +1,77 @@
+"""Test the status page."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.test import Client
+from django.utils import timezone
+
+from django_tracing.models import ProcessStatus
+from tests.pages.helpers import SCRIPT, STATUS, page
+from tests.receivers import OTLPReceiver
+
+pytestmark = pytest.mark.django_db
+
+
+def test_the_status_of_every_live_process(root: Client) -> None:
+    now = timezone.now()
+    report = {
+        "exporter": "otlp",
+        "endpoint": "http://jaeger:4318",
+        "queued": 7,
+        "exported": 12345,
+        "dropped": {"queue_full_spans": 2},
+        "last_error": SCRIPT,
+        "last_success_time": now.timestamp(),
+        "sampling": {"rate": 0.5, "rules": ["ada"]},
+    }
+    for process, age in (("live", 1), ("gone", 600)):
+        ProcessStatus.objects.create(
+            process=process,
+            service=f"{process}-shop",
+            host="h",
+            pid=1,
+            started=now,
+            updated=now - timedelta(seconds=age),
+            report=report,
+        )
+    text = page(root, STATUS)
+    assert "live-shop" in text
+    assert "gone-shop" not in text
+    assert "12345" in text
+    assert "queue_full_spans 2" in text
+    assert "SAMPLE_RATE 0.5, ada" in text
+    assert SCRIPT not in text
+
+
+def test_settings_with_their_sources_and_without_secrets(root: Client, settings: Any) -> None:
+    settings.TRACING = {
+        "EXPORTER": "none",
+        "ENDPOINT": "https://user:hunter2@jaeger.example.com:4318",
+        "HEADERS": {"authorization": "Bearer hunter2"},
+        "SAMPLING_TOKEN": "hunter2",
+        "REDACT": "tests.redaction.test_attributes.redact",
+        "SUBSCRIPTION": lambda user: "pro",
+    }
+    text = page(root, STATUS)
+    assert "hunter2" not in text
+    assert "authorization: …" in text
+    assert "jaeger.example.com:4318" in text
+    assert "tests.redaction.test_attributes.redact" in text
+    assert "TRACING[&quot;ENDPOINT&quot;]" in text
+
+
+@pytest.mark.parametrize("arrives", [True, False])
+def test_a_button_checks_whether_traces_arrive(root: Client, settings: Any, arrives: bool) -> None:
+    with OTLPReceiver() as receiver:
+        if not arrives:
+            receiver.mode = 500
+        settings.TRACING = {"ENDPOINT": receiver.endpoint, "QUERY_URL": None}
+        answer = root.post(STATUS)
+    steps = {step.name: step.outcome for step in answer.context["steps"]}
+    assert steps["port"] == "ok"
+    assert steps["send"] == ("ok" if arrives else "failed")
+    assert answer.context["outcome"] == ("The trace was sent." if arrives else "The trace did not arrive.")

@@ -1,0 +1,113 @@
+"""Test the page of one trace."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+from django.test import Client
+
+from django_tracing.traces.readers.sqlite.store import LocalStore
+from tests.pages.helpers import BLUEPRINT, TRACES, content, repeated, words
+from tests.traces.builders import row
+
+pytestmark = pytest.mark.django_db
+
+
+def test_a_waterfall(root: Client, store: LocalStore) -> None:
+    text = content(root, f"{BLUEPRINT}/")
+    said = words(text)
+    assert "api-gateway" in said
+    assert "8 spans" in said
+    assert "2 errors" in said
+    names = re.findall(r'<a href="spans/[0-9a-f]{16}/">([^<]+)</a>', text)
+    assert [html.unescape(name) for name in names] == [
+        *("GET /api/blueprints/<int:pk>", "middleware.auth", "db.select.users", "cache.get.blueprint:*"),
+        *("circuit_breaker.blueprint-service", "http.post.blueprint-service", "POST /validate", "rate_limit.check"),
+    ]
+    assert re.findall(r'aria-level="(\d)"', text) == ["1", "2", "3", "2", "2", "3", "4", "1"]
+    assert "One span names a parent that is not stored here." in said
+    assert f'href="{TRACES}{BLUEPRINT}/otlp.json"' in text
+
+
+def test_the_beginning_of_an_id_leads_to_the_trace(root: Client, store: LocalStore) -> None:
+    answer = root.get(f"{TRACES}{BLUEPRINT[:31]}/")
+    assert (answer.status_code, answer["Location"]) == (302, f"{TRACES}{BLUEPRINT}/")
+
+
+@pytest.mark.parametrize("address", ["f" * 32 + "/", "f" * 32 + "/otlp.json", "f" * 32 + f"/spans/{1:016x}/"])
+def test_a_trace_that_has_left(root: Client, store: LocalStore, address: str) -> None:
+    assert f"The trace {'f' * 32} is not stored." in content(root, address, status=404)
+    assert "is not stored" in content(root, f"{BLUEPRINT}/spans/{99:016x}/", status=404)
+    assert root.get(f"{TRACES}nonsense/").status_code == 404
+
+
+def test_repeated_queries_are_folded_and_blamed(root: Client, store: LocalStore) -> None:
+    location = {"code.filepath": "shop/views.py", "code.lineno": 42, "code.function": "checkout"}
+    store.write(repeated(12, **location))
+    text = content(root, f"{5:032x}/")
+    said = words(text)
+    assert "N+1: the same query 12 times, 12.0 ms in all. Made by shop/views.py:42 in checkout ." in said
+    assert "SELECT … FROM blueprints WHERE id = %s" in said
+    assert "12 × db.select.blueprints" in said
+    assert text.count('aria-level="3"') == 12
+    # Folded: there, and out of sight until somebody opens the row.
+    assert len(re.findall(r'aria-level="3"[^>]* hidden', text)) == 12
+    assert " hidden" not in content(root, f"{5:032x}/?all=1").split("<tbody>")[1]
+    # Who has no locations is told of them, who has them is not.
+    assert "CODE_LOCATIONS" in text
+
+
+def test_a_trace_too_long_for_a_browser(root: Client, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("django_tracing.traces.readers.sqlite.store.MOST_SPANS", 6)
+    text = content(root, f"{BLUEPRINT}/")
+    assert len(set(re.findall(r'href="spans/([0-9a-f]{16})/"', text))) == 6
+    assert "8 spans" in words(text)
+    assert "Only the earliest 6 of 8 spans are shown. Download the trace to see all of them." in words(text)
+    assert "MAX_TRACE_SPANS" not in text
+
+
+def test_a_few_alike_are_folded_and_not_blamed(root: Client, store: LocalStore) -> None:
+    store.write(repeated(4))
+    said = words(content(root, f"{5:032x}/"))
+    assert "4 × db.select.blueprints" in said
+    assert "N+1" not in said
+
+
+def test_one_span_is_one_span(root: Client, store: LocalStore) -> None:
+    store.write([row(6, status="error")])
+    said = words(content(root, f"{6:032x}/"))
+    assert "1 span ·" in said
+    assert "1 error " in said
+
+
+def test_what_tells_of_the_lines_of_the_code(root: Client, store: LocalStore) -> None:
+    query = {"db.system": "postgresql", "db.statement": "SELECT x FROM y", "operation.type": "database"}
+    spans = [row(6, n, 1, "db.select.y", kind="client", start=n, attributes=query) for n in range(2, 9)]
+    store.write([row(6, 1, took=50), *spans])
+    assert 'TRACING["CODE_LOCATIONS"] = True says which line makes it.' in words(content(root, f"{6:032x}/"))
+
+
+def test_where_the_time_went(root: Client, store: LocalStore) -> None:
+    store.write(repeated(12))
+    said = words(content(root, f"{5:032x}/"))
+    assert "Python 86.0 ms 86 % SQL 13.0 ms 13 % Cache 1.00 ms 1 %" in said
+
+
+def test_what_was_not_stored_is_said_in_the_list_and_on_the_page(root: Client, store: LocalStore) -> None:
+    bounded = LocalStore(store.path, max_trace_spans=3)
+    bounded.write([row(88, number) for number in range(1, 11)])
+    bounded.close()
+    assert "(6 not stored)" in content(root)
+    text = words(content(root, f"{88:032x}/"))
+    assert "Only the earliest 4 of 10 spans are shown." in text
+    assert '6 spans were not stored because of the limit TRACING["MAX_TRACE_SPANS"].' in text
+    assert "Download the trace to see" not in text
+
+
+def test_a_trace_of_very_many_services(root: Client, store: LocalStore) -> None:
+    store.write([row(99, number, service=f"service-{number}") for number in range(1, 131)])
+    text = content(root, f"{99:032x}/")
+    assert text.count('class="tracing-key"') <= 102
+    assert "and 30 more services" in words(text)
