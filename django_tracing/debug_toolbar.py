@@ -25,8 +25,8 @@ from django_tracing.export.local import span_row
 from django_tracing.instrumentation.request.placing import MIDDLEWARE
 from django_tracing.pages.rows import Colours, rows_of, shares_of
 from django_tracing.traces.analysis.waterfall import Row, location_of, short_statement, statement_of, waterfall
+from django_tracing.traces.durations import duration_text
 from django_tracing.traces.model import Trace, span_of
-from django_tracing.traces.text import duration_text
 
 __all__ = ["TracingPanel"]
 

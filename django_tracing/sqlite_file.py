@@ -1,4 +1,4 @@
-"""A SQLite file of this app's own: its folder, who may read it, whose it is, and what becomes of a damaged one."""
+"""Keep a SQLite file of this app private, and set it aside when it is damaged."""
 
 from __future__ import annotations
 
@@ -24,38 +24,38 @@ __all__ = ["OWN_FOLDER", "UNREADABLE", "SQLiteFile", "identity_of", "is_damage",
 
 _logger = logging.getLogger("django_tracing")
 
-#: The folder that this app makes by itself, as LOCAL_STORE's default names it.
+#: The folder of LOCAL_STORE's default, which this app creates.
 OWN_FOLDER: Final = ".tracing"
 _FOLDER_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
 
 _HEADER: Final = b"SQLite format 3\0"
 
-#: What is raised of a stored text, or of an error's own, that is none.
+#: What reading raises if a stored text, or the text of SQLite's own error, can't be decoded.
 UNREADABLE: Final = (UnicodeDecodeError, json.JSONDecodeError)
 
 
 class SQLiteFile:
-    """What files of this app's own have in common. Each kind has an ``application_id``, by which it is known."""
+    """The base class of this app's SQLite files. Each kind is marked by its ``application_id``."""
 
     application_id: ClassVar[int]
-    #: As messages call it.
+    #: What messages call the file.
     noun: ClassVar[str]
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
 
     def _failure(self, message: str, reason: str) -> Exception:
-        """What methods raise. ``reason`` is one word."""
+        """Make the exception that methods raise. ``reason`` is one word."""
         raise NotImplementedError
 
     def _make_folder(self) -> None:
         folder = self.path.parent
         try:
             if not folder.is_dir():
-                # What requests carry is the site's own: a folder of our own is its user's alone.
+                # Traces contain a site's data: only its user may open the folder.
                 folder.mkdir(_FOLDER_MODE, parents=True, exist_ok=True)
-                # It keeps itself out of git, too.
+                # Git ignores the folder, too.
                 with (
                     suppress(FileExistsError),
                     open(folder / ".gitignore", "x", encoding="ascii", opener=_private) as file,
@@ -65,18 +65,18 @@ class SQLiteFile:
                 _tighten(folder, _FOLDER_MODE)
         except OSError as error:
             raise self._failure(
-                f"The folder of the {self.noun}, {folder}, can't be made ({error.strerror}). "
+                f"The folder of the {self.noun}, {folder}, can't be created ({error.strerror}). "
                 f"Let this user write there, or set LOCAL_STORE to another path.",
                 "read_only",
             ) from error
 
     def _keep_private(self, *, new: bool) -> None:
-        """Makes the file with no rights for others, whatever the umask, and takes them from files of older versions.
+        """Create the file without permissions for others, whatever the umask, and restrict files of older versions.
 
-        SQLite gives its log and its journal the rights that the file has.
+        SQLite gives its log and its journal the file's permissions.
         """
         if new:
-            # Only a file that was not there: closing one that is open elsewhere would drop SQLite's locks on it
+            # Only if there was no file: closing one that is open elsewhere would release SQLite's locks on it
             # (https://www.sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
             with suppress(OSError):
                 os.close(_private(str(self.path), os.O_CREAT | os.O_EXCL | os.O_WRONLY))
@@ -89,9 +89,9 @@ class SQLiteFile:
                     _tighten(each, _FILE_MODE)
 
     def _examine(self) -> tuple[int, int] | None:
-        """Which file there is, None where there is none.
+        """Identify the file; None if there is none.
 
-        Raises for a database that is not ours, and sets aside what is no database at all.
+        Raise for another program's database, and set aside a file that is not a database.
         """
         try:
             found, header = _read_header(self.path)
@@ -99,18 +99,18 @@ class SQLiteFile:
             return None
         except OSError as error:
             raise self._failure(
-                f"The {self.noun} {self.path} can't be read ({error.strerror}): it is for the user that the site "
-                f"runs as, and nobody else. Run this as that user, or set LOCAL_STORE to another path.",
+                f"The {self.noun} {self.path} can't be read ({error.strerror}): only the user that the site runs as "
+                f"may read it. Run this as that user, or set LOCAL_STORE to another path.",
                 "read_only",
             ) from error
         identity = found.st_dev, found.st_ino
         if not header:
             return identity
         if not header.startswith(_HEADER):
-            self._set_aside("it is no SQLite file", identity)
+            self._set_aside("it is not a SQLite file", identity)
             return None
         application = int.from_bytes(header[68:72], "big")
-        # One page holds no table: another process is just about to make them.
+        # One page has no tables: another process is about to create them.
         empty = not application and found.st_size <= (int.from_bytes(header[16:18], "big") or 1)
         if application != self.application_id and not empty:
             raise self._foreign()
@@ -124,28 +124,30 @@ class SQLiteFile:
         )
 
     def _set_aside(self, why: str, identity: tuple[int, int] | None) -> None:
-        """Moves the file away, if it is still the one called ``identity``: another process may have been quicker."""
+        """Rename the file if it is still the one identified by ``identity``: another process may have done so."""
         aside = f"{self.path}.corrupt-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
         try:
-            # Between the look and the move another process could have begun the new file.
+            # Without the lock, another process could create the new file between the check and the move.
             with _alone_in(self.path.parent):
                 if identity is None or identity != identity_of(self.path):
                     return
-                # The log first: left behind, it would be taken for the new file's.
+                # The log first: if it stayed, SQLite would take it for the new file's log.
                 for suffix in ("-wal", "-shm", ""):
                     with suppress(FileNotFoundError):
                         _tighten(Path(f"{self.path}{suffix}"), _FILE_MODE)
                         os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
         except OSError as error:
             raise self._failure(
-                f"The {self.noun} {self.path} can't be used ({why}) nor moved away ({error.strerror}). Delete it.",
+                f"The {self.noun} {self.path} can't be used ({why}), nor renamed ({error.strerror}). Delete it.",
                 "unusable",
             ) from error
-        _logger.warning("The %s %s is begun anew: %s. It was kept as %s.", self.noun, self.path, why, aside)
+        _logger.warning(
+            "The %s %s is created again: %s. The old one is kept as %s.", self.noun, self.path, why, aside
+        )
 
 
 def identity_of(path: Path) -> tuple[int, int] | None:
-    """Which file is called ``path``; None where there is none."""
+    """Device and inode of the file at ``path``; None if there is none."""
     try:
         found = os.stat(path)
     except OSError:
@@ -154,7 +156,7 @@ def identity_of(path: Path) -> tuple[int, int] | None:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether a file is to be begun anew, and not waited for."""
+    """Whether ``error`` means that the file is damaged, so that trying again does not help."""
     text = str(error)
     return isinstance(error, UNREADABLE) or any(
         word in text for word in ("malformed", "not a database", "Could not decode")
@@ -177,41 +179,53 @@ def pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
 
 
-#: Files whose headers were read, open. Closing one would drop the locks that this process' SQLite holds on it, and
-#: another process would then delete the log that this one goes on writing to.
-_headers: Final[OrderedDict[tuple[int, int], int]] = OrderedDict()
-_headers_lock = Lock()
 #: A process has one store, perhaps two.
 _MOST_HEADERS: Final = 32
 
 
+class _HeaderFiles:
+    """The files whose headers were read, which stay open.
+
+    Closing one would release the locks that SQLite holds on it in this process. Then another process would delete the
+    log that this process goes on writing to.
+    """
+
+    def __init__(self) -> None:
+        self._open: OrderedDict[tuple[int, int], int] = OrderedDict()
+        self._lock = Lock()
+
+    def read(self, path: Path) -> tuple[os.stat_result, bytes]:
+        """The status of the file, and its first 100 bytes."""
+        with self._lock:
+            key = identity_of(path)
+            descriptor = None if key is None else self._open.get(key)
+            if descriptor is None:
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                for known, other in list(self._open.items()):
+                    # A deleted file can't be opened by others, and uses disk space until it is closed.
+                    if not os.fstat(other).st_nlink or len(self._open) >= _MOST_HEADERS:
+                        os.close(self._open.pop(known))
+                opened = os.fstat(descriptor)
+                # Another process may have replaced the file since.
+                self._open.setdefault((opened.st_dev, opened.st_ino), descriptor)
+            return os.fstat(descriptor), os.pread(descriptor, 100, 0)
+
+    def after_fork_in_child(self) -> None:
+        # A thread of the parent may have held the lock.
+        self._lock = Lock()
+
+
+_header_files: Final = _HeaderFiles()
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_header_files.after_fork_in_child)
+
+
 def _read_header(path: Path) -> tuple[os.stat_result, bytes]:
-    """What there is, and its first 100 bytes."""
     if os.name != "posix":
         with open(path, "rb") as file:
             return os.fstat(file.fileno()), file.read(100)
-    with _headers_lock:
-        key = identity_of(path)
-        descriptor = None if key is None else _headers.get(key)
-        if descriptor is None:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            for known, other in list(_headers.items()):
-                # What was deleted is nobody else's to open, and takes its place on the disk until it is closed.
-                if not os.fstat(other).st_nlink or len(_headers) >= _MOST_HEADERS:
-                    os.close(_headers.pop(known))
-            opened = os.fstat(descriptor)
-            # Another process may have put another file there since.
-            _headers.setdefault((opened.st_dev, opened.st_ino), descriptor)
-        return os.fstat(descriptor), os.pread(descriptor, 100, 0)
-
-
-def _after_fork() -> None:
-    global _headers_lock
-    _headers_lock = Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    return _header_files.read(path)
 
 
 def _private(path: str, flags: int) -> int:
@@ -219,7 +233,7 @@ def _private(path: str, flags: int) -> int:
 
 
 def _tighten(path: Path, mode: int) -> None:
-    """Takes others' rights from what is this user's own. Never raises: nothing of it is worth losing a span."""
+    """Remove the permissions of others, if this user owns the file. Never raises: spans are more important."""
     if os.name != "posix":
         return
     with suppress(OSError):
@@ -230,13 +244,13 @@ def _tighten(path: Path, mode: int) -> None:
 
 @contextmanager
 def _alone_in(folder: Path) -> Iterator[None]:
-    """While no other process is: for the moment that moving a file takes. Where there are no such locks, without."""
+    """Lock ``folder`` against other processes while a file is moved. On systems without such locks, do nothing."""
     if fcntl is None:
         yield
         return
     held = os.open(folder, os.O_RDONLY)
     try:
-        # Some network file systems lock no folder.
+        # Some network file systems can't lock folders.
         with suppress(OSError):
             fcntl.flock(held, fcntl.LOCK_EX)
         yield

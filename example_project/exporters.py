@@ -1,28 +1,27 @@
-"""An exporter of one's own, by its dotted path in TRACING["EXPORTER"]: to a Jaeger and to the local store at once."""
+"""Export to Jaeger and to the local store at once: the dotted path of a class in TRACING["EXPORTER"]."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
-from django.conf import settings
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from django_tracing.conf.loading import load
+from django_tracing.conf.values import Settings
 from django_tracing.provider import make_exporter
 
 __all__ = ["JaegerAndLocalStore"]
 
 
 class JaegerAndLocalStore(SpanExporter):
-    """Sends to what JAEGER_ENDPOINT names, and keeps the same spans here."""
+    """Send spans to Jaeger at ``ENDPOINT``, and keep the same spans in the local store."""
 
-    def __init__(self) -> None:
-        ours = {key: value for key, value in settings.TRACING.items() if key != "EXPORTER"}
-        jaeger = load(ours, os.environ)
-        local = load({**ours, "EXPORTER": "local"}, {})
-        self._exporters = [exporter for exporter in (make_exporter(jaeger), make_exporter(local)) if exporter]
+    def __init__(self, settings: Settings) -> None:
+        endpoint = settings.endpoint or ""
+        thrift = endpoint.endswith("/api/traces") or endpoint.startswith("udp:")
+        kinds = ("jaeger" if thrift else "otlp", "local")
+        exporters = [make_exporter(settings._replace(exporter=kind)) for kind in kinds]
+        self._exporters = [exporter for exporter in exporters if exporter is not None]
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         for exporter in self._exporters:

@@ -180,10 +180,16 @@ class OTLPReceiver:
         handler.end_headers()
         handler.wfile.write(self.answer_body)
 
-    def use_tls(self, certificate: Path) -> None:
-        """From now on it speaks TLS; ``certificate`` holds the certificate and its key."""
+    def use_tls(self, certificate: Path, *, clients: Path | None = None) -> None:
+        """Speak TLS from now on. ``certificate`` has the certificate and its key.
+
+        ``clients`` is the authority by which clients must identify themselves.
+        """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(certificate)
+        if clients is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(clients)
         # The handshake belongs to each connection's own thread: here it would hold up the others.
         self._server.socket = context.wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False

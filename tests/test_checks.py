@@ -48,7 +48,7 @@ def test_an_exporter_that_cannot_be_made() -> None:
     message = the_one({"EXPORTER": "no.such.Exporter"}, checks.NO_EXPORTER)
     assert 'TRACING["EXPORTER"]' in message.msg
     message = the_one({"EXPORTER": "collections.OrderedDict"}, checks.NO_EXPORTER)
-    assert "it is no SpanExporter" in str(message.hint)
+    assert "it is not a SpanExporter" in str(message.hint)
 
 
 def test_a_missing_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:

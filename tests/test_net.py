@@ -10,11 +10,11 @@ import pytest
 from opentelemetry.sdk.trace import TracerProvider
 
 from django_tracing.diagnosis.probes import post
-from django_tracing.export.errors import ExportError
+from django_tracing.exceptions import ExportError, ReadError
 from django_tracing.export.jaeger import make_jaeger_exporter
 from django_tracing.export.otlp import OTLPHTTPExporter
+from django_tracing.net import parse_address
 from django_tracing.sampling.remote import JaegerRemoteSampler
-from django_tracing.traces.model import ReadError
 from django_tracing.traces.readers.jaeger.reader import JaegerReader
 
 #: Each byte well within the timeout, all of them far beyond it.
@@ -92,7 +92,7 @@ def test_jaeger_s_thrift_gives_up(dripping: str, request: pytest.FixtureRequest)
 
 def test_a_probe_gives_up(dripping: str) -> None:
     with pytest.raises(TimeoutError):
-        post(f"{dripping}/api/traces", {}, TIMEOUT)
+        post(parse_address(f"{dripping}/api/traces"), {}, TIMEOUT)
 
 
 def test_a_reader_gives_up(dripping: str) -> None:
@@ -104,5 +104,5 @@ def test_a_reader_gives_up(dripping: str) -> None:
 def test_the_sampler_gives_up(dripping: str, caplog: pytest.LogCaptureFixture) -> None:
     sampler = JaegerRemoteSampler("shop", dripping, timeout=TIMEOUT)
     assert sampler.ask() is False
-    assert "timed out" in caplog.text
+    assert "did not answer in time" in caplog.text
     sampler.close()

@@ -98,7 +98,7 @@ def test_nothing_is_imported_that_is_not_used(exporter: str, tmp_path: Path) -> 
     reading = (
         "django_tracing.traces",
         "django_tracing.diagnosis.steps",
-        "django_tracing.reading",
+        "django_tracing.traces.readers.choosing",
         "django_tracing.diagnosis.probes",
     )
     assert [name for name in imported if name.startswith(reading)] == []

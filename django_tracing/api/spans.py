@@ -19,8 +19,8 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, SpanKind
 
 from django_tracing import spans
-from django_tracing.addresses import linkable
 from django_tracing.conf.loading import get_settings
+from django_tracing.net import link_base
 from django_tracing.recording.span import SPAN_KEY, context_of
 from django_tracing.semconv.names import Attributes
 from django_tracing.spans import runtime
@@ -55,13 +55,13 @@ class ManualSpan:
     exception that leaves the block is recorded and passed on. No method raises.
     """
 
-    __slots__ = ("_context", "_started", "_token", "span")
+    __slots__ = ("_block_context", "_started", "_token", "span")
 
     def __init__(self, started: spans.StartedSpan | None) -> None:
         self._started = started
         #: OpenTelemetry's own span. Where nothing is recorded, a span that ignores everything.
         self.span: trace_api.Span = INVALID_SPAN if started is None else started.span
-        self._context = None if started is None else started.context
+        self._block_context = None if started is None else started.context
         self._token: Token[Context] | None = None
 
     @property
@@ -109,8 +109,8 @@ class ManualSpan:
 
     def _attach(self) -> None:
         """Make the span the current one, until :meth:`_detach`."""
-        if self._context is not None:
-            self._token = spans.attach(self._context)
+        if self._block_context is not None:
+            self._token = spans.attach(self._block_context)
 
     def _detach(self) -> None:
         """Restore the former current span."""
@@ -318,7 +318,7 @@ def trace_url(trace_id: str | None = None) -> str | None:
     if trace_id is None:
         return None
     if settings.query_url is not None:
-        links = linkable(settings.query_url)
+        links = link_base(settings.query_url)
         return None if links is None else f"{links}/trace/{trace_id}"
     if settings.exporter != "local" and settings.reader is None:
         return None

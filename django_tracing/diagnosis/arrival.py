@@ -18,11 +18,11 @@ from django_tracing.conf.values import Settings
 from django_tracing.context.current import suppressed
 from django_tracing.diagnosis.advice import STORE, split_message
 from django_tracing.diagnosis.findings import NETWORKED, Run, Step, Stop, shown
-from django_tracing.export.errors import ExportError
+from django_tracing.exceptions import ExportError, ReadError
 from django_tracing.provider import make_provider
-from django_tracing.reading import get_reader
-from django_tracing.traces.model import Reader, ReadError, Trace
-from django_tracing.traces.readers.jaeger.reader import JaegerReader
+from django_tracing.traces.model import Trace
+from django_tracing.traces.readers.base import Reader
+from django_tracing.traces.readers.choosing import get_reader
 
 __all__ = ["read_back", "send"]
 
@@ -117,8 +117,9 @@ def read_back(run: Run) -> Iterator[Step]:
     assert run.trace_id is not None
     run.link = reader.trace_link(run.trace_id) or f"python manage.py traces {run.trace_id}"
     where = reader.describe()
-    if isinstance(reader, JaegerReader):
-        where += f" (query API {reader.dialect})"
+    version = getattr(reader, "version", None)
+    if isinstance(version, str):
+        where += f" (query API {version})"
     if len(found.spans) < 2:
         yield Step(
             "read",

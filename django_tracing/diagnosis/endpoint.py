@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
 import os
 import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from opentelemetry import context as context_api
 
 from django_tracing.conf.loading import load
 from django_tracing.context.current import suppressed
 from django_tracing.diagnosis.advice import CERTIFICATE, PORTS, SPEECH, UNTRUSTED, place
-from django_tracing.diagnosis.findings import Run, Step, Stop, host_and_port, shown
+from django_tracing.diagnosis.findings import Run, Step, Stop, shown
 from django_tracing.diagnosis.probes import Speech, post, recognise
-from django_tracing.export.errors import ExportError, from_os_error, from_status
+from django_tracing.exceptions import ExportError
+from django_tracing.export.errors import from_network_error, from_status
+from django_tracing.net import host_and_port, parse_address
 
 __all__ = ["check_name", "check_port", "check_protocol", "check_tls"]
 
@@ -51,7 +52,7 @@ def check_port(run: Run) -> Iterator[Step]:
     try:
         run.bounded(lambda: socket.create_connection((host, port), timeout=timeout).close())
     except OSError as error:
-        explained = from_os_error(error, host_and_port(host, port))
+        explained = from_network_error(error, host_and_port(host, port))
         yield run.failure("port", explained.reason, str(explained))
         raise Stop from None
     yield Step("port", "ok", f"{host_and_port(host, port)} accepts connections")
@@ -82,7 +83,7 @@ def check_tls(run: Run) -> Iterator[Step]:
             return
         raise Stop from None
     except OSError as error:
-        explained = from_os_error(error, where)
+        explained = from_network_error(error, where)
         step = run.failure("tls", "tls", str(explained))
         if "does not speak TLS" in str(explained):
             plain = shown(run.settings.endpoint).replace("https://", "http://", 1)
@@ -133,18 +134,12 @@ def _send_nothing(run: Run) -> None:
         exporter.export(())
         return
     # OpenTelemetry's discontinued exporter sends nothing without spans, and takes a web page for success.
-    parts = urlsplit(endpoint)
+    address = parse_address(endpoint)
     headers = {"Content-Type": "application/x-thrift"}
-    if parts.username is not None:
-        pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-        headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
-    bare = parts._replace(netloc=parts.netloc.rpartition("@")[2])
     try:
-        status, kind, body = post(bare.geturl(), headers, run.settings.export_timeout)
-    except OSError as error:
-        raise from_os_error(error, bare.netloc) from None
-    except http.client.HTTPException:
-        raise ExportError(f"{bare.netloc} does not speak HTTP.", reason="wrong_protocol", retryable=False) from None
+        status, kind, body = post(address, headers, run.settings.export_timeout)
+    except (OSError, http.client.HTTPException, UnicodeError) as error:
+        raise from_network_error(error, address.where) from None
     if status == 400 and b"jaeger.Batch" in body:
         return
     if status >= 300:

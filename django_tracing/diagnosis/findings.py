@@ -10,13 +10,13 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from opentelemetry.sdk.trace.export import SpanExporter
 
-from django_tracing.addresses import shown_address
 from django_tracing.conf.values import Settings
 from django_tracing.diagnosis.advice import ADVICE, PORTS, place
 from django_tracing.diagnosis.probes import within
+from django_tracing.net import parse_address, shown_address
 from django_tracing.redaction.printable import printable
 
-__all__ = ["NETWORKED", "Outcome", "Run", "Step", "Stop", "host_and_port", "shown"]
+__all__ = ["NETWORKED", "Outcome", "Run", "Step", "Stop", "shown"]
 
 T = TypeVar("T")
 
@@ -98,11 +98,10 @@ class Run:
         """Return host, port and scheme of the endpoint; None if the exporter does not send over a network."""
         if self.settings.exporter not in NETWORKED or self.settings.endpoint is None:
             return None
-        parts = urlsplit(self.settings.endpoint)
-        port = parts.port or {"https": 443, "http": 80}.get(parts.scheme, 6831)
-        if self.settings.exporter == "otlp-grpc":
-            port = parts.port or 4317
-        return parts.hostname or "localhost", port, parts.scheme
+        udp = self.settings.endpoint.startswith("udp:")
+        port = 4317 if self.settings.exporter == "otlp-grpc" else 6831 if udp else None
+        address = parse_address(self.settings.endpoint, port=port)
+        return address.host, address.port, address.scheme
 
     def unconfirmed(self) -> bool:
         """Return whether the exporter gets no answer, so that only reading the trace back shows its arrival."""
@@ -133,11 +132,6 @@ class Run:
                 "OTEL_EXPORTER_OTLP_HEADERS=authorization=Bearer%20..."
             )
         return f"Correct the credentials in {place(source)}."
-
-
-def host_and_port(host: str, port: int) -> str:
-    """Join a host and a port as in a URL."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def shown(url: str | None) -> str:

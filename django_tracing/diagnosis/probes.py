@@ -11,8 +11,8 @@ from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import Final, Literal, TypeVar
 
-from django_tracing.net import TimedResponse
-from django_tracing.traces.model import ReadError
+from django_tracing.exceptions import ReadError
+from django_tracing.net import Address, connect, host_and_port
 from django_tracing.traces.readers.jaeger.reader import JaegerReader
 
 __all__ = ["Speech", "post", "recognise", "within"]
@@ -68,35 +68,37 @@ def recognise(host: str, port: int, *, secure: bool, timeout: float) -> Speech |
 
 def _role(host: str, port: int, secure: bool, timeout: float) -> Speech | None:
     """Which of Jaeger's HTTP ports it is, by what empty messages are answered: many servers say 200 to anything."""
-    url = f"{'https' if secure else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+    scheme = "https" if secure else "http"
+    root = Address(scheme, host, port, "", "", None)
     try:
-        status, kind, body = post(f"{url}/v1/traces", {"Content-Type": "application/x-protobuf"}, timeout)
+        status, kind, body = post(
+            root._replace(path="/v1/traces"), {"Content-Type": "application/x-protobuf"}, timeout
+        )
         if status == 200 and kind.startswith("application/x-protobuf"):
             return "otlp"
         if status == 400 and b"HTTPS" in body and not secure:
             # The servers of Go, nginx and Apache say so in HTTP.
             return "tls"
-        status, _, body = post(f"{url}/api/traces", {"Content-Type": "application/x-thrift"}, timeout)
+        status, _, body = post(root._replace(path="/api/traces"), {"Content-Type": "application/x-thrift"}, timeout)
         if status == 400 and b"jaeger.Batch" in body:
             return "jaeger"
-        return "query" if JaegerReader(url, timeout=timeout).dialect else None
+        reader = JaegerReader(f"{scheme}://{host_and_port(host, port)}", timeout=timeout)
+        return "query" if reader.version else None
     except (OSError, http.client.HTTPException, ReadError):
         return None
 
 
-def post(url: str, headers: dict[str, str], timeout: float) -> tuple[int, str, bytes]:
-    """Status, content type and the beginning of the answer to an empty message.
+def post(address: Address, headers: dict[str, str], timeout: float) -> tuple[int, str, bytes]:
+    """Send an empty message; return status, content type and the start of the response.
 
-    ``url`` is without credentials; ``timeout`` is in seconds, for all of the answer. Raises OSError and
-    HTTPException.
+    The address's credentials are sent. ``timeout`` is in seconds, for the whole response. Raises OSError,
+    HTTPException and UnicodeError.
     """
-    scheme, _, rest = url.partition("://")
-    authority, slash, path = rest.partition("/")
-    kind = http.client.HTTPSConnection if scheme == "https" else http.client.HTTPConnection
-    connection = kind(authority, timeout=timeout)
-    connection.response_class = TimedResponse
+    if address.authorization is not None:
+        headers = {**headers, "Authorization": address.authorization}
+    connection = connect(address, timeout)
     try:
-        connection.request("POST", slash + path, b"", headers)
+        connection.request("POST", address.target, b"", headers)
         answer = connection.getresponse()
         return answer.status, answer.getheader("Content-Type", ""), answer.read(4096)
     finally:

@@ -1,12 +1,18 @@
-"""Sending spans. Knows no Django; imports what an exporter needs only when that exporter is asked for."""
+"""Build the exporter that a setting names. What an exporter needs is imported only for that exporter.
+
+This room knows no Django.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from importlib import import_module
-from typing import Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from opentelemetry.sdk.trace.export import SpanExporter
+
+if TYPE_CHECKING:
+    from django_tracing.conf.values import Settings
 
 __all__ = ["build_exporter"]
 
@@ -18,14 +24,19 @@ def build_exporter(
     headers: Mapping[str, str] | None = None,
     compression: Literal["none", "gzip"] = "none",
     timeout: float = 10.0,
+    tls_ca_file: Path | None = None,
+    tls_client_key: Path | None = None,
+    tls_client_certificate: Path | None = None,
     local_write: Callable[[list[dict[str, object]]], None] | None = None,
+    settings: Settings | None = None,
 ) -> SpanExporter | None:
-    """The exporter called ``kind``: otlp, otlp-grpc, jaeger, local, console, none (None), or a dotted path.
+    """Build the exporter ``kind``: otlp, otlp-grpc, jaeger, local, console, none (returns None), or a dotted path.
 
-    A dotted path names a class or function that gives a SpanExporter when called without arguments. ``compression``
-    is for both kinds of OTLP; ``timeout`` is in seconds. Raises :class:`~django_tracing.export.errors.MissingExtra`
-    when a package is missing, ImportError or TypeError when a dotted path gives none, ValueError when an endpoint or
-    a writer is missing.
+    ``compression`` and the TLS files are for both kinds of OTLP. ``timeout`` is in seconds. A dotted path names a
+    class or function that returns a SpanExporter; ``settings`` is passed to it if it takes an argument.
+
+    Raise :class:`~django_tracing.exceptions.MissingExtra` if a package is missing, ImportError or TypeError if a
+    dotted path is wrong, and ValueError if an endpoint or a writer is missing or a TLS file can't be used.
     """
     if kind == "none":
         return None
@@ -42,32 +53,25 @@ def build_exporter(
     if kind in ("otlp", "otlp-grpc", "jaeger"):
         if endpoint is None:
             raise ValueError(f"The exporter {kind!r} needs an endpoint.")
+        if kind == "jaeger":
+            from django_tracing.export.jaeger import make_jaeger_exporter
+
+            return make_jaeger_exporter(endpoint, headers=headers, timeout=timeout)
+        options: dict[str, Any] = {
+            "headers": headers,
+            "compression": compression,
+            "timeout": timeout,
+            "tls_ca_file": tls_ca_file,
+            "tls_client_key": tls_client_key,
+            "tls_client_certificate": tls_client_certificate,
+        }
         if kind == "otlp":
             from django_tracing.export.otlp import OTLPHTTPExporter
 
-            return OTLPHTTPExporter(endpoint, headers=headers, compression=compression, timeout=timeout)
-        if kind == "otlp-grpc":
-            from django_tracing.export.grpc import make_otlp_grpc_exporter
+            return OTLPHTTPExporter(endpoint, **options)
+        from django_tracing.export.grpc import make_otlp_grpc_exporter
 
-            return make_otlp_grpc_exporter(endpoint, headers=headers, compression=compression, timeout=timeout)
-        from django_tracing.export.jaeger import make_jaeger_exporter
+        return make_otlp_grpc_exporter(endpoint, **options)
+    from django_tracing.export.custom import make_custom_exporter
 
-        return make_jaeger_exporter(endpoint, headers=headers, timeout=timeout)
-    return _from_path(kind)
-
-
-def _from_path(path: str) -> SpanExporter:
-    module, _, name = path.rpartition(".")
-    if not module:
-        raise ImportError(f"{path!r} is no dotted path of an exporter.")
-    try:
-        factory = getattr(import_module(module), name)
-    except AttributeError:
-        raise ImportError(f"The module {module} has no {name}.") from None
-    try:
-        exporter = factory()
-    except TypeError as error:
-        raise TypeError(f"{path} can't be called without arguments: {error}") from error
-    if not callable(getattr(exporter, "export", None)):
-        raise TypeError(f"{path} gives {type(exporter).__name__}, which has no export(): it is no SpanExporter.")
-    return exporter  # type: ignore[no-any-return]
+    return make_custom_exporter(kind, settings)

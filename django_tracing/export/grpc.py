@@ -1,36 +1,39 @@
-"""OTLP over gRPC: our own encoding over a plain channel of ``grpc``. Imported only when it is asked for.
+"""Send spans by OTLP over gRPC: our own encoding over a plain channel of ``grpc``.
 
-Upstream's exporter builds protobuf messages, retries by itself, and tells what went wrong in its log only.
+OpenTelemetry's exporter builds protobuf messages, retries by itself and reports errors only in its log.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, Literal
-from urllib.parse import urlsplit
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from django_tracing.export.errors import ExportError, MissingExtra, Reason, checked_headers
+from django_tracing.exceptions import ExportError, ExportReason, MissingExtra
+from django_tracing.export.errors import checked_headers
 from django_tracing.export.otlp import rejected_spans
+from django_tracing.export.tls import TLSFiles
 from django_tracing.export.wire import EncodedBatch, encode_spans
+from django_tracing.net import parse_address
 from django_tracing.redaction import cut, redact_text
 
 __all__ = ["make_otlp_grpc_exporter"]
 
-#: No proxies, as over HTTP: a collector is a neighbour. No connections shared with other channels: a forked child
-#: would be given its parent's.
+#: No proxies, as over HTTP: a collector is close. No connections shared with other channels: a forked child would
+#: use its parent's.
 _OPTIONS: Final = (("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1))
 _METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
-#: Status codes that may pass: https://opentelemetry.io/docs/specs/otlp/#failures
+#: Status codes of temporary errors: https://opentelemetry.io/docs/specs/otlp/#failures
 _RETRYABLE: Final = frozenset(
     ("CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
 )
-#: What grpc says of a connection that it could not make: all of it is UNAVAILABLE.
-_UNAVAILABLE: Final[tuple[tuple[str, Reason, str, bool], ...]] = (
+#: Parts of grpc's details for a failed connection, all of which have the status UNAVAILABLE, and what they mean.
+_UNAVAILABLE: Final[tuple[tuple[str, ExportReason, str, bool], ...]] = (
     ("connection refused", "refused", "Nothing listens on {where}.", True),
     ("lookup", "dns", "The host name of {where} is unknown.", True),
     ("dns resolution", "dns", "The host name of {where} is unknown.", True),
@@ -48,13 +51,18 @@ def make_otlp_grpc_exporter(
     headers: Mapping[str, str] | None = None,
     compression: Literal["none", "gzip"] = "none",
     timeout: float = 10.0,
+    tls_ca_file: Path | None = None,
+    tls_client_key: Path | None = None,
+    tls_client_certificate: Path | None = None,
 ) -> SpanExporter:
-    """An exporter for ``http://host:4317`` (plain) or ``https://host:4317`` (TLS). ``timeout`` is in seconds.
+    """Return an exporter for ``http://host:4317`` (plain) or ``https://host:4317`` (TLS). ``timeout`` is in seconds.
 
-    ``compression`` is grpc's own, which leaves messages as they are that it would not make smaller.
+    ``compression`` is grpc's own, which does not compress messages that would not become smaller. The TLS files are
+    those of :class:`~django_tracing.export.tls.TLSFiles`. Without a CA file, TLS trusts grpc's own list of
+    authorities, or that of the environment variable GRPC_DEFAULT_SSL_ROOTS_FILE_PATH.
 
-    Raises :class:`MissingExtra` when the extra ``otlp-grpc`` is not installed, ValueError for a wrong header. TLS
-    trusts grpc's own list of authorities, or that of the environment variable GRPC_DEFAULT_SSL_ROOTS_FILE_PATH.
+    Raise :class:`MissingExtra` if the extra ``otlp-grpc`` is not installed, and ValueError for a wrong header or a
+    TLS file that can't be used.
     """
     try:
         import grpc
@@ -63,18 +71,27 @@ def make_otlp_grpc_exporter(
             f'OTLP over gRPC is not installed ({error}): pip install "django-tracing-otel[otlp-grpc]". Or send OTLP '
             "over HTTP, which needs no extra: the same host with port 4318."
         ) from error
-    return _GRPCExporter(grpc, endpoint, checked_headers(headers), compression, timeout)
+    tls = None
+    if parse_address(endpoint).secure:
+        tls = TLSFiles(tls_ca_file, tls_client_key, tls_client_certificate)
+    return _GRPCExporter(grpc, endpoint, checked_headers(headers), compression, timeout, tls)
 
 
 class _GRPCExporter(SpanExporter):
     def __init__(
-        self, grpc: Any, endpoint: str, headers: dict[str, str], compression: Literal["none", "gzip"], timeout: float
+        self,
+        grpc: Any,
+        endpoint: str,
+        headers: dict[str, str],
+        compression: Literal["none", "gzip"],
+        timeout: float,
+        tls: TLSFiles | None,
     ) -> None:
-        parts = urlsplit(endpoint)
+        address = parse_address(endpoint, port=4317)
         self._grpc = grpc
-        self._secure = parts.scheme == "https"
-        host = parts.hostname or "localhost"
-        self._where = f"{f'[{host}]' if ':' in host else host}:{parts.port or 4317}"
+        #: None without TLS.
+        self._tls = tls
+        self._where = address.where
         # gRPC's metadata keys are lower case.
         self._metadata = tuple((name.lower(), value) for name, value in headers.items())
         self._compression = grpc.Compression.Gzip if compression == "gzip" else None
@@ -85,14 +102,14 @@ class _GRPCExporter(SpanExporter):
         self._inherited: list[Any] = []
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Sends ``spans``; raises :class:`ExportError`."""
+        """Send ``spans``. Raise :class:`ExportError`."""
         return self._send(encode_spans(spans))
 
-    #: What ``QueueProcessor`` gathers ended spans in.
+    #: ``QueueProcessor`` gathers ended spans in it.
     new_batch = EncodedBatch
 
     def export_batch(self, batch: EncodedBatch) -> SpanExportResult:
-        """Sends what was encoded before; raises :class:`ExportError`."""
+        """Send spans that are encoded already. Raise :class:`ExportError`."""
         return self._send(b"".join(batch.message()))
 
     def _send(self, message: bytes) -> SpanExportResult:
@@ -100,7 +117,7 @@ class _GRPCExporter(SpanExporter):
         try:
             answer = self._call(message, timeout=self.timeout, metadata=self._metadata, compression=self._compression)
         except self._grpc.RpcError as error:
-            # A channel that failed waits up to two minutes before it tries to connect again: a new one does not.
+            # A failed channel waits up to two minutes before it connects again. A new channel does not.
             self._close()
             compressed = self._compression is not None
             raise _failure(error.code().name, error.details() or "", self._where, compressed=compressed) from None
@@ -118,11 +135,12 @@ class _GRPCExporter(SpanExporter):
         if self._channel is not None and self._owner == os.getpid():
             return
         if self._channel is not None:
-            # The parent's: closing it in a forked child may wait for threads that only the parent has.
+            # It is the parent's. Closing it in a forked child may wait for threads that only the parent has.
             self._inherited.append(self._channel)
         self._owner = os.getpid()
-        if self._secure:
-            self._channel = self._grpc.secure_channel(self._where, self._grpc.ssl_channel_credentials(), _OPTIONS)
+        if self._tls is not None:
+            credentials = self._grpc.ssl_channel_credentials(*self._tls.contents())
+            self._channel = self._grpc.secure_channel(self._where, credentials, _OPTIONS)
         else:
             self._channel = self._grpc.insecure_channel(self._where, _OPTIONS)
         self._call = self._channel.unary_unary(_METHOD)
@@ -146,12 +164,12 @@ class _GRPCExporter(SpanExporter):
 def _failure(code: str, details: str, where: str, *, compressed: bool) -> ExportError:
     """The :class:`ExportError` of a gRPC status (https://grpc.io/docs/guides/status-codes/)."""
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
-        return ExportError(f"{where} refused the credentials ({code}).", reason="unauthorized", retryable=False)
+        return ExportError(f"{where} rejected the credentials ({code}).", reason="unauthorized", retryable=False)
     if code == "UNIMPLEMENTED":
-        # Both are this status (https://github.com/grpc/grpc/blob/master/doc/compression.md); the words differ.
+        # It has two causes (https://github.com/grpc/grpc/blob/master/doc/compression.md), with different details.
         if compressed and "compress" in details.lower():
-            return ExportError(f"{where} does not take gzip ({code}).", reason="compression", retryable=False)
-        return ExportError(f"{where} takes no spans ({code}).", reason="not_found", retryable=False)
+            return ExportError(f"{where} does not support gzip ({code}).", reason="compression", retryable=False)
+        return ExportError(f"{where} does not accept spans ({code}).", reason="not_found", retryable=False)
     if code == "DEADLINE_EXCEEDED":
         return ExportError(f"{where} did not answer in time.", reason="timeout", retryable=True)
     if code == "UNAVAILABLE":
@@ -159,8 +177,8 @@ def _failure(code: str, details: str, where: str, *, compressed: bool) -> Export
         for part, reason, message, retryable in _UNAVAILABLE:
             if part in lowered:
                 return ExportError(message.format(where=where), reason=reason, retryable=retryable)
-    # It may repeat the metadata that it was given.
+    # The details may repeat the metadata of the request.
     shown = f"{code}: {cut(redact_text(details[:2000]), 200)}" if details else code
     if code in _RETRYABLE:
-        return ExportError(f"{where} is overloaded or away ({shown}).", reason="unavailable", retryable=True)
+        return ExportError(f"{where} is overloaded or unavailable ({shown}).", reason="unavailable", retryable=True)
     return ExportError(f"{where} rejected the spans ({shown}).", reason="rejected", retryable=False)

@@ -6,7 +6,6 @@ leaves out is added: the resource as process tags, errors that say what went wro
 
 from __future__ import annotations
 
-import base64
 import errno
 import json
 import os
@@ -16,7 +15,7 @@ from contextlib import suppress
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import urlsplit, urlunsplit
 
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk import environment_variables
@@ -25,8 +24,9 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace.status import Status
 
-from django_tracing.export.errors import ExportError, MissingExtra, checked_headers, from_os_error, from_status
-from django_tracing.net import TimedResponse
+from django_tracing.exceptions import ExportError, MissingExtra
+from django_tracing.export.errors import checked_headers, from_network_error, from_status
+from django_tracing.net import parse_address, timed_response
 from django_tracing.recording.sdk import plain_attributes
 
 __all__ = ["make_jaeger_exporter"]
@@ -114,7 +114,7 @@ def _timed(transport: Any) -> Any:
     class _TimedTransport(transport):  # type: ignore[misc]
         def open(self) -> None:
             super().open()
-            self._THttpClient__http.response_class = TimedResponse
+            self._THttpClient__http.response_class = timed_response()
 
     return _TimedTransport
 
@@ -124,23 +124,20 @@ class _JaegerExporter(SpanExporter):
         thrift, self._types, translate = _load()
         parts = urlsplit(endpoint)
         self._udp = parts.scheme == "udp"
-        port = parts.port or (6831 if self._udp else 443 if parts.scheme == "https" else 80)
-        self._where = f"{parts.hostname}:{port}"
-        host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
-        bare = urlunsplit(parts._replace(netloc=f"{host}:{port}"))
-        self._url = bare
+        address = parse_address(endpoint, port=6831 if self._udp else None)
+        self._where = address.where
+        self._url = urlunsplit(parts._replace(netloc=address.where))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             self._frozen: Any = thrift.JaegerExporter(
-                agent_host_name=parts.hostname,
-                agent_port=port,
-                collector_endpoint=None if self._udp else bare,
+                agent_host_name=address.host,
+                agent_port=address.port,
+                collector_endpoint=None if self._udp else self._url,
                 udp_split_oversized_batches=True,
                 timeout=timeout,
             )
-        if parts.username is not None:
-            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-            headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+        if address.authorization is not None:
+            headers["Authorization"] = address.authorization
         self._headers = headers
         self._owner = os.getpid()
         self._translate = translate.Translate
@@ -200,7 +197,7 @@ class _JaegerExporter(SpanExporter):
             transport.flush()
         except OSError as error:
             self._forget()
-            raise from_os_error(error, self._where) from None
+            raise from_network_error(error, self._where) from None
         except Exception as error:
             self._forget()
             raise ExportError(
@@ -238,7 +235,7 @@ class _JaegerExporter(SpanExporter):
                     reason="rejected",
                     retryable=False,
                 ) from None
-            raise from_os_error(error, self._where) from None
+            raise from_network_error(error, self._where) from None
         if lost:
             raise ExportError(
                 f"{lost} spans are too large for a datagram.", reason="rejected", retryable=False, rejected=lost

@@ -1,44 +1,43 @@
-"""OTLP over HTTP, over one kept-alive connection."""
+"""Send spans by OTLP over HTTP, over one kept-alive connection."""
 
 from __future__ import annotations
 
-import base64
 import http.client
 import os
-import socket
 import ssl
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Final, Literal
-from urllib.parse import quote, unquote, urlsplit
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from django_tracing.export.errors import ExportError, checked_headers, from_os_error, from_status
+from django_tracing.exceptions import ExportError
+from django_tracing.export.errors import checked_headers, from_network_error, from_status
+from django_tracing.export.tls import TLSFiles
 from django_tracing.export.wire import EncodedBatch, encode_spans
-from django_tracing.net import TimedResponse
+from django_tracing.net import connect, parse_address, read_at_most, shown_address
 
 __all__ = ["OTLPHTTPExporter", "rejected_spans"]
 
-#: What may stand in a URL's path and query as it is, percent signs of what is quoted already among it.
-_URL_SAFE: Final = "/%:@!$&'()*+,;=?~"
-#: UnicodeError: a host name that the rules of international names do not allow.
+#: UnicodeError: the rules of internationalized domain names do not allow the host name.
 _TRANSPORT_ERRORS: Final = (OSError, http.client.HTTPException, UnicodeError)
-#: How a kept-alive connection shows that its other end has closed it.
+#: The errors of a kept-alive connection that the receiver has closed.
 _STALE: Final = (ConnectionError, http.client.CannotSendRequest, ssl.SSLEOFError, ssl.SSLZeroReturnError)
-#: Of zlib's. Level 6 makes a batch a tenth smaller, for more than twice the time (4.6 us a span, not 2.0).
+#: zlib's level. Level 6 makes a batch a tenth smaller, in more than twice the time (4.6 us a span instead of 2.0).
 _LEVEL: Final = 1
 
 
 class OTLPHTTPExporter(SpanExporter):
-    """Sends spans to an OTLP/HTTP receiver, raising :class:`ExportError` for what was not taken.
+    """Send spans to an OTLP/HTTP receiver. Raise :class:`ExportError` for spans that were not accepted.
 
-    ``endpoint`` is the whole URL (``/v1/traces`` is added where its path is empty); credentials in it become Basic
-    authentication. ``compression`` is done by whoever sends. ``timeout`` is in seconds, for each connection attempt
-    and each answer. Proxies of the environment are not used: a collector is a neighbour. Not thread-safe, as no
-    exporter has to be. Raises ValueError for a header that HTTP has no place for, without its value, which may be a
-    secret.
+    ``endpoint`` is the whole URL (``/v1/traces`` is added if its path is empty); credentials in it become Basic
+    authentication. The sending thread compresses. ``timeout`` is in seconds, for each connection attempt and each
+    whole response. The TLS files are those of :class:`~django_tracing.export.tls.TLSFiles`, for ``https`` only.
+    Proxies of the environment are not used: a collector is close. Not thread-safe, as exporters need not be. Creating
+    one raises ValueError for a header that HTTP does not allow, without its value, which may be secret, and for a TLS
+    file that can't be used.
     """
 
     def __init__(
@@ -48,46 +47,42 @@ class OTLPHTTPExporter(SpanExporter):
         headers: Mapping[str, str] | None = None,
         compression: Literal["none", "gzip"] = "none",
         timeout: float = 10.0,
+        tls_ca_file: Path | None = None,
+        tls_client_key: Path | None = None,
+        tls_client_certificate: Path | None = None,
     ) -> None:
-        parts = urlsplit(endpoint)
-        self._secure = parts.scheme == "https"
-        self._host = parts.hostname or "localhost"
-        self._port = parts.port or (443 if self._secure else 80)
-        path = quote(parts.path if parts.path not in ("", "/") else "/v1/traces", safe=_URL_SAFE)
-        self._path = f"{path}?{quote(parts.query, safe=_URL_SAFE)}" if parts.query else path
+        address = parse_address(endpoint)
+        self._address = address if address.path not in ("", "/") else address._replace(path="/v1/traces")
         self.timeout = timeout
-        #: Where to, for people: without credentials.
-        shown_host = f"[{self._host}]" if ":" in self._host else self._host
-        self._where = f"{shown_host}:{self._port}"
-        self._url = f"{parts.scheme}://{self._where}{path}"
+        #: The address for people.
+        self._shown = shown_address(f"{address.scheme}://{address.where}{self._address.path}")
         self._headers = {
             "Content-Type": "application/x-protobuf",
             "User-Agent": "django-tracing-otel",
             **checked_headers(headers),
         }
-        if parts.username is not None:
-            pair = f"{unquote(parts.username)}:{unquote(parts.password or '')}".encode()
-            self._headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+        if address.authorization is not None:
+            self._headers["Authorization"] = address.authorization
         self._compressed = compression == "gzip"
         if self._compressed:
             self._headers["Content-Encoding"] = "gzip"
-        self._tls: ssl.SSLContext | None = None
+        self._tls = TLSFiles(tls_ca_file, tls_client_key, tls_client_certificate) if address.secure else None
         self._connection: http.client.HTTPConnection | None = None
         self._owner = 0
         self._shut_down = False
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Sends ``spans``; raises :class:`ExportError`."""
+        """Send ``spans``. Raise :class:`ExportError`."""
         if self._shut_down:
             return SpanExportResult.FAILURE
         self._send([encode_spans(spans)])
         return SpanExportResult.SUCCESS
 
-    #: What ``QueueProcessor`` gathers ended spans in.
+    #: ``QueueProcessor`` gathers ended spans in it.
     new_batch = EncodedBatch
 
     def export_batch(self, batch: EncodedBatch) -> SpanExportResult:
-        """Sends what was encoded before; raises :class:`ExportError`."""
+        """Send spans that are encoded already. Raise :class:`ExportError`."""
         if self._shut_down:
             return SpanExportResult.FAILURE
         self._send(batch.message())
@@ -102,7 +97,7 @@ class OTLPHTTPExporter(SpanExporter):
         except _TRANSPORT_ERRORS as error:
             if fresh or not isinstance(error, _STALE):
                 raise self._failure(error) from None
-            # The receiver dropped an idle connection: that says nothing of a new one.
+            # The receiver closed an idle connection. A new one may work.
             self._close()
             self._connect()
             try:
@@ -110,11 +105,11 @@ class OTLPHTTPExporter(SpanExporter):
             except _TRANSPORT_ERRORS as second:
                 raise self._failure(second) from None
         if status >= 300:
-            raise from_status(status, self._url, retry_after, compressed=self._compressed)
+            raise from_status(status, self._shown, retry_after, compressed=self._compressed)
         if kind.startswith("text/html"):
-            # Jaeger's UI, and many a proxy, answer anything with a page and 200.
+            # Jaeger's UI and many proxies answer any request with a page and status 200.
             raise ExportError(
-                f"{self._url} answers with a web page: it takes no spans.",
+                f"{self._shown} answers with a web page: it does not accept spans.",
                 reason="wrong_protocol",
                 retryable=False,
                 status=status,
@@ -122,37 +117,25 @@ class OTLPHTTPExporter(SpanExporter):
         rejected = rejected_spans(answer)
         if rejected:
             raise ExportError(
-                f"{self._url} rejected {rejected} spans of a batch.",
+                f"{self._shown} rejected {rejected} spans of a batch.",
                 reason="rejected",
                 retryable=False,
                 status=status,
                 rejected=rejected,
             )
 
-    def _failure(self, error: OSError | http.client.HTTPException | UnicodeError) -> ExportError:
+    def _failure(self, error: Exception) -> ExportError:
         self._close()
-        if isinstance(error, OSError):
-            return from_os_error(error, self._where)
-        if isinstance(error, UnicodeError):
-            return from_os_error(socket.gaierror(str(error)), self._where)
-        return ExportError(f"{self._where} does not speak HTTP.", reason="wrong_protocol", retryable=False)
+        return from_network_error(error, self._address.where)
 
     def _connect(self) -> bool:
-        """Makes sure there is a connection; True when it is a new one."""
+        """Connect unless there is a connection. Return whether it is a new one."""
         if self._connection is not None and self._owner == os.getpid():
             return False
-        # A forked child must not speak on its parent's connection; closing its copy does not end the parent's.
+        # A forked child must not use its parent's connection. Closing its copy does not close the parent's.
         self._close()
         self._owner = os.getpid()
-        if self._secure:
-            if self._tls is None:
-                self._tls = ssl.create_default_context()
-            self._connection = http.client.HTTPSConnection(
-                self._host, self._port, timeout=self.timeout, context=self._tls
-            )
-        else:
-            self._connection = http.client.HTTPConnection(self._host, self._port, timeout=self.timeout)
-        self._connection.response_class = TimedResponse
+        self._connection = connect(self._address, self.timeout, None if self._tls is None else self._tls.context())
         return True
 
     def _post(self, body: list[bytes | bytearray]) -> tuple[int, str, str | None, bytes]:
@@ -162,11 +145,10 @@ class OTLPHTTPExporter(SpanExporter):
             connection.sock.settimeout(self.timeout)
         # Not joined: a copy of so many bytes costs more than a second call of send().
         headers = {**self._headers, "Content-Length": str(sum(map(len, body)))}
-        connection.request("POST", self._path, body, headers)
+        connection.request("POST", self._address.target, body, headers)
         response = connection.getresponse()
-        # Bounded: an endpoint that is something else may answer with anything.
-        answer = response.read(65536)
-        if response.read(1) or response.will_close:
+        answer, has_more = read_at_most(response, 65536)
+        if has_more or response.will_close:
             self._close()
         return response.status, response.getheader("Content-Type", ""), response.getheader("Retry-After"), answer
 

@@ -8,6 +8,7 @@ from django.contrib.admin import ModelAdmin
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils.translation import gettext
 
+from django_tracing.exceptions import ReadError
 from django_tracing.pages.heading import heading_of
 from django_tracing.pages.links import TRACE_ID
 from django_tracing.pages.responses import respond
@@ -18,8 +19,8 @@ from django_tracing.traces.analysis.waterfall import (
     Waterfall,
     waterfall,
 )
-from django_tracing.traces.model import ReadError, Trace
-from django_tracing.traces.text import duration_text
+from django_tracing.traces.durations import duration_text
+from django_tracing.traces.model import Trace
 
 __all__ = ["differences", "page", "side_rows"]
 

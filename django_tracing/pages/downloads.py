@@ -15,10 +15,10 @@ from django.http.response import HttpResponseBase
 from django.utils.text import slugify
 from django.utils.translation import gettext
 
+from django_tracing.exceptions import ReadError
 from django_tracing.pages.source import open_reader, respond_missing, respond_unreadable
-from django_tracing.reading import stream_spans
 from django_tracing.traces.formats import jaeger_json, otlp_json
-from django_tracing.traces.model import ReadError
+from django_tracing.traces.readers.choosing import stream_spans
 
 __all__ = ["page"]
 

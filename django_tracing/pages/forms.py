@@ -14,8 +14,9 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from django_tracing.conf.loading import get_settings
-from django_tracing.reading import searched_attributes
 from django_tracing.traces import query as parse
+from django_tracing.traces.durations import parse_duration
+from django_tracing.traces.query import searched_attributes
 
 __all__ = ["RANGES", "DurationField", "MomentField", "SearchForm", "since"]
 
@@ -39,7 +40,7 @@ class DurationField(forms.CharField):
         if not text:
             return None
         try:
-            return parse.seconds(text)
+            return parse_duration(text)
         except ValueError:
             raise ValidationError(gettext("Enter a duration with its unit, such as 250ms or 1.5s.")) from None
 
@@ -125,8 +126,8 @@ class SearchForm(forms.Form):
             "max_duration": data.get("max_duration"),
             "errors": bool(data.get("errors_only")),
             "attributes": searched_attributes(
-                get_settings(),
                 data.get("attributes") or {},
+                opt_in=get_settings().semconv_stability_opt_in,
                 status_code=data.get("status_code"),
                 user=data.get("user"),
                 correlation_id=data.get("correlation_id"),

@@ -10,8 +10,9 @@ from django_tracing.pages.links import attribute_address, trace_address, value_t
 from django_tracing.pages.rows import Colours, local_time, shares_of
 from django_tracing.semconv import names
 from django_tracing.traces.analysis.waterfall import Waterfall
-from django_tracing.traces.model import Trace, to_datetime
-from django_tracing.traces.text import duration_text
+from django_tracing.traces.durations import duration_text
+from django_tracing.traces.model import Trace
+from django_tracing.traces.times import to_datetime
 
 __all__ = ["heading_of", "left_out_sentences"]
 

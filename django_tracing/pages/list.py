@@ -12,15 +12,17 @@ from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from django_tracing.conf.loading import get_settings
+from django_tracing.exceptions import ReadError
 from django_tracing.pages.forms import SearchForm
 from django_tracing.pages.links import changed_query, trace_address
 from django_tracing.pages.plot import plot
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import SCALE, local_time, svg_number
 from django_tracing.pages.source import open_reader, problem_of
-from django_tracing.traces.model import ReadError, TraceSummary, to_datetime
-from django_tracing.traces.readers.jaeger.reader import JaegerReader
-from django_tracing.traces.text import duration_text
+from django_tracing.traces.durations import duration_text
+from django_tracing.traces.model import TraceSummary
+from django_tracing.traces.readers.base import limits_of
+from django_tracing.traces.times import to_datetime
 
 __all__ = ["page"]
 
@@ -60,7 +62,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
         reader = open_reader()
         services = reader.services()
         own = get_settings().service_name
-        if "service" not in data and isinstance(reader, JaegerReader) and own in services:
+        if "service" not in data and limits_of(reader).per_service and own in services:
             # Jaeger needs one query per service. Only those who choose "All" wait for fifty of them.
             data["service"] = own
         chosen = str(data.get("service", ""))

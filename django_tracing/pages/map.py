@@ -10,12 +10,13 @@ from django.utils.text import slugify
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from django_tracing.exceptions import ReadError
 from django_tracing.pages.forms import RANGES, since
 from django_tracing.pages.links import search_address
 from django_tracing.pages.responses import respond
 from django_tracing.pages.source import open_reader, problem_of
-from django_tracing.traces.analysis.dependencies import BOX_HEIGHT, BOX_WIDTH, errors_of, layout
-from django_tracing.traces.model import ReadError
+from django_tracing.traces.analysis.layout import BOX_HEIGHT, BOX_WIDTH, layout
+from django_tracing.traces.diagrams import errors_of
 
 __all__ = ["page"]
 

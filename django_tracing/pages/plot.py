@@ -8,8 +8,9 @@ from typing import Any
 
 from django_tracing.pages.links import trace_address
 from django_tracing.pages.rows import svg_number
-from django_tracing.traces.model import TraceSummary, to_datetime
-from django_tracing.traces.text import duration_text
+from django_tracing.traces.durations import duration_text
+from django_tracing.traces.model import TraceSummary
+from django_tracing.traces.times import to_datetime
 
 __all__ = ["plot"]
 

@@ -10,14 +10,15 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
+from django_tracing.exceptions import ReadError
 from django_tracing.pages.forms import RANGES, since
 from django_tracing.pages.links import changed_query, search_address, trace_address
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import WORKS, shares_of
 from django_tracing.pages.source import open_reader, problem_of
-from django_tracing.traces.model import ReadError, RouteStatistics
-from django_tracing.traces.readers.jaeger.reader import JaegerReader
-from django_tracing.traces.text import duration_text
+from django_tracing.traces.durations import duration_text
+from django_tracing.traces.model import RouteStatistics
+from django_tracing.traces.readers.base import limits_of
 
 __all__ = ["page"]
 
@@ -57,7 +58,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
     try:
         reader = open_reader()
         context["services"] = reader.services()
-        context["newest_only"] = isinstance(reader, JaegerReader)
+        context["newest_only"] = limits_of(reader).newest_only
         found = reader.routes(service=context["service"] or None, start=since(context["within"]))
         context["routes"] = [_route(route) for route in _sorted(found, order)]
     except ReadError as error:

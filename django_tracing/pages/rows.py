@@ -15,8 +15,9 @@ from django.utils.translation import gettext_lazy as _
 
 from django_tracing.semconv.categories import Category
 from django_tracing.traces.analysis.waterfall import Row, Waterfall, location_of, short_statement, statement_of
-from django_tracing.traces.model import to_datetime
-from django_tracing.traces.text import duration_text, key_attributes
+from django_tracing.traces.durations import duration_text
+from django_tracing.traces.text import key_attributes
+from django_tracing.traces.times import to_datetime
 
 __all__ = [
     "OPEN_ROWS",

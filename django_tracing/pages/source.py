@@ -9,10 +9,11 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
 
 from django_tracing.conf.loading import get_settings
+from django_tracing.exceptions import ReadError
 from django_tracing.pages.links import page_address
 from django_tracing.pages.responses import respond
-from django_tracing.reading import get_reader
-from django_tracing.traces.model import Reader, ReadError
+from django_tracing.traces.readers.base import Reader
+from django_tracing.traces.readers.choosing import get_reader
 
 __all__ = ["ANSWER_TIMEOUT", "PAGE_BUDGET", "open_reader", "problem_of", "respond_missing", "respond_unreadable"]
 

@@ -10,15 +10,17 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
 
 from django_tracing.conf.loading import get_settings
+from django_tracing.exceptions import ReadError
 from django_tracing.pages.links import attribute_address, trace_address, value_text
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import local_time
 from django_tracing.pages.source import open_reader, respond_missing, respond_unreadable
-from django_tracing.reading import read_span
 from django_tracing.redaction import SensitiveKeys, redact_resource
 from django_tracing.traces.analysis.waterfall import location_of
-from django_tracing.traces.model import ReadError, Span, to_datetime
-from django_tracing.traces.text import duration_text
+from django_tracing.traces.durations import duration_text
+from django_tracing.traces.model import Span
+from django_tracing.traces.readers.choosing import read_span
+from django_tracing.traces.times import to_datetime
 
 __all__ = ["page"]
 

@@ -9,11 +9,11 @@ from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
 
-from django_tracing.addresses import shown_address
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.table import SPECS
 from django_tracing.conf.values import Settings
 from django_tracing.models import ProcessStatus
+from django_tracing.net import shown_address
 from django_tracing.pages.responses import respond
 from django_tracing.redaction import SensitiveKeys, redact_resource
 from django_tracing.sampling.database import table_exists

@@ -9,6 +9,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext, ngettext
 
 from django_tracing.conf.loading import get_settings
+from django_tracing.exceptions import ReadError
 from django_tracing.pages.heading import heading_of
 from django_tracing.pages.links import trace_address
 from django_tracing.pages.responses import respond
@@ -20,8 +21,9 @@ from django_tracing.traces.analysis.waterfall import (
     statement_of,
     waterfall,
 )
-from django_tracing.traces.model import Reader, ReadError, Trace
-from django_tracing.traces.text import duration_text
+from django_tracing.traces.durations import duration_text
+from django_tracing.traces.model import Trace
+from django_tracing.traces.readers.base import Reader
 
 __all__ = ["page"]
 

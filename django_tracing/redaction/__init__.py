@@ -5,6 +5,7 @@ Pure functions on strings, and on exceptions. None of them raises: what one of t
 Everything is linear in the length of its input, because all of it is attacker-controlled.
 """
 
+from django_tracing.redaction.commands import redact_commands
 from django_tracing.redaction.dialects import Dialect, dialect_of
 from django_tracing.redaction.errors import redact_db_error, redact_stacktrace
 from django_tracing.redaction.key_words import SiteWords
@@ -32,6 +33,7 @@ __all__ = [
     "key_pattern",
     "mask_email",
     "numbers_machines",
+    "redact_commands",
     "redact_db_error",
     "redact_query",
     "redact_resource",

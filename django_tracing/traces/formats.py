@@ -7,15 +7,13 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
-from typing import Any, Final
+from typing import Any
 
-from django_tracing.traces.model import DEEPEST, Event, Span
+from django_tracing.semconv.otlp import KIND_NUMBERS, STATUS_NUMBERS
+from django_tracing.traces.model import Event, Span
+from django_tracing.traces.values import DEEPEST
 
 __all__ = ["jaeger_json", "otlp_json"]
-
-#: https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/trace/v1/trace.proto
-_KINDS: Final = {"internal": 1, "server": 2, "client": 3, "producer": 4, "consumer": 5}
-_STATUSES: Final = {"unset": 0, "ok": 1, "error": 2}
 
 
 def otlp_json(spans: Iterable[Span]) -> Iterator[str]:
@@ -68,7 +66,7 @@ def _written(value: Any) -> str:
 
 
 def _otlp_span(span: Span) -> dict[str, Any]:
-    status: dict[str, Any] = {"code": _STATUSES[span.status]} if span.status != "unset" else {}
+    status: dict[str, Any] = {"code": STATUS_NUMBERS[span.status]} if span.status != "unset" else {}
     if span.status_message:
         status["message"] = span.status_message
     return {
@@ -76,7 +74,7 @@ def _otlp_span(span: Span) -> dict[str, Any]:
         "spanId": span.span_id,
         **({"parentSpanId": span.parent_id} if span.parent_id else {}),
         "name": span.name,
-        "kind": _KINDS[span.kind],
+        "kind": KIND_NUMBERS[span.kind],
         # 64 bits are more than JavaScript's numbers hold.
         "startTimeUnixNano": str(span.start),
         "endTimeUnixNano": str(span.end),

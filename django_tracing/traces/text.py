@@ -21,14 +21,14 @@ from django_tracing.traces.analysis.waterfall import (
     statement_of,
     waterfall,
 )
-from django_tracing.traces.model import Span, Trace, TraceSummary, to_datetime
+from django_tracing.traces.durations import milliseconds
+from django_tracing.traces.model import Span, Trace, TraceSummary
+from django_tracing.traces.times import to_datetime
 
 __all__ = [
     "WORDS",
-    "duration_text",
     "key_attributes",
     "left_out",
-    "milliseconds",
     "plain",
     "render_list",
     "render_trace",
@@ -102,26 +102,6 @@ def key_attributes(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
                 found.append((names[0], _cut(plain(attributes[name]), _VALUE_LENGTH)))
                 break
     return found
-
-
-def milliseconds(nanoseconds: int) -> str:
-    """``12.3 ms``: three significant digits, no fewer than the whole milliseconds have."""
-    value = nanoseconds / 1e6
-    if abs(value) >= 99.95 or value == 0:
-        return f"{value:.0f} ms"
-    decimals = 1 if abs(value) >= 9.995 else 2 if abs(value) >= 0.9995 else 3 if abs(value) >= 0.09995 else 4
-    return f"{value:.{decimals}f} ms"
-
-
-def duration_text(nanoseconds: int) -> str:
-    """Three significant digits in the unit that suits: ``58.3 µs``, ``12.3 ms``, ``1.57 s``."""
-    size = abs(nanoseconds)
-    for unit, scale in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
-        if size >= 0.9995 * scale:
-            value = nanoseconds / scale
-            decimals = 0 if abs(value) >= 99.95 else 1 if abs(value) >= 9.995 else 2
-            return f"{value:.{decimals}f} {unit}"
-    return f"{nanoseconds} ns" if nanoseconds else "0 ms"
 
 
 def render_trace(trace: Trace, *, width: int = 100, color: bool = False, timezone: tzinfo | None = None) -> str:

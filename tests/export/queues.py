@@ -10,7 +10,7 @@ from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from django_tracing.export.errors import ExportError
+from django_tracing.exceptions import ExportError
 from django_tracing.export.queue import QueueProcessor
 
 __all__ = ["Backend", "Gate", "Make", "end", "refuse"]

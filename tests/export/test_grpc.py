@@ -26,8 +26,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2_grpc import (
     add_TraceServiceServicer_to_server,
 )
 
+from django_tracing.exceptions import ExportError
 from django_tracing.export import build_exporter
-from django_tracing.export.errors import ExportError
 from django_tracing.export.grpc import make_otlp_grpc_exporter
 from example_project.servers import free_port
 from tests.export.builders import Recorder, make_spans
@@ -209,7 +209,7 @@ def test_a_service_that_takes_no_gzip(connect: Connect) -> None:
         server.start()
         endpoint = f"http://127.0.0.1:{port}"
         error = failure(connect(endpoint, compression="gzip"))
-        assert str(error) == f"127.0.0.1:{port} does not take gzip (UNIMPLEMENTED)."
+        assert str(error) == f"127.0.0.1:{port} does not support gzip (UNIMPLEMENTED)."
         assert (error.reason, error.retryable) == ("compression", False)
         connect(endpoint).export(make_spans())
         assert kept.names == ["span-0"]
@@ -340,7 +340,7 @@ def test_a_missing_package_is_told_with_the_mend() -> None:
             "-c",
             "import sys; sys.modules['grpc'] = None\n"
             "from django_tracing.export import build_exporter\n"
-            "from django_tracing.export.errors import MissingExtra\n"
+            "from django_tracing.exceptions import MissingExtra\n"
             "try:\n    build_exporter('otlp-grpc', endpoint='http://127.0.0.1:9')\n"
             "except MissingExtra as error:\n    print(error)",
         ],

@@ -4,32 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
 from django_tracing.export import build_exporter
 
 ROOT = Path(__file__).parents[2]
-
-
-class Mine(SpanExporter):
-    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        return SpanExportResult.SUCCESS
-
-
-def make_mine() -> Mine:
-    return Mine()
-
-
-def needs_more(endpoint: str) -> Mine:
-    return Mine()
-
-
-NOTHING = object
 
 
 def test_kinds() -> None:
@@ -37,26 +19,6 @@ def test_kinds() -> None:
     assert isinstance(build_exporter("console"), ConsoleSpanExporter)
     assert type(build_exporter("local", local_write=print)).__name__ == "LocalExporter"
     assert type(build_exporter("otlp", endpoint="http://c:4318")).__name__ == "OTLPHTTPExporter"
-
-
-@pytest.mark.parametrize("name", ["Mine", "make_mine"])
-def test_a_dotted_path(name: str) -> None:
-    assert isinstance(build_exporter(f"{__name__}.{name}"), Mine)
-
-
-@pytest.mark.parametrize(
-    ("path", "error", "message"),
-    [
-        ("no_such_module.Exporter", ImportError, "no_such_module"),
-        (f"{__name__}.Missing", ImportError, "has no Missing"),
-        ("nodots", ImportError, "'nodots' is no dotted path"),
-        (f"{__name__}.needs_more", TypeError, "can't be called without arguments.*endpoint"),
-        (f"{__name__}.NOTHING", TypeError, "gives object, which has no export"),
-    ],
-)
-def test_a_wrong_dotted_path_is_explained(path: str, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
-        build_exporter(path)
 
 
 @pytest.mark.parametrize("kind", ["otlp", "otlp-grpc", "jaeger", "local"])

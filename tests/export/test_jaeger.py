@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode
 
+from django_tracing.exceptions import ExportError
 from django_tracing.export import build_exporter
-from django_tracing.export.errors import ExportError
 from django_tracing.export.jaeger import make_jaeger_exporter
 from tests.export.builders import ANY_VALUES, Recorder, make_spans
 from tests.jaegers import Jaeger
@@ -326,7 +326,7 @@ def test_a_missing_package_is_told_with_the_mend(missing: str, problem: str) -> 
     run = _python(
         f"import sys; sys.modules[{missing!r}] = None\n"
         "from django_tracing.export import build_exporter\n"
-        "from django_tracing.export.errors import MissingExtra\n"
+        "from django_tracing.exceptions import MissingExtra\n"
         "try:\n    build_exporter('jaeger', endpoint='http://127.0.0.1:9/api/traces')\n"
         "except MissingExtra as error:\n    print(error)"
     )

@@ -19,7 +19,7 @@ from opentelemetry.trace import (
     TraceState,
 )
 
-from django_tracing.export.errors import ExportError
+from django_tracing.exceptions import ExportError
 from django_tracing.export.local import LocalExporter, span_row
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.export.builders import ANY_VALUES, Recorder, make_spans

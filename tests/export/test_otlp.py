@@ -31,7 +31,7 @@ from opentelemetry.trace import (
     TraceState,
 )
 
-from django_tracing.export.errors import ExportError
+from django_tracing.exceptions import ExportError
 from django_tracing.export.otlp import OTLPHTTPExporter, rejected_spans
 from django_tracing.export.wire import encode_spans
 from example_project.servers import free_port
@@ -111,6 +111,7 @@ def record(recorder: Recorder, described: dict[str, Any]) -> None:
     ATTRIBUTES,
     st.sampled_from([None, SpanLimits(max_attributes=2, max_events=1, max_links=1, max_event_attributes=1)]),
 )
+@pytest.mark.skipif(not hasattr(TraceFlags, "RANDOM_TRACE_ID"), reason="the encoder of old SDKs knows no null")
 def test_decodes_to_what_upstream_encodes(described, resource, limits) -> None:
     recorder = Recorder(resource, limits=limits)
     for one in described:
@@ -214,15 +215,15 @@ class TestExporter:
     @pytest.mark.parametrize(
         ("status", "compression", "reason", "message"),
         [
-            (415, "gzip", "compression", "does not take what is sent, likely because of gzip (415)."),
+            (415, "gzip", "compression", "rejected the format of the request, probably because of gzip (415)."),
             (
                 400,
                 "gzip",
                 "wrong_protocol",
-                'does not understand what is sent (400). It may not know gzip: try COMPRESSION "none".',
+                'can\'t read the request (400). It may not support gzip: try COMPRESSION "none".',
             ),
-            (415, "none", "wrong_protocol", "does not understand what is sent (415)."),
-            (400, "none", "wrong_protocol", "does not understand what is sent (400)."),
+            (415, "none", "wrong_protocol", "can't read the request (415)."),
+            (400, "none", "wrong_protocol", "can't read the request (400)."),
         ],
     )
     def test_a_receiver_that_takes_no_gzip(

@@ -15,7 +15,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
-from django_tracing.export.errors import ExportError
+from django_tracing.exceptions import ExportError
 from django_tracing.export.otlp import OTLPHTTPExporter
 from tests.export.builders import make_spans
 from tests.export.queues import Backend, Gate, Make, end, refuse
@@ -131,7 +131,7 @@ class TestBackendAway:
             lines = [record.getMessage() for record in caplog.records if record.name == "django_tracing.export"]
             assert len(lines) == 1
             assert lines[0].startswith(
-                f"Spans can't be sent: http://127.0.0.1:{receiver.port}/v1/traces is overloaded or away (503)."
+                f"Spans can't be sent: http://127.0.0.1:{receiver.port}/v1/traces is overloaded or unavailable (503)."
             )
             assert "check_tracing" in lines[0]
             assert not receiver.spans

@@ -179,12 +179,12 @@ def test_a_jaeger_that_has_seen_nothing(settings: Any) -> None:
 
     with Server(empty) as server:
         settings.TRACING = {"ENDPOINT": "http://127.0.0.1:4318", "QUERY_URL": server.url}
-        assert f"No traces of the last day in {server.url} yet." in traces()
+        assert f"No traces of the last 24 hours in {server.url} yet." in traces()
 
 
 def test_nothing_is_kept(settings: Any) -> None:
     settings.TRACING = {"EXPORTER": "console"}
-    with pytest.raises(CommandError, match="can't be read back"):
+    with pytest.raises(CommandError, match="can't be read:"):
         traces()
 
 

@@ -8,7 +8,7 @@ import pytest
 from asgiref.sync import async_to_sync
 from django.test import AsyncClient, Client
 
-from django_tracing.traces.model import ReadError
+from django_tracing.exceptions import ReadError
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.pages.helpers import BLUEPRINT, TRACES
 from tests.traces.builders import row

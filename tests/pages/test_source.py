@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from django_tracing.exceptions import ReadError
 from django_tracing.traces.formats import otlp_json
-from django_tracing.traces.model import Dependencies, ReadError
+from django_tracing.traces.model import Dependencies
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from example_project.servers import free_port
 from tests.jaegers import wait_until
@@ -31,7 +32,7 @@ def test_a_jaeger_that_is_down_is_said_at_once(root: Client, settings: Any) -> N
     for address in ADDRESSES:
         text = content(root, address)
         assert 'role="alert"' in text
-        assert f"Nothing listens on 127.0.0.1:{port}. Does Jaeger run, and is QUERY_URL right?" in words(text)
+        assert f"Nothing listens on 127.0.0.1:{port}. Is Jaeger running, and is QUERY_URL right?" in words(text)
         assert "python manage.py check_tracing" in text
         assert "/admin/django_tracing/processstatus/" in text, "the admin's own check"
 
@@ -39,7 +40,7 @@ def test_a_jaeger_that_is_down_is_said_at_once(root: Client, settings: Any) -> N
 def test_only_who_may_check_is_sent_there(settings: Any) -> None:
     settings.TRACING = {"EXPORTER": "none"}
     text = content(staff("view_trace"))
-    assert "Traces can&#x27;t be read back" in text
+    assert "Traces can&#x27;t be read:" in text
     assert "processstatus" not in text.split('role="alert"')[1]
 
 
@@ -65,7 +66,7 @@ def test_a_jaeger_with_many_slow_services_is_given_up(
 
     with Server(answer) as server:
         settings.TRACING = {"ENDPOINT": "http://127.0.0.1:4318", "QUERY_URL": server.url}
-        assert "takes too long to answer. Ask for less" in words(content(root, service=""))
+        assert "takes too long to answer. Search one service" in words(content(root, service=""))
         assert len(server.asked) < 20
 
 
@@ -113,7 +114,7 @@ def test_a_reader_of_the_users_own_that_fails(root: Client, settings: Any) -> No
     settings.TRACING = {"READER": "nowhere.at.all"}
     assert "TRACING[\"READER\"] is 'nowhere.at.all', which fails with" in words(content(root))
     settings.TRACING = {"READER": f"{__name__}.Client"}
-    assert 'what TRACING["READER"] names has no describe' in words(content(root))
+    assert 'the reader of TRACING["READER"] has no describe' in words(content(root))
 
 
 @pytest.mark.parametrize("version", ["jaeger", "jaeger-1.51"])

@@ -66,7 +66,7 @@ def test_a_span_that_is_asked_for_is_the_only_one_read(
     root: Client, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = []
-    original = local._span
-    monkeypatch.setattr(local, "_span", lambda *args: read.append(1) or original(*args))
+    original = local.span_of_row
+    monkeypatch.setattr(local, "span_of_row", lambda *args: read.append(1) or original(*args))
     content(root, f"{BLUEPRINT}/spans/{5:016x}/")
     assert len(read) == 1

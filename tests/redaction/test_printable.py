@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.trace.export import SpanExporter
 
 from django_tracing.diagnosis.steps import Diagnosis, Step
-from django_tracing.export.errors import ExportError, from_os_error, from_status
+from django_tracing.exceptions import ExportError, ReadError
+from django_tracing.export.errors import from_network_error, from_status
 from django_tracing.export.grpc import _failure
 from django_tracing.export.queue import QueueProcessor
 from django_tracing.redaction.printable import printable
 from django_tracing.sampling.remote import JaegerRemoteSampler, parse_strategy
-from django_tracing.traces.model import ReadError
 from tests.export.builders import make_spans
 
 #: Ends a line, moves a cursor, colours a terminal, turns the direction of writing.
@@ -65,7 +65,7 @@ def test_what_is_long_is_cut_before_it_is_read() -> None:
 def test_every_word_of_a_receiver_s_is_harmless_in_an_error(text: str, code: str) -> None:
     for error in (
         _failure(code, text, "jaeger:4317", compressed=False),
-        from_os_error(OSError(text), "jaeger:4318"),
+        from_network_error(OSError(text), "jaeger:4318"),
         from_status(503, "http://jaeger:4318/v1/traces", retry_after=text),
         ExportError(text, reason="failed", retryable=False),
         ReadError(text, "failed"),

@@ -66,15 +66,15 @@ def test_every_shape_of_answer(document: Any, expected: Strategy) -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ([], "no JSON object"),
+        ([], "not a JSON object"),
         ({}, "no strategy"),
         ({"strategyType": "ADAPTIVE"}, "strategyType is 'ADAPTIVE'"),
-        ({"strategyType": 1}, "rateLimitingSampling is no object"),
+        ({"strategyType": 1}, "rateLimitingSampling is not an object"),
         ({"probabilisticSampling": {"samplingRate": 2}}, "is 2.0"),
         ({"probabilisticSampling": {"samplingRate": "1"}}, "is '1'"),
         ({"strategyType": 1, "rateLimitingSampling": {"maxTracesPerSecond": -1}}, "is -1"),
-        ({**HALF, "operationSampling": {"perOperationStrategies": [7]}}, "names no operation"),
-        ({**HALF, "operationSampling": {"perOperationStrategies": "x"}}, "no list"),
+        ({**HALF, "operationSampling": {"perOperationStrategies": [7]}}, "has no operation"),
+        ({**HALF, "operationSampling": {"perOperationStrategies": "x"}}, "not a list"),
     ],
 )
 def test_what_is_wrong_with_an_answer(document: Any, message: str) -> None:
@@ -160,7 +160,7 @@ def test_whatever_becomes_of_the_server_the_last_answer_stays(
     assert sampler.ask()
     caplog.set_level(logging.INFO)
     if mood == "gone":
-        sampler._connection = "http", "127.0.0.1", free_port()
+        sampler._address = sampler._address._replace(port=free_port())
     server.mood = mood
     # Only what is to be given up is given up soon: a busy machine takes its time for the rest.
     sampler._timeout = 0.3 if mood in ("hang", "slow") else 20
@@ -171,7 +171,7 @@ def test_whatever_becomes_of_the_server_the_last_answer_stays(
     server.mood = ""
     server.released.set()
     sampler._timeout = 20
-    sampler._connection = "http", "127.0.0.1", int(server.url.split(":")[2].split("/")[0])
+    sampler._address = sampler._address._replace(port=int(server.url.split(":")[2].split("/")[0]))
     assert sampler.ask()
     assert "again" in caplog.records[-1].message
 
@@ -312,7 +312,7 @@ def test_wrong_arguments_are_said() -> None:
         from_environment("http://jaeger:5778")
     with pytest.raises(ValueError, match="write it as"):
         JaegerRemoteSampler("shop", "jaeger:5778")
-    assert JaegerRemoteSampler("shop", "http://jaeger:5778")._path == "/sampling?service=shop"
+    assert JaegerRemoteSampler("shop", "http://jaeger:5778")._address.target == "/sampling?service=shop"
 
 
 def test_it_decides_where_no_rule_does(server: Server) -> None:

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from django_tracing.exceptions import StoreError
 from django_tracing.traces.formats import jaeger_json, otlp_json
 from django_tracing.traces.readers.sqlite import store as local
-from django_tracing.traces.readers.sqlite.store import LocalStore, StoreError
+from django_tracing.traces.readers.sqlite.store import LocalStore
 from django_tracing.traces.text import render_list, render_trace
 from tests.traces.builders import row
 
@@ -234,8 +235,8 @@ def test_one_span_reads_one_span(make: Callable[..., LocalStore], monkeypatch: p
     store = make()
     store.write([row(1, number, number // 2, attributes={"number": number}) for number in range(1, 200)])
     read = []
-    original = local._span
-    monkeypatch.setattr(local, "_span", lambda *args: read.append(1) or original(*args))
+    original = local.span_of_row
+    monkeypatch.setattr(local, "span_of_row", lambda *args: read.append(1) or original(*args))
     found = store.span(ONE, f"{77:016x}")
     assert found is not None
     assert (found.span.attributes, found.trace_name) == ({"number": 77}, "GET /x")

@@ -7,15 +7,11 @@ from typing import Any
 
 import pytest
 
-from django_tracing.traces.model import (
-    Node,
-    ReadError,
-    Span,
-    Trace,
-    iso_time,
-    summarise,
-    trace_id_prefix,
-)
+from django_tracing.exceptions import ReadError
+from django_tracing.traces.model import Span, Trace, summarise
+from django_tracing.traces.query import trace_id_prefix
+from django_tracing.traces.times import iso_time
+from django_tracing.traces.tree import Node
 
 TRACE_ID = "a" * 32
 

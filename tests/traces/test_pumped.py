@@ -13,13 +13,17 @@ from django_tracing.pages.compare import differences, side_rows
 from django_tracing.pages.heading import left_out_sentences
 from django_tracing.pages.rows import Colours, rows_of
 from django_tracing.traces import query as asked
-from django_tracing.traces.analysis.dependencies import as_dot, as_mermaid, as_text, layout, links_of
+from django_tracing.traces.analysis.dependencies import links_of
+from django_tracing.traces.analysis.layout import layout
 from django_tracing.traces.analysis.routes import parts_of, route_statistics
 from django_tracing.traces.analysis.waterfall import short_statement, waterfall
+from django_tracing.traces.diagrams import as_dot, as_mermaid, as_text
+from django_tracing.traces.durations import parse_duration
 from django_tracing.traces.formats import jaeger_json, otlp_json
-from django_tracing.traces.model import Dependencies, Dependency, Span, Trace, innermost, span_of, summarise
+from django_tracing.traces.model import Dependencies, Dependency, Span, Trace, span_of, summarise
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from django_tracing.traces.text import render_list, render_trace
+from django_tracing.traces.tree import innermost
 from tests.traces.builders import exception, row
 from tests.work_counter import growth, work
 
@@ -248,7 +252,7 @@ def test_writing_and_reading_the_store(shape: Callable[[int, int], dict[str, Any
 def test_texts(text: Callable[[int], str]) -> None:
     def read(value: str) -> None:
         short_statement(value)
-        for parse in (asked.seconds, asked.attributes, asked.attribute):
+        for parse in (parse_duration, asked.attributes, asked.attribute):
             try:
                 parse(value)
             except (ValueError, OverflowError):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from django_tracing.traces.query import attribute, attributes, seconds
+from django_tracing.traces.durations import parse_duration as seconds
+from django_tracing.traces.query import attribute, attributes
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from django_tracing.traces.durations import milliseconds
 from django_tracing.traces.model import Event, Span, Trace, TraceSummary
-from django_tracing.traces.text import milliseconds, plain, render_list, render_trace
+from django_tracing.traces.text import plain, render_list, render_trace
 from tests.traces.builders import NOON, blueprint_trace, row
 
 UTC = timezone.utc

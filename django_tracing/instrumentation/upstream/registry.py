@@ -22,6 +22,7 @@ from django_tracing.conf.loading import get_settings
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.upstream import redirects, redis_commands
 from django_tracing.instrumentation.upstream.children_only import ChildrenOnly
+from django_tracing.recording.sdk import dependency_conflict
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -170,7 +171,7 @@ def _instrument_now(name: str) -> bool:
     if instrumentor.is_instrumented_by_opentelemetry:
         return True
     # instrument() would log an error.
-    conflict = instrumentor._check_dependency_conflicts()
+    conflict = dependency_conflict(instrumentor)
     if conflict is not None:
         _logger.debug('The instrumentation "%s" is left out: %s', name, conflict)
         return False

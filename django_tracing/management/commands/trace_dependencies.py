@@ -10,10 +10,10 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from django_tracing.conf.loading import get_settings
-from django_tracing.reading import get_reader
-from django_tracing.traces import query as asked
-from django_tracing.traces.analysis.dependencies import as_dot, as_mermaid, as_text
-from django_tracing.traces.model import ReadError
+from django_tracing.exceptions import ReadError
+from django_tracing.traces.diagrams import as_dot, as_mermaid, as_text
+from django_tracing.traces.durations import parse_duration
+from django_tracing.traces.readers.choosing import get_reader
 
 __all__ = ["Command"]
 
@@ -61,6 +61,6 @@ class Command(BaseCommand):
 
 def _ago(text: str) -> float:
     try:
-        return asked.seconds(text)
+        return parse_duration(text)
     except ValueError:
         raise ArgumentTypeError("must be a time ago, e.g. 15m, 2h or 1d") from None

@@ -14,11 +14,13 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from django_tracing.conf.loading import get_settings
-from django_tracing.reading import get_reader, searched_attributes
+from django_tracing.exceptions import ReadError
 from django_tracing.spans import runtime
 from django_tracing.traces import query as asked
-from django_tracing.traces.model import Reader, ReadError, TraceSummary
-from django_tracing.traces.readers.jaeger.reader import JaegerReader
+from django_tracing.traces.durations import parse_duration, period_text
+from django_tracing.traces.model import TraceSummary
+from django_tracing.traces.readers.base import Reader, limits_of
+from django_tracing.traces.readers.choosing import get_reader
 from django_tracing.traces.text import render_list, render_trace
 
 __all__ = ["Command"]
@@ -116,7 +118,8 @@ class Command(BaseCommand):
         elif any(value not in (None, False) for value in query.values()):
             self._write(f"No trace in {reader.describe()} is like that.")
         else:
-            since = " of the last day" if isinstance(reader, JaegerReader) else ""
+            lookback = limits_of(reader).lookback
+            since = "" if lookback is None else f" of the last {period_text(lookback)}"
             self._write(
                 f"No traces{since} in {reader.describe()} yet. Make a request to your project and look again; "
                 "if none appears, this says why: python manage.py check_tracing"
@@ -188,9 +191,9 @@ def _query(options: dict[str, Any]) -> dict[str, Any]:
         "min_duration": options["min_duration"],
         "max_duration": options["max_duration"],
         "errors": options["errors"],
-        "attributes": searched_attributes(
-            get_settings(),
+        "attributes": asked.searched_attributes(
             dict(options["attribute"]),
+            opt_in=get_settings().semconv_stability_opt_in,
             status_code=options["status_code"],
             user=options["user"],
             correlation_id=options["correlation_id"],
@@ -214,7 +217,7 @@ def _or_none(parse: Callable[[str], float], text: str) -> float | None:
 
 
 def _seconds(text: str) -> float:
-    value = _or_none(asked.seconds, text)
+    value = _or_none(parse_duration, text)
     if value is None:
         value = _or_none(float, text)
     if value is None or not 0 <= value < float("inf"):
@@ -223,7 +226,7 @@ def _seconds(text: str) -> float:
 
 
 def _moment(text: str) -> float:
-    ago = _or_none(asked.seconds, text)
+    ago = _or_none(parse_duration, text)
     if ago is not None:
         return time.time() - ago
     try:

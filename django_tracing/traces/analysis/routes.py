@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from django_tracing.semconv.categories import Category, category_of
-from django_tracing.traces.model import RouteStatistics, Trace, innermost, is_layer
+from django_tracing.traces.model import RouteStatistics, Trace
+from django_tracing.traces.tree import innermost, is_layer
 
 __all__ = ["Part", "parts_of", "route_statistics", "self_time"]
 

@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from django_tracing.semconv.categories import WORKS, Category, category_of
 from django_tracing.traces.analysis.routes import self_time
-from django_tracing.traces.model import Node, Span, Trace
+from django_tracing.traces.model import Span, Trace
+from django_tracing.traces.tree import Node
 
 __all__ = [
     "FOLD_FROM",
@@ -30,8 +31,6 @@ __all__ = [
 FOLD_FROM: Final = 3
 #: As many queries of one shape below one span are what is called an N+1: one query for a list, one for each of it.
 N_PLUS_ONE_FROM: Final = 5
-
-
 #: A list of columns that is longer than a count or a star.
 _COLUMNS: Final = re.compile(r"SELECT (?:(?! FROM ).){24,}? (?=FROM )", re.IGNORECASE)
 

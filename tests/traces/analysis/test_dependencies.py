@@ -9,17 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from django_tracing.traces.analysis.dependencies import (
-    BOX_HEIGHT,
-    BOX_WIDTH,
-    Map,
-    as_dot,
-    as_mermaid,
-    as_text,
-    errors_of,
-    layout,
-    links_of,
-)
+from django_tracing.traces.analysis.dependencies import links_of
+from django_tracing.traces.analysis.layout import BOX_HEIGHT, BOX_WIDTH, Map, layout
+from django_tracing.traces.diagrams import as_dot, as_mermaid, as_text, errors_of
 from django_tracing.traces.model import Dependencies, Dependency, Trace, span_of
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.traces.builders import row

@@ -13,9 +13,10 @@ from opentelemetry.sdk.trace import Event, ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
+from django_tracing.exceptions import ReadError
 from django_tracing.export.local import span_row
 from django_tracing.export.otlp import OTLPHTTPExporter
-from django_tracing.traces.model import Reader, ReadError
+from django_tracing.traces.readers.base import Reader
 from django_tracing.traces.readers.jaeger.reader import JaegerReader
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.jaegers import Jaeger, wait_until
@@ -95,7 +96,7 @@ def jaeger_reader(version: Any) -> Iterator[Reader]:
     with Jaeger(version) as jaeger:
         exporter = OTLPHTTPExporter(jaeger.otlp_http)
         reader = JaegerReader(jaeger.query)
-        assert reader.dialect == ("v3" if version == "jaeger" else "v1")
+        assert reader.version == ("v3" if version == "jaeger" else "v1")
         # Oldest first, one by one: the newest of Jaeger's memory is what came last, and within a request that is chance.
         for trace_id in (LISTING, CHECKOUT, LISTING_TWIN, LONELY):
             exporter.export([each for each in SPANS if each.context.trace_id == trace_id])

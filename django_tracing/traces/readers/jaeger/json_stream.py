@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
-__all__ = ["JsonStream"]
+__all__ = ["MOST_CHARACTERS", "JsonStream"]
 
 #: A value that is read whole, e.g. a span, may have as many characters.
 MOST_CHARACTERS: Final = 8 * 1024 * 1024

@@ -15,7 +15,8 @@ from django.conf import settings
 from django.core.management.base import BaseCommand
 
 from django_tracing.conf.loading import load
-from django_tracing.traces.model import ReadError, Trace
+from django_tracing.exceptions import ReadError
+from django_tracing.traces.model import Trace
 from django_tracing.traces.readers.jaeger.reader import JaegerReader
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from django_tracing.traces.text import render_trace

@@ -15,12 +15,17 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from django_tracing.traces.analysis.dependencies import layout
+from django_tracing.exceptions import JaegerError
+from django_tracing.traces.analysis.layout import layout
 from django_tracing.traces.analysis.waterfall import waterfall
+from django_tracing.traces.durations import duration_text
 from django_tracing.traces.formats import jaeger_json, otlp_json
+from django_tracing.traces.readers.jaeger import http
 from django_tracing.traces.readers.jaeger import reader as jaeger
-from django_tracing.traces.readers.jaeger.reader import JaegerReader, ReaderError
-from django_tracing.traces.text import duration_text, render_trace
+from django_tracing.traces.readers.jaeger import v1 as v1_api
+from django_tracing.traces.readers.jaeger import v3 as v3_api
+from django_tracing.traces.readers.jaeger.reader import JaegerReader
+from django_tracing.traces.text import render_trace
 from example_project.servers import free_port
 from tests.work_counter import growth
 
@@ -103,8 +108,8 @@ def ssh() -> Iterator[int]:
     yield from talker(b"SSH-2.0-OpenSSH_9.6\r\n")
 
 
-def fails(url: str, **options: Any) -> ReaderError:
-    with pytest.raises(ReaderError) as caught:
+def fails(url: str, **options: Any) -> JaegerError:
+    with pytest.raises(JaegerError) as caught:
         JaegerReader(url, **options).services()
     return caught.value
 
@@ -113,7 +118,7 @@ def test_nothing_listens() -> None:
     port = free_port()
     error = fails(f"http://127.0.0.1:{port}")
     assert error.reason == "refused"
-    assert str(error) == f"Nothing listens on 127.0.0.1:{port}. Does Jaeger run, and is QUERY_URL right?"
+    assert str(error) == f"Nothing listens on 127.0.0.1:{port}. Is Jaeger running, and is QUERY_URL right?"
 
 
 @pytest.mark.parametrize("host", ["jaeger.invalid", "a..b", "x" * 70])
@@ -153,7 +158,7 @@ def test_a_server_that_drips() -> None:
 
 
 def test_an_answer_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jaeger, "MAX_ANSWER", 1 << 20)
+    monkeypatch.setattr(http, "MAX_ANSWER", 1 << 20)
     with Server(lambda path: (200, "x" * (1 << 21))) as server:
         error = fails(server.url)
     assert error.reason == "failed"
@@ -183,7 +188,7 @@ def test_a_login_page() -> None:
         error = fails(server.url)
         assert server.asked == ["/api/v3/trace-summaries"]
     assert error.reason == "unauthorized"
-    assert "https://login.example.com)" in str(error)
+    assert "redirects to https://login.example.com (" in str(error)
     assert "hush" not in str(error)
 
 
@@ -269,7 +274,7 @@ TRACE_V1 = {
 def test_the_older_dialect() -> None:
     with Server(v1) as server:
         reader = JaegerReader(server.url)
-        assert reader.dialect == "v1"
+        assert reader.version == "v1"
         assert reader.services() == ["shop"]
         assert reader.operations("shop") == []
         # Found out once.
@@ -312,7 +317,7 @@ def test_what_the_older_dialect_is_asked() -> None:
 
 
 def test_an_error_of_the_older_dialect() -> None:
-    with Server(v1) as server, pytest.raises(ReaderError, match=r"\(500\): storage is full\.") as caught:
+    with Server(v1) as server, pytest.raises(JaegerError, match=r"\(500\): storage is full\.") as caught:
         JaegerReader(server.url).search(service="explode")
     assert caught.value.reason == "failed"
 
@@ -324,7 +329,7 @@ def test_a_proxy_without_the_older_ui() -> None:
         return v1(path) if path.startswith(("/api/services", "/api/traces")) else (404, {"error": "no route"})
 
     with Server(answer) as server:
-        assert JaegerReader(server.url).dialect == "v1"
+        assert JaegerReader(server.url).version == "v1"
 
 
 def v3(path: str) -> Answer:
@@ -363,7 +368,7 @@ SPAN_V3 = {
 def test_the_newer_dialect_below_a_path() -> None:
     with Server(v3) as server:
         reader = JaegerReader(f"{server.url}/jaeger/")
-        assert reader.dialect == "v3"
+        assert reader.version == "v3"
         # Jaeger's own traces are nobody's.
         (summary,) = reader.search()
         assert not [path for path in server.asked if "serviceName=jaeger" in path]
@@ -386,7 +391,7 @@ def test_the_newer_dialect_below_a_path() -> None:
 
 
 def test_an_answer_of_a_strange_shape() -> None:
-    with Server(v3) as server, pytest.raises(ReaderError, match="not one of Jaeger's") as caught:
+    with Server(v3) as server, pytest.raises(JaegerError, match="not one of Jaeger's") as caught:
         JaegerReader(f"{server.url}/jaeger").search(service="strange")
     assert caught.value.reason == "not_jaeger"
 
@@ -478,13 +483,13 @@ def test_no_answer_is_so_strange_that_a_page_fails(
     answers = dict(ANSWERS[dialect])
 
     @contextmanager
-    def answer_of(reader: JaegerReader, path: str, query: Any, longest: float | None = None) -> Iterator[Any]:
+    def answer_of(client: http.QueryClient, path: str, query: Any, longest: float | None = None) -> Iterator[Any]:
         # A server would take minutes: what is tried is what is made of its JSON.
         pieces = iter([json.dumps(answers[path]).encode()])
         yield 200, lambda: next(pieces, b"")
 
-    monkeypatch.setattr(JaegerReader, "dialect", dialect)
-    monkeypatch.setattr(JaegerReader, "_answer", answer_of)
+    monkeypatch.setattr(JaegerReader, "version", dialect)
+    monkeypatch.setattr(http.QueryClient, "_response", answer_of)
     trace_id = "ab" * 16 if dialect == "v3" else "0" * 16 + "ab" * 8
     read_everything(JaegerReader("http://jaeger"), trace_id)
     refused = 0
@@ -493,7 +498,7 @@ def test_no_answer_is_so_strange_that_a_page_fails(
             answers[path] = strange
             try:
                 read_everything(JaegerReader("http://jaeger"), trace_id)
-            except ReaderError as error:
+            except JaegerError as error:
                 refused += error.reason == "not_jaeger"
         answers[path] = answer
     assert refused > 100
@@ -556,12 +561,12 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], JaegerRea
         body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
 
         @contextmanager
-        def answer_of(reader: JaegerReader, path: str, query: Any, longest: float | None = None) -> Iterator[Any]:
+        def answer_of(client: http.QueryClient, path: str, query: Any, longest: float | None = None) -> Iterator[Any]:
             pieces = (body[begin : begin + 65536] for begin in range(0, len(body), 65536))
             yield 200, lambda: next(pieces, b"")
 
-        monkeypatch.setattr(JaegerReader, "dialect", dialect)
-        monkeypatch.setattr(JaegerReader, "_answer", answer_of)
+        monkeypatch.setattr(JaegerReader, "version", dialect)
+        monkeypatch.setattr(http.QueryClient, "_response", answer_of)
         return JaegerReader("http://jaeger")
 
     return make
@@ -589,8 +594,9 @@ def test_one_span_of_a_long_trace(
 ) -> None:
     monkeypatch.setattr(jaeger, "MOST_SPANS", 50)
     made = []
-    original = jaeger.Span
-    monkeypatch.setattr(jaeger, "Span", lambda **fields: made.append(1) or original(**fields))
+    module = {"v1": v1_api, "v3": v3_api}[dialect]
+    original = module.Span
+    monkeypatch.setattr(module, "Span", lambda **fields: made.append(1) or original(**fields))
     reader = answering(dialect, LONG[dialect](400))
     found = reader.span("ab" * 16, f"{399:016x}")
     assert found is not None
@@ -623,7 +629,7 @@ def test_no_more_memory_for_a_longer_trace(
     monkeypatch.setattr(jaeger, "MOST_SPANS", 300)
     monkeypatch.setattr(jaeger, "WHOLE_SPANS", 300)
     monkeypatch.setattr(JaegerReader, "_services", lambda reader, service: ["shop"])
-    monkeypatch.setattr(JaegerReader, "_ask", lambda *args, **options: [])
+    monkeypatch.setattr(http.QueryClient, "ask", lambda *args, **options: [])
 
     def peak(count: int) -> int:
         reader = answering(dialect, LONG[dialect](count, 1000))
@@ -671,8 +677,8 @@ def test_work_grows_with_the_answer(
 @pytest.mark.parametrize("dialect", ["v3", "v1"])
 def test_an_answer_that_is_longer_than_is_read_shows_what_came(dialect: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """For one trace there is nothing less to ask for."""
-    monkeypatch.setattr(jaeger, "MAX_ANSWER", 400_000)
-    monkeypatch.setattr(JaegerReader, "dialect", dialect)
+    monkeypatch.setattr(http, "MAX_ANSWER", 400_000)
+    monkeypatch.setattr(JaegerReader, "version", dialect)
     with Server(lambda path: (200, LONG[dialect](2000))) as server:
         trace = JaegerReader(server.url).trace("ab" * 16)
     assert trace is not None
@@ -683,7 +689,7 @@ def test_an_answer_that_is_longer_than_is_read_shows_what_came(dialect: str, mon
 
 def test_a_file_may_take_longer_than_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not waited for: what came is sent on. Each read of it has the timeout of a page's answer."""
-    monkeypatch.setattr(JaegerReader, "dialect", "v3")
+    monkeypatch.setattr(JaegerReader, "version", "v3")
     body = json.dumps(long_v3(40)).encode()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -718,7 +724,7 @@ def test_values_of_any_depth(dialect: str, depth: int, answering: Callable[[str,
     reader = answering(dialect, answer.encode())
     try:
         trace = reader.trace("ab" * 16)
-    except ReaderError as error:
+    except JaegerError as error:
         assert error.reason == "not_jaeger"
         assert depth > 50
         return

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from django_tracing.exceptions import StoreError
 from django_tracing.traces.readers.sqlite import store as local
-from django_tracing.traces.readers.sqlite.store import LocalStore, StoreError
+from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.traces.builders import MS, NOON, row
 
 REPOSITORY = Path(__file__).parents[4]
@@ -214,7 +215,7 @@ def test_a_damaged_file_is_set_aside(store: LocalStore, path: Path, caplog: pyte
     content = bytearray(path.read_bytes())
     content[4096:] = os.urandom(len(content) - 4096)
     path.write_bytes(content)
-    with pytest.raises(StoreError, match="begun anew with the next trace"):
+    with pytest.raises(StoreError, match="created again with the next trace"):
         store.search()
     store.write([row(7)])
     assert [found.trace_id for found in store.search()] == [f"{7:032x}"]
@@ -260,7 +261,7 @@ def test_damage_that_sqlite_does_not_see(store: LocalStore, path: Path, written:
         except StoreError as error:
             said.append(str(error))
     assert said
-    assert all("begun anew with the next trace" in message for message in said)
+    assert all("created again with the next trace" in message for message in said)
     # More of the trace, and another.
     store.write([row(1, 3, 1), row(7)])
     assert store.trace(f"{7:032x}") is not None
@@ -397,7 +398,8 @@ def nobodys(script: str, *arguments: object) -> str:
             # What is imported late would be looked for as a user who may not read it.
             import os, sys, urllib.parse
             sys.path.insert(0, ".")
-            from django_tracing.traces.readers.sqlite.store import LocalStore, StoreError
+            from django_tracing.exceptions import StoreError
+            from django_tracing.traces.readers.sqlite.store import LocalStore
             from tests.traces.builders import row
             if os.geteuid() == 0:
                 os.setuid(65534)
@@ -471,7 +473,7 @@ def test_another_user_is_told_whose_it_is(open_folder: Path) -> None:
     out = nobodys(script, store.path)
     store.close()
     assert out.count("read_only ") == 2
-    assert "it is for the user that the site runs as, and nobody else. Run this as that user" in out
+    assert "only the user that the site runs as may read it. Run this as that user" in out
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs resource limits")
@@ -481,7 +483,8 @@ def test_a_disk_that_takes_no_more(path: Path) -> None:
             """
             import resource, sys
             sys.path.insert(0, ".")
-            from django_tracing.traces.readers.sqlite.store import LocalStore, StoreError
+            from django_tracing.exceptions import StoreError
+            from django_tracing.traces.readers.sqlite.store import LocalStore
             from tests.traces.builders import row
             store = LocalStore(sys.argv[1])
             store.write([row(1)])

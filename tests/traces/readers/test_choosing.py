@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from django_tracing.conf.loading import load
-from django_tracing.reading import get_reader
-from django_tracing.traces.model import ReadError
+from django_tracing.exceptions import ReadError
+from django_tracing.traces.readers.choosing import get_reader
 from django_tracing.traces.readers.jaeger.reader import JaegerReader
 from django_tracing.traces.readers.sqlite.store import LocalStore
 

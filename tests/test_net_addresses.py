@@ -19,14 +19,15 @@ from hypothesis import strategies as st
 from opentelemetry.sdk.resources import Resource
 
 from django_tracing import provider
-from django_tracing.addresses import linkable, shown_address
 from django_tracing.api import spans as manual
 from django_tracing.conf.loading import get_settings, load
+from django_tracing.exceptions import JaegerError
 from django_tracing.export.errors import from_status
 from django_tracing.models import ProcessStatus
+from django_tracing.net import link_base, shown_address
 from django_tracing.redaction import REDACTED, SensitiveKeys, redact_resource
 from django_tracing.sampling.remote import JaegerRemoteSampler, from_environment
-from django_tracing.traces.readers.jaeger.reader import JaegerReader, ReaderError
+from django_tracing.traces.readers.jaeger.reader import JaegerReader
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from example_project.servers import free_port
 from tests.traces.builders import blueprint_trace
@@ -100,11 +101,11 @@ def test_what_an_operator_needs_is_shown(address: str, shown: str) -> None:
 
 def test_links_go_without_credentials_and_not_to_secrets() -> None:
     assert (
-        linkable("https://us:pw@example.com/monitoring/shop-jaeger/?x=1")
+        link_base("https://us:pw@example.com/monitoring/shop-jaeger/?x=1")
         == "https://example.com/monitoring/shop-jaeger"
     )
-    assert linkable("http://[::1]:16686") == "http://[::1]:16686"
-    assert linkable(f"https://example.com/{SECRET}/jaeger") is None
+    assert link_base("http://[::1]:16686") == "http://[::1]:16686"
+    assert link_base(f"https://example.com/{SECRET}/jaeger") is None
 
 
 # ----- Wherever an address stands
@@ -113,7 +114,7 @@ def test_links_go_without_credentials_and_not_to_secrets() -> None:
 @pytest.fixture
 def admin(settings: Any, client: Client, db: None) -> Callable[..., str]:
     """Pages of the admin, as a superuser sees them."""
-    settings.ROOT_URLCONF = "tests.pages.test_pages"
+    settings.ROOT_URLCONF = "tests.pages.urls"
     client.force_login(User.objects.create(username="root", is_staff=True, is_superuser=True))
 
     def get(page: str) -> str:
@@ -190,7 +191,7 @@ def test_what_a_backend_that_fails_is_called(pattern: str, all_logs: Callable[[]
         for host in ("127.0.0.1:1", "a..b", server.url.removeprefix("http://")):
             reader = JaegerReader(planted(pattern, host), timeout=1)
             assert SECRET not in f"{reader.describe()} {reader!r} {reader.trace_link('a' * 32)}"
-            with pytest.raises(ReaderError) as caught:
+            with pytest.raises(JaegerError) as caught:
                 reader.services()
             assert SECRET not in str(caught.value)
     assert SECRET not in all_logs()

@@ -1,0 +1,201 @@
+"""Lay out a map of services as boxes and lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Final, NamedTuple, cast
+
+from django_tracing.traces.analysis.dependencies import NodeKind
+from django_tracing.traces.model import Dependency
+
+__all__ = ["BOX_HEIGHT", "BOX_WIDTH", "COLUMN_GAP", "MARGIN", "MOST_BENDS", "ROW_GAP", "Box", "Line", "Map", "layout"]
+
+#: In pixels of the drawing.
+BOX_WIDTH: Final = 170
+BOX_HEIGHT: Final = 46
+
+
+COLUMN_GAP: Final = 110
+ROW_GAP: Final = 26
+
+
+MARGIN: Final = 16
+#: As many places all lines have together in the columns that they pass; with more they run straight over boxes. Many
+#: lines over many columns would have a square of them.
+MOST_BENDS: Final = 2000
+#: How often the boxes of each column are put in the order of their neighbours.
+_SWEEPS: Final = 4
+
+
+class Box(NamedTuple):
+    """A service, database, cache or breaker on the map; ``x`` and ``y`` are its upper left corner."""
+
+    name: str
+    kind: NodeKind
+    x: int
+    y: int
+    state: str
+
+
+class Line(NamedTuple):
+    """A dependency on the map: a curve as the ``d`` of an SVG path, and where its label stands."""
+
+    link: Dependency
+    path: str
+    label_x: int
+    label_y: int
+
+
+class Map(NamedTuple):
+    """A drawing of dependencies."""
+
+    width: int
+    height: int
+    boxes: list[Box]
+    lines: list[Line]
+
+
+#: A box by its kind and name, or a bend of a line that passes a column.
+_Node = tuple[str, str]
+
+
+#: What a bend takes of its column.
+_BEND_HEIGHT: Final = 14
+
+
+def layout(links: Sequence[Dependency]) -> Map:
+    """Boxes in columns, callers left of what they call, as far as there are no circles.
+
+    The layers of Sugiyama and others (1981): a line that passes a column has a place of its own there.
+    """
+    edges: list[tuple[_Node, _Node, Dependency]] = [
+        (("service", link.caller), (link.kind, link.callee), link) for link in links
+    ]
+    nodes = list(dict.fromkeys(node for caller, callee, _link in edges for node in (caller, callee)))
+    column = _columns(nodes, [(caller, callee) for caller, callee, _link in edges])
+    columns: list[list[_Node]] = [[] for _ in range(max(column.values(), default=-1) + 1)]
+    for node in sorted(nodes, key=lambda node: (node[0] != "service", node)):
+        columns[column[node]].append(node)
+    ways: list[list[_Node]] = []
+    room = MOST_BENDS
+    for number, (caller, callee, _link) in enumerate(edges):
+        between = range(column[caller] + 1, column[callee])
+        if len(between) > room:
+            between = range(0)
+        room -= len(between)
+        bends: list[_Node] = [("", f"{number}.{passed}") for passed in between]
+        for bend, passed in zip(bends, between, strict=True):
+            columns[passed].append(bend)
+        ways.append([caller, *bends, callee])
+    _untangle(columns, [step for way in ways for step in pairwise(way)])
+    tallest = max((sum(map(_height, members)) for members in columns), default=0)
+    corners: dict[_Node, tuple[int, int]] = {}
+    for number, members in enumerate(columns):
+        y = MARGIN + (tallest - sum(map(_height, members))) // 2
+        for node in members:
+            corners[node] = MARGIN + number * (BOX_WIDTH + COLUMN_GAP), y
+            y += _height(node)
+    states: dict[_Node, str] = {}
+    for _caller, callee, link in edges:
+        if link.state:
+            states.setdefault(callee, link.state)
+    boxes = [Box(node[1], cast(NodeKind, node[0]), *corners[node], states.get(node, "")) for node in nodes]
+    lines, entering = [], dict.fromkeys(nodes, 0)
+    for way, (_caller, callee, link) in zip(ways, edges, strict=True):
+        lines.append(_line(link, [corners[node] for node in way], entering[callee]))
+        entering[callee] += 1
+    width = 2 * MARGIN + max(len(columns) * (BOX_WIDTH + COLUMN_GAP) - COLUMN_GAP, 0)
+    return Map(width, 2 * MARGIN + tallest, boxes, lines)
+
+
+def _height(node: _Node) -> int:
+    return BOX_HEIGHT + ROW_GAP if node[0] else _BEND_HEIGHT
+
+
+def _columns(nodes: list[_Node], edges: list[tuple[_Node, _Node]]) -> dict[_Node, int]:
+    """Each node one column right of the rightmost that calls it; edges that close a circle don't count."""
+    below: dict[_Node, list[_Node]] = {node: [] for node in nodes}
+    called = set()
+    for caller, callee in edges:
+        below[caller].append(callee)
+        called.add(callee)
+    order: list[_Node] = []
+    forward: dict[_Node, list[_Node]] = {}
+    state: dict[_Node, int] = {}
+    # Depth first, from those that nobody calls; no recursion: chains may be long.
+    for root in sorted(nodes, key=lambda node: node in called):
+        waiting = [(root, iter(below[root]))] if root not in state else []
+        state.setdefault(root, 1)
+        while waiting:
+            node, rest = waiting[-1]
+            child = next(rest, None)
+            if child is None:
+                waiting.pop()
+                state[node] = 2
+                order.append(node)
+            elif state.get(child) != 1:
+                forward.setdefault(node, []).append(child)
+                if child not in state:
+                    state[child] = 1
+                    waiting.append((child, iter(below[child])))
+    column = dict.fromkeys(nodes, 0)
+    for node in reversed(order):
+        for callee in forward.get(node, ()):
+            column[callee] = max(column[callee], column[node] + 1)
+    return column
+
+
+def _untangle(columns: list[list[_Node]], edges: Iterable[tuple[_Node, _Node]]) -> None:
+    """Orders each column by the mean place of its neighbours, from both sides in turn (the barycentre method)."""
+    near: dict[_Node, list[_Node]] = {}
+    for caller, callee in edges:
+        near.setdefault(caller, []).append(callee)
+        near.setdefault(callee, []).append(caller)
+    place: dict[_Node, float] = {}
+    for column in columns:
+        _place(column, place)
+    for sweep in range(_SWEEPS):
+        for column in columns if sweep % 2 == 0 else reversed(columns):
+            means = {node: sum(place[other] for other in near[node]) / len(near[node]) for node in column}
+            column.sort(key=lambda node: means[node])
+            _place(column, place)
+
+
+def _place(column: Sequence[_Node], place: dict[_Node, float]) -> None:
+    place.update((node, row - (len(column) - 1) / 2) for row, node in enumerate(column))
+
+
+def _line(link: Dependency, corners: Sequence[tuple[int, int]], neighbours: int) -> Line:
+    """A curve from the first box to the last, straight through the bends between them.
+
+    ``neighbours`` is how many lines end at the same box already: labels stand at different places of theirs.
+    """
+    label = 0, 0
+    x, y = corners[0][0] + BOX_WIDTH, corners[0][1] + BOX_HEIGHT // 2
+    path = f"M{x},{y}"
+    for number, (left, top) in enumerate(corners[1:], start=1):
+        last = number == len(corners) - 1
+        next_y = top + (BOX_HEIGHT if last else _BEND_HEIGHT) // 2
+        # Backwards, or within a column: around the boxes.
+        bend = COLUMN_GAP // 2 if left > x else COLUMN_GAP
+        path += f" C{x + bend},{y} {left - bend},{next_y} {left},{next_y}"
+        if last:
+            at = 0.72 - 0.16 * (neighbours % 3)
+            label = (
+                _on_curve(at, x, x + bend, left - bend, left),
+                # A level line would run through the whole of its label.
+                _on_curve(at, y, y, next_y, next_y) + (-5 if y == next_y else 4),
+            )
+        else:
+            left += BOX_WIDTH
+            path += f" L{left},{next_y}"
+        x, y = left, next_y
+    return Line(link, path, *label)
+
+
+def _on_curve(at: float, *points: int) -> int:
+    """A coordinate of the cubic Bezier curve through four points, ``at`` from 0 to 1."""
+    first, second, third, fourth = points
+    rest = 1 - at
+    return round(rest**3 * first + 3 * rest**2 * at * second + 3 * rest * at**2 * third + at**3 * fourth)

@@ -1,0 +1,217 @@
+"""Query the tables of the local store."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from django_tracing.exceptions import StoreError
+from django_tracing.semconv.categories import breaker_state
+from django_tracing.traces.model import (
+    MOST_SPANS,
+    Span,
+)
+from django_tracing.traces.query import trace_id_prefix
+from django_tracing.traces.readers.sqlite.rows import (
+    SPAN_COLUMNS,
+    SUMMARY_COLUMNS,
+    Resources,
+    dump_json,
+    encodable,
+    span_of_row,
+)
+from django_tracing.traces.readers.sqlite.writing import RESERVE
+from django_tracing.traces.times import to_nanoseconds
+
+__all__ = [
+    "EARLIEST_FIRST",
+    "JOIN_RESOURCE",
+    "SERVICE_CALLS",
+    "TARGET_CALLS",
+    "TraceRow",
+    "distinct_values",
+    "find_span",
+    "find_trace",
+    "has_attribute",
+    "last_breaker_state",
+    "missing_parents",
+    "search_query",
+    "time_condition",
+]
+
+
+class TraceRow(NamedTuple):
+    """What is read of a trace's row to find its spans."""
+
+    seq: int
+    trace_id: str
+    name: str
+    start: int
+    span_count: int
+    left_out: int
+
+
+#: The order of spans in a trace, as ``Trace`` sorts them.
+EARLIEST_FIRST: Final = "start, parent_id <> '', \"end\" DESC, rowid"
+JOIN_RESOURCE: Final = "LEFT JOIN resources r ON r.trace = s.trace AND r.id = s.resource"
+
+
+def find_trace(connection: sqlite3.Connection, trace_id: str) -> TraceRow | None:
+    """The trace whose id starts with ``trace_id``. Raises StoreError if there are several."""
+    prefix = trace_id_prefix(trace_id)
+    found = connection.execute(
+        "SELECT seq, trace_id, name, start, span_count, left_out FROM traces "
+        "WHERE trace_id >= ? AND trace_id < ? LIMIT 2",
+        (prefix, prefix + "g"),
+    ).fetchall()
+    if len(found) > 1:
+        raise StoreError(f"Several traces begin with {prefix}. Give more of the id.", "ambiguous")
+    return TraceRow(*found[0]) if found else None
+
+
+def find_span(connection: sqlite3.Connection, seq: int, span_id: str) -> tuple[Any, ...] | None:
+    row: tuple[Any, ...] | None = connection.execute(
+        f"SELECT {SPAN_COLUMNS} FROM spans s {JOIN_RESOURCE} WHERE s.trace = ? AND s.span_id = ?",  # noqa: S608 - our own names
+        (seq, span_id),
+    ).fetchone()
+    return row
+
+
+def missing_parents(
+    connection: sqlite3.Connection, found: TraceRow, spans: Sequence[Span], resources: Resources
+) -> list[Span]:
+    """Parents of ``spans`` that are not among them.
+
+    If the clocks of machines disagree, a parent may start later than its children.
+    """
+    known = {span.span_id for span in spans}
+    wanted = list(dict.fromkeys(span.parent_id for span in spans if span.parent_id not in known))
+    more: list[Span] = []
+    while wanted and len(more) < MOST_SPANS * RESERVE:
+        span_id = wanted.pop()
+        row = find_span(connection, found.seq, span_id) if span_id and span_id not in known else None
+        known.add(span_id)
+        if row is not None:
+            span = span_of_row(found.trace_id, row, resources)
+            more.append(span)
+            wanted.append(span.parent_id)
+    return more
+
+
+#: Calls between services: spans whose parent belongs to another service.
+SERVICE_CALLS: Final = """
+SELECT p.service, c.service, count(*), sum(c.status = 'error')
+FROM traces t JOIN spans c ON c.trace = t.seq JOIN spans p ON p.trace = c.trace AND p.span_id = c.parent_id
+WHERE {within} AND c.parent_id <> '' AND p.service <> c.service
+GROUP BY p.service, c.service
+"""
+
+
+#: Calls to targets that are not traced themselves. A call with a child of another service, or with a server's or
+#: consumer's span below it, is not one of these.
+TARGET_CALLS: Final = """
+SELECT s.service, s.target_kind, s.target, count(*), sum(s.status = 'error')
+FROM traces t JOIN spans s ON s.trace = t.seq
+WHERE {within} AND s.target <> '' AND NOT (s.target_kind = 'external' AND EXISTS (
+    SELECT 1 FROM spans c WHERE c.trace = s.trace AND c.parent_id = s.span_id
+    AND (c.service <> s.service OR c.kind IN ('server', 'consumer'))))
+GROUP BY s.service, s.target_kind, s.target
+"""
+
+
+def time_condition(start: float | None, end: float | None) -> tuple[str, list[int]]:
+    """An SQL condition on the start of traces, and its parameters."""
+    conditions = ["1"]
+    values = []
+    for sign, bound in ((">=", start), ("<=", end)):
+        if bound is not None:
+            conditions.append(f"t.start {sign} ?")
+            values.append(to_nanoseconds(bound))
+    return " AND ".join(conditions), values
+
+
+def last_breaker_state(connection: sqlite3.Connection, breaker: str) -> str:
+    """The latest state of a circuit breaker."""
+    for (attributes,) in connection.execute(
+        "SELECT attributes FROM spans WHERE target_kind = 'breaker' AND target = ? ORDER BY start DESC LIMIT 1",
+        (breaker,),
+    ):
+        return breaker_state(json.loads(attributes))
+    return ""
+
+
+def has_attribute(attributes: str, key: str, text: str) -> bool:
+    """A function for SQL: whether the JSON ``attributes`` has ``key`` with the value ``text``."""
+    value = json.loads(attributes).get(key)
+    return value is not None and (value if isinstance(value, str) else dump_json(value)) == text
+
+
+def search_query(
+    *,
+    service: str | None,
+    operation: str | None,
+    min_duration: float | None,
+    max_duration: float | None,
+    errors: bool,
+    attributes: dict[str, str] | None,
+    start: float | None,
+    end: float | None,
+    before: tuple[int, str] | None,
+) -> tuple[str, list[Any]]:
+    """The SELECT of a search, and its parameters but the last, the limit. It calls the function ``has_attribute``."""
+    where: list[str] = []
+    values: list[Any] = []
+
+    def ask(condition: str, *given: Any) -> None:
+        where.append(condition)
+        values.extend(given)
+
+    if start is not None:
+        ask("t.start >= ?", to_nanoseconds(start))
+    if end is not None:
+        ask("t.start <= ?", to_nanoseconds(end))
+    if min_duration is not None:
+        ask('t."end" - t.start >= ?', to_nanoseconds(min_duration))
+    if max_duration is not None:
+        ask('t."end" - t.start <= ?', to_nanoseconds(max_duration))
+    if errors:
+        ask("t.error_count > 0")
+    if before is not None:
+        # SQLite can't hold larger numbers. All traces are older.
+        ask("(t.start, t.trace_id) < (?, ?)", min(before[0], 2**63 - 1), encodable(before[1]))
+    of_one_span: list[str] = []
+    if service is not None:
+        of_one_span.append("s.service = ?")
+        values.append(encodable(service))
+    if operation is not None:
+        of_one_span.append("s.name = ?")
+        values.append(encodable(operation))
+    for key, text in (attributes or {}).items():
+        if (key, text) == ("error", "true"):
+            of_one_span.append("s.status = 'error'")
+            continue
+        # Search the JSON text first, so that the JSON of most spans needs no parsing.
+        of_one_span.append("(instr(s.attributes, ?) OR instr(s.attributes, ?)) AND has_attribute(s.attributes, ?, ?)")
+        written, text = json.dumps(key), encodable(text)
+        values.extend((f"{written}:{json.dumps(text)}", f"{written}:{text}", encodable(key), text))
+    if of_one_span:
+        conditions = " AND ".join(of_one_span)
+        where.append(f"EXISTS (SELECT 1 FROM spans s WHERE s.trace = t.seq AND {conditions})")  # noqa: S608
+    query = (
+        f"SELECT {SUMMARY_COLUMNS} FROM traces t {'WHERE ' + ' AND '.join(where) if where else ''} "  # noqa: S608
+        "ORDER BY t.start DESC, t.trace_id DESC LIMIT ?"
+    )
+    return query, values
+
+
+def distinct_values(connection: sqlite3.Connection, column: str, condition: str, *values: str) -> list[str]:
+    """The distinct values of ``column``, read by steps through its index: its rows are not scanned."""
+    query = f"SELECT min({column}) FROM spans WHERE {condition}{column} > ?"  # noqa: S608 - our own names
+    found: list[str] = []
+    while True:
+        (value,) = connection.execute(query, (*values, found[-1] if found else "")).fetchone()
+        if value is None:
+            return found
+        found.append(value)

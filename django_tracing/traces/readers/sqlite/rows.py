@@ -1,0 +1,160 @@
+"""Convert spans to rows of the local store and back."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from django_tracing.semconv.categories import category_of, target_of
+from django_tracing.traces.model import (
+    Event,
+    Link,
+    Span,
+    TraceSummary,
+    root_first,
+)
+from django_tracing.traces.times import FARTHEST
+from django_tracing.traces.values import shallow
+
+__all__ = [
+    "SPAN_COLUMNS",
+    "SUMMARY_COLUMNS",
+    "Resources",
+    "check_known",
+    "describe",
+    "dump_json",
+    "encodable",
+    "prepare_row",
+    "shallow_attributes",
+    "span_of_row",
+    "summary_of_row",
+]
+
+_KINDS: Final = frozenset({"internal", "server", "client", "producer", "consumer"})
+_STATUSES: Final = frozenset({"unset", "ok", "error"})
+
+
+SUMMARY_COLUMNS: Final = 'trace_id, name, service, services, start, "end", span_count, error_count, left_out'
+SPAN_COLUMNS: Final = (
+    's.span_id, s.parent_id, s.name, s.kind, s.service, s.start, s."end", s.status, s.attributes, s.more, '
+    "r.attributes"
+)
+
+
+def describe(kind: str, attributes: Mapping[str, Any], resource: Mapping[str, Any]) -> tuple[str, str, str]:
+    target = target_of(kind, attributes)
+    return category_of(kind, attributes, resource), *(
+        ("", "") if target is None else (target.kind, encodable(target.name))
+    )
+
+
+def encodable(value: Any) -> str:
+    # A lone surrogate (an undecodable byte of a path) must cost itself, not the batch.
+    return str(value).encode("utf-8", "replace").decode("utf-8")
+
+
+dump_json: Final = json.JSONEncoder(default=str, separators=(",", ":")).encode
+
+
+def prepare_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The columns of a span; None for what is no span."""
+    try:
+        kind, status = row.get("kind"), row.get("status")
+        kind = kind if kind in _KINDS else "internal"
+        attributes, resource = row.get("attributes") or {}, row.get("resource") or {}
+        start, end = int(row["start"]), int(row["end"])
+        if not -FARTHEST < start < FARTHEST > end:
+            return None
+        return {
+            "trace_id": f"{int(row['trace_id'], 16):032x}",
+            "span_id": f"{int(row['span_id'], 16):016x}",
+            "parent_id": f"{int(row['parent_id'], 16):016x}" if row.get("parent_id") else "",
+            "name": encodable(row.get("name", "")),
+            "kind": kind,
+            "service": encodable(row.get("service", "")),
+            "start": start,
+            "end": max(end, start),
+            "status": status if status in _STATUSES else "unset",
+            "attributes": dump_json(attributes),
+            "resource": dump_json(resource),
+            "described": describe(kind, attributes, resource),
+            "more": dump_json(
+                {
+                    key: row[key]
+                    for key in ("status_message", "events", "links", "scope", "trace_state")
+                    if row.get(key)
+                }
+            ),
+        }
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
+        return None
+
+
+def summary_of_row(row: tuple[Any, ...]) -> TraceSummary:
+    trace_id, name, service, services, start, end, span_count, error_count, left_out = row
+    return TraceSummary(
+        trace_id=trace_id,
+        name=name,
+        service=service,
+        services=root_first(service, json.loads(services)),
+        start=start,
+        duration=end - start,
+        span_count=span_count,
+        error_count=error_count,
+        left_out=left_out,
+    )
+
+
+def check_known(known: Collection[Any], *found: Any) -> None:
+    """Raises LookupError for a word that was never written there."""
+    if not set(found) <= set(known):
+        raise LookupError("an unknown word")
+
+
+class Resources:
+    """Resources as they are read, each once: many spans have the same."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, dict[str, Any]] = {}
+
+    def __getitem__(self, text: str | None) -> dict[str, Any]:
+        found = self._known.get(text or "{}")
+        if found is None:
+            found = self._known[text or "{}"] = shallow_attributes(json.loads(text or "{}"))
+        return found
+
+
+def shallow_attributes(found: dict[str, Any]) -> dict[str, Any]:
+    """``found`` with no value so deep that a function that meets it runs out of Python's stack."""
+    return {key: shallow(value) for key, value in found.items()}
+
+
+def span_of_row(trace_id: str, row: tuple[Any, ...], resources: Resources) -> Span:
+    span_id, parent_id, name, kind, service, start, end, status, attributes, more, resource = row
+    rest = json.loads(more)
+    check_known(_KINDS, kind)
+    check_known(_STATUSES, status)
+    return Span(
+        trace_id=trace_id,
+        span_id=span_id,
+        parent_id=parent_id,
+        name=name,
+        kind=kind,
+        service=service,
+        start=start,
+        end=end,
+        status=status,
+        status_message=rest.get("status_message", ""),
+        attributes=shallow_attributes(json.loads(attributes)),
+        events=[
+            Event(event["name"], event["time"], shallow_attributes(event["attributes"]))
+            for event in rest.get("events", ())
+        ],
+        links=[
+            Link(link["trace_id"], link["span_id"], shallow_attributes(link["attributes"]))
+            for link in rest.get("links", ())
+        ],
+        resource=resources[resource],
+        scope=rest.get("scope", ""),
+    )

@@ -1,0 +1,129 @@
+"""Create the tables of the local store and migrate older files."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Final
+
+from django_tracing.sqlite_file import pragma, transaction
+from django_tracing.traces.readers.sqlite.rows import describe
+
+__all__ = ["APPLICATION_ID", "SCHEMA", "VERSION", "create_tables", "migrate"]
+
+#: Marks the file as this app's ("DjTr"). Other programs' databases are never written to or moved.
+APPLICATION_ID: Final = 0x446A5472
+#: Incremented when the tables change. Older files are migrated; those of a newer version are set aside.
+VERSION: Final = 3
+SCHEMA: Final = """
+CREATE TABLE traces (
+    seq INTEGER PRIMARY KEY,
+    trace_id TEXT NOT NULL UNIQUE,
+    name TEXT NOT NULL,
+    service TEXT NOT NULL,
+    services TEXT NOT NULL,
+    has_root INTEGER NOT NULL,
+    root_start INTEGER NOT NULL,
+    start INTEGER NOT NULL,
+    "end" INTEGER NOT NULL,
+    span_count INTEGER NOT NULL,
+    error_count INTEGER NOT NULL,
+    left_out INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX traces_by_start ON traces (start);
+CREATE TABLE spans (
+    trace INTEGER NOT NULL,
+    span_id TEXT NOT NULL,
+    parent_id TEXT NOT NULL,
+    name TEXT NOT NULL,
+    kind TEXT NOT NULL,
+    service TEXT NOT NULL,
+    start INTEGER NOT NULL,
+    "end" INTEGER NOT NULL,
+    status TEXT NOT NULL,
+    attributes TEXT NOT NULL,
+    resource INTEGER NOT NULL,
+    more TEXT NOT NULL,
+    work TEXT NOT NULL DEFAULT 'other',
+    target_kind TEXT NOT NULL DEFAULT '',
+    target TEXT NOT NULL DEFAULT ''
+);
+CREATE UNIQUE INDEX spans_by_trace ON spans (trace, span_id);
+CREATE INDEX spans_by_operation ON spans (service, name, trace);
+CREATE TABLE resources (
+    trace INTEGER NOT NULL,
+    id INTEGER NOT NULL,
+    attributes TEXT NOT NULL,
+    PRIMARY KEY (trace, id)
+) WITHOUT ROWID;
+CREATE TABLE awaited (
+    trace INTEGER NOT NULL,
+    span_id TEXT NOT NULL,
+    PRIMARY KEY (trace, span_id)
+) WITHOUT ROWID;
+"""
+
+
+#: Version 2 adds what pages would otherwise have to compute from the attributes of each span.
+_TO_VERSION_2: Final = (
+    "ALTER TABLE spans ADD COLUMN work TEXT NOT NULL DEFAULT 'other'",
+    "ALTER TABLE spans ADD COLUMN target_kind TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE spans ADD COLUMN target TEXT NOT NULL DEFAULT ''",
+)
+
+
+#: Version 3 adds how many spans were not stored, and which missing spans have stored children.
+_TO_VERSION_3: Final = (
+    "ALTER TABLE traces ADD COLUMN left_out INTEGER NOT NULL DEFAULT 0",
+    "CREATE TABLE awaited "
+    "(trace INTEGER NOT NULL, span_id TEXT NOT NULL, PRIMARY KEY (trace, span_id)) WITHOUT ROWID",
+)
+
+
+def create_tables(connection: sqlite3.Connection, foreign: Callable[[], Exception]) -> int:
+    """Create the tables if there are none, migrate older ones, and return their version.
+
+    ``foreign`` makes the exception for another program's database.
+    """
+    # This has an effect only before the first table is created.
+    connection.execute("PRAGMA auto_vacuum = INCREMENTAL")
+    if not pragma(connection, "application_id"):
+        # If several processes start at once, one of them creates the tables. The file is not in WAL mode yet, so
+        # that the application id is in the file itself.
+        with transaction(connection, "EXCLUSIVE"):
+            if not pragma(connection, "application_id"):
+                if connection.execute("SELECT 1 FROM sqlite_master").fetchone():
+                    raise foreign()
+                for statement in SCHEMA.split(";"):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version = {VERSION}")
+    if pragma(connection, "user_version") < VERSION:
+        with transaction(connection, "IMMEDIATE"):
+            if pragma(connection, "user_version") < VERSION:
+                migrate(connection)
+    # This fails while another process reads. Then the next process that opens the file does it.
+    with suppress(sqlite3.OperationalError):
+        connection.execute("PRAGMA journal_mode = WAL")
+    return pragma(connection, "user_version")
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Migrate the tables from version 1 or 2."""
+    if pragma(connection, "user_version") == 1:
+        for statement in _TO_VERSION_2:
+            connection.execute(statement)
+        connection.create_function("described", 3, _describe_again, deterministic=True)
+        connection.execute(
+            "UPDATE spans SET work = described(kind, attributes, 0), "
+            "target_kind = described(kind, attributes, 1), target = described(kind, attributes, 2)"
+        )
+    for statement in _TO_VERSION_3:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _describe_again(kind: str, attributes: str, number: int) -> str:
+    return describe(kind, json.loads(attributes), {})[number]

@@ -1,0 +1,167 @@
+"""Write the spans of a trace to the local store."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from typing import Any, Final
+
+from django_tracing.sqlite_file import pragma
+from django_tracing.traces.readers.sqlite.rows import dump_json
+
+__all__ = ["FREE_SHARE", "RESERVE", "first_younger", "prune", "shrink_file", "store_trace", "used_bytes"]
+
+#: Unused pages are returned to the disk if they are more than this share of the file. Otherwise they are reused.
+FREE_SHARE: Final = 0.25
+#: When a trace has reached its limit, this share of it is still stored of spans that connect the others: roots and
+#: parents of stored spans.
+RESERVE: Final = 0.1
+#: A trace's list of services has at most this many names.
+_MOST_SERVICES: Final = 100
+
+
+def prune(connection: sqlite3.Connection, max_traces: int, max_bytes: int, max_age: float | None) -> bool:
+    """Delete the oldest traces that exceed a limit; return whether there were any."""
+    # Traces are deleted in the order in which they were stored, so their numbers have no gaps and are counted without
+    # a scan. The order of starts would delete the traces of a machine at once whose clock is behind.
+    first, last = connection.execute("SELECT (SELECT min(seq) FROM traces), (SELECT max(seq) FROM traces)").fetchone()
+    if last is None:
+        raise sqlite3.DatabaseError("malformed: no trace is there just after one was written")
+    keep_from = last - max_traces + 1
+    if used_bytes(connection) > max_bytes:
+        keep_from = max(keep_from, first + max(1, (last - first) // 10))
+    if max_age is not None:
+        keep_from = max(keep_from, first_younger(connection, int((time.time() - max_age) * 1e9), last))
+    if keep_from <= first:
+        return False
+    for table, column in (("spans", "trace"), ("resources", "trace"), ("awaited", "trace"), ("traces", "seq")):
+        connection.execute(f"DELETE FROM {table} WHERE {column} < ?", (keep_from,))  # noqa: S608 - our own names
+    return True
+
+
+def first_younger(connection: sqlite3.Connection, since: int, last: int) -> int:
+    """The number of the first trace that ended after ``since``. At most the newest, and at most 500 traces ahead."""
+    number = 0
+    for number, end in connection.execute('SELECT seq, "end" FROM traces ORDER BY seq LIMIT 500'):  # noqa: B007
+        if end >= since:
+            break
+    return min(number, last)
+
+
+def used_bytes(connection: sqlite3.Connection) -> int:
+    """The size of the file without its unused pages."""
+    pages = pragma(connection, "page_count") - pragma(connection, "freelist_count")
+    return pages * pragma(connection, "page_size")
+
+
+def shrink_file(connection: sqlite3.Connection) -> None:
+    """Return half of the unused pages to the disk if there are many."""
+    free = pragma(connection, "freelist_count")
+    if free > FREE_SHARE * pragma(connection, "page_count"):
+        # In early versions of Python 3.11, execute() makes only one step, and each step frees one page.
+        connection.executescript(f"PRAGMA incremental_vacuum({free // 2})")
+
+
+def store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[str, Any]], most: int) -> None:
+    """Store spans of one trace and update its row, without reading its stored spans."""
+    known = connection.execute(
+        'SELECT seq, name, service, services, has_root, root_start, start, "end", span_count, error_count, left_out '
+        "FROM traces WHERE trace_id = ?",
+        (trace_id,),
+    ).fetchone()
+    if known is None:
+        seq = connection.execute("SELECT coalesce(max(seq), 0) + 1 FROM traces").fetchone()[0]
+        name, service, has_root, root_start, count, errors, left_out = "", "", 0, None, 0, 0, 0
+        start, end = rows[0]["start"], rows[0]["end"]
+        services: dict[str, None] = {}
+    else:
+        seq, name, service, listed, has_root, root_start, start, end, count, errors, left_out = known
+        services = dict.fromkeys(json.loads(listed))
+    # Many spans share few resources.
+    resources: dict[str, int] = {}
+    for row in rows:
+        stored = count - left_out
+        if stored < most or (
+            stored < most + max(int(most * RESERVE), 1)
+            and _holds_together(connection, seq, row, stored == most and not left_out)
+        ):
+            resource = resources.get(row["resource"])
+            if resource is None:
+                digest = hashlib.blake2b(row["resource"].encode(), digest_size=8).digest()
+                resource = resources[row["resource"]] = int.from_bytes(digest, "big", signed=True)
+                connection.execute(
+                    "INSERT OR IGNORE INTO resources VALUES (?, ?, ?)", (seq, resource, row["resource"])
+                )
+            if not _store_span(connection, seq, row, resource):
+                continue
+        elif _is_stored(connection, seq, row["span_id"]):
+            continue
+        else:
+            left_out += 1
+        count += 1
+        errors += row["status"] == "error"
+        start, end = min(start, row["start"]), max(end, row["end"])
+        if len(services) < _MOST_SERVICES:
+            services[row["service"]] = None
+        # The span without a parent ends last. Until it arrives, the earliest span gives the trace its name.
+        is_root = not row["parent_id"]
+        if root_start is None or (is_root, -row["start"]) > (bool(has_root), -root_start):
+            name, service, has_root, root_start = row["name"], row["service"], int(is_root), row["start"]
+    connection.execute(
+        "INSERT OR REPLACE INTO traces VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        (
+            *(seq, trace_id, name, service, dump_json(list(services)), has_root, root_start, start, end),
+            *(count, errors, left_out),
+        ),
+    )
+
+
+def _store_span(connection: sqlite3.Connection, seq: int, row: dict[str, Any], resource: int) -> bool:
+    """Store a span; return False if it is stored already."""
+    return bool(
+        connection.execute(
+            "INSERT OR IGNORE INTO spans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                seq,
+                row["span_id"],
+                row["parent_id"],
+                row["name"],
+                row["kind"],
+                row["service"],
+                row["start"],
+                row["end"],
+                row["status"],
+                row["attributes"],
+                resource,
+                row["more"],
+                *row["described"],
+            ),
+        ).rowcount
+    )
+
+
+def _is_stored(connection: sqlite3.Connection, seq: int, span_id: str) -> bool:
+    found = connection.execute("SELECT 1 FROM spans WHERE trace = ? AND span_id = ?", (seq, span_id)).fetchone()
+    return found is not None
+
+
+def _holds_together(connection: sqlite3.Connection, seq: int, row: dict[str, Any], first: bool) -> bool:
+    """Whether the span is a root or the parent of stored spans, which end and are stored before it.
+
+    ``first``: the trace has just reached its limit. Then the missing parents are looked up, once.
+    """
+    if first:
+        connection.execute(
+            "INSERT OR IGNORE INTO awaited SELECT DISTINCT s.trace, s.parent_id FROM spans s "
+            "WHERE s.trace = ? AND s.parent_id <> '' AND NOT EXISTS "
+            "(SELECT 1 FROM spans p WHERE p.trace = s.trace AND p.span_id = s.parent_id)",
+            (seq,),
+        )
+    awaited = connection.execute(
+        "DELETE FROM awaited WHERE trace = ? AND span_id = ?", (seq, row["span_id"])
+    ).rowcount
+    if awaited and row["parent_id"] and not _is_stored(connection, seq, row["parent_id"]):
+        connection.execute("INSERT OR IGNORE INTO awaited VALUES (?, ?)", (seq, row["parent_id"]))
+    return bool(awaited) or not row["parent_id"]
