@@ -13,7 +13,7 @@ from hypothesis.strategies import SearchStrategy, booleans, builds, integers, ip
 from django_tracing.conf.loading import load
 from django_tracing.context.clients import Network, client_address, is_within, vouched_address
 from django_tracing.sampling.sampler import RuleSampler
-from django_tracing.sampling.server import _may_ask
+from django_tracing.sampling.server import _is_allowed
 
 
 def networks() -> SearchStrategy[IPv4Network]:
@@ -123,7 +123,7 @@ def test_an_ipv4_address_is_one_however_it_is_written(
     expected = address in network
     direct = RequestFactory().get("/", REMOTE_ADDR=remote)
     assert RuleSampler(1.0, settings)._trusts(direct.META) is expected
-    assert _may_ask(direct, settings) is expected
+    assert _is_allowed(direct, settings) is expected
     assert client_address(direct.META, settings.trusted_proxies) == str(address)
     # "198.51.100.7" may be in the network, as a proxy: then the request is a proxy's own.
     forwarded = {**direct.META, "HTTP_X_FORWARDED_FOR": "198.51.100.7"}
