@@ -192,7 +192,7 @@ def test_what_is_below_a_span_that_goes_on_stays_below_the_request(tmp_path: Pat
 def test_a_long_trace_says_what_is_left_out(tmp_path: Path) -> None:
     found = panel(tmp_path, "/long/")
     assert len(rows(found["content"])) == 1000
-    assert "101 more rows are left out." in found["content"]
+    assert "101 more rows are not shown." in found["content"]
     assert "1101 spans" in found["nav"]
 
 
