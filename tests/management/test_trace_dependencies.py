@@ -91,7 +91,7 @@ def test_json(stored: LocalStore) -> None:
 
 
 def test_nothing_yet(path: Path) -> None:
-    assert f"as far as traces are stored in {path}" in dependencies()
+    assert f"The traces in {path} contain no calls between services yet." in dependencies()
     assert json.loads(dependencies("--format", "json")) == {"links": [], "sampled_traces": None}
 
 

@@ -136,7 +136,7 @@ def test_a_terminal_that_knows_no_lines(stored: LocalStore) -> None:
 def test_an_empty_store(path: Path) -> None:
     text = traces()
     assert f"No traces in {path} yet." in text
-    assert "Make a request" in text
+    assert "Send a request" in text
     assert "python manage.py check_tracing" in text
     assert not path.exists()
     assert json.loads(traces("--json")) == []
