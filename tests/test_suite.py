@@ -102,9 +102,9 @@ def modules() -> dict[str, set[Path]]:
 
 
 def module_tests() -> list[Path]:
-    """List the files of tests, relative to this folder. Those in e2e/ test the whole app."""
+    """List the files of tests, relative to this folder, without those that test the whole app."""
     tests = [path.relative_to(ROOT / "tests") for path in (ROOT / "tests").rglob("test_*.py")]
-    return sorted(path for path in tests if path.parts[0] != "e2e")
+    return sorted(path for path in tests if path.parts[0] not in ("e2e", "test_layout.py"))
 
 
 def test_every_folder_of_tests_is_a_folder_of_the_app() -> None:
