@@ -76,7 +76,7 @@ def test_one_base_class() -> None:
 
 
 def test_the_path_that_the_docs_named_before() -> None:
-    from django_tracing.traces.model import Reader
+    from django_tracing.traces.readers.base import Reader
 
     assert Reader is readers.Reader
 

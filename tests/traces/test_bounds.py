@@ -76,7 +76,7 @@ def test_what_was_left_out_is_said(make: Callable[..., LocalStore]) -> None:
     assert trace is not None
     text = render_trace(trace)
     assert text.endswith(
-        'The earliest 3 of 6 spans. 3 were not stored: TRACING["MAX_TRACE_SPANS"] says how many are kept of a trace.'
+        'The earliest 3 of 6 spans. 3 were not stored: TRACING["MAX_TRACE_SPANS"] limits the spans of a trace.'
     )
     assert "6 (3 not stored)" in render_list(store.search())
     assert (trace.as_dict()["span_count"], trace.as_dict()["left_out"]) == (6, 3)
