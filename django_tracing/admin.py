@@ -127,7 +127,7 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_queryset(self, request: HttpRequest) -> QuerySet[SamplingRule]:
         rules: QuerySet[SamplingRule] = super().get_queryset(request)
         try:
-            return figures(get_settings()).counted(rules)
+            return figures(get_settings()).with_counts(rules)
         except StatusError:
             # The status page shows the reason.
             uncounted: QuerySet[SamplingRule] = rules.annotate(kept_sum=Value(0), passed_over_sum=Value(0))

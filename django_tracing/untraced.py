@@ -14,13 +14,13 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext
 
 __all__ = ["SUPPRESSED", "Untraced", "untraced_context"]
 
-#: Both context keys that OpenTelemetry's instrumentations check before they make a span.
-_SUPPRESS_PLAIN: Final = "suppress_instrumentation"
-try:
-    from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY as _SUPPRESS_KEY
-except ImportError:  # it is private and may be renamed
-    _SUPPRESS_KEY = _SUPPRESS_PLAIN
-SUPPRESSED: Final[dict[str, object]] = {_SUPPRESS_PLAIN: True, _SUPPRESS_KEY: True}
+_SUPPRESS: Final = "suppress_instrumentation"
+#: Both keys that instrumentations of OpenTelemetry look up before they make a span: the name, and what the API's
+#: ``create_key()`` made of it, which is found by its beginning because its variable is private.
+SUPPRESSED: Final[dict[str, object]] = {
+    _SUPPRESS: True,
+    **{key: True for key in vars(context_api).values() if key.__class__ is str and key.startswith(f"{_SUPPRESS}-")},
+}
 
 _ids: Final = RandomIdGenerator()
 

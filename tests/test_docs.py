@@ -1,4 +1,4 @@
-"""The documentation and the code keep each other honest."""
+"""Compare the documentation with the code."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
 def anchors(page: Path) -> set[str]:
-    """The fragments that GitHub makes of a page's headings."""
+    """Return the fragments that GitHub creates from the headings of a page."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -49,3 +49,13 @@ def test_every_command_has_its_page() -> None:
 def test_every_instrumentation_of_ours_is_in_the_index() -> None:
     index = (ROOT / "docs" / "instrumentations" / "index.md").read_text()
     assert set(OURS) <= set(re.findall(r"^\| `(\w+)` \| ours", index, re.MULTILINE))
+
+
+def test_the_architecture_has_every_package_and_module_at_the_top() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    first_cells = " ".join(re.findall(r"^\| (`.*?) \|", page, re.MULTILINE))
+    documented = set(re.findall(r"`([\w/.]+)`", first_cells))
+    package = ROOT / "django_tracing"
+    found = {f"{path.name}/" for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
+    found |= {path.name for path in package.glob("*.py") if path.name != "__init__.py"}
+    assert documented == found

@@ -66,9 +66,9 @@ def test_redaction(spans: Spans) -> None:
     attributes = dict(spans.one("signup").attributes or {})
     del attributes["correlation.id"]
     page = (ROOT / "docs/redaction.md").read_text()
-    said = re.search(r"^says `user_email` `(.*?)`, `api_key` `(.*?)`, `note` `(.*?)`\.$", page, re.MULTILINE)
-    assert said is not None
-    assert attributes == dict(zip(("user_email", "api_key", "note"), said.groups(), strict=True))
+    shown = re.search(r"^This sets `user_email` `(.*?)`, `api_key` `(.*?)`, `note` `(.*?)`\.$", page, re.MULTILINE)
+    assert shown is not None
+    assert attributes == dict(zip(("user_email", "api_key", "note"), shown.groups(), strict=True))
     with override_settings(TRACING=run(keys)["TRACING"]):
         keys_of_page = re.findall(r"`([^`\n]+)`\s(?:is|are)\s`([^`]*\*[^`]*)`", page)
         assert len(keys_of_page) >= 4

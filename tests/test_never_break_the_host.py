@@ -418,7 +418,7 @@ def test_whatever_keeps_rules_from_being_read_is_said_once(
         refresher.refresh()
         refresher.refresh()
     assert [record.getMessage() for record in caplog.records] == [
-        f"The sampling rules can't be read ({error.__name__}); those known last stay in force."
+        f"The sampling rules can't be read ({error.__name__}); the last known rules stay in force."
     ]
     assert names(refresher) == ["known"]
 

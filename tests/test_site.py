@@ -6,11 +6,17 @@ import json
 import re
 import subprocess
 import sys
+import threading
+from collections.abc import Iterator
 from html.parser import HTMLParser
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from tests.e2e.browser import chromium, needs_chromium, watched_page
 
 ROOT = Path(__file__).parent.parent
 PARTS = ["Tutorial", "How-to guides", "Reference", "Reference: what is traced", "Explanation", "Project"]
@@ -102,3 +108,52 @@ def test_a_picture_has_its_dark_twin(site: Path) -> None:
     page = (site / "traces.html").read_text()
     assert re.search(r'class="only-light" src="_images/list-light\.png"', page)
     assert re.search(r'class="only-dark" src="_images/list-dark\.png"', page)
+
+
+@pytest.fixture(scope="module")
+def address(site: Path) -> Iterator[str]:
+    """The site on a web server, as its readers use it."""
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(site))
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Print nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as started:
+        yield started
+
+
+@needs_chromium
+def test_the_search_finds_a_page(address: str, browser: Any) -> None:
+    with watched_page(browser) as page:
+        page.goto(f"{address}/index.html")
+        page.fill("input[name=q]", "select_related")
+        page.press("input[name=q]", "Enter")
+        # The sidebar has the link, too.
+        page.locator("#search-results").get_by_role("link", name="Find out why a page is slow").wait_for()
+
+
+@needs_chromium
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1440, 1000, 390])
+def test_a_page_fits_the_window_and_shows_its_pictures(address: str, browser: Any, width: int, scheme: str) -> None:
+    with watched_page(browser, viewport={"width": width, "height": 900}, color_scheme=scheme) as page:
+        for name in ("index", "tutorial", "settings", "redaction", "traces", "performance", "architecture"):
+            page.goto(f"{address}/{name}.html")
+            assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth"), name
+            for picture in page.query_selector_all("article img"):
+                if picture.is_visible():
+                    assert picture.evaluate("image => image.complete && image.naturalWidth > 0"), name
+                    assert f"-{'dark' if scheme == 'light' else 'light'}.png" not in picture.get_attribute("src")

@@ -25,6 +25,7 @@ from django_tracing.api.spans import (
 from django_tracing.instrumentation.rate_limit import NAME as RATE_LIMIT_CHECK
 from django_tracing.instrumentation.rate_limit import mark_blocked
 from django_tracing.instrumentation.upstream.http_client import CALL_KEY, ExternalCall, span_name
+from django_tracing.recording.sdk import set_kind
 from django_tracing.redaction import cut, describe_sql, dialect_of, key_pattern, redact_text
 from django_tracing.semconv import names
 from django_tracing.semconv.names import Attributes
@@ -130,7 +131,7 @@ def trace_external_call(service: str, method: str, url: str, func: Callable[...,
     if manual is NO_SPAN:
         return run()
     call = ExternalCall(_short(service))
-    manual._context = Context({**(manual._context or {}), CALL_KEY: call})
+    manual._block_context = Context({**(manual._block_context or {}), CALL_KEY: call})
 
     def done(result: Any) -> None:
         status = getattr(result, "status_code", None)
@@ -150,7 +151,7 @@ def _keep_one_client_span(manual: ManualSpan, call: ExternalCall) -> None:
     if call.delegated:
         span: Any = manual.span
         spans.set_name(span, f"external.{call.service}")
-        span._kind = SpanKind.INTERNAL
+        set_kind(span, SpanKind.INTERNAL)
 
 
 def _has_parameter(func: Callable[..., Any], name: str) -> bool:

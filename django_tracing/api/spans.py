@@ -55,13 +55,13 @@ class ManualSpan:
     exception that leaves the block is recorded and passed on. No method raises.
     """
 
-    __slots__ = ("_context", "_started", "_token", "span")
+    __slots__ = ("_block_context", "_started", "_token", "span")
 
     def __init__(self, started: spans.StartedSpan | None) -> None:
         self._started = started
         #: OpenTelemetry's own span. Where nothing is recorded, a span that ignores everything.
         self.span: trace_api.Span = INVALID_SPAN if started is None else started.span
-        self._context = None if started is None else started.context
+        self._block_context = None if started is None else started.context
         self._token: Token[Context] | None = None
 
     @property
@@ -109,8 +109,8 @@ class ManualSpan:
 
     def _attach(self) -> None:
         """Make the span the current one, until :meth:`_detach`."""
-        if self._context is not None:
-            self._token = spans.attach(self._context)
+        if self._block_context is not None:
+            self._token = spans.attach(self._block_context)
 
     def _detach(self) -> None:
         """Restore the former current span."""

@@ -57,7 +57,7 @@ def recording_span() -> Span | None:
     """Return the current span if it records, as the parent for ``start_child``. Call this before anything else."""
     span: Any = current_context().get(SPAN_KEY)
     if span.__class__ is RecordingSpan:
-        return span if span._end_time is None else None
+        return span if span.end_ns is None else None
     return None if span is None else recording_in(span)
 
 

@@ -19,6 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import CarrierT, Getter, TextMapPropagator
 
 from django_tracing.faults import log_once
+from django_tracing.recording.sdk import propagators_of
 
 __all__ = [
     "extract",
@@ -96,7 +97,7 @@ _silent: Final = _Silence()
 def _silence(propagator: TextMapPropagator) -> None:
     """Lets the loggers of OpenTelemetry, and of the propagators' own modules, say nothing while they work."""
     modules = {"opentelemetry"}
-    for one in (propagator, *getattr(propagator, "_propagators", ())):
+    for one in (propagator, *propagators_of(propagator)):
         modules.add(type(one).__module__)
         # It may be made only when there is something to log.
         logging.getLogger(type(one).__module__)

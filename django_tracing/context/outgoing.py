@@ -26,6 +26,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, get_cur
 from django_tracing.conf.loading import get_settings
 from django_tracing.context.current import span_context
 from django_tracing.faults import log_once
+from django_tracing.recording.sdk import propagators_of
 from django_tracing.semconv.names import HTTP_URL, URL_FULL
 
 __all__ = ["CalledSpan", "OutgoingPropagator", "may_get", "withhold"]
@@ -50,11 +51,10 @@ class OutgoingPropagator(CompositePropagator):
 
     def __init__(self, propagators: Iterable[TextMapPropagator]) -> None:
         # Those of a composite one are asked one by one.
-        found: list[TextMapPropagator] = []
+        self.inner: list[TextMapPropagator] = []
         for one in propagators:
-            inner = one._propagators if type(one) is CompositePropagator else [one]
-            found.extend(inner)
-        super().__init__(found)
+            self.inner += (propagators_of(one) if type(one) is CompositePropagator else ()) or [one]
+        super().__init__(self.inner)
 
     def inject(
         self, carrier: CarrierT, context: Context | None = None, setter: Setter[CarrierT] = default_setter
@@ -71,7 +71,7 @@ class OutgoingPropagator(CompositePropagator):
                 _withdraw(carrier, present)
                 return
             trace_id = f"{span_context(context).trace_id:032x}"
-            for propagator in self._propagators:
+            for propagator in self.inner:
                 there = {name: present[name] for name in map(str.lower, propagator.fields) if name in present}
                 # Of this trace: get_trace_context() gave it to the user's code, before this call's span was there.
                 if any(trace_id in value for value in there.values()) or all(

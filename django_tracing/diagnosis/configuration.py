@@ -19,7 +19,7 @@ from django_tracing.diagnosis.findings import NETWORKED, Run, Step, Stop, shown
 from django_tracing.instrumentation import OURS, is_available
 from django_tracing.instrumentation.upstream import registry as upstream
 from django_tracing.provider import make_exporter
-from django_tracing.sampling.database import look
+from django_tracing.sampling.database import read_rules_in_background
 from django_tracing.sampling.remote import JaegerRemoteSampler, Strategy
 from django_tracing.sampling.rules import Rule
 from django_tracing.spans import runtime
@@ -103,7 +103,7 @@ def _sampling_rules(run: Run) -> list[Rule]:
         # This check is not about the database.
         with suppress(Exception):
             try:
-                found.extend(look())
+                found.extend(read_rules_in_background())
             finally:
                 connections.close_all()
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 __all__ = ["Counters", "DropReason"]
 
-DropReason = Literal["queue_full_spans", "queue_full_bytes", "rejected", "export_error", "shutdown"]
+DropReason = Literal["queue_full_spans", "queue_full_bytes", "rejected", "export_error", "shutdown", "unredacted"]
 
 
 class Counters:

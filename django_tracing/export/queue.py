@@ -26,6 +26,7 @@ from django_tracing.export.counters import Counters, DropReason
 from django_tracing.recording.span import RecordingSpan
 from django_tracing.redaction import cut, redact_text
 from django_tracing.redaction.printable import printable
+from django_tracing.untraced import SUPPRESSED
 
 __all__ = ["QueueProcessor"]
 
@@ -503,11 +504,4 @@ def _warn(line: str) -> None:
 
 
 def _suppress() -> Token[Context]:
-    context = context_api.set_value("suppress_instrumentation", True)
-    try:
-        from opentelemetry.context import _SUPPRESS_INSTRUMENTATION_KEY
-
-        context = context_api.set_value(_SUPPRESS_INSTRUMENTATION_KEY, True, context)
-    except ImportError:
-        pass
-    return context_api.attach(context)
+    return context_api.attach(Context({**context_api.get_current(), **SUPPRESSED}))

@@ -257,13 +257,15 @@ def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
     for span in spans:
         trace_id = span.trace_id
         parent_id = span.parent_id
-        named = _names.get(span._name)
+        named = _names.get(span.span_name)
         parts: list[bytes] = [
             _child_ids(0x0A10, trace_id >> 64, trace_id & _LOW, 0x1208, span.span_id, 0x2208, parent_id)
             if parent_id
             else _root_ids(0x0A10, trace_id >> 64, trace_id & _LOW, 0x1208, span.span_id),
-            named[1] if named is not None and named[0] is span._kind else _name_and_kind(span._name, span._kind),
-            _times(0x39, span._start_time, 0x41, span._end_time),
+            named[1]
+            if named is not None and named[0] is span.span_kind
+            else _name_and_kind(span.span_name, span.span_kind),
+            _times(0x39, span.start_ns, 0x41, span.end_ns),
         ]
         for part in span.shared:
             parts.append(part.encoded or _prepared(part))
@@ -275,9 +277,9 @@ def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
             parts.append(b"\x50" + _varint(span.dropped))
         if span.made_events is not None:
             parts.append(_events(span))
-        if span.links_made is not None:
+        if span.made_links is not None:
             parts.append(_links(span))
-        status = span._status
+        status = span.span_status
         if status is UNSET:
             parts.append(_REMOTE_END if span.remote else _LOCAL_END)
         else:

@@ -16,8 +16,9 @@ from opentelemetry.sdk.trace import Tracer as SDKTracer
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceFlags
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind
 
+from django_tracing.recording.sdk import ON_ENDING, PROCESSORS, is_enabled, records_metrics, scope_of, span_limits_of
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.recording.span import SAMPLED, SPAN_KEY, UNSET, RecordingSpan, UnsampledSpan, context_of
 from django_tracing.recording.undecided import SamplingDecision, UndecidedTrace, undecided_traces
@@ -28,7 +29,8 @@ __all__ = ["SpanFactory", "new_child"]
 _logger = logging.getLogger("django_tracing")
 
 
-_RANDOM: Final = int(TraceFlags.RANDOM_TRACE_ID)
+#: TraceFlags.RANDOM_TRACE_ID, which the API of old SDKs does not have.
+_RANDOM: Final = 2
 
 
 #: Fewer attributes a span than our own ones may be: the SDK's span drops the oldest, one by one.
@@ -46,7 +48,7 @@ class _Processors:
     def __init__(self, known: object, processors: Sequence[SpanProcessor]) -> None:
         self.known = known
         self.on_start = _methods(processors, "on_start")
-        self.on_ending = _methods(processors, "_on_ending")
+        self.on_ending = _methods(processors, ON_ENDING)
         self.on_end = _methods(processors, "on_end")
 
 
@@ -57,7 +59,7 @@ def _methods(processors: Sequence[SpanProcessor], name: str) -> tuple[Callable[.
         method: Any = None
         # The base class's own does nothing; and a processor may have none, or delegate to something that has none.
         with suppress(Exception):
-            if getattr(type(processor), name, None) is not getattr(SpanProcessor, name):
+            if getattr(type(processor), name, None) is not getattr(SpanProcessor, name, None):
                 method = getattr(processor, name)
         if callable(method):
             own = type(processor).__module__.startswith("django_tracing.")
@@ -81,13 +83,6 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., None]:
                 _logger.warning("The span processor %s raised %s; it is passed over.", name, type(error).__name__)
 
     return call
-
-
-class _Single:
-    """Another kind of multi processor, as if it were the only one of ours."""
-
-    def __init__(self, processor: SpanProcessor) -> None:
-        self._span_processors = (processor,)
 
 
 class SpanFactory:
@@ -121,20 +116,24 @@ class SpanFactory:
         )
         #: Whether a child is kept with its parent, whatever the sampler says.
         self.follows = keep is not None
-        self.instrumentation_scope: InstrumentationScope = tracer._instrumentation_scope
-        self.limits: SpanLimits = tracer._span_limits
+        self.instrumentation_scope: InstrumentationScope = scope_of(tracer)
+        self.limits: SpanLimits = span_limits_of(tracer)
         #: How many attributes of its own a span may have, beside shared ones.
         most = self.limits.max_span_attributes
         self.own_attributes = 1_000_000 if most is None else most - _FEWEST_ATTRIBUTES // 2
         self._passed_by = passed_by
         multi = tracer.span_processor
         #: What holds the provider's processors.
-        self.multi: Any = multi if type(multi) is SynchronousMultiSpanProcessor else _Single(multi)
-        self._processors = _Processors((), ())
+        self.multi: dict[str, Any] = (
+            vars(multi) if type(multi) is SynchronousMultiSpanProcessor else {PROCESSORS: (multi,)}
+        )
+        self.current_processors = _Processors((), ())
         generator = tracer.id_generator
         self._span_id: Callable[[], int] = generator.generate_span_id
         self._trace_id: Callable[[], int] = generator.generate_trace_id
-        self._root_flags = _RANDOM if generator.is_trace_id_random() else 0
+        # Old SDKs do not ask a generator.
+        is_random = getattr(generator, "is_trace_id_random", None)
+        self._root_flags = _RANDOM if is_random is not None and is_random() else 0
         self._own_ids = type(generator) is RandomIdGenerator
 
     @classmethod
@@ -149,10 +148,9 @@ class SpanFactory:
         if type(tracer) is not SDKTracer:
             return None
         try:
-            limits = tracer._span_limits
-            counted = type(tracer._tracer_metrics).__name__ != "NoOpTracerMetrics"
+            limits = span_limits_of(tracer)
             few = limits.max_span_attributes is not None and limits.max_span_attributes < _FEWEST_ATTRIBUTES
-            if counted or few or limits.max_span_attribute_length is not None:
+            if few or records_metrics(tracer) or limits.max_span_attribute_length is not None:
                 return None
             return cls(tracer, keep, passed_by, sanitizer)
         except AttributeError:
@@ -161,11 +159,11 @@ class SpanFactory:
 
     def processors(self) -> _Processors:
         """The provider's processors now: users add theirs at any time."""
-        known = self.multi._span_processors
-        if self._processors.known is not known:
+        known = self.multi[PROCESSORS]
+        if self.current_processors.known is not known:
             wanted = [processor for processor in known if not isinstance(processor, self._passed_by)]
-            self._processors = _Processors(known, wanted)
-        return self._processors
+            self.current_processors = _Processors(known, wanted)
+        return self.current_processors
 
     def start(
         self,
@@ -197,7 +195,7 @@ class SpanFactory:
         """A root, or a child of a span that is not ours: it is to be decided whether it is kept."""
         # The API lets anything stand in a context.
         parent: SpanContext | None = None if current is None else context_of(current)
-        if not self.tracer._tracer_config.is_enabled:
+        if not is_enabled(self.tracer):
             return NonRecordingSpan(trace.INVALID_SPAN_CONTEXT if parent is None else parent)
         if parent is None or not parent.is_valid:
             parent = None
@@ -268,7 +266,7 @@ class SpanFactory:
         parent = context_of(context.get(SPAN_KEY))
         if not parent.is_valid or not parent.is_remote or parent.trace_flags.sampled:
             return trace.INVALID_SPAN
-        if self.decide_failed is None or not self.tracer._tracer_config.is_enabled:
+        if self.decide_failed is None or not is_enabled(self.tracer):
             return trace.INVALID_SPAN
         decision = self.decide_failed(request_state, name, parent)
         if not decision.kept:
@@ -308,8 +306,8 @@ class SpanFactory:
         span: RecordingSpan = _new(RecordingSpan)
         span.factory = self
         span.request_state = request_state
-        span._name = name
-        span._kind = kind
+        span.span_name = name
+        span.span_kind = kind
         span.shared = shared
         span.own = own
         span.trace_id = trace_id
@@ -318,14 +316,14 @@ class SpanFactory:
         span.parent_span = parent
         span.flags = flags
         span.trace_state = trace_state
-        span.made_context = span.made_events = span.links_made = span._end_time = None
-        span._status = UNSET
+        span.made_context = span.made_events = span.made_links = span.end_ns = None
+        span.span_status = UNSET
         span.remote = parent is not None and parent.is_remote
         span.dropped = 0
         span.undecided = undecided
         if undecided is not None and undecided.root is None and not undecided.decided:
             undecided.start(span)
-        span._start_time = time_ns() if start_time is None else start_time
+        span.start_ns = time_ns() if start_time is None else start_time
         for on_start in self.processors().on_start:
             on_start(span, parent_context=context)
         return span
@@ -352,8 +350,8 @@ def new_child(
     span: RecordingSpan = _new(RecordingSpan)
     span.factory = factory
     span.request_state = parent.request_state
-    span._name = name
-    span._kind = kind
+    span.span_name = name
+    span.span_kind = kind
     span.shared = shared
     span.own = own
     span.trace_id = parent.trace_id
@@ -362,14 +360,14 @@ def new_child(
     span.parent_span = parent
     span.flags = parent.flags
     span.trace_state = parent.trace_state
-    span.made_context = span.made_events = span.links_made = span._end_time = None
-    span._status = UNSET
+    span.made_context = span.made_events = span.made_links = span.end_ns = None
+    span.span_status = UNSET
     span.remote = False
     span.dropped = 0
     span.undecided = undecided
-    span._start_time = time_ns() if start_time is None else start_time
-    processors = factory._processors
-    if processors.known is not factory.multi._span_processors:
+    span.start_ns = time_ns() if start_time is None else start_time
+    processors = factory.current_processors
+    if processors.known is not factory.multi[PROCESSORS]:
         processors = factory.processors()
     if processors.on_start:
         context = get_current() if context is None else context

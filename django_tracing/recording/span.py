@@ -9,9 +9,9 @@ expect.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from operator import attrgetter
 from random import getrandbits
-from threading import Lock
 from time import time_ns
 from typing import TYPE_CHECKING, Any, Final
 
@@ -19,11 +19,21 @@ from opentelemetry import trace
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits
+from opentelemetry.sdk.trace import Event
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    TraceState,
+)
 
+from django_tracing.recording.sdk import PROCESSORS, SDKSpan
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import redacted_stack
 from django_tracing.redaction.attributes import STACKTRACE_LENGTH
@@ -94,37 +104,22 @@ class UnsampledSpan(NonRecordingSpan):
         return f"UnsampledSpan({self.get_span_context()!r})"
 
 
-class RecordingSpan(Span):
+class RecordingSpan(SDKSpan):
     """A span made by an :class:`SpanFactory`. What is not here is the SDK's own code, on lazily made state."""
 
     __slots__ = (
-        *("_end_time", "_kind", "_name", "_start_time", "_status"),
-        *(
-            "dropped",
-            "flags",
-            "links_made",
-            "made_context",
-            "made_events",
-            "factory",
-            "own",
-            "parent_id",
-            "parent_span",
-            "undecided",
-        ),
-        *("shared", "span_id", "trace_id", "trace_state"),
+        *("dropped", "end_ns", "factory", "flags", "made_context", "made_events", "made_links", "own", "parent_id"),
+        *("parent_span", "shared", "span_id", "span_kind", "span_name", "span_status", "start_ns", "trace_id"),
+        *("trace_state", "undecided"),
     )
 
-    # Of the SDK's span, what is the same for all of these.
-    _record_exception = True
-    _set_status_on_exception = True
-    _trace_config = None
-    _record_end_metrics = None
-
-    _name: str
-    _kind: SpanKind
-    _start_time: int
-    _end_time: int | None
-    _status: Status
+    # Names of their own: the SDK's are ``recording.sdk``'s.
+    span_name: str
+    span_kind: SpanKind
+    #: Nanoseconds since the epoch.
+    start_ns: int
+    end_ns: int | None
+    span_status: Status
     factory: SpanFactory
     trace_id: int
     span_id: int
@@ -144,7 +139,7 @@ class RecordingSpan(Span):
     undecided: UndecidedTrace | None
     made_context: SpanContext | None
     made_events: BoundedList[Any] | None
-    links_made: BoundedList[Any] | None
+    made_links: BoundedList[Any] | None
 
     # ----- what our instrumentations call
 
@@ -176,13 +171,13 @@ class RecordingSpan(Span):
         return made
 
     def is_recording(self) -> bool:
-        return self._end_time is None
+        return self.end_ns is None
 
     def set_attribute(self, key: str, value: Any) -> None:
         if self.factory.sanitizer is not None:
             self.set_attributes({key: value})
             return
-        if self._end_time is None and (value.__class__ not in _PLAIN or key.__class__ is not str or not key):
+        if self.end_ns is None and (value.__class__ not in _PLAIN or key.__class__ is not str or not key):
             # The SDK's own decidement of what an attribute may be, and its own log line.
             checked = BoundedAttributes(1, immutable=False)
             checked[key] = value
@@ -198,8 +193,8 @@ class RecordingSpan(Span):
 
     def set_own(self, attributes: Mapping[str, Any]) -> None:
         """Sets attributes that may leave as they are: this app's own."""
-        if self._end_time is not None:
-            _logger.warning("Setting attributes on the ended span %s.", self._name)
+        if self.end_ns is not None:
+            _logger.warning("Setting attributes on the ended span %s.", self.span_name)
             return
         own = self.own
         if own is None:
@@ -224,11 +219,11 @@ class RecordingSpan(Span):
             own[key] = value
 
     def update_name(self, name: str) -> None:
-        if self._end_time is None:
+        if self.end_ns is None:
             sanitizer = self.factory.sanitizer
-            self._name = name if sanitizer is None else sanitizer.name(name)
+            self.span_name = name if sanitizer is None else sanitizer.name(name)
         else:
-            _logger.warning("Renaming the ended span %s.", self._name)
+            _logger.warning("Renaming the ended span %s.", self.span_name)
 
     def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
         sanitizer = self.factory.sanitizer
@@ -283,15 +278,15 @@ class RecordingSpan(Span):
         super().set_status(status, description)
 
     def end(self, end_time: int | None = None) -> None:
-        if self._end_time is not None:
-            _logger.warning("Ending the ended span %s.", self._name)
+        if self.end_ns is not None:
+            _logger.warning("Ending the ended span %s.", self.span_name)
             return
-        self._end_time = time_ns() if end_time is None else end_time
+        self.end_ns = time_ns() if end_time is None else end_time
         factory = self.factory
         if factory.redacts:
             self._apply_redact()
-        processors = factory._processors
-        if processors.known is not factory.multi._span_processors:
+        processors = factory.current_processors
+        if processors.known is not factory.multi[PROCESSORS]:
             processors = factory.processors()
         for ending in processors.on_ending:
             ending(self)
@@ -307,14 +302,21 @@ class RecordingSpan(Span):
         assert sanitizer is not None
         self.own = sanitizer.last(self._merged())
         self.shared = ()
-        for said in (*self.events, *self.links):
-            if said._attributes:
-                said._attributes = BoundedAttributes(None, sanitizer.last(said._attributes))
-        description = self._status.description
+        if self.made_events:
+            self.made_events = _with_attributes(
+                self.made_events,
+                lambda event, attributes: Event(event.name, attributes, event.timestamp),
+                sanitizer.last,
+            )
+        if self.made_links:
+            self.made_links = _with_attributes(
+                self.made_links, lambda link, attributes: Link(link.context, attributes), sanitizer.last
+            )
+        description = self.span_status.description
         if description:
             # It is the message of an exception, said once more.
             last = sanitizer.last({EXCEPTION_MESSAGE: description}).get(EXCEPTION_MESSAGE)
-            self._status = Status(self._status.status_code, last)
+            self.span_status = Status(self.span_status.status_code, last)
 
     # ----- reading
 
@@ -330,9 +332,12 @@ class RecordingSpan(Span):
             merged.update(self.own)
         return merged
 
-    @property
-    def dropped_attributes(self) -> int:
-        return self.dropped
+    name = property(attrgetter("span_name"))
+    kind = property(attrgetter("span_kind"))
+    start_time = property(attrgetter("start_ns"))
+    end_time = property(attrgetter("end_ns"))
+    status = property(attrgetter("span_status"))
+    dropped_attributes = property(attrgetter("dropped"))
 
     @property
     def context(self) -> SpanContext:
@@ -357,7 +362,7 @@ class RecordingSpan(Span):
 
     @property
     def links(self) -> Sequence[Any]:
-        return () if self.links_made is None else tuple(self.links_made)
+        return () if self.made_links is None else tuple(self.made_links)
 
     @property
     def dropped_events(self) -> int:
@@ -365,65 +370,20 @@ class RecordingSpan(Span):
 
     @property
     def dropped_links(self) -> int:
-        return 0 if self.links_made is None else int(self.links_made.dropped)
+        return 0 if self.made_links is None else int(self.made_links.dropped)
 
-    def _readable_span(self) -> ReadableSpan:
-        copy = super()._readable_span()
-        attributes = BoundedAttributes(None, self._merged())
-        attributes.dropped = self.dropped
-        copy._attributes = attributes
-        return copy
 
-    # ----- what the SDK's own methods (add_event, add_link, set_status, ...) work on
-
-    @property
-    def _context(self) -> SpanContext:  # type: ignore[override]
-        return self.get_span_context()
-
-    @property
-    def _parent(self) -> SpanContext | None:  # type: ignore[override]
-        return self.parent
-
-    @property
-    def _resource(self) -> Resource:  # type: ignore[override]
-        return self.resource
-
-    @property
-    def _instrumentation_scope(self) -> InstrumentationScope:  # type: ignore[override]
-        return self.factory.instrumentation_scope
-
-    @property
-    def _instrumentation_info(self) -> Any:  # type: ignore[override]
-        return self.factory.tracer.instrumentation_info
-
-    @property
-    def _sampler(self) -> Any:  # type: ignore[override]
-        return self.factory.tracer.sampler
-
-    @property
-    def _span_processor(self) -> Any:  # type: ignore[override]
-        return self.factory.tracer.span_processor
-
-    @property
-    def _attributes(self) -> dict[str, Any]:  # type: ignore[override]
-        return self._merged()
-
-    @property
-    def _limits(self) -> SpanLimits:
-        return self.factory.limits
-
-    @property
-    def _lock(self) -> Any:  # type: ignore[override]
-        return self.__dict__.setdefault("_made_lock", Lock())
-
-    @property
-    def _events(self) -> BoundedList[Any]:  # type: ignore[override]
-        if self.made_events is None:
-            self.made_events = BoundedList(self._limits.max_events)
-        return self.made_events
-
-    @property
-    def _links(self) -> BoundedList[Any]:  # type: ignore[override]
-        if self.links_made is None:
-            self.links_made = BoundedList(self._limits.max_links)
-        return self.links_made
+def _with_attributes(
+    parts: BoundedList[Any],
+    make: Callable[[Any, BoundedAttributes], Any],
+    change: Callable[[Mapping[str, Any]], dict[str, Any]],
+) -> BoundedList[Any]:
+    """Return events or links with changed attributes: those that the SDK made cannot be changed."""
+    made: list[Any] = []
+    for part in parts:
+        attributes = BoundedAttributes(None, change(part.attributes or {}))
+        attributes.dropped = part.dropped_attributes
+        made.append(make(part, attributes))
+    changed: BoundedList[Any] = BoundedList.from_seq(len(made), made)
+    changed.dropped = parts.dropped
+    return changed

@@ -9,6 +9,8 @@ from typing import Final, NamedTuple
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, StatusCode, TraceFlags, TraceState
 
+from django_tracing.recording.copies import SpanCopy
+from django_tracing.recording.sdk import set_context
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.recording.span import SAMPLED, RecordingSpan
 from django_tracing.semconv.names import (
@@ -32,22 +34,26 @@ class SamplingDecision(NamedTuple):
     trace_state: TraceState | None = None
 
 
-#: How many ended spans of one trace, and of all, wait for a decision at most.
-_MOST_WAITING: Final = 1000
+#: The largest number of undecided traces. One whose first span never ends is never decided.
+_MOST_TRACES: Final = 10_000
+#: The largest number of ended spans that wait for a decision, of one trace and of all.
+_MOST_SPANS_OF_ONE: Final = 1000
+_MOST_SPANS: Final = 20_000
 
-
-_MOST_WAITING_IN_ALL: Final = 20_000
-
-
-#: How many undecided traces are known at most: one whose first span is never ended is never decided.
-_MOST_UNDECIDED: Final = 10_000
-
-
-#: What waits, by trace id: spans of the SDK's own find it by that. The oldest stands first.
+#: The undecided traces by trace id, by which spans of other tracers find theirs. The oldest comes first.
 undecided_traces: Final[dict[int, UndecidedTrace]] = {}
 
 
-_waiting_in_all = 0
+class _Waiting:
+    """How many ended spans of all undecided traces wait for a decision."""
+
+    __slots__ = ("spans",)
+
+    def __init__(self) -> None:
+        self.spans = 0
+
+
+_waiting: Final = _Waiting()
 
 
 class UndecidedTrace:
@@ -85,7 +91,7 @@ class UndecidedTrace:
         if root.request_state is not None:
             # A rule for this user, or this subscription, may keep the trace.
             root.request_state.when_user_known = self.reconsider
-        if len(undecided_traces) >= _MOST_UNDECIDED:
+        if len(undecided_traces) >= _MOST_TRACES:
             self._forget_oldest()
         undecided_traces[self.trace_id] = self
 
@@ -128,11 +134,10 @@ class UndecidedTrace:
 
     def _release(self) -> None:
         """Sends on what waits."""
-        global _waiting_in_all
         waiting, self.ended = self.ended, []
         # Not in one line: while it is counted, another thread may have its turn, and its change would be lost.
         count = len(waiting)
-        _waiting_in_all -= count
+        _waiting.spans -= count
         for span in waiting:
             _forward(span)
 
@@ -146,7 +151,7 @@ class UndecidedTrace:
             if self.kept:
                 _forward(span)
                 return
-            if len(self.ended) >= _MOST_WAITING or _waiting_in_all >= _MOST_WAITING_IN_ALL:
+            if len(self.ended) >= _MOST_SPANS_OF_ONE or _waiting.spans >= _MOST_SPANS:
                 self.lost += 1
                 return
             self._wait(span)
@@ -160,8 +165,8 @@ class UndecidedTrace:
 
     def _overrule(self, root: RecordingSpan) -> None:
         """Keeps what failed or took long, though it was passed over."""
-        failed = self.keep_errors and root._status.status_code is StatusCode.ERROR
-        slow = self.deadline is not None and (root._end_time or 0) - root._start_time >= self.deadline
+        failed = self.keep_errors and root.span_status.status_code is StatusCode.ERROR
+        slow = self.deadline is not None and (root.end_ns or 0) - root.start_ns >= self.deadline
         self.kept = failed or slow
 
     def _decide(self, root: RecordingSpan) -> None:
@@ -178,18 +183,16 @@ class UndecidedTrace:
 
     def _discard(self) -> None:
         """Lets go of what waits: one by one, since another thread may be adding to it."""
-        global _waiting_in_all
         ended = self.ended
         while ended:
             try:
                 ended.pop()
             except IndexError:  # another thread was quicker
                 return
-            _waiting_in_all -= 1
+            _waiting.spans -= 1
 
     def _wait(self, span: ReadableSpan) -> None:
-        global _waiting_in_all
-        _waiting_in_all += 1
+        _waiting.spans += 1
         self.ended.append(span)
         # Another thread may have decided a moment ago.
         if self.kept:
@@ -202,7 +205,7 @@ class UndecidedTrace:
         if self.kept:
             _forward(span)
             return True
-        if self.decided or len(self.ended) >= _MOST_WAITING or _waiting_in_all >= _MOST_WAITING_IN_ALL:
+        if self.decided or len(self.ended) >= _MOST_SPANS_OF_ONE or _waiting.spans >= _MOST_SPANS:
             return False
         self._wait(span)
         return True
@@ -224,13 +227,12 @@ def _forward(span: ReadableSpan) -> None:
             return
         known = span.get_span_context()
         if known is not None:
-            span._context = SpanContext(
-                known.trace_id,
-                known.span_id,
-                known.is_remote,
-                TraceFlags(known.trace_flags | SAMPLED),
-                known.trace_state,
-            )
+            flags = TraceFlags(known.trace_flags | SAMPLED)
+            sampled = SpanContext(known.trace_id, known.span_id, known.is_remote, flags, known.trace_state)
+            if isinstance(span, SpanCopy):
+                span.span_context = sampled
+            else:
+                set_context(span, sampled)
             for take in late:
                 take(span)
     except Exception:

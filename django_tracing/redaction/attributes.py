@@ -28,6 +28,7 @@ from django_tracing.redaction import (
     dialect_of,
     key_pattern,
     numbers_machines,
+    redact_commands,
     redact_db_error,
     redact_stacktrace,
     redact_text,
@@ -117,12 +118,6 @@ def _redacted_of_route(part: str) -> str:
     return part if part[:1] == "<" else redact_text(part)
 
 
-def _command(text: str) -> str:
-    """A command without its keys and values, of which nobody knows here which is which: ``SET ? ?``."""
-    command, *arguments = text[:LONG_LENGTH].split() or [""]
-    return cut(" ".join([redact_text(command[:32]), *("?" for _ in arguments[:20])]), LONG_LENGTH)
-
-
 class AttributeSanitizer:
     """What is made of attributes that are not this app's own.
 
@@ -206,7 +201,7 @@ class AttributeSanitizer:
             return cut("".join(map(_redacted_of_route, _PARAMETERS_OF_ROUTE.split(text))), LONG_LENGTH)
         if key in _STATEMENTS:
             if dialect == "no-sql":
-                return _command(text)
+                return cut(redact_commands(text)[0], LONG_LENGTH)
             return sanitise_sql(text, LONG_LENGTH, dialect=dialect)
         if key == EXCEPTION_MESSAGE:
             return cut(redact_db_error(text), MESSAGE_LENGTH)

@@ -1,7 +1,7 @@
-"""Reads the rules from the host's database in a way that no request can notice.
+"""Read the rules from the host's database without affecting any request.
 
-Of most databases a query in autocommit is just that. A SQLite file is locked as a whole, so it is only looked at when
-it has changed, by a read-only connection that waits for nobody and has what it wants within one step of SQLite.
+For most databases, a query in autocommit mode does not. A SQLite file is locked as a whole, so it is only read after
+it has changed, by a read-only connection that waits for no lock and reads all rules within one step of SQLite.
 """
 
 from __future__ import annotations
@@ -23,37 +23,38 @@ if TYPE_CHECKING:
     from django_tracing.models import SamplingRule
 
 __all__ = [
-    *("Busy", "Missing", "SQLiteRules", "as_rule", "autocommitting", "file_of", "in_force", "is_sqlite"),
-    *("look", "read_rules", "rules_alias", "shares_connections", "table_exists"),
+    *("FileBusy", "SQLiteRules", "TableMissing", "as_rule", "file_of", "is_sqlite", "read_rules"),
+    *("read_rules_in_background", "rules_alias", "shares_connections", "table_exists", "use_autocommit"),
+    "without_ended",
 ]
 
-#: For how long after a change a file's times may stay what they are though it is changed again, in seconds (FAT's).
+#: How long a file's times may stay the same although it is changed again, in seconds (on FAT).
 _CLOCK_STEP: Final = 2.0
-#: A file that nobody has written to for so long may be looked at though it holds no rules, in seconds.
-_REST: Final = 5.0
+#: After how long without a write a file may be read although it has no rules, in seconds.
+_QUIET: Final = 5.0
 
 
-class Missing(Exception):
+class TableMissing(Exception):
     """There is no table of rules."""
 
 
-class Busy(Exception):
-    """Somebody writes just now: the file is looked at again soon, and not waited for."""
+class FileBusy(Exception):
+    """The SQLite file is being written to. Read it again soon instead of waiting."""
 
 
 def read_rules() -> list[Rule]:
-    """The rules in force, in their order, for a request: by its own connection. Raises what the database raises."""
-    return in_force(_enabled())
+    """Return the rules in force, in their order, by the request's own connection. Raise the database's exceptions."""
+    return without_ended(_enabled())
 
 
-def look() -> list[Rule]:
-    """The rules in force, in their order, for what is no request."""
+def read_rules_in_background() -> list[Rule]:
+    """Return the rules in force, in their order, for code outside of requests."""
     alias = rules_alias()
-    return in_force(SQLiteRules().read(alias)) if is_sqlite(alias) else read_rules()
+    return without_ended(SQLiteRules().read(alias)) if is_sqlite(alias) else read_rules()
 
 
-def in_force(rules: Iterable[Rule]) -> list[Rule]:
-    """Those that have not ended."""
+def without_ended(rules: Iterable[Rule]) -> list[Rule]:
+    """Return the rules that have not ended."""
     now = time.time()
     return [rule for rule in rules if rule.valid_until is None or rule.valid_until > now]
 
@@ -65,7 +66,7 @@ def _enabled() -> list[Rule]:
 
 
 def as_rule(row: SamplingRule) -> Rule:
-    """A row as the rules know it."""
+    """Return a row of the table as a :class:`Rule`."""
     return Rule(
         id=row.pk,
         name=row.name,
@@ -86,9 +87,9 @@ def as_rule(row: SamplingRule) -> Rule:
 
 
 def table_exists() -> bool:
-    """Whether the rules' table is there, and the others with it.
+    """Return whether the rules' table exists, and with it the other tables.
 
-    Not asked by reading it: each failure would be in the database's own log.
+    Don't try to read it instead: each failure would be a line of the database's log.
     """
     from django_tracing.models import SamplingRule
 
@@ -98,10 +99,10 @@ def table_exists() -> bool:
 
 
 def shares_connections() -> bool:
-    """Whether all threads of this process have the same connections: gevent made greenlets of them too late.
+    """Return whether all threads of this process share their connections, because gevent patched it too late.
 
-    Under ``gunicorn --preload`` it does so when Django has its thread-local variables already. A connection of this
-    app's thread would then be a request's, which may not use it.
+    Under ``gunicorn --preload``, gevent patches the process after Django created its thread-local variables. A
+    connection of this app's thread would then be the connection of a request.
     """
     local: Any = connections._connections  # type: ignore[attr-defined]  # asgiref's Local
     storage = getattr(local, "_storage", None)
@@ -109,19 +110,19 @@ def shares_connections() -> bool:
 
 
 def rules_alias() -> str:
-    """The name of the connection that the rules are read by."""
+    """Return the alias of the database that the rules are read from."""
     from django_tracing.models import SamplingRule
 
     return router.db_for_read(SamplingRule)
 
 
 def is_sqlite(alias: str) -> bool:
-    """Whether a connection of that name is to SQLite; none is opened."""
+    """Return whether ``alias`` is a SQLite database. This opens no connection."""
     return connections[alias].vendor == "sqlite"
 
 
-def autocommitting(alias: str) -> str:
-    """``alias``, whose connection of this thread locks nothing between two statements, whatever the site's do."""
+def use_autocommit(alias: str) -> str:
+    """Let this thread's connection ``alias`` lock nothing between two statements. Return ``alias``."""
     connection = connections[alias]
     if not connection.settings_dict["AUTOCOMMIT"] and not connection.in_atomic_block:
         connection.set_autocommit(True)
@@ -129,7 +130,7 @@ def autocommitting(alias: str) -> str:
 
 
 def file_of(alias: str) -> tuple[Path, str] | None:
-    """A SQLite database's file, and the address to read it by and no more; None where it is in memory."""
+    """Return the file of a SQLite database and a read-only URI of it; None if the database is in memory."""
     connection: Any = connections[alias]
     name = connection.settings_dict["NAME"]
     if connection.is_in_memory_db():
@@ -147,56 +148,59 @@ def file_of(alias: str) -> tuple[Path, str] | None:
 
 
 class SQLiteRules:
-    """The rules in a SQLite file, as it was when it was looked at last."""
+    """The rules in a SQLite file, as of the last time that it was read."""
 
     def __init__(self) -> None:
-        #: None: there is no table.
+        #: None if there is no table.
         self._rules: list[Rule] | None = None
-        #: Those that are switched off count.
+        #: Whether the table has any rules, including disabled ones.
         self._has_rules = False
         self._file: tuple[int, ...] | None = None
         self._seen: _State | None = None
 
-    def read(self, alias: str, *, asked: bool = False) -> list[Rule]:
-        """The rules that are switched on, in their order. Raises Busy, Missing, or what the database raises.
+    def read(self, alias: str, *, requested: bool = False) -> list[Rule]:
+        """Return the enabled rules, in their order. Raise FileBusy, TableMissing, or the database's exceptions.
 
-        ``asked``: somebody said that they have changed. Without rules nothing else leads to a look at a file that
-        others are writing to, but that it is another file than before.
+        ``requested`` is whether a process reported a change. While there are no rules, a file that others write to is
+        read only if a change was reported, or if it is another file than before.
         """
         found = file_of(alias)
         state = None if found is None else _state(found[0])
         if found is None or state is None:
-            # To open it would make it.
-            raise Missing
-        began = time.time()
-        is_due = self._has_rules or state.changed < began - _REST
-        if asked or state.file != self._file or (is_due and state != self._seen):
+            # Opening it would create it.
+            raise TableMissing
+        now = time.time()
+        is_due = self._has_rules or state.changed < now - _QUIET
+        if requested or state.file != self._file or (is_due and state != self._seen):
             self._seen = None
             try:
                 self._has_rules, self._rules = _copied(alias, found[1])
-            except Missing:
+            except TableMissing:
                 self._has_rules, self._rules = False, None
             self._file = state.file
-            # A change right after one that was seen need not show in the file's times.
-            if state.changed < began - _CLOCK_STEP:
+            # A change right after this one may leave the file's times as they are.
+            if state.changed < now - _CLOCK_STEP:
                 self._seen = state
         if self._rules is None:
-            raise Missing
+            raise TableMissing
         return self._rules
 
 
 class _State(NamedTuple):
-    """What is another after each change of a database."""
+    """The properties of a database file that differ after each change."""
 
-    #: Which file it is.
+    #: Device and inode.
     file: tuple[int, int]
     sizes: tuple[tuple[int, ...], ...]
-    #: When it was changed last.
+    #: The time of the last change.
     changed: float
 
 
 def _state(path: Path) -> _State | None:
-    """None where there is no file. It is not opened: to close it would drop the locks of the host's connections."""
+    """Return the state of a file; None if there is none.
+
+    Don't open it: closing it would release the locks of the host's own connections.
+    """
     found = []
     for name in (str(path), f"{path}-wal"):
         try:
@@ -210,38 +214,38 @@ def _state(path: Path) -> _State | None:
 
 
 def _copied(alias: str, address: str) -> tuple[bool, list[Rule]]:
-    """Whether there are rules in the SQLite file at ``address``, and those that are switched on."""
+    """Return whether the SQLite file at ``address`` has rules, and the enabled ones."""
     from django_tracing.models import SamplingRule
 
     with _own_connection(alias, address) as own:
         table = own.ops.quote_name(SamplingRule._meta.db_table)
         try:
             own.connection.execute("PRAGMA temp_store = MEMORY")
-            # One step of SQLite, in which Python runs nothing else: the file is locked for reading for just as long.
-            # The model then reads the copy, whose name comes before the table's.
+            # One step of SQLite, during which Python runs no other code: the file is locked for reading only that
+            # long. The model then reads the copy, because temporary tables are found first.
             own.connection.execute(f"CREATE TEMP TABLE {table} AS SELECT * FROM main.{table}")  # noqa: S608
         except own.Database.OperationalError as error:
             if "locked" in str(error):
-                raise Busy from error
+                raise FileBusy from error
             if "no such table" in str(error):
-                raise Missing from error
+                raise TableMissing from error
             raise
         return SamplingRule.objects.exists(), _enabled()
 
 
 @contextmanager
 def _own_connection(alias: str, address: str) -> Iterator[Any]:
-    """Makes this thread's connection ``alias`` one that only reads and waits for no lock.
+    """Replace this thread's connection ``alias`` by one that only reads and waits for no lock.
 
-    Not Django's own ``connect()``: what receivers of ``connection_created`` and OPTIONS["init_command"] do, such as
-    setting the journal's mode, is for the host's connections.
+    Django's own ``connect()`` is not used: receivers of ``connection_created`` and OPTIONS["init_command"] may, for
+    example, set the journal mode, which is meant for the host's connections.
     """
     shared: Any = connections[alias]
     own = shared.copy(alias)
     options = {name: value for name, value in own.settings_dict["OPTIONS"].items() if name != "init_command"}
     own.settings_dict.update(NAME=address, OPTIONS={**options, "timeout": 0})
-    # Not Django's own get_new_connection() either: it registers functions of SQL, which no rule needs, and with some
-    # versions of SQLite that reads the file, and fails where it is locked, with the connection left open.
+    # Django's get_new_connection() is not used either: it registers SQL functions, which no rule needs. With some
+    # versions of SQLite that reads the file, fails if it is locked, and leaves the connection open.
     own.connection = own.Database.connect(**own.get_connection_params())
     try:
         own.set_autocommit(True)

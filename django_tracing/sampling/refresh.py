@@ -1,7 +1,8 @@
-"""Keeps a process' rules as the database has them: one thread looks every few seconds, and no request ever does.
+"""Keep this process's sampling rules up to date with the database.
 
-The same thread stores what the process decided, and how it is. It starts with the first trace, and again after a
-fork; between two looks it holds no connection. When the process ends it does nothing: what it has told grows old.
+One thread reads the rules every few seconds, so that no request reads them. It also stores the process's counts and
+status. It starts with the first trace, and again after a fork. Between two reads it holds no connection, and it does
+nothing when the process ends: the status that it stored expires.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import random
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -27,16 +29,16 @@ from django_tracing.conf.values import Settings
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.undecided import SamplingDecision
 from django_tracing.sampling.database import (
-    Busy,
-    Missing,
+    FileBusy,
     SQLiteRules,
-    autocommitting,
-    in_force,
+    TableMissing,
     is_sqlite,
     read_rules,
     rules_alias,
     shares_connections,
     table_exists,
+    use_autocommit,
+    without_ended,
 )
 from django_tracing.sampling.figures import Figures, StatusError, figures
 from django_tracing.sampling.rules import Rule, RuleSet, compile_rules
@@ -46,38 +48,41 @@ from django_tracing.spans import runtime
 if TYPE_CHECKING:
     from django_tracing.models import ProcessStatus
 
-__all__ = ["Refresher", "changed", "start"]
+__all__ = ["Refresher", "rules_changed", "start"]
 
 _logger = logging.getLogger("django_tracing")
 
-#: How often a process tells how it is, in seconds.
-REPORTED_EVERY: Final = 30.0
-#: How often a table that is not there is looked for, in seconds.
-UNMIGRATED: Final = 60.0
-#: How soon a SQLite file is looked at again that was being written to, in seconds.
-BUSY: Final = 1.0
-#: How long a fork waits at most for this thread to be out of SQLite, in seconds.
-FORK: Final = 1.0
+#: How often a process stores its status, in seconds.
+STATUS_INTERVAL: Final = 30.0
+#: How often to look for a missing table, in seconds.
+MISSING_TABLE_INTERVAL: Final = 60.0
+#: When to read a SQLite file again after another process was writing to it, in seconds.
+BUSY_FILE_INTERVAL: Final = 1.0
+#: How long a fork waits for this thread to leave SQLite, in seconds.
+FORK_TIMEOUT: Final = 1.0
 
-#: Its own: a site may have seeded Python's.
-_chance: Final = random.Random()  # noqa: S311 - nothing here is a secret
+#: A generator of its own: a site may have seeded Python's.
+_random: Final = random.Random()  # noqa: S311 - not for secrets
 
 
 def start(
     sampler: RuleSampler, factory: SpanFactory, settings: Settings, report: Callable[[], dict[str, Any]]
 ) -> Refresher:
-    """Keep ``sampler`` and ``factory`` as the database has the rules, from now on."""
+    """Keep ``sampler`` and ``factory`` up to date from now on. ``report`` returns what the status page shows."""
     refresher = Refresher(sampler, factory, settings, report)
     refresher.prepare()
     for signal in (post_save, post_delete):
         signal.connect(_saved, sender="django_tracing.SamplingRule", dispatch_uid="django_tracing.sampling")
-    if hasattr(os, "register_at_fork"):
-        os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork)
+    refresher.handle_forks()
     return refresher
 
 
-def changed(using: str | None = None) -> None:
-    """Looks at the rules as soon as what was written is committed: what writes them in bulk says so by this."""
+def rules_changed(using: str | None = None) -> None:
+    """Read the rules as soon as the current transaction is committed.
+
+    Call it after writing rules without Django's signals (``bulk_create()``, SQL). ``using`` is the alias of their
+    database.
+    """
     refresher = runtime.current.refresher
     if refresher is not None and not _in_tests():
         transaction.on_commit(refresher.wake, using=using)
@@ -85,38 +90,13 @@ def changed(using: str | None = None) -> None:
 
 def _saved(*, using: str | None = None, **kwargs: Any) -> None:
     try:
-        changed(using)
+        rules_changed(using)
     except Exception:
         _logger.debug("A changed sampling rule could not be read at once.", exc_info=True)
 
 
-#: Held while the thread is in SQLite: a child that is forked meanwhile could find a lock of SQLite's held for ever.
-_in_sqlite = threading.Lock()
-_held: Final[list[threading.Lock]] = []
-
-
-def _before_fork() -> None:
-    if _in_sqlite.acquire(timeout=FORK):
-        _held.append(_in_sqlite)
-
-
-def _after_fork_in_parent() -> None:
-    while _held:
-        _held.pop().release()
-
-
-def _after_fork() -> None:
-    global _in_sqlite
-    _held.clear()
-    _in_sqlite = threading.Lock()
-    refresher = runtime.current.refresher
-    if refresher is not None:
-        refresher.sampler.forked()
-        refresher.prepare()
-
-
 class Refresher:
-    """Looks at the database for one process."""
+    """Read the rules, and store counts and status, for one process."""
 
     def __init__(
         self, sampler: RuleSampler, factory: SpanFactory, settings: Settings, report: Callable[[], dict[str, Any]]
@@ -128,59 +108,97 @@ class Refresher:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
-        #: What went wrong the last time, so that it is said once.
-        self._trouble = ""
-        self._untold = ""
-        #: Rules that were said to be left out, and why.
+        #: Held while the thread is in SQLite: a child that is forked meanwhile could inherit a held lock of SQLite's.
+        self.sqlite_lock = threading.Lock()
+        self._held_by_fork = False
+        #: The last failures, each of which is logged once.
+        self._last_failure = ""
+        self._last_status_failure = ""
+        #: Rules that were logged as left out, and the reason.
         self._left_out: set[tuple[str, str]] = set()
-        self._has_table = self._unmigrated = self._is_busy = False
+        self._has_table = self._is_missing = self._is_busy = False
         self._sqlite = SQLiteRules()
-        #: A file whose time says when a process of this machine changed a rule in a SQLite database.
+        #: Its modification time tells other processes of this machine that a rule in a SQLite database changed.
         self._notice = settings.local_store.with_name(f"{settings.local_store.stem}.rules-changed")
         self._noticed = 0
-        self._asked = False
-        self._reported = float("-inf")
+        self._is_requested = False
+        self._status_stored = float("-inf")
         self._processes = 1
 
     # ----- starting
 
     def prepare(self) -> None:
-        """Makes the first trace start the thread; called again in a forked child."""
-        self.factory.root_shared = self.sampler.part
+        """Let the first trace start the thread. Called again in a forked child."""
+        self.factory.root_shared = self.sampler.shared
         self._thread = None
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._started = timezone.now()
-        self._reported = float("-inf")
+        self._status_stored = float("-inf")
         self._counts: dict[int | None, tuple[int, int]] = {}
-        # What tells pods apart stands at the end of long names.
+        # The names of pods differ at their end, which has to fit.
         self._process = f"{socket.gethostname()[:70]}-{os.getpid()}-{int(self._started.timestamp())}"
-        self.factory.decide = self._first if self.settings.sampling_refresh else self._judge()
+        self.factory.decide = self._first if self.settings.sampling_refresh else self._decide()
 
-    def _judge(self) -> Callable[..., SamplingDecision] | None:
+    def handle_forks(self) -> None:
+        """Keep SQLite's locks out of forked children, and let each child start its own thread."""
+        if not hasattr(os, "register_at_fork"):
+            return
+        weak = weakref.ref(self)
+
+        def call(name: str) -> Callable[[], None]:
+            def handler() -> None:
+                refresher = weak()
+                if refresher is not None:
+                    getattr(refresher, name)()
+
+            return handler
+
+        os.register_at_fork(
+            before=call("_before_fork"),
+            after_in_parent=call("_after_fork_in_parent"),
+            after_in_child=call("_after_fork_in_child"),
+        )
+
+    def _before_fork(self) -> None:
+        if self.sqlite_lock.acquire(timeout=FORK_TIMEOUT):
+            self._held_by_fork = True
+
+    def _after_fork_in_parent(self) -> None:
+        if self._held_by_fork:
+            self._held_by_fork = False
+            self.sqlite_lock.release()
+
+    def _after_fork_in_child(self) -> None:
+        self._held_by_fork = False
+        self.sqlite_lock = threading.Lock()
+        self.sampler.reset_after_fork()
+        self.prepare()
+
+    def _decide(self) -> Callable[..., SamplingDecision] | None:
         return None if self.sampler.is_simple else self.sampler.decide
 
-    def settle(self) -> None:
-        """Decides without ever having looked: for tests, whose databases come and go."""
-        self.factory.decide = self._judge()
+    def use_without_reading(self) -> None:
+        """Decide without reading the database first: for tests, whose databases come and go."""
+        self.factory.decide = self._decide()
 
     def _first(
-        self, scope: Any, name: str, kind: SpanKind, parent: SpanContext | None, trace_id: int
+        self, state: Any, name: str, kind: SpanKind, parent: SpanContext | None, trace_id: int
     ) -> SamplingDecision:
         if self.start():
-            self.settle()
-        return self.sampler.decide(scope, name, kind, parent, trace_id)
+            self.use_without_reading()
+        return self.sampler.decide(state, name, kind, parent, trace_id)
 
     def start(self) -> bool:
-        """Starts the thread; False when there was none to be had, and it is to be tried again.
+        """Start the thread. Return False if no thread could be started, and the next trace has to try again.
 
-        Never where Django's tests run, their databases come and go, nor where the settings want no refreshing.
+        None is started while Django's tests run, whose databases come and go, or if ``SAMPLING_REFRESH`` is 0.
         """
         with self._lock:
             if self._thread is not None or not self.settings.sampling_refresh or _in_tests():
                 return True
             thread = self._thread = threading.Thread(target=self._run, name="django_tracing.sampling", daemon=True)
-        # Not with the lock: under gevent, starting a thread lets others run, who would wait for it for good.
+        # Not with the lock: under gevent, starting a thread lets others run, which would wait for the lock forever.
         try:
             thread.start()
         except RuntimeError:  # no more threads, or the process is ending
@@ -189,9 +207,9 @@ class Refresher:
         return True
 
     def wake(self) -> None:
-        """Looks now: this process has changed a rule. The others of a SQLite database are told by a file's time."""
-        self._asked = True
-        # In the request that saved a rule. Where there is no folder yet, no process has told of itself.
+        """Read the rules now: this process changed one. Other processes of a SQLite database see the file's time."""
+        self._is_requested = True
+        # This runs in the request that saved a rule. Without a folder, no process has stored anything yet.
         with suppress(Exception):
             if is_sqlite(rules_alias()):
                 self._notice.touch(0o600)
@@ -202,7 +220,7 @@ class Refresher:
 
     def _run(self) -> None:
         wake = self._wake
-        # Until it is another one's turn.
+        # Until another thread replaces it.
         while self._thread is threading.current_thread():
             try:
                 self.refresh()
@@ -211,142 +229,142 @@ class Refresher:
             finally:
                 if not shares_connections():
                     _close_connections()
-            # Not all processes of a host at once.
+            # Random, so that not all processes of a host read at once.
             seconds = self.settings.sampling_refresh
-            if self._unmigrated:
-                # It may never be migrated.
-                seconds = max(seconds, UNMIGRATED)
+            if self._is_missing:
+                # The table may never be created.
+                seconds = max(seconds, MISSING_TABLE_INTERVAL)
             if self._is_busy:
-                seconds = min(seconds, BUSY)
-            wake.wait(seconds * _chance.uniform(0.9, 1.0))
+                seconds = min(seconds, BUSY_FILE_INTERVAL)
+            wake.wait(seconds * _random.uniform(0.9, 1.0))
             wake.clear()
 
     def refresh(self) -> None:
-        """Reads the rules, and stores what is to be told. What goes wrong is said once."""
+        """Read the rules, and store counts and status. Each failure is logged once."""
         if shares_connections():
-            self._unmigrated = True
-            self._say_shared()
+            self._is_missing = True
+            self._log_shared_connections()
             return
         self._is_busy = False
         try:
-            rules = self._look()
-        except Busy:
+            rules = self._read()
+        except FileBusy:
             self._is_busy = True
-        except (ImproperlyConfigured, Missing):
-            # Without a table, or without any database.
-            self._unmigrated = True
-            self._say_missing()
+        except (ImproperlyConfigured, TableMissing):
+            # There is no table, or no database at all.
+            self._is_missing = True
+            self._log_missing_table()
         except Exception as error:
-            self._say(error)
+            self._log_failure(error)
         else:
-            self._unmigrated = False
+            self._is_missing = False
             self.use(compile_rules(rules, self.settings.service_name))
-            if self._trouble:
-                self._trouble = ""
+            if self._last_failure:
+                self._last_failure = ""
                 _logger.info("The sampling rules are read again.")
         try:
-            self._tell()
+            self._store()
         except Exception as error:
-            self._say_untold(error)
+            self._log_status_failure(error)
 
-    def _look(self) -> list[Rule]:
+    def _read(self) -> list[Rule]:
         alias = rules_alias()
         if is_sqlite(alias):
-            return in_force(self._look_at_file(alias))
-        autocommitting(alias)
+            return without_ended(self._read_file(alias))
+        use_autocommit(alias)
         if not self._has_table:
             self._has_table = table_exists()
             if not self._has_table:
-                raise Missing
+                raise TableMissing
         return read_rules()
 
-    def _look_at_file(self, alias: str) -> list[Rule]:
+    def _read_file(self, alias: str) -> list[Rule]:
         try:
             noticed = self._notice.stat().st_mtime_ns
         except OSError:
             noticed = 0
-        asked = self._asked or noticed != self._noticed
-        self._noticed, self._asked = noticed, False
+        requested = self._is_requested or noticed != self._noticed
+        self._noticed, self._is_requested = noticed, False
         try:
-            with _in_sqlite:
-                return self._sqlite.read(alias, asked=asked)
-        except Missing:
+            with self.sqlite_lock:
+                return self._sqlite.read(alias, requested=requested)
+        except TableMissing:
             raise
         except Exception:
-            # The next look is for this one, too.
-            self._asked = asked
+            # The request is still open: the next read is for it.
+            self._is_requested = requested
             raise
 
     def use(self, rules: RuleSet) -> None:
-        """Decides by ``rules`` from now on."""
-        for rule, why in rules.left_out:
-            if (rule.name, why) not in self._left_out:
-                _logger.warning('The sampling rule "%s" is left out: %s', rule.name, why)
-        self._left_out = {(rule.name, why) for rule, why in rules.left_out}
+        """Decide by ``rules`` from now on."""
+        for rule, reason in rules.left_out:
+            if (rule.name, reason) not in self._left_out:
+                _logger.warning('The sampling rule "%s" is left out: %s', rule.name, reason)
+        self._left_out = {(rule.name, reason) for rule, reason in rules.left_out}
         self.sampler.use(rules, self._processes)
-        self.factory.decide = self._judge()
+        self.factory.decide = self._decide()
 
-    def _say(self, error: Exception) -> None:
-        # It may be the table that went: asked for before the next look.
+    def _log_failure(self, error: Exception) -> None:
+        # The table may be gone: look for it before the next read.
         self._has_table = False
         kind = type(error).__name__
-        if kind != self._trouble:
-            self._trouble = kind
+        if kind != self._last_failure:
+            self._last_failure = kind
             known = self.sampler.rules.compiled
             _logger.warning(
                 "The sampling rules can't be read (%s); %s.",
                 kind,
-                "those known last stay in force" if known else "TRACING decides",
+                "the last known rules stay in force" if known else "TRACING decides",
             )
 
-    def _say_missing(self) -> None:
-        if not self._trouble:
-            # Nobody who has not asked for rules wants to read of them as of a fault.
-            self._trouble = "missing"
+    def _log_missing_table(self) -> None:
+        if not self._last_failure:
+            # Not a fault: most sites do not use rules.
+            self._last_failure = "missing"
             _logger.info(
-                "There is no table of sampling rules: TRACING decides. `python manage.py migrate django_tracing` "
-                "makes it, and the admin steers sampling from then on."
+                "There is no table of sampling rules, so TRACING decides. To control sampling in the admin, create "
+                "it with `python manage.py migrate django_tracing`."
             )
 
-    def _say_shared(self) -> None:
-        if not self._trouble:
-            self._trouble = "shared"
+    def _log_shared_connections(self) -> None:
+        if not self._last_failure:
+            self._last_failure = "shared"
             from django.db import connections
 
-            # A site without a database has no rules to miss.
-            missed = any("dummy" not in options["ENGINE"] for options in connections.settings.values())
+            # A site without a database has no rules.
+            has_database = any("dummy" not in options["ENGINE"] for options in connections.settings.values())
             _logger.log(
-                logging.WARNING if missed else logging.DEBUG,
-                "The sampling rules are not read, TRACING decides: gevent patched this process after Django was "
-                "loaded, so that all greenlets have the same database connections. Patch first (`import "
-                "gevent.monkey; gevent.monkey.patch_all()` at the top of gunicorn's configuration), or leave out "
+                logging.WARNING if has_database else logging.DEBUG,
+                "The sampling rules are not read, so TRACING decides: gevent patched this process after Django was "
+                "loaded, so that all greenlets share the same database connections. Patch first (`import "
+                "gevent.monkey; gevent.monkey.patch_all()` at the top of gunicorn's configuration), or do not use "
                 "--preload.",
             )
 
-    # ----- what is told
+    # ----- counts and status
 
-    def _tell(self) -> None:
+    def _store(self) -> None:
         where = figures(self.settings)
         if where.in_tables and not self._has_table:
             return
-        with nullcontext() if where.in_tables else _in_sqlite:
+        with nullcontext() if where.in_tables else self.sqlite_lock:
             if self.sampler.rules.compiled or any(rule is not None for rule in self._counts):
-                self._tell_counts(where)
-            if time.monotonic() - self._reported >= REPORTED_EVERY:
-                self._processes = max(where.tell(self._status()), 1)
-                self._reported = time.monotonic()
-                self._untold = ""
+                self._store_counts(where)
+            if time.monotonic() - self._status_stored >= STATUS_INTERVAL:
+                self._processes = max(where.store_status(self._status()), 1)
+                self._status_stored = time.monotonic()
+                self._last_status_failure = ""
                 self.sampler.use(self.sampler.rules, self._processes)
 
-    def _tell_counts(self, where: Figures) -> None:
+    def _store_counts(self, where: Figures) -> None:
         for rule, (kept, passed_over) in self.sampler.drain().items():
             before = self._counts.get(rule, (0, 0))
             self._counts[rule] = before[0] + kept, before[1] + passed_over
         if self._counts:
-            # What can't be stored stays for the next time.
-            where.add(self._process, timezone.now().replace(second=0, microsecond=0), self._counts)
-            if _chance.random() < 0.05:  # one look in twenty tidies up
-                where.tidy()
+            # Counts that can't be stored stay for the next time.
+            where.add_counts(self._process, timezone.now().replace(second=0, microsecond=0), self._counts)
+            if _random.random() < 0.05:  # about every twentieth time
+                where.delete_old()
 
     def _status(self) -> ProcessStatus:
         from django_tracing.models import ProcessStatus
@@ -361,12 +379,18 @@ class Refresher:
             report={**self._report(), "sampling": self.sampler.describe()},
         )
 
-    def _say_untold(self, error: Exception) -> None:
-        # What a database says may hold what is nobody's to read.
-        why = str(error) if isinstance(error, StatusError) else f"{type(error).__name__}."
-        if why != self._untold:
-            self._untold = why
-            _logger.warning("The status of this process can't be stored: %s", why)
+    def _log_status_failure(self, error: Exception) -> None:
+        # A database's message may quote private data.
+        reason = str(error) if isinstance(error, StatusError) else f"{type(error).__name__}."
+        if reason != self._last_status_failure:
+            self._last_status_failure = reason
+            _logger.warning("The status of this process can't be stored: %s", reason)
+
+
+def __getattr__(name: str) -> Any:
+    from django_tracing.deprecation import resolve_former_name
+
+    return resolve_former_name(__name__, name, {"changed": ("django_tracing.sampling.rules_changed", "0.3")})
 
 
 def _close_connections() -> None:

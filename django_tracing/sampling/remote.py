@@ -1,8 +1,8 @@
-"""Jaeger's remote sampling for Python: a sampler that does as a Jaeger, or whoever speaks its protocol, says.
+"""Sample as a Jaeger, or another server with its remote sampling protocol, decides.
 
-It knows neither Django nor this app: ``JaegerRemoteSampler("shop", "http://jaeger:5778/sampling")`` is one of
-OpenTelemetry's samplers, and ``OTEL_TRACES_SAMPLER=jaeger_remote`` makes one. Put it into the SDK's ``ParentBased``:
-it decides for every span that it is asked about.
+It needs neither Django nor the rest of this app: ``JaegerRemoteSampler("shop", "http://jaeger:5778/sampling")`` is a
+sampler of OpenTelemetry's, and ``OTEL_TRACES_SAMPLER=jaeger_remote`` creates one. Wrap it in the SDK's
+``ParentBased``: it decides on every span that it is asked about.
 Conventions: https://www.jaegertracing.io/docs/latest/sampling/#remote-sampling,
 https://opentelemetry.io/docs/specs/otel/trace/sdk/#jaegerremotesampler
 """
@@ -33,43 +33,43 @@ __all__ = ["JaegerRemoteSampler", "Strategy", "from_environment", "parse_strateg
 
 _logger = logging.getLogger(__name__)
 
-#: As Jaeger's clients say how a trace was decided on.
+#: The attributes of a trace's first span by which Jaeger's clients record a decision.
 TYPE: Final = "sampler.type"
 PARAM: Final = "sampler.param"
 
 DEFAULT_ENDPOINT: Final = "http://localhost:5778/sampling"
-#: Its own: an application may have seeded Python's.
-_chance: Final = random.Random()  # noqa: S311 - nothing here is a secret
-_MOST_BYTES: Final = 1024 * 1024
-_MOST_OPERATIONS: Final = 10_000
-#: What a server answers is quoted with as many characters.
-_MOST_SAID: Final = 200
+#: A generator of its own: an application may have seeded Python's.
+_random: Final = random.Random()  # noqa: S311 - not for secrets
+_MAX_BYTES: Final = 1024 * 1024
+_MAX_OPERATIONS: Final = 10_000
+#: How many characters of a server's answer are quoted.
+_MAX_QUOTED: Final = 200
 _BITS: Final = (1 << 64) - 1
 
 
 class Strategy(NamedTuple):
-    """What a service is to do."""
+    """The sampling of a service."""
 
-    #: A share of the traces, 0 to 1; None where there is a number a second.
+    #: The share of traces that is kept, 0 to 1; None if ``per_second`` is used.
     rate: float | None = None
     #: Traces a second.
     per_second: float | None = None
-    #: Shares of operations of their own, by the name of the span.
+    #: The shares of operations, by the name of the span.
     operations: Mapping[str, float] = {}
-    #: How many traces a second of each operation are kept at least.
+    #: The minimum of traces a second of each operation.
     lower_bound: float = 0.0
 
 
 def parse_strategy(document: Any) -> Strategy:
-    """A SamplingStrategyResponse, of any Jaeger since 1.51, as JSON decodes it.
+    """Parse a SamplingStrategyResponse of any Jaeger since 1.51, as decoded from JSON.
 
-    Raises ValueError that says what is wrong with it.
+    Raise ValueError, with the cause, if it is wrong.
     """
     if not isinstance(document, Mapping):
-        raise ValueError("it is no JSON object")
+        raise ValueError("it is not a JSON object")
     limiting = document.get("rateLimitingSampling")
     probabilistic = document.get("probabilisticSampling")
-    # A name in 1.51 and from 2.16 on, a number between; old ones leave the default out.
+    # A name in 1.51 and since 2.16, a number between them. Old versions omit the default.
     kind = document.get("strategyType", 0)
     if kind in ("RATE_LIMITING", 1):
         per_second: float | None = _number(limiting, "maxTracesPerSecond", "rateLimitingSampling")
@@ -88,10 +88,10 @@ def parse_strategy(document: Any) -> Strategy:
         lower_bound = _number(by_operation, "defaultLowerBoundTracesPerSecond", "operationSampling", default=0.0)
         strategies = by_operation.get("perOperationStrategies") or ()
         if not isinstance(strategies, Sequence) or isinstance(strategies, str):
-            raise ValueError("its perOperationStrategies is no list")
-        for one in strategies[:_MOST_OPERATIONS]:
+            raise ValueError("its perOperationStrategies is not a list")
+        for one in strategies[:_MAX_OPERATIONS]:
             if not isinstance(one, Mapping) or not isinstance(one.get("operation"), str):
-                raise ValueError("one of its perOperationStrategies names no operation")
+                raise ValueError("one of its perOperationStrategies has no operation")
             operations[one["operation"]] = _share(one.get("probabilisticSampling"), "perOperationStrategies")
     if rate is None and per_second is None:
         raise ValueError("it has no strategy")
@@ -101,7 +101,7 @@ def parse_strategy(document: Any) -> Strategy:
 
 
 def _share(holder: Any, where: str) -> float:
-    # 0 is left out by those that write proto3's JSON.
+    # Servers that write proto3's JSON omit 0.
     share = _number(holder, "samplingRate", where, default=0.0)
     if share > 1.0:
         raise ValueError(f"the samplingRate of its {where} is {share}")
@@ -110,7 +110,7 @@ def _share(holder: Any, where: str) -> float:
 
 def _number(holder: Any, name: str, where: str, default: float | None = None) -> float:
     if not isinstance(holder, Mapping):
-        raise ValueError(f"its {where} is no object")
+        raise ValueError(f"its {where} is not an object")
     value = holder.get(name)
     if value is None and default is not None:
         return default
@@ -120,7 +120,7 @@ def _number(holder: Any, name: str, where: str, default: float | None = None) ->
 
 
 class _Decider:
-    """A strategy at work."""
+    """Decide by one strategy."""
 
     def __init__(self, strategy: Strategy) -> None:
         self.strategy = strategy
@@ -139,7 +139,7 @@ class _Decider:
         if strategy.lower_bound and self._bucket is None:
             least = self._least.get(name)
             if least is None:
-                if len(self._least) >= _MOST_OPERATIONS:
+                if len(self._least) >= _MAX_OPERATIONS:
                     return False, {}
                 least = self._least.setdefault(name, TokenBucket(strategy.lower_bound))
             if least.take():
@@ -148,11 +148,11 @@ class _Decider:
 
 
 class JaegerRemoteSampler(Sampler):
-    """Does as the Jaeger at ``endpoint`` says for ``service_name``; nothing of it ever waits for the network.
+    """Sample as the Jaeger at ``endpoint`` decides for ``service_name``. No decision waits for the network.
 
-    ``endpoint`` is the address of its sampling server (``http://jaeger:5778/sampling``; a bare ``http://jaeger:5778``
-    will do), asked every ``refresh`` seconds by a thread of its own, with ``timeout`` seconds for an answer.
-    ``initial`` is the share kept until the first answer; after it, the last one that could be read stays in force.
+    ``endpoint`` is the address of the sampling server (``http://jaeger:5778/sampling``, or just
+    ``http://jaeger:5778``). A thread asks it every ``refresh`` seconds and waits ``timeout`` seconds for an answer.
+    ``initial`` is the share that is kept until the first answer. After that, the last valid answer is in force.
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class JaegerRemoteSampler(Sampler):
         address = _address(endpoint)
         self.service_name = service_name
         self.endpoint = endpoint
-        #: The endpoint for people: its path and query may hold a key.
+        #: The endpoint without possible secrets in its path and query.
         self.shown = shown_address(endpoint)
         query = f"{address.query}&" if address.query else ""
         self._address = address._replace(
@@ -177,13 +177,13 @@ class JaegerRemoteSampler(Sampler):
         self._refresh = refresh
         self._timeout = timeout
         self._decider = _Decider(Strategy(rate=initial))
-        self._trouble: str | None = None
+        self._last_failure: str | None = None
         self._prepare()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._prepare)
 
     def _prepare(self) -> None:
-        # In a forked child, a lock of the old one's may be held by a thread that only the parent has.
+        # In a forked child, the old locks may be held by a thread that only the parent has.
         self._decider = _Decider(self._decider.strategy)
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -191,11 +191,11 @@ class JaegerRemoteSampler(Sampler):
 
     @property
     def strategy(self) -> Strategy:
-        """What is in force."""
+        """The strategy in force."""
         return self._decider.strategy
 
     def decide(self, name: str, trace_id: int) -> tuple[bool, dict[str, Any]]:
-        """Whether to keep a trace that begins with a span called ``name``, and how that was decided."""
+        """Return whether to keep a trace that starts with a span called ``name``, and attributes for that span."""
         if self._thread is None:
             self.start()
         return self._decider.decide(name, trace_id)
@@ -211,10 +211,10 @@ class JaegerRemoteSampler(Sampler):
         trace_state: TraceState | None = None,
     ) -> SamplingResult:
         state = get_current_span(parent_context).get_span_context().trace_state
-        kept, said = self.decide(name, trace_id)
+        kept, own = self.decide(name, trace_id)
         if not kept:
             return SamplingResult(Decision.DROP, None, state)
-        return SamplingResult(Decision.RECORD_AND_SAMPLE, {**(attributes or {}), **said}, state)
+        return SamplingResult(Decision.RECORD_AND_SAMPLE, {**(attributes or {}), **own}, state)
 
     def get_description(self) -> str:
         return f"JaegerRemoteSampler{{{self.service_name}, {self.shown}}}"
@@ -222,51 +222,51 @@ class JaegerRemoteSampler(Sampler):
     # ----- the thread
 
     def start(self) -> None:
-        """Starts asking; the first decision does it by itself."""
+        """Start the thread. The first decision does this by itself."""
         with self._lock:
             if self._thread is not None or self._stop.is_set():
                 return
             thread = self._thread = threading.Thread(target=self._run, name="jaeger_remote_sampler", daemon=True)
-        # Not with the lock: under gevent, starting a thread lets others run, who would wait for it for good.
+        # Not with the lock: under gevent, starting a thread lets others run, which would wait for the lock forever.
         try:
             thread.start()
         except RuntimeError:  # no more threads, or the process is ending: the next decision tries again
             self._thread = None
 
     def close(self) -> None:
-        """Stops asking; what is in force stays."""
+        """Stop the thread. The strategy in force stays."""
         self._stop.set()
 
     def _run(self) -> None:
         stop = self._stop
         while not stop.is_set():
             self.ask()
-            # Not all processes of a fleet at once.
-            stop.wait(self._refresh * _chance.uniform(0.9, 1.0))
+            # Random, so that not all processes ask at once.
+            stop.wait(self._refresh * _random.uniform(0.9, 1.0))
 
     def ask(self) -> bool:
-        """Asks once, now; False when there was no answer to go by. Never raises."""
+        """Ask once, now. Return whether there was a valid answer. Never raises."""
         try:
             body = self._get()
         except (OSError, http.client.HTTPException, UnicodeError) as error:
-            self._say(explain_error(error, self._address.where).message.rstrip("."))
+            self._log_failure(explain_error(error, self._address.where).message.rstrip("."))
             return False
         except ValueError as error:
-            self._say(str(error))
+            self._log_failure(str(error))
             return False
         try:
             strategy = parse_strategy(json.loads(body))
         except ValueError as error:
-            self._say(str(error))
+            self._log_failure(str(error))
             return False
         except Exception as error:
-            self._say(type(error).__name__)
+            self._log_failure(type(error).__name__)
             return False
-        # The same one keeps its buckets.
+        # An unchanged strategy keeps its buckets.
         if strategy != self._decider.strategy:
             self._decider = _Decider(strategy)
-        if self._trouble is not None:
-            self._trouble = None
+        if self._last_failure is not None:
+            self._last_failure = None
             _logger.info("The sampling strategy is read from %s again.", self.shown)
         return True
 
@@ -277,22 +277,22 @@ class JaegerRemoteSampler(Sampler):
             answer = connection.getresponse()
             if answer.status != 200:
                 raise ValueError(f"it answered {answer.status}")
-            body, has_more = read_at_most(answer, _MOST_BYTES)
+            body, has_more = read_at_most(answer, _MAX_BYTES)
             if has_more:
                 raise ValueError("its answer is too long")
             return body
         finally:
             connection.close()
 
-    def _say(self, trouble: str) -> None:
-        if self._trouble is None:
+    def _log_failure(self, failure: str) -> None:
+        if self._last_failure is None:
             _logger.warning(
                 "No sampling strategy from %s (%s): %s stays in force.",
                 self.shown,
-                printable(trouble, _MOST_SAID),
-                printable(str(self._decider.strategy), _MOST_SAID),
+                printable(failure, _MAX_QUOTED),
+                printable(str(self._decider.strategy), _MAX_QUOTED),
             )
-        self._trouble = trouble
+        self._last_failure = failure
 
 
 def _address(endpoint: str) -> Address:
@@ -305,11 +305,11 @@ def _address(endpoint: str) -> Address:
 
 
 def from_environment(argument: str | None = None) -> ParentBased:
-    """The sampler for ``OTEL_TRACES_SAMPLER=jaeger_remote``; ``argument`` is ``OTEL_TRACES_SAMPLER_ARG``.
+    """Create the sampler for ``OTEL_TRACES_SAMPLER=jaeger_remote``. ``argument`` is ``OTEL_TRACES_SAMPLER_ARG``.
 
-    ``endpoint=http://localhost:5778/sampling,pollingIntervalMs=5000,initialSamplingRate=0.25``, each of them
-    optional, as https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ says. The service
-    is ``OTEL_SERVICE_NAME``. Also for ``parentbased_jaeger_remote``: a parent's decision is followed by both.
+    Its format is ``endpoint=http://localhost:5778/sampling,pollingIntervalMs=5000,initialSamplingRate=0.25``; each
+    part is optional (https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/). The service
+    is ``OTEL_SERVICE_NAME``. Also for ``parentbased_jaeger_remote``: both follow a parent's decision.
     """
     given: dict[str, str] = {}
     for part in (argument or "").split(","):

@@ -1,7 +1,7 @@
-"""The rules of sampling: which one a request, a command or a task meets. Pure; knows no Django and no SDK.
+"""Match requests, commands and tasks with sampling rules. Knows neither Django nor the SDK.
 
-``RuleSet.match`` is asked for every trace that begins here, so rules are indexed when they are compiled: a rule is
-looked at only when its user, its subscription or the literal beginning of its path are those of the request.
+``RuleSet.match`` is called for every trace that starts here, so compiling the rules builds an index: a rule is
+compared only if its user, its subscription or the literal prefix of its path is that of the request.
 """
 
 from __future__ import annotations
@@ -16,23 +16,23 @@ from django_tracing.conf.patterns import LONGEST, bounded_search, regex_problem
 __all__ = ["Asked", "Match", "Reason", "Rule", "RuleSet", "compile_rules", "header_key", "pattern_problem"]
 
 _WILDCARDS: Final = re.compile(r"[*?]")
-#: The literal beginning of a regular expression that is bound to the start.
+#: The literal prefix of a regular expression that matches at the start only.
 _LITERAL: Final = re.compile(r"\^((?:[\w/ -]|\\[./-])*)")
-#: Headers that WSGI gives without the ``HTTP_`` of all others.
+#: Headers that have no ``HTTP_`` prefix in WSGI.
 _BARE: Final = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
-#: After these, what stands before them may be missing.
+#: These make the character before them optional.
 _OPTIONAL: Final = ("?", "*", "{", "|")
 
 
 class Rule(NamedTuple):
-    """One rule, as an operator wrote it. Empty conditions hold for all."""
+    """A rule as an operator wrote it. An empty condition is always true."""
 
     id: int
     name: str
     #: ``request``, ``command`` or ``task``.
     operation: str = ""
     method: str = ""
-    #: With ``*`` and ``?``; after a ``~`` a regular expression, which is searched for.
+    #: May have the wildcards ``*`` and ``?``. After a ``~``, a regular expression that is searched for.
     path: str = ""
     service: str = ""
     user_id: str = ""
@@ -41,7 +41,7 @@ class Rule(NamedTuple):
     header_value: str = ""
     #: 0 to 1.
     rate: float = 1.0
-    #: Traces a second, at most.
+    #: The maximum of traces a second.
     max_per_second: float | None = None
     keep_errors: bool | None = None
     #: Seconds.
@@ -51,52 +51,52 @@ class Rule(NamedTuple):
 
 
 class Asked(NamedTuple):
-    """What begins: a request, a command or a task."""
+    """What starts a trace: a request, a command or a task."""
 
     operation: str = "request"
     method: str = ""
-    #: The path as it came, or the name of a command or a task.
+    #: The path of the request, or the name of a command or a task.
     path: str = ""
-    #: The route, where it is known.
+    #: The route, if it is known.
     route: str = ""
-    #: A request's ``META``, or another mapping of ``HTTP_...`` names.
+    #: The request's ``META``, or another mapping with ``HTTP_...`` names.
     headers: Mapping[str, Any] = {}
-    #: None: it is not known yet, and may come to be.
+    #: None if it is not known yet.
     user_id: str | None = None
     subscription: str | None = None
 
 
 class Match(NamedTuple):
-    """What :meth:`RuleSet.match` found."""
+    """The result of :meth:`RuleSet.match`."""
 
-    #: The rule that decides; None when none does.
+    #: The rule that decides; None if no rule does.
     rule: Rule | None
-    #: Whether one before it would decide if the user turned out to be the one that it is for.
+    #: Whether an earlier rule would decide, depending on who the user is.
     open: bool
 
 
 class Reason(NamedTuple):
-    """Why a rule did or did not match, for a person."""
+    """Why a rule did or did not match, for the admin."""
 
     rule: Rule
     matches: bool
-    #: The first condition that did not hold (``method``, ``path``, ...), empty when all did.
+    #: The first condition that was false (``method``, ``path``, ...); empty if all were true.
     failed: str
 
 
 def header_key(name: str) -> str:
-    """The name that a header has in ``request.META``."""
+    """Return the name of a header in ``request.META``."""
     key = name.strip().upper().replace("-", "_")
     return key if key in _BARE else f"HTTP_{key}"
 
 
 def pattern_problem(path: str) -> str:
-    """What is wrong with a path's pattern, in words for a person; empty when nothing is."""
+    """Return what is wrong with a path's pattern, as text for the admin; empty if it is right."""
     return regex_problem(path[1:]) if path.startswith("~") else ""
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
-    """``pattern`` with ``*`` and ``?``, as a regular expression that never looks back: no text takes it long."""
+    """Convert a pattern with ``*`` and ``?`` to a regular expression that never backtracks: no text takes long."""
     first, *parts = [
         "".join("." if character == "?" else re.escape(character) for character in part)
         for part in re.split(r"\*+", pattern)
@@ -104,13 +104,13 @@ def _glob(pattern: str) -> re.Pattern[str]:
     if not parts:
         return re.compile(first, re.DOTALL)
     *between, last = parts
-    # A lookahead is not tried again; Python has atomic groups from 3.11 on.
+    # A lookahead is not retried. Python has atomic groups only since 3.11.
     found = "".join(f"(?=(?P<g{n}>.*?{part}))(?P=g{n})" for n, part in enumerate(between))
     return re.compile(f"{first}{found}.*{last}", re.DOTALL)
 
 
 class _Compiled:
-    """A rule, ready to be asked."""
+    """A rule that is ready for matching."""
 
     __slots__ = ("_path", "by_user", "header", "method", "operation", "position", "prefix", "rule", "valid_until")
 
@@ -123,7 +123,7 @@ class _Compiled:
         self.by_user = bool(rule.user_id or rule.subscription)
         self.header = header_key(rule.header_name) if rule.header_name else ""
         self._path: Callable[[str], object] | None = None
-        #: What a path that matches begins with.
+        #: The prefix of every path that matches.
         self.prefix = ""
         path = rule.path
         if path.startswith("~"):
@@ -140,7 +140,7 @@ class _Compiled:
                 self.prefix = path[: wildcard.start()]
 
     def failed(self, asked: Asked, now: float) -> str:
-        """The first condition, the user's aside, that does not hold; empty when all do."""
+        """Return the first condition, except those on the user, that is false; empty if all are true."""
         if self.valid_until is not None and now >= self.valid_until:
             return "valid_until"
         if self.operation and self.operation != asked.operation:
@@ -161,7 +161,7 @@ class _Compiled:
         return ""
 
     def user_failed(self, asked: Asked) -> str:
-        """Which condition on the user does not hold, of one who is known."""
+        """Return the first condition on a known user that is false; empty if all are true."""
         rule = self.rule
         if rule.user_id and rule.user_id != asked.user_id:
             return "user_id"
@@ -176,28 +176,28 @@ def _regex_prefix(pattern: str) -> str:
         return ""
     literal, rest = found[1], pattern[found.end() :]
     if rest.startswith(_OPTIONAL):
-        # The last character may be missing.
+        # The last character is optional.
         literal = literal[:-2] if literal[-2:-1] == "\\" else literal[:-1]
     return literal.replace("\\", "")
 
 
 class RuleSet:
-    """Rules in their order, compiled; made by :func:`compile_rules`."""
+    """Compiled rules, in their order. Created by :func:`compile_rules`."""
 
     def __init__(self, rules: list[_Compiled], left_out: list[tuple[Rule, str]]) -> None:
         self.compiled = rules
-        #: Rules that can't be used, and why.
+        #: Rules that can't be used, and the reason.
         self.left_out = left_out
-        #: Whether any rule is for a user or a subscription: only then is anything recorded before it is decided.
+        #: Whether a rule is for a user or a subscription. Only then are traces recorded before they are decided on.
         self.asks_for_users = any(rule.by_user for rule in rules)
-        #: Whether any rule is for a route, which is known only when the URL has been resolved.
+        #: Whether a rule is for a route, which is known only after the URL is resolved.
         self.asks_for_routes = any("<" in rule.rule.path for rule in rules)
         self._users: dict[str, list[_Compiled]] = defaultdict(list)
         self._subscriptions: dict[str, list[_Compiled]] = defaultdict(list)
         self._prefixes: dict[int, dict[str, list[_Compiled]]] = defaultdict(lambda: defaultdict(list))
         self._headers: dict[str, list[_Compiled]] = defaultdict(list)
         self._others: list[_Compiled] = []
-        #: Those for users, by prefix: what may still come to match while nobody knows the user.
+        #: Rules for users, by prefix. They may match once the user is known.
         self._open_prefixes: dict[int, dict[str, list[_Compiled]]] = defaultdict(lambda: defaultdict(list))
         for compiled in rules:
             rule = compiled.rule
@@ -218,7 +218,7 @@ class RuleSet:
         return len(self.compiled)
 
     def match(self, asked: Asked, now: float) -> Match:
-        """The first rule that matches; ``now`` is seconds since the epoch."""
+        """Return the first rule that matches. ``now`` is in seconds since the epoch."""
         best: _Compiled | None = None
         for candidates in self._candidates(asked):
             for compiled in candidates:
@@ -258,7 +258,7 @@ class RuleSet:
         return False
 
     def explain(self, asked: Asked, now: float) -> list[Reason]:
-        """What became of each rule, in their order, up to the one that decides."""
+        """Return why each rule matches or not, in their order, up to the one that decides."""
         reasons = []
         for compiled in self.compiled:
             failed = compiled.failed(asked, now) or compiled.user_failed(asked)
@@ -281,9 +281,9 @@ def _by_prefix(prefixes: Mapping[int, Mapping[str, list[_Compiled]]], asked: Ask
 
 
 def compile_rules(rules: Iterable[Rule], service: str) -> RuleSet:
-    """``rules``, in their order, for the processes of ``service``; those that can't be used are left out."""
+    """Compile ``rules``, in their order, for ``service``. Rules that can't be used are left out."""
     rules = list(rules)
-    # All regular expressions together take no longer than one may.
+    # All regular expressions together may take as long as one.
     sharing = max(sum(rule.path.startswith("~") for rule in rules), 1)
     compiled: list[_Compiled] = []
     left_out: list[tuple[Rule, str]] = []

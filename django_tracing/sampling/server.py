@@ -1,4 +1,4 @@
-"""The sampling server: the rules for services in other languages, by Jaeger's remote sampling protocol."""
+"""Serve the rules to services in other languages by Jaeger's remote sampling protocol: a Django view."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ _logger = logging.getLogger("django_tracing")
 @require_GET
 @never_cache
 def sampling(request: HttpRequest) -> HttpResponse:
-    """``GET sampling?service=NAME``: the strategy for that service, as a Jaeger answers it.
+    """Answer ``GET sampling?service=NAME`` with the strategy for that service, as Jaeger does.
 
-    403 for who may not ask, 400 without exactly one service, 503 when the rules can't be read.
+    403 for clients that are not allowed, 400 without exactly one service, 503 if the rules can't be read.
     """
     settings = get_settings()
-    if not _may_ask(request, settings):
+    if not _is_allowed(request, settings):
         return HttpResponse(
             "Not allowed: list this client in TRACING['SAMPLING_CLIENTS'], or send TRACING['SAMPLING_TOKEN'].\n"
-            "Behind a proxy, list the proxy in TRACING['TRUSTED_PROXIES'], too.\n",
+            "Behind a proxy, also list the proxy in TRACING['TRUSTED_PROXIES'].\n",
             status=403,
             content_type="text/plain",
         )
@@ -43,12 +43,12 @@ def sampling(request: HttpRequest) -> HttpResponse:
         rules = read_rules()
     except Error as error:
         _logger.warning("The sampling rules can't be served: %s.", type(error).__name__)
-        # Clients keep what they know.
+        # Clients keep their last strategy.
         return HttpResponse("The rules can't be read.\n", status=503, content_type="text/plain")
     return JsonResponse(serve(rules, services[0], settings.sample_rate).document)
 
 
-def _may_ask(request: HttpRequest, settings: Settings) -> bool:
+def _is_allowed(request: HttpRequest, settings: Settings) -> bool:
     token = settings.sampling_token
     if token is not None:
         given = request.headers.get("Authorization", "")

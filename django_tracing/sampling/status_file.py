@@ -1,7 +1,7 @@
-"""How processes are, and what they kept by which rule, in a file beside the local store.
+"""Store the status and the counts of processes in a SQLite file beside the local store.
 
-It is for sites whose database is SQLite. A connection lives for one call; SQLite's WAL mode lets pages read while a
-process writes.
+It is for sites whose own database is SQLite. Each call opens a connection of its own. SQLite's WAL mode lets pages
+read while a process writes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ __all__ = ["StatusFile"]
 
 _T = TypeVar("_T")
 
-#: How long the thread that tells waits for those of other processes, and a page for them, in seconds.
+#: How long a writing thread, and a page, wait for the writing threads of other processes, in seconds.
 _WRITING_TIMEOUT: Final = 5.0
 _READING_TIMEOUT: Final = 1.0
-#: More is not read.
-_MOST_PROCESSES: Final = 1000
-_MOST_RULES: Final = 1000
-_LONGEST_REPORT: Final = 100_000
+#: At most this many are read.
+_MAX_PROCESSES: Final = 1000
+_MAX_RULES: Final = 1000
+_MAX_REPORT: Final = 100_000
 
 _COLUMNS: Final = ("process", "service", "host", "pid", "started", "updated", "report")
 _SCHEMA: Final = (
@@ -40,7 +40,7 @@ _SCHEMA: Final = (
 
 
 class StatusFile(SQLiteFile):
-    """What belongs to the host's database ``database`` (its path). Raises StatusError and nothing else."""
+    """The status and counts of the host's database ``database`` (its path). Raises only StatusError."""
 
     #: "DjTS"
     application_id = 0x446A5453
@@ -48,13 +48,13 @@ class StatusFile(SQLiteFile):
 
     def __init__(self, path: Path, database: str) -> None:
         super().__init__(path)
-        # Projects that share a local store have rules of their own.
+        # Projects that share a local store have separate rules.
         self._database = hashlib.sha256(_text(database).encode()).hexdigest()[:32]
         self._file: tuple[int, int] | None = None
 
     @classmethod
     def beside(cls, local_store: Path, database: str) -> StatusFile:
-        """The one that belongs to that local store, whether or not there is one."""
+        """Return the status file of a local store, which need not exist."""
         return cls(local_store.with_name(f"{local_store.stem}.status.sqlite3"), database)
 
     def _failure(self, message: str, reason: str) -> StatusError:
@@ -62,8 +62,8 @@ class StatusFile(SQLiteFile):
 
     # ----- writing
 
-    def add(self, minute: int, counts: Mapping[int, tuple[int, int]]) -> None:
-        """Adds to what was kept and passed over by which rule (0: by the settings) within ``minute``."""
+    def add_counts(self, minute: int, counts: Mapping[int, tuple[int, int]]) -> None:
+        """Add to the numbers of traces that each rule (0: the settings) kept and passed over within ``minute``."""
 
         def write(connection: sqlite3.Connection) -> None:
             connection.executemany(
@@ -74,22 +74,22 @@ class StatusFile(SQLiteFile):
 
         self._write(write)
 
-    def tidy(self, before: int) -> None:
-        """Deletes the counts of minutes before that one."""
+    def delete_old(self, before: int) -> None:
+        """Delete the counts of earlier minutes."""
         self._write(lambda connection: connection.execute("DELETE FROM counts WHERE minute < ?", (before,)))
 
-    def tell(self, said: Mapping[str, Any], gone_after: float) -> int:
-        """Stores what a process says of itself; returns how many of its service are alive."""
-        row = {**said, "report": json.dumps(said["report"], default=str)}
+    def store_status(self, status: Mapping[str, Any], gone_after: float) -> int:
+        """Store the status of a process. Return how many processes of its service are running."""
+        row = {**status, "report": json.dumps(status["report"], default=str)}
         values = [_text(row[name]) if isinstance(row[name], str) else row[name] for name in _COLUMNS]
-        recent = said["updated"] - gone_after
+        recent = status["updated"] - gone_after
 
         def write(connection: sqlite3.Connection) -> int:
             connection.execute("REPLACE INTO processes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (self._database, *values))
             connection.execute("DELETE FROM processes WHERE updated < ?", (recent,))
             alive = connection.execute(
                 "SELECT count(*) FROM processes WHERE database = ? AND service = ?",
-                (self._database, _text(said["service"])),
+                (self._database, _text(status["service"])),
             )
             return int(alive.fetchone()[0])
 
@@ -116,14 +116,14 @@ class StatusFile(SQLiteFile):
             connection.execute("PRAGMA synchronous = NORMAL")
             if not pragma(connection, "application_id"):
                 self._create(connection)
-            # While another process reads, this may be refused; then the next that writes does it.
+            # While another process reads, this may fail. The next write tries again.
             with suppress(sqlite3.OperationalError):
                 connection.execute("PRAGMA journal_mode = WAL")
             with transaction(connection):
                 return write(connection)
 
     def _create(self, connection: sqlite3.Connection) -> None:
-        # Of several processes that begin at once, one makes the tables.
+        # Of several processes that start at once, one creates the tables.
         with transaction(connection, "EXCLUSIVE"):
             if pragma(connection, "application_id"):
                 return
@@ -139,7 +139,7 @@ class StatusFile(SQLiteFile):
     # ----- reading
 
     def processes(self, since: float) -> list[dict[str, Any]]:
-        """What processes said of themselves since then, by service, host and process id."""
+        """Return the statuses stored since then, by service, host and process id."""
         with self._reading() as connection:
             if connection is None:
                 return []
@@ -147,7 +147,7 @@ class StatusFile(SQLiteFile):
                 "SELECT process, service, host, pid, started, updated, "
                 "CASE WHEN length(report) <= ? THEN report ELSE '{}' END FROM processes "
                 "WHERE database = ? AND updated >= ? ORDER BY service, host, pid LIMIT ?",
-                (_LONGEST_REPORT, self._database, since, _MOST_PROCESSES),
+                (_MAX_REPORT, self._database, since, _MAX_PROCESSES),
             )
             found = []
             for process, service, host, pid, started, updated, report in rows:
@@ -156,25 +156,25 @@ class StatusFile(SQLiteFile):
             return found
 
     def counts(self, since: int) -> dict[int, tuple[int, int]]:
-        """How many traces each rule kept and passed over in the minutes since then."""
+        """Return how many traces each rule kept and passed over in the minutes since then."""
         with self._reading() as connection:
             if connection is None:
                 return {}
             rows = connection.execute(
                 "SELECT rule, sum(kept), sum(passed_over) FROM counts "
                 "WHERE database = ? AND minute >= ? GROUP BY rule LIMIT ?",
-                (self._database, since, _MOST_RULES),
+                (self._database, since, _MAX_RULES),
             )
             return {int(rule): (int(kept), int(passed_over)) for rule, kept, passed_over in rows}
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        """None where nothing was written yet."""
+        """Open a connection for reading; None if nothing was written yet."""
         try:
             if self._examine() is None:
                 yield None
                 return
-            # Unlike a plain path, this creates no file.
+            # Unlike a plain path, a URI with this mode creates no file.
             address = f"{self.path.absolute().as_uri()}?mode=rw"
             with closing(sqlite3.connect(address, timeout=_READING_TIMEOUT, uri=True)) as connection:
                 yield connection if pragma(connection, "application_id") else None
@@ -183,5 +183,5 @@ class StatusFile(SQLiteFile):
 
 
 def _text(value: str) -> str:
-    # A name may hold what is no text: an undecodable byte of the environment.
+    # A name may contain an undecodable byte of the environment.
     return value.encode("utf-8", "replace").decode()

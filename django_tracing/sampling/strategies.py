@@ -1,7 +1,7 @@
-"""The rules as Jaeger's remote sampling protocol says them, for services in other languages. Pure.
+"""Convert rules into a strategy of Jaeger's remote sampling protocol. Knows no Django.
 
-The protocol knows a service, names of operations, a rate and a number of traces a second. What a rule asks for beside
-that (users, headers, patterns) it cannot say: such a rule is left out, and why is told.
+The protocol has a service, names of operations, a rate and a number of traces a second. Rules with other conditions
+(users, headers, patterns) can't be expressed in it. They are left out, with the reason.
 Convention: https://www.jaegertracing.io/docs/latest/sampling/#remote-sampling
 """
 
@@ -16,16 +16,16 @@ __all__ = ["Served", "inexpressible", "serve"]
 
 
 class Served(NamedTuple):
-    """What a service is told."""
+    """The strategy for a service."""
 
     #: A SamplingStrategyResponse, as JSON.
     document: dict[str, Any]
-    #: Rules of that service that it does not hold, and why.
+    #: Rules of that service that it does not include, and the reason.
     left_out: list[tuple[Rule, str]]
 
 
 def inexpressible(rule: Rule) -> str:
-    """What of ``rule`` the protocol cannot say, in words for a person; empty when it can say all of it."""
+    """Return why the protocol can't express ``rule``, as text for the admin; empty if it can."""
     if rule.operation in ("command", "task"):
         return "it is for commands or tasks"
     for name, what in (
@@ -48,13 +48,13 @@ def inexpressible(rule: Rule) -> str:
 
 
 def serve(rules: Iterable[Rule], service: str, rate: float) -> Served:
-    """What ``service`` is told by ``rules``, in their order; ``rate`` is for what none of them decides.
+    """Return the strategy for ``service`` by ``rules``, in their order. ``rate`` is for what no rule decides.
 
-    ``valid_until`` is left to :func:`inexpressible`'s caller: rules that have ended are not to be given.
+    ``rules`` must not include rules that have ended.
     """
     operations: dict[str, float] = {}
     left_out: list[tuple[Rule, str]] = []
-    a_second: float | None = None
+    per_second: float | None = None
     compiled = compile_rules(rules, service)
     for one in compiled.compiled:
         rule = one.rule
@@ -64,20 +64,20 @@ def serve(rules: Iterable[Rule], service: str, rate: float) -> Served:
         elif rule.path:
             operations.setdefault(f"{rule.method.upper()} {rule.path}", rule.rate)
         else:
-            # For all of the service: what comes after it decides nothing.
+            # It is for the whole service: no later rule decides.
             if rule.max_per_second is None:
                 rate = rule.rate
             elif rule.max_per_second == 0:
                 rate = 0.0
             else:
-                a_second = rule.max_per_second
+                per_second = rule.max_per_second
             break
     document: dict[str, Any]
-    if a_second is not None:
-        # A whole number, as the protocol's clients read it.
+    if per_second is not None:
+        # The protocol's clients read a whole number.
         document = {
             "strategyType": "RATE_LIMITING",
-            "rateLimitingSampling": {"maxTracesPerSecond": max(round(a_second), 1)},
+            "rateLimitingSampling": {"maxTracesPerSecond": max(round(per_second), 1)},
         }
         rate = 1.0
     else:

@@ -52,7 +52,7 @@ def set_attributes(span: Span, attributes: Attributes) -> None:
 def set_name(span: Span, name: str) -> None:
     """Set a name that this app chose, which needs no redaction."""
     if span.__class__ is RecordingSpan and span.is_recording():
-        span._name = name
+        span.span_name = name
     else:
         span.update_name(name)
         remember_name(span, name)

@@ -7,11 +7,14 @@ from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace import Span as SDKSpan
 
 from django_tracing.context.request import RequestState, get_request_state
 from django_tracing.faults import log_once
+from django_tracing.recording.copies import SpanCopy
+from django_tracing.recording.probe import probe
+from django_tracing.recording.sdk import EndingProcessor
 from django_tracing.recording.span import RecordingSpan
 
 __all__ = ["MOST_COLLECTED", "collect"]
@@ -24,7 +27,7 @@ _COLLECTED_FOR: Final = "_django_tracing_collected_for"
 MOST_COLLECTED: Final = 10_000
 
 
-class _Collector(SpanProcessor):
+class _Collector(EndingProcessor):
     """Put every span that ends into the list of its request state, if it has one: ours and those of other tracers."""
 
     def __init__(self) -> None:
@@ -46,10 +49,18 @@ class _Collector(SpanProcessor):
             if state is not None and state.collected is not None:
                 span.__dict__[_COLLECTED_FOR] = state
 
-    def _on_ending(self, span: SDKSpan) -> None:
-        state: RequestState | None = (
-            span.request_state if span.__class__ is RecordingSpan else span.__dict__.pop(_COLLECTED_FOR, None)
-        )
+    def on_ending(self, span: SDKSpan) -> None:
+        if span.__class__ is RecordingSpan:
+            self._collect(span.request_state, span)
+        elif _COLLECTED_FOR in span.__dict__ and probe().redaction_in_place:
+            self._collect(span.__dict__.pop(_COLLECTED_FOR), span)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        # Where the spans of other tracers are not redacted in place, redacted copies of them come here.
+        if span.__class__ is SpanCopy:
+            self._collect(span.__dict__.pop(_COLLECTED_FOR, None), span)
+
+    def _collect(self, state: RequestState | None, span: ReadableSpan) -> None:
         collected = None if state is None else state.collected
         if collected is not None and len(collected) < MOST_COLLECTED:
             collected.append(span)

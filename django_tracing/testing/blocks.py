@@ -92,7 +92,7 @@ class _Collector(SpanProcessor):
             # A thread that existed before, for example a live server's: by its trace, if that started in a block.
             belongs = blocks if known is None else tuple(block for block in blocks if block._chain & known[0])
         if belongs:
-            export = belongs[-1]._export
+            export = belongs[-1]._exported
         elif known is not None:
             export = known[1]
         else:

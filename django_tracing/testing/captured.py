@@ -78,7 +78,7 @@ class CapturedSpans(Sequence[CapturedSpan]):
     """
 
     def __init__(self, export: bool, enclosing: frozenset[int]) -> None:
-        self._export = export
+        self._exported = export
         self._id = next(_ids)
         #: Its own id and those of the blocks that it is in.
         self._chain = enclosing | {self._id}

@@ -21,6 +21,7 @@ from django_tracing.conf.loading import get_settings
 from django_tracing.export.queue import QueueProcessor
 from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
 from django_tracing.recording.factory import SpanFactory
+from django_tracing.recording.sdk import ON_ENDING, EndingProcessor, processors_of, set_processors, tracers_of
 from django_tracing.recording.undecided import SamplingDecision
 from django_tracing.spans import runtime
 from django_tracing.testing.blocks import collector
@@ -31,7 +32,7 @@ __all__ = ["install"]
 _lock: Final = threading.Lock()
 
 
-class _Gate(SpanProcessor):
+class _Gate(EndingProcessor):
     """Wrap a processor so that it does not receive the end of spans that stay in the process."""
 
     def __init__(self, processor: SpanProcessor) -> None:
@@ -40,8 +41,11 @@ class _Gate(SpanProcessor):
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         self.processor.on_start(span, parent_context=parent_context)
 
-    def _on_ending(self, span: Span) -> None:
-        self.processor._on_ending(span)
+    def on_ending(self, span: Span) -> None:
+        # A processor may have none: old SDKs' base class has none.
+        on_ending = getattr(self.processor, ON_ENDING, None)
+        if on_ending is not None:
+            on_ending(span)
 
     def on_end(self, span: ReadableSpan) -> None:
         mark = collector.mark_of(span)
@@ -121,13 +125,13 @@ def install() -> None:
     _check()
     provider: Any = trace.get_tracer_provider()
     try:
-        multi = provider._active_span_processor
         with _lock:
-            wanted = (*(_gated(processor) for processor in multi._span_processors if processor is not collector),)
-            if (*wanted, collector) != multi._span_processors:
-                multi._span_processors = (*wanted, collector)
+            processors = processors_of(provider)
+            wanted = (*(_gated(processor) for processor in processors if processor is not collector), collector)
+            if wanted != processors:
+                set_processors(provider, wanted)
             # A tracer keeps the sampler that its provider had when the tracer was created.
-            for sampled in (provider, *list(provider._tracers.values())):
+            for sampled in (provider, *tracers_of(provider)):
                 if not isinstance(sampled.sampler, _KeepingSampler):
                     sampled.sampler = _KeepingSampler(sampled.sampler)
             factory: SpanFactory | None = runtime.current.factory
@@ -135,7 +139,7 @@ def install() -> None:
                 factory.keep = _KeepingRate(factory.keep)
             refresher = runtime.current.refresher
             if factory is not None and refresher is not None and not isinstance(factory.decide, _KeepingDecision):
-                refresher.settle()
+                refresher.use_without_reading()
                 if factory.decide is not None:
                     factory.decide = _KeepingDecision(factory.decide)
     except AttributeError as error:

@@ -89,7 +89,7 @@ def test_gunicorn_s_workers_and_uvicorn_follow_a_rule_saved_elsewhere(tmp_path: 
                 "from django_tracing.models import *\n"
                 "from django_tracing.sampling.figures import figures\n"
                 "where = figures(get_settings())\n"
-                "print(sum(rule.kept_sum for rule in where.counted(SamplingRule.objects.all())))\n"
+                "print(sum(rule.kept_sum for rule in where.with_counts(SamplingRule.objects.all())))\n"
                 "print(*(process.pid for process in where.processes()))\n"
                 "assert not SamplingCount.objects.exists() and not ProcessStatus.objects.exists()",
                 **variables,

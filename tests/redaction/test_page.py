@@ -308,11 +308,11 @@ ROWS: dict[str, dict[str, tuple[Callable[[str], Any], tuple[str, ...]]]] = {
             attribute(messaging__message__id=_HASH, user__id="k7fQz2Wm9RtYb4Nd", task__id=_RESULT),
             (f"messaging.message.id {_HASH}", "user.id k7fQz2Wm9RtYb4Nd", f"task.id {_RESULT}"),
         ),
-        "a value after -p, -a, -w, -u of a program that isn't known (mysql, mariadb, sshpass, mongo, ... login, "
+        "a value after -p, -a, -w, -u of an unknown program (mysql, mariadb, sshpass, mongo, ... login, "
         "redis-cli, ldap..., curl)": (readable("ssh -p 2222 host"), ("ssh -p 2222 host",)),
     },
     "Stays | For example": {
-        "what programs put in keys: some 180 words such as user, session, list, count, cart, invoice": (
+        "words that programs commonly put in keys, about 180, such as user, session, list, count, cart, invoice": (
             key("user:zqjane:profile"),
             ("user:*:profile",),
         ),
@@ -320,8 +320,8 @@ ROWS: dict[str, dict[str, tuple[Callable[[str], Any], tuple[str, ...]]]] = {
             key("permission:zqjane"),
             ("permission:*",),
         ),
-        "a single letter that is a whole part, and versions": (key("u:zqjane", "v2:zqjane"), ("u:*", "v2:*")),
-        "what Django and well-known libraries begin their keys with, and their own words in the rest": (
+        "a part that is a single letter, and versions": (key("u:zqjane", "v2:zqjane"), ("u:*", "v2:*")),
+        "the prefixes of Django and of well-known libraries, and their own words in the rest": (
             key("celery-task-meta-" + _UUID, "throttle_user_zqjane"),
             ("celery-task-meta-*", "throttle_user_*"),
         ),
@@ -331,23 +331,23 @@ ROWS: dict[str, dict[str, tuple[Callable[[str], Any], tuple[str, ...]]]] = {
         ),
     },
     "What | For example": {
-        "people in free text: names, addresses, phone numbers, dates of birth, what they look for": (
+        "personal data in free text: names, addresses, phone numbers, dates of birth, search terms": (
             readable("called Jane Doe at 0660 1234567"),
             ("called Jane Doe at 0660 1234567",),
         ),
-        "people in paths and names: slugs, user names, files": (
+        "personal data in paths and names: slugs, user names, files": (
             readable("/files/janedoe-diagnosis.pdf"),
             ("/files/janedoe-diagnosis.pdf",),
         ),
-        "words in names that programs make at run time: of spans, classes, tables, of templates in exceptions": (
+        "names that programs create at run time: of spans, classes, tables, of templates in exceptions": (
             readable("letters/jane_doe.html", "import of Jane Doe"),
             ("letters/jane_doe.html", "import of Jane Doe"),
         ),
-        "a user who is called like a model, an app or one of the 180 words": (
+        "a user with the name of a model, an app or one of the 180 words": (
             key("profile:invoice"),
             ("profile:invoice",),
         ),
-        "short secrets and passwords made of words, under a harmless name or none": (
+        "short secrets and passwords made of words, with a harmless name or none": (
             readable("try hunter2"),
             ("try hunter2",),
         ),
@@ -356,19 +356,19 @@ ROWS: dict[str, dict[str, tuple[Callable[[str], Any], tuple[str, ...]]]] = {
             readable("the password was set to hunter2", "password: right hunter2"),
             ("the password was set to hunter2", "password: [redacted] hunter2"),
         ),
-        "secrets of digits only, uuids that are keys": (readable("code sent: 482913"), ("code sent: 482913",)),
-        "a secret that is divided, or too short for a look once it is": (readable("hun-ter-2"), ("hun-ter-2",)),
+        "secrets that have only digits, uuids that are keys": (readable("code sent: 482913"), ("code sent: 482913",)),
+        "a secret that is divided into short parts": (readable("hun-ter-2"), ("hun-ter-2",)),
         "secrets inside an encoding: base64 of a small document, hexadecimal in groups, gzip, HTML entities, "
         "invisible characters in a name": (readable("pass\u200bword=hunter2"), ("pass\u200bword=hunter2",)),
         "literals of your source code, in stacks": (
             readable('connect("db", "hunter2")'),
             ('connect("db", "hunter2")',),
         ),
-        "identifiers of a correlation, as the client sends them": (
+        "correlation ids, as the client sends them": (
             lambda secret: Client().get("/plain/", headers={"x-correlation-id": "hunter2"}),
             ("correlation.id hunter2",),
         ),
-        "what another tracer, exporter or span processor takes from the process itself, before or beside this app's": (
+        "what another tracer, exporter or span processor reads itself, without this app": (
             lambda secret: None,
             (),
         ),

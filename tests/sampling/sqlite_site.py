@@ -30,7 +30,7 @@ def set_up(folder: str, *, migrate: bool = True, timeout: float = 0, name: Any =
         SECRET_KEY="x",  # noqa: S106
         BASE_DIR=folder,
         ALLOWED_HOSTS=["testserver"],
-        ROOT_URLCONF="tests.test_admin",
+        ROOT_URLCONF="tests.pages.urls",
         USE_TZ=options.pop("USE_TZ", True),
         DATABASES={
             "default": {
@@ -117,7 +117,7 @@ def work(refresher: Any) -> None:
 
     def refresh() -> None:
         decide(refresher)
-        refresher._reported = float("-inf")
+        refresher._status_stored = float("-inf")
         refresher.refresh()
 
     thread = threading.Thread(target=refresh)

@@ -26,7 +26,7 @@ from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.undecided import late, undecided_traces
 from django_tracing.redaction.attributes import AttributeSanitizer
-from django_tracing.sampling.debug_header import make_debug_header
+from django_tracing.sampling import make_debug_header
 from django_tracing.sampling.rules import Rule, compile_rules
 from django_tracing.sampling.sampler import RuleSampler
 from django_tracing.sampling.trace_state import randomness, threshold
@@ -197,16 +197,16 @@ def test_a_rule_has_its_own_mind_about_errors(site: Any) -> None:
 
 
 def test_memory_is_bounded_while_a_trace_waits(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_tracing.recording.undecided._MOST_WAITING", 2)
+    monkeypatch.setattr("django_tracing.recording.undecided._MOST_SPANS_OF_ONE", 2)
     one = site(SAMPLE_RATE=0.0, KEEP_ERRORS=True)
     assert len(one.get("/late/?fail=1")) == 3
     assert one.root() == {"sampling.lost_spans": 1} or one.root()["sampling.lost_spans"] >= 1
-    monkeypatch.setattr("django_tracing.recording.undecided._MOST_WAITING", 1000)
+    monkeypatch.setattr("django_tracing.recording.undecided._MOST_SPANS_OF_ONE", 1000)
     assert one.get("/late/?fail=1") == WHOLE
 
 
 def test_memory_is_bounded_by_traces_that_never_end(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("django_tracing.recording.undecided._MOST_UNDECIDED", 3)
+    monkeypatch.setattr("django_tracing.recording.undecided._MOST_TRACES", 3)
     one = site(SAMPLE_RATE=0.0, KEEP_ERRORS=True)
     try:
         left_open = [LeftOpen() for _ in range(10)]

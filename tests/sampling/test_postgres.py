@@ -43,7 +43,7 @@ def apart(run: Callable[[], Any]) -> None:
 def work(refresher: Any) -> None:
     """All that the thread ever does, whatever the clock says."""
     judged(refresher, 3)
-    refresher._reported = float("-inf")
+    refresher._status_stored = float("-inf")
     apart(refresher.refresh)
 
 
@@ -110,7 +110,7 @@ def test_after_each_statement_of_the_thread_nothing_is_locked(refresher: Any) ->
 
     for old in (False, True):
         judged(refresher, 3)
-        refresher._reported = float("-inf")
+        refresher._status_stored = float("-inf")
         if old:
             ProcessStatus.objects.update(updated="2020-01-01T00:00Z")
         with connection.execute_wrapper(between):
@@ -153,7 +153,7 @@ def test_receivers_of_the_host_s_models_hear_nothing_of_it(refresher: Any) -> No
 def test_a_site_without_autocommit(refresher: Any) -> None:
     def refresh() -> None:
         connection.settings_dict = {**connection.settings_dict, "AUTOCOMMIT": False}
-        refresher._reported = float("-inf")
+        refresher._status_stored = float("-inf")
         refresher.refresh()
         assert connection.get_autocommit()
 
@@ -172,7 +172,7 @@ def test_no_request_of_many_threads_fails_while_all_refresh(refresher: Any, make
     def refresh(one: Any) -> None:
         while not over.is_set():
             judged(one)
-            one._reported = float("-inf")
+            one._status_stored = float("-inf")
             one.refresh()
 
     def request() -> None:

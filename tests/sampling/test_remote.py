@@ -66,15 +66,15 @@ def test_every_shape_of_answer(document: Any, expected: Strategy) -> None:
 @pytest.mark.parametrize(
     ("document", "message"),
     [
-        ([], "no JSON object"),
+        ([], "not a JSON object"),
         ({}, "no strategy"),
         ({"strategyType": "ADAPTIVE"}, "strategyType is 'ADAPTIVE'"),
-        ({"strategyType": 1}, "rateLimitingSampling is no object"),
+        ({"strategyType": 1}, "rateLimitingSampling is not an object"),
         ({"probabilisticSampling": {"samplingRate": 2}}, "is 2.0"),
         ({"probabilisticSampling": {"samplingRate": "1"}}, "is '1'"),
         ({"strategyType": 1, "rateLimitingSampling": {"maxTracesPerSecond": -1}}, "is -1"),
-        ({**HALF, "operationSampling": {"perOperationStrategies": [7]}}, "names no operation"),
-        ({**HALF, "operationSampling": {"perOperationStrategies": "x"}}, "no list"),
+        ({**HALF, "operationSampling": {"perOperationStrategies": [7]}}, "has no operation"),
+        ({**HALF, "operationSampling": {"perOperationStrategies": "x"}}, "not a list"),
     ],
 )
 def test_what_is_wrong_with_an_answer(document: Any, message: str) -> None:

@@ -285,7 +285,7 @@ HAMMER = """
     def refresh(refresher):
         while not over.is_set():
             decide(refresher)
-            refresher._reported = float("-inf")
+            refresher._status_stored = float("-inf")
             refresher.refresh()
 
     threads = [threading.Thread(target=refresh, args=(refresher,)) for refresher in refreshers]
@@ -341,11 +341,11 @@ def test_a_child_forked_while_the_thread_is_in_sqlite_goes_on(tmp_path: Path) ->
         SamplingRule.objects.create(name="one")
         connection.close()
         refresher = make()
-        refresh.FORK = 0.01
+        refresh.FORK_TIMEOUT = 0.01
         held, go = threading.Event(), threading.Event()
 
         def hold():
-            with refresh._in_sqlite:
+            with refresher.sqlite_lock:
                 held.set()
                 go.wait()
 
@@ -357,7 +357,7 @@ def test_a_child_forked_while_the_thread_is_in_sqlite_goes_on(tmp_path: Path) ->
                 os._exit(7 if names(refresher) == ["one"] else 8)
             assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 7
 
-        refresh.start(refresher.sampler, refresher.factory, refresher.settings, dict)
+        refresher.handle_forks()
         thread = threading.Thread(target=hold)
         thread.start()
         held.wait()

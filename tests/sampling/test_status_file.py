@@ -39,7 +39,7 @@ def test_pages_show_what_the_processes_of_this_site_told(tmp_path: Path) -> None
         + """
     SamplingRule.objects.create(name="half", rate=50)
     SamplingRule.objects.create(name="unmet", method="POST")
-    assert "No process has told" in page("processstatus")
+    assert "No process has reported" in page("processstatus")
     for index in range(2):
         refresher = make(lambda: {"exporter": "otlp", "exported": 4711 + index})
         refresher._process = f"p{index}"
@@ -67,7 +67,7 @@ def test_pages_show_what_the_processes_of_this_site_told(tmp_path: Path) -> None
         + PAGES
         + """
     SamplingRule.objects.create(name="theirs")
-    assert "No process has told" in page("processstatus")
+    assert "No process has reported" in page("processstatus")
     assert 'field-kept">0<' in page("samplingrule")
     """
     )
@@ -95,23 +95,23 @@ def test_processes_and_counts_leave_when_they_are_old(tmp_path: Path) -> None:
         now = timezone.now().replace(second=0, microsecond=0)
 
         def sums():
-            return where.counted(SamplingRule.objects.all()).values_list("kept_sum", "passed_over_sum").get()
+            return where.with_counts(SamplingRule.objects.all()).values_list("kept_sum", "passed_over_sum").get()
 
         for hours in (0, 0.5, 1.5, 3):
             counts = {rule.pk: (1, 10), None: (5, 5)}
-            where.add("p", now - timedelta(hours=hours), counts)
+            where.add_counts("p", now - timedelta(hours=hours), counts)
             assert counts == {}
         assert sums() == (2, 20), "of the last hour"
-        where.tidy()
+        where.delete_old()
         assert len(where._file().counts(0)) == 2
         assert where._file().counts(0)[rule.pk] == (3, 30)
         refresher.refresh()
         [live] = where.processes()
         gone = ProcessStatus(process="gone", service="shop", host="h", pid=1, started=now, updated=now)
         gone.updated -= timedelta(seconds=100)
-        where.tell(gone)
+        where.store_status(gone)
         assert [row.pk for row in where.processes()] == [live.pk]
-        refresher._reported = float("-inf")
+        refresher._status_stored = float("-inf")
         refresher.refresh()
         assert refresher._processes == 1, "nobody shares with those that have gone"
         """
@@ -179,7 +179,7 @@ def test_a_process_that_ends_writes_nothing(tmp_path: Path) -> None:
         refresher = make(refresh=3600)
         refresher.factory.decide(None, "GET", None, None, 1)
         status = Path(store()).with_name("traces.status.sqlite3")
-        wait_until(lambda: names(refresher) and not refresher._reported < 0, "the thread's first look")
+        wait_until(lambda: names(refresher) and not refresher._status_stored < 0, "the thread's first look")
         opened.clear()
         before = [file.read_bytes() for file in (path, status)]
         atexit.register(lambda: print(opened, [file.read_bytes() for file in (path, status)] == before))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Span, SpanProcessor
-from opentelemetry.trace import SpanKind, Status
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
+from opentelemetry.trace import SpanKind
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.context.current import current_context
@@ -14,96 +16,164 @@ from django_tracing.context.request import get_request_state
 from django_tracing.context.user import identify
 from django_tracing.faults import log_once
 from django_tracing.instrumentation.upstream import http_client
-from django_tracing.instrumentation.upstream.span_redaction import _change, _guide, _redact_attributes
+from django_tracing.instrumentation.upstream.span_redaction import UPSTREAM_SCOPES, redact_content, scope_name
+from django_tracing.recording.copies import SpanCopy, copy_span
+from django_tracing.recording.sdk import EndingProcessor, clear
+from django_tracing.recording.span import RecordingSpan
 from django_tracing.recording.undecided import undecided_traces
 from django_tracing.semconv.names import (
     OPERATION_TYPE,
     Attributes,
 )
 from django_tracing.spans import locations as code_locations
-from django_tracing.spans import runtime
-from django_tracing.spans.attributes import NAMED, set_request_attributes
+from django_tracing.spans.attributes import set_request_attributes
 from django_tracing.spans.runtime import SCOPE_NAME
 
-__all__ = ["UpstreamProcessor"]
-
-#: What the instrumentation scope of upstream's spans begins with.
-_UPSTREAM: Final = "opentelemetry.instrumentation."
+__all__ = ["RedactedProcessor", "UpstreamProcessor"]
 
 #: The instrumentation scope of the spans of Celery's tasks.
-_CELERY: Final = f"{_UPSTREAM}celery"
+_CELERY: Final = f"{UPSTREAM_SCOPES}celery"
 
 
-class UpstreamProcessor(SpanProcessor):
-    """Makes spans that are not ours like ours: the request's attributes, names of calls, and redaction.
+#: What the names start with under which this app notes things in the ``__dict__`` of a span.
+_NOTES: Final = "_django_tracing_"
 
-    What upstream's instrumentations take as it comes is redacted by what it is; everything, the user's own tracers'
-    too, follows the guidelines. It happens when a span ends, before any processor is given it, so that nobody
-    sees what was there before.
+
+class UpstreamProcessor(EndingProcessor):
+    """Complete and redact the spans of other tracers: OpenTelemetry's instrumentations' and the user's own.
+
+    They get the attributes of the request, names for outgoing calls, and redaction. The attributes that
+    instrumentations fill are redacted by what they contain; then all content passes through the sanitizer.
+
+    By default, spans are redacted in place as they end, before any processor is given them. Where the SDK does not
+    allow that (see :mod:`django_tracing.recording.probe`), :meth:`redact_copies` makes processors get copies.
     """
 
+    def __init__(self, *, in_place: bool = True) -> None:
+        self._in_place = in_place
+        #: Started spans by trace id and span id: what processors get at the end is a copy of another class.
+        self._started: WeakValueDictionary[tuple[int, int], Span] = WeakValueDictionary()
+
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        if span.__class__ is RecordingSpan:
+            return
         try:
-            name = _scope_name(span)
-            if name == SCOPE_NAME:
+            scope = scope_name(span)
+            if not self._in_place:
+                context = span.get_span_context()
+                self._started[context.trace_id, context.span_id] = span
+            if scope == SCOPE_NAME:
                 return
-            settings = get_settings()
-            attributes: Attributes = {}
-            request = get_request_state(parent_context)
-            if request is not None:
-                identify(request, settings)
-                set_request_attributes(span, request.common)
-            if name == _CELERY:
-                attributes[OPERATION_TYPE] = "task"
-            if span.kind is SpanKind.CLIENT and name.startswith(_UPSTREAM):
-                context = current_context() if parent_context is None else parent_context
-                call: Any = context.get(http_client.CALL_KEY)
-                described = http_client.describe(span.attributes or {}, settings.peer_services, call)
-                if described is not None:
-                    span.update_name(described[0])
-                    attributes.update(described[1])
-                if code_locations.on is not False:
-                    for part in code_locations.located(()):
-                        attributes.update(part.attributes)
-            if attributes:
-                span.set_attributes(attributes)
+            self._complete(span, scope, parent_context)
         except Exception:
             log_once("upstream-start", "A span of another instrumentation could not be completed.")
 
-    def _on_ending(self, span: Span) -> None:
-        # The specification's OnEnding; the SDK calls it by this name while it is experimental.
+    def _complete(self, span: Span, scope: str, parent_context: Context | None) -> None:
+        settings = get_settings()
+        attributes: Attributes = {}
+        request = get_request_state(parent_context)
+        if request is not None:
+            identify(request, settings)
+            set_request_attributes(span, request.common)
+        if scope == _CELERY:
+            attributes[OPERATION_TYPE] = "task"
+        if span.kind is SpanKind.CLIENT and scope.startswith(UPSTREAM_SCOPES):
+            context = current_context() if parent_context is None else parent_context
+            call: Any = context.get(http_client.CALL_KEY)
+            described = http_client.describe(span.attributes or {}, settings.peer_services, call)
+            if described is not None:
+                span.update_name(described[0])
+                attributes.update(described[1])
+            if code_locations.on is not False:
+                for part in code_locations.located(()):
+                    attributes.update(part.attributes)
+        if attributes:
+            span.set_attributes(attributes)
+
+    # ----- in place
+
+    def on_ending(self, span: Span) -> None:
+        if not self._in_place or span.__class__ is RecordingSpan:
+            return
+        _redact(span)
+        if undecided_traces:
+            _keep_undecided(span)
+
+    # ----- in copies
+
+    def redact_copies(self, multi: Any, lost: Callable[[], None]) -> None:
+        """Make ``multi``, which all spans are given to at their end, pass on redacted copies.
+
+        ``lost`` is called for each span that could not be redacted, which is not passed on.
+        """
+        on_end = multi.on_end
+
+        def on_redacted_end(span: ReadableSpan) -> None:
+            redacted = self.redacted(span)
+            if redacted is None:
+                lost()
+            else:
+                _keep_undecided(redacted)
+                on_end(redacted)
+
+        # All tracers of the provider have this object, and all processors are reached through it.
+        multi.on_end = on_redacted_end
+
+    def redacted(self, span: ReadableSpan) -> ReadableSpan | None:
+        """Return a redacted copy of a span of another tracer, our own spans as they are; None where that fails."""
+        if span.__class__ is RecordingSpan or span.__class__ is SpanCopy:
+            return span
         try:
-            name = _scope_name(span)
-            upstream = name.startswith(_UPSTREAM)
-            treated = _redact_attributes(span) if upstream else frozenset()
-            rename = not upstream and name != SCOPE_NAME
-            if rename or (name == SCOPE_NAME and span.__dict__.get(NAMED) != span.name):
-                span._name = runtime.current.sanitizer.name(span.name)
-            _guide(span, treated, rename=rename)
-            if undecided_traces:
-                known = span.get_span_context()
-                undecided = None if known is None else undecided_traces.get(known.trace_id)
-                if known is not None and undecided is not None and not known.trace_flags.sampled:
-                    # The trace waits for its decision; the processors will not take what is not sampled.
-                    undecided.end_sdk_span(span)
+            context = span.get_span_context()
+            started = None if context is None else self._started.pop((context.trace_id, context.span_id), None)
+            notes = {key: note for key, note in vars(started or span).items() if key.startswith(_NOTES)}
+            return copy_span(span, notes, _redact)
         except Exception:
-            # Half redacted is not redacted: the span keeps its times, and loses what it says.
-            log_once("upstream-end", "A span of another instrumentation could not be redacted; it goes bare.")
-            _strip(span)
+            log_once("upstream-copy", "A span of another instrumentation could not be redacted; it is dropped.")
+            return None
 
 
-def _scope_name(span: Span) -> str:
-    state = span.instrumentation_scope
-    return "" if state is None else state.name
+class RedactedProcessor(SpanProcessor):
+    """Another processor, which is given redacted copies of other tracers' spans."""
+
+    def __init__(self, processor: SpanProcessor, upstream: UpstreamProcessor, lost: Callable[[], None]) -> None:
+        self.processor = processor
+        self._upstream = upstream
+        self._lost = lost
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        self.processor.on_start(span, parent_context=parent_context)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        redacted = self._upstream.redacted(span)
+        if redacted is None:
+            self._lost()
+        else:
+            _keep_undecided(redacted)
+            self.processor.on_end(redacted)
+
+    def shutdown(self) -> None:
+        self.processor.shutdown()
+
+    def force_flush(self, timeout_millis: int = 30000) -> bool:
+        return self.processor.force_flush(timeout_millis)
 
 
-def _strip(span: Span) -> None:
+def _redact(span: Any) -> None:
+    """Redact a span or a draft. Where that fails, nothing of its content is left."""
     try:
-        span._name = _scope_name(span).rpartition(".")[2]
-        if span._status is not None:
-            span._status = Status(span._status.status_code)
-        _change(span._attributes, {}, list(span._attributes or ()))
-        for event in span._events:
-            _change(event._attributes, {}, list(event._attributes or ()))
+        redact_content(span)
     except Exception:
-        log_once("upstream-strip", "A span of another instrumentation could not be emptied.")
+        # What is redacted in part is not redacted.
+        log_once("upstream-end", "A span of another instrumentation could not be redacted; its content is dropped.")
+        clear(span, scope_name(span).rpartition(".")[2])
+
+
+def _keep_undecided(span: ReadableSpan) -> None:
+    """Keep a span whose trace is undecided: processors do not take spans that are not sampled."""
+    if not undecided_traces:
+        return
+    context = span.get_span_context()
+    undecided = None if context is None else undecided_traces.get(context.trace_id)
+    if context is not None and undecided is not None and not context.trace_flags.sampled:
+        undecided.end_sdk_span(span)

@@ -27,6 +27,7 @@ from django_tracing.context.current import span_context
 from django_tracing.context.outgoing import CalledSpan
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.upstream import redirects, redis_commands
+from django_tracing.recording.sdk import dependency_conflict
 from django_tracing.semconv.names import (
     HTTP_URL,
     URL_FULL,
@@ -172,7 +173,7 @@ def _instrument_now(name: str) -> bool:
     if instrumentor.is_instrumented_by_opentelemetry:
         return True
     # Asked here, where it costs no log line: instrument() would log an error.
-    conflict = instrumentor._check_dependency_conflicts()
+    conflict = dependency_conflict(instrumentor)
     if conflict is not None:
         _logger.debug('The instrumentation "%s" is left out: %s', name, conflict)
         return False

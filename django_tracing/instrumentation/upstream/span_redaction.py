@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any, Final
 
-from opentelemetry.sdk.trace import Span
 from opentelemetry.trace import Status
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.instrumentation.upstream import redis_commands
+from django_tracing.recording.sdk import (
+    change_attributes,
+    events_of,
+    links_of,
+    plain_attributes,
+    set_name,
+    set_status,
+    status_of,
+)
 from django_tracing.redaction import (
     SensitiveKeys,
     cut,
     describe_sql,
     dialect_of,
+    redact_commands,
     redact_text,
     sanitise_url,
 )
@@ -34,45 +42,51 @@ from django_tracing.semconv.names import (
     Attributes,
 )
 from django_tracing.spans import runtime
-from django_tracing.spans.attributes import OF_REQUEST
+from django_tracing.spans.attributes import NAMED, OF_REQUEST
+from django_tracing.spans.runtime import SCOPE_NAME
 
-__all__ = []
+__all__ = ["UPSTREAM_SCOPES", "redact_content", "scope_name"]
+
+#: What the names of the instrumentation scopes of OpenTelemetry's instrumentations start with.
+UPSTREAM_SCOPES: Final = "opentelemetry.instrumentation."
 
 _URLS: Final = (HTTP_URL, URL_FULL, "http.target", "url.path")
-
-
 _URL_LENGTH: Final = 2000
-
-
 _AGENTS: Final = (HTTP_USER_AGENT, "user_agent.original")
-
-
 #: Followed by the header's name, where OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_... asks for headers.
 _HEADERS: Final = ("http.request.header.", "http.response.header.")
-
-
 _SYSTEMS: Final = ("db.system", "db.system.name")
-
-
 _STATEMENTS: Final = (DB_STATEMENT, DB_QUERY_TEXT)
-
-
 #: Parameters, queries and documents as they are; dropped.
 _RAW: Final = ("db.statement.parameters", "db.query.parameter", "redis.", "elasticsearch.params")
-
-
 _CACHES: Final = frozenset({"redis", "valkey", "memcached"})
-
-
 _SQL: Final = frozenset(
     {"postgresql", "sqlite", "cockroachdb", "redshift", "oracle", "oracle.db", "mssql", "microsoft.sql_server"}
     | {"mysql", "mariadb"}
 )
 
 
-def _redact_attributes(span: Span) -> frozenset[str]:
-    """Redacts what upstream's instrumentations are known to take as it comes; the names that need no more of it."""
-    attributes: Any = span._attributes
+def redact_content(span: Any) -> None:
+    """Redact an ended span of another tracer, in place: a span of the SDK or a draft of one. May raise."""
+    scope = scope_name(span)
+    upstream = scope.startswith(UPSTREAM_SCOPES)
+    redacted = _redact_attributes(span) if upstream else frozenset()
+    rename = not upstream and scope != SCOPE_NAME
+    # A name that this app chose needs no redaction.
+    if rename or (scope == SCOPE_NAME and span.__dict__.get(NAMED) != span.name):
+        set_name(span, runtime.current.sanitizer.name(span.name))
+    _sanitize(span, redacted, rename=rename)
+
+
+def scope_name(span: Any) -> str:
+    """The name of the instrumentation scope that a span is from, "" where it has none."""
+    scope = span.instrumentation_scope
+    return "" if scope is None else scope.name
+
+
+def _redact_attributes(span: Any) -> frozenset[str]:
+    """Redact the attributes that OpenTelemetry's instrumentations are known to fill; return their names."""
+    attributes = plain_attributes(span)
     if not attributes:
         return frozenset()
     sensitive = _sensitive(get_settings().sensitive_keys)
@@ -96,14 +110,17 @@ def _redact_attributes(span: Span) -> frozenset[str]:
             dropped.append(key)
     if system:
         name = _describe_database(span, attributes, system, changes)
-        span._name = cut(name or span.name, 100)
+        set_name(span, cut(name or span.name, 100))
     if changes or dropped:
-        _change(attributes, changes, dropped)
+        change_attributes(span, changes, dropped)
     return frozenset(changes)
 
 
-def _describe_database(span: Span, attributes: Mapping[str, Any], system: str, changes: Attributes) -> str:
-    """Puts what may be said of a database's or cache's span into ``changes``; its name, "" where theirs may stay."""
+def _describe_database(span: Any, attributes: Mapping[str, Any], system: str, changes: Attributes) -> str:
+    """Put the redacted attributes of a database's or cache's span into ``changes``.
+
+    Return the span's new name, "" if the old one may stay.
+    """
     name = ""
     known: str | None = span.__dict__.get(redis_commands.ATTRIBUTE)
     if known is None and "db.redis.pipeline_length" in attributes:
@@ -117,14 +134,14 @@ def _describe_database(span: Span, attributes: Mapping[str, Any], system: str, c
             continue
         if system in _CACHES:
             pipelined = "db.redis.pipeline_length" in attributes
-            changes[key], command = _commands(text, pipelined=pipelined)
+            changes[key], command = redact_commands(text, pipelined=pipelined)
             changes[key] = known or changes[key]
             name = f"{system}.pipeline" if pipelined else f"{system}.{command}"
             continue
         statement = describe_sql(text, dialect_of(system))
         changes[key] = statement.text
         if system in _SQL:
-            # Theirs is the statement's first word as it was written, which may have a literal's beginning in it.
+            # Theirs is the first word of the statement as it was written, which may contain the start of a literal.
             name = f"db.{statement.operation}"
             described[DB_OPERATION] = statement.operation
             if statement.tables:
@@ -136,67 +153,48 @@ def _describe_database(span: Span, attributes: Mapping[str, Any], system: str, c
     return name
 
 
-_NO_COMMAND: Final = re.compile(r"[^a-z0-9_.]")
+def _sanitize(span: Any, redacted: frozenset[str], *, rename: bool) -> None:
+    """Pass all content of a span through the sanitizer, and then through the user's ``REDACT``.
 
-
-def _commands(text: str, *, pipelined: bool) -> tuple[str, str]:
-    """Commands of Redis or memcached, those of a pipeline one a line, arguments as ``?``; the name of the first."""
-    lines = []
-    first = ""
-    text = text[:_URL_LENGTH]
-    # A single command's arguments may hold line breaks, and what follows one is no command.
-    for line in text.splitlines()[:50] if pipelined else [text]:
-        command, *arguments = line.split() or [""]
-        if command:
-            command = _NO_COMMAND.sub("", command.lower())[:32]
-            first = first or command
-            lines.append(" ".join([command.upper(), *("?" for _ in arguments[:20])]))
-    return "\n".join(lines), first or "unknown"
-
-
-def _guide(span: Span, treated: frozenset[str], *, rename: bool) -> None:
-    """Makes all that a span says follow the guidelines, and the user's ``REDACT`` the last of them."""
-    rules = runtime.current.sanitizer
+    Attributes called ``redacted`` skip the sanitizer.
+    """
+    sanitizer = runtime.current.sanitizer
     of_request: Attributes = span.__dict__.get(OF_REQUEST, {})
-    treated |= {key for key, value in of_request.items() if (span._attributes or {}).get(key) == value}
-    said: Any
-    for said in (span, *span._events, *span._links):
-        attributes: Any = said._attributes
-        if not attributes:
-            continue
-        if said is not span:
-            # Nobody has read what these say, whatever the span itself says under the same name.
-            treated = frozenset()
-        given = {key: value for key, value in attributes.items() if key not in treated}
-        kept = rules.attributes(given, rename=rename)
-        if rules.redact is not None:
-            kept = rules.last({**{key: attributes[key] for key in treated if key in attributes}, **kept})
-            given = dict(attributes)
-        changes = {key: value for key, value in kept.items() if attributes.get(key) != value}
-        dropped = [key for key in given if key not in kept]
-        if changes or dropped:
-            _change(attributes, changes, dropped)
-    status = span._status
+    if of_request:
+        attributes = plain_attributes(span)
+        redacted |= {key for key, value in of_request.items() if attributes.get(key) == value}
+    _sanitize_attributes(span, redacted, rename=rename)
+    for event in events_of(span):
+        name = sanitizer.name(event.name)
+        if name != event.name:
+            set_name(event, name)
+        _sanitize_attributes(event, frozenset(), rename=rename)
+    for link in links_of(span):
+        _sanitize_attributes(link, frozenset(), rename=rename)
+    status = status_of(span)
     if status is not None and status.description:
-        description = rules.message(status.description)
-        if rules.redact is not None:
-            description = rules.last({EXCEPTION_MESSAGE: description}).get(EXCEPTION_MESSAGE)
-        span._status = Status(status.status_code, description)
+        description = sanitizer.message(status.description)
+        if sanitizer.redact is not None:
+            description = sanitizer.last({EXCEPTION_MESSAGE: description}).get(EXCEPTION_MESSAGE)
+        set_status(span, Status(status.status_code, description))
 
 
-def _change(attributes: Any, changes: Mapping[str, Any], dropped: Iterable[str]) -> None:
-    """Changes attributes that the SDK closed when the span ended (those of events: when they were added)."""
-    closed = getattr(attributes, "_immutable", False)
-    if closed:
-        attributes._immutable = False
-    try:
-        for key, value in changes.items():
-            attributes[key] = value
-        for key in dropped:
-            del attributes[key]
-    finally:
-        if closed:
-            attributes._immutable = True
+def _sanitize_attributes(holder: Any, redacted: frozenset[str], *, rename: bool) -> None:
+    attributes = plain_attributes(holder)
+    if not attributes:
+        return
+    sanitizer = runtime.current.sanitizer
+    given: Mapping[str, Any] = attributes
+    if redacted:
+        given = {key: value for key, value in attributes.items() if key not in redacted}
+    kept = sanitizer.attributes(given, rename=rename)
+    if sanitizer.redact is not None:
+        kept = sanitizer.last({**{key: attributes[key] for key in redacted if key in attributes}, **kept})
+        given = attributes
+    changes = {key: value for key, value in kept.items() if attributes.get(key) != value}
+    dropped = [key for key in given if key not in kept]
+    if changes or dropped:
+        change_attributes(holder, changes, dropped)
 
 
 @lru_cache(maxsize=8)
