@@ -155,18 +155,16 @@ def render_trace(trace: Trace, *, width: int = 100, color: bool = False, timezon
 
 
 def left_out(trace: Trace) -> str:
-    """How much of a trace is not shown, and where the rest is; empty where all of it is."""
+    """How many spans of a trace are not shown, and where to find them; empty if all are shown."""
     if not trace.left_out and not trace.uncounted:
         return ""
     shown = len(trace.spans)
     more = "more than " if trace.uncounted else ""
     text = f"The earliest {shown} of {more}{trace.span_count} spans."
     if trace.unstored:
-        text += (
-            f' {trace.unstored} were not stored: TRACING["MAX_TRACE_SPANS"] is the number of spans stored per trace.'
-        )
+        text += f' {trace.unstored} were not stored: TRACING["MAX_TRACE_SPANS"] limits the spans of a trace.'
     if trace.uncounted or trace.left_out > trace.unstored:
-        text += " The others are in the file that the trace's page in the admin offers for download."
+        text += " The others are in the file that you can download from the trace's page in the admin."
     return text
 
 

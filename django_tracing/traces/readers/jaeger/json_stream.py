@@ -20,8 +20,8 @@ class JsonStream:
     """Parses the bytes that ``read`` returns, a piece with each call and no bytes at the end.
 
     :meth:`members` and :meth:`items` iterate over objects and arrays. Each member or item must be read, by one of
-    them or by :meth:`value`, before the next one. Raises ValueError for invalid JSON, TypeError if an object or array is
-    expected and there is none, and RecursionError for values that are nested too deeply.
+    them or by :meth:`value`, before the next one. Raises ValueError for invalid JSON, TypeError if an object or array
+    is expected and there is none, and RecursionError for values that are nested too deeply.
     """
 
     def __init__(self, read: Callable[[], bytes]) -> None:
