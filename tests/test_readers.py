@@ -108,7 +108,7 @@ def test_commands_read_the_example(traces: Callable[..., str]) -> None:
     assert summary["trace_id"] == ONE
     assert summary["name"] in traces("traces")
     assert f"Trace {ONE}" in traces("traces", ONE[:-1][:32] + ONE[-1])
-    assert "No trace in traces.jsonl is like that" in traces("traces", "--service", "nobody")
+    assert "No trace in traces.jsonl matches" in traces("traces", "--service", "nobody")
     assert json.loads(traces("traces", "--json", "--service", summary["service"], "--min-duration", "1us")) == [
         summary
     ]

@@ -227,7 +227,7 @@ def test_the_earliest_are_shown_and_what_they_hang_below(
     assert (len(trace.spans), trace.span_count, trace.unstored) == (22, 102, 0)
     assert render_trace(trace).endswith(
         "The earliest 22 of 102 spans. "
-        "The others are in the file that the trace's page in the admin offers for download."
+        "The others are in the file that you can download from the trace's page in the admin."
     )
 
 
