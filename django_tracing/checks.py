@@ -1,7 +1,8 @@
-"""System checks. Ids are append-only; docs/checks.md has a section for each."""
+"""Check the settings, as Django's system checks. Ids are append-only; docs/checks.md has a section for each."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from inspect import iscoroutinefunction
 from typing import Any, Final
@@ -10,12 +11,14 @@ from urllib.parse import urlsplit
 from django.core import checks
 
 from django_tracing.conf import environment
-from django_tracing.conf.loading import get_settings
+from django_tracing.conf.loading import DEFAULT_ENDPOINTS, get_settings
 from django_tracing.conf.values import Settings
 from django_tracing.context.propagation import available_propagator
 from django_tracing.exceptions import MissingExtra
 from django_tracing.instrumentation import OURS
 from django_tracing.provider import make_exporter
+from django_tracing.redaction.printable import printable
+from django_tracing.spans import runtime
 
 __all__ = ["check_deployment", "check_settings", "register"]
 
@@ -30,8 +33,12 @@ EXPORTER_NOT_INSTALLED: Final = "django_tracing.W004"
 INSTRUMENTATION_NOT_INSTALLED: Final = "django_tracing.W005"
 NO_PROPAGATOR: Final = "django_tracing.W006"
 EVERY_CALLER_DECIDES: Final = "django_tracing.W007"
+VARIABLE_NOT_HONORED: Final = "django_tracing.W008"
+REGISTERED_SAMPLER: Final = "django_tracing.W009"
 
-#: OpenTelemetry's instrumentations, by entry point: what is none of these is a mistake rather than not installed.
+_TLS_SETTINGS: Final = ("TLS_CA_FILE", "TLS_CLIENT_KEY", "TLS_CLIENT_CERTIFICATE")
+
+#: OpenTelemetry's instrumentations, by entry point. Any other name is a mistake, rather than not installed.
 #: https://github.com/open-telemetry/opentelemetry-python-contrib/tree/main/instrumentation
 _OPENTELEMETRY: Final = frozenset(
     [
@@ -47,46 +54,42 @@ _OPENTELEMETRY: Final = frozenset(
 
 
 def register() -> None:
-    """Registers the checks; a second call does nothing."""
+    """Register the checks. A second call does nothing."""
     checks.register(check_settings)
     checks.register(check_deployment, deploy=True)
 
 
 def check_settings(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """What is wrong with TRACING and the environment."""
+    """Check TRACING and the environment."""
     return list(_messages(get_settings()))
 
 
 def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
     for problem in settings.problems:
         if problem.in_environment:
-            # Not the code's fault: a deployment's mistake must not keep migrate from running.
+            # It is not in the code: a deployment's mistake must not keep migrate from running.
             yield checks.Warning(
                 f"{problem.source} {problem.message} Tracing is off.", hint=problem.hint, id=WRONG_ENVIRONMENT
             )
         else:
             yield checks.Error(f"{problem.source} {problem.message}", hint=problem.hint, id=WRONG_SETTING)
+    if settings.problems or settings.enabled:
+        yield from _variables(settings)
     if settings.problems or not settings.enabled:
         return
-    for wrong in environment.problems():
-        yield checks.Warning(
-            f"environment variable {wrong.variable} {wrong.message} It counts as unset.",
-            hint=wrong.hint,
-            id=WRONG_ENVIRONMENT,
-        )
-    yield from _exporter(settings)
+    yield from _exporters(settings)
     # Also an object whose __call__ is one.
     subscription = settings.subscription
     if iscoroutinefunction(subscription) or iscoroutinefunction(vars(type(subscription)).get("__call__")):
         yield checks.Error(
-            f"{settings.source('SUBSCRIPTION')} is a coroutine function: nobody can wait for it where a span begins.",
-            hint='Write it as "def", and let it return what is already loaded. Until then spans go without '
+            f"{settings.source('SUBSCRIPTION')} is a coroutine function, which can't be awaited where a span starts.",
+            hint='Write it as "def", and let it return what is already loaded. Until then, spans have no '
             '"user.subscription".',
             id=SUBSCRIPTION_AWAITED,
         )
     for missing in available_propagator(settings.propagators)[1]:
         yield checks.Warning(
-            f"{settings.source('PROPAGATORS')} asks for a propagator that is not installed. The others are used.",
+            f"{settings.source('PROPAGATORS')} names a propagator that is not installed. The others are used.",
             hint=str(missing),
             id=NO_PROPAGATOR,
         )
@@ -95,9 +98,80 @@ def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
     if {"request", "django"} <= set(settings.instrumentations):
         yield checks.Warning(
             f"{settings.source('INSTRUMENTATIONS')} contains both 'request' and 'django', which trace the same.",
-            hint="Take one of them out: 'request' is this app's own, 'django' is OpenTelemetry's.",
+            hint="Remove one of them: 'request' is this app's own, 'django' is OpenTelemetry's.",
             id=TRACED_TWICE,
         )
+
+
+def _variables(settings: Settings) -> Iterable[checks.CheckMessage]:
+    """Check OpenTelemetry's own variables."""
+    for wrong in environment.problems():
+        effect = "The others are used." if wrong.instead else "It counts as unset."
+        yield checks.Warning(
+            f"environment variable {wrong.variable} {wrong.message} {effect}", hint=wrong.hint, id=WRONG_ENVIRONMENT
+        )
+    for problem in settings.warnings:
+        yield checks.Warning(
+            f"{problem.source} {problem.message} It counts as unset.", hint=problem.hint, id=WRONG_ENVIRONMENT
+        )
+    if not _has_own_provider():
+        # Whatever set the provider honors them: opentelemetry-instrument, or the project's own code.
+        return
+    if settings.sampler is not None:
+        yield from _sampler(settings)
+    # Imported here: only the checks need the long list.
+    from django_tracing.conf.variables import NOT_HONORED, not_honored
+
+    for name in not_honored(os.environ):
+        yield checks.Warning(
+            f"environment variable {name} is set, and has no effect on django_tracing.",
+            hint=f"{NOT_HONORED[name]} docs/settings.md lists the variables that have one.",
+            id=VARIABLE_NOT_HONORED,
+        )
+
+
+def _has_own_provider() -> bool:
+    """Return whether this app set the TracerProvider of this process, or has not started yet."""
+    if not runtime.current.tracing:
+        return True
+    from opentelemetry import trace
+
+    from django_tracing.sampling.registered import GuardedSampler
+    from django_tracing.sampling.sampler import RuleSampler
+
+    return isinstance(getattr(trace.get_tracer_provider(), "sampler", None), (RuleSampler, GuardedSampler))
+
+
+def _sampler(settings: Settings) -> Iterable[checks.CheckMessage]:
+    """Check the sampler of an installed package, which replaces this app's."""
+    from opentelemetry.sdk.trace.sampling import ALWAYS_ON
+
+    from django_tracing.sampling.registered import make_registered_sampler
+
+    source = settings.source("SAMPLER")
+    try:
+        make_registered_sampler(str(settings.sampler), settings.sampler_argument, ALWAYS_ON)
+    except Exception as error:
+        yield checks.Warning(
+            f"{source} is {settings.sampler!r}, which can't be made "
+            f"({printable(f'{type(error).__name__}: {error}', 300)}). It counts as unset.",
+            hint="Correct OTEL_TRACES_SAMPLER_ARG, or choose a sampler of OpenTelemetry's specification.",
+            id=WRONG_ENVIRONMENT,
+        )
+        return
+    yield checks.Warning(
+        f"{source} is {settings.sampler!r}, a sampler of an installed package. It decides alone: the admin's rules, "
+        "SAMPLE_RATE, TRUST_PARENT, KEEP_ERRORS, KEEP_SLOWER_THAN and DEBUG_HEADER are not applied.",
+        hint="Silence this check if that is intended. To use the rules, unset the variable or set "
+        'TRACING["SAMPLE_RATE"].',
+        id=REGISTERED_SAMPLER,
+    )
+
+
+def _exporters(settings: Settings) -> Iterable[checks.CheckMessage]:
+    yield from _exporter(settings)
+    for kind in settings.more_exporters:
+        yield from _exporter(settings._replace(exporter=kind, endpoint=DEFAULT_ENDPOINTS.get(kind)))
 
 
 def _exporter(settings: Settings) -> Iterable[checks.CheckMessage]:
@@ -107,38 +181,42 @@ def _exporter(settings: Settings) -> Iterable[checks.CheckMessage]:
             exporter.shutdown()
     except Exception as error:
         source = settings.source("EXPORTER")
-        message = f"{source} asks for the exporter {settings.exporter!r}, which can't be made. Spans are not sent."
-        if isinstance(error, MissingExtra) or not source.startswith("TRACING"):
+        message = f"{source} names the exporter {settings.exporter!r}, which can't be made. Spans are not sent."
+        # A certificate of the environment is not in the code either.
+        by_deployment = not source.startswith("TRACING") or any(
+            settings.source(name).startswith("environment") for name in _TLS_SETTINGS
+        )
+        if isinstance(error, MissingExtra) or by_deployment:
             yield checks.Warning(message, hint=str(error), id=EXPORTER_NOT_INSTALLED)
         else:
             yield checks.Error(message, hint=str(error), id=NO_EXPORTER)
 
 
 def _instrumentations(settings: Settings) -> Iterable[checks.CheckMessage]:
-    # Not at the top: who runs no checks need not wait for it.
+    # Imported here: a process that runs no checks does not need it.
     from importlib.metadata import entry_points
 
     installed = {point.name for point in entry_points(group="opentelemetry_instrumentor")}
     for name in settings.instrumentations:
         if name in OURS or name in installed:
             continue
-        registry = "https://opentelemetry.io/ecosystem/registry/?language=python names its package."
+        registry = "https://opentelemetry.io/ecosystem/registry/?language=python lists its package."
         if name in _OPENTELEMETRY:
             yield checks.Warning(
                 f"{settings.source('INSTRUMENTATIONS')} contains {name!r}, which is not installed here.",
-                hint=f"It is one of OpenTelemetry's: {registry} Until it is installed it is left out.",
+                hint=f"It is one of OpenTelemetry's: {registry} Until it is installed, it is left out.",
                 id=INSTRUMENTATION_NOT_INSTALLED,
             )
         else:
             yield checks.Error(
-                f"{settings.source('INSTRUMENTATIONS')} contains {name!r}, which is no instrumentation here.",
+                f"{settings.source('INSTRUMENTATIONS')} contains {name!r}, which is not an instrumentation.",
                 hint=f"Ours are {', '.join(OURS)}. For one of OpenTelemetry's, {registry}",
                 id=UNKNOWN_INSTRUMENTATION,
             )
 
 
 def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """What ``check --deploy`` adds: credentials that anyone on the way can read, callers that anyone may be."""
+    """Check what matters in production only: credentials without TLS, and who may force traces."""
     settings = get_settings()
     if settings.problems or not settings.enabled:
         return []
@@ -151,7 +229,7 @@ def _callers(settings: Settings) -> Iterable[checks.CheckMessage]:
     bound = settings.forced_per_second
     most = "any number of" if bound is None else f"up to {bound:g}"
     yield checks.Warning(
-        'TRACING["TRUST_PARENT"] is "always": whoever sends a request decides by its headers whether it is '
+        'TRACING["TRUST_PARENT"] is "always": the sender of a request decides by its headers whether it is '
         f"recorded, and can force {most} traces a second in each process (FORCED_PER_SECOND).",
         hint='Name the networks of your services, TRACING = {"TRUST_PARENT": ["10.0.0.0/8"]}, and your proxies in '
         'TRUSTED_PROXIES; or choose "never". Silence this check where only your own services can call.',
@@ -167,6 +245,6 @@ def _credentials(settings: Settings) -> Iterable[checks.CheckMessage]:
     if parts.scheme != "https" and not local and (settings.headers or parts.password):
         yield checks.Warning(
             f"{settings.source('ENDPOINT')} sends the credentials of your trace backend without TLS.",
-            hint="Use an https:// endpoint, or take the credentials out.",
+            hint="Use an https:// endpoint, or remove the credentials.",
             id=CREDENTIALS_IN_THE_CLEAR,
         )

@@ -10,18 +10,20 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
+from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler
 
 from django_tracing import instrumentation
 from django_tracing.conf import environment
-from django_tracing.conf.loading import get_settings
+from django_tracing.conf.entry_points import load_entry_point
+from django_tracing.conf.loading import DEFAULT_ENDPOINTS, get_settings
 from django_tracing.conf.under_test import in_tests
 from django_tracing.conf.values import Settings
 from django_tracing.context.outgoing import OutgoingPropagator
@@ -29,16 +31,17 @@ from django_tracing.context.propagation import CorrelationPropagator, available_
 from django_tracing.export import build_exporter
 from django_tracing.export.queue import QueueProcessor
 from django_tracing.instrumentation import log_records as logs
-from django_tracing.instrumentation import site_words
 from django_tracing.instrumentation.imports import when_imported
+from django_tracing.instrumentation.site_words import read_site_words
 from django_tracing.instrumentation.upstream.processor import RedactedProcessor, UpstreamProcessor
 from django_tracing.net import shown_address
 from django_tracing.recording import sdk
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.probe import Abilities, probe
 from django_tracing.recording.undecided import late
-from django_tracing.redaction import SensitiveKeys, also_sensitive, redact_resource
+from django_tracing.redaction import SensitiveKeys, Vocabulary, redact_resource, use_vocabulary
 from django_tracing.redaction.attributes import AttributeSanitizer
+from django_tracing.redaction.printable import printable
 from django_tracing.sampling import refresh
 from django_tracing.sampling.sampler import RuleSampler
 from django_tracing.semconv.names import Convention
@@ -76,7 +79,7 @@ def start() -> None:
             # As configured: nothing to log.
             _set_trouble(f"Tracing is off: {settings.source('ENABLED')} says so.", level=logging.DEBUG)
         else:
-            for problem in environment.problems():
+            for problem in (*environment.problems(), *settings.warnings):
                 _logger.warning("The %s", problem)
             with environment.hidden():
                 _start(settings)
@@ -105,14 +108,15 @@ def _start(settings: Settings) -> None:
     ours = isinstance(provider, trace.ProxyTracerProvider)
     abilities = probe()
     sampler = RuleSampler(settings.sample_rate, settings)
+    registered = _make_registered_sampler(settings, sampler) if ours and settings.sampler is not None else None
     if ours:
-        provider = make_provider(settings, sampler)
+        provider = make_provider(settings, registered or sampler)
     add_processor = getattr(provider, "add_span_processor", None)
-    queue: QueueProcessor | None = None
+    queues: list[QueueProcessor] = []
     if add_processor is not None:
         if ours or _explicitly_exported(settings):
-            queue = _make_queue(settings)
-        _add_processors(provider, abilities, queue)
+            queues = _make_queues(settings)
+        _add_processors(provider, abilities, queues)
     if ours:
         trace.set_tracer_provider(provider)
         _set_propagators(settings)
@@ -124,18 +128,18 @@ def _start(settings: Settings) -> None:
     convention = Convention(settings.semconv_stability_opt_in)
     tracer = provider.get_tracer(runtime.SCOPE_NAME, __version__)
     # A provider and a sampler that are not ours are asked for each span.
+    ours = ours and registered is None
     keep = sampler.keep if ours else None
     sanitizer = AttributeSanitizer(settings.sensitive_keys, settings.max_attribute_length, settings.redact)
-    also_sensitive(settings.sensitive_keys)
-    site_words.install()
+    use_vocabulary(Vocabulary(settings.sensitive_keys, read_site_words))
     factory = (
         SpanFactory.of(tracer, keep, passed_by=(UpstreamProcessor,), sanitizer=sanitizer)
         if abilities.own_spans
         else None
     )
     refresher = refresh.start(sampler, factory, settings, _report) if ours and factory is not None else None
-    if refresher is not None and queue is not None:
-        late.append(queue.on_end)
+    if refresher is not None:
+        late.extend(queue.on_end for queue in queues)
     runtime.use(
         runtime.current.replace(
             tracing=True,
@@ -145,31 +149,39 @@ def _start(settings: Settings) -> None:
             sanitizer=sanitizer,
             sampler=sampler if ours else None,
             refresher=refresher,
-            queue=queue,
+            queue=queues[0] if queues else None,
         )
     )
     instrumentation.install(settings.instrumentations)
 
 
-def _add_processors(provider: Any, abilities: Abilities, queue: QueueProcessor | None) -> None:
-    """Redact the spans of other tracers, and send all spans to ``queue``."""
+def _make_queues(settings: Settings) -> list[QueueProcessor]:
+    """Make a queue for each exporter; one whose exporter cannot be made is left out."""
+    made = [_make_queue(settings)]
+    for kind in settings.more_exporters:
+        made.append(_make_queue(settings._replace(exporter=kind, endpoint=DEFAULT_ENDPOINTS.get(kind))))
+    return [queue for queue in made if queue is not None]
+
+
+def _add_processors(provider: Any, abilities: Abilities, queues: Sequence[QueueProcessor]) -> None:
+    """Redact the spans of other tracers, and send all spans to ``queues``."""
     upstream = UpstreamProcessor(in_place=abilities.redaction_in_place)
     provider.add_span_processor(upstream)
-    processor: SpanProcessor | None = queue
-    if not abilities.redaction_in_place:
+    # The SDK's tracers have the object that all spans are given to; those of other providers may hide it.
+    multi = getattr(provider.get_tracer(runtime.SCOPE_NAME, __version__), "span_processor", None)
+    if not abilities.redaction_in_place and multi is not None:
 
-        def lost() -> None:
-            if queue is not None:
+        def count_lost() -> None:
+            for queue in queues:
                 queue.counters.drop("unredacted")
 
-        # The SDK's tracers have the object that all spans are given to; those of other providers may hide it.
-        multi = getattr(provider.get_tracer(runtime.SCOPE_NAME, __version__), "span_processor", None)
-        if multi is not None:
-            upstream.redact_copies(multi, lost)
-        elif queue is not None:
-            processor = RedactedProcessor(queue, upstream, lost)
-    if processor is not None:
-        provider.add_span_processor(processor)
+        upstream.redact_copies(multi, count_lost)
+    for queue in queues:
+        if abilities.redaction_in_place or multi is not None:
+            provider.add_span_processor(queue)
+        else:
+            lost = functools.partial(queue.counters.drop, "unredacted")
+            provider.add_span_processor(RedactedProcessor(queue, upstream, lost))
 
 
 def _report() -> dict[str, Any]:
@@ -196,11 +208,44 @@ def _explicitly_exported(settings: Settings) -> bool:
     )
 
 
+def _make_registered_sampler(settings: Settings, fallback: Sampler) -> Sampler | None:
+    from django_tracing.sampling.registered import make_registered_sampler
+
+    try:
+        return make_registered_sampler(str(settings.sampler), settings.sampler_argument, fallback)
+    except Exception as error:
+        _logger.warning(
+            "The sampler %r (%s) can't be made (%s). SAMPLE_RATE and the rules are used instead.",
+            settings.sampler,
+            settings.source("SAMPLER"),
+            printable(f"{type(error).__name__}: {error}", 300),
+        )
+        return None
+
+
+def _make_id_generator(name: str) -> IdGenerator | None:
+    try:
+        generator = load_entry_point("opentelemetry_id_generator", name)()
+        if isinstance(generator, IdGenerator):
+            return generator
+        problem = "it is no IdGenerator"
+    except Exception as error:
+        problem = printable(f"{type(error).__name__}: {error}", 300)
+    _logger.warning("The ID generator %r can't be used (%s). Ids are random.", name, problem)
+    return None
+
+
 def make_provider(settings: Settings, sampler: Sampler, *, shutdown_on_exit: bool = True) -> TracerProvider:
     """Make a TracerProvider with the settings' resource and without processors."""
-    with environment.hidden():
+    with environment.hidden(problem.variable for problem in settings.warnings):
+        generator = None if settings.id_generator is None else _make_id_generator(settings.id_generator)
         # Not disabled by OTEL_SDK_DISABLED: TRACING["ENABLED"] takes precedence, and was read before.
-        return sdk.make_provider(sampler=sampler, resource=make_resource(settings), shutdown_on_exit=shutdown_on_exit)
+        return sdk.make_provider(
+            sampler=sampler,
+            resource=make_resource(settings),
+            shutdown_on_exit=shutdown_on_exit,
+            id_generator=generator,
+        )
 
 
 def make_resource(settings: Settings) -> Resource:
@@ -247,6 +292,9 @@ def make_exporter(settings: Settings) -> SpanExporter | None:
         timeout=settings.export_timeout,
         local_write=write,
         settings=settings,
+        tls_ca_file=settings.tls_ca_file,
+        tls_client_key=settings.tls_client_key,
+        tls_client_certificate=settings.tls_client_certificate,
     )
 
 
@@ -288,23 +336,21 @@ def _make_queue(settings: Settings) -> QueueProcessor | None:
     if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
         os.register_at_fork(after_in_child=_after_fork)
     _flush_before_uvicorn_ends(queue, settings.shutdown_timeout)
-    when_imported("celery.signals", _flush_before_celery_ends)
+    when_imported("celery.signals", _flush_before_celery_ends, queue)
     return queue
 
 
-def _flush_before_celery_ends() -> None:
-    """Flush the queue when one of Celery's prefork processes has run its last task: it ends without ``atexit``."""
+def _flush_before_celery_ends(queue: QueueProcessor) -> None:
+    """Flush ``queue`` when one of Celery's prefork processes has run its last task: it ends without ``atexit``."""
     from celery.signals import worker_process_shutdown
 
-    worker_process_shutdown.connect(_flush, weak=False, dispatch_uid="django_tracing.provider")
+    def flush(**kwargs: Any) -> None:
+        try:
+            queue.force_flush(int(get_settings().shutdown_timeout * 1000))
+        except Exception:
+            _logger.debug("Spans could not be sent before a worker's process ended.", exc_info=True)
 
-
-def _flush(**kwargs: Any) -> None:
-    try:
-        if runtime.current.queue is not None:
-            runtime.current.queue.force_flush(int(get_settings().shutdown_timeout * 1000))
-    except Exception:
-        _logger.debug("Spans could not be sent before a worker's process ended.", exc_info=True)
+    worker_process_shutdown.connect(flush, weak=False, dispatch_uid=f"django_tracing.provider.{id(queue)}")
 
 
 def _flush_before_uvicorn_ends(queue: QueueProcessor, timeout: float) -> None:

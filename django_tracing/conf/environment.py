@@ -1,39 +1,43 @@
-"""OpenTelemetry's environment variables that its packages can't be imported with.
+"""Keep OpenTelemetry's environment variables from breaking the import of its packages.
 
 An environment is often set for all pods of a cluster, also for those where a variable's package is missing. The API
-and the SDK read such variables while they are imported or when a provider is made, and raise. :func:`prepare` imports
-them with the wrong variables hidden, so that each is as if it were not set, and :func:`problems` tells which.
+and the SDK read such variables while they are imported or when a provider is created, and raise. :func:`prepare`
+imports them with the wrong variables hidden, so that each counts as unset, and :func:`problems` lists them.
 
-Imports nothing of OpenTelemetry itself, and nothing at all where no such variable is set.
+Imports no part of OpenTelemetry itself, and nothing at all where no such variable is set.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
 from typing import Final, NamedTuple
 
+from django_tracing.conf.entry_points import loads
 from django_tracing.conf.patterns import regex_problem
 
 __all__ = ["EnvironmentProblem", "hidden", "prepare", "problems"]
 
 
 class EnvironmentProblem(NamedTuple):
-    """A variable that OpenTelemetry can't work with; it counts as unset."""
+    """A variable that OpenTelemetry can't use. It counts as unset, or as if it had the value ``instead``."""
 
     variable: str
     #: What is wrong with it.
     message: str
-    #: What to do.
+    #: How to fix it.
     hint: str
+    #: The part of its value that can be used.
+    instead: str = ""
 
     def __str__(self) -> str:
         return f"environment variable {self.variable} {self.message} {self.hint}"
 
 
-#: What the packages read while they are imported, or when a provider is made.
+#: What the packages read while they are imported, or when a provider is created.
 _LIMITS: Final = (
     "OTEL_ATTRIBUTE_COUNT_LIMIT",
     "OTEL_ATTRIBUTE_VALUE_LENGTH_LIMIT",
@@ -52,65 +56,64 @@ _IMPORTED: Final = (
     "opentelemetry.sdk.trace",
     "opentelemetry.sdk.trace.export",
 )
-#: Names in OTEL_PROPAGATORS that the API itself brings.
+#: Names in OTEL_PROPAGATORS that the API itself provides.
 _OWN_PROPAGATORS: Final = frozenset({"tracecontext", "baggage", "none"})
-#: What is known to be harmless, and is set nearly everywhere: nothing has to be imported to judge it.
+#: Prefixes of variables that can't break an import. They are set nearly everywhere, so nothing is imported for them.
 _HARMLESS: Final = (
     *("OTEL_SERVICE_NAME", "OTEL_RESOURCE_ATTRIBUTES", "OTEL_SDK_DISABLED", "OTEL_TRACES_", "OTEL_METRICS_"),
     *("OTEL_LOGS_", "OTEL_LOG_LEVEL", "OTEL_EXPORTER_", "OTEL_BSP_", "OTEL_BLRP_", "OTEL_METRIC_"),
     *("OTEL_SEMCONV_", "OTEL_PYTHON_DJANGO_INSTRUMENT", "OTEL_PYTHON_DJANGO_TRACED_", "OTEL_INSTRUMENTATION_"),
 )
 
-_found: tuple[EnvironmentProblem, ...] | None = None
+#: What :func:`prepare` found.
+_found: Final[list[EnvironmentProblem]] = []
 
 
 def problems() -> tuple[EnvironmentProblem, ...]:
-    """The variables that count as unset, found when this package was imported first.
+    """Return the variables that count as unset, as found when this package was first imported.
 
-    Without OTEL_PROPAGATORS: it is a setting of this app too, and what is missing in it is told with that.
+    OTEL_PROPAGATORS is not among them: it is a setting of this app too, and reported with that.
     """
-    return tuple(problem for problem in _found or () if problem.variable != "OTEL_PROPAGATORS")
+    return tuple(problem for problem in _found if problem.variable != "OTEL_PROPAGATORS")
 
 
+@cache
 def prepare() -> None:
-    """Imports OpenTelemetry where the environment might keep it from being imported. Never raises."""
-    global _found
-    if _found is not None:
-        return
-    _found = ()
+    """Import OpenTelemetry where the environment might break its import. Never raises; a second call does nothing."""
     suspects = [name for name in os.environ if name.startswith("OTEL_") and not name.startswith(_HARMLESS)]
     if not suspects:
         return
     try:
-        _found = tuple(_judge(suspects))
+        _found.extend(_validate(suspects))
         with hidden():
             _import()
     except Exception as error:
-        # It is none of the variables that are known to matter: then it may be any of them.
-        _found += tuple(
-            EnvironmentProblem(
-                name, f"may keep OpenTelemetry from being imported ({_shown(error)}).", "Unset it, or correct it."
-            )
-            for name in suspects
-            if name not in {problem.variable for problem in _found}
+        # It is none of the variables that are known to matter, so it may be any of them.
+        known = {problem.variable for problem in _found}
+        reason = f"may keep OpenTelemetry from being imported ({_display(error)})."
+        _found.extend(
+            EnvironmentProblem(name, reason, "Unset it, or correct it.") for name in suspects if name not in known
         )
         try:
             with hidden():
                 _import()
-        except Exception:  # noqa: S110 - it is not the environment; whoever imports it next is told
+        except Exception:  # noqa: S110 - it is not the environment; the next import raises it again
             pass
 
 
 @contextmanager
-def hidden() -> Iterator[None]:
-    """A block in which the wrong variables are not set. For the start, when there is one thread."""
-    taken = {
-        name: os.environ.pop(name) for name in {problem.variable for problem in _found or ()} & os.environ.keys()
-    }
+def hidden(variables: Iterable[str] = ()) -> Iterator[None]:
+    """Hide the wrong variables, and ``variables``, within a block. For the start, when there is one thread."""
+    # The specification treats an empty variable as unset. The SDK looks for what is called "", or takes it for 0.
+    wrong = {name: "" for name, value in os.environ.items() if name.startswith("OTEL_") and not value.strip()}
+    wrong |= {problem.variable: problem.instead for problem in _found}
+    wrong |= dict.fromkeys(variables, "")
+    originals = {name: os.environ.pop(name) for name in wrong.keys() & os.environ.keys()}
+    os.environ.update({name: wrong[name] for name in originals if wrong[name]})
     try:
         yield
     finally:
-        os.environ.update(taken)
+        os.environ.update(originals)
 
 
 def _import() -> None:
@@ -118,63 +121,63 @@ def _import() -> None:
         import_module(module)
 
 
-def _judge(suspects: list[str]) -> Iterator[EnvironmentProblem]:
+def _validate(suspects: list[str]) -> Iterator[EnvironmentProblem]:
     for name in suspects:
-        judge = _JUDGES.get(name) or (_patterns if name.endswith("_EXCLUDED_URLS") else None)
-        problem = None if judge is None else judge(name, os.environ[name])
+        validate = _VALIDATORS.get(name) or (_patterns if name.endswith("_EXCLUDED_URLS") else None)
+        problem = None if validate is None or not os.environ[name].strip() else validate(name, os.environ[name])
         if problem is not None:
             yield problem
 
 
 def _limit(name: str, value: str) -> EnvironmentProblem | None:
-    text = value.strip().lower()
     try:
-        good = text == "" or int(text) >= 0
+        good = int(value.strip()) >= 0
     except ValueError:
         good = False
-    # The SDK takes an empty one for no limit, and the specification's for unset.
     if good:
         return None
     return EnvironmentProblem(
-        name, f"is {_shown(value)}, which is no limit.", "Set it to a whole number, or unset it."
+        name, f"is {_display(value)}, which is no limit.", "Set it to a whole number of at least 0, or unset it."
     )
 
 
 def _propagators(name: str, value: str) -> EnvironmentProblem | None:
     wanted = [part.strip() for part in value.split(",")]
-    if not value or any(part.lower() == "none" for part in wanted) or set(wanted) <= _OWN_PROPAGATORS:
+    if any(part.lower() == "none" for part in wanted) or set(wanted) <= _OWN_PROPAGATORS:
         return None
-    foreign = [part for part in wanted if part not in _OWN_PROPAGATORS]
-    return _missing(name, "opentelemetry_propagator", foreign)
+    return _missing(name, "opentelemetry_propagator", [part for part in wanted if part not in _OWN_PROPAGATORS])
 
 
 def _entry_point(group: str, otherwise: str) -> Callable[[str, str], EnvironmentProblem | None]:
-    def judge(name: str, value: str) -> EnvironmentProblem | None:
-        if not value.strip() and group == "opentelemetry_context":
-            return None
-        if _loads(group, value):
+    def validate(name: str, value: str) -> EnvironmentProblem | None:
+        if loads(group, value):
             return None
         return EnvironmentProblem(
-            name, f"is {_shown(value)}, which no installed package provides.", f"Unset it. {otherwise}"
+            name, f"is {_display(value)}, which no installed package provides.", f"Unset it. {otherwise}"
         )
 
-    return judge
+    return validate
 
 
 def _detectors(name: str, value: str) -> EnvironmentProblem | None:
-    wanted = [part.strip() for part in value.split(",") if part.strip() and part.strip() != "*"]
-    return _missing(name, "opentelemetry_resource_detector", wanted)
+    wanted = [part.strip() for part in value.split(",") if part.strip()]
+    problem = _missing(name, "opentelemetry_resource_detector", [part for part in wanted if part != "*"])
+    if problem is None:
+        return None
+    # The SDK would log a traceback for each of the others.
+    good = [part for part in wanted if part == "*" or loads("opentelemetry_resource_detector", part)]
+    return problem._replace(instead=",".join(good))
 
 
 def _missing(name: str, group: str, wanted: list[str]) -> EnvironmentProblem | None:
-    missing = [part for part in wanted if not _loads(group, part)]
+    missing = [part for part in wanted if not loads(group, part)]
     if not missing:
         return None
-    named = ", ".join(_shown(part) for part in missing[:5])
+    named = ", ".join(_display(part) for part in missing[:5])
     return EnvironmentProblem(
         name,
         f"names {named}, which no installed package provides.",
-        "Install its package, or take it out of the list.",
+        "Install its package, or remove it from the list.",
     )
 
 
@@ -182,18 +185,18 @@ def _patterns(name: str, value: str) -> EnvironmentProblem | None:
     for pattern in (part.strip() for part in value.split(",")):
         problem = regex_problem(pattern)
         if problem:
-            hint = "It is a list of regular expressions, with commas."
-            return EnvironmentProblem(name, f"contains {_shown(pattern)}. {problem}", hint)
+            hint = "It is a list of regular expressions, separated by commas."
+            return EnvironmentProblem(name, f"contains {_display(pattern)}. {problem}", hint)
     return None
 
 
 def _boolean(name: str, value: str) -> EnvironmentProblem | None:
     if value.strip().lower() in ("true", "false"):
         return None
-    return EnvironmentProblem(name, f"is {_shown(value)}.", 'Set it to "true" or "false", or unset it.')
+    return EnvironmentProblem(name, f"is {_display(value)}.", 'Set it to "true" or "false", or unset it.')
 
 
-_JUDGES: Final[dict[str, Callable[[str, str], EnvironmentProblem | None]]] = {
+_VALIDATORS: Final[dict[str, Callable[[str, str], EnvironmentProblem | None]]] = {
     **dict.fromkeys(_LIMITS, _limit),
     "OTEL_PROPAGATORS": _propagators,
     "OTEL_PYTHON_CONTEXT": _entry_point("opentelemetry_context", "Python's contextvars are used."),
@@ -201,24 +204,13 @@ _JUDGES: Final[dict[str, Callable[[str, str], EnvironmentProblem | None]]] = {
         "opentelemetry_tracer_provider", "The provider of django_tracing is used."
     ),
     "OTEL_PYTHON_METER_PROVIDER": _entry_point("opentelemetry_meter_provider", "No metrics are made."),
+    "OTEL_PYTHON_ID_GENERATOR": _entry_point("opentelemetry_id_generator", "Random ids are used."),
     "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": _detectors,
     "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED": _boolean,
 }
 
 
-def _loads(group: str, name: str) -> bool:
-    from importlib.metadata import entry_points
-
-    for point in entry_points(group=group, name=name):
-        try:
-            point.load()
-        except Exception:
-            return False
-        return True
-    return False
-
-
-def _shown(value: object) -> str:
-    # On one line, whatever stands in it.
+def _display(value: object) -> str:
+    # On one line, whatever it contains.
     text = ascii(value) if isinstance(value, str) else f"{type(value).__name__}: {ascii(str(value))}"
     return text if len(text) <= 60 else f"{text[:57]}..."

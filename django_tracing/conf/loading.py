@@ -1,8 +1,9 @@
-"""Settings: the ``TRACING`` dict and the environment become one frozen, typed :class:`Settings`.
+"""Load the settings: ``TRACING`` and the environment become one frozen :class:`Settings`.
 
-``TRACING`` wins over the OpenTelemetry variables (``OTEL_*``), those win over the short names
-(``JAEGER_ENDPOINT``, ``SERVICE_NAME``, ``SERVICE_VERSION``, ``ENVIRONMENT``). A wrong value never raises: it
-becomes a :class:`Problem` that says which setting, where it was set and the mend, and tracing is then off.
+``TRACING`` takes precedence over OpenTelemetry's variables (``OTEL_*``), and those over the short names
+(``JAEGER_ENDPOINT``, ``SERVICE_NAME``, ``SERVICE_VERSION``, ``ENVIRONMENT``). A wrong value never raises. It becomes
+a :class:`Problem` that names the setting, its source and the fix. Tracing is then off, except where OpenTelemetry's
+specification wants a wrong value to be ignored: see :data:`DISABLING`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,19 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 from urllib.parse import urlsplit, urlunsplit
 
 from django.conf import settings as django_settings
 from django.core.signals import setting_changed
 
-from django_tracing.conf.parsers import Parser, WrongValue, display, parse_otlp_endpoint, parse_protocol
+from django_tracing.conf.parsers import Parser, WrongValue, display, parse_otlp_endpoint
 from django_tracing.conf.patterns import regex_problem
-from django_tracing.conf.table import NAMES, SPECS, Spec
+from django_tracing.conf.selection import select_exporter, select_sampler
+from django_tracing.conf.table import NAMES, OUR_INSTRUMENTATIONS, SPECS, Spec
 from django_tracing.conf.values import Problem, Settings
 
-__all__ = ["DEFAULT_ENDPOINTS", "QUERY_PORT", "get_settings", "load"]
+__all__ = ["DEFAULT_ENDPOINTS", "DISABLING", "QUERY_PORT", "get_settings", "load"]
 
 #: Where an exporter sends to when no endpoint is given.
 DEFAULT_ENDPOINTS = MappingProxyType(
@@ -37,16 +39,30 @@ DEFAULT_ENDPOINTS = MappingProxyType(
 )
 #: Jaeger's query port (https://www.jaegertracing.io/docs/latest/deployment/).
 QUERY_PORT = 16686
-#: Samplers of the specification that take a ratio; under any other the argument means something else.
-_RATIO_SAMPLERS = ("", "traceidratio", "parentbased_traceidratio")
+#: OpenTelemetry's variables that turn tracing off where they are wrong, for spans would otherwise go elsewhere than
+#: intended, or without credentials. Any other one counts as unset, as the specification wants it.
+DISABLING: Final = frozenset(
+    {
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_HEADERS",
+        "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    }
+)
+#: It is read together with OTEL_TRACES_SAMPLER.
+_SAMPLER_ARGUMENT: Final = "OTEL_TRACES_SAMPLER_ARG"
 
 
-class _Loader:
+class Loader:
+    """Reads all settings once. ``values`` holds them by their names in ``TRACING``, ``extra`` by those of fields."""
+
     def __init__(self, configured: Any, environ: Mapping[str, str]) -> None:
         self.environ = environ
         self.problems: list[Problem] = []
+        self.warnings: list[Problem] = []
         self.sources: dict[str, str] = {}
         self.values: dict[str, Any] = {}
+        self.extra: dict[str, Any] = {}
         self.configured: Mapping[str, Any] = {}
         if configured is None or isinstance(configured, Mapping):
             self.configured = configured or {}
@@ -61,19 +77,34 @@ class _Loader:
             )
 
     def problem(self, setting: str, source: str, wrong: WrongValue) -> None:
+        """Record a wrong value, which turns tracing off."""
         self.problems.append(Problem(setting, source, wrong.message, wrong.hint))
 
-    def parse(self, name: str, source: str, value: Any, parser: Parser, from_env: bool, default: Any) -> Any:
-        self.sources[name] = source
+    def warn(self, setting: str, variable: str, message: str, hint: str) -> None:
+        """Record a wrong value of an environment variable that counts as unset."""
+        self.warnings.append(Problem(setting, f"environment variable {variable}", message, hint))
+
+    def variable(self, name: str) -> str:
+        """Return the value of an environment variable, without white space around it; empty where it is unset."""
+        # The specification treats an empty variable as unset.
+        return self.environ.get(name, "").strip()
+
+    def parse(self, name: str, source: str, value: Any, parser: Parser, from_env: bool) -> tuple[bool, Any]:
+        """Return whether ``value`` could be parsed, and the result. Record the problem where it could not be."""
         try:
-            return parser(value, from_env)
-        except WrongValue as wrong:
-            self.problem(name, source, wrong)
+            return True, parser(value, from_env)
+        except WrongValue as error:
+            wrong = error
         except Exception as error:
             # An object that raises when it is looked at.
-            problem = WrongValue(f"can't be read ({type(error).__name__}).", "Write it as docs/settings.md says.")
-            self.problem(name, source, problem)
-        return default
+            wrong = WrongValue(f"can't be read ({type(error).__name__}).", "Write it as docs/settings.md describes.")
+        variable = source.removeprefix("environment variable ")
+        if from_env and variable.startswith("OTEL_") and variable not in DISABLING:
+            self.warn(name, variable, wrong.message, wrong.hint)
+        else:
+            self.sources[name] = source
+            self.problem(name, source, wrong)
+        return False, None
 
     def unknown_keys(self) -> None:
         for key in self.configured:
@@ -82,49 +113,50 @@ class _Loader:
             text = key if isinstance(key, str) else display(key)
             close = difflib.get_close_matches(text.upper().replace("-", "_"), NAMES, n=1, cutoff=0.5)
             hint = (
-                f'Did you mean "{close[0]}"?'
-                if close
-                else "Take it out; docs/settings.md has the table of all settings."
+                f'Did you mean "{close[0]}"?' if close else "Remove it; docs/settings.md has a table of all settings."
             )
             self.problem(text, f'TRACING["{text}"]', WrongValue("is not a setting of django_tracing.", hint))
 
     def read(self, spec: Spec) -> None:
+        """Read one setting from ``TRACING``, else from its environment variables, else its default."""
+        self.values[spec.name] = spec.default
+        source = f'TRACING["{spec.name}"]'
         if spec.name in self.configured:
             value = self.configured[spec.name]
             if value is None and spec.default is None:
-                self.values[spec.name] = None
-                self.sources[spec.name] = f'TRACING["{spec.name}"]'
+                self.sources[spec.name] = source
                 return
-            source = f'TRACING["{spec.name}"]'
-            self.values[spec.name] = self.parse(spec.name, source, value, spec.parse, False, spec.default)
+            good, parsed = self.parse(spec.name, source, value, spec.parse, False)
+            if good:
+                self.values[spec.name], self.sources[spec.name] = parsed, source
             return
         for variable in spec.env:
             raw = self.environ.get(variable, "")
-            # The specification treats an empty variable as unset.
-            if not raw.strip():
+            # A sampler's argument may be anything: select_sampler() reads it.
+            if not raw.strip() or variable == _SAMPLER_ARGUMENT:
                 continue
-            if variable == "OTEL_TRACES_SAMPLER_ARG" and (
-                self.environ.get("OTEL_TRACES_SAMPLER", "").strip() not in _RATIO_SAMPLERS
-            ):
-                continue
-            parser = (
-                parse_otlp_endpoint
-                if variable.startswith("OTEL_EXPORTER_OTLP") and spec.name == "ENDPOINT"
-                else spec.parse
-            )
+            parser = spec.parse_env or spec.parse
+            if spec.name == "ENDPOINT" and variable.startswith("OTEL_"):
+                parser = parse_otlp_endpoint
             source = f"environment variable {variable}"
-            self.values[spec.name] = self.parse(spec.name, source, raw, parser, True, spec.default)
-            return
-        self.values[spec.name] = spec.default
+            good, parsed = self.parse(spec.name, source, raw, parser, True)
+            if good:
+                self.values[spec.name], self.sources[spec.name] = parsed, source
+            if good or not variable.startswith("OTEL_") or variable in DISABLING:
+                return
 
     def load(self) -> Settings:
         self.unknown_keys()
         for spec in SPECS:
             self.read(spec)
         values = self.values
-        self._disabled_by_environment()
+        self._enabled()
         self._resource()
-        self._exporter()
+        select_sampler(self)
+        select_exporter(self)
+        self._endpoint()
+        self._batches()
+        self._instrumentations()
         if values["QUERY_URL"] is None and "QUERY_URL" not in self.sources:
             values["QUERY_URL"] = _default_query_url(values["EXPORTER"], values["ENDPOINT"])
         if values["LOCAL_STORE"] is None:
@@ -139,27 +171,53 @@ class _Loader:
             fields["enabled"] = False
             self.sources["ENABLED"] = f"{self.problems[0].source}, which is wrong"
         fields["excluded_urls"] = self._excluded_urls()
-        return Settings(**fields, sources=MappingProxyType(self.sources), problems=tuple(self.problems))
+        fields["id_generator"] = self._id_generator()
+        return Settings(
+            **fields,
+            **self.extra,
+            sources=MappingProxyType(self.sources),
+            problems=tuple(self.problems),
+            warnings=tuple(self.warnings),
+        )
 
-    def _disabled_by_environment(self) -> None:
-        raw = self.environ.get("OTEL_SDK_DISABLED", "").strip()
+    def _enabled(self) -> None:
+        variable = "OTEL_SDK_DISABLED"
+        raw = self.variable(variable).lower()
         if "ENABLED" in self.configured or not raw:
             return
         # The specification: only "true" (any case) disables, every other value is false.
-        self.sources["ENABLED"] = "environment variable OTEL_SDK_DISABLED"
-        self.values["ENABLED"] = raw.lower() != "true"
+        self.sources["ENABLED"] = f"environment variable {variable}"
+        self.values["ENABLED"] = raw != "true"
+        if raw not in ("true", "false"):
+            self.warn("ENABLED", variable, f"is {display(raw)}.", 'Set it to "true" or "false", or unset it.')
 
     def _excluded_urls(self) -> tuple[str, ...]:
-        """What OpenTelemetry's Django instrumentation would leave out, is left out by this one."""
+        """Return the URLs that OpenTelemetry's Django instrumentation leaves out: they are left out here, too."""
         variable = "OTEL_PYTHON_DJANGO_EXCLUDED_URLS"
         if variable not in self.environ:
             variable = "OTEL_PYTHON_EXCLUDED_URLS"
         wanted = [part.strip() for part in self.environ.get(variable, "").split(",")]
-        # What is wrong with one is told by ``environment``.
+        # conf.environment reports wrong ones.
         return tuple(part for part in wanted if part and not regex_problem(part))
 
+    def _id_generator(self) -> str | None:
+        name = self.variable("OTEL_PYTHON_ID_GENERATOR")
+        # conf.environment reports a missing one, and provider.make_provider() goes on without it.
+        return None if name in ("", "random") else name
+
+    def _instrumentations(self) -> None:
+        """Leave out what ``OTEL_PYTHON_DISABLED_INSTRUMENTATIONS`` names, unless ``TRACING`` has its own list."""
+        disabled = {part.strip() for part in self.variable("OTEL_PYTHON_DISABLED_INSTRUMENTATIONS").split(",")}
+        listed = self.values["INSTRUMENTATIONS"]
+        if "INSTRUMENTATIONS" not in self.configured and disabled & {*listed, "*"}:
+            # The names are OpenTelemetry's: ours stay.
+            self.values["INSTRUMENTATIONS"] = tuple(
+                name for name in listed if name in OUR_INSTRUMENTATIONS or not disabled & {name, "*"}
+            )
+            self.sources["INSTRUMENTATIONS"] = "environment variable OTEL_PYTHON_DISABLED_INSTRUMENTATIONS"
+
     def _resource(self) -> None:
-        """``OTEL_RESOURCE_ATTRIBUTES`` may hold the name, version and environment: stronger than the short names."""
+        """Take name, version and environment from the resource attributes: they win over the short names."""
         values = self.values
         attributes = dict(values["RESOURCE_ATTRIBUTES"])
         source = self.sources.get("RESOURCE_ATTRIBUTES", "")
@@ -177,28 +235,35 @@ class _Loader:
         if values["SERVICE_NAME"] is None:
             values["SERVICE_NAME"] = _project_name()
 
-    def _exporter(self) -> None:
+    def _batches(self) -> None:
+        """Apply OpenTelemetry's rules for its batch processor's variables."""
+        batch, queue = self.values["BATCH_SIZE"], self.values["QUEUE_SIZE"]
+        variable = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"
+        if batch > queue and self.sources.get("BATCH_SIZE") == f"environment variable {variable}":
+            self.values["BATCH_SIZE"] = min(queue, 512)
+            del self.sources["BATCH_SIZE"]
+            self.warn(
+                "BATCH_SIZE",
+                variable,
+                f"is {batch}, which is more than the {queue} spans of the queue.",
+                "Set it to less, or OTEL_BSP_MAX_QUEUE_SIZE to more.",
+            )
+        # One limits a request, the other one a batch, which is one request here.
+        variable = "OTEL_BSP_EXPORT_TIMEOUT"
+        if self.sources.get("EXPORT_TIMEOUT", "").startswith("environment variable OTEL_EXPORTER_"):
+            spec = next(spec for spec in SPECS if spec.name == "EXPORT_TIMEOUT")
+            raw = self.environ.get(variable, "")
+            if raw.strip() and spec.parse_env is not None:
+                source = f"environment variable {variable}"
+                good, seconds = self.parse(spec.name, source, raw, spec.parse_env, True)
+                if good and seconds < self.values[spec.name]:
+                    self.values[spec.name], self.sources[spec.name] = seconds, source
+
+    def _endpoint(self) -> None:
+        """Complete the endpoint for the exporter, or set the exporter's default."""
         values = self.values
         endpoint = values["ENDPOINT"]
         source = self.sources.get("ENDPOINT", "")
-        if values["EXPORTER"] is None:
-            protocol = self.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or self.environ.get(
-                "OTEL_EXPORTER_OTLP_PROTOCOL", ""
-            )
-            kind = _kind_for_endpoint(endpoint)
-            # The protocol variable speaks of OTLP endpoints only, not of a Jaeger's or of the local store.
-            if protocol.strip() and kind in ("otlp", "otlp-grpc"):
-                variable = (
-                    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
-                    if self.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL")
-                    else "OTEL_EXPORTER_OTLP_PROTOCOL"
-                )
-                kind = self.parse(
-                    "EXPORTER", f"environment variable {variable}", protocol, parse_protocol, True, kind
-                )
-            values["EXPORTER"] = kind
-            if endpoint and "EXPORTER" not in self.sources:
-                self.sources["EXPORTER"] = source
         kind = values["EXPORTER"]
         if endpoint is None:
             values["ENDPOINT"] = DEFAULT_ENDPOINTS.get(kind)
@@ -212,22 +277,12 @@ class _Loader:
             )
         elif kind == "otlp":
             path = parts.path.rstrip("/")
-            # OTEL_EXPORTER_OTLP_ENDPOINT is a base for all signals, the others are the traces' own address.
+            # OTEL_EXPORTER_OTLP_ENDPOINT is a base for all signals; the others are the address of traces.
             if not path or (source.endswith("OTEL_EXPORTER_OTLP_ENDPOINT") and not path.endswith("/v1/traces")):
                 path += "/v1/traces"
                 values["ENDPOINT"] = urlunsplit(parts._replace(path=path))
         elif kind == "jaeger" and parts.scheme != "udp" and not parts.path.rstrip("/"):
             values["ENDPOINT"] = urlunsplit(parts._replace(path="/api/traces"))
-
-
-def _kind_for_endpoint(endpoint: str | None) -> str:
-    """What an endpoint speaks: see "The endpoint decides the protocol" in docs/settings.md."""
-    if endpoint is None:
-        return "local"
-    parts = urlsplit(endpoint)
-    if parts.scheme == "udp" or parts.path.rstrip("/") == "/api/traces":
-        return "jaeger"
-    return "otlp-grpc" if parts.port == 4317 else "otlp"
 
 
 def _default_query_url(exporter: str, endpoint: str | None) -> str | None:
@@ -238,7 +293,7 @@ def _default_query_url(exporter: str, endpoint: str | None) -> str | None:
 
 
 def _project_name() -> str:
-    """The Django project's package, e.g. ``shop`` for ``shop.settings.production``."""
+    """Return the name of the Django project's package, e.g. ``shop`` for ``shop.settings.production``."""
     for dotted in (os.environ.get("DJANGO_SETTINGS_MODULE"), getattr(django_settings, "ROOT_URLCONF", None)):
         head = str(dotted or "").partition(".")[0]
         if head and head not in ("settings", "config", "urls"):
@@ -248,7 +303,7 @@ def _project_name() -> str:
 
 
 def _base_dir() -> Path | None:
-    """The project's folder, where its settings say so by what may be a path."""
+    """Return the project's folder where ``BASE_DIR`` is one; it may be anything."""
     base = getattr(django_settings, "BASE_DIR", None)
     return Path(os.fsdecode(base)) if base and isinstance(base, (str, bytes, os.PathLike)) else None
 
@@ -256,34 +311,34 @@ def _base_dir() -> Path | None:
 def _working_folder() -> Path:
     try:
         return Path.cwd()
-    except OSError:  # it was deleted: so is what is stored below it, which the store tells of
+    except OSError:  # it was deleted; the store reports that
         return Path()
 
 
 def load(configured: Any, environ: Mapping[str, str]) -> Settings:
-    """Settings from a ``TRACING`` value and an environment.
+    """Return the settings of a ``TRACING`` value and an environment.
 
-    Never raises: what is wrong stands in ``problems``, and ``enabled`` is then False.
+    Never raises: wrong settings are in ``problems``, and ``enabled`` is then False.
     """
     try:
-        return _Loader(configured, environ).load()
+        return Loader(configured, environ).load()
     except Exception as error:
         return _unreadable(configured, type(error).__name__)
 
 
 def _unreadable(configured: Any, why: str) -> Settings:
-    """Settings for a TRACING or an environment that raise in a way that no parser expects."""
+    """Return settings for a TRACING or an environment that raises in a way that no parser expects."""
     try:
-        settings, source = _Loader(configured, {}).load(), "environment variables of OpenTelemetry"
+        settings, source = Loader(configured, {}).load(), "environment variables of OpenTelemetry"
     except Exception:
-        settings, source = _Loader(None, {}).load(), "settings.TRACING"
-    problem = Problem("TRACING", source, f"can't be read ({why}).", "Write it as docs/settings.md says.")
+        settings, source = Loader(None, {}).load(), "settings.TRACING"
+    problem = Problem("TRACING", source, f"can't be read ({why}).", "Write it as docs/settings.md describes.")
     return settings._replace(enabled=False, problems=(problem,))
 
 
 @cache
 def get_settings() -> Settings:
-    """The effective settings of this process, read once and again after ``setting_changed``."""
+    """Return the effective settings of this process. They are read once, and again after ``setting_changed``."""
     return load(getattr(django_settings, "TRACING", None), os.environ)
 
 

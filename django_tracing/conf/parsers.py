@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 from django.utils.module_loading import import_string
 
+from django_tracing.conf.entry_points import is_registered
 from django_tracing.conf.values import Settings
 from django_tracing.net import shown_address
 
@@ -26,19 +27,20 @@ __all__ = [
     "choice",
     "did_you_mean",
     "display",
-    "is_installed",
+    "milliseconds",
     "number",
     "optional",
     "parse_boolean",
     "parse_callable",
     "parse_commands",
+    "parse_count",
+    "parse_delay",
     "parse_exporter",
     "parse_header_name",
     "parse_headers",
     "parse_hosts",
     "parse_networks",
     "parse_otlp_endpoint",
-    "parse_path",
     "parse_peer_services",
     "parse_prefixes",
     "parse_propagators",
@@ -49,14 +51,20 @@ __all__ = [
     "parse_semconv",
     "parse_subscription",
     "parse_text",
+    "parse_timeout",
     "parse_trust_parent",
+    "path",
     "string_map",
     "strings",
     "url",
 ]
 
 KNOWN_EXPORTERS = ("otlp", "otlp-grpc", "jaeger", "local", "console", "none")
-KNOWN_PROPAGATORS = ("tracecontext", "baggage", "b3", "b3multi", "jaeger", "none")
+#: The names of OpenTelemetry's specification.
+KNOWN_PROPAGATORS = ("tracecontext", "baggage", "b3", "b3multi", "jaeger", "xray", "ottrace", "none")
+#: The range of ``EXPORT_TIMEOUT``, in seconds.
+_SHORTEST_TIMEOUT = 0.1
+_LONGEST_TIMEOUT = 600.0
 KNOWN_SEMCONV = ("http", "http/dup", "database", "database/dup")
 
 
@@ -132,6 +140,36 @@ def optional(parser: Parser) -> Parser:
         return None if value is None else parser(value, from_env)
 
     return parse
+
+
+def parse_count(value: Any, from_env: bool) -> int:
+    """Parse a positive number of OpenTelemetry's batch processor."""
+    return int(number(1, 2**31 - 1, unit="", whole=True)(value, from_env))
+
+
+def milliseconds(value: Any, maximum: float = 2**31 - 1) -> float:
+    """Parse a duration as OpenTelemetry's specification defines it; return seconds."""
+    return float(number(0, maximum, unit="milliseconds", whole=True)(value, True)) / 1000
+
+
+def parse_delay(value: Any, from_env: bool) -> float:
+    """Parse a variable for ``EXPORT_INTERVAL``, in milliseconds."""
+    # Zero is allowed there, and would keep a core busy here.
+    return min(max(milliseconds(value), 0.01), 3600.0)
+
+
+def parse_timeout(value: Any, from_env: bool) -> float:
+    """Parse a variable for ``EXPORT_TIMEOUT``, in milliseconds."""
+    seconds = milliseconds(value)
+    if not seconds:
+        return _LONGEST_TIMEOUT
+    if seconds < _SHORTEST_TIMEOUT:
+        # OpenTelemetry's own exporter for Python reads seconds: then no export would ever be in time.
+        raise WrongValue(
+            f"is {display(value)}, which is less than {_SHORTEST_TIMEOUT * 1000:g} milliseconds.",
+            "OpenTelemetry's specification counts milliseconds: write 10000 for ten seconds.",
+        )
+    return min(seconds, _LONGEST_TIMEOUT)
 
 
 def choice(*choices: str) -> Parser:
@@ -241,13 +279,16 @@ def parse_otlp_endpoint(value: Any, from_env: bool) -> str:
     return url("http", "https", example="http://localhost:4318")(text, from_env)  # type: ignore[no-any-return]
 
 
-def parse_path(value: Any, from_env: bool) -> Path:
-    if not isinstance(value, (str, os.PathLike)) or not str(value).strip():
-        raise WrongValue(
-            f"must be the path of a file, not {display(value)}.",
-            'Write it as BASE_DIR / ".tracing" / "traces.sqlite3".',
-        )
-    return Path(value)
+def path(*, example: str, quoted: bool = True) -> Parser:
+    """Return a parser of the path of a file. ``example`` is code where it is not ``quoted``."""
+
+    def parse(value: Any, from_env: bool) -> Path:
+        if not isinstance(value, (str, os.PathLike)) or not str(value).strip():
+            shown = f'"{example}"' if quoted else example
+            raise WrongValue(f"must be the path of a file, not {display(value)}.", f"Write it as {shown}.")
+        return Path(value)
+
+    return parse
 
 
 def parse_networks(value: Any, from_env: bool) -> tuple[IPv4Network | IPv6Network, ...]:
@@ -418,18 +459,13 @@ def parse_semconv(value: Any, from_env: bool) -> frozenset[str]:
 def parse_propagators(value: Any, from_env: bool) -> tuple[str, ...]:
     names: tuple[str, ...] = strings(example='["tracecontext", "baggage"]')(value, from_env)
     if from_env:
-        # It is set for all services of a cluster: what is not installed here is left out when it is looked for.
-        return tuple(name.lower() if name.lower() in KNOWN_PROPAGATORS else name for name in names)
+        # It is set for all services of a cluster: what is not installed here is left out, with a warning.
+        names = tuple(name.lower() if name.lower() in KNOWN_PROPAGATORS else name for name in names)
+        return tuple(dict.fromkeys(names))
     for name in names:
-        if name not in KNOWN_PROPAGATORS and not is_installed("opentelemetry_propagator", name):
+        if name not in KNOWN_PROPAGATORS and not is_registered("opentelemetry_propagator", name):
             raise WrongValue(
                 f"contains {display(name)}{did_you_mean(name, KNOWN_PROPAGATORS)}.",
                 f"Known: {', '.join(KNOWN_PROPAGATORS)}, and those that an installed package provides.",
             )
-    return names
-
-
-def is_installed(group: str, name: str) -> bool:
-    from importlib.metadata import entry_points
-
-    return bool(entry_points(group=group, name=name))
+    return tuple(dict.fromkeys(names))

@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from django_tracing.conf import parsers
 from django_tracing.conf.parsers import Parser
 
-__all__ = ["DEFAULT_INSTRUMENTATIONS", "NAMES", "SPECS", "Spec"]
+__all__ = ["DEFAULT_INSTRUMENTATIONS", "NAMES", "OUR_INSTRUMENTATIONS", "SPECS", "Spec"]
 
-DEFAULT_INSTRUMENTATIONS = (
+#: This app's own instrumentations; the others are OpenTelemetry's.
+OUR_INSTRUMENTATIONS = (
     "request",
     "layers",
     "database",
@@ -20,6 +21,9 @@ DEFAULT_INSTRUMENTATIONS = (
     "rate_limit",
     "commands",
     "tasks",
+)
+DEFAULT_INSTRUMENTATIONS = (
+    *OUR_INSTRUMENTATIONS,
     "celery",
     "psycopg",
     "redis",
@@ -31,15 +35,15 @@ DEFAULT_INSTRUMENTATIONS = (
 
 
 class Spec(NamedTuple):
-    """One setting: its name in ``TRACING``, its default, its environment variables (strongest first)."""
+    """One setting: its name in ``TRACING``, its default and its environment variables (the strongest first)."""
 
     name: str
     default: Any
     parse: Parser
     env: tuple[str, ...] = ()
+    #: Parses values of the environment, where these differ from those of ``TRACING``.
+    parse_env: Parser | None = None
 
-
-_ENDPOINT_EXAMPLE = "http://localhost:4318"
 
 SPECS: tuple[Spec, ...] = (
     Spec("ENABLED", True, parsers.parse_boolean),
@@ -56,7 +60,7 @@ SPECS: tuple[Spec, ...] = (
     Spec(
         "ENDPOINT",
         None,
-        parsers.url("http", "https", "udp", example=_ENDPOINT_EXAMPLE),
+        parsers.url("http", "https", "udp", example="http://localhost:4318"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT", "JAEGER_ENDPOINT"),
     ),
     Spec("EXPORTER", None, parsers.parse_exporter),
@@ -73,11 +77,24 @@ SPECS: tuple[Spec, ...] = (
         ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "OTEL_EXPORTER_OTLP_COMPRESSION"),
     ),
     Spec(
-        "PROPAGATORS",
-        ("tracecontext", "baggage"),
-        parsers.parse_propagators,
-        ("OTEL_PROPAGATORS",),
+        "TLS_CA_FILE",
+        None,
+        parsers.path(example="/etc/ssl/collector.pem"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "OTEL_EXPORTER_OTLP_CERTIFICATE"),
     ),
+    Spec(
+        "TLS_CLIENT_KEY",
+        None,
+        parsers.path(example="/etc/ssl/shop.key"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "OTEL_EXPORTER_OTLP_CLIENT_KEY"),
+    ),
+    Spec(
+        "TLS_CLIENT_CERTIFICATE",
+        None,
+        parsers.path(example="/etc/ssl/shop.pem"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"),
+    ),
+    Spec("PROPAGATORS", ("tracecontext", "baggage"), parsers.parse_propagators, ("OTEL_PROPAGATORS",)),
     Spec("SAMPLE_RATE", 1.0, parsers.number(0, 1, unit="(a share)"), ("OTEL_TRACES_SAMPLER_ARG",)),
     Spec("TRUST_PARENT", "always", parsers.parse_trust_parent),
     Spec("FORCED_PER_SECOND", 100.0, parsers.optional(parsers.number(0, unit="traces"))),
@@ -88,13 +105,37 @@ SPECS: tuple[Spec, ...] = (
     Spec("SAMPLING_CLIENTS", (ip_network("127.0.0.0/8"), ip_network("::1/128")), parsers.parse_networks),
     Spec("SAMPLING_TOKEN", None, parsers.parse_text),
     Spec("REMOTE_SAMPLING_URL", None, parsers.url("http", "https", example="http://jaeger:5778/sampling")),
-    Spec("BATCH_SIZE", 512, parsers.number(1, unit="spans", whole=True)),
-    Spec("EXPORT_INTERVAL", None, parsers.number(0.01, 3600, unit="seconds")),
-    Spec("EXPORT_TIMEOUT", 10.0, parsers.number(0.1, 600, unit="seconds")),
-    Spec("QUEUE_SIZE", 8192, parsers.number(1, unit="spans", whole=True)),
+    Spec(
+        "BATCH_SIZE",
+        512,
+        parsers.number(1, unit="spans", whole=True),
+        ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE",),
+        parsers.parse_count,
+    ),
+    Spec(
+        "EXPORT_INTERVAL",
+        None,
+        parsers.number(0.01, 3600, unit="seconds"),
+        ("OTEL_BSP_SCHEDULE_DELAY",),
+        parsers.parse_delay,
+    ),
+    Spec(
+        "EXPORT_TIMEOUT",
+        10.0,
+        parsers.number(0.1, 600, unit="seconds"),
+        ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_BSP_EXPORT_TIMEOUT"),
+        parsers.parse_timeout,
+    ),
+    Spec(
+        "QUEUE_SIZE",
+        8192,
+        parsers.number(1, unit="spans", whole=True),
+        ("OTEL_BSP_MAX_QUEUE_SIZE",),
+        parsers.parse_count,
+    ),
     Spec("QUEUE_BYTES", 8 * 1024 * 1024, parsers.number(65536, unit="bytes", whole=True)),
     Spec("SHUTDOWN_TIMEOUT", 3.0, parsers.number(0, 600, unit="seconds")),
-    Spec("LOCAL_STORE", None, parsers.parse_path),
+    Spec("LOCAL_STORE", None, parsers.path(example='BASE_DIR / ".tracing" / "traces.sqlite3"', quoted=False)),
     Spec("MAX_TRACES", 5000, parsers.number(1, unit="traces", whole=True)),
     Spec("MAX_TRACE_SPANS", 10_000, parsers.number(1, unit="spans", whole=True)),
     Spec("MAX_STORE_BYTES", 512 * 1024 * 1024, parsers.number(1024 * 1024, unit="bytes", whole=True)),

@@ -1,10 +1,10 @@
-"""Trace context in and out: W3C tracecontext and baggage, B3, Jaeger, and the correlation id beside them."""
+"""Choose the propagators: OpenTelemetry's by name, and the correlation id beside them."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from importlib import import_module
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.propagators.composite import CompositePropagator
@@ -17,28 +17,38 @@ from opentelemetry.propagators.textmap import (
     default_setter,
 )
 
+from django_tracing.conf.entry_points import find_entry_point
 from django_tracing.context.request import HEADER, RequestState, get_request_state, well_formed, with_request_state
+from django_tracing.exceptions import MissingExtra
+from django_tracing.redaction.printable import printable
 
-__all__ = ["CorrelationPropagator", "MissingPropagator", "available_propagator"]
+__all__ = ["PROPAGATOR_GROUP", "CorrelationPropagator", "MissingPropagator", "available_propagator"]
 
-#: Name in OTEL_PROPAGATORS -> (module, class, package to install).
-_CLASSES: Final = {
-    "tracecontext": ("opentelemetry.trace.propagation.tracecontext", "TraceContextTextMapPropagator", ""),
-    "baggage": ("opentelemetry.baggage.propagation", "W3CBaggagePropagator", ""),
-    "b3": ("opentelemetry.propagators.b3", "B3SingleFormat", "opentelemetry-propagator-b3"),
-    "b3multi": ("opentelemetry.propagators.b3", "B3MultiFormat", "opentelemetry-propagator-b3"),
-    "jaeger": ("opentelemetry.propagators.jaeger", "JaegerPropagator", "opentelemetry-propagator-jaeger"),
+#: OpenTelemetry's entry points of propagators.
+PROPAGATOR_GROUP: Final = "opentelemetry_propagator"
+#: Name -> (module, class), of those that the API itself provides: looking for entry points takes milliseconds.
+_OWN: Final = {
+    "tracecontext": ("opentelemetry.trace.propagation.tracecontext", "TraceContextTextMapPropagator"),
+    "baggage": ("opentelemetry.baggage.propagation", "W3CBaggagePropagator"),
+}
+#: Name -> the package that provides it, of those that the specification names.
+_PACKAGES: Final = {
+    "b3": "opentelemetry-propagator-b3",
+    "b3multi": "opentelemetry-propagator-b3",
+    "jaeger": "opentelemetry-propagator-jaeger",
+    "xray": "opentelemetry-propagator-aws-xray",
+    "ottrace": "opentelemetry-propagator-ot-trace",
 }
 
 
-class MissingPropagator(ImportError):
-    """A propagator of ``PROPAGATORS`` that can't be had here; the message says which, and what to install."""
+class MissingPropagator(MissingExtra):
+    """A propagator of ``PROPAGATORS`` that is not available here. The message names it and what to install."""
 
 
 class CorrelationPropagator(TextMapPropagator):
-    """Hands the current request's correlation id to called services as ``X-Correlation-ID``, and takes one in.
+    """Send the current request's correlation id to called services as ``X-Correlation-ID``, and read a caller's.
 
-    What begins a trace with nobody's id makes one of its own: the middleware, a command.
+    Where a trace has no id yet, the code that starts it makes one: the middleware, a command.
     """
 
     def extract(
@@ -70,9 +80,9 @@ class CorrelationPropagator(TextMapPropagator):
 
 
 def available_propagator(names: Iterable[str]) -> tuple[TextMapPropagator, list[MissingPropagator]]:
-    """Those of ``names`` (as in ``OTEL_PROPAGATORS``) that are installed, as one, and what is wrong with the others.
+    """Return one propagator of those ``names`` (as in ``OTEL_PROPAGATORS``) that are available, and the problems.
 
-    The correlation id's own stands at the end.
+    The correlation id's own propagator is the last one.
     """
     found: list[TextMapPropagator] = []
     missing: list[MissingPropagator] = []
@@ -85,17 +95,19 @@ def available_propagator(names: Iterable[str]) -> tuple[TextMapPropagator, list[
 
 
 def _propagator(name: str) -> TextMapPropagator:
-    module, attribute, package = _CLASSES.get(name, ("", "", ""))
-    try:
-        found: Any = getattr(import_module(module), attribute) if module else _named(name)
-        return cast(TextMapPropagator, found())
-    except Exception as error:
+    module, attribute = _OWN.get(name, ("", ""))
+    point = None if module else find_entry_point(PROPAGATOR_GROUP, name)
+    if not module and point is None:
+        package = _PACKAGES.get(name)
         remedy = f"needs the package {package}: pip install {package}." if package else "is not installed here."
-        raise MissingPropagator(f'The propagator "{name}" {remedy}') from error
-
-
-def _named(name: str) -> Any:
-    """A propagator that a package provides under ``name``, as the OpenTelemetry API finds it."""
-    from importlib.metadata import entry_points
-
-    return next(iter(entry_points(group="opentelemetry_propagator", name=name))).load()
+        raise MissingPropagator(f'The propagator "{name}" {remedy}')
+    try:
+        # As the API itself does it: an entry point is a class, or a function that makes a propagator.
+        factory: Any = getattr(import_module(module), attribute) if point is None else point.load()
+        propagator = factory()
+    except Exception as error:
+        reason = printable(f"{type(error).__name__}: {error}", 200)
+        raise MissingPropagator(f'The propagator "{name}" can\'t be imported ({reason}).') from error
+    if not all(callable(getattr(propagator, method, None)) for method in ("extract", "inject")):
+        raise MissingPropagator(f'The propagator "{name}" is {type(propagator).__name__}, which is none.')
+    return propagator  # type: ignore[no-any-return]

@@ -41,7 +41,7 @@ from django_tracing.semconv.names import SAMPLING_RATE, SAMPLING_RULE, USER_ID, 
 if TYPE_CHECKING:
     from django_tracing.sampling.remote import JaegerRemoteSampler
 
-__all__ = ["BY_DEBUG_HEADER", "BY_REMOTE", "BY_SETTINGS", "REMOTE_REFRESH", "RuleSampler"]
+__all__ = ["BY_DEBUG_HEADER", "BY_REMOTE", "BY_SETTINGS", "RuleSampler"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -50,8 +50,6 @@ _logger = logging.getLogger("django_tracing")
 BY_SETTINGS: Final = "settings"
 BY_DEBUG_HEADER: Final = "debug header"
 BY_REMOTE: Final = "remote"
-#: How often the strategy is asked for, in seconds.
-REMOTE_REFRESH: Final = 10.0
 _FOLLOWED: Final = SamplingDecision(True)
 _PASSED_OVER: Final = SamplingDecision(False)
 
@@ -81,7 +79,10 @@ class RuleSampler(Sampler):
             from django_tracing.sampling.remote import JaegerRemoteSampler
 
             self.remote = JaegerRemoteSampler(
-                settings.service_name, settings.remote_sampling_url, initial=rate, refresh=REMOTE_REFRESH
+                settings.service_name,
+                settings.remote_sampling_url,
+                initial=rate,
+                refresh=settings.remote_sampling_interval,
             )
         self.rules: RuleSet = compile_rules((), "")
         self._buckets: dict[int, TokenBucket] = {}
@@ -171,6 +172,15 @@ class RuleSampler(Sampler):
         keeps_all = not self._threshold and not self.rules.compiled and self.remote is None
         return self._forced is None or keeps_all or self._forced.take()
 
+    def _decides_by_id(self, parent: SpanContext, trace_id: int) -> bool:
+        """Return whether a caller's trace is sampled by its id, so that services of one rate keep the same traces.
+
+        What callers can force by the choice of an id is bounded as what they force by their decision.
+        """
+        if self._settings is None or not self._settings.sample_by_trace_id:
+            return False
+        return randomness(trace_id, parent.trace_state) < self._threshold or self._may_force()
+
     def decide(
         self, state: Any, name: str, kind: SpanKind, parent: SpanContext | None, trace_id: int
     ) -> SamplingDecision:
@@ -189,7 +199,7 @@ class RuleSampler(Sampler):
                 return self._left_out(state, request, name, meta, trace_id)
             elif not asked_for or self._may_force():
                 return _FOLLOWED
-            if asked_for:
+            if asked_for and not self._decides_by_id(parent, trace_id):
                 # The trace's id and its tracestate are the caller's choice: they would decide as the caller likes.
                 trace_state = with_own_randomness(parent.trace_state)
         return self._judge(state, request, name, meta, trace_id, trace_state)

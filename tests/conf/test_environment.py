@@ -122,7 +122,7 @@ def test_every_variable_of_the_specification_may_be_wrong_at_once(value: str, di
     start(variables, repr({"LOCAL_STORE": str(tmp_path / "traces.sqlite3")}))
 
 
-@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_TRACES_SAMPLER_ARG", "JAEGER_ENDPOINT"])
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_HEADERS", "JAEGER_ENDPOINT"])
 def test_a_wrong_setting_in_the_environment_stops_no_command(variable: str) -> None:
     done = start({variable: "jaeger:4318" if "JAEGER" in variable else "http://wrong value"}, "{}")
     assert done.stdout.startswith(f"Tracing is off: environment variable {variable}")

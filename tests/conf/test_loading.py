@@ -1,4 +1,4 @@
-"""Settings from TRACING and the environment, as a user sets them and reads of their faults."""
+"""Load settings from TRACING and the environment, and report wrong ones."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import pytest
 from django.test import override_settings
 
 from django_tracing.conf.loading import get_settings, load
-from django_tracing.conf.table import SPECS
+from django_tracing.conf.table import DEFAULT_INSTRUMENTATIONS, OUR_INSTRUMENTATIONS, SPECS
 from django_tracing.conf.values import Settings
+from django_tracing.instrumentation import OURS
 
 
 def from_env(**environ: str) -> Settings:
@@ -101,9 +102,9 @@ class TestPrecedence:
             assert (settings.compression, settings.source("COMPRESSION")) == (value, source)
 
     def test_the_argument_of_another_sampler_is_not_a_rate(self) -> None:
-        settings = from_env(OTEL_TRACES_SAMPLER="jaeger_remote", OTEL_TRACES_SAMPLER_ARG="endpoint=http://x")
+        settings = from_env(OTEL_TRACES_SAMPLER="always_on", OTEL_TRACES_SAMPLER_ARG="endpoint=http://x")
         assert settings.sample_rate == 1.0
-        assert settings.problems == ()
+        assert settings.problems == settings.warnings == ()
 
     def test_setting_changed_is_followed(self) -> None:
         with override_settings(TRACING={"SERVICE_NAME": "other"}):
@@ -165,7 +166,7 @@ class TestEndpointDecidesTheProtocol:
 WRONG = [
     ({"SAMPLING_RATE": 1}, "SAMPLING_RATE", 'Did you mean "SAMPLE_RATE"?'),
     ({"JAEGER_ENDPOINT": "http://x"}, "JAEGER_ENDPOINT", 'Did you mean "ENDPOINT"?'),
-    ({"WHATEVER_ELSE_123": 1}, "WHATEVER_ELSE_123", "Take it out"),
+    ({"WHATEVER_ELSE_123": 1}, "WHATEVER_ELSE_123", "Remove it"),
     ({"SAMPLE_RATE": 1.5}, "SAMPLE_RATE", "Set it to a number from 0 to 1"),
     ({"SAMPLE_RATE": -0.1}, "SAMPLE_RATE", "Set it to a number from 0 to 1"),
     ({"SAMPLE_RATE": float("nan")}, "SAMPLE_RATE", "Set it to a number from 0 to 1"),
@@ -206,40 +207,47 @@ WRONG = [
 
 class TestErrors:
     @pytest.mark.parametrize(
-        ("tracing", "name", "mend"), WRONG, ids=[f"{name}-{i}" for i, (_, name, _) in enumerate(WRONG)]
+        ("tracing", "name", "fix"), WRONG, ids=[f"{name}-{i}" for i, (_, name, _) in enumerate(WRONG)]
     )
-    def test_names_the_setting_the_source_and_the_mend(
-        self, tracing: dict[str, object], name: str, mend: str
-    ) -> None:
+    def test_names_the_setting_the_source_and_the_fix(self, tracing: dict[str, object], name: str, fix: str) -> None:
         problem = the_problem(load(tracing, {}))
         assert f'TRACING["{name}"]' in problem
-        assert mend in problem
+        assert fix in problem
 
     def test_tracing_that_is_no_dict(self) -> None:
         assert "settings.TRACING must be a dict, not list." in the_problem(load(["x"], {}))
 
     @pytest.mark.parametrize(
-        ("variable", "value", "mend"),
+        ("variable", "value", "fix"),
+        [
+            ("JAEGER_ENDPOINT", "jaeger:4318", 'Write it with its scheme: "http://jaeger:4318".'),
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", "ftp://c", "Use http:// or https://."),
+            ("OTEL_EXPORTER_OTLP_HEADERS", "team", "key1=value1"),
+        ],
+    )
+    def test_the_environment_is_named_too(self, variable: str, value: str, fix: str) -> None:
+        problem = the_problem(from_env(**{variable: value}))
+        assert f"environment variable {variable}" in problem
+        assert fix in problem
+
+    @pytest.mark.parametrize(
+        ("variable", "value", "fix"),
         [
             ("OTEL_TRACES_SAMPLER_ARG", "2", "Set it to a number from 0 to 1"),
             ("OTEL_TRACES_SAMPLER_ARG", "all", "Set it to a number from 0 to 1"),
-            ("JAEGER_ENDPOINT", "jaeger:4318", 'Write it with its scheme: "http://jaeger:4318".'),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", "deflate", 'Choose one of "none", "gzip".'),
             ("OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "zstd", 'Choose one of "none", "gzip".'),
             ("OTEL_RESOURCE_ATTRIBUTES", "team", "key1=value1"),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", 'Set it to "http/protobuf" or "grpc".'),
         ],
     )
-    def test_the_environment_is_named_too(self, variable: str, value: str, mend: str) -> None:
-        problem = the_problem(from_env(**{variable: value}))
-        assert f"environment variable {variable}" in problem
-        assert mend in problem
-
-    def test_an_unsupported_protocol(self) -> None:
-        problem = the_problem(
-            from_env(OTEL_EXPORTER_OTLP_ENDPOINT="http://c:4318", OTEL_EXPORTER_OTLP_PROTOCOL="http/json")
-        )
-        assert "environment variable OTEL_EXPORTER_OTLP_PROTOCOL" in problem
-        assert 'Set it to "http/protobuf" or "grpc".' in problem
+    def test_another_variable_of_opentelemetry_counts_as_unset(self, variable: str, value: str, fix: str) -> None:
+        endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"}
+        settings = load(None, {**endpoint, variable: value})
+        (warning,) = settings.warnings
+        assert f"environment variable {variable}" in str(warning)
+        assert fix in str(warning)
+        assert settings._replace(warnings=()) == load(None, endpoint)
 
     def test_a_problem_is_a_sentence(self) -> None:
         assert the_problem(from_env(JAEGER_ENDPOINT="jaeger:4318")).startswith(
@@ -284,11 +292,15 @@ def test_values_are_typed() -> None:
 
 def test_the_documentation_has_every_setting_and_no_other() -> None:
     page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
-    documented = set(re.findall(r"^\| `([A-Z_]+)` \|", page, re.MULTILINE))
+    documented = set(re.findall(r"^\| `(?!OTEL_)([A-Z_]+)` \|", page, re.MULTILINE))
     assert documented == {spec.name for spec in SPECS}
 
 
-# ----- what nobody thought of
+def test_our_instrumentations_are_those_of_the_registry() -> None:
+    assert OUR_INSTRUMENTATIONS == OURS == DEFAULT_INSTRUMENTATIONS[: len(OURS)]
+
+
+# ----- strange values
 
 
 @pytest.mark.parametrize("base", [None, 5, object(), b"/srv/shop", "/srv/shop", Path("/srv/shop")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
@@ -17,7 +18,6 @@ from django.urls import path
 from opentelemetry import propagate, trace
 from opentelemetry.sdk.trace import ReadableSpan
 
-from django_tracing.context import propagation
 from django_tracing.context.propagation import available_propagator
 from tests.callees import CLIENTS, Callee
 from tests.conftest import Spans
@@ -240,7 +240,13 @@ def test_outside_a_request_there_is_no_correlation_id() -> None:
     assert set(carrier) == {"traceparent"}
 
 
-def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(propagation._CLASSES, "b3", ("no_such_module", "B3", "opentelemetry-propagator-b3"))  # type: ignore[index]
-    _, (missing,) = available_propagator(["tracecontext", "b3"])
-    assert "pip install opentelemetry-propagator-b3." in str(missing)
+def test_a_missing_package_is_named() -> None:
+    _, (missing,) = available_propagator(["tracecontext", "ottrace"])
+    assert "pip install opentelemetry-propagator-ot-trace." in str(missing)
+
+
+def test_a_package_that_cannot_be_imported_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "opentelemetry.propagators.b3", None)
+    propagator, (missing,) = available_propagator(["tracecontext", "b3"])
+    assert 'The propagator "b3" can\'t be imported (ModuleNotFoundError' in str(missing)
+    assert "traceparent" in propagator.fields
