@@ -27,7 +27,7 @@ def test_a_waterfall(root: Client, store: LocalStore) -> None:
         *("circuit_breaker.blueprint-service", "http.post.blueprint-service", "POST /validate", "rate_limit.check"),
     ]
     assert re.findall(r'aria-level="(\d)"', text) == ["1", "2", "3", "2", "2", "3", "4", "1"]
-    assert "One span names a parent that is not stored here." in said
+    assert "The parent of one span is not stored here." in said
     assert f'href="{TRACES}{BLUEPRINT}/otlp.json"' in text
 
 
@@ -48,7 +48,7 @@ def test_repeated_queries_are_folded_and_blamed(root: Client, store: LocalStore)
     store.write(repeated(12, **location))
     text = content(root, f"{5:032x}/")
     said = words(text)
-    assert "N+1: the same query 12 times, 12.0 ms in all. Made by shop/views.py:42 in checkout ." in said
+    assert "N+1: the same query 12 times, 12.0 ms in total. Called from shop/views.py:42 in checkout ." in said
     assert "SELECT … FROM blueprints WHERE id = %s" in said
     assert "12 × db.select.blueprints" in said
     assert text.count('aria-level="3"') == 12
@@ -86,7 +86,9 @@ def test_what_tells_of_the_lines_of_the_code(root: Client, store: LocalStore) ->
     query = {"db.system": "postgresql", "db.statement": "SELECT x FROM y", "operation.type": "database"}
     spans = [row(6, n, 1, "db.select.y", kind="client", start=n, attributes=query) for n in range(2, 9)]
     store.write([row(6, 1, took=50), *spans])
-    assert 'TRACING["CODE_LOCATIONS"] = True says which line makes it.' in words(content(root, f"{6:032x}/"))
+    assert 'Set TRACING["CODE_LOCATIONS"] to True to see which line of code makes it.' in words(
+        content(root, f"{6:032x}/")
+    )
 
 
 def test_where_the_time_went(root: Client, store: LocalStore) -> None:
