@@ -59,7 +59,10 @@ def spans() -> Iterator[Spans]:
 
 @pytest.fixture
 def without_coverage(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Do not measure the processes that the test starts: coverage changes what they import, and how long they take."""
+    """Do not measure the processes that the test starts.
+
+    Coverage changes what they import and how long they take, and another user may not write its data.
+    """
     monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
 
 

@@ -411,7 +411,7 @@ def nobodys(script: str, *arguments: object) -> str:
 
 
 @pytest.fixture
-def open_folder() -> Iterator[Path]:
+def open_folder(without_coverage: None) -> Iterator[Path]:
     """A folder that every user may enter, unlike pytest's."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o555)
