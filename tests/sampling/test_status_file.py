@@ -39,7 +39,7 @@ def test_pages_show_what_the_processes_of_this_site_told(tmp_path: Path) -> None
         + """
     SamplingRule.objects.create(name="half", rate=50)
     SamplingRule.objects.create(name="unmet", method="POST")
-    assert "No process has told" in page("processstatus")
+    assert "No process has reported" in page("processstatus")
     for index in range(2):
         refresher = make(lambda: {"exporter": "otlp", "exported": 4711 + index})
         refresher._process = f"p{index}"
@@ -67,7 +67,7 @@ def test_pages_show_what_the_processes_of_this_site_told(tmp_path: Path) -> None
         + PAGES
         + """
     SamplingRule.objects.create(name="theirs")
-    assert "No process has told" in page("processstatus")
+    assert "No process has reported" in page("processstatus")
     assert 'field-kept">0<' in page("samplingrule")
     """
     )
