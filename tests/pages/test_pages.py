@@ -60,7 +60,7 @@ def test_links_stay_within_the_admin_that_they_are_of(root: Client, store: Local
 
 
 def test_every_field_is_escaped(root: Client, store: LocalStore) -> None:
-    """Whoever sends requests, or spans, chooses these."""
+    """Anyone who sends requests or spans can set these fields."""
     evil = {
         "name": SCRIPT,
         "service": SCRIPT,
@@ -92,7 +92,7 @@ def test_every_field_is_escaped(root: Client, store: LocalStore) -> None:
         text = answer.content.decode()
         assert "<script>alert" not in text
         assert "alert" in text or address == ""
-        # None of them ends an attribute's value either.
+        # None of them closes the value of an HTML attribute either.
         assert '"x")&lt;/script' not in text
     assert "<script" not in root.get(f"{TRACES}{trace}/otlp.json")["Content-Disposition"]
 
