@@ -84,7 +84,7 @@ def test_permissions_are_django_s() -> None:
 
 @pytest.fixture
 def unmigrated(transactional_db: None) -> Iterator[None]:
-    """As on a laptop where nobody has migrated this app: its pages of traces need no table."""
+    """Remove the tables, as in a project that has not migrated this app: traces need none."""
     call_command("migrate", "django_tracing", "zero", verbosity=0)
     yield
     call_command("migrate", "django_tracing", verbosity=0)

@@ -1,4 +1,4 @@
-"""The panel of django-debug-toolbar, on real requests, as the toolbar itself shows it."""
+"""Test the panel of django-debug-toolbar with real requests, as the toolbar shows it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("debug_toolbar", reason="needs django-debug-toolbar")
 
-#: A site with the toolbar, in a process of its own: its settings are read once.
+#: A project with the toolbar. It runs in its own process, since the toolbar reads its settings once.
 SITE = """
 import asyncio, json, os, sys, types
 os.environ["DJANGO_SETTINGS_MODULE"] = "toolbar_settings"
@@ -176,7 +176,7 @@ def test_a_request_that_is_not_recorded(tmp_path: Path, path: str, tracing: dict
     assert "not recorded" in found["nav"]
 
 
-def test_our_middleware_below_the_toolbars_is_told_of(tmp_path: Path) -> None:
+def test_our_middleware_below_the_toolbars_is_explained(tmp_path: Path) -> None:
     found = panel(tmp_path, after=["django_tracing.middleware.TracingMiddleware"])
     assert "TracingMiddleware comes after the toolbar&#x27;s middleware in MIDDLEWARE" in found["content"]
 

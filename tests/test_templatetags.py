@@ -1,4 +1,4 @@
-"""The current trace in templates."""
+"""Test the current trace in templates."""
 
 from __future__ import annotations
 

@@ -14,6 +14,7 @@ from django_tracing.conf.table import SPECS
 from django_tracing.conf.values import Settings
 from django_tracing.models import ProcessStatus
 from django_tracing.net import shown_address
+from django_tracing.pages.links import trace_address
 from django_tracing.pages.responses import respond
 from django_tracing.redaction import SensitiveKeys, redact_resource
 from django_tracing.sampling.database import table_exists
@@ -44,23 +45,33 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
         "steps": None,
     }
     if request.method == "POST":
-        context |= _diagnose(settings)
+        context |= _diagnose(request, settings)
     return respond(request, admin, "change_list", gettext("Status"), context)
 
 
-def _diagnose(settings: Settings) -> dict[str, Any]:
+def _diagnose(request: HttpRequest, settings: Settings) -> dict[str, Any]:
     from django_tracing.diagnosis.steps import Diagnosis
 
     diagnosis = Diagnosis(settings, timeout=10)
     return {
         "steps": list(diagnosis.steps()),
         "link": diagnosis.link,
+        "address": _address_of(request, diagnosis.link, diagnosis.trace_id),
         "outcome": {
             0: gettext("The trace arrived.") if diagnosis.link else gettext("The trace was sent."),
             1: gettext("The trace did not arrive."),
             2: gettext("The settings are wrong."),
         }[diagnosis.exit_code],
     }
+
+
+def _address_of(request: HttpRequest, link: str | None, trace_id: str | None) -> str:
+    """Return the address of the test trace. For the local store, ``link`` is a command, and the trace has a page."""
+    if link is None or trace_id is None:
+        return ""
+    if "://" in link:
+        return link
+    return trace_address(trace_id) if request.user.has_perm("django_tracing.view_trace") else ""
 
 
 def _setting_row(settings: Settings, name: str) -> dict[str, str]:

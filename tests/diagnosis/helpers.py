@@ -1,4 +1,4 @@
-"""What the tests of the diagnosis share: a finished diagnosis, and servers to run it against."""
+"""Helpers for the tests of the diagnosis: a complete diagnosis, and servers to run it against."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ DATA = Path(__file__).parents[1] / "data"
 
 
 class Result:
-    """A diagnosis that was run to its end."""
+    """A complete diagnosis."""
 
     def __init__(self, tracing: dict[str, Any], environ: dict[str, str] | None = None, **options: Any) -> None:
         self.diagnosis = Diagnosis(load({"SERVICE_NAME": "shop", **tracing}, environ or {}), **options)
@@ -46,7 +46,7 @@ class Result:
 
 
 def failed(result: Result, name: str, code: int = 1) -> Step:
-    """The step that failed, which must be the last and must say what it means and what to do."""
+    """Return the failed step. It must be the last one, and explain what it means and what to do."""
     assert (result.last.name, result.last.outcome) == (name, "failed"), result.text
     assert result.exit_code == code
     assert result.last.meaning, result.last
@@ -69,7 +69,7 @@ class Web:
                 try:
                     super().handle_one_request()
                 except (OSError, ssl.SSLError):
-                    self.close_connection = True  # a client that went away
+                    self.close_connection = True  # the client has disconnected
 
             def do_GET(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -92,7 +92,7 @@ class Web:
             def get_request(self) -> Any:
                 connection, address = super().get_request()
                 if web._context is not None:
-                    # Here and not on the listening socket: a failed handshake must cost its own connection only.
+                    # Not on the listening socket: a failed handshake must affect only its own connection.
                     connection.settimeout(5)
                     connection = web._context.wrap_socket(connection, server_side=True)
                 return connection, address
@@ -125,7 +125,7 @@ def always(status: int, kind: str = "text/plain", body: bytes = b"") -> Callable
 
 @contextmanager
 def deaf() -> Iterator[int]:
-    """A port that takes connections and never says anything."""
+    """Open a port that accepts connections but never answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(16)
@@ -133,7 +133,7 @@ def deaf() -> Iterator[int]:
 
 
 def empty_jaeger(method: str, path: str) -> tuple[int, str, bytes]:
-    """A query API of today that knows no trace."""
+    """Answer as a current query API without traces."""
     if path.startswith("/api/v3/trace-summaries"):
         return 400, "application/json", b'{"error":{"httpCode":400,"message":"startTime is required"}}'
     return 404, "application/json", b'{"error":{"httpCode":404,"message":"trace not found"}}'

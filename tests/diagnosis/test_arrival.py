@@ -32,7 +32,7 @@ def test_the_test_trace_is_sent_as_spans_are(receiver: OTLPReceiver) -> None:
 def test_a_jaeger_that_takes_and_shows_the_trace(any_jaeger: Jaeger, address: str) -> None:
     tracing = {"ENDPOINT": getattr(any_jaeger, address), "QUERY_URL": any_jaeger.query}
     if address == "otlp_grpc":
-        tracing["EXPORTER"] = "otlp-grpc"  # its port is none that is known by custom
+        tracing["EXPORTER"] = "otlp-grpc"  # the port does not imply the protocol
     result = Result(tracing, {"SERVICE_VERSION": "7"})
     assert {step.outcome for step in result.steps} <= {"ok", "skipped"}, result.text
     assert result.exit_code == 0
@@ -168,7 +168,7 @@ def test_another_program_s_database(tmp_path: Path) -> None:
 
 
 class Exporter(SpanExporter):
-    """Behaves as ``mode`` says."""
+    """Returns, raises or waits for ``mode``."""
 
     mode: Any = SpanExportResult.SUCCESS
     spans: list[ReadableSpan] = []
@@ -229,6 +229,6 @@ def test_a_console_is_not_read_back(capfd: pytest.CaptureFixture[str]) -> None:
     assert result.exit_code == 0
     assert result.last.outcome == "skipped"
     out, err = capfd.readouterr()
-    # What is printed by the exporter must not stand among what the command prints for programs.
+    # Programs read the standard output of the command, so the exporter must not print there.
     assert '"name": "check_tracing"' in err
     assert out == ""

@@ -110,7 +110,7 @@ def test_a_jaeger_s_strategy() -> None:
     with Jaeger("jaeger", {"default_strategy": {"type": "probabilistic", "param": 0.25}}) as jaeger:
         tracing = {"ENDPOINT": jaeger.otlp_http, "REMOTE_SAMPLING_URL": jaeger.sampling, "SAMPLE_RATE": 0.1}
         result = Result(tracing, query=False)
-    # What it decides SAMPLE_RATE does not.
+    # The server decides, so SAMPLE_RATE is not used.
     assert result.step("sampling").detail == f"by {jaeger.sampling}: 25 %"
 
 

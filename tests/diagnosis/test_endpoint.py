@@ -136,7 +136,7 @@ def test_credentials(status: int, path: str) -> None:
         result = Result({"ENDPOINT": web.url + path, "HEADERS": {"authorization": "Bearer abcdefghijkl"}})
     step = failed(result, "protocol")
     assert str(status) in step.detail
-    # Thrift takes no headers, only what stands in the URL.
+    # Thrift uses the credentials of the URL, and no headers.
     assert ("user:password@" in step.remedy) if path else ("HEADERS" in step.remedy)
     assert "abcdefghijkl" not in result.text
 
@@ -190,7 +190,7 @@ def test_a_web_page_takes_no_spans_though_it_says_200(path: str) -> None:
 
 
 def test_ports_of_old_jaegers(any_jaeger: Jaeger, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Jaeger's own gRPC is gRPC, and takes no OTLP.
+    # Jaeger's old protocol is gRPC, too, but does not accept OTLP.
 
     netloc = urlsplit(any_jaeger.otlp_grpc).netloc
     monkeypatch.setitem(PORTS, urlsplit(any_jaeger.otlp_grpc).port, "That is usually Jaeger's old gRPC.")
@@ -218,7 +218,7 @@ def test_a_database_instead_of_a_jaeger(extra: dict[str, str]) -> None:
 
 @contextmanager
 def postgres_port() -> Iterator[int]:
-    """A TCP port of the tests' PostgreSQL, which may listen on a socket in a folder only."""
+    """Return a TCP port of the tests' PostgreSQL, which may listen only on a socket in the file system."""
     database = django_settings.DATABASES["default"]
     if not str(database["HOST"]).startswith("/"):
         yield int(database["PORT"] or 5432)
@@ -230,7 +230,7 @@ def postgres_port() -> Iterator[int]:
 
 @contextmanager
 def forwarded(path: str) -> Iterator[int]:
-    """A TCP port whose connections are handed on to a socket in the file system."""
+    """Open a TCP port that forwards connections to a socket in the file system."""
 
     def pump(source: socket.socket, target: socket.socket) -> None:
         try:
@@ -291,7 +291,7 @@ def test_a_redis_instead_of_a_jaeger(extra: dict[str, str], redis_url: str) -> N
 )
 def test_a_jaeger_spoken_to_wrongly(any_jaeger: Jaeger, port: str, exporter: str, words: Sequence[str]) -> None:
     netloc = urlsplit(getattr(any_jaeger, port)).netloc
-    # Without reading back too: a page that answers 200 to everything must not count as taken.
+    # Also without reading back: a server that answers 200 to everything has not accepted the trace.
     result = Result({"ENDPOINT": f"http://{netloc}", "EXPORTER": exporter}, query=False)
     step = failed(result, "protocol")
     for word in words:

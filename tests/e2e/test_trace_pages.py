@@ -154,7 +154,7 @@ def test_new_traces_come_by_themselves(page: Any, site: Site) -> None:
     page.locator(".tracing-list tbody th a").last.focus()
     site.demo.send(boom)
     page.locator(".tracing-list tbody tr").nth(before).wait_for()
-    assert page.inner_text("#tracing-said") == "New traces were added."
+    assert page.inner_text("#tracing-live-status") == "New traces were added."
     # Who is on a row stays there, and nothing else of the page moved.
     assert page.evaluate("document.activeElement.textContent") == "GET /api/boom"
     assert page.is_checked("#tracing-live")

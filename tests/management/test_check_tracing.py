@@ -1,4 +1,4 @@
-"""``manage.py check_tracing``, as a person and as a script use it."""
+"""Test ``manage.py check_tracing``, for people and for scripts."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(*arguments: Any) -> tuple[int, str]:
-    """Exit code and what was printed, in this process."""
+    """Run the command in this process; return its exit code and output."""
     out = io.StringIO()
     code = 0
     try:
@@ -52,13 +52,13 @@ def run(*arguments: Any) -> tuple[int, str]:
 def manage(
     folder: Path, tracing: str, *arguments: str, before: str = "", **environ: str
 ) -> subprocess.CompletedProcess[str]:
-    """``python -m django check_tracing`` of a project whose TRACING is ``tracing``; ``before`` runs before Django."""
+    """Run the command in a new project with these settings; the code ``before`` runs before Django starts."""
     (folder / "shop_settings.py").write_text(
         textwrap.dedent(
             f"""
             SECRET_KEY = "tests-only"
             INSTALLED_APPS = ["django_tracing"]
-            # Nothing listens there: the command has to do without a database.
+            # Nothing listens there: the command must work without a database.
             DATABASES = {{"default": {{"ENGINE": "django.db.backends.postgresql", "HOST": "127.0.0.1", "PORT": 1}}}}
             {tracing}
             """
@@ -144,7 +144,7 @@ trace.set_tracer_provider(TracerProvider())
     ended = manage(tmp_path, "", "--no-query", before=before, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)
     assert ended.returncode == 0, ended
     assert "WARN exporter  This process had a TracerProvider before Django started" in ended.stdout
-    # This app's own endpoint is honoured beside it.
+    # This app's own endpoint is honored beside it.
     ended = manage(tmp_path, f"TRACING = {{'ENDPOINT': '{receiver.endpoint}'}}", "--no-query", before=before)
     assert "WARN" not in ended.stdout
 
@@ -245,7 +245,7 @@ def test_lines_come_as_the_steps_end(settings: Any, receiver: OTLPReceiver) -> N
         def flush(self) -> None:
             seen.append(self.getvalue())
             if "port" in self.getvalue():
-                # Only now is the receiver let go: the lines before did not wait for it.
+                # The receiver answers only now: the lines before were printed without waiting for it.
                 receiver.mode = "ok"
 
     command = check_tracing.Command(stdout=Out(), no_color=True)
@@ -255,7 +255,7 @@ def test_lines_come_as_the_steps_end(settings: Any, receiver: OTLPReceiver) -> N
     assert "send" in seen[-1]
 
 
-# ----- What the documentation says of it
+# ----- Documentation
 
 
 def test_each_step_and_option_is_documented() -> None:

@@ -1,4 +1,4 @@
-"""``manage.py trace_dependencies``, as a person and as a script use it."""
+"""Test ``manage.py trace_dependencies``, for people and for scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``manage.py traces``, as a person and as a script use it."""
+"""Test ``manage.py traces``, for people and for scripts."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_a_trace_as_a_tree(stored: LocalStore) -> None:
     assert text.startswith(f"Trace {BLUEPRINT}\n")
     assert "├─ middleware.auth" in text
     assert "✗ circuit_breaker.blueprint-service" in text
-    assert traces(BLUEPRINT[:31].upper()).startswith("Trace")  # alone begins so
+    assert traces(BLUEPRINT[:31].upper()).startswith("Trace")  # the only one with this prefix
 
 
 def test_json_of_the_list(stored: LocalStore) -> None:
@@ -122,7 +122,7 @@ def test_color_is_for_terminals(stored: LocalStore, monkeypatch: pytest.MonkeyPa
 def test_lines_fit_the_terminal(stored: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "60")
     assert max(len(re.sub(r"\033\[\d+m", "", line)) for line in traces(BLUEPRINT, out=Terminal()).splitlines()) <= 60
-    # What is piped on is whole.
+    # Output to a pipe is not cut.
     assert "circuit_breaker.outcome=failure" in traces(BLUEPRINT)
 
 
@@ -201,7 +201,7 @@ def test_wrong_arguments_are_explained(arguments: list[str]) -> None:
         traces(*arguments)
 
 
-# ----- searching as the admin does
+# ----- Searching, as in the admin
 
 
 @pytest.fixture
@@ -255,7 +255,7 @@ def test_what_is_no_search(arguments: list[str], message: str) -> None:
 
 
 def test_following(shop: LocalStore, path: Path) -> None:
-    """Each trace once, when it is whole, until Ctrl-C."""
+    """Each trace is printed once, when it is complete, until Ctrl-C."""
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "example_project.settings", "DEMO_LOCAL_STORE": str(path)}
     command = [sys.executable, "manage.py", "traces", "--follow", "--json", "--since", "1h"]
     with contextlib.ExitStack() as stack:
@@ -266,7 +266,7 @@ def test_following(shop: LocalStore, path: Path) -> None:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                # A shell's background job, as these tests may be, ignores Ctrl-C, and so would what it starts.
+                # A background job of a shell, as these tests may be, ignores Ctrl-C, and its processes inherit this.
                 preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
             )
         )
@@ -276,7 +276,7 @@ def test_following(shop: LocalStore, path: Path) -> None:
         def next_one() -> int:
             return int(json.loads(process.stdout.readline())["trace_id"], 16)  # type: ignore[union-attr]
 
-        # Those that were there, the newest last, as lines go on.
+        # The existing traces, with the newest last.
         assert [next_one(), next_one()] == [2, 3]
         shop.write([row(4, 2, 1, base=time.time_ns(), name="db.select.x")])
         shop.write(

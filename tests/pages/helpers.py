@@ -1,4 +1,4 @@
-"""What the tests of the pages share: users, addresses, stored traces, and what a page shows."""
+"""Helpers for the tests of the pages: users, addresses, stored traces, and the content of a page."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def staff(*permissions: str) -> Client:
 
 
 def content(client: Client, address: str = "", status: int = 200, **query: str) -> str:
-    """What is ours of a page."""
+    """Return the part of a page that this app renders."""
     answer = client.get(f"{TRACES}{address}", query)
     assert answer.status_code == status, answer.content.decode()[:2000]
     text = answer.content.decode()
     ours = text.split('<div id="content-main"')[-1].split("<footer")[0]
-    # A strict policy stops what is inline.
+    # A strict Content Security Policy blocks inline code and styles.
     assert not re.search(r"\sstyle=|\son\w+=|<script|<style", ours.split("<pre")[0])
     # The templates have one element a line.
     return re.sub(r"\n+(?=[<>])|(?<=>)\n+", "", ours)
@@ -60,7 +60,7 @@ def words(text: str) -> str:
 
 
 def listed(text: str) -> list[str]:
-    """The ids of the traces in a list, in its order."""
+    """Return the ids of the listed traces, in order."""
     return re.findall(rf'<th scope="row">\s*<a href="{TRACES}([0-9a-f]+)/"', text)
 
 
@@ -112,7 +112,7 @@ def page(client: Client, url: str) -> str:
     answer = client.get(url)
     assert answer.status_code == 200
     text = answer.content.decode()
-    # Nothing of ours is inline: a strict policy stops it. (The admin itself has an inline script or two.)
+    # This app has no inline code or styles, which a strict policy blocks. (The admin has some inline scripts.)
     ours = text.split('<div id="content-main"')[-1].split("<footer")[0]
     assert " style=" not in ours
     assert " onclick=" not in ours

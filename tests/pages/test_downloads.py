@@ -33,7 +33,7 @@ def test_downloads(root: Client, store: LocalStore) -> None:
 
 
 def long_trace(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A trace of several slices and pieces."""
+    """Store a trace that is read and sent in several parts."""
     monkeypatch.setattr("django_tracing.traces.readers.sqlite.store.SLICE", 20)
     monkeypatch.setattr("django_tracing.pages.downloads.PIECE", 2000)
     store.write([row(77, number, number // 2) for number in range(1, 101)])
@@ -54,7 +54,7 @@ def test_a_download_is_sent_as_it_is_read(root: Client, store: LocalStore, monke
 def test_a_download_is_sent_as_it_is_read_under_asgi(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch, async_root: AsyncClient
 ) -> None:
-    """A plain iterator would be read whole before the first of it is sent, with a warning, which is an error here."""
+    """Django would read a plain iterator to its end first, with a warning, which is an error in tests."""
     address = long_trace(store, monkeypatch)
 
     async def take() -> list[bytes]:
@@ -70,7 +70,7 @@ def test_a_download_is_sent_as_it_is_read_under_asgi(
 
 
 @pytest.mark.parametrize("way", ["wsgi", "asgi"])
-def test_a_download_that_breaks_off_is_seen_and_told(
+def test_a_download_that_breaks_off_is_visible_and_logged(
     way: str,
     root: Client,
     async_root: AsyncClient,
@@ -82,7 +82,7 @@ def test_a_download_that_breaks_off_is_seen_and_told(
     read = []
 
     def take() -> None:
-        """As a server does, whose connection ends with an exception."""
+        """Read as a server does, which closes the connection after an exception."""
         for piece in root.get(address):
             read.append(piece)
             store.path.unlink(missing_ok=True)

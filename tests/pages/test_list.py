@@ -31,7 +31,7 @@ def test_the_newest_come_first_a_page_at_a_time(root: Client, path: Path) -> Non
     assert [int(each, 16) for each in listed(text)] == list(range(150, 160))
     assert 'rel="next"' not in text
     assert '<a href="?">Newest</a>' in text
-    # New ones don't move what is already on the second page.
+    # New traces don't change the second page.
     store.write([row(9, base=time.time_ns())])
     assert listed(content(root, older)) == listed(text)
     store.close()
@@ -54,7 +54,7 @@ def test_the_newest_come_first_a_page_at_a_time(root: Client, path: Path) -> Non
         ({"service": "shop", "within": "900", "limit": "20"}, list(range(20))),
         ({"service": "nobody"}, []),
         ({"end": "2020-01-01T00:00"}, []),
-        # Further than 64 bits of nanoseconds go.
+        # Beyond the range of nanoseconds in 64 bits.
         ({"end": "9999-12-31 23:59", "max_duration": "0ms"}, [0]),
         ({"start": "0001-01-02 00:00", "max_duration": "0ms"}, [0]),
         ({"min_duration": "999999999999d"}, []),
@@ -70,7 +70,7 @@ def test_searching(root: Client, path: Path, query: dict[str, str], numbers: lis
     assert [int(each, 16) - 100 for each in listed(text)] == numbers
     if not numbers:
         assert "No traces match this search." in text
-    # What was asked for stands in the form again.
+    # The form shows the search again.
     for value in query.values():
         assert value == "on" or html.escape(value) in text
 
@@ -119,7 +119,7 @@ def test_the_plot_has_a_dot_for_each_trace(root: Client, path: Path) -> None:
     assert "shop GET /items, 7.00 ms" in dots
     assert text.count("tracing-dot-failed") == 1
     with translation.override("de"):
-        # Coordinates are for the browser, whatever the language.
+        # Coordinates are not localized.
         assert not re.search(r'c[xy]="[0-9]+,', content(root))
 
 

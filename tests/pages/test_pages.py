@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
+from django.contrib import admin
 from django.contrib.auth.models import User
-from django.test import Client
+from django.test import Client, override_settings
+from django.urls import path as url_path
 
+from django_tracing import pages
+from django_tracing.admin import TraceAdmin
+from django_tracing.models import Trace
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.pages.helpers import ADDRESSES, BLUEPRINT, SCRIPT, TRACES, content, staff
 from tests.traces.builders import NOON, blueprint_trace, row
@@ -50,7 +60,7 @@ def test_links_stay_within_the_admin_that_they_are_of(root: Client, store: Local
 
 
 def test_every_field_is_escaped(root: Client, store: LocalStore) -> None:
-    """Whoever sends requests, or spans, chooses these."""
+    """Anyone who sends requests or spans can set these fields."""
     evil = {
         "name": SCRIPT,
         "service": SCRIPT,
@@ -82,7 +92,7 @@ def test_every_field_is_escaped(root: Client, store: LocalStore) -> None:
         text = answer.content.decode()
         assert "<script>alert" not in text
         assert "alert" in text or address == ""
-        # None of them ends an attribute's value either.
+        # None of them closes the value of an HTML attribute either.
         assert '"x")&lt;/script' not in text
     assert "<script" not in root.get(f"{TRACES}{trace}/otlp.json")["Content-Disposition"]
 
@@ -95,3 +105,50 @@ def test_numbers_are_the_browsers_whatever_the_language(root: Client, store: Loc
         text = content(root, address)
         assert not re.search(r'\s(?:x|y|width|height|cx|cy|viewBox|data-\w+|aria-level)="[^"]*,', text)
     assert 'data-total="5000000000000"' in content(root, f"{5:032x}/")
+
+
+def test_every_page_is_in_a_list(root: Client, store: LocalStore) -> None:
+    """A page is a module with a function ``page`` and a line in a list; only what replaces Django's views is not."""
+    folder = Path(pages.__file__).parent
+    modules = {path.stem for path in folder.glob("*.py") if "\ndef page(" in path.read_text()}
+    listed = {page.module for page in (*pages.TRACE_PAGES, *pages.RULE_PAGES)}
+    assert modules - listed == {"status", "unmigrated"}
+    assert listed <= modules
+    patterns = {page.pattern for page in pages.TRACE_PAGES}
+    for address in ADDRESSES:
+        patterns -= {pattern for pattern in patterns if re.search(pattern, address.partition("?")[0])}
+    assert patterns == set(), "the tests of permissions visit each page"
+
+
+def test_a_page_is_added_by_one_line(root: Client, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its address and its tab come from the list."""
+    added = pages.Page("routes", r"^again/$", "again", "Once more")
+    monkeypatch.setattr(pages, "TRACE_PAGES", (*pages.TRACE_PAGES, added))
+    monkeypatch.setattr("django_tracing.pages.responses.TRACE_PAGES", pages.TRACE_PAGES)
+    site = admin.AdminSite(name="admin")
+    site.register(Trace, TraceAdmin)
+    urls = ModuleType("urls_with_one_more_page")
+    urls.urlpatterns = [url_path("admin/", site.urls)]  # type: ignore[attr-defined]
+    with override_settings(ROOT_URLCONF=urls):
+        text = root.get(f"{TRACES}again/").content.decode()
+    assert re.search(rf'<a href="{TRACES}again/"[^>]*>Once more</a>', text)
+    assert "GET /api/blueprints/" in text
+
+
+def test_the_admin_imports_no_page_at_start() -> None:
+    code = """
+import sys, django
+django.setup()
+import django_tracing.admin
+ours = [name for name in sys.modules if name.startswith(("django_tracing.pages.", "django_tracing.diagnosis"))]
+print(ours + [name for name in sys.modules if name.startswith("django_tracing.traces")])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.stdout.strip() == "[]", done.stderr

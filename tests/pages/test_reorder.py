@@ -19,7 +19,7 @@ def test_ordering_is_saved_at_once_and_in_the_history(root: Client) -> None:
     a, b, c, d = (str(rule.pk) for rule in rules)
     answer = root.post(f"{RULES}reorder/", {"ids": ",".join([d, a, "999", "x", c])})
     assert answer.status_code == 302
-    # b was not on the page: it keeps its place.
+    # b was not on the page, so it keeps its place.
     assert list(SamplingRule.objects.values_list("name", "order")) == [("d", 10), ("b", 20), ("a", 30), ("c", 40)]
     assert LogEntry.objects.filter(object_repr="d").count() == 1
     assert root.get(f"{RULES}reorder/").status_code == 403

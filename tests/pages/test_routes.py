@@ -35,6 +35,6 @@ def test_routes(root: Client, path: Path) -> None:
     text = content(root, "routes/", o="-p95")
     assert 'aria-sort="descending"' in text
     assert 'href="?o=p95"' in text, "a second click turns the order"
-    # A route leads to its traces, its slowest time to that trace.
+    # The route links to its traces, and the slowest time to its trace.
     assert f'href="{TRACES}?service=shop&amp;operation=GET+%2Fitems"' in text
     assert f'href="{TRACES}{119:032x}/">19.0 ms' in text

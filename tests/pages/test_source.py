@@ -55,7 +55,7 @@ def test_a_jaeger_that_hangs_is_given_up(root: Client, settings: Any, monkeypatc
 def test_a_jaeger_with_many_slow_services_is_given_up(
     root: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each answer is quick enough, all of them together are not."""
+    """Each answer is fast enough, but all of them together are not."""
     monkeypatch.setattr("django_tracing.pages.source.PAGE_BUDGET", 0.5)
 
     def answer(path: str) -> tuple[int, Any]:
@@ -87,7 +87,7 @@ def test_a_store_with_too_much_in_it_is_given_up(root: Client, path: Path, monke
 
 
 class Broken:
-    """A reader of a user's own, with a fault."""
+    """A project's own reader, with a bug."""
 
     def __init__(self, settings: Any) -> None:
         pass
@@ -122,7 +122,7 @@ def test_the_same_pages_from_jaeger(
     version: str, request: pytest.FixtureRequest, root: Client, settings: Any, store: LocalStore
 ) -> None:
     jaeger = request.getfixturevalue("jaeger" if version == "jaeger" else "jaeger_151")
-    # Of this test alone, and of today: Jaeger is shared, and looks back a day.
+    # A new id and today's date: the tests share this Jaeger, and it searches the last 24 hours.
     trace_id = f"{time.time_ns():032x}"
     shift = time.time_ns() - 60 * 10**9 - NOON
     store.write(
@@ -151,7 +151,7 @@ def test_the_same_pages_from_jaeger(
         return trace_id in listed(content(root, service="blueprint-service"))
 
     wait_until(arrived, "the trace in the list")
-    # Whoever asks for nothing sees their own service.
+    # Without a search, the list shows the project's own service.
     text = content(root)
     assert trace_id in listed(text)
     assert '<option value="api-gateway" selected>' in text

@@ -45,7 +45,7 @@ def test_a_span_says_everything(root: Client, store: LocalStore) -> None:
 
 
 def test_an_attributes_link_finds_its_traces(root: Client, store: LocalStore) -> None:
-    """Also with blanks and quotation marks in it."""
+    """The value may contain spaces and quotation marks."""
     store.write([row(6, attributes={"note": """it's a "test" """})])
     text = root.get(f"{TRACES}{6:032x}/spans/{1:016x}/").content.decode()
     link = html.unescape(

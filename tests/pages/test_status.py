@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
 from typing import Any
 
@@ -10,7 +11,7 @@ from django.test import Client
 from django.utils import timezone
 
 from django_tracing.models import ProcessStatus
-from tests.pages.helpers import SCRIPT, STATUS, page
+from tests.pages.helpers import SCRIPT, STATUS, page, staff
 from tests.receivers import OTLPReceiver
 
 pytestmark = pytest.mark.django_db
@@ -75,3 +76,18 @@ def test_a_button_checks_whether_traces_arrive(root: Client, settings: Any, arri
     assert steps["port"] == "ok"
     assert steps["send"] == ("ok" if arrives else "failed")
     assert answer.context["outcome"] == ("The trace was sent." if arrives else "The trace did not arrive.")
+
+
+def test_a_check_leads_to_its_trace(root: Client) -> None:
+    """With the local store, the command's link is another command, which no browser can open."""
+    answer = root.post(STATUS)
+    link = re.search(
+        r'role="status">The trace arrived\.\s*<a href="([^"]+)">Show the trace</a>', answer.content.decode()
+    )
+    assert link is not None
+    assert "check_tracing.child" in root.get(link[1]).content.decode()
+
+
+def test_who_may_not_look_at_traces_gets_the_command() -> None:
+    text = staff("view_processstatus").post(STATUS).content.decode()
+    assert re.search(r"The trace arrived\.\s*<code>python manage.py traces [0-9a-f]{32}</code>", text)

@@ -52,10 +52,10 @@ def test_repeated_queries_are_folded_and_blamed(root: Client, store: LocalStore)
     assert "SELECT … FROM blueprints WHERE id = %s" in said
     assert "12 × db.select.blueprints" in said
     assert text.count('aria-level="3"') == 12
-    # Folded: there, and out of sight until somebody opens the row.
+    # Folded rows are in the page, but hidden until the row is opened.
     assert len(re.findall(r'aria-level="3"[^>]* hidden', text)) == 12
     assert " hidden" not in content(root, f"{5:032x}/?all=1").split("<tbody>")[1]
-    # Who has no locations is told of them, who has them is not.
+    # The hint about CODE_LOCATIONS appears because the setting is off.
     assert "CODE_LOCATIONS" in text
 
 

@@ -1,4 +1,4 @@
-"""The addresses of the tests: the admin, and a second admin site for operators."""
+"""URLs for the tests of the pages: the admin, and a second admin site for operators."""
 
 from __future__ import annotations
 

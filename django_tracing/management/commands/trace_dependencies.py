@@ -36,7 +36,7 @@ class Command(BaseCommand):
             "--since",
             type=_ago,
             metavar="AGO",
-            help="Use only traces that started this long ago or later: 15m, 2h, 1d (default: all).",
+            help="Use only traces of the last 15m, 2h, 1d, ... (default: all).",
         )
 
     def handle(self, *, format: str, since: float | None, **options: Any) -> None:

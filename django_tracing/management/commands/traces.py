@@ -80,13 +80,13 @@ class Command(BaseCommand):
             "--since",
             type=_moment,
             metavar="WHEN",
-            help="Traces that started at this time or later: 15m, 2h or 1d ago, or 2026-01-31T13:45.",
+            help="Traces that started at this time or later: 15m, 2h or 1d before now, or 2026-01-31T13:45.",
         )
         search.add_argument(
             "--until",
             type=_moment,
             metavar="WHEN",
-            help="Traces that started at this time or earlier; written as for --since.",
+            help="Traces that started at this time or earlier, in the same format as --since.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:

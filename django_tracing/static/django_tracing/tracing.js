@@ -1,4 +1,4 @@
-/* Rules are ordered by dragging their rows, or by the buttons in them, which a keyboard reaches. */
+/* Order rules by dragging their rows, or with the buttons in the rows, which also work with a keyboard. */
 (function () {
   "use strict";
   const form = document.getElementById("tracing-reorder");
@@ -32,7 +32,7 @@
   rows().forEach((row) => {
     row.draggable = true;
     row.addEventListener("dragstart", (event) => {
-      // Text in a field is dragged by itself.
+      // Text in a field can be dragged without its row.
       if (event.target !== row) return;
       dragged = row;
       row.classList.add("tracing-dragged");
@@ -55,7 +55,7 @@
   });
 })();
 
-// Times are shown in the zone of whoever looks.
+// Show times in the browser's time zone.
 const tracingLocalTimes = (within) => {
   within.querySelectorAll("time[datetime], text[data-moment]").forEach((element) => {
     const moment = new Date(element.dateTime || element.dataset.moment);
@@ -69,7 +69,7 @@ const tracingLocalTimes = (within) => {
   });
 };
 
-// The list: moments are asked for in the same zone, and new traces come by themselves.
+// The list: read times in the same time zone, and load new traces.
 (function () {
   "use strict";
   const results = document.getElementById("tracing-results");
@@ -83,7 +83,7 @@ const tracingLocalTimes = (within) => {
       const moment = new Date(text);
       if (!Number.isNaN(moment.getTime())) field.value = moment.toISOString();
     });
-    // A short address is easier to read and to send to somebody. No service is a wish of its own, though: all of them.
+    // Keep the address short by leaving empty fields out. An empty service is sent: it means all services.
     form.querySelectorAll("input, select").forEach((field) => {
       if (field.name && !field.value && field.name !== "service") field.disabled = true;
     });
@@ -91,7 +91,7 @@ const tracingLocalTimes = (within) => {
   window.addEventListener("pageshow", () => form.querySelectorAll("input, select").forEach((field) => { field.disabled = false; }));
 
   const live = document.getElementById("tracing-live");
-  const said = document.getElementById("tracing-live-status");
+  const status = document.getElementById("tracing-live-status");
   const every = 2000;
   let timer = 0;
   async function refresh() {
@@ -105,21 +105,21 @@ const tracingLocalTimes = (within) => {
       const fresh = new DOMParser().parseFromString(text, "text/html").body;
       tracingLocalTimes(fresh);
       const newest = (element) => { const link = element.querySelector("tbody th a"); return link ? link.getAttribute("href") : ""; };
-      said.textContent = newest(fresh) !== newest(results) ? said.dataset.new : "";
-      // Whoever is on a row's link stays on it.
+      status.textContent = newest(fresh) !== newest(results) ? status.dataset.new : "";
+      // Keep the focus on the link of the same row.
       const links = () => Array.from(results.querySelectorAll("tbody a"));
       const focused = links().includes(document.activeElement) ? document.activeElement.href : null;
       results.replaceChildren(...fresh.childNodes);
       const again = focused && links().find((link) => link.href === focused);
       if (again) again.focus();
     } catch (error) {
-      said.textContent = said.dataset.lost;
+      status.textContent = status.dataset.lost;
     }
     schedule();
   }
   function schedule() {
     window.clearTimeout(timer);
-    // Nobody looks at a hidden page.
+    // Don't load anything while the page is hidden.
     if (live.checked && !document.hidden) timer = window.setTimeout(refresh, every);
   }
   live.addEventListener("change", () => { if (live.checked) refresh(); else schedule(); });
@@ -134,7 +134,7 @@ const tracingLocalTimes = (within) => {
   const tools = document.getElementById("tracing-tools");
   if (!table || !tools) return;
   tools.hidden = false;
-  // The way for those without scripts.
+  // This link is for browsers without scripts.
   document.getElementById("tracing-unscripted").remove();
   const body = table.tBodies[0];
   const rows = Array.from(body.rows);
@@ -143,7 +143,7 @@ const tracingLocalTimes = (within) => {
 
   // ----- Opening and closing
   function show() {
-    // Below a closed row everything is hidden, to the next row that is not deeper.
+    // Hide all rows below a closed row, up to the next row that is not deeper.
     let closedAt = Infinity;
     rows.forEach((row) => {
       const depth = depthOf(row);
@@ -174,7 +174,7 @@ const tracingLocalTimes = (within) => {
   });
   const seen = () => rows.filter((row) => !row.hidden);
 
-  // ----- What a span says
+  // ----- The details of a span
   async function detail(row) {
     const next = row.nextElementSibling;
     if (next && next.classList.contains("tracing-detail-row")) { next.remove(); return; }
