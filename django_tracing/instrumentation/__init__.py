@@ -54,11 +54,11 @@ class Instrumentation(Protocol):
 def wanted(settings: Settings) -> tuple[str, ...]:
     """Return the names of the instrumentations to switch on.
 
-    Those of other packages are among the defaults: to install the package is to ask for it. A list in the settings
-    is complete.
+    Those of other packages are among the defaults: to install the package is to ask for it. A list in ``TRACING`` is
+    complete. (OTEL_PYTHON_DISABLED_INSTRUMENTATIONS only removes names of OpenTelemetry's.)
     """
     listed = settings.instrumentations
-    if settings.source("INSTRUMENTATIONS") != "default":
+    if settings.source("INSTRUMENTATIONS").startswith("TRACING"):
         return listed
     return (*listed, *(name for name in third_party.names() if name not in listed))
 

@@ -1,8 +1,8 @@
-"""Waiting for an import: what a library is wrapped in goes on when the user's code imports it, and not before.
+"""Call a function when a module is imported, so that a library is wrapped when the user's code imports it.
 
-An application pays for the libraries that it uses, not for those that happen to be installed: ``pybreaker`` imports
-``redis``, which takes longer than all of this app. wrapt has such a hook too; it is not there without upstream's
-instrumentations, and importing it costs more than what follows.
+A process pays only for the libraries that it uses, not for all that are installed: ``pybreaker`` imports ``redis``,
+which takes longer than all of this app. wrapt has such a hook too, but it is installed only with OpenTelemetry's
+instrumentations, and importing it costs more than this module.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from django_tracing.faults import log_once
 
 __all__ = ["when_imported"]
 
-#: Module -> what is to be called, in order (a dict for its order; the same thing is called once).
+#: Module -> the calls to make, in order. A dict keeps the order and makes the same call once.
 _waiting: dict[str, dict[tuple[Callable[..., object], tuple[object, ...]], None]] = {}
 
 
 def when_imported(module: str, callback: Callable[..., object], *args: object) -> None:
-    """Calls ``callback(*args)`` when ``module`` (its full name) has been imported: at once where it has been.
+    """Call ``callback(*args)`` when ``module`` (its full name) has been imported, or at once if it has been.
 
-    Called at once, what it raises goes on to the caller; in the midst of the user's own import it is logged, and the
-    import goes on. Asked twice for the same, it is called once; for a folder without an ``__init__``, never. There is
-    no way back: a callback finds out for itself whether it is still wanted.
+    An exception of a call at once is raised; one during the user's import is logged, and the import goes on. The same
+    call is made once. For a namespace package (a folder without an ``__init__``) it is never made. A call cannot be
+    withdrawn: the callback has to check whether it is still wanted.
     """
     if module in sys.modules:
         callback(*args)
         return
     _waiting.setdefault(module, {})[callback, args] = None
-    # Never taken out again: another thread may be in the midst of the list. With nothing to wait for it costs 0.1 us.
+    # It is never removed: another thread may be iterating over the list. With nothing to wait for it costs 0.1 us.
     if _finder not in sys.meta_path:
         sys.meta_path.insert(0, _finder)
 
 
 class _Finder:
-    """Lets the others find a module that is waited for, and puts its loader in ours."""
+    """Let the other finders find a module that is waited for, and wrap its loader."""
 
     def __init__(self) -> None:
-        # Another finder of this kind, before or behind ours, asks all the others, ours too.
+        # Another finder of this kind, before or after ours, asks all the others, including ours.
         self._asking = local()
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
@@ -61,14 +61,14 @@ class _Finder:
                 return None
         finally:
             self._asking.name = before
-        # A namespace package has no loader; one without exec_module is of an old kind that importlib helps by itself.
+        # A namespace package has no loader. Loaders without exec_module are an old kind that importlib adapts.
         if hasattr(spec.loader, "exec_module"):
             spec.loader = _Loader(name, spec.loader)  # type: ignore[assignment]  # in all that importlib asks of one
         return spec
 
 
 class _Loader:
-    """A module's own loader, which says when the module is there. The module never sees it."""
+    """A module's own loader, which makes the calls when the module is loaded. The module itself never sees it."""
 
     def __init__(self, name: str, loader: Any) -> None:
         self._name = name
@@ -78,12 +78,12 @@ class _Loader:
         return getattr(self._loader, name)
 
     def exec_module(self, module: ModuleType) -> None:
-        # What reads a module's sources or resources looks at its loader's type.
+        # Code that reads a module's sources or resources checks the type of its loader.
         for holder, name in ((module, "__loader__"), (module.__spec__, "loader")):
             if getattr(holder, name, None) is self:
                 setattr(holder, name, self._loader)
         self._loader.exec_module(module)
-        # Only now: an import that failed may be tried again.
+        # Only after the import: one that failed may be tried again.
         for callback, args in _waiting.pop(self._name, {}):
             try:
                 callback(*args)

@@ -1,6 +1,6 @@
-"""What a site calls its own things: the words that may stay in keys of caches and of Redis.
+"""Collect the site's own words (apps, models, caches), which may stay in keys of caches and of Redis.
 
-They come from the app registry and from settings, never from a query, and are read with the first key.
+They come from the app registry and from settings, never from a query, and are read when the first key is described.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["read_site_words"]
 _logger = logging.getLogger("django_tracing")
 
 _SEPARATORS: Final = re.compile(r"[^A-Za-z0-9]+")
-#: Names of apps that are names of accounts too: ``profile:admin`` is somebody's.
+#: Names of apps that are also names of accounts: ``profile:admin`` names an account.
 _ACCOUNTS: Final = frozenset(["admin", "root", "guest"])
 #: Settings that :func:`read_site_words` reads.
 _SETTINGS: Final = frozenset(
@@ -35,11 +35,11 @@ _SETTINGS: Final = frozenset(
 
 
 def read_site_words() -> SiteWords:
-    """The words of this site. What cannot be read is left out: its words are stars then."""
+    """Return the words of this site. What cannot be read is left out: its words become stars."""
     words: set[str] = set()
     columns: set[str] = set()
     try:
-        # This app's own are no words of the site.
+        # The names of this app are not words of the site.
         configs = [config for config in apps.get_app_configs() if config.label != "django_tracing"]
         words.update(word for config in configs for word in _forms(config.label))
         for model in (model for config in configs for model in config.get_models()):
@@ -72,7 +72,7 @@ def _value(mapping: Any, name: str) -> Any:
 
 
 def _names(mapping: Any) -> Iterator[str]:
-    # A lazy string is left alone: what it does when it is asked is somebody else's.
+    # A lazy string is not evaluated: that may run any code.
     return (name for name in mapping if type(name) is str) if isinstance(mapping, Mapping) else iter(())
 
 
@@ -96,7 +96,7 @@ def _languages() -> Iterator[str]:
 
 
 def _zones() -> Iterator[str]:
-    """The site's own time zone. Those that users choose say where they are."""
+    """Yield the site's own time zone. Those that users choose would show where they are."""
     return (zone for zone in ("UTC", _setting("TIME_ZONE")) if type(zone) is str)
 
 
@@ -109,7 +109,7 @@ def _joined(name: str) -> str:
 
 
 def _forms(name: str) -> Iterable[str]:
-    """A name as keys have it: ``category`` and ``categories``, whichever of them it is."""
+    """Return a name as it stands in keys: ``category`` and ``categories``, whichever of them it is."""
     word = _joined(name)
     plural = (
         f"{word[:-1]}ies"
