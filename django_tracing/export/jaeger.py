@@ -1,8 +1,8 @@
 """Send spans by Jaeger's thrift, over HTTP (14268) and UDP (6831).
 
 It uses opentelemetry-exporter-jaeger, whose last version is of 2023. Its thrift half does not import with today's
-SDK, which removed names that it reads, so they are set here. Added are the resource as process tags, and errors with their
-cause; its own log lines and warnings are silenced.
+SDK, which removed names that it reads, so they are set here. Added are the resource as process tags, and errors with
+their cause; its own log lines and warnings are silenced.
 """
 
 from __future__ import annotations
