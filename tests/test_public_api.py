@@ -118,11 +118,13 @@ def imports_of_pages() -> Iterator[tuple[str, str, str]]:
 @pytest.mark.parametrize(("page", "module", "name"), sorted(set(imports_of_pages())))
 def test_every_import_of_the_documentation_works_and_is_public(page: str, module: str, name: str) -> None:
     home = imported(module)
-    assert not name or hasattr(home, name)
+    if not name:
+        return  # a page may name a private module, such as one that changes in any version
+    assert hasattr(home, name)
     if page in ("docs/architecture.md", "docs/contributing.md"):
         return  # they describe the private modules
     public = public_names()
-    assert module in public and (not name or name in public[module]), "list it in docs/api.md"
+    assert name in public.get(module, set()), "list it in docs/api.md"
 
 
 def test_former_names_are_those_of_the_page() -> None:
