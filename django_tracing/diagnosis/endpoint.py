@@ -16,7 +16,7 @@ from django_tracing.conf.loading import load
 from django_tracing.context.current import suppressed
 from django_tracing.diagnosis.advice import CERTIFICATE, PORTS, SPEECH, UNTRUSTED, place
 from django_tracing.diagnosis.findings import Run, Step, Stop, shown
-from django_tracing.diagnosis.probes import Speech, post, recognise
+from django_tracing.diagnosis.probes import Speech, post, recognize
 from django_tracing.exceptions import ExportError
 from django_tracing.export.errors import from_network_error, from_status
 from django_tracing.net import host_and_port, parse_address
@@ -198,7 +198,7 @@ def _found_speech(run: Run) -> Speech | None:
     assert address is not None
     host, port, scheme = address
     try:
-        found = run.bounded(lambda: recognise(host, port, secure=scheme == "https", timeout=1.0))
+        found = run.bounded(lambda: recognize(host, port, secure=scheme == "https", timeout=1.0))
     except TimeoutError:
         return None
     if found == "otlp-grpc" and port in PORTS:

@@ -15,7 +15,7 @@ from django_tracing.exceptions import ReadError
 from django_tracing.net import Address, connect, host_and_port
 from django_tracing.traces.readers.jaeger.reader import JaegerReader
 
-__all__ = ["Speech", "post", "recognise", "within"]
+__all__ = ["Speech", "post", "recognize", "within"]
 
 T = TypeVar("T")
 
@@ -50,7 +50,7 @@ def within(seconds: float, function: Callable[[], T]) -> T:
     return result  # type: ignore[return-value]
 
 
-def recognise(host: str, port: int, *, secure: bool, timeout: float) -> Speech | None:
+def recognize(host: str, port: int, *, secure: bool, timeout: float) -> Speech | None:
     """What a port speaks, None where it can't be told. ``timeout`` is in seconds, for each of a few questions."""
     answer = _answer(host, port, _HTTP2, secure, timeout)
     # To a version that they do not know, some servers answer with the bare page of HTTP/0.9.

@@ -162,7 +162,7 @@ class QueueProcessor(SpanProcessor):
                 if self._gather_slice(spans):
                     continue
             except Exception:
-                _logger.debug("A span could not be encoded; its neighbours are tried one by one.", exc_info=True)
+                _logger.debug("A span could not be encoded; its neighbors are tried one by one.", exc_info=True)
             for span in spans:
                 try:
                     self._gather_one(span)

@@ -144,7 +144,7 @@ trace.set_tracer_provider(TracerProvider())
     ended = manage(tmp_path, "", "--no-query", before=before, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)
     assert ended.returncode == 0, ended
     assert "WARN exporter  This process had a TracerProvider before Django started" in ended.stdout
-    # This app's own endpoint is honoured beside it.
+    # This app's own endpoint is honored beside it.
     ended = manage(tmp_path, f"TRACING = {{'ENDPOINT': '{receiver.endpoint}'}}", "--no-query", before=before)
     assert "WARN" not in ended.stdout
 

@@ -20,7 +20,7 @@ from django_tracing.traces.analysis.waterfall import short_statement, waterfall
 from django_tracing.traces.diagrams import as_dot, as_mermaid, as_text
 from django_tracing.traces.durations import parse_duration
 from django_tracing.traces.formats import jaeger_json, otlp_json
-from django_tracing.traces.model import Dependencies, Dependency, Span, Trace, span_of, summarise
+from django_tracing.traces.model import Dependencies, Dependency, Span, Trace, span_of, summarize
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from django_tracing.traces.text import render_list, render_trace
 from django_tracing.traces.tree import innermost
@@ -146,7 +146,7 @@ FUNCTIONS: dict[str, Callable[[Trace], object]] = {
     "jaeger": lambda trace: sum(map(len, jaeger_json(trace.trace_id, trace.spans))),
     "routes": lambda trace: route_statistics([(trace.trace_id, parts_of(trace))]),
     "links": lambda trace: links_of([trace]),
-    "summaries": lambda trace: render_list(summarise(trace.spans)),
+    "summaries": lambda trace: render_list(summarize(trace.spans)),
 }
 
 

@@ -24,7 +24,7 @@ MARGIN: Final = 16
 #: As many places all lines have together in the columns that they pass; with more they run straight over boxes. Many
 #: lines over many columns would have a square of them.
 MOST_BENDS: Final = 2000
-#: How often the boxes of each column are put in the order of their neighbours.
+#: How often the boxes of each column are put in the order of their neighbors.
 _SWEEPS: Final = 4
 
 
@@ -147,7 +147,7 @@ def _columns(nodes: list[_Node], edges: list[tuple[_Node, _Node]]) -> dict[_Node
 
 
 def _untangle(columns: list[list[_Node]], edges: Iterable[tuple[_Node, _Node]]) -> None:
-    """Orders each column by the mean place of its neighbours, from both sides in turn (the barycentre method)."""
+    """Orders each column by the mean place of its neighbors, from both sides in turn (the barycentre method)."""
     near: dict[_Node, list[_Node]] = {}
     for caller, callee in edges:
         near.setdefault(caller, []).append(callee)
@@ -166,10 +166,10 @@ def _place(column: Sequence[_Node], place: dict[_Node, float]) -> None:
     place.update((node, row - (len(column) - 1) / 2) for row, node in enumerate(column))
 
 
-def _line(link: Dependency, corners: Sequence[tuple[int, int]], neighbours: int) -> Line:
+def _line(link: Dependency, corners: Sequence[tuple[int, int]], neighbors: int) -> Line:
     """A curve from the first box to the last, straight through the bends between them.
 
-    ``neighbours`` is how many lines end at the same box already: labels stand at different places of theirs.
+    ``neighbors`` is how many lines end at the same box already: labels stand at different places of theirs.
     """
     label = 0, 0
     x, y = corners[0][0] + BOX_WIDTH, corners[0][1] + BOX_HEIGHT // 2
@@ -181,7 +181,7 @@ def _line(link: Dependency, corners: Sequence[tuple[int, int]], neighbours: int)
         bend = COLUMN_GAP // 2 if left > x else COLUMN_GAP
         path += f" C{x + bend},{y} {left - bend},{next_y} {left},{next_y}"
         if last:
-            at = 0.72 - 0.16 * (neighbours % 3)
+            at = 0.72 - 0.16 * (neighbors % 3)
             label = (
                 _on_curve(at, x, x + bend, left - bend, left),
                 # A level line would run through the whole of its label.
