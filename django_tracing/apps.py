@@ -1,4 +1,4 @@
-"""The Django app."""
+"""Configure the Django app."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class DjangoTracingConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        # Whatever keeps this app from starting, the project starts without it.
+        # If this app can't start, the project starts without it.
         try:
             from django_tracing import checks, provider
 

@@ -36,6 +36,8 @@ EVERY_CALLER_DECIDES: Final = "django_tracing.W007"
 VARIABLE_NOT_HONORED: Final = "django_tracing.W008"
 REGISTERED_SAMPLER: Final = "django_tracing.W009"
 
+_TLS_SETTINGS: Final = ("TLS_CA_FILE", "TLS_CLIENT_KEY", "TLS_CLIENT_CERTIFICATE")
+
 #: OpenTelemetry's instrumentations, by entry point. Any other name is a mistake, rather than not installed.
 #: https://github.com/open-telemetry/opentelemetry-python-contrib/tree/main/instrumentation
 _OPENTELEMETRY: Final = frozenset(
@@ -71,9 +73,10 @@ def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
             )
         else:
             yield checks.Error(f"{problem.source} {problem.message}", hint=problem.hint, id=WRONG_SETTING)
+    if settings.problems or settings.enabled:
+        yield from _variables(settings)
     if settings.problems or not settings.enabled:
         return
-    yield from _variables(settings)
     yield from _exporters(settings)
     # Also an object whose __call__ is one.
     subscription = settings.subscription
@@ -179,7 +182,11 @@ def _exporter(settings: Settings) -> Iterable[checks.CheckMessage]:
     except Exception as error:
         source = settings.source("EXPORTER")
         message = f"{source} names the exporter {settings.exporter!r}, which can't be made. Spans are not sent."
-        if isinstance(error, MissingExtra) or not source.startswith("TRACING"):
+        # A certificate of the environment is not in the code either.
+        by_deployment = not source.startswith("TRACING") or any(
+            settings.source(name).startswith("environment") for name in _TLS_SETTINGS
+        )
+        if isinstance(error, MissingExtra) or by_deployment:
             yield checks.Warning(message, hint=str(error), id=EXPORTER_NOT_INSTALLED)
         else:
             yield checks.Error(message, hint=str(error), id=NO_EXPORTER)

@@ -1,4 +1,4 @@
-"""A context processor for ``TEMPLATES``: the current trace in every template."""
+"""Add the current trace to the context of every template."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["tracing"]
 
 
 def tracing(request: HttpRequest) -> dict[str, object]:
-    """``trace_id``, ``trace_url`` and ``correlation_id``, each empty where there is none; made when they are used."""
+    """Return ``trace_id``, ``trace_url`` and ``correlation_id``, evaluated when used; "" if there is none."""
     return {
         "trace_id": SimpleLazyObject(lambda: current_trace_id() or ""),
         "trace_url": SimpleLazyObject(lambda: trace_url() or ""),

@@ -1,6 +1,6 @@
-"""A panel of django-debug-toolbar with the waterfall of the request: see docs/debug_toolbar.md.
+"""Show the waterfall of the request in django-debug-toolbar: see docs/debug_toolbar.md.
 
-Only for those who name it in ``DEBUG_TOOLBAR_PANELS``: nothing else imports it.
+This module is imported only if ``DEBUG_TOOLBAR_PANELS`` names it.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from django_tracing.traces.model import Trace, span_of
 
 __all__ = ["TracingPanel"]
 
-#: The toolbar keeps what panels say of many requests: more rows are for the trace's own page.
+#: The toolbar stores the panels of many requests. The trace's own page shows all rows.
 MOST_ROWS: Final = 1000
 
 
 class TracingPanel(Panel):  # type: ignore[misc]
-    """The spans of the request that the toolbar belongs to."""
+    """The panel with the spans of a request."""
 
     is_async = True
     template = "django_tracing/debug_toolbar.html"
@@ -64,9 +64,9 @@ class TracingPanel(Panel):  # type: ignore[misc]
             return format_html("<p>{}</p>", _not_shown())
 
     def process_request(self, request: HttpRequest) -> Any:
-        """Begins to collect; the toolbar calls its other panels and the view from here."""
+        """Start to collect spans. The toolbar calls its other panels and the view from here."""
         try:
-            state = _scope_of(request)
+            state = _state_of(request)
             if state is not None and _recorded(state):
                 spans.collect(state)
         except Exception:
@@ -74,9 +74,9 @@ class TracingPanel(Panel):  # type: ignore[misc]
         return super().process_request(request)
 
     def generate_stats(self, request: HttpRequest, response: HttpResponse) -> None:
-        """Makes the rows of what was collected."""
+        """Build the rows from the collected spans."""
         try:
-            state = _scope_of(request)
+            state = _state_of(request)
             if state is None or not _recorded(state):
                 stats: dict[str, Any] = {"rows": [], "why": _why_not(state, response)}
             else:
@@ -88,11 +88,11 @@ class TracingPanel(Panel):  # type: ignore[misc]
 
 
 def _not_shown() -> str:
-    return gettext("The spans could not be shown; the log says more.")
+    return gettext("The spans could not be shown. The log has the details.")
 
 
-def _scope_of(request: HttpRequest) -> RequestState | None:
-    """Not the scope of the command or the request that asks for ``request``, in whose context it may be."""
+def _state_of(request: HttpRequest) -> RequestState | None:
+    """Return the state of this request, but not that of a command or a request that makes it."""
     state = get_request_state()
     return state if state is not None and state.request is request else None
 
@@ -104,36 +104,36 @@ def _recorded(state: RequestState) -> bool:
 def _why_not(state: RequestState | None, response: HttpResponse) -> str:
     settings = get_settings()
     if not settings.enabled:
-        return gettext("Tracing is off: ENABLED is False, or a setting is wrong (manage.py check).")
+        return gettext("Tracing is off: ENABLED is False, or a setting is wrong (see manage.py check).")
     if "request" not in settings.instrumentations:
-        return gettext("Requests are not among the INSTRUMENTATIONS.")
+        return gettext("The setting INSTRUMENTATIONS does not contain “request”.")
     if state is None:
-        # The header is the mark of our middleware, which has been left already.
+        # The header shows that our middleware has run already.
         if HEADER in response.headers and MIDDLEWARE in django_settings.MIDDLEWARE[1:]:
             return gettext(
-                "TracingMiddleware stands after the toolbar's in MIDDLEWARE: list it first, or not at all."
+                "TracingMiddleware comes after the toolbar's middleware in MIDDLEWARE. Put it first, or remove it."
             )
-        return gettext("This request is not traced: its path is in IGNORE_PATHS, or is one of the pages of traces.")
+        return gettext("This request is not traced: its path is in IGNORE_PATHS, or it is a page that shows traces.")
     return gettext("This request is not recorded: its trace was not sampled.")
 
 
 def _stats(state: RequestState, request: HttpRequest) -> dict[str, Any]:
     rows = [span_row(span) for span in tuple(spans.collect(state))]
     span: Any = state.span
-    # The request itself goes on while the toolbar is made: as far as it is known now.
+    # The request has not ended yet: its row shows what is known now.
     request_row = {**span_row(span), "end": time.time_ns(), "name": _name(request)}
     trace_id = request_row["trace_id"]
     rows = [row for row in rows if row["trace_id"] == trace_id]
     known = {request_row["span_id"], *(row["span_id"] for row in rows)}
     for row in rows:
-        # So may a span between, which is not shown: what is below it stays below the request.
+        # A span in between may not have ended either. What is below it is shown below the request.
         if row["parent_id"] not in known:
             row["parent_id"] = request_row["span_id"]
     trace = Trace(trace_id, [span_of(row) for row in (*rows, request_row)])
     fall = waterfall(trace)
-    # What a row folds is on the trace's own page.
+    # The trace's own page shows folded rows.
     shown = [number for number, row in enumerate(fall.rows) if not _folded(row, fall.rows)]
-    # No more is made than is shown: all rows of a long trace take a second.
+    # Only the rows shown are built: for a long trace, building all of them takes a second.
     made = rows_of(
         replace(fall, rows=fall.rows[: shown[:MOST_ROWS][-1] + 1]), Colours(trace.services), everything=True
     )

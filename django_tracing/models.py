@@ -1,4 +1,4 @@
-"""What operators steer from the admin, and what processes tell of themselves: see docs/sampling.md."""
+"""Store the sampling rules, what they decided, and the status of the processes: see docs/sampling.md."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from django.utils.translation import gettext_lazy as _
 __all__ = ["ProcessStatus", "SamplingCount", "SamplingRule", "Trace"]
 
 
-class Trace(models.Model):  # noqa: DJ008 - there is none to show
-    """No table: traces are stored elsewhere. It gives their pages a place in the admin, and ``view_trace``."""
+class Trace(models.Model):  # noqa: DJ008 - there are no instances to show
+    """A model without a table, for the pages of traces in the admin and their permission ``view_trace``."""
 
     class Meta:
         managed = False
-        # Said, where Django's own would be: to make it, Django imports the database's driver.
+        # Explicit: to derive the name, Django would import the database driver.
         db_table = "django_tracing_trace"
         verbose_name = _("trace")
         verbose_name_plural = _("traces")
@@ -22,7 +22,7 @@ class Trace(models.Model):  # noqa: DJ008 - there is none to show
 
 
 class SamplingRule(models.Model):
-    """How many of the traces that meet its conditions are kept. The first rule that matches decides."""
+    """How many of the traces that meet the conditions are kept. The first rule that matches decides."""
 
     class Operation(models.TextChoices):
         REQUEST = "request", _("requests")
@@ -31,56 +31,77 @@ class SamplingRule(models.Model):
 
     name = models.CharField(_("name"), max_length=100, unique=True)
     order = models.PositiveIntegerField(
-        _("order"), default=0, db_index=True, help_text=_("The rule with the lowest number that matches decides.")
+        _("order"),
+        default=0,
+        db_index=True,
+        help_text=_("Of the rules that match, the one with the lowest number decides."),
     )
     enabled = models.BooleanField(_("enabled"), default=True)
 
     operation = models.CharField(
-        _("operation"), max_length=20, blank=True, choices=Operation.choices, help_text=_("Empty: all.")
+        _("operation"),
+        max_length=20,
+        blank=True,
+        choices=Operation.choices,
+        help_text=_("Leave empty for all operations."),
     )
-    method = models.CharField(_("method"), max_length=20, blank=True, help_text=_("Such as POST. Empty: all."))
+    method = models.CharField(
+        _("method"), max_length=20, blank=True, help_text=_("For example, POST. Leave empty for all methods.")
+    )
     path = models.CharField(
         _("path or route"),
         max_length=300,
         blank=True,
         help_text=_(
-            "With * for anything and ? for one character, such as /api/*/orders/; after a ~ a regular expression, "
-            "such as ~^/api/v[12]/. Of a command or a task, its name. Empty: all."
+            "* matches any text and ? matches one character, as in /api/*/orders/. After ~, a regular expression, as "
+            "in ~^/api/v[12]/. For a command or a task: its name. Leave empty for all paths."
         ),
     )
     service = models.CharField(
-        _("service"), max_length=100, blank=True, help_text=_("The service's name, with * and ?. Empty: all.")
+        _("service"),
+        max_length=100,
+        blank=True,
+        help_text=_("The name of the service; * and ? are wildcards. Leave empty for all services."),
     )
-    user_id = models.CharField(_("user id"), max_length=100, blank=True, help_text=_("Empty: all."))
+    user_id = models.CharField(_("user ID"), max_length=100, blank=True, help_text=_("Leave empty for all users."))
     subscription = models.CharField(
-        _("subscription"), max_length=100, blank=True, help_text=_("The user's subscription. Empty: all.")
+        _("subscription"),
+        max_length=100,
+        blank=True,
+        help_text=_("The user's subscription. Leave empty for all subscriptions."),
     )
     header_name = models.CharField(
-        _("header"), max_length=100, blank=True, help_text=_("A header that the request has. Empty: any.")
+        _("header"),
+        max_length=100,
+        blank=True,
+        help_text=_("The name of a header that the request must have. Leave empty to ignore headers."),
     )
     header_value = models.CharField(
-        _("header's value"), max_length=200, blank=True, help_text=_("What that header is. Empty: anything.")
+        _("header value"),
+        max_length=200,
+        blank=True,
+        help_text=_("The value that the header must have. Leave empty for any value."),
     )
 
     rate = models.FloatField(
         _("rate"),
         default=100.0,
         validators=[MinValueValidator(0), MaxValueValidator(100)],
-        help_text=_("How many of the traces are kept, in per cent."),
+        help_text=_("The percentage of matching traces to keep."),
     )
     max_per_second = models.FloatField(
-        _("at most a second"),
+        _("maximum per second"),
         null=True,
         blank=True,
         validators=[MinValueValidator(0)],
-        help_text=_("How many traces a second are kept at most. Empty: no limit."),
+        help_text=_("The most traces to keep per second. Leave empty for no limit."),
     )
     keep_errors = models.BooleanField(
         _("keep errors"),
         null=True,
         blank=True,
         help_text=_(
-            "Whether requests that fail are kept though the rate passes them over. Unknown: as the settings say."
+            "Whether to keep every request that fails, whatever the rate is. “Unknown” uses the setting KEEP_ERRORS."
         ),
     )
     keep_slower_than = models.FloatField(
@@ -88,10 +109,15 @@ class SamplingRule(models.Model):
         null=True,
         blank=True,
         validators=[MinValueValidator(0)],
-        help_text=_("Slower requests, in seconds, are kept in any case. Empty: as the settings say."),
+        help_text=_(
+            "Keep every request that takes longer than this many seconds. Leave empty to use KEEP_SLOWER_THAN."
+        ),
     )
     valid_until = models.DateTimeField(
-        _("valid until"), null=True, blank=True, help_text=_("When the rule ends by itself. Empty: never.")
+        _("valid until"),
+        null=True,
+        blank=True,
+        help_text=_("The rule has no effect after this time. Leave empty for no end."),
     )
     updated = models.DateTimeField(_("updated"), auto_now=True)
 
@@ -106,13 +132,13 @@ class SamplingRule(models.Model):
 
 
 class SamplingCount(models.Model):
-    """What a process decided by a rule within a minute. Empty on SQLite, where ``StatusFile`` has it."""
+    """What a process decided by a rule during one minute. Not used on SQLite: ``StatusFile`` replaces it."""
 
-    #: Empty: by no rule, as the settings say.
-    #: No constraint: to check it, the database would lock the rule that somebody is about to change or delete.
+    #: None if no rule matched and the settings decided.
+    #: Without a constraint: to check it, the database would lock a rule that somebody may be changing.
     rule = models.ForeignKey(SamplingRule, models.DO_NOTHING, null=True, related_name="counts", db_constraint=False)
     process = models.CharField(max_length=100)
-    #: The minute that it began with.
+    #: The start of the minute.
     minute = models.DateTimeField(db_index=True)
     kept = models.PositiveBigIntegerField(default=0)
     passed_over = models.PositiveBigIntegerField(default=0)
@@ -122,20 +148,20 @@ class SamplingCount(models.Model):
         default_permissions = ()
 
     def __str__(self) -> str:
-        return f"{self.process} {self.minute:%H:%M}: {self.kept} kept, {self.passed_over} passed over"
+        return f"{self.process} {self.minute:%H:%M}: {self.kept} kept, {self.passed_over} not kept"
 
 
 class ProcessStatus(models.Model):
-    """What a process tells of itself every few seconds. Empty on SQLite, where ``StatusFile`` has it."""
+    """What a process reports every few seconds. Not used on SQLite: ``StatusFile`` replaces it."""
 
-    #: Its host, process id and start, as one word.
+    #: Host, process ID and start time, as one word.
     process = models.CharField(max_length=100, primary_key=True)
     service = models.CharField(max_length=100)
     host = models.CharField(max_length=255)
     pid = models.PositiveIntegerField()
     started = models.DateTimeField()
     updated = models.DateTimeField(db_index=True)
-    #: The exporter's counters, and the sampling in force.
+    #: The counters of the exporter, and the sampling in force.
     report = models.JSONField(default=dict)
 
     class Meta:

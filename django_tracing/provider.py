@@ -10,12 +10,12 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler
@@ -31,15 +31,15 @@ from django_tracing.context.propagation import CorrelationPropagator, available_
 from django_tracing.export import build_exporter
 from django_tracing.export.queue import QueueProcessor
 from django_tracing.instrumentation import log_records as logs
-from django_tracing.instrumentation import site_words
 from django_tracing.instrumentation.imports import when_imported
+from django_tracing.instrumentation.site_words import read_site_words
 from django_tracing.instrumentation.upstream.processor import RedactedProcessor, UpstreamProcessor
 from django_tracing.net import shown_address
 from django_tracing.recording import sdk
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.probe import Abilities, probe
 from django_tracing.recording.undecided import late
-from django_tracing.redaction import SensitiveKeys, also_sensitive, redact_resource
+from django_tracing.redaction import SensitiveKeys, Vocabulary, redact_resource, use_vocabulary
 from django_tracing.redaction.attributes import AttributeSanitizer
 from django_tracing.redaction.printable import printable
 from django_tracing.sampling import refresh
@@ -125,8 +125,7 @@ def _start(settings: Settings) -> None:
     ours = ours and registered is None
     keep = sampler.keep if ours else None
     sanitizer = AttributeSanitizer(settings.sensitive_keys, settings.max_attribute_length, settings.redact)
-    also_sensitive(settings.sensitive_keys)
-    site_words.install()
+    use_vocabulary(Vocabulary(settings.sensitive_keys, read_site_words))
     factory = (
         SpanFactory.of(tracer, keep, passed_by=(UpstreamProcessor,), sanitizer=sanitizer)
         if abilities.own_spans
@@ -158,25 +157,25 @@ def _make_queues(settings: Settings) -> list[QueueProcessor]:
     return [queue for queue in made if queue is not None]
 
 
-def _add_processors(provider: Any, abilities: Abilities, queues: list[QueueProcessor]) -> None:
+def _add_processors(provider: Any, abilities: Abilities, queues: Sequence[QueueProcessor]) -> None:
     """Redact the spans of other tracers, and send all spans to ``queues``."""
     upstream = UpstreamProcessor(in_place=abilities.redaction_in_place)
     provider.add_span_processor(upstream)
-    processors: list[SpanProcessor] = [*queues]
-    if not abilities.redaction_in_place:
+    # The SDK's tracers have the object that all spans are given to; those of other providers may hide it.
+    multi = getattr(provider.get_tracer(runtime.SCOPE_NAME, __version__), "span_processor", None)
+    if not abilities.redaction_in_place and multi is not None:
 
-        def lost() -> None:
+        def count_lost() -> None:
             for queue in queues:
                 queue.counters.drop("unredacted")
 
-        # The SDK's tracers have the object that all spans are given to; those of other providers may hide it.
-        multi = getattr(provider.get_tracer(runtime.SCOPE_NAME, __version__), "span_processor", None)
-        if multi is not None:
-            upstream.redact_copies(multi, lost)
+        upstream.redact_copies(multi, count_lost)
+    for queue in queues:
+        if abilities.redaction_in_place or multi is not None:
+            provider.add_span_processor(queue)
         else:
-            processors = [RedactedProcessor(queue, upstream, lost) for queue in queues]
-    for processor in processors:
-        provider.add_span_processor(processor)
+            lost = functools.partial(queue.counters.drop, "unredacted")
+            provider.add_span_processor(RedactedProcessor(queue, upstream, lost))
 
 
 def _report() -> dict[str, Any]:
@@ -287,17 +286,10 @@ def make_exporter(settings: Settings) -> SpanExporter | None:
         timeout=settings.export_timeout,
         local_write=write,
         settings=settings,
-        **_tls(settings),
+        tls_ca_file=settings.tls_ca_file,
+        tls_client_key=settings.tls_client_key,
+        tls_client_certificate=settings.tls_client_certificate,
     )
-
-
-def _tls(settings: Settings) -> dict[str, Any]:
-    given = {
-        "tls_ca_file": settings.tls_ca_file,
-        "tls_client_key": settings.tls_client_key,
-        "tls_client_certificate": settings.tls_client_certificate,
-    }
-    return {name: path for name, path in given.items() if path is not None}
 
 
 def _local_write(settings: Settings) -> Callable[[list[dict[str, object]]], None]:

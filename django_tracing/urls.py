@@ -1,4 +1,4 @@
-"""``path("tracing/", include("django_tracing.urls"))``: the sampling server at ``tracing/sampling``."""
+"""Route ``sampling`` to the sampling server: ``path("tracing/", include("django_tracing.urls"))``."""
 
 from __future__ import annotations
 

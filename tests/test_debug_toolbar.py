@@ -166,7 +166,7 @@ def test_an_async_request(tmp_path: Path) -> None:
         ("/page/", {"SAMPLE_RATE": 0.0}, "its trace was not sampled"),
         ("/page/", {"ENABLED": False}, "Tracing is off"),
         ("/health", {}, "its path is in IGNORE_PATHS"),
-        ("/page/", {"INSTRUMENTATIONS": ["database"]}, "Requests are not among the INSTRUMENTATIONS"),
+        ("/page/", {"INSTRUMENTATIONS": ["database"]}, "The setting INSTRUMENTATIONS does not contain “request”"),
     ],
     ids=["unsampled", "off", "ignored", "not-instrumented"],
 )
@@ -178,7 +178,7 @@ def test_a_request_that_is_not_recorded(tmp_path: Path, path: str, tracing: dict
 
 def test_our_middleware_below_the_toolbars_is_told_of(tmp_path: Path) -> None:
     found = panel(tmp_path, after=["django_tracing.middleware.TracingMiddleware"])
-    assert "TracingMiddleware stands after the toolbar&#x27;s in MIDDLEWARE" in found["content"]
+    assert "TracingMiddleware comes after the toolbar&#x27;s middleware in MIDDLEWARE" in found["content"]
 
 
 def test_what_is_below_a_span_that_goes_on_stays_below_the_request(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_a_long_trace_says_what_is_left_out(tmp_path: Path) -> None:
 )
 def test_a_fault_of_the_panels_is_no_ones_but_its_own(tmp_path: Path, fault: str) -> None:
     found = panel(tmp_path, fault=fault)
-    assert "The spans could not be shown; the log says more." in found["content"]
+    assert "The spans could not be shown. The log has the details." in found["content"]
     assert "The toolbar's panel could not" in found["stderr"]
 
 

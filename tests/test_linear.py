@@ -26,9 +26,9 @@ METHODS = ("search", "match", "fullmatch", "sub", "subn", "findall", "finditer",
 
 #: Calls of ``re`` that no module-level pattern stands for, and why their patterns need no proof here.
 ELSEWHERE = {
-    ("bounded_search.py", "compile"): "an operator's: refused or bounded by its steps, tests/sampling/test_rules.py",
+    ("conf/patterns.py", "compile"): "an operator's: refused or bounded by its steps, tests/sampling/test_rules.py",
     ("sampling/rules.py", "compile"): "an operator's glob: linear by tests/sampling/test_rules.py",
-    ("bounded_search.py", "match"): "one character",
+    ("conf/patterns.py", "match"): "one character",
     ("sampling/rules.py", "split"): "an operator's glob, once when rules are compiled",
     ("sampling/rules.py", "escape"): "a literal text",
     ("instrumentation/upstream.py", "escape"): "a literal text",

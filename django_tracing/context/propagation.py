@@ -19,6 +19,7 @@ from opentelemetry.propagators.textmap import (
 
 from django_tracing.conf.entry_points import find_entry_point
 from django_tracing.context.request import HEADER, RequestState, get_request_state, well_formed, with_request_state
+from django_tracing.exceptions import MissingExtra
 from django_tracing.redaction.printable import printable
 
 __all__ = ["PROPAGATOR_GROUP", "CorrelationPropagator", "MissingPropagator", "available_propagator"]
@@ -40,7 +41,7 @@ _PACKAGES: Final = {
 }
 
 
-class MissingPropagator(ImportError):
+class MissingPropagator(MissingExtra):
     """A propagator of ``PROPAGATORS`` that is not available here. The message names it and what to install."""
 
 

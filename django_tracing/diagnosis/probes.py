@@ -1,4 +1,4 @@
-"""What listens at an address, asked from outside with messages that store nothing. Knows no Django."""
+"""Find out what listens on a port, with messages that store nothing. Imports no Django."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ __all__ = ["Speech", "post", "recognize", "within"]
 
 T = TypeVar("T")
 
-#: The exporter that a port is for; or ``query`` (Jaeger's UI and query API), TLS where it was not spoken, a database.
+#: The exporter that fits a port, or ``query`` (Jaeger's UI and query API), unexpected TLS, or a database.
 Speech = Literal["otlp", "otlp-grpc", "jaeger", "query", "tls", "postgresql", "redis"]
 
 _HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\x00\x00\x00\x04\x00\x00\x00\x00\x00"
@@ -28,9 +28,9 @@ _POSTGRESQL: Final = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
 
 
 def within(seconds: float, function: Callable[[], T]) -> T:
-    """What ``function`` gives; raises what it raises, and TimeoutError when it takes longer than ``seconds``.
+    """Return the result of ``function``, or raise its exception; TimeoutError if it takes longer than ``seconds``.
 
-    It runs in a thread, which is left behind when it hangs: name servers and other people's exporters know no time.
+    It runs in a thread, which is abandoned if it hangs: name resolution and third-party exporters have no time limit.
     """
     ended: SimpleQueue[tuple[T | None, BaseException | None]] = SimpleQueue()
 
@@ -51,12 +51,12 @@ def within(seconds: float, function: Callable[[], T]) -> T:
 
 
 def recognize(host: str, port: int, *, secure: bool, timeout: float) -> Speech | None:
-    """What a port speaks, None where it can't be told. ``timeout`` is in seconds, for each of a few questions."""
+    """Return what a port speaks; None if unknown. ``timeout`` is in seconds, for each of a few messages."""
     answer = _answer(host, port, _HTTP2, secure, timeout)
-    # To a version that they do not know, some servers answer with the bare page of HTTP/0.9.
+    # Some servers answer an unknown HTTP version with a bare page, as in HTTP/0.9.
     if answer.startswith((b"HTTP/", b"<")):
         return _role(host, port, secure, timeout)
-    # The first frame of a server is SETTINGS (RFC 9113, 3.4), of pairs of six bytes.
+    # A server's first frame is SETTINGS (RFC 9113, 3.4); its payload is a multiple of six bytes.
     if len(answer) >= 9 and answer[3] == 4 and int.from_bytes(answer[:3], "big") % 6 == 0:
         return "otlp-grpc"
     if answer.startswith((b"-ERR unknown com", b"-NOAUTH", b"-DENIED")):
@@ -67,7 +67,7 @@ def recognize(host: str, port: int, *, secure: bool, timeout: float) -> Speech |
 
 
 def _role(host: str, port: int, secure: bool, timeout: float) -> Speech | None:
-    """Which of Jaeger's HTTP ports it is, by what empty messages are answered: many servers say 200 to anything."""
+    """Return which of Jaeger's HTTP ports it is, by the answers to empty messages: some servers answer 200 to all."""
     scheme = "https" if secure else "http"
     root = Address(scheme, host, port, "", "", None)
     try:
@@ -77,7 +77,7 @@ def _role(host: str, port: int, secure: bool, timeout: float) -> Speech | None:
         if status == 200 and kind.startswith("application/x-protobuf"):
             return "otlp"
         if status == 400 and b"HTTPS" in body and not secure:
-            # The servers of Go, nginx and Apache say so in HTTP.
+            # Go's servers, nginx and Apache report this in plain HTTP.
             return "tls"
         status, _, body = post(root._replace(path="/api/traces"), {"Content-Type": "application/x-thrift"}, timeout)
         if status == 400 and b"jaeger.Batch" in body:
@@ -107,7 +107,7 @@ def post(address: Address, headers: dict[str, str], timeout: float) -> tuple[int
 
 def _speaks_tls(host: str, port: int, timeout: float) -> bool:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    # Nothing is sent over it: whose certificate it is does not matter.
+    # Nothing is sent over this connection, so the certificate is not verified.
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     try:
@@ -117,14 +117,14 @@ def _speaks_tls(host: str, port: int, timeout: float) -> bool:
         ):
             return True
     except ssl.SSLError as error:
-        # It knows TLS well enough to refuse.
+        # An alert is a message in TLS.
         return "ALERT" in (error.reason or "")
     except (OSError, ValueError):
         return False
 
 
-def _answer(host: str, port: int, question: bytes, secure: bool, timeout: float) -> bytes:
-    """The first bytes (16 at most) of what is said to ``question``; empty where nothing is said."""
+def _answer(host: str, port: int, message: bytes, secure: bool, timeout: float) -> bytes:
+    """Return up to 16 bytes of the answer to ``message``; empty if there is none."""
     answer = b""
     deadline = time.monotonic() + timeout
     try:
@@ -132,11 +132,11 @@ def _answer(host: str, port: int, question: bytes, secure: bool, timeout: float)
         if secure:
             connection = ssl.create_default_context().wrap_socket(connection, server_hostname=host)
         with connection:
-            connection.sendall(question)
+            connection.sendall(message)
             while len(answer) < 16 and (received := connection.recv(16 - len(answer))):
                 answer += received
-                if question != _HTTP2 or time.monotonic() > deadline:
+                if message != _HTTP2 or time.monotonic() > deadline:
                     break
     except OSError:
-        pass  # what came until then is the answer
+        pass  # the answer is what was received until then
     return answer

@@ -16,9 +16,9 @@ from django.core.signals import setting_changed
 
 from django_tracing import spans
 from django_tracing.conf.loading import get_settings
-from django_tracing.redaction import SiteWords, forget_site_words, use_site_words
+from django_tracing.redaction import SiteWords, forget_site_words
 
-__all__ = ["install", "read_site_words"]
+__all__ = ["read_site_words"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -32,11 +32,6 @@ _SETTINGS: Final = frozenset(
         *("REST_FRAMEWORK", "RQ_QUEUES", "TRACING"),
     ]
 )
-
-
-def install() -> None:
-    """From now on patterns of keys keep the site's own words."""
-    use_site_words(read_site_words)
 
 
 def read_site_words() -> SiteWords:

@@ -39,7 +39,7 @@ class Migration(migrations.Migration):
                     models.PositiveIntegerField(
                         db_index=True,
                         default=0,
-                        help_text="The rule with the lowest number that matches decides.",
+                        help_text="Of the rules that match, the one with the lowest number decides.",
                         verbose_name="order",
                     ),
                 ),
@@ -49,7 +49,7 @@ class Migration(migrations.Migration):
                     models.CharField(
                         blank=True,
                         choices=[("request", "requests"), ("command", "management commands"), ("task", "tasks")],
-                        help_text="Empty: all.",
+                        help_text="Leave empty for all operations.",
                         max_length=20,
                         verbose_name="operation",
                     ),
@@ -57,14 +57,17 @@ class Migration(migrations.Migration):
                 (
                     "method",
                     models.CharField(
-                        blank=True, help_text="Such as POST. Empty: all.", max_length=20, verbose_name="method"
+                        blank=True,
+                        help_text="For example, POST. Leave empty for all methods.",
+                        max_length=20,
+                        verbose_name="method",
                     ),
                 ),
                 (
                     "path",
                     models.CharField(
                         blank=True,
-                        help_text="With * for anything and ? for one character, such as /api/*/orders/; after a ~ a regular expression, such as ~^/api/v[12]/. Of a command or a task, its name. Empty: all.",
+                        help_text="* matches any text and ? matches one character, as in /api/*/orders/. After ~, a regular expression, as in ~^/api/v[12]/. For a command or a task: its name. Leave empty for all paths.",
                         max_length=300,
                         verbose_name="path or route",
                     ),
@@ -73,20 +76,22 @@ class Migration(migrations.Migration):
                     "service",
                     models.CharField(
                         blank=True,
-                        help_text="The service's name, with * and ?. Empty: all.",
+                        help_text="The name of the service; * and ? are wildcards. Leave empty for all services.",
                         max_length=100,
                         verbose_name="service",
                     ),
                 ),
                 (
                     "user_id",
-                    models.CharField(blank=True, help_text="Empty: all.", max_length=100, verbose_name="user id"),
+                    models.CharField(
+                        blank=True, help_text="Leave empty for all users.", max_length=100, verbose_name="user ID"
+                    ),
                 ),
                 (
                     "subscription",
                     models.CharField(
                         blank=True,
-                        help_text="The user's subscription. Empty: all.",
+                        help_text="The user's subscription. Leave empty for all subscriptions.",
                         max_length=100,
                         verbose_name="subscription",
                     ),
@@ -95,7 +100,7 @@ class Migration(migrations.Migration):
                     "header_name",
                     models.CharField(
                         blank=True,
-                        help_text="A header that the request has. Empty: any.",
+                        help_text="The name of a header that the request must have. Leave empty to ignore headers.",
                         max_length=100,
                         verbose_name="header",
                     ),
@@ -104,16 +109,16 @@ class Migration(migrations.Migration):
                     "header_value",
                     models.CharField(
                         blank=True,
-                        help_text="What that header is. Empty: anything.",
+                        help_text="The value that the header must have. Leave empty for any value.",
                         max_length=200,
-                        verbose_name="header's value",
+                        verbose_name="header value",
                     ),
                 ),
                 (
                     "rate",
                     models.FloatField(
                         default=100.0,
-                        help_text="How many of the traces are kept, in per cent.",
+                        help_text="The percentage of matching traces to keep.",
                         validators=[
                             django.core.validators.MinValueValidator(0),
                             django.core.validators.MaxValueValidator(100),
@@ -125,17 +130,17 @@ class Migration(migrations.Migration):
                     "max_per_second",
                     models.FloatField(
                         blank=True,
-                        help_text="How many traces a second are kept at most. Empty: no limit.",
+                        help_text="The most traces to keep per second. Leave empty for no limit.",
                         null=True,
                         validators=[django.core.validators.MinValueValidator(0)],
-                        verbose_name="at most a second",
+                        verbose_name="maximum per second",
                     ),
                 ),
                 (
                     "keep_errors",
                     models.BooleanField(
                         blank=True,
-                        help_text="Whether requests that fail are kept though the rate passes them over. Unknown: as the settings say.",
+                        help_text="Whether to keep every request that fails, whatever the rate is. “Unknown” uses the setting KEEP_ERRORS.",
                         null=True,
                         verbose_name="keep errors",
                     ),
@@ -144,7 +149,7 @@ class Migration(migrations.Migration):
                     "keep_slower_than",
                     models.FloatField(
                         blank=True,
-                        help_text="Slower requests, in seconds, are kept in any case. Empty: as the settings say.",
+                        help_text="Keep every request that takes longer than this many seconds. Leave empty to use KEEP_SLOWER_THAN.",
                         null=True,
                         validators=[django.core.validators.MinValueValidator(0)],
                         verbose_name="keep slower than",
@@ -154,7 +159,7 @@ class Migration(migrations.Migration):
                     "valid_until",
                     models.DateTimeField(
                         blank=True,
-                        help_text="When the rule ends by itself. Empty: never.",
+                        help_text="The rule has no effect after this time. Leave empty for no end.",
                         null=True,
                         verbose_name="valid until",
                     ),

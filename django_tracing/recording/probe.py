@@ -74,7 +74,7 @@ def probe() -> Abilities:
     if not own_spans:
         _logger.warning(
             "opentelemetry-sdk %s is not supported by this version of django-tracing-otel: requests are traced with "
-            "the SDK's own spans, which cost more.",
+            "the SDK's own spans, which cost more, and SAMPLE_RATE alone decides which traces are kept.",
             sdk_version,
         )
     if not abilities.redaction_of_copies:

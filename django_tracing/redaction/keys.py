@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 
-from django_tracing.redaction.key_words import LIBRARIES, STRUCTURAL, SiteWords
+from django_tracing.redaction.key_words import LIBRARIES
 from django_tracing.redaction.names import HUMP
 from django_tracing.redaction.patterns import cut, pattern, safely
 from django_tracing.redaction.text import JWT
+from django_tracing.redaction.vocabulary import KeyWords, clear_when_used, in_use
 
-__all__ = ["forget_site_words", "key_pattern", "use_site_words"]
+__all__ = ["key_pattern"]
 
 _PATTERN_LENGTH: Final = 100
 #: Parts of a key that belong together less than words joined by a hyphen or an underscore do.
@@ -64,68 +64,8 @@ _MANY_STARS: Final = pattern(r"\*(?:[:/.|,;=#&?\[\]{}()<>\"']{1,3}\*){3,}")
 _NOTHING: Final[frozenset[str]] = frozenset()
 
 
-class _Vocabulary(NamedTuple):
-    """The words that stay: everywhere, and behind the beginnings of libraries' keys."""
-
-    known: frozenset[str]
-    libraries: dict[str, frozenset[str]]
-    #: At the end of the keys of ``cache_page``.
-    languages: frozenset[str]
-    zones: frozenset[str]
-    heads: frozenset[str]
-    prefixes: tuple[str, ...]
-
-
-def _no_words() -> SiteWords:
-    return SiteWords()
-
-
-_read: Callable[[], SiteWords] = _no_words
-_vocabulary: _Vocabulary | None = None
-
-
-def use_site_words(read: Callable[[], SiteWords]) -> None:
-    """Makes ``read()`` say which words are the site's own. It is called with the first key, once."""
-    global _read
-    _read = read
-    forget_site_words()
-
-
-def forget_site_words() -> None:
-    """The site's own words are read again with the next key."""
-    global _vocabulary
-    _vocabulary = None
-    _key_pattern_cached.cache_clear()
-
-
-def _words() -> _Vocabulary:
-    global _vocabulary
-    vocabulary = _vocabulary
-    if vocabulary is None:
-        try:
-            site = _read()
-        except Exception:
-            # Once: the next key would fail as this one did. Its words are stars.
-            site = SiteWords()
-        more = {
-            "conj:": site.columns,
-            "schemes:": site.columns,
-            "throttle_": site.scopes,
-            "rq:": site.queues,
-        }
-        vocabulary = _vocabulary = _Vocabulary(
-            STRUCTURAL | site.words,
-            {literal: words | more.get(literal, _NOTHING) for literal, words in LIBRARIES.items()},
-            site.languages,
-            site.zones,
-            site.heads | {""},
-            site.prefixes,
-        )
-    return vocabulary
-
-
 def _key_pattern(key: str) -> str:
-    vocabulary = _words()
+    vocabulary = in_use.vocabulary.key_words()
     shown = _under_prefix(key, vocabulary.prefixes)
     if shown is None:
         head = _HEAD.match(key)
@@ -148,7 +88,7 @@ def _under_prefix(key: str, prefixes: tuple[str, ...]) -> str | None:
     return None
 
 
-def _judged(key: str, vocabulary: _Vocabulary) -> str:
+def _judged(key: str, vocabulary: KeyWords) -> str:
     if key == "celery":
         # Its queue. Elsewhere it is a word like others.
         return key
@@ -176,7 +116,7 @@ def _judged(key: str, vocabulary: _Vocabulary) -> str:
     return _MANY_STARS.sub("*", _STARS.sub("*", f"{_strictly(before, vocabulary.known, _NOTHING)}{literal}{rest}"))
 
 
-def _of_a_page(rest: str, vocabulary: _Vocabulary) -> str:
+def _of_a_page(rest: str, vocabulary: KeyWords) -> str:
     """What is behind the beginning of a key of ``cache_page``: ``PREFIX.METHOD.HASH.HASH.LANGUAGE.ZONE``."""
     digests = list(_DIGEST.finditer(rest))
     if not digests:
@@ -339,6 +279,7 @@ def _is_jumbled(word: str) -> bool:
 
 
 _key_pattern_cached: Final = lru_cache(maxsize=2048)(_key_pattern)
+clear_when_used(_key_pattern_cached.cache_clear)
 
 
 @safely(lambda: "*")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 from urllib.parse import quote, unquote_plus
 
@@ -17,29 +17,17 @@ from django_tracing.redaction.looks import (
     redact_pem,
     redact_webhooks,
 )
-from django_tracing.redaction.names import LAST_WORDS, NO_VALUES, STATES, STEMS, VERBS, SensitiveKeys, words_of
+from django_tracing.redaction.names import LAST_WORDS, NO_VALUES, STATES, VERBS
 from django_tracing.redaction.patterns import LONGEST_KEPT, REDACTED, Harmless, pattern, safely
+from django_tracing.redaction.vocabulary import clear_when_used, in_use
 
-__all__ = ["JWT", "TEXT_INPUT", "USERINFO", "also_sensitive", "mask_email", "redact_text", "redact_words"]
+__all__ = ["JWT", "TEXT_INPUT", "USERINFO", "mask_email", "redact_text", "redact_words"]
 
 TEXT_INPUT: Final = 20_000
 
 
-_text_keys = SensitiveKeys()
-_text_stems: tuple[str, ...] = STEMS
 _unchanged: Final = Harmless()
-
-
-def also_sensitive(names: Iterable[str]) -> None:
-    """Makes free text lose the values of ``names`` (``TRACING["SENSITIVE_KEYS"]``) too; called at set-up."""
-    global _text_keys, _text_stems
-    _unchanged.clear()
-    names = tuple(names)
-    _text_keys = SensitiveKeys(names)
-    # A name's first word stands in whatever is written of it: iban, iban_number, "IBAN number".
-    firsts = tuple(words[0].lower() for name in names if (words := words_of(name)))
-    _text_stems = (*STEMS, *firsts)
-
+clear_when_used(_unchanged.clear)
 
 _EMAIL: Final = pattern(r"(?<![\w.+%!#$*^~-])([\w.+%!#$*^~-]+)(@|%40)((?:[\w-]{1,63}\.)*[\w-]{2,63})")
 #: What Celery calls its workers and its other processes: ``celery@host``.
@@ -207,7 +195,8 @@ def _may_name(text: str) -> bool:
 def _is_sensitive(text: str, name: re.Match[str]) -> bool:
     """Whether a name in ``text`` is sensitive by itself, or with the words before it: ``API key``, ``session id``."""
     last = name[1]
-    if _text_keys.matches(last):
+    matches = in_use.vocabulary.sensitive.matches
+    if matches(last):
         return True
     start = name.start(1)
     if not start or not text[start - 1].isspace():
@@ -221,7 +210,7 @@ def _is_sensitive(text: str, name: re.Match[str]) -> bool:
             return False
         joined = f"{bare} {joined}" if joined else bare
         # All of it makes the name, not a word in front: "token error: x" is no token.
-        if _text_keys.matches(f"{joined} {last}") and (last.lower() in LAST_WORDS or not _text_keys.matches(joined)):
+        if matches(f"{joined} {last}") and (last.lower() in LAST_WORDS or not matches(joined)):
             return True
         if bare != word:
             return False
@@ -235,7 +224,7 @@ def _redact_options(text: str) -> str:
     while (option := _OPTION.search(text, position)) is not None:
         position = option.end()
         of_user = option[1] in _USER_OPTIONS
-        if not of_user and not _text_keys.matches(option[1]):
+        if not of_user and not in_use.vocabulary.sensitive.matches(option[1]):
             continue
         value = _VALUE.match(text, position)
         if value is None or value.group().startswith(REDACTED):
@@ -255,6 +244,7 @@ def redact_words(words: Sequence[Any]) -> list[Any]:
 
     Only such values are redacted: each text is to be read by itself, too.
     """
+    matches = in_use.vocabulary.sensitive.matches
     kept = list(words)
     programs = ""
     option = ""
@@ -270,7 +260,7 @@ def redact_words(words: Sequence[Any]) -> list[Any]:
                 kept[place] = f"{word[:2]}{REDACTED}"
                 option = ""
             else:
-                option = word if known or ("=" not in word and _text_keys.matches(word[:100])) else ""
+                option = word if known or ("=" not in word and matches(word[:100])) else ""
         elif option:
             kept[place] = REDACTED if option != "-u" or ":" in word else word
             option = ""
@@ -297,7 +287,7 @@ def _redact_parameter(match: re.Match[str]) -> str:
         return match.group()
     if "%" in name or "+" in name:
         name = unquote_plus(name)
-    if _text_keys.matches_parameter(name):
+    if in_use.vocabulary.sensitive.matches_parameter(name):
         return f"{begin}{REDACTED}"
     decoded = unquote_plus(value) if "%" in value or "+" in value else value
     if is_secret(decoded):
@@ -316,7 +306,7 @@ def _of_inner_url(value: str) -> str:
     shown: list[str] = []
     for place, part in enumerate(value.split("?")):
         name, equals, said = part.partition("=")
-        if place and equals and _text_keys.matches_parameter(unquote_plus(name)):
+        if place and equals and in_use.vocabulary.sensitive.matches_parameter(unquote_plus(name)):
             # All that follows may be of it.
             return "?".join((*shown, f"{name}={REDACTED}"))
         shown.append(f"{name}={REDACTED}" if place and is_secret(said) else part)
@@ -324,7 +314,11 @@ def _of_inner_url(value: str) -> str:
 
 
 def _redact_element(match: re.Match[str]) -> str:
-    return f"{match[1]}{REDACTED}" if _text_keys.matches(match[2]) and match[3].strip() else match.group()
+    return (
+        f"{match[1]}{REDACTED}"
+        if in_use.vocabulary.sensitive.matches(match[2]) and match[3].strip()
+        else match.group()
+    )
 
 
 def _without_encoded(text: str, random: bool, depth: int) -> str:
@@ -377,7 +371,7 @@ def _redacted(text: str, random: bool) -> str:
         text = without_passwords_of_sql(text)
     if "hook" in lower or "bot" in lower:
         text = redact_webhooks(text)
-    if _may_name(lower) and any(map(lower.__contains__, _text_stems)):
+    if _may_name(lower) and any(map(lower.__contains__, in_use.vocabulary.stems)):
         text = _HEADER.sub(rf"\1{REDACTED}", text)
         text = _SCHEME.sub(rf"\1{REDACTED}", text)
         if "</" in text:

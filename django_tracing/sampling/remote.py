@@ -315,8 +315,9 @@ def from_environment(argument: str | None = None) -> ParentBased:
     for part in (argument or "").split(","):
         key, equals, value = part.partition("=")
         if part.strip() and not equals:
+            # The entry is not shown: it may be a part of an address whose query has a comma.
             raise ValueError(
-                f'OTEL_TRACES_SAMPLER_ARG has "{shown_address(part)}": write endpoint=http://localhost:5778/sampling'
+                "OTEL_TRACES_SAMPLER_ARG has an entry without '=': write endpoint=http://localhost:5778/sampling"
             )
         given[key.strip()] = value.strip()
     options: dict[str, float] = {}

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace import Span as SDKSpan
 from django_tracing.context.request import RequestState, get_request_state
 from django_tracing.faults import log_once
 from django_tracing.recording.copies import SpanCopy
+from django_tracing.recording.probe import probe
 from django_tracing.recording.sdk import EndingProcessor
 from django_tracing.recording.span import RecordingSpan
 
@@ -51,11 +52,11 @@ class _Collector(EndingProcessor):
     def on_ending(self, span: SDKSpan) -> None:
         if span.__class__ is RecordingSpan:
             self._collect(span.request_state, span)
-        else:
-            self._collect(span.__dict__.pop(_COLLECTED_FOR, None), span)
+        elif _COLLECTED_FOR in span.__dict__ and probe().redaction_in_place:
+            self._collect(span.__dict__.pop(_COLLECTED_FOR), span)
 
     def on_end(self, span: ReadableSpan) -> None:
-        # With SDKs that do not call on_ending, the spans of other tracers come here, as redacted copies.
+        # Where the spans of other tracers are not redacted in place, redacted copies of them come here.
         if span.__class__ is SpanCopy:
             self._collect(span.__dict__.pop(_COLLECTED_FOR, None), span)
 

@@ -1,4 +1,4 @@
-"""``{% load tracing %}``: the current trace in a template, for error pages and support messages."""
+"""Show the current trace in a template, for error pages and support messages: ``{% load tracing %}``."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ register = template.Library()
 
 @register.simple_tag
 def trace_id() -> str:
-    """The current trace's id; empty outside a trace."""
+    """Return the id of the current trace; "" outside a trace."""
     return current_trace_id() or ""
 
 
 @register.simple_tag
 def trace_url() -> str:
-    """Where a person sees the current trace; empty where there is nothing to see."""
+    """Return the address where a person sees the current trace; "" if there is none."""
     return current_trace_url() or ""
 
 
 @register.simple_tag
 def tracing_trouble() -> str:
-    """Why this process traces nothing, or sends nothing; empty where it does. The admin's pages show it."""
+    """Return why this process traces or exports nothing; "" if it does. The admin's pages show it."""
     return str(runtime.current.trouble)

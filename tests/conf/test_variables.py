@@ -15,6 +15,7 @@ from django_tracing import checks
 from django_tracing.conf.loading import DISABLING, load
 from django_tracing.conf.variables import BY_A_PACKAGE, HONORED, NOT_HONORED, not_honored
 from tests.conf.forks import APP, Forks, plant_package
+from tests.export.test_tls import make_files
 from tests.receivers import OTLPReceiver, ReceivedSpan
 
 PAGE = Path(__file__).parents[2] / "docs" / "settings.md"
@@ -348,6 +349,32 @@ def test_requests_of_the_exporter(run: Run) -> None:
     assert len(receiver.bodies) == 2
     headers = {name.lower(): value for name, value in receiver.headers[0].items()}
     assert (headers["x-key"], headers["content-encoding"]) == ("a b", "gzip")
+
+
+@pytest.mark.parametrize("signal", ["", "TRACES_"])
+def test_tls_files(forks: Forks, tmp_path: Path, signal: str) -> None:
+    files = make_files(tmp_path)
+    code = REQUEST.replace("HEADERS", "{}").replace("TRACING=TRACING", "TRACING={'LAYERS': 'off'}")
+    with OTLPReceiver() as receiver:
+        receiver.use_tls(files.server, clients=files.ca)
+        options = {
+            "ENDPOINT": receiver.endpoint.replace("http:", "https:"),
+            "CERTIFICATE": str(files.ca),
+            "CLIENT_KEY": str(files.key),
+            "CLIENT_CERTIFICATE": str(files.certificate),
+        }
+        done = forks.run(code, {f"OTEL_EXPORTER_OTLP_{signal}{name}": value for name, value in options.items()})
+        assert done.code == 0, done.err
+        assert receiver.paths == ["/v1/traces"]
+        assert sorted(span.name for span in receiver.spans) == ["GET /empty/", "work"]
+
+
+def test_a_wrong_tls_file_of_the_environment_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_CERTIFICATE", "/nowhere/ca.pem")
+    with override_settings(TRACING={"ENDPOINT": "https://c:4318", "EXPORTER": "otlp"}):
+        (message,) = django_checks.run_checks()
+    assert (message.id, message.level) == (checks.EXPORTER_NOT_INSTALLED, django_checks.WARNING)
+    assert "/nowhere/ca.pem" in str(message.hint)
 
 
 def test_limits(run: Run) -> None:

@@ -173,7 +173,7 @@ def test_times_are_those_of_whoever_looks(site: Site, browser: Any) -> None:
         assert re.search(r"start=\d{4}-\d\d-\d\dT\d\d%3A\d\d%3A\d\d", page.url)
         assert page.locator(".tracing-list tbody time").first.inner_text() >= shown.inner_text()
         page.goto(f"{site.traces}?end={(moment - timedelta(hours=3)).strftime('%Y-%m-%dT%H:%M:%SZ')}")
-        assert "No trace matches." in page.inner_text("#tracing-results")
+        assert "No traces match this search." in page.inner_text("#tracing-results")
 
 
 # ----- one trace

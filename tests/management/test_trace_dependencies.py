@@ -100,5 +100,5 @@ def test_what_can_not_be_asked(settings: Any) -> None:
     settings.TRACING = {"EXPORTER": "none", "QUERY_URL": f"http://127.0.0.1:{port}"}
     with pytest.raises(CommandError, match=f"Nothing listens on 127.0.0.1:{port}"):
         dependencies()
-    with pytest.raises(CommandError, match="must be a time ago, e.g. 15m, 2h or 1d"):
+    with pytest.raises(CommandError, match="must be a time span, for example 15m, 2h or 1d"):
         dependencies("--since", "2026")

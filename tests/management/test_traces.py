@@ -77,7 +77,7 @@ def test_a_list_of_some(stored: LocalStore, arguments: list[str], count: int) ->
 
 
 def test_none_of_some(stored: LocalStore, path: Path) -> None:
-    assert traces("--service", "nobody") == f"No trace in {path} is like that.\n"
+    assert traces("--service", "nobody") == f"No trace in {path} matches.\n"
 
 
 def test_a_trace_as_a_tree(stored: LocalStore) -> None:
@@ -243,9 +243,9 @@ def test_searching(shop: LocalStore, arguments: list[str], expected: list[int]) 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--since", "yesterday"], "must be a time ago (15m, 2h, 1d) or a moment (2026-01-31T13:45)"),
-        (["--min-duration", "long"], "must be a duration, e.g. 250ms or 1.5s"),
-        (["--attribute", "urgent"], "must be KEY=VALUE, e.g. http.method=POST"),
+        (["--since", "yesterday"], "must be a time span (15m, 2h, 1d) or a date and time (2026-01-31T13:45)"),
+        (["--min-duration", "long"], "must be a duration, for example 250ms or 1.5s"),
+        (["--attribute", "urgent"], "must be KEY=VALUE, for example http.method=POST"),
         (["--status-code", "ok"], "invalid int value"),
     ],
 )

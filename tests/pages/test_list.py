@@ -69,7 +69,7 @@ def test_searching(root: Client, path: Path, query: dict[str, str], numbers: lis
     text = content(root, **query)
     assert [int(each, 16) - 100 for each in listed(text)] == numbers
     if not numbers:
-        assert "No trace matches." in text
+        assert "No traces match this search." in text
     # What was asked for stands in the form again.
     for value in query.values():
         assert value == "on" or html.escape(value) in text

@@ -24,4 +24,4 @@ def test_the_map(root: Client, store: LocalStore) -> None:
     boxes = re.findall(r'<g class="tracing-box tracing-(\w+)', text)
     assert sorted(boxes) == ["breaker", "service", "service", "service"]
     assert "tracing-state-open" in text
-    assert "The stored traces contain no calls." in content(root, "map/", within="900")
+    assert "The stored traces contain no calls yet." in content(root, "map/", within="900")

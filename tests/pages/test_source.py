@@ -171,7 +171,7 @@ def test_the_same_pages_from_jaeger(
     assert "requests.exceptions.ReadTimeout" in words(content(root, f"{trace_id}/spans/{5:016x}/"))
     assert "GET /api/blueprints/" in words(content(root, "routes/", service="api-gateway"))
     said = words(content(root, "map/"))
-    assert "Jaeger counts the calls between services." in said
+    assert "The calls between services are Jaeger's counts" in said
     assert re.search(r"api-gateway blueprint-service service \d+", said)
     assert json.loads(root.get(f"{TRACES}{trace_id}/jaeger.json").getvalue())["data"][0]["traceID"] == trace_id
     assert "is not stored" in content(root, f"{'f' * 31}0/", status=404)

@@ -48,7 +48,7 @@ def test_repeated_queries_are_folded_and_blamed(root: Client, store: LocalStore)
     store.write(repeated(12, **location))
     text = content(root, f"{5:032x}/")
     said = words(text)
-    assert "N+1: the same query 12 times, 12.0 ms in total. Made by shop/views.py:42 in checkout ." in said
+    assert "N+1: the same query 12 times, 12.0 ms in total. Called from shop/views.py:42 in checkout ." in said
     assert "SELECT … FROM blueprints WHERE id = %s" in said
     assert "12 × db.select.blueprints" in said
     assert text.count('aria-level="3"') == 12
@@ -86,7 +86,7 @@ def test_what_tells_of_the_lines_of_the_code(root: Client, store: LocalStore) ->
     query = {"db.system": "postgresql", "db.statement": "SELECT x FROM y", "operation.type": "database"}
     spans = [row(6, n, 1, "db.select.y", kind="client", start=n, attributes=query) for n in range(2, 9)]
     store.write([row(6, 1, took=50), *spans])
-    assert 'With TRACING["CODE_LOCATIONS"] = True, this page shows the line that makes it.' in words(
+    assert 'Set TRACING["CODE_LOCATIONS"] to True to see which line of code makes it.' in words(
         content(root, f"{6:032x}/")
     )
 

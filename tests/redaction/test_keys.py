@@ -34,14 +34,14 @@ from django_tracing import create_span
 from django_tracing.conf.loading import get_settings
 from django_tracing.export.wire import encode_spans
 from django_tracing.instrumentation import site_words
-from django_tracing.instrumentation.site_words import read_site_words
 from django_tracing.redaction import (
     SiteWords,
+    Vocabulary,
     forget_site_words,
     key_pattern,
     redact_db_error,
     redact_stacktrace,
-    use_site_words,
+    use_vocabulary,
 )
 from django_tracing.redaction.key_words import LIBRARIES, STRUCTURAL
 from tests.conftest import Spans
@@ -72,9 +72,9 @@ def by_default() -> Iterator[None]:
 @pytest.fixture
 def site(request: pytest.FixtureRequest) -> Iterator[None]:
     """A site of these words."""
-    use_site_words(lambda: request.param)
+    former = use_vocabulary(Vocabulary(read_site_words=lambda: request.param))
     yield
-    use_site_words(read_site_words)
+    use_vocabulary(former)
 
 
 def using(**words: Any) -> pytest.MarkDecorator:
@@ -308,12 +308,12 @@ def test_where_words_cannot_be_read_programs_words_stay_and_nobody_asks_again() 
         asked.append(1)
         raise RuntimeError
 
-    use_site_words(broken)
+    former = use_vocabulary(Vocabulary(read_site_words=broken))
     try:
         assert key_pattern("user:42") == "user:*"
         assert key_pattern("log_entry:42") == "*:*"
     finally:
-        use_site_words(read_site_words)
+        use_vocabulary(former)
     assert asked == [1]
     assert key_pattern("log_entry:42") == "log_entry:*"
 
@@ -580,11 +580,11 @@ def test_uuids_and_addresses_are_one_star_where_their_groups_are_words(value: st
 def test_no_value_survives_in_a_key(shape: str, value: str, prefixes: tuple[str, ...]) -> None:
     # Of a base64 without a digit (AAAA...) nobody can say that it is no word.
     assume(any(character.isdigit() or character == "@" for character in value))
-    use_site_words(lambda: SiteWords(prefixes=prefixes))
+    former = use_vocabulary(Vocabulary(read_site_words=lambda: SiteWords(prefixes=prefixes)))
     try:
         pattern = key_pattern(shape.format(value))
     finally:
-        use_site_words(read_site_words)
+        use_vocabulary(former)
     assert value not in pattern
     assert not any(character.isdigit() for character in pattern)
 
@@ -596,14 +596,14 @@ URLSAFE = string.ascii_letters + string.digits + "-_"
 @pytest.mark.parametrize("alphabet", [URLSAFE, string.ascii_letters + string.digits, "0123456789abcdef"])
 def test_no_eight_letters_of_a_random_token_survive_in_a_key(alphabet: str, prefixes: tuple[str, ...]) -> None:
     generator = random.Random(alphabet)
-    use_site_words(lambda: SiteWords(prefixes=prefixes))
+    former = use_vocabulary(Vocabulary(read_site_words=lambda: SiteWords(prefixes=prefixes)))
     try:
         for _ in range(300):
             token = "".join(generator.choices(alphabet, k=32))
             pattern = key_pattern(f"token:{token}:x")
             assert not any(token[start : start + 8] in pattern for start in range(len(token) - 7)), token
     finally:
-        use_site_words(read_site_words)
+        use_vocabulary(former)
 
 
 def test_what_is_remembered_of_keys_is_bounded() -> None:

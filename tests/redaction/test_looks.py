@@ -18,7 +18,7 @@ from benchmarks.redaction import NAMES, PLACES, TOKENS, changed, readable, texts
 from django_tracing.redaction import (
     REDACTED,
     SensitiveKeys,
-    also_sensitive,
+    Vocabulary,
     looks,
     redact_db_error,
     redact_query,
@@ -26,6 +26,7 @@ from django_tracing.redaction import (
     redact_stacktrace,
     redact_text,
     sanitise_url,
+    use_vocabulary,
 )
 from django_tracing.redaction import names as sensitive_names
 from django_tracing.redaction import text as text_module
@@ -158,11 +159,11 @@ def test_a_name_that_begins_like_a_token_stays(text: str) -> None:
 
 def test_a_name_that_becomes_sensitive_is_so_in_texts_that_were_read_before() -> None:
     assert redact_text("the passport=AB123 of a guest") == "the passport=AB123 of a guest"
-    also_sensitive(["passport"])
+    former = use_vocabulary(Vocabulary(["passport"]))
     try:
         assert redact_text("the passport=AB123 of a guest") == f"the passport={REDACTED} of a guest"
     finally:
-        also_sensitive([])
+        use_vocabulary(former)
 
 
 def test_what_was_read_is_kept_up_to_a_bound_and_no_secret_is() -> None:

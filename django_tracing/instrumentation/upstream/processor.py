@@ -96,7 +96,8 @@ class UpstreamProcessor(EndingProcessor):
         if not self._in_place or span.__class__ is RecordingSpan:
             return
         _redact(span)
-        _keep_undecided(span)
+        if undecided_traces:
+            _keep_undecided(span)
 
     # ----- in copies
 

@@ -12,9 +12,9 @@ from django_tracing.conf.loading import get_settings
 from django_tracing.instrumentation.upstream import redis_commands
 from django_tracing.recording.sdk import (
     change_attributes,
-    content_of,
     events_of,
     links_of,
+    plain_attributes,
     set_name,
     set_status,
     status_of,
@@ -86,7 +86,7 @@ def scope_name(span: Any) -> str:
 
 def _redact_attributes(span: Any) -> frozenset[str]:
     """Redact the attributes that OpenTelemetry's instrumentations are known to fill; return their names."""
-    attributes: Any = content_of(span)
+    attributes = plain_attributes(span)
     if not attributes:
         return frozenset()
     sensitive = _sensitive(get_settings().sensitive_keys)
@@ -160,7 +160,9 @@ def _sanitize(span: Any, redacted: frozenset[str], *, rename: bool) -> None:
     """
     sanitizer = runtime.current.sanitizer
     of_request: Attributes = span.__dict__.get(OF_REQUEST, {})
-    redacted |= {key for key, value in of_request.items() if (content_of(span) or {}).get(key) == value}
+    if of_request:
+        attributes = plain_attributes(span)
+        redacted |= {key for key, value in of_request.items() if attributes.get(key) == value}
     _sanitize_attributes(span, redacted, rename=rename)
     for event in events_of(span):
         name = sanitizer.name(event.name)
@@ -178,15 +180,17 @@ def _sanitize(span: Any, redacted: frozenset[str], *, rename: bool) -> None:
 
 
 def _sanitize_attributes(holder: Any, redacted: frozenset[str], *, rename: bool) -> None:
-    attributes: Any = content_of(holder)
+    attributes = plain_attributes(holder)
     if not attributes:
         return
     sanitizer = runtime.current.sanitizer
-    given = {key: value for key, value in attributes.items() if key not in redacted}
+    given: Mapping[str, Any] = attributes
+    if redacted:
+        given = {key: value for key, value in attributes.items() if key not in redacted}
     kept = sanitizer.attributes(given, rename=rename)
     if sanitizer.redact is not None:
         kept = sanitizer.last({**{key: attributes[key] for key in redacted if key in attributes}, **kept})
-        given = dict(attributes)
+        given = attributes
     changes = {key: value for key, value in kept.items() if attributes.get(key) != value}
     dropped = [key for key in given if key not in kept]
     if changes or dropped:

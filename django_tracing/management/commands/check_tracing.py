@@ -1,4 +1,4 @@
-"""``manage.py check_tracing``: whether traces arrive, and if not, why."""
+"""Check whether traces arrive: ``manage.py check_tracing``."""
 
 from __future__ import annotations
 
@@ -22,20 +22,24 @@ _WORDS = {"ok": "ok  ", "warning": "WARN", "failed": "FAIL", "skipped": "skip"}
 
 class Command(BaseCommand):
     help = (
-        "Sends a test trace the way requests' traces go and reads it back, one line a step. "
-        "Exit code 0: it arrived; 1: it did not; 2: the settings are wrong."
+        "Send a test trace through the configured exporter, read it back, and print one line per step. "
+        "Exit code 0: the trace arrived; 1: it did not; 2: the settings are wrong."
     )
-    # Bad settings are this command's to explain, with its own exit code.
+    # This command explains wrong settings itself, with its own exit code.
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--json", action="store_true", help="print one JSON object")
+        parser.add_argument("--json", action="store_true", help="Print one JSON object instead of text.")
         parser.add_argument(
-            "--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="for all steps together (default: 10)"
+            "--timeout",
+            type=_seconds,
+            default=10.0,
+            metavar="SECONDS",
+            help="The time limit for all steps together (default: 10).",
         )
-        parser.add_argument("--endpoint", metavar="URL", help="try this endpoint instead of the configured one")
-        parser.add_argument("--query-url", metavar="URL", help="read back from this Jaeger")
-        parser.add_argument("--no-query", action="store_true", help="do not read the trace back")
+        parser.add_argument("--endpoint", metavar="URL", help="Try this endpoint instead of the configured one.")
+        parser.add_argument("--query-url", metavar="URL", help="Read the trace back from this Jaeger.")
+        parser.add_argument("--no-query", action="store_true", help="Don't read the trace back.")
 
     def handle(
         self,
@@ -57,7 +61,7 @@ class Command(BaseCommand):
 
     def _print_json(self, diagnosis: Diagnosis) -> None:
         steps = [asdict(replace(step, seconds=round(step.seconds, 6))) for step in diagnosis.steps()]
-        # ASCII: whatever is in it, every pipe takes it.
+        # ASCII: every pipe accepts it.
         self.stdout.write(
             json.dumps(
                 {
@@ -82,12 +86,12 @@ class Command(BaseCommand):
         elif failed:
             self._write("The trace did not arrive.", self.style.ERROR)
         elif diagnosis.exit_code:
-            self._write("Whether the trace arrived is not known.", self.style.WARNING)
+            self._write("It is unknown whether the trace arrived.", self.style.WARNING)
         elif diagnosis.link:
             self._write("The trace arrived.", self.style.SUCCESS)
             self._write(f"See it: {diagnosis.link}")
         else:
-            self._write("The trace was sent; it was not read back.", self.style.SUCCESS)
+            self._write("The trace was sent, but not read back.", self.style.SUCCESS)
 
     def _print_step(self, step: Step) -> None:
         styles = {"failed": self.style.ERROR, "warning": self.style.WARNING, "ok": self.style.SUCCESS}
@@ -99,7 +103,7 @@ class Command(BaseCommand):
                 self._write(f"{'':<14} {text}")
 
     def _write(self, text: str, style: Callable[[str], str] | None = None) -> None:
-        # A terminal that knows no such letter gets a question mark, and no traceback.
+        # A terminal that can't show a character gets a question mark instead of a traceback.
         encoding = getattr(self.stdout, "encoding", None) or "utf-8"
         self.stdout.write(text.encode(encoding, "replace").decode(encoding), style)
 
@@ -109,16 +113,16 @@ def _duration(seconds: float) -> str:
 
 
 def _settings(endpoint: str | None, query_url: str | None) -> Settings:
-    """The settings in force, with what the command line puts in their place."""
+    """Return the settings in force, changed by the command's options."""
     if endpoint is None and query_url is None:
         return get_settings()
     configured = getattr(django_settings, "TRACING", None)
     if configured is not None and not isinstance(configured, Mapping):
-        return get_settings()  # which says so
+        return get_settings()  # they contain this problem
     tracing = dict(configured or {})
     given: dict[str, str] = {}
     if endpoint is not None:
-        # Another place may speak another protocol, and is read from elsewhere.
+        # Another endpoint may speak another protocol, and is read from another place.
         tracing = {key: value for key, value in tracing.items() if key not in ("EXPORTER", "QUERY_URL")}
         given["ENDPOINT"] = endpoint
     if query_url is not None:
@@ -139,5 +143,5 @@ def _seconds(text: str) -> float:
     except ValueError:
         seconds = 0.0
     if not 0 < seconds <= 3600:
-        raise argparse.ArgumentTypeError("must be a number of seconds, more than 0 and at most 3600")
+        raise argparse.ArgumentTypeError("must be a number of seconds greater than 0 and at most 3600")
     return seconds

@@ -1,4 +1,4 @@
-"""``manage.py trace_dependencies``: who calls whom, for people, documentation and programs."""
+"""Print which services call each other: ``manage.py trace_dependencies``."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ __all__ = ["Command"]
 
 class Command(BaseCommand):
     help = (
-        "Says which services, databases, caches and circuit breakers call each other, how often, and how often in "
-        "vain. Reads the local store, or Jaeger at QUERY_URL."
+        "Print which services call each other and which databases, caches and circuit breakers they use, with the "
+        "number of calls and of failed calls. Reads the local store, or the Jaeger at QUERY_URL."
     )
     requires_system_checks: list[str] = []
 
@@ -30,10 +30,13 @@ class Command(BaseCommand):
             "--format",
             choices=["text", "mermaid", "dot", "json"],
             default="text",
-            help="text, a Mermaid flowchart, Graphviz's DOT, or JSON (default: text).",
+            help="Text, a Mermaid flowchart, Graphviz DOT, or JSON (default: text).",
         )
         parser.add_argument(
-            "--since", type=_ago, metavar="AGO", help="From traces that began since: 15m, 2h, 1d (default: all)."
+            "--since",
+            type=_ago,
+            metavar="AGO",
+            help="Use only traces that started this long ago or later: 15m, 2h, 1d (default: all).",
         )
 
     def handle(self, *, format: str, since: float | None, **options: Any) -> None:
@@ -54,8 +57,8 @@ class Command(BaseCommand):
             self.stdout.write(as_text(found))
         else:
             self.stdout.write(
-                f"No service has called anything yet, as far as traces are stored in {reader.describe()}. "
-                "Whether traces arrive: python manage.py check_tracing"
+                f"The traces in {reader.describe()} contain no calls between services yet. "
+                "To check whether traces arrive, run: python manage.py check_tracing"
             )
 
 
@@ -63,4 +66,4 @@ def _ago(text: str) -> float:
     try:
         return parse_duration(text)
     except ValueError:
-        raise ArgumentTypeError("must be a time ago, e.g. 15m, 2h or 1d") from None
+        raise ArgumentTypeError("must be a time span, for example 15m, 2h or 1d") from None

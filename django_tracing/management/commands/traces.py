@@ -1,4 +1,4 @@
-"""``manage.py traces``: the newest traces, those to come, or one as a waterfall."""
+"""Print the newest traces, new traces as they arrive, or one as a waterfall: ``manage.py traces``."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django_tracing.conf.loading import get_settings
 from django_tracing.exceptions import ReadError
 from django_tracing.spans import runtime
-from django_tracing.traces import query as asked
+from django_tracing.traces import query as parse
 from django_tracing.traces.durations import parse_duration, period_text
 from django_tracing.traces.model import TraceSummary
 from django_tracing.traces.readers.base import Reader, limits_of
@@ -25,59 +25,73 @@ from django_tracing.traces.text import render_list, render_trace
 
 __all__ = ["Command"]
 
-#: How often --follow looks, in seconds.
+#: How long --follow waits between two searches, in seconds.
 _EVERY: Final = 1.0
-#: How far back --follow looks for traces that were stored late, in seconds; nothing older is remembered.
+#: How far back --follow searches for traces that were stored late, in seconds.
 _LATE: Final = 60.0
 _FOLLOW_LIMIT: Final = 500
 
 
 class Command(BaseCommand):
-    help = "Lists the newest traces, or prints one as a waterfall. Reads the local store, or Jaeger at QUERY_URL."
-    # Traces are wanted most when something is wrong with the project.
+    help = "List the newest traces, or print one as a waterfall. Reads the local store, or the Jaeger at QUERY_URL."
+    # Traces are needed most when the project has errors.
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument(
             "trace_id",
             nargs="?",
-            help="The id of a trace, or its first 6 or more digits. Without: the newest traces.",
+            help="The ID of a trace, or at least its first 6 digits. Without it, the newest traces are listed.",
         )
         parser.add_argument("--json", action="store_true", help="Print JSON instead of text.")
-        parser.add_argument("--follow", action="store_true", help="Go on printing traces as they come, until Ctrl-C.")
-        parser.add_argument("--limit", type=_positive, default=20, help="How many traces to list (default 20).")
-        search = parser.add_argument_group("search", "Which traces are listed.")
-        search.add_argument("--service", help="Those that this service took part in.")
-        search.add_argument("--operation", help='Those with a span of this name, e.g. "GET /items/<int:pk>".')
-        search.add_argument("--errors", action="store_true", help="Those with a failed span.")
-        duration = "250ms, 1.5s (or seconds)"
+        parser.add_argument("--follow", action="store_true", help="Print new traces as they arrive, until Ctrl-C.")
+        parser.add_argument("--limit", type=_positive, default=20, help="How many traces to list (default: 20).")
+        search = parser.add_argument_group("search", "List only traces that match all of these options.")
+        search.add_argument("--service", help="Traces that this service is part of.")
+        search.add_argument("--operation", help='Traces with a span of this name, for example "GET /items/<int:pk>".')
+        search.add_argument("--errors", action="store_true", help="Traces with a failed span.")
+        duration = "for example 250ms or 1.5s; a number without a unit means seconds"
         search.add_argument(
-            "--min-duration", type=_seconds, metavar="DURATION", help=f"Those that took at least: {duration}."
+            "--min-duration",
+            type=_seconds,
+            metavar="DURATION",
+            help=f"Traces that took at least this long, {duration}.",
         )
         search.add_argument(
-            "--max-duration", type=_seconds, metavar="DURATION", help=f"Those that took at most: {duration}."
+            "--max-duration",
+            type=_seconds,
+            metavar="DURATION",
+            help=f"Traces that took at most this long, {duration}.",
         )
-        search.add_argument("--status-code", type=int, help="Those with a request answered with this status.")
-        search.add_argument("--user", help="Those of the user with this id.")
-        search.add_argument("--correlation-id", help="Those with this correlation id.")
+        search.add_argument(
+            "--status-code", type=int, help="Traces with a request that was answered with this HTTP status code."
+        )
+        search.add_argument("--user", help="Traces of the user with this ID.")
+        search.add_argument("--correlation-id", help="Traces with this correlation ID.")
         search.add_argument(
             "--attribute",
             action="append",
             type=_attribute,
             default=[],
             metavar="KEY=VALUE",
-            help="Those with a span that has this attribute; may be given several times.",
+            help="Traces with a span that has this attribute. You can repeat this option.",
         )
         search.add_argument(
-            "--since", type=_moment, metavar="WHEN", help="Those that began since: 15m, 2h, 1d, or 2026-01-31T13:45."
+            "--since",
+            type=_moment,
+            metavar="WHEN",
+            help="Traces that started at this time or later: 15m, 2h or 1d ago, or 2026-01-31T13:45.",
         )
         search.add_argument(
-            "--until", type=_moment, metavar="WHEN", help="Those that began until then, as in --since."
+            "--until",
+            type=_moment,
+            metavar="WHEN",
+            help="Traces that started at this time or earlier; written as for --since.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
         if runtime.current.trouble:
-            # Beside the output: --json stays JSON.
+            # Not on standard output: --json stays valid JSON.
             self.stderr.write(runtime.current.trouble)
         try:
             reader = get_reader(get_settings())
@@ -90,7 +104,7 @@ class Command(BaseCommand):
         except ReadError as error:
             raise CommandError(str(error)) from error
         except KeyboardInterrupt:
-            # What --follow ends with, and nothing to complain about.
+            # The normal end of --follow.
             return
 
     def _print_trace(self, reader: Reader, options: dict[str, Any]) -> None:
@@ -98,7 +112,7 @@ class Command(BaseCommand):
         if trace is None:
             raise CommandError(
                 f"There is no trace {options['trace_id']} in {reader.describe()}. "
-                "List the newest ones with: python manage.py traces"
+                "To list the newest traces, run: python manage.py traces"
             )
         if options["json"]:
             self._write_json(trace.as_dict())
@@ -116,36 +130,36 @@ class Command(BaseCommand):
         elif summaries:
             self._write(render_list(summaries, width=self._width(), color=self._color(options)))
         elif any(value not in (None, False) for value in query.values()):
-            self._write(f"No trace in {reader.describe()} is like that.")
+            self._write(f"No trace in {reader.describe()} matches.")
         else:
             lookback = limits_of(reader).lookback
             since = "" if lookback is None else f" of the last {period_text(lookback)}"
             self._write(
-                f"No traces{since} in {reader.describe()} yet. Make a request to your project and look again; "
-                "if none appears, this says why: python manage.py check_tracing"
+                f"No traces{since} in {reader.describe()} yet. Send a request to your project and try again. "
+                "If there is still none, find out why with: python manage.py check_tracing"
             )
 
     def _follow(self, reader: Reader, options: dict[str, Any]) -> None:
-        """The newest traces, then each that comes, in the order in which they came."""
+        """Print the newest traces, then new ones in the order of their arrival."""
         query = _query(options)
         newest = reader.search(**query, limit=options["limit"])
         seen = dict.fromkeys(summary.trace_id for summary in newest)
         self._print_more(newest[::-1], options, head=True)
-        # A trace is printed when it has not changed between two looks: until then it may be incomplete.
+        # A trace is printed when two searches find the same number of spans: before that it may be incomplete.
         waiting: dict[str, int] = {}
-        complained = ""
+        reported = ""
         while True:
             time.sleep(_EVERY)
             try:
                 query["start"] = time.time() - _LATE
                 found = reader.search(**query, limit=_FOLLOW_LIMIT)
             except ReadError as error:
-                # A backend that restarts is waited for; said once.
-                if str(error) != complained:
-                    complained = str(error)
-                    self.stderr.write(f"{error} Still trying.")
+                # The backend may be restarting. The error is printed once.
+                if str(error) != reported:
+                    reported = str(error)
+                    self.stderr.write(f"{error} Trying again.")
                 continue
-            complained = ""
+            reported = ""
             fresh = [summary for summary in found[::-1] if summary.trace_id not in seen]
             settled = [summary for summary in fresh if waiting.get(summary.trace_id) == summary.span_count]
             waiting = {summary.trace_id: summary.span_count for summary in fresh}
@@ -171,11 +185,11 @@ class Command(BaseCommand):
         return not options["no_color"] and not os.environ.get("NO_COLOR") and self.stdout.isatty()
 
     def _width(self) -> int:
-        # A file or a pipe is searched, not looked at: nothing needs cutting there.
+        # Files and pipes are searched by programs, so lines are not cut.
         return shutil.get_terminal_size((100, 24)).columns if self.stdout.isatty() else 240
 
     def _write_json(self, value: Any) -> None:
-        # ASCII: whatever is in it, every terminal and pipe takes it, and no terminal obeys it.
+        # ASCII: every terminal and pipe accepts it, and it contains no control characters.
         self._write(json.dumps(value, indent=2))
 
     def _write(self, text: str) -> None:
@@ -184,14 +198,14 @@ class Command(BaseCommand):
 
 
 def _query(options: dict[str, Any]) -> dict[str, Any]:
-    """The options as a reader's ``search`` takes them."""
+    """Return the options as arguments for a reader's ``search``."""
     return {
         "service": options["service"],
         "operation": options["operation"],
         "min_duration": options["min_duration"],
         "max_duration": options["max_duration"],
         "errors": options["errors"],
-        "attributes": asked.searched_attributes(
+        "attributes": parse.searched_attributes(
             dict(options["attribute"]),
             opt_in=get_settings().semconv_stability_opt_in,
             status_code=options["status_code"],
@@ -221,7 +235,7 @@ def _seconds(text: str) -> float:
     if value is None:
         value = _or_none(float, text)
     if value is None or not 0 <= value < float("inf"):
-        raise ArgumentTypeError("must be a duration, e.g. 250ms or 1.5s")
+        raise ArgumentTypeError("must be a duration, for example 250ms or 1.5s")
     return value
 
 
@@ -230,14 +244,14 @@ def _moment(text: str) -> float:
     if ago is not None:
         return time.time() - ago
     try:
-        # Before Python 3.11 it knows no Z. Without an offset: this machine's time.
+        # Python 3.10 does not parse Z. Without an offset, this machine's time zone applies.
         return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
     except (OverflowError, OSError, ValueError):
-        raise ArgumentTypeError("must be a time ago (15m, 2h, 1d) or a moment (2026-01-31T13:45)") from None
+        raise ArgumentTypeError("must be a time span (15m, 2h, 1d) or a date and time (2026-01-31T13:45)") from None
 
 
 def _attribute(text: str) -> tuple[str, str]:
     try:
-        return asked.attribute(text)
+        return parse.attribute(text)
     except ValueError:
-        raise ArgumentTypeError("must be KEY=VALUE, e.g. http.method=POST") from None
+        raise ArgumentTypeError("must be KEY=VALUE, for example http.method=POST") from None

@@ -91,7 +91,7 @@ const tracingLocalTimes = (within) => {
   window.addEventListener("pageshow", () => form.querySelectorAll("input, select").forEach((field) => { field.disabled = false; }));
 
   const live = document.getElementById("tracing-live");
-  const said = document.getElementById("tracing-said");
+  const said = document.getElementById("tracing-live-status");
   const every = 2000;
   let timer = 0;
   async function refresh() {

@@ -10,7 +10,7 @@ from django_tracing.semconv.categories import Category, category_of
 from django_tracing.traces.model import RouteStatistics, Trace
 from django_tracing.traces.tree import innermost, is_layer
 
-__all__ = ["Part", "parts_of", "route_statistics", "self_time"]
+__all__ = ["Part", "parts_of", "route_statistics", "routes_of", "self_time"]
 
 
 class Part(NamedTuple):
@@ -95,6 +95,11 @@ def route_statistics(
         )
         for (owner, name), route in sorted(routes.items(), key=lambda item: item[0])
     ]
+
+
+def routes_of(traces: Iterable[Trace], service: str | None = None) -> list[RouteStatistics]:
+    """The statistics of whole traces, see :func:`route_statistics`."""
+    return route_statistics(((trace.trace_id, parts_of(trace)) for trace in traces), service)
 
 
 def _add(routes: dict[tuple[str, str], _Route], trace_id: str, parts: Sequence[Part], service: str | None) -> None:

@@ -35,7 +35,10 @@ NO_LIMITS: Final = ReaderLimits()
 
 def limits_of(reader: object) -> ReaderLimits:
     """The limits of ``reader``. A reader that has none, or something else under that name, has no limits."""
-    limits = getattr(reader, "limits", None)
+    try:
+        limits = getattr(reader, "limits", None)
+    except Exception:
+        return NO_LIMITS
     return limits if isinstance(limits, ReaderLimits) else NO_LIMITS
 
 

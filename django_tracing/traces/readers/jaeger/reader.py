@@ -15,7 +15,7 @@ from typing import Final
 from django_tracing.exceptions import JaegerError
 from django_tracing.net import link_base
 from django_tracing.traces.analysis.dependencies import links_of
-from django_tracing.traces.analysis.routes import parts_of, route_statistics
+from django_tracing.traces.analysis.routes import routes_of
 from django_tracing.traces.model import (
     MOST_SPANS,
     Dependencies,
@@ -180,8 +180,7 @@ class JaegerReader:
     def routes(
         self, *, service: str | None = None, start: float | None = None, end: float | None = None
     ) -> list[RouteStatistics]:
-        traces = self._newest(service, start, end)
-        return route_statistics(((trace.trace_id, parts_of(trace)) for trace in traces), service)
+        return routes_of(self._newest(service, start, end), service)
 
     def dependencies(self, *, start: float | None = None, end: float | None = None) -> Dependencies:
         """The calls between services, as Jaeger counts them. The rest is found in its newest traces."""

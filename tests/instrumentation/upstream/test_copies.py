@@ -1,0 +1,188 @@
+"""Redacted copies of other tracers' spans, where the SDK does not let them be changed in place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ConcurrentMultiSpanProcessor, ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.trace import SpanContext, SpanKind, StatusCode
+
+from django_tracing import provider as provider_module
+from django_tracing.context.request import RequestState, with_request_state
+from django_tracing.export.queue import QueueProcessor
+from django_tracing.instrumentation.upstream import processor as processor_module
+from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
+from django_tracing.recording import copies
+from django_tracing.recording.factory import SpanFactory
+from django_tracing.recording.probe import Abilities
+from django_tracing.spans import collector
+
+LINKED = SpanContext(1, 2, is_remote=True)
+IN_COPIES = Abilities(own_spans=True, redaction_in_place=False, redaction_of_copies=True)
+
+
+class Site:
+    """A provider with an exporter before our processors and one behind them, whose spans are redacted in copies."""
+
+    def __init__(self, **options: Any) -> None:
+        self.provider = TracerProvider(shutdown_on_exit=False, **options)
+        self.before, self.behind, self.queued = (InMemorySpanExporter() for _ in range(3))
+        self.queue = QueueProcessor(self.queued, export_interval=600)
+        self.provider.add_span_processor(SimpleSpanProcessor(self.before))
+        provider_module._add_processors(self.provider, IN_COPIES, [self.queue])
+        self.provider.add_span_processor(SimpleSpanProcessor(self.behind))
+
+    def span(self, scope: str = "shop", context: Context | None = None, **options: Any) -> trace.Span:
+        return self.provider.get_tracer(scope).start_span("span", context or Context(), **options)
+
+    def received(self) -> list[tuple[ReadableSpan, ...]]:
+        assert self.queue.force_flush(5000)
+        return [exporter.get_finished_spans() for exporter in (self.before, self.behind, self.queued)]
+
+
+@pytest.fixture(params=[None, ConcurrentMultiSpanProcessor])
+def site(request: pytest.FixtureRequest) -> Iterator[Site]:
+    site = Site(**({} if request.param is None else {"active_span_processor": request.param()}))
+    yield site
+    site.provider.shutdown()
+
+
+def secretive(span: trace.Span) -> None:
+    span.set_attributes({"password": "hunter2", "db.system": "postgresql", "db.statement": "SELECT 'hunter2' FROM a"})
+    span.add_event("password=hunter2", {"password": "hunter2", "count": 3}, 5)
+    span.add_link(LINKED, {"token": "hunter2"})
+    span.set_status(StatusCode.ERROR, "password=hunter2")
+    span.end()
+
+
+def test_every_exporter_gets_what_it_would_get_with_redaction_in_place(site: Site) -> None:
+    plain = TracerProvider(shutdown_on_exit=False)
+    in_place = InMemorySpanExporter()
+    plain.add_span_processor(UpstreamProcessor())
+    plain.add_span_processor(SimpleSpanProcessor(in_place))
+    for scope in ("shop", "opentelemetry.instrumentation.psycopg"):
+        secretive(site.span(scope, kind=SpanKind.CLIENT))
+        secretive(plain.get_tracer(scope).start_span("span", Context(), kind=SpanKind.CLIENT))
+    for received in site.received():
+        for copy, expected in zip(received, in_place.get_finished_spans(), strict=True):
+            assert "hunter2" not in copy.to_json()
+            assert (copy.name, copy.kind, copy.status.status_code) == (
+                expected.name,
+                expected.kind,
+                expected.status.status_code,
+            )
+            assert dict(copy.attributes or {}) == dict(expected.attributes or {})
+            [event], [theirs] = copy.events, expected.events
+            assert (event.name, dict(event.attributes or {}), event.timestamp) == (
+                theirs.name,
+                dict(theirs.attributes or {}),
+                5,
+            )
+            assert [(link.context, dict(link.attributes or {})) for link in copy.links] == [
+                (LINKED, {"token": "[redacted]"})
+            ]
+            assert copy.status.description == expected.status.description
+            assert copy.instrumentation_scope == expected.instrumentation_scope
+            assert None not in (copy.start_time, copy.end_time, copy.context)
+
+
+def test_the_counts_of_what_found_no_place_are_copied() -> None:
+    site = Site()
+    span = site.span()
+    span.set_attributes({f"a{number}": number for number in range(200)})
+    for number in range(200):
+        span.add_event("e", {f"a{number}": number for number in range(200)})
+        span.add_link(LINKED, {"a": number})
+    span.end()
+    [[one], *_] = site.received()
+    assert (one.dropped_attributes, one.dropped_events, one.dropped_links) == (72, 72, 72)
+    assert one.events[0].dropped_attributes == 72
+    site.provider.shutdown()
+
+
+def test_our_own_spans_are_passed_on_as_they_are(site: Site) -> None:
+    factory = SpanFactory.of(site.provider.get_tracer("ours"), passed_by=(UpstreamProcessor,))
+    assert factory is not None
+    span = factory.start("ours", Context(), SpanKind.SERVER, (), {"password": "set by this app"})
+    span.end()
+    for (received,) in site.received():
+        assert received is span
+
+
+def test_the_requests_attributes_and_the_apps_own_names_survive(site: Site) -> None:
+    state = RequestState("c0ffeec0ffeec0ffeec0ffeec0ffee99")
+    context = with_request_state(state, Context())
+    site.span(context=context).end()
+    for (received,) in site.received():
+        assert dict(received.attributes or {}) == {"correlation.id": state.correlation_id}
+
+
+def test_copies_are_collected_for_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "probe", lambda: IN_COPIES)
+    site = Site()
+    site.provider.add_span_processor(collector._Collector())
+    state = RequestState("c0ffee")
+    collected = collector.collect(state)
+    secretive(site.span(context=with_request_state(state, Context())))
+    [span] = collected
+    assert "hunter2" not in span.to_json()
+    site.provider.shutdown()
+
+
+def test_what_cannot_be_redacted_loses_its_content(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processor_module, "redact_content", broken)
+    secretive(site.span("opentelemetry.instrumentation.some"))
+    for (received,) in site.received():
+        assert (received.name, dict(received.attributes or {}), received.events) == ("some", {}, ())
+        assert received.status.status_code is StatusCode.ERROR
+        assert "hunter2" not in received.to_json()
+
+
+def broken(*args: Any) -> Any:
+    raise RuntimeError("not as expected")
+
+
+@pytest.mark.parametrize(("module", "name"), [(processor_module, "copy_span"), (copies, "SpanCopy")])
+def test_what_cannot_even_be_copied_is_dropped_and_counted(
+    module: Any, name: str, site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, name, broken)
+    secretive(site.span())
+    assert site.received() == [(), (), ()]
+    assert site.queue.counters.snapshot()["dropped"] == {"unredacted": 1}
+
+
+class Hidden:
+    """A provider of another library's, which has the SDK's inside and does not show it."""
+
+    def __init__(self, provider: TracerProvider) -> None:
+        self._provider = provider
+
+    def add_span_processor(self, processor: Any) -> None:
+        self._provider.add_span_processor(processor)
+
+    def get_tracer(self, *args: Any) -> object:
+        return object()
+
+
+def test_behind_another_librarys_provider_our_queue_gets_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside = TracerProvider(shutdown_on_exit=False)
+    exporter = InMemorySpanExporter()
+    queue = QueueProcessor(exporter, export_interval=600)
+    provider_module._add_processors(Hidden(inside), IN_COPIES, [queue])
+    secretive(inside.get_tracer("shop").start_span("span", Context()))
+    assert inside.force_flush(5000)
+    [sent] = exporter.get_finished_spans()
+    assert "hunter2" not in sent.to_json()
+    monkeypatch.setattr(processor_module, "copy_span", broken)
+    secretive(inside.get_tracer("shop").start_span("span", Context()))
+    assert inside.force_flush(5000)
+    assert len(exporter.get_finished_spans()) == 1
+    assert queue.counters.snapshot()["dropped"] == {"unredacted": 1}
+    inside.shutdown()
