@@ -27,7 +27,7 @@ def pieces() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
 
     from django_tracing import spans
     from django_tracing.instrumentation import cache as cache_instrumentation
-    from django_tracing.instrumentation import circuit_breaker, database
+    from django_tracing.instrumentation import database
     from django_tracing.instrumentation.request.middleware import TracingMiddleware
 
     request = RequestFactory().get("/empty/?page=2", HTTP_USER_AGENT="Mozilla/5.0 (X11; Linux x86_64) Firefox/144.0")
@@ -57,7 +57,8 @@ def pieces() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     def work() -> int:
         return 1
 
-    call = circuit_breaker._originals.get("call", pybreaker.CircuitBreaker.call)
+    traced = vars(pybreaker.CircuitBreaker)["call"]
+    call = getattr(traced, "__wrapped__", traced)
     sdk_tracer = trace.get_tracer("sdk")
     attributes = {f"attribute.{number}": f"value {number}" for number in range(8)}
 

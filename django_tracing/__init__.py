@@ -32,7 +32,7 @@ if TYPE_CHECKING:
         trace_url,
     )
     from django_tracing.context.request import get_correlation_id
-    from django_tracing.instrumentation.circuit_breaker import trace_circuit_breaker_call
+    from django_tracing.instrumentation.circuit_breaker_call import trace_circuit_breaker_call
 
 __all__ = [
     "__version__",
@@ -61,7 +61,7 @@ _API = "django_tracing.api"
 #: Public name -> module, imported on first use: Django imports this package before settings can be read.
 _MODULES = {
     "get_correlation_id": "django_tracing.context.request",
-    "trace_circuit_breaker_call": "django_tracing.instrumentation.circuit_breaker",
+    "trace_circuit_breaker_call": "django_tracing.instrumentation.circuit_breaker_call",
     "trace": f"{_API}.decorator",
     "trace_cache_operation": f"{_API}.operations",
     "trace_database_operation": f"{_API}.operations",

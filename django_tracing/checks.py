@@ -15,7 +15,7 @@ from django_tracing.conf.loading import DEFAULT_ENDPOINTS, get_settings
 from django_tracing.conf.values import Settings
 from django_tracing.context.propagation import available_propagator
 from django_tracing.exceptions import MissingExtra
-from django_tracing.instrumentation import OURS
+from django_tracing.instrumentation import OURS, third_party
 from django_tracing.provider import make_exporter
 from django_tracing.redaction.printable import printable
 from django_tracing.spans import runtime
@@ -198,7 +198,7 @@ def _instrumentations(settings: Settings) -> Iterable[checks.CheckMessage]:
 
     installed = {point.name for point in entry_points(group="opentelemetry_instrumentor")}
     for name in settings.instrumentations:
-        if name in OURS or name in installed:
+        if name in OURS or name in installed or name in third_party.names():
             continue
         registry = "https://opentelemetry.io/ecosystem/registry/?language=python lists its package."
         if name in _OPENTELEMETRY:

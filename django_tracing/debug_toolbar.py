@@ -19,11 +19,11 @@ from django.utils.translation import gettext, ngettext
 from django_tracing import spans
 from django_tracing.api.spans import trace_url
 from django_tracing.conf.loading import get_settings
+from django_tracing.context.description import span_name
 from django_tracing.context.request import HEADER, RequestState, get_request_state
 from django_tracing.export.local import span_row
-from django_tracing.instrumentation.request.middleware import readable_route
 from django_tracing.instrumentation.request.placing import MIDDLEWARE
-from django_tracing.pages.rows import Colours, rows_of, shares_of
+from django_tracing.pages.rows import Colors, rows_of, shares_of
 from django_tracing.traces.analysis.waterfall import Row, location_of, short_statement, statement_of, waterfall
 from django_tracing.traces.durations import duration_text
 from django_tracing.traces.model import Trace, span_of
@@ -121,7 +121,7 @@ def _stats(state: RequestState, request: HttpRequest) -> dict[str, Any]:
     rows = [span_row(span) for span in tuple(spans.collect(state))]
     span: Any = state.span
     # The request has not ended yet: its row shows what is known now.
-    request_row = {**span_row(span), "end": time.time_ns(), "name": _name(request)}
+    request_row = {**span_row(span), "end": time.time_ns(), "name": span_name(request)}
     trace_id = request_row["trace_id"]
     rows = [row for row in rows if row["trace_id"] == trace_id]
     known = {request_row["span_id"], *(row["span_id"] for row in rows)}
@@ -135,7 +135,7 @@ def _stats(state: RequestState, request: HttpRequest) -> dict[str, Any]:
     shown = [number for number, row in enumerate(fall.rows) if not _folded(row, fall.rows)]
     # Only the rows shown are built: for a long trace, building all of them takes a second.
     made = rows_of(
-        replace(fall, rows=fall.rows[: shown[:MOST_ROWS][-1] + 1]), Colours(trace.services), everything=True
+        replace(fall, rows=fall.rows[: shown[:MOST_ROWS][-1] + 1]), Colors(trace.services), everything=True
     )
     return {
         "rows": [made[number] for number in shown[:MOST_ROWS]],
@@ -159,8 +159,3 @@ def _stats(state: RequestState, request: HttpRequest) -> dict[str, Any]:
 
 def _folded(row: Row, rows: Sequence[Row]) -> bool:
     return row.parent >= 0 and rows[row.parent].folds
-
-
-def _name(request: HttpRequest) -> str:
-    route = getattr(getattr(request, "resolver_match", None), "route", None)
-    return f"{request.method} {readable_route(str(route))}" if route is not None else str(request.method)

@@ -146,7 +146,7 @@ def _start(settings: Settings) -> None:
             queue=queues[0] if queues else None,
         )
     )
-    instrumentation.install(settings.instrumentations)
+    instrumentation.install(instrumentation.wanted(settings))
 
 
 def _make_queues(settings: Settings) -> list[QueueProcessor]:

@@ -223,7 +223,7 @@ async def test_nor_does_it_tell_a_request_without_a_trace_of_another_s(settings:
 @pytest.mark.parametrize("before", [("one", "two"), ["one", "two"]], ids=["tuple", "list"])
 def test_middleware_keeps_its_type(before: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(django_settings, "MIDDLEWARE", before)
-    monkeypatch.setattr(placing, "_placed", False)
+    monkeypatch.setattr(placing._placing, "placed", False)
     placing.install()
     assert type(before)([placing.MIDDLEWARE, "one", "two"]) == django_settings.MIDDLEWARE
     placing.uninstall()

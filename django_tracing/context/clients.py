@@ -1,7 +1,10 @@
-"""The address of a request's client, as far as trusted proxies vouch for it.
+"""Find the address of a request's client, as far as trusted proxies confirm it.
 
-Anybody writes ``X-Forwarded-For``; only what a proxy in ``TRACING["TRUSTED_PROXIES"]`` added to it counts. A span may
-show an address that nobody vouches for; a permission may not depend on one.
+Any client can write ``X-Forwarded-For``: only what a proxy in ``TRACING["TRUSTED_PROXIES"]`` added to it counts. A
+span may show an address that no trusted proxy confirms; a permission must not depend on one.
+
+A socket that accepts IPv6 and IPv4 reports IPv4 clients as IPv6 addresses (``::ffff:10.0.0.1``). They are read as the
+IPv4 addresses that they stand for, here and nowhere else, in addresses and in networks of settings alike.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ __all__ = ["Network", "client_address", "is_within", "vouched_address"]
 
 Network = IPv4Network | IPv6Network
 
-#: Headers that proxies set; a request with one of them came through a proxy, or claims so.
+#: Headers that proxies set: a request with one of them came through a proxy, or claims to.
 _PROXIED: Final = (
     "HTTP_X_FORWARDED_FOR",
     "HTTP_FORWARDED",
@@ -28,28 +31,30 @@ _PROXIED: Final = (
     "HTTP_TRUE_CLIENT_IP",
     "HTTP_VIA",
 )
-#: Of X-Forwarded-For; the nearest hops stand last.
+#: The most characters of X-Forwarded-For that are read. The nearest hops are last.
 _LONGEST: Final = 1000
+#: The bits of an IPv6 address before the IPv4 address that it stands for.
+_MAPPED_BITS: Final = 96
 
 
 def client_address(meta: Mapping[str, Any], trusted: tuple[Network, ...]) -> str:
-    """The client's address, to be shown: the nearest one that is no trusted proxy's; empty where none is known."""
+    """Return the client's address for display: the nearest that is not a trusted proxy's; empty if there is none."""
     remote = str(meta.get("REMOTE_ADDR") or "")
     forwarded = meta.get("HTTP_X_FORWARDED_FOR")
     if trusted and forwarded:
         return _forwarded(remote, _nearest(str(forwarded)), trusted)[0]
-    return remote
+    return _readable(remote) if ":" in remote else remote
 
 
 def vouched_address(meta: Mapping[str, Any], trusted: tuple[Network, ...]) -> str:
-    """The client's address where it can't be forged, for permissions; empty where nobody vouches for one.
+    """Return the client's address for permissions: one that cannot be forged; empty if there is none.
 
     Without a trusted proxy, a request that came through any proxy has no such address: ``REMOTE_ADDR`` is the
-    proxy's own, and on the same machine that would be 127.0.0.1 for everybody.
+    proxy's own, and on the same machine that would be 127.0.0.1 for every client.
     """
     remote = str(meta.get("REMOTE_ADDR") or "")
     if not any(name in meta for name in _PROXIED):
-        return remote
+        return _readable(remote) if ":" in remote else remote
     if not trusted or (remote and not is_within(remote, trusted)):
         return ""
     forwarded = str(meta.get("HTTP_X_FORWARDED_FOR") or "")
@@ -58,29 +63,43 @@ def vouched_address(meta: Mapping[str, Any], trusted: tuple[Network, ...]) -> st
 
 
 def _nearest(forwarded: str) -> str:
-    """The last of the hops, as many as are read; no part of an address, which would be another one."""
+    """Return the last hops, as many as are read. A part of an address, which would be another one, is left out."""
     return forwarded if len(forwarded) <= _LONGEST else forwarded[-_LONGEST:].partition(",")[2]
 
 
 @lru_cache(maxsize=1024)
 def _forwarded(remote: str, forwarded: str, trusted: tuple[Network, ...]) -> tuple[str, bool]:
-    """The first address from here outwards that is no trusted proxy's, and whether one was found."""
+    """Return the nearest address that is not a trusted proxy's, and whether one was found."""
     client = remote
-    # A server on a Unix socket names no address: the socket's other end is a proxy.
+    # A server on a Unix socket has no address of the other end, which is a proxy.
     hops = ([remote] if remote else []) + [part.strip() for part in reversed(forwarded.split(","))]
     for hop in hops:
         address = _parse(hop)
         if address is None:
             return client, False
         client = str(address)
-        if not any(address in network for network in trusted):
+        if not _contain(trusted, address):
             return client, True
     # All of them are proxies: a request of a proxy's own.
     return client, bool(client)
 
 
+@lru_cache(maxsize=1024)
+def is_within(address: str, networks: tuple[Network, ...]) -> bool:
+    """Return whether ``address`` is an IP address in one of ``networks``."""
+    found = _parse(address)
+    return found is not None and _contain(networks, found)
+
+
+@lru_cache(maxsize=1024)
+def _readable(address: str) -> str:
+    """Return ``address`` with an IPv4-mapped address as the IPv4 address; any other text as it is."""
+    found = _parse(address)
+    return str(found) if isinstance(found, IPv4Address) else address
+
+
 def _parse(hop: str) -> IPv4Address | IPv6Address | None:
-    """The address of a hop, with a port (as some load balancers write it) or without."""
+    """Return the address of a hop, with a port (as some load balancers write it) or without."""
     if hop.startswith("["):
         hop = hop[1:].partition("]")[0]
     elif hop.count(":") == 1:
@@ -89,12 +108,21 @@ def _parse(hop: str) -> IPv4Address | IPv6Address | None:
         address = ip_address(hop)
     except ValueError:
         return None
-    # As a socket that listens to both gives IPv4.
     return getattr(address, "ipv4_mapped", None) or address
 
 
-@lru_cache(maxsize=1024)
-def is_within(address: str, networks: tuple[Network, ...]) -> bool:
-    """Whether ``address`` is an IP address in one of ``networks``."""
-    found = _parse(address)
-    return found is not None and any(found in network for network in networks)
+def _contain(networks: tuple[Network, ...], address: IPv4Address | IPv6Address) -> bool:
+    return any(address in network for network in _unmapped(networks))
+
+
+@lru_cache(maxsize=16)
+def _unmapped(networks: tuple[Network, ...]) -> tuple[Network, ...]:
+    """Return ``networks`` with those of IPv4-mapped addresses as the IPv4 networks that they stand for."""
+    return tuple(_unmapped_network(network) for network in networks)
+
+
+def _unmapped_network(network: Network) -> Network:
+    mapped = getattr(network.network_address, "ipv4_mapped", None)
+    if mapped is None or network.prefixlen < _MAPPED_BITS:
+        return network
+    return IPv4Network((mapped, network.prefixlen - _MAPPED_BITS))

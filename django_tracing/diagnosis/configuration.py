@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 from django_tracing.conf.loading import get_settings
 from django_tracing.diagnosis.advice import place
 from django_tracing.diagnosis.findings import NETWORKED, Run, Step, Stop, shown
-from django_tracing.instrumentation import OURS, is_available
+from django_tracing.instrumentation import OURS, is_available, wanted
 from django_tracing.instrumentation.upstream import registry as upstream
 from django_tracing.provider import make_exporter
 from django_tracing.sampling.database import read_rules_in_background
@@ -121,7 +121,7 @@ def _describe(strategy: Strategy) -> str:
 def check_instrumentations(run: Run) -> Iterator[Step]:
     """List what is traced, and what is not traced because a package is missing."""
     settings = run.settings
-    on = [name for name in settings.instrumentations if is_available(name)]
+    on = [name for name in wanted(settings) if is_available(name)]
     yield Step("traced", "ok", ", ".join(on) or "nothing")
     explicit = settings.source("INSTRUMENTATIONS") != "default"
     for name in settings.instrumentations:

@@ -1,8 +1,9 @@
-"""What is traced: a registry of modules with the same three verbs.
+"""Switch instrumentations on and off, by the names in ``TRACING["INSTRUMENTATIONS"]``.
 
-``TRACING["INSTRUMENTATIONS"]`` names them. A name of ours is a module here; any other is the entry-point name of
-an OpenTelemetry instrumentation (group ``opentelemetry_instrumentor``), which ``upstream`` switches on and off.
-Adding a traced thing means one module here, one line in ``_MODULES``, and one page in docs/.
+A name is that of a module here, or of an entry point of another package: in the group
+``django_tracing_instrumentation`` (``third_party``), or of an OpenTelemetry instrumentation (``upstream``). To add
+one here, write a module with the three functions of :class:`Instrumentation`, a line in ``_MODULES`` and a page in
+docs/.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from importlib import import_module
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
+from django_tracing.conf.values import Settings
+from django_tracing.instrumentation import third_party
 from django_tracing.instrumentation.upstream import registry as upstream
 
-__all__ = ["OURS", "Instrumentation", "install", "installed", "is_available", "uninstall"]
+__all__ = ["OURS", "Instrumentation", "install", "installed", "is_available", "uninstall", "wanted"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -31,67 +34,94 @@ _MODULES: Final[Mapping[str, str]] = {
 }
 OURS: Final = tuple(_MODULES)
 
-_installed: list[str] = []
+#: Name -> what was switched on: a module of ours, or another package's; None for one of OpenTelemetry's.
+_installed: Final[dict[str, Any]] = {}
 
 
 class Instrumentation(Protocol):
-    """The three verbs of an instrumentation module."""
+    """The three functions of an instrumentation: a module, or an object."""
 
     def is_available(self) -> bool:
-        """Whether what it traces is installed. Imports nothing heavy."""
+        """Return whether the library that it traces is installed. Should not import the library."""
 
     def install(self) -> None:
-        """Starts tracing; a second call does nothing."""
+        """Start tracing. A second call does nothing."""
 
     def uninstall(self) -> None:
-        """Puts everything back as it was; does nothing when not installed."""
+        """Restore what :meth:`install` has replaced. Does nothing if it is not installed."""
 
 
-def _module(name: str) -> Instrumentation:
-    return import_module(_MODULES[name])
+def wanted(settings: Settings) -> tuple[str, ...]:
+    """Return the names of the instrumentations to switch on.
+
+    Those of other packages are among the defaults: to install the package is to ask for it. A list in the settings
+    is complete.
+    """
+    listed = settings.instrumentations
+    if settings.source("INSTRUMENTATIONS") != "default":
+        return listed
+    return (*listed, *(name for name in third_party.names() if name not in listed))
+
+
+def _load(name: str) -> Instrumentation | None:
+    """Return the instrumentation ``name``; None if it is not ours or another package's, but maybe OpenTelemetry's."""
+    if name in _MODULES:
+        return import_module(_MODULES[name])
+    return third_party.load(name) if name in third_party.names() else None
 
 
 def install(names: Iterable[str]) -> None:
-    """Switches on the instrumentations called ``names``; what is not available is left out. Never raises."""
+    """Switch on the instrumentations called ``names``. Those that are not available are left out. Never raises."""
     for name in names:
         if name in _installed:
             continue
+        instrumentation: Instrumentation | None = None
         try:
-            if name in _MODULES:
-                module = _module(name)
-                if not module.is_available():
+            instrumentation = _load(name)
+            if instrumentation is None:
+                if not upstream.install(name):
                     continue
-                module.install()
-            elif upstream.install(name):
                 if name == "django":
-                    # Our middleware, inside upstream's, is what puts the user and the correlation id on its span.
-                    _module("request").install()
-            else:
+                    # Our middleware, inside OpenTelemetry's, puts the user and the correlation id on its span.
+                    import_module(_MODULES["request"]).install()
+            elif not instrumentation.is_available():
                 continue
+            else:
+                instrumentation.install()
         except Exception:
             _logger.warning('The instrumentation "%s" could not be switched on; it is left out.', name, exc_info=True)
+            if instrumentation is not None:
+                _uninstall(name, instrumentation)
             continue
-        _installed.append(name)
+        _installed[name] = instrumentation
 
 
 def uninstall() -> None:
-    """Switches all of them off, the last one first."""
+    """Switch all of them off, the last one first."""
     while _installed:
-        name = _installed.pop()
-        try:
-            if name in _MODULES:
-                _module(name).uninstall()
-            else:
-                upstream.uninstall(name)
-        except Exception:
-            _logger.warning('The instrumentation "%s" could not be switched off.', name, exc_info=True)
+        _uninstall(*_installed.popitem())
+
+
+def _uninstall(name: str, instrumentation: Instrumentation | None) -> None:
+    try:
+        if instrumentation is None:
+            upstream.uninstall(name)
+        else:
+            instrumentation.uninstall()
+    except Exception:
+        _logger.warning('The instrumentation "%s" could not be switched off.', name, exc_info=True)
 
 
 def is_available(name: str) -> bool:
-    """Whether the instrumentation called ``name``, ours or upstream's, and what it traces are installed."""
-    return _module(name).is_available() if name in _MODULES else upstream.is_available(name)
+    """Return whether the instrumentation ``name`` and what it traces are installed. Never raises."""
+    try:
+        instrumentation = _load(name)
+        return bool(upstream.is_available(name) if instrumentation is None else instrumentation.is_available())
+    except Exception:
+        _logger.debug('The instrumentation "%s" could not be loaded.', name, exc_info=True)
+        return False
 
 
 def installed() -> tuple[str, ...]:
-    """The names of those that are switched on."""
+    """Return the names of those that are switched on."""
     return tuple(_installed)

@@ -1,7 +1,7 @@
-"""Every cache of CACHES: ``cache.get.blueprint:*``, with hit or miss. Values are never looked at.
+"""Trace every cache of CACHES, as ``cache.get.blueprint:*``, with hit or miss. Values are never read.
 
-A cache object's class is replaced by a subclass of itself whose methods make spans, so that its own methods and
-``isinstance`` go on working. One call of the user's is one span, whatever the backend calls to answer it.
+A cache object's class is replaced by a subclass of it whose methods make spans, so that its own methods and
+``isinstance`` keep working. One call by the user is one span, whatever the backend calls to answer it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from django_tracing import spans
+from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import cut, key_pattern
 from django_tracing.semconv.names import (
@@ -33,7 +34,7 @@ from django_tracing.semconv.names import (
     OPERATION_TYPE,
     Attributes,
 )
-from django_tracing.spans import locations as code_locations
+from django_tracing.spans.locations import code_locations
 
 __all__ = ["install", "is_available", "uninstall"]
 
@@ -52,30 +53,28 @@ _COUNTED: Final = frozenset({"incr", "decr", "incr_version", "decr_version"})
 _ONE_KEY: Final = ("get", "set", "add", "delete", "touch", "has_key", "get_or_set", *sorted(_COUNTED))
 _MANY_KEYS: Final = ("get_many", "set_many", "delete_many")
 _ONE_KEY_SET: Final = frozenset(_ONE_KEY)
-#: Those whose answer says whether the key was there.
+#: Operations whose result shows whether the key existed.
 _TELLING: Final = frozenset({"has_key", "touch", "delete"})
-#: Those that :func:`_traced_method` does in one go.
+#: Operations for which :func:`_traced_method` has a fast path.
 _QUICK: Final = frozenset({"get", "set", "add", *_TELLING})
 _OPERATIONS: Final = (*_ONE_KEY, *_MANY_KEYS, "clear")
-#: What django-redis has besides: about a key, or a pattern of keys.
+#: Additional operations of django-redis, on a key or on a pattern of keys.
 _REDIS_OPERATIONS: Final = (
     *("ttl", "pttl", "expire", "expire_at", "pexpire", "pexpire_at", "persist"),
     *("keys", "delete_pattern"),
 )
 _EVERY_OPERATION: Final = frozenset({*_OPERATIONS, *_REDIS_OPERATIONS})
-#: What the first parameter of these is called, when it is given by name.
+#: The names of their first parameter.
 _KEY_NAMES: Final = ("key", "keys", "data", "pattern", "search")
-#: Backends that do with a default nothing but give it back. Others may look at it: they get the caller's own.
+#: Backends that only return a default. Others may use it: they get the one that the caller passed.
 _WELL_KNOWN: Final = ("django.core.cache.", "django_redis.")
 
 _MISSING: Final = object()
 
-_installed = False
-#: Our ``create_connection`` and what was there before, while ours is there.
-_patch: tuple[Callable[..., Any], Callable[..., Any]] | None = None
+_patches: Final = Patches()
 #: Backend class -> its traced subclass.
 _classes: dict[type, type] = {}
-#: Whether a backend is at work on a call that has its span already.
+#: Whether a backend is handling a call that has a span already.
 _inside: ContextVar[bool] = ContextVar("django_tracing.cache", default=False)
 
 
@@ -84,43 +83,31 @@ def is_available() -> bool:
 
 
 def install() -> None:
-    """Makes every cache object, there already or to come, a traced one."""
-    global _installed, _patch
-    if _installed:
+    """Trace every cache object, existing and future."""
+    if not _patches.start():
         return
-    _installed = True
-    if _patch is None:
-        original = CacheHandler.create_connection
-        patched = _tracing(original)
-        _patch = patched, original
-        CacheHandler.create_connection = patched  # type: ignore[method-assign]
+    _patches.wrap(CacheHandler, "create_connection", _traced_create_connection)
     handler: Any = caches
     for alias in caches:
-        # Not caches[alias]: that would make the ones nobody has used yet.
+        # caches[alias] alone would create those that have not been used yet.
         if hasattr(handler._connections, alias):
             _trace_cache(caches[alias], alias)
 
 
 def uninstall() -> None:
-    """Takes it back; objects of other threads keep their class, whose methods then call straight through."""
-    global _installed, _patch
-    if not _installed:
+    """Stop tracing caches. Objects of other threads keep the traced class, whose methods do nothing more then."""
+    if not _patches.stop():
         return
-    _installed = False
-    # What somebody else has put around ours stays, and ours in it, which then does nothing.
-    if _patch is not None and CacheHandler.create_connection is _patch[0]:
-        CacheHandler.create_connection = _patch[1]  # type: ignore[method-assign]
-        _patch = None
     for cache in caches.all(initialized_only=True):
         original = vars(type(cache)).get("_django_tracing_original")
         if original is not None:
             cache.__class__ = original
 
 
-def _tracing(original: Callable[..., Any]) -> Callable[..., Any]:
+def _traced_create_connection(original: Callable[..., Any]) -> Callable[..., Any]:
     def create_connection(self: CacheHandler, alias: str) -> Any:
         cache = original(self, alias)
-        if _installed:
+        if _patches.active:
             _trace_cache(cache, alias)
         return cache
 
@@ -139,12 +126,12 @@ def _trace_cache(cache: Any, alias: str) -> None:
         cache._django_tracing_alias = alias
         _trace_own_methods(cache)
     except Exception:
-        # A backend with __slots__, or in C: it goes on untraced.
+        # A backend with __slots__, or written in C: it is not traced.
         spans.log_once("cache-class", 'The cache "%s" could not be traced.', alias)
 
 
 def _trace_own_methods(cache: Any) -> None:
-    """Traces methods that somebody put on the object itself (Sentry does), where its class is not asked for them."""
+    """Trace methods that were set on the object itself (Sentry does), where those of its class are not used."""
     own = vars(cache)
     static: Attributes = cache._django_tracing_static
     for name in [name for name in own if name in _EVERY_OPERATION or name.removeprefix("a") in _EVERY_OPERATION]:
@@ -173,8 +160,8 @@ def _traced_class(backend: type) -> type:
     own_reduce: Any = backend.__reduce_ex__
 
     def reduce(self: Any, protocol: int) -> Any:
-        # A pickle finds a class by its name, which gives the backend's own. (From protocol 2 on the class would
-        # have to be the object's.)
+        # Pickle finds a class by its name, which leads to the backend's own class. (From protocol 2 on, pickle
+        # requires it to be the object's class.)
         reduced = own_reduce(self, 1)
         if not isinstance(reduced, tuple):
             return reduced
@@ -198,7 +185,7 @@ def _traced_class(backend: type) -> type:
             body[operation] = _HiddenInside(method, original) if inherited else method
         original = getattr(backend, f"a{operation}", None)
         if inspect.iscoroutinefunction(original):
-            # Django's own calls the other one, so both must be known.
+            # Django's async methods call the sync ones, so both must be well known.
             well_known = well_known and _is_well_known(original)
             body[f"a{operation}"] = _traced_async_method(operation, original, static, well_known)
     return type(backend)(backend.__name__, (backend,), body)
@@ -209,10 +196,10 @@ def _is_well_known(method: Any) -> bool:
 
 
 class _HiddenInside:
-    """A method that is the backend's own again while the backend is at work.
+    """A method that is the backend's own again while the backend is handling a call.
 
-    Django's ``aget_many`` and others ask whether ``get_many`` is still ``BaseCache``'s, and run it in a thread if
-    not, where it fails for a backend that has only async methods.
+    Django's ``aget_many`` and others check whether ``get_many`` is still ``BaseCache``'s, and run it in a thread if
+    it is not. There it fails for a backend that has only async methods.
     """
 
     def __init__(self, method: Callable[..., Any], original: Callable[..., Any]) -> None:
@@ -225,15 +212,15 @@ class _HiddenInside:
         return MethodType(self.original if _inside.get() else self.method, instance)
 
 
-#: What a call's span is called and says: by operation, system, alias and pattern of keys.
+#: Name and attributes of spans, by operation, system, alias and pattern of keys.
 _Described = tuple[str, SpanKind, tuple[SharedAttributes, ...], str]
 _calls: Final[spans.Cache[tuple[str, Any, str, str], _Described]] = spans.Cache()
-#: Under the same name in every convention.
+#: These have the same name in every convention.
 _HITS: Final = {hit: (SharedAttributes({CACHE_HIT: hit}),) for hit in (True, False)}
 
 
 def _describe(key: tuple[str, Any, str, str], static: Attributes) -> _Described:
-    """Name, kind and attributes of a call's span, and the alias of its cache."""
+    """Return name, kind and attributes of a call's span, and the alias of its cache."""
     operation, system, alias, pattern = key
     attributes: Attributes = {**static, CACHE_OPERATION: operation, CACHE_ALIAS: alias}
     name = f"cache.{operation}"
@@ -265,10 +252,10 @@ class _Call:
         self.operation = operation
         self.args = args
         self.kwargs = kwargs
-        #: What the caller gets for a missing key, and whether a default of ours went down instead.
+        #: What the caller gets for a missing key, and whether the backend was given a default of ours instead.
         self.default: Any = None
         self.sent = False
-        #: Whether ``get_or_set`` had to make the value; None when that cannot be told.
+        #: Whether ``get_or_set`` had to make the value; None if that is not known.
         self.made: bool | None = None
         self.span: Span = INVALID_SPAN
         self._unique = 0
@@ -283,13 +270,13 @@ class _Call:
             key = (operation, static[CACHE_SYSTEM], getattr(cache, "_django_tracing_alias", "default"), pattern)
             name, kind, shared, _ = _calls.get(key) or _describe(key, static)
             if code_locations.on is not False:
-                shared = code_locations.located(shared)
+                shared = code_locations.add_to(shared)
             if operation == "get":
                 self._take_default(well_known)
             elif operation == "get_or_set":
                 self._let_default_out(well_known)
             self.span = span = spans.start_child(parent, name, kind, shared, attributes)
-            # The statements of a cache in the database are no second span of the same operation.
+            # The statements of a cache in the database are spans of their own; the commands of other caches are not.
             self._span_context = context = (
                 spans.with_span(span) if key[1] == "database" else spans.with_suppressed_span(span)
             )
@@ -299,7 +286,7 @@ class _Call:
         self._inside_token = _inside.set(True)
 
     def _keys(self) -> tuple[str, Attributes | None]:
-        """The pattern of the keys, empty where there is not one for all; and what this call says of them."""
+        """Return the pattern of the keys, empty if they have no common one, and this call's attributes about them."""
         operation = self.operation
         if operation == "clear":
             return "", None
@@ -313,19 +300,19 @@ class _Call:
         keys = list(given)
         if operation == "get_many":
             self._unique = len(set(keys))
-        # One pattern for all, or none: the first ones tell.
+        # Only the first keys are compared.
         patterns = {key_pattern(str(key)) for key in keys[:20]}
         return patterns.pop() if len(patterns) == 1 else "", {CACHE_KEYS: len(keys)}
 
     def _take_default(self, well_known: bool) -> None:
-        """Sends a default of ours down, which nobody can have stored: 0, "" and None are hits."""
+        """Give the backend a default of ours, which cannot have been stored: 0, "" and None are hits."""
         self.default = self.args[1] if len(self.args) > 1 else self.kwargs.get("default")
         if well_known:
             self._replace_default(_MISSING)
             self.sent = True
 
     def _let_default_out(self, well_known: bool) -> None:
-        """A callable default is the user's code: what it does is traced, as children of this span."""
+        """Trace what a callable default does, which is the user's code, as children of this span."""
         default = self.args[1] if len(self.args) > 1 else self.kwargs.get("default")
         if not callable(default) and not well_known:
             return
@@ -353,9 +340,9 @@ class _Call:
             self.kwargs = {**self.kwargs, "default": default}
 
     def leave(self) -> None:
-        """The backend is done: what comes next is the user's again."""
+        """Leave the call: what comes next is not the backend's work."""
         if self._inside_token is not None:
-            # A coroutine that another task closes ends in a context that never saw the token.
+            # A coroutine that another task closes ends in a context that the token does not belong to.
             with suppress(ValueError):
                 _inside.reset(self._inside_token)
         spans.detach(self._token)
@@ -380,12 +367,12 @@ class _Call:
         return result
 
     def _hit(self, result: Any) -> bool | None:
-        """Whether the key was there; None where the answer does not tell. Equality of values is never asked for."""
+        """Return whether the key existed; None if the result does not show it. Never compare values."""
         operation = self.operation
         if operation == "get":
             if result is not self.default:
                 return True
-            # It may be the default, or a value that is the same object: there is one 0 and one "" only.
+            # It may be the default, or a stored value that is the same object, as small numbers and "" are.
             return False if self.default is None or type(self.default) is object else None
         if operation == "get_or_set":
             return None if self.made is None else not self.made
@@ -398,7 +385,7 @@ class _Call:
     def fail(self, error: BaseException) -> None:
         self.leave()
         if type(error) is ValueError and self.operation in _COUNTED:
-            # Django's answer for a key that is not there.
+            # Django raises it for a missing key.
             spans.set_attributes(self.span, {CACHE_HIT: False})
         else:
             spans.record_error(self.span, error)
@@ -410,7 +397,7 @@ def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 def _read_once(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments, a list of keys where an iterator was: it could be read once. What it raises is the caller's."""
+    """Return the arguments, with an iterator of keys read into a list. What that raises goes to the caller."""
     given = _first(args, kwargs)
     if not isinstance(given, Iterator):
         return args, kwargs
@@ -427,15 +414,15 @@ def _traced_method(
     system = static[CACHE_SYSTEM]
     is_get = operation == "get"
     with_context = spans.with_span if system == "database" else spans.with_suppressed_span
-    #: By key. A key of another cache of this class is looked up by its pattern: few sites have two of them.
+    #: By key. A key that two caches of this class use is looked up by its pattern each time: few sites have two.
     keys: spans.Cache[str, _Described] = spans.Cache()
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        # What nearly every call is: one key, given by position. The general method does the same, step by step.
+        # Nearly every call: one key, passed by position. The general method does the same, step by step.
         if not args or args[0].__class__ is not str or (is_get and kwargs):
             return general(self, *args, **kwargs)
         parent = spans.recording_span()
-        if parent is None or _inside.get() or not _installed:
+        if parent is None or _inside.get() or not _patches.active:
             return original(self, *args, **kwargs)
         try:
             key = args[0]
@@ -447,7 +434,7 @@ def _traced_method(
                     keys.keep(key, described)
             name, kind, shared, _ = described
             if code_locations.on is not False:
-                shared = code_locations.located(shared)
+                shared = code_locations.add_to(shared)
             span = spans.start_child(parent, name, kind, shared)
             token = spans.attach(with_context(span))
         except Exception:
@@ -455,7 +442,7 @@ def _traced_method(
             return original(self, *args, **kwargs)
         inside = _inside.set(True)
         try:
-            # A default of ours goes down, which nobody can have stored: 0, "" and None are hits.
+            # A default of ours, which cannot have been stored: 0, "" and None are hits.
             result = original(self, key, _MISSING, *args[2:]) if is_get else original(self, *args, **kwargs)
         except BaseException as error:
             _inside.reset(inside)
@@ -487,7 +474,7 @@ def _general_method(
 
     def method(self: Any, *args: Any, **kwargs: Any) -> Any:
         parent = spans.recording_span()
-        if parent is None or _inside.get() or not _installed:
+        if parent is None or _inside.get() or not _patches.active:
             return original(self, *args, **kwargs)
         if many:
             args, kwargs = _read_once(args, kwargs)
@@ -511,8 +498,8 @@ def _traced_async_method(
         if _inside.get():
             return await original(self, *args, **kwargs)
         parent = spans.recording_span()
-        if parent is None or not _installed:
-            # For _HiddenInside.
+        if parent is None or not _patches.active:
+            # _HiddenInside reads it.
             inside = _inside.set(True)
             try:
                 return await original(self, *args, **kwargs)

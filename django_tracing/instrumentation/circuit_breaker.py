@@ -1,23 +1,22 @@
-"""Circuit breakers of pybreaker: ``circuit_breaker.payment-service``, with state, outcome and state changes.
+"""Trace calls through pybreaker's circuit breakers, as ``circuit_breaker.payment-service``.
 
 pybreaker does not guard coroutines: a breaker whose ``call`` or decorator is given an ``async def`` counts a success
-as soon as the coroutine is made. That stays as it is; the span lasts until the coroutine is done and says how it
-ended. ``trace_circuit_breaker_call`` and ``with breaker.calling():`` guard them. A generator is guarded by pybreaker
-until it ends, and so long lasts its span.
+as soon as the coroutine is created. This app does not change that: the span lasts until the coroutine is done, and
+has its outcome. ``trace_circuit_breaker_call`` and ``with breaker.calling():`` do guard coroutines. pybreaker guards
+a generator until it ends, and its span lasts as long.
 """
 
 from __future__ import annotations
 
 import functools
-import inspect
 import re
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Coroutine, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, Token
 from importlib.util import find_spec
 from types import CoroutineType, GeneratorType
-from typing import Any, Final, TypeVar, overload
+from typing import Any, Final, TypeVar
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -25,6 +24,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from django_tracing import spans
 from django_tracing.instrumentation.imports import when_imported
+from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import cut, redact_text
 from django_tracing.semconv.names import (
@@ -39,22 +39,17 @@ from django_tracing.semconv.names import (
     Attributes,
 )
 
-__all__ = ["install", "is_available", "trace_circuit_breaker_call", "uninstall"]
+__all__ = ["GuardedCall", "install", "is_available", "iterated", "uninstall"]
 
 T = TypeVar("T")
-F = TypeVar("F")
 
 STATE_CHANGE_EVENT: Final = "circuit_breaker.state_change"
 
-#: An id in a breaker's name (one for each tenant) would make as many spans' names.
+#: Ids in a breaker's name (one for each tenant): each would make a span name of its own.
 _ID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|\d{3,}")
 
-_installed = False
-#: What pybreaker has of its own; kept, for a call of another thread may be on its way when ours goes.
-_originals: dict[str, Any] = {}
-#: What of ours is there.
-_patches: dict[str, Any] = {}
-#: The breaker whose call has its span already: it calls itself again on its way from open to half-open.
+_patches: Final = Patches()
+#: The breaker whose call has a span already. A breaker calls itself when it goes from open to half-open.
 _inside: ContextVar[Any] = ContextVar("django_tracing.circuit_breaker", default=None)
 
 
@@ -63,50 +58,27 @@ def is_available() -> bool:
 
 
 def install() -> None:
-    """Traces every breaker, made already or to come. pybreaker is not imported for it: it is waited for."""
-    global _installed
-    if _installed:
-        return
-    _installed = True
-    when_imported("pybreaker", _patch)
+    """Trace every breaker, existing and future, once pybreaker is imported."""
+    if _patches.start():
+        when_imported("pybreaker", _patch)
 
 
 def _patch() -> None:
-    if not _installed:
-        return
-    import pybreaker
+    from pybreaker import CircuitBreaker
 
-    # Its stubs know nothing of being patched.
-    breaker: Any = pybreaker.CircuitBreaker
-    state = breaker.__dict__["state"]
-    ours = {
-        "call": _call,
-        "calling": _calling,
-        "call_async": _call_async,
-        "state": property(state.fget, _set_state, state.fdel, state.__doc__),
-    }
-    for name in ours.keys() - _patches.keys():
-        _originals[name] = breaker.__dict__[name]
-        _patches[name] = ours[name]
-        setattr(breaker, name, ours[name])
+    _patches.wrap(CircuitBreaker, "call", _traced_call)
+    _patches.wrap(CircuitBreaker, "calling", _traced_calling)
+    _patches.wrap(CircuitBreaker, "call_async", _traced_call_async)
+    _patches.wrap(CircuitBreaker, "state", _traced_state)
 
 
 def uninstall() -> None:
-    """Puts pybreaker back; what somebody else has put around ours stays, and ours in it, which then does nothing."""
-    global _installed
-    _installed = False
-    if not _patches:
-        return
-    from pybreaker import CircuitBreaker
-
-    for name, patch in list(_patches.items()):
-        if CircuitBreaker.__dict__[name] is patch:
-            setattr(CircuitBreaker, name, _originals[name])
-            del _patches[name]
+    """Stop tracing breakers."""
+    _patches.stop()
 
 
-#: What a call's span is called and says: by breaker, service, fallback and state. And its outcome: with the state
-#: after it and the failures.
+#: Name and attributes of a call's span, by breaker, service, fallback and state; and the attributes of its outcome,
+#: by outcome, the state after it and the number of failures.
 _calls: Final[spans.Cache[tuple[str, str | None, str | None, str], tuple[str, SharedAttributes]]] = spans.Cache()
 _outcomes: Final[spans.Cache[tuple[str, str, int | None], tuple[SharedAttributes]]] = spans.Cache()
 
@@ -134,7 +106,7 @@ def _describe_outcome(outcome: str, state: str, failures: int | None) -> tuple[S
     return _outcomes.keep((outcome, state, failures), (spans.share(attributes),))
 
 
-class _Guarded:
+class GuardedCall:
     """One call through a breaker. No method raises."""
 
     __slots__ = ("_inside_token", "_token", "breaker", "context", "ran", "span")
@@ -156,18 +128,19 @@ class _Guarded:
         self._inside_token: Token[Any] | None = _inside.set(breaker)
 
     def attach(self) -> None:
+        """Make the span current."""
         if self.context is not None:
             self._token = spans.attach(self.context)
 
     def guard(self, func: Callable[..., Any]) -> Callable[..., Any]:
-        """``func`` that says that it ran, and in which the breaker may be used again with a span of its own."""
+        """Return ``func``, noting when it runs. Calls of the breaker inside it get spans of their own."""
         return _GuardedFunction(self, func)
 
     def leave(self) -> None:
-        """The breaker is done; the span goes on when something is still to be awaited, or a fallback to be run."""
+        """Leave the breaker. The span goes on if a result has to be awaited or a fallback to be called."""
         if self._inside_token is not None:
             token, self._inside_token = self._inside_token, None
-            # A coroutine that another task closes ends in a context that never saw the token.
+            # A coroutine that another task closes ends in a context that the token does not belong to.
             with suppress(ValueError):
                 _inside.reset(token)
 
@@ -186,7 +159,7 @@ class _Guarded:
             key = (outcome, *_figures(breaker, outcome))
             spans.set_shared(self.span, _outcomes.get(key) or _describe_outcome(*key))
             if error is not None:
-                # An excluded exception is an answer to the breaker, not a failure.
+                # For the breaker an excluded exception is not a failure.
                 spans.record_error(self.span, error, status=not excluded)
         except Exception:
             spans.log_once("circuit_breaker", "A circuit breaker could not be traced.")
@@ -199,16 +172,16 @@ class _Guarded:
 
 
 class _GuardedFunction:
-    """A function as :meth:`_Guarded.guard` gives it; ``functools.wraps`` would cost as much as a span."""
+    """The function that :meth:`GuardedCall.guard` returns. ``functools.wraps`` would cost as much as a span."""
 
     __slots__ = ("__wrapped__", "_guarded")
 
-    def __init__(self, guarded: _Guarded, func: Callable[..., Any]) -> None:
+    def __init__(self, guarded: GuardedCall, func: Callable[..., Any]) -> None:
         self.__wrapped__ = func
         self._guarded = guarded
 
     def __getattr__(self, name: str) -> Any:
-        # A breaker's listeners are given it, and may ask for its name.
+        # A breaker passes it to its listeners, which may read its name.
         return getattr(self.__wrapped__, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -232,25 +205,25 @@ def _is_rejection(error: BaseException) -> bool:
 def _is_excluded(breaker: Any, error: BaseException) -> bool:
     try:
         return not breaker.is_system_error(error)
-    except Exception:  # the user's own predicate failed: with this error, most likely
+    except Exception:  # the user's predicate failed, most likely with this error
         return False
 
 
 def _state(breaker: Any) -> str:
     storage = breaker._state_storage
-    # A shared storage (Redis) would be asked over the network: what the breaker last saw of it will do.
+    # A shared storage (Redis) would be read over the network. The state that the breaker saw last is used instead.
     return str(storage.state if type(storage).__name__ == _MEMORY else breaker._state.name)
 
 
 def _figures(breaker: Any, outcome: str) -> tuple[str, int | None]:
-    """The state, and the failures in a row."""
+    """Return the state, and the number of failures in a row if it is known."""
     storage = breaker._state_storage
     if type(storage).__name__ == _MEMORY:
         return storage.state, storage.counter
     state = str(breaker._state.name)
     if outcome != "failure":
         return state, None
-    # Asked for the span only: whatever the storage is made of, that is no span.
+    # Read for the span only, so reading it makes no span, whatever the storage is.
     token = spans.attach(spans.suppressed(trace.set_span_in_context(INVALID_SPAN)))
     try:
         return state, int(breaker.fail_counter)
@@ -258,40 +231,49 @@ def _figures(breaker: Any, outcome: str) -> tuple[str, int | None]:
         spans.detach(token)
 
 
-def _set_state(self: Any, state: str) -> None:
-    before = getattr(getattr(self, "_state", None), "name", None)
-    _originals["state"].fset(self, state)
-    if not _installed:
-        return
-    try:
-        span = trace.get_current_span()
-        after = self._state.name
-        if before is not None and before != after and span.is_recording():
-            spans.add_event(span, STATE_CHANGE_EVENT, {"circuit_breaker.from": before, "circuit_breaker.to": after})
-    except Exception:
-        spans.log_once("circuit_breaker-state", "A circuit breaker's state change could not be traced.")
+def _traced_state(original: property) -> property:
+    set_original: Any = original.fset
+
+    def set_state(self: Any, state: str) -> None:
+        before = getattr(getattr(self, "_state", None), "name", None)
+        set_original(self, state)
+        if not _patches.active:
+            return
+        try:
+            span = trace.get_current_span()
+            after = self._state.name
+            if before is not None and before != after and span.is_recording():
+                change: Attributes = {"circuit_breaker.from": before, "circuit_breaker.to": after}
+                spans.add_event(span, STATE_CHANGE_EVENT, change)
+        except Exception:
+            spans.log_once("circuit_breaker-state", "A circuit breaker's state change could not be traced.")
+
+    return property(original.fget, set_state, original.fdel, original.__doc__)
 
 
-def _call(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    original = _originals["call"]
-    parent = spans.recording_span()
-    if parent is None or _inside.get() is self or not _installed:
-        return original(self, func, *args, **kwargs)
-    guarded = _Guarded(parent, self)
-    try:
-        result = original(self, guarded.guard(func), *args, **kwargs)
-    except BaseException as error:
-        guarded.end(error)
-        raise
-    if isinstance(result, (CoroutineType, GeneratorType)):
-        guarded.leave()
-        guarded.detach()
-        return _awaited(guarded, result) if isinstance(result, CoroutineType) else _iterated(guarded, result)
-    guarded.end()
-    return result
+def _traced_call(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        parent = spans.recording_span()
+        if parent is None or _inside.get() is self or not _patches.active:
+            return original(self, func, *args, **kwargs)
+        guarded = GuardedCall(parent, self)
+        try:
+            result = original(self, guarded.guard(func), *args, **kwargs)
+        except BaseException as error:
+            guarded.end(error)
+            raise
+        if isinstance(result, (CoroutineType, GeneratorType)):
+            guarded.leave()
+            guarded.detach()
+            return _awaited(guarded, result) if isinstance(result, CoroutineType) else iterated(guarded, result)
+        guarded.end()
+        return result
+
+    return call
 
 
-async def _awaited(guarded: _Guarded, awaitable: Awaitable[T]) -> T:
+async def _awaited(guarded: GuardedCall, awaitable: Awaitable[T]) -> T:
     guarded.attach()
     try:
         result = await awaitable
@@ -302,8 +284,8 @@ async def _awaited(guarded: _Guarded, awaitable: Awaitable[T]) -> T:
     return result
 
 
-def _iterated(guarded: _Guarded, generator: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-    # Not current while it is made: between two items the caller is at work.
+def iterated(guarded: GuardedCall, generator: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
+    # The span is not current between two items: the caller is at work then.
     try:
         result = yield from generator
     except BaseException as error:
@@ -313,250 +295,44 @@ def _iterated(guarded: _Guarded, generator: Generator[Any, Any, T]) -> Generator
     return result
 
 
-@contextmanager
-def _calling(self: Any) -> Iterator[Any]:
-    original = _originals["calling"]
-    parent = spans.recording_span()
-    if parent is None or _inside.get() is self or not _installed:
-        with original(self) as value:
-            yield value
-        return
-    guarded = _Guarded(parent, self)
-    try:
-        with original(self) as value:
-            guarded.ran = True
-            guarded.leave()
-            yield value
-    except BaseException as error:
-        guarded.end(error)
-        raise
-    guarded.end()
-
-
-def _call_async(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    original = _originals["call_async"]
-    parent = spans.recording_span()
-    if parent is None or _inside.get() is self or not _installed:
-        return original(self, func, *args, **kwargs)
-    guarded = _Guarded(parent, self)
-    try:
-        future = original(self, guarded.guard(func), *args, **kwargs)
-    except BaseException as error:
-        guarded.end(error)
-        raise
-    guarded.leave()
-    guarded.detach()
-    future.add_done_callback(lambda done: guarded.end(CancelledError() if done.cancelled() else done.exception()))
-    return future
-
-
-@overload
-def trace_circuit_breaker_call(
-    breaker: Any,
-    func: Callable[..., Coroutine[Any, Any, T]],
-    *args: Any,
-    service: str | None = None,
-    fallback: None = None,
-    **kwargs: Any,
-) -> Coroutine[Any, Any, T]: ...
-
-
-@overload
-def trace_circuit_breaker_call(
-    breaker: Any,
-    func: Callable[..., Coroutine[Any, Any, T]],
-    *args: Any,
-    service: str | None = None,
-    fallback: Callable[[], Coroutine[Any, Any, F]],
-    **kwargs: Any,
-) -> Coroutine[Any, Any, T | F]: ...
-
-
-@overload
-def trace_circuit_breaker_call(
-    breaker: Any,
-    func: Callable[..., Coroutine[Any, Any, T]],
-    *args: Any,
-    service: str | None = None,
-    fallback: Callable[[], F],
-    **kwargs: Any,
-) -> Coroutine[Any, Any, T | F]: ...
-
-
-@overload
-def trace_circuit_breaker_call(
-    breaker: Any,
-    func: Callable[..., T],
-    *args: Any,
-    service: str | None = None,
-    fallback: None = None,
-    **kwargs: Any,
-) -> T: ...
-
-
-@overload
-def trace_circuit_breaker_call(
-    breaker: Any,
-    func: Callable[..., T],
-    *args: Any,
-    service: str | None = None,
-    fallback: Callable[[], Coroutine[Any, Any, F]],
-    **kwargs: Any,
-) -> Coroutine[Any, Any, T | F]: ...
-
-
-@overload
-def trace_circuit_breaker_call(
-    breaker: Any,
-    func: Callable[..., T],
-    *args: Any,
-    service: str | None = None,
-    fallback: Callable[[], F],
-    **kwargs: Any,
-) -> T | F: ...
-
-
-def trace_circuit_breaker_call(
-    breaker: Any,
-    func: Callable[..., Any],
-    *args: Any,
-    service: str | None = None,
-    fallback: Callable[[], Any] | None = None,
-    **kwargs: Any,
-) -> Any:
-    """Calls ``func(*args, **kwargs)`` through ``breaker`` in a span ``circuit_breaker.NAME``; gives its result.
-
-    ``breaker`` is a ``pybreaker.CircuitBreaker``; ``service`` is what it protects (its own name by default). When the
-    call fails or is rejected, ``fallback()`` is called in a span ``fallback.NAME`` (its function's name) and gives
-    the result; without one the exception goes on as it is. When ``func`` or ``fallback`` is an ``async def``, or
-    ``func`` returns an awaitable, the result is to be awaited, and the breaker guards the whole of it. Works the same
-    when tracing is off or the trace is not sampled. Raises what ``func`` raises, and
-    ``pybreaker.CircuitBreakerError`` when the breaker is open.
-    """
-    if _is_async(func) or (fallback is not None and _is_async(fallback)):
-        return _guard_async(breaker, func, args, kwargs, service, fallback)
-    awaitables: list[Awaitable[Any]] = []
-
-    @functools.wraps(func)
-    def run(*args: Any, **kwargs: Any) -> Any:
-        result = func(*args, **kwargs)
-        if inspect.isawaitable(result):
-            awaitables.append(result)
-            # With a generator pybreaker waits for its end before it counts; so it does in calling().
-            return _held()
-        return result
-
-    parent = spans.recording_span()
-    guarded = None if parent is None else _Guarded(parent, breaker, service, _name_of(fallback))
-    try:
-        result = breaker.call(run if guarded is None else guarded.guard(run), *args, **kwargs)
-    except BaseException as error:
-        if fallback is None or not isinstance(error, Exception):
-            if guarded is not None:
-                guarded.end(error)
-            raise
-        with _falling_back(guarded, error, fallback):
-            return fallback()
-    if awaitables:
-        if guarded is not None:
-            guarded.leave()
-            guarded.detach()
-        return _guard_rest(guarded, contextmanager(lambda: result)(), awaitables[0], fallback)
-    if guarded is None:
-        return result
-    if inspect.isgenerator(result):
-        guarded.leave()
-        guarded.detach()
-        return _iterated(guarded, result)
-    guarded.end()
-    return result
-
-
-def _held() -> Iterator[None]:
-    yield
-
-
-async def _guard_async(
-    breaker: Any,
-    func: Callable[..., Any],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    service: str | None,
-    fallback: Callable[[], Any] | None,
-) -> Any:
-    parent = spans.recording_span()
-    guarded = None if parent is None else _Guarded(parent, breaker, service, _name_of(fallback))
-    return await _guard(guarded, breaker.calling(), lambda: func(*args, **kwargs), fallback)
-
-
-async def _guard_rest(
-    guarded: _Guarded | None,
-    calling: AbstractContextManager[Any],
-    awaitable: Awaitable[Any],
-    fallback: Callable[[], Any] | None,
-) -> Any:
-    if guarded is not None:
-        guarded.attach()
-    return await _guard(guarded, calling, lambda: awaitable, fallback)
-
-
-async def _guard(
-    guarded: _Guarded | None,
-    calling: AbstractContextManager[Any],
-    work: Callable[[], Any],
-    fallback: Callable[[], Any] | None,
-) -> Any:
-    try:
-        with calling:
-            if guarded is not None:
+def _traced_calling(original: Callable[..., Any]) -> Callable[..., Any]:
+    @contextmanager
+    @functools.wraps(original)
+    def calling(self: Any) -> Iterator[Any]:
+        parent = spans.recording_span()
+        if parent is None or _inside.get() is self or not _patches.active:
+            with original(self) as value:
+                yield value
+            return
+        guarded = GuardedCall(parent, self)
+        try:
+            with original(self) as value:
                 guarded.ran = True
                 guarded.leave()
-            result = await _settled(work())
-    except BaseException as error:
-        if fallback is None or not isinstance(error, Exception):
-            if guarded is not None:
-                guarded.end(error)
+                yield value
+        except BaseException as error:
+            guarded.end(error)
             raise
-        with _falling_back(guarded, error, fallback):
-            return await _settled(fallback())
-    if guarded is not None:
         guarded.end()
-    return result
+
+    return calling
 
 
-async def _settled(result: Any) -> Any:
-    return await result if inspect.isawaitable(result) else result
-
-
-@contextmanager
-def _falling_back(guarded: _Guarded | None, error: Exception, fallback: Callable[[], Any]) -> Iterator[None]:
-    if guarded is None:
-        yield
-        return
-    guarded.leave()
-    guarded.describe(error)
-    try:
-        with spans.ChildSpan(*_fallback_span(fallback)):
-            yield
-    finally:
+def _traced_call_async(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call_async(self: Any, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        parent = spans.recording_span()
+        if parent is None or _inside.get() is self or not _patches.active:
+            return original(self, func, *args, **kwargs)
+        guarded = GuardedCall(parent, self)
+        try:
+            future = original(self, guarded.guard(func), *args, **kwargs)
+        except BaseException as error:
+            guarded.end(error)
+            raise
+        guarded.leave()
         guarded.detach()
-        spans.end_span(guarded.span)
+        future.add_done_callback(lambda done: guarded.end(CancelledError() if done.cancelled() else done.exception()))
+        return future
 
-
-def _fallback_span(fallback: Callable[[], Any]) -> tuple[str, Attributes]:
-    return f"fallback.{_name_of(fallback)}", {OPERATION_TYPE: "circuit_breaker"}
-
-
-def _name_of(func: Callable[..., Any] | None) -> str | None:
-    while isinstance(func, functools.partial):
-        func = func.func
-    if func is None:
-        return None
-    name = getattr(func, "__name__", None) or type(func).__name__
-    return cut("anonymous" if name == "<lambda>" else str(name), 100)
-
-
-def _is_async(func: Any) -> bool:
-    while isinstance(func, functools.partial):
-        func = func.func
-    return inspect.iscoroutinefunction(func) or inspect.iscoroutinefunction(type(func).__call__)
+    return call_async

@@ -1,7 +1,7 @@
-"""Management commands: ``command.send_invoices``, for those that ``TRACING["COMMANDS"]`` names.
+"""Trace the management commands that ``TRACING["COMMANDS"]`` names, as ``command.send_invoices``.
 
-A command begins a trace, with a correlation id of its own; one that is called within a trace (``call_command``) is a
-span of it. Its arguments are never recorded: they are values.
+A command starts a trace, with a correlation id of its own. One that is called inside a trace (``call_command``) is a
+span of that trace. Arguments are never recorded: they may contain secrets and personal data.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from django.core.management.base import BaseCommand, CommandError
 
 from django_tracing import spans
 from django_tracing.conf.loading import get_settings
+from django_tracing.instrumentation.patching import Patches
 from django_tracing.semconv.names import COMMAND_EXIT_STATUS, COMMAND_NAME, OPERATION_TYPE
 
 __all__ = ["install", "is_available", "uninstall"]
 
-#: What ``COMMANDS = True`` leaves out: what runs for as long as somebody wants, and what developers type.
+#: Commands that ``COMMANDS = True`` leaves out: servers, workers, and those that developers type.
 _LEFT_OUT: Final = frozenset(
     [
         *("runserver", "runserver_plus", "testserver", "shell", "shell_plus", "dbshell", "test", "check"),
@@ -29,9 +30,7 @@ _LEFT_OUT: Final = frozenset(
     ]
 )
 
-_installed = False
-_original: Callable[..., Any] | None = None
-_traced: Callable[..., Any] | None = None
+_patches: Final = Patches()
 
 
 def is_available() -> bool:
@@ -39,47 +38,38 @@ def is_available() -> bool:
 
 
 def install() -> None:
-    """Traces the commands that the settings name; touches nothing where they name none."""
-    global _installed, _original, _traced
-    if _installed or not get_settings().commands:
-        return
-    _installed = True
-    if _traced is None:
-        _original = BaseCommand.execute
-        _traced = _tracing(_original)
-        BaseCommand.execute = _traced  # type: ignore[method-assign]
+    """Trace the commands that the settings name. If they name none, nothing is wrapped."""
+    if get_settings().commands:
+        _patches.start()
+        _patches.wrap(BaseCommand, "execute", _traced_execute)
 
 
 def uninstall() -> None:
-    """Takes it back; what somebody else has put around ours stays, and ours in it, which then does nothing."""
-    global _installed, _original, _traced
-    _installed = False
-    if _traced is not None and BaseCommand.execute is _traced:
-        BaseCommand.execute = _original  # type: ignore[method-assign,assignment]
-        _original = _traced = None
+    """Stop tracing commands."""
+    _patches.stop()
 
 
-def _tracing(original: Callable[..., Any]) -> Callable[..., Any]:
+def _traced_execute(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def execute(self: BaseCommand, *args: Any, **options: Any) -> Any:
-        begun = _begin(self) if _installed else None
-        if begun is None:
+        started = _start(self) if _patches.active else None
+        if started is None:
             return original(self, *args, **options)
-        token = spans.attach(begun.context)
+        token = spans.attach(started.context)
         try:
             result = original(self, *args, **options)
         except BaseException as error:
             spans.detach(token)
-            _end(begun, error)
+            _end(started, error)
             raise
         spans.detach(token)
-        _end(begun, None)
+        _end(started, None)
         return result
 
     return execute
 
 
-def _begin(command: BaseCommand) -> spans.StartedSpan | None:
+def _start(command: BaseCommand) -> spans.StartedSpan | None:
     try:
         name = _name(command)
         wanted = get_settings().commands
@@ -92,27 +82,27 @@ def _begin(command: BaseCommand) -> spans.StartedSpan | None:
 
 
 def _name(command: BaseCommand) -> str:
-    """The name that it is called by: that of its module, in ``management/commands/``."""
+    """Return the name that the command is called by: that of its module in ``management/commands/``."""
     package, _, name = type(command).__module__.rpartition(".")
     return name if package.endswith("management.commands") else type(command).__name__
 
 
-def _end(begun: spans.StartedSpan, error: BaseException | None) -> None:
+def _end(started: spans.StartedSpan, error: BaseException | None) -> None:
     status = _exit_status(error)
-    spans.set_attributes(begun.span, {COMMAND_EXIT_STATUS: status})
-    # A command that says "exit with 0" has ended well; a CommandError never has, whatever its code.
-    begun.end(None if status == 0 and isinstance(error, SystemExit) else error)
+    spans.set_attributes(started.span, {COMMAND_EXIT_STATUS: status})
+    # sys.exit(0) is a success; a CommandError is a failure, whatever its code.
+    started.end(None if status == 0 and isinstance(error, SystemExit) else error)
 
 
 def _exit_status(error: BaseException | None) -> int:
     if error is None:
         return 0
     if isinstance(error, (SystemExit, CommandError)):
-        # Django hands a CommandError's returncode to sys.exit. Either may be anything.
+        # Django passes a CommandError's returncode to sys.exit. Either may be any object.
         code = error.code if isinstance(error, SystemExit) else error.returncode
         if code is None:
             return 0
-        # Attributes are 64-bit integers; what is no status of any system is a failure.
+        # Attributes are 64-bit integers. What is not an exit status of any system is a failure.
         return int(code) if isinstance(code, int) and abs(code) < 2**32 else 1
-    # As a shell says it: 128 and the signal's number.
+    # As shells report it: 128 plus the signal's number.
     return 130 if isinstance(error, KeyboardInterrupt) else 1

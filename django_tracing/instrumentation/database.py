@@ -1,8 +1,8 @@
-"""SQL through Django's connections, of every vendor: ``db.select.blueprints``, ``db.commit``, ``db.rollback``.
+"""Trace SQL on Django's connections, of every vendor: ``db.select.blueprints``, ``db.commit``, ``db.rollback``.
 
-Django's own hook, ``connection.execute_wrappers``, sees each statement once, whatever driver is below. Statements
-that Django sends while it connects make no span. Drivers used directly are OpenTelemetry's to trace; Django's own
-connections are taken out of its hands, so that no statement is traced twice.
+Django's own hook, ``connection.execute_wrappers``, is called once for each statement, whatever the driver. Statements
+that Django sends while it connects make no span. Drivers that are used directly are traced by OpenTelemetry's
+instrumentations; these are removed from Django's own connections, so that no statement is traced twice.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from django.db.backends.utils import CursorWrapper
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from django_tracing import spans
+from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import Dialect, cut, describe_sql, dialect_of, redact_text
 from django_tracing.semconv.names import (
@@ -39,28 +40,26 @@ from django_tracing.semconv.names import (
     OPERATION_TYPE,
     Attributes,
 )
-from django_tracing.spans import locations as code_locations
+from django_tracing.spans.locations import code_locations
 
 __all__ = ["install", "is_available", "uninstall"]
 
 #: Django's vendor -> ``db.system`` of the semantic conventions; the others are the same word.
 _SYSTEMS: Final = {"microsoft": "mssql"}
 _DEFAULT_PORTS: Final = {"postgresql": 5432, "mysql": 3306, "oracle": 1521, "microsoft": 1433}
-#: Where a connection keeps what its spans need of it.
+#: The attribute of a connection that holds the facts that its spans share.
 _FACTS: Final = "_django_tracing_facts"
-#: Longer statements are not kept: hardly one comes again.
+#: Longer statements are not cached: they hardly repeat.
 _KEPT_LENGTH: Final = 10_000
-#: Of a statement in bytes, no more is read than is of one in text.
+#: The most bytes that are read of a statement in bytes.
 _MOST_BYTES: Final = 200_000
 
-#: What the modules of upstream's cursors and connections begin with.
+#: How the names of the modules of OpenTelemetry's cursors and connections start.
 _UPSTREAM: Final = "opentelemetry.instrumentation."
-#: Larger numbers than an attribute holds are a driver's way to say -1.
+#: Some drivers return larger numbers, which attributes cannot hold, to mean -1.
 _MAX_ROWS: Final = 2**63 - 1
 
-_on = False
-#: (class, method) -> what stood there, and what we put there.
-_patches: dict[tuple[type, str], tuple[Callable[..., Any], Callable[..., Any]]] = {}
+_patches: Final = Patches()
 
 
 def is_available() -> bool:
@@ -68,48 +67,37 @@ def is_available() -> bool:
 
 
 def install() -> None:
-    """Puts the wrapper on every connection there is and will be."""
-    global _on
-    if _on:
+    """Put the wrapper on every connection, existing and future."""
+    if not _patches.start():
         return
     # commit and rollback rather than _commit and _rollback, which vendors replace (Oracle does).
     for owner, name, traced in (
-        (BaseDatabaseWrapper, "connect", _connecting),
-        (BaseDatabaseWrapper, "commit", _ending("commit")),
-        (BaseDatabaseWrapper, "rollback", _ending("rollback")),
-        (CursorWrapper, "callproc", _calling),
+        (BaseDatabaseWrapper, "connect", _traced_connect),
+        (BaseDatabaseWrapper, "commit", _traced_end("commit")),
+        (BaseDatabaseWrapper, "rollback", _traced_end("rollback")),
+        (CursorWrapper, "callproc", _traced_callproc),
     ):
-        if (owner, name) not in _patches:
-            original = getattr(owner, name)
-            _patches[owner, name] = original, traced(original)
-            setattr(owner, name, _patches[owner, name][1])
-    _on = True
+        _patches.wrap(owner, name, traced)
     for connection in connections.all(initialized_only=True):
-        # One that is not open would have to be opened to be described; it is wrapped when it opens.
+        # One that is not open is wrapped when it is opened.
         if connection.connection is not None:
             _wrap(connection)
 
 
 def uninstall() -> None:
-    global _on
-    _on = False
-    for (owner, name), (original, traced) in list(_patches.items()):
-        # Under somebody else's patch ours stays, and calls straight through.
-        if getattr(owner, name) is traced:
-            setattr(owner, name, original)
-            del _patches[owner, name]
-    # Those of other threads are out of reach: there too the wrapper calls straight through.
+    """Stop tracing SQL. The wrapper stays on the connections of other threads, and does nothing there."""
+    _patches.stop()
     for connection in connections.all(initialized_only=True):
         _unwrap(connection)
 
 
-def _connecting(original: Callable[..., Any]) -> Callable[..., Any]:
+def _traced_connect(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def connect(self: BaseDatabaseWrapper) -> Any:
-        if not _on:
+        if not _patches.active:
             return original(self)
-        # What Django asks of a new connection (the time zone, the role) is no work of the request's. On a
-        # reconnection our wrapper is on already, and MySQL's and Oracle's such statements go through it.
+        # What Django sends on a new connection (the time zone, the role) is not traced. When Django reconnects, our
+        # wrapper is there already, and such statements of MySQL and Oracle would go through it.
         _unwrap(self)
         with spans.SuppressedUpstream():
             result = original(self)
@@ -126,10 +114,10 @@ def _unwrap(connection: BaseDatabaseWrapper) -> None:
 
 def _wrap(connection: BaseDatabaseWrapper) -> None:
     try:
-        # Read again with each connection: a test run renames its database.
+        # Made again for each connection: a test run renames its database.
         connection.__dict__[_FACTS] = _Facts(connection)
         if _execute not in connection.execute_wrappers:
-            # First in the list is outermost; and a user's `with connection.execute_wrapper()` takes the last one off.
+            # The first in the list is the outermost, and `with connection.execute_wrapper()` removes the last one.
             connection.execute_wrappers.insert(0, _execute)
         _take_from_upstream(connection)
     except Exception:
@@ -137,36 +125,36 @@ def _wrap(connection: BaseDatabaseWrapper) -> None:
 
 
 def _take_from_upstream(connection: BaseDatabaseWrapper) -> None:
-    """Takes off what upstream put on the driver's connection: cursors of its own (psycopg), a proxy (the others)."""
+    """Remove what OpenTelemetry put on the driver's connection: its cursors (psycopg) or a proxy (others)."""
     raw = connection.connection
     while type(raw).__module__.startswith(_UPSTREAM) and hasattr(raw, "__wrapped__"):
         connection.connection = raw = raw.__wrapped__
     factory = original = getattr(raw, "cursor_factory", None)
     while isinstance(factory, type) and factory.__module__.startswith(_UPSTREAM):
-        # Not asked of get_connection_params() again: that may fetch a password from somewhere.
+        # get_connection_params() is not called again: it may fetch a password.
         factory = factory.__bases__[0]
     if factory is not original:
         raw.cursor_factory = factory
 
 
 class _Facts:
-    """What is the same for all statements of a connection."""
+    """The facts about a connection that are the same for all its statements."""
 
     __slots__ = ("asks", "dialect", "generation", "part", "pooled")
 
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
-        #: Of the names that ``part`` says it under.
+        #: The generation of the names in ``part``.
         self.generation = _statements.generation
         self.part = spans.share(_static_attributes(connection))
         self.dialect = _dialect(connection)
-        #: Whether the session says what a backslash makes, and may say another thing with each statement.
+        #: Whether the meaning of a backslash depends on the session, where each statement may change it.
         self.asks = self.dialect in ("postgresql", "mysql")
-        # Drivers of other vendors have pools of another kind.
+        # Drivers of other vendors have other kinds of pools.
         self.pooled = hasattr(getattr(connection, "pool", None), "get_stats")
 
 
-#: Backends of Django's that others are made of, under a vendor of their own: PlanetScale's and TiDB's are MySQL's.
-#: PostgreSQL's is not among them: those that are made of it read some of their literals in another way.
+#: Django backends from which others, with a vendor name of their own, are derived: PlanetScale's and TiDB's derive
+#: from MySQL's. PostgreSQL's is left out: databases whose backend is derived from it read some literals otherwise.
 _BACKENDS: Final[dict[str, Dialect]] = {
     "django.db.backends.mysql.base": "mysql",
     "django.db.backends.sqlite3.base": "sqlite",
@@ -191,16 +179,16 @@ _MYSQL_BY_BACKSLASHES: Final[dict[int, Dialect]] = {1: "mysql-no-escapes", 2: "m
 
 
 def _session_dialect(connection: BaseDatabaseWrapper, dialect: Dialect) -> Dialect:
-    """What a backslash makes in this session, as far as its driver knows without asking the server."""
+    """Return how this session reads a backslash, as far as its driver knows without asking the server."""
     raw = connection.connection
     try:
         if dialect == "postgresql":
             standard = raw.info.parameter_status("standard_conforming_strings")
             return "names-in-double-quotes" if standard == "off" else dialect
-        # A server says with each answer whether NO_BACKSLASH_ESCAPES is in force, and drivers escape as it says.
+        # With each result the server reports whether NO_BACKSLASH_ESCAPES is in force. Drivers escape accordingly.
         escaped = (getattr(raw, "escape_string", None) or raw.escape)("\\")
         return _MYSQL_BY_BACKSLASHES.get(escaped.count(b"\\" if isinstance(escaped, bytes) else "\\"), dialect)
-    except Exception:  # a driver that knows no such thing
+    except Exception:  # a driver that does not know it
         return dialect
 
 
@@ -222,17 +210,17 @@ def _static_attributes(connection: BaseDatabaseWrapper) -> Attributes:
     if settings.get("NAME"):
         name = str(settings["NAME"])
         if vendor == "sqlite":
-            # Its folder may tell whose machine it is, and a URI's parameters anything.
+            # Its folder may show whose machine it is, and a URI's parameters may contain anything.
             name = name.removeprefix("file:").partition("?")[0].replace("\\", "/").rpartition("/")[2]
         attributes[DB_NAME] = cut(redact_text(name), 255)
     if settings.get("USER"):
-        # Where databases know people, it is an e-mail.
+        # In databases with personal accounts it may be an e-mail address.
         attributes[DB_USER] = cut(redact_text(str(settings["USER"])), 255)
     if settings.get("HOST"):
-        # A folder for sockets may be in a home. Names of hosts may look random.
+        # A folder of sockets may be in a home folder. Host names may look random, as secrets do.
         attributes[NET_PEER_NAME] = cut(redact_text(str(settings["HOST"]), random=False), 255)
         port = str(settings.get("PORT") or _DEFAULT_PORTS.get(vendor, ""))
-        # A folder is the address of a Unix socket, which has no port.
+        # A folder means a Unix socket, which has no port.
         if port.isdigit() and not str(settings["HOST"]).startswith("/"):
             attributes[NET_PEER_PORT] = int(port)
     return attributes
@@ -240,7 +228,7 @@ def _static_attributes(connection: BaseDatabaseWrapper) -> Attributes:
 
 def _execute(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
     parent = spans.recording_span()
-    if parent is None or not _on:
+    if parent is None or not _patches.active:
         return execute(sql, params, many, context)
     span = _start(parent, sql, params, many, context)
     try:
@@ -251,9 +239,9 @@ def _execute(execute: Callable[..., Any], sql: Any, params: Any, many: bool, con
         raise
     try:
         cursor = context["cursor"]
-        # The driver's own: through Django's wrapper each look costs a failed one.
+        # The driver's own cursor: each access through Django's wrapper costs a failed lookup first.
         rows = getattr(cursor, "cursor", cursor).rowcount
-        # -1: the driver does not know, as SQLite for a SELECT. Oracle's counts what was fetched: nothing so far.
+        # -1: not known, as with SQLite for a SELECT. Oracle counts the rows fetched: none so far.
         if (
             rows.__class__ is int
             and 0 <= rows <= _MAX_ROWS
@@ -267,7 +255,7 @@ def _execute(execute: Callable[..., Any], sql: Any, params: Any, many: bool, con
     return result
 
 
-#: What a statement's spans are called and say, by the statement and how it is read.
+#: Name and attributes of a statement's spans, by the statement and its dialect.
 _statements: Final[spans.Cache[tuple[str, Dialect], tuple[str, SharedAttributes]]] = spans.Cache(1024)
 _rows: Final[spans.Cache[int, tuple[SharedAttributes]]] = spans.Cache(1024)
 
@@ -295,7 +283,7 @@ def _start(parent: Span, sql: Any, params: Any, many: bool, context: dict[str, A
             attributes[DB_POOL_WAITING] = figures.get("requests_waiting", 0)
         shared: tuple[SharedAttributes, ...] = (facts.part, statement)
         if code_locations.on is not False:
-            shared = code_locations.located(shared)
+            shared = code_locations.add_to(shared)
         return spans.start_child(parent, name, SpanKind.CLIENT, shared, attributes)
     except Exception:
         spans.log_once("database", "A statement could not be traced.")
@@ -317,22 +305,22 @@ def _describe(sql: str, dialect: Dialect) -> tuple[str, SharedAttributes]:
 
 
 def _text(sql: Any, context: dict[str, Any]) -> str:
-    """The statement as text; empty where there is no text that is known to keep values and words apart."""
+    """Return the statement as text; empty if there is none in which values can be told from words."""
     if isinstance(sql, str):
         return sql
     if isinstance(sql, bytes):
         return sql[:_MOST_BYTES].decode("utf-8", "replace")
-    as_string = getattr(sql, "as_string", None)  # psycopg's sql.Composed and its kin
+    as_string = getattr(sql, "as_string", None)  # psycopg's sql.Composed and similar
     if as_string is None:
         return ""
     try:
         return str(as_string(context["cursor"].cursor))
-    except Exception:  # one of its values cannot be adapted, which the driver is about to say itself
+    except Exception:  # one of its values cannot be adapted: the driver will raise the error
         return ""
 
 
-def _calling(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A stored procedure does not go through ``execute_wrappers``."""
+def _traced_callproc(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Trace a stored procedure, for which Django does not call ``execute_wrappers``."""
 
     @wraps(original)
     def callproc(self: CursorWrapper, procname: Any, params: Any = None, kparams: Any = None) -> Any:
@@ -345,11 +333,11 @@ def _calling(original: Callable[..., Any]) -> Callable[..., Any]:
     return callproc
 
 
-def _ending(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def _traced_end(operation: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def traced(original: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(original)
         def end(self: BaseDatabaseWrapper) -> Any:
-            if self.connection is None or not spans.recording() or not _on:
+            if self.connection is None or not spans.recording() or not _patches.active:
                 return original(self)
             span = _start_end(self, operation)
             try:
@@ -370,7 +358,7 @@ def _start_end(connection: BaseDatabaseWrapper, operation: str) -> Span:
     try:
         shared: tuple[SharedAttributes, ...] = (_facts(connection).part,)
         if code_locations.on is not False:
-            shared = code_locations.located(shared)
+            shared = code_locations.add_to(shared)
         return spans.start_span(f"db.{operation}", {DB_OPERATION: operation}, SpanKind.CLIENT, shared=shared)
     except Exception:
         spans.log_once("transaction", "A transaction's end could not be traced.")

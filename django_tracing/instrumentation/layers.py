@@ -1,9 +1,9 @@
-"""Middleware and view layers: where a request's time goes, as ``middleware.NAME`` and ``view.NAME`` spans.
+"""Trace middleware and views, as ``middleware.NAME`` and ``view.NAME`` spans.
 
-A middleware's own time falls in two: until it calls the next layer (phase ``request``), and from then on (phase
-``response``). With ``LAYERS = "all"`` each phase and the view is a span, current while the layer works, so that
-what it calls hangs below it. With ``"slow"`` only a phase that took ``SLOW_LAYER_MS`` becomes a span, made
-afterwards, so that a request of quick layers pays two clock readings a layer and no span.
+A middleware's own time has two parts: until it calls the next layer (phase ``request``), and from then on (phase
+``response``). With ``LAYERS = "all"`` each phase and the view is a span, current while the layer works, so that the
+spans of what it calls are its children. With ``"slow"`` only a phase that took ``SLOW_LAYER_MS`` becomes a span, made
+afterwards: a request of quick layers costs two clock readings a layer and no span.
 """
 
 from __future__ import annotations
@@ -25,18 +25,16 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 from django_tracing import spans
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
+from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.semconv.names import CODE_FUNCTION, CODE_NAMESPACE, MIDDLEWARE_PHASE, OPERATION_TYPE, Attributes
 
 __all__ = ["install", "is_available", "uninstall"]
 
-#: Not layers of the user's: the tracing itself.
+#: Tracing itself is not a layer of the site.
 _SKIPPED: Final = ("django_tracing.", "opentelemetry.")
 
-#: The module whose ``import_string`` loads middleware; its stubs do not know the name.
-_handlers: Any = base
-_original_import_string: Callable[[str], Any] | None = None
-_original_make_view_atomic: Callable[..., Any] | None = None
+_patches: Final = Patches()
 
 
 def is_available() -> bool:
@@ -44,41 +42,35 @@ def is_available() -> bool:
 
 
 def install() -> None:
-    """Wraps middleware as the handler loads it, and views as the handler calls them."""
-    global _original_import_string, _original_make_view_atomic
-    if _original_import_string is not None:
-        return
-    _original_import_string = _handlers.import_string
-    _original_make_view_atomic = base.BaseHandler.make_view_atomic
-    _handlers.import_string = _import_middleware
-    base.BaseHandler.make_view_atomic = _make_view_atomic  # type: ignore[method-assign]
+    """Wrap middleware as the handler loads it, and views as the handler calls them."""
+    _patches.start()
+    # The handler's module calls its import_string for MIDDLEWARE only.
+    _patches.wrap(base, "import_string", _traced_import)
+    _patches.wrap(base.BaseHandler, "make_view_atomic", _traced_make_view_atomic)
 
 
 def uninstall() -> None:
-    global _original_import_string, _original_make_view_atomic
-    if _original_import_string is None or _original_make_view_atomic is None:
-        return
-    _handlers.import_string = _original_import_string
-    base.BaseHandler.make_view_atomic = _original_make_view_atomic  # type: ignore[method-assign]
-    _original_import_string = None
-    _original_make_view_atomic = None
+    """Restore the handler. Middleware that is loaded already keeps its wrappers, as the handler keeps them."""
+    _patches.stop()
 
 
-def _import_middleware(path: str) -> Any:
-    # The handler calls this for MIDDLEWARE only.
-    assert _original_import_string is not None
-    factory = _original_import_string(path)
-    try:
-        if path.startswith(_SKIPPED) or get_settings().layers == "off":
+def _traced_import(original: Callable[[str], Any]) -> Callable[[str], Any]:
+    @wraps(original)
+    def import_string(path: str) -> Any:
+        factory = original(path)
+        try:
+            if not _patches.active or path.startswith(_SKIPPED) or get_settings().layers == "off":
+                return factory
+            return _traced_factory(factory, path)
+        except Exception:
+            spans.log_once("layers", "A middleware could not be wrapped; it is not traced.")
             return factory
-        return _traced_factory(factory, path)
-    except Exception:
-        spans.log_once("layers", "A middleware could not be wrapped; it goes without spans.")
-        return factory
+
+    return import_string
 
 
 class _Layer:
-    """What is the same for every request through one middleware or view."""
+    """The facts about one middleware or view that are the same for every request."""
 
     __slots__ = (
         "has_request",
@@ -97,18 +89,18 @@ class _Layer:
         self.has_response = True
         self.spans_all = settings.layers == "all"
         self.slow_ns = int(settings.slow_layer_ms * 1_000_000)
-        said: Attributes = {OPERATION_TYPE: kind, CODE_NAMESPACE: namespace, CODE_FUNCTION: function}
-        # Under the same names in every convention.
+        attributes: Attributes = {OPERATION_TYPE: kind, CODE_NAMESPACE: namespace, CODE_FUNCTION: function}
+        # These have the same names in every convention.
         if kind == "middleware":
-            self.request_part = SharedAttributes({**said, MIDDLEWARE_PHASE: "request"})
-            self.response_part = SharedAttributes({**said, MIDDLEWARE_PHASE: "response"})
+            self.request_part = SharedAttributes({**attributes, MIDDLEWARE_PHASE: "request"})
+            self.response_part = SharedAttributes({**attributes, MIDDLEWARE_PHASE: "response"})
         else:
-            self.request_part = self.response_part = SharedAttributes(said)
+            self.request_part = self.response_part = SharedAttributes(attributes)
 
-    def may_have_been_slow(
+    def record_if_slow(
         self, part: SharedAttributes, parent: Context, started: int, error: BaseException | None = None
     ) -> None:
-        """Makes the span of a phase that is over now, when it was slow."""
+        """Make the span of a phase that ends now, if it was slow."""
         ended = time_ns()
         if ended - started < self.slow_ns:
             return
@@ -124,7 +116,7 @@ class _Layer:
 
 
 def _is_fault(error: BaseException) -> bool:
-    """Whether Django makes a 5xx of it: Http404, PermissionDenied and bad requests are answers, not errors."""
+    """Return whether Django answers it with a 5xx: Http404, PermissionDenied and bad requests are not errors."""
     from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
     from django.http import Http404
     from django.http.multipartparser import MultiPartParserError
@@ -136,21 +128,21 @@ def _is_fault(error: BaseException) -> bool:
 
 
 class _Cell:
-    """One layer in one request: the phase that it is in, and the context that it began in."""
+    """One layer in one request: its current phase, and the context in which that started."""
 
     __slots__ = ("layer", "part", "parent", "span", "started", "token")
 
     def __init__(self, layer: _Layer, parent: Context) -> None:
         self.layer = layer
         self.parent = parent
-        #: When the phase began, in nanoseconds since the epoch; 0 between two phases.
+        #: The start of the phase in nanoseconds since the epoch; 0 between two phases.
         self.started = 0
         self.part: SharedAttributes | None = None
         self.span: Span | None = None
         self.token: Token[Context] | None = None
 
-    def begin(self, part: SharedAttributes) -> None:
-        """A phase begins, whose span says ``part``."""
+    def start(self, part: SharedAttributes) -> None:
+        """Start a phase, whose span has the attributes ``part``."""
         self.part = part
         self.started = time_ns()
         layer = self.layer
@@ -160,12 +152,12 @@ class _Cell:
                 self.token = spans.attach(spans.with_span(self.span, self.parent))
 
     def end(self, error: BaseException | None) -> None:
-        """The phase ends."""
+        """End the phase."""
         started, self.started = self.started, 0
         span, self.span = self.span, None
         if span is None:
             assert self.part is not None
-            self.layer.may_have_been_slow(self.part, self.parent, started, error)
+            self.layer.record_if_slow(self.part, self.parent, started, error)
             return
         spans.detach(self.token)
         if error is not None and _is_fault(error):
@@ -173,36 +165,36 @@ class _Cell:
         spans.end_span(span)
 
 
-#: The innermost running middleware's, so that its call of the next layer can end its request phase.
+#: The cell of the innermost running middleware: its call of the next layer ends its request phase.
 _current: ContextVar[_Cell | None] = ContextVar("django_tracing.layer", default=None)
 
 
-def _begin(layer: _Layer) -> _Cell | None:
-    """The layer's request phase begins; None where nothing is recorded."""
+def _start(layer: _Layer) -> _Cell | None:
+    """Start the layer's request phase. Return None if nothing is recorded."""
     parent = spans.current_context()
     if spans.recording_span() is None:
         return None
     cell = _Cell(layer, parent)
     if layer.has_request:
         try:
-            cell.begin(layer.request_part)
+            cell.start(layer.request_part)
         except Exception:
             spans.log_once("layer", "A layer could not be traced.")
     return cell
 
 
-def _return(cell: _Cell | None, layer: _Layer) -> None:
-    """The next layer has answered: the response phase begins."""
+def _continue(cell: _Cell | None, layer: _Layer) -> None:
+    """Start the response phase: the next layer has returned."""
     if cell is None or not layer.has_response:
         return
     try:
-        cell.begin(layer.response_part)
+        cell.start(layer.response_part)
     except Exception:
         spans.log_once("layer", "A layer could not be traced.")
 
 
-def _finish(cell: _Cell | None, error: BaseException | None = None) -> None:
-    """The phase that the layer is in ends: it calls the next layer, or has answered, or failed."""
+def _end(cell: _Cell | None, error: BaseException | None = None) -> None:
+    """End the layer's current phase: it calls the next layer, or returns, or has failed."""
     if cell is None or not cell.started:
         return
     try:
@@ -212,13 +204,13 @@ def _finish(cell: _Cell | None, error: BaseException | None = None) -> None:
 
 
 def _traced_factory(factory: Any, path: str) -> Any:
-    """``factory`` as Django sees it, its instances and the layer below it wrapped."""
+    """Return ``factory`` with its instances and the layer below it wrapped."""
     module, _, attribute = path.rpartition(".")
     layer = _Layer(f"middleware.{_short_name(attribute, 'Middleware')}", "middleware", module, attribute)
 
     def traced_factory(get_response: Callable[..., Any]) -> Any:
         plain = _is_plain_mixin(factory) and not layer.spans_all and not iscoroutinefunction(get_response)
-        # What the user's factory answers with, or raises (MiddlewareNotUsed), is Django's to judge.
+        # Django handles what the factory returns, and what it raises (MiddlewareNotUsed).
         instance = factory(get_response if plain else _traced_next(get_response, layer))
         if instance is None:
             return None
@@ -227,12 +219,12 @@ def _traced_factory(factory: Any, path: str) -> Any:
                 return _MixinInstance(instance, layer)
             return _traced_instance(instance, layer)
         except Exception:
-            spans.log_once("layers", "A middleware could not be wrapped; it goes without spans.")
+            spans.log_once("layers", "A middleware could not be wrapped; it is not traced.")
             return instance
 
     traced_factory.__name__ = traced_factory.__qualname__ = getattr(factory, "__qualname__", attribute)
     traced_factory.__module__ = getattr(factory, "__module__", module)
-    # Django asks the factory, before it makes an instance.
+    # Django reads these from the factory before it makes an instance.
     traced_factory.sync_capable = getattr(factory, "sync_capable", True)  # type: ignore[attr-defined]
     traced_factory.async_capable = getattr(factory, "async_capable", False)  # type: ignore[attr-defined]
     return traced_factory
@@ -243,47 +235,47 @@ def _traced_next(get_response: Callable[..., Any], layer: _Layer) -> Callable[..
 
         async def next_async(request: Any) -> Any:
             cell = _current.get()
-            _finish(cell)
+            _end(cell)
             response = await get_response(request)
-            _return(cell, layer)
+            _continue(cell, layer)
             return response
 
         return wraps(get_response, updated=())(next_async)
 
     def next_sync(request: Any) -> Any:
         cell = _current.get()
-        _finish(cell)
+        _end(cell)
         response = get_response(request)
-        _return(cell, layer)
+        _continue(cell, layer)
         return response
 
     return wraps(get_response, updated=())(next_sync)
 
 
 class _SyncInstance:
-    """A middleware instance, called through its layer; everything else is the instance's own."""
+    """A middleware instance whose calls are traced; all other attributes are the instance's own."""
 
     def __init__(self, instance: Any, layer: _Layer) -> None:
         self._instance = instance
         self._layer = layer
 
     def __getattr__(self, name: str) -> Any:
-        # process_view and its kin: Django looks them up here, and must find the instance's.
+        # Django looks up process_view and similar methods here.
         return getattr(self._instance, name)
 
     def __call__(self, request: Any) -> Any:
-        cell = _begin(self._layer)
+        cell = _start(self._layer)
         if cell is None:
             return self._instance(request)
         token = _current.set(cell)
         try:
             response = self._instance(request)
         except BaseException as error:
-            _finish(cell, error)
+            _end(cell, error)
             raise
         finally:
             _reset(token)
-        _finish(cell)
+        _end(cell)
         return response
 
 
@@ -296,10 +288,10 @@ def _is_plain_mixin(factory: Any) -> bool:
 
 
 class _MixinInstance(_SyncInstance):
-    """A middleware of ``process_request`` and ``process_response``, in ``"slow"`` mode.
+    """A middleware with ``process_request`` and ``process_response``, in ``"slow"`` mode.
 
-    It does itself what ``MiddlewareMixin.__call__`` does, which stands between the two: most middlewares are such,
-    and a request through ten of them would pay for twenty more calls.
+    It does what ``MiddlewareMixin.__call__`` does between the two: most middleware is of this kind, and a request
+    through ten of them would take twenty more calls.
     """
 
     def __init__(self, instance: Any, layer: _Layer) -> None:
@@ -321,20 +313,20 @@ class _MixinInstance(_SyncInstance):
             try:
                 response = instance.process_request(request)
             except BaseException as error:
-                layer.may_have_been_slow(layer.request_part, context, started, error)
+                layer.record_if_slow(layer.request_part, context, started, error)
                 raise
             if time_ns() - started >= layer.slow_ns:
-                layer.may_have_been_slow(layer.request_part, context, started)
+                layer.record_if_slow(layer.request_part, context, started)
         response = response or instance.get_response(request)
         if self._has_response:
             started = time_ns()
             try:
                 response = instance.process_response(request, response)
             except BaseException as error:
-                layer.may_have_been_slow(layer.response_part, context, started, error)
+                layer.record_if_slow(layer.response_part, context, started, error)
                 raise
             if time_ns() - started >= layer.slow_ns:
-                layer.may_have_been_slow(layer.response_part, context, started)
+                layer.record_if_slow(layer.response_part, context, started)
         return response
 
 
@@ -344,64 +336,67 @@ class _AsyncInstance(_SyncInstance):
         markcoroutinefunction(self)
 
     async def __call__(self, request: Any) -> Any:
-        cell = _begin(self._layer)
+        cell = _start(self._layer)
         if cell is None:
             return await self._instance(request)
         token = _current.set(cell)
         try:
             response = await self._instance(request)
         except BaseException as error:
-            _finish(cell, error)
+            _end(cell, error)
             raise
         finally:
             _reset(token)
-        _finish(cell)
+        _end(cell)
         return response
 
 
 def _reset(token: Token[_Cell | None]) -> None:
     try:
         _current.reset(token)
-    except ValueError:  # another context: asgiref carried the value over, and takes it back itself
+    except ValueError:  # another context: asgiref copied the value into it, and resets it
         _current.set(None)
 
 
 def _traced_instance(instance: Any, layer: _Layer) -> Any:
     if isinstance(instance, MiddlewareMixin):
-        # What has no such method spends no time there.
+        # Without such a method, no time is spent there.
         layer.has_request = hasattr(instance, "process_request")
         layer.has_response = hasattr(instance, "process_response")
-    # Django asks the instance, not the factory, whether to await it.
+    # Django decides by the instance, not by the factory, whether to await it.
     return (_AsyncInstance if iscoroutinefunction(instance) else _SyncInstance)(instance, layer)
 
 
-def _make_view_atomic(self: base.BaseHandler, view: Callable[..., Any]) -> Callable[..., Any]:
-    assert _original_make_view_atomic is not None
-    atomic: Callable[..., Any] = _original_make_view_atomic(self, view)
-    # Django calls this once a request, just before the view.
-    if not spans.recording():
-        return atomic
-    try:
-        layer = _view_layer(view)
-        if layer is None:
+def _traced_make_view_atomic(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def make_view_atomic(self: base.BaseHandler, view: Callable[..., Any]) -> Callable[..., Any]:
+        atomic: Callable[..., Any] = original(self, view)
+        # Django calls this once a request, just before the view.
+        if not spans.recording() or not _patches.active:
             return atomic
-        return _traced_view(atomic, layer)
-    except Exception:
-        spans.log_once("view", "A view could not be wrapped; it goes without a span.")
-        return atomic
+        try:
+            layer = _view_layer(view)
+            if layer is None:
+                return atomic
+            return _traced_view(atomic, layer)
+        except Exception:
+            spans.log_once("view", "A view could not be wrapped; it is not traced.")
+            return atomic
+
+    return make_view_atomic
 
 
 def _traced_view(view: Callable[..., Any], layer: _Layer) -> Callable[..., Any]:
     if iscoroutinefunction(view):
 
         async def traced_async(*args: Any, **kwargs: Any) -> Any:
-            cell = _begin(layer)
+            cell = _start(layer)
             try:
                 response = await view(*args, **kwargs)
             except BaseException as error:
-                _finish(cell, error)
+                _end(cell, error)
                 raise
-            _finish(cell)
+            _end(cell)
             return response
 
         return traced_async
@@ -414,27 +409,27 @@ def _traced_view(view: Callable[..., Any], layer: _Layer) -> Callable[..., Any]:
         try:
             response = view(*args, **kwargs)
         except BaseException as error:
-            layer.may_have_been_slow(layer.request_part, context, started, error)
+            layer.record_if_slow(layer.request_part, context, started, error)
             raise
         if time_ns() - started >= layer.slow_ns:
-            layer.may_have_been_slow(layer.request_part, context, started)
+            layer.record_if_slow(layer.request_part, context, started)
         return response
 
     return traced
 
 
 def _call_view(layer: _Layer, view: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    cell = _begin(layer)
+    cell = _start(layer)
     try:
         response = view(*args, **kwargs)
     except BaseException as error:
-        _finish(cell, error)
+        _end(cell, error)
         raise
-    _finish(cell)
+    _end(cell)
     return response
 
 
-#: The layer of a view, and the settings that it follows.
+#: The layer of each view, and the settings it was made with.
 _view_layers: Final[spans.Cache[Any, tuple[Settings, _Layer | None]]] = spans.Cache()
 
 
@@ -452,19 +447,19 @@ def _view_layer(view: Callable[..., Any]) -> _Layer | None:
 def _make_view_layer(view: Callable[..., Any], settings: Settings) -> _Layer | None:
     if settings.layers == "off":
         return None
-    # as_view() keeps the class; a decorated function keeps its name by functools.wraps.
+    # as_view() keeps the class. A decorated function keeps its name by functools.wraps.
     named = getattr(view, "view_class", None) or getattr(view, "cls", None) or view
     name = str(getattr(named, "__name__", None) or type(named).__name__)
     module = getattr(named, "__module__", "") or ""
     return _Layer(f"view.{_short_name(name, 'View')}", "view", module, name)
 
 
-#: Between two words that are written together.
+#: The places between the words of a CamelCase name.
 _HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def _short_name(name: str, suffix: str) -> str:
-    """``RateLimitMiddleware`` -> ``rate_limit``, ``blueprint_detail`` as it is."""
+    """Return ``rate_limit`` for ``RateLimitMiddleware``, and ``blueprint_detail`` unchanged."""
     bare = name.removesuffix(suffix) or name
     bare = _HUMP.sub("_", bare).lower()
     return bare.removesuffix(f"_{suffix.lower()}")

@@ -1,6 +1,6 @@
-"""Log records that say which trace they belong to: ``trace_id``, ``span_id``, ``correlation_id`` and ``service``.
+"""Set ``trace_id``, ``span_id``, ``correlation_id`` and ``service`` on log records.
 
-A log record factory puts them on every record, whoever logs and whatever formats it.
+A log record factory sets them on every record, whichever logger makes it and whichever formatter shows it.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from opentelemetry.context import Context
 from django_tracing import spans
 from django_tracing.conf.values import Settings
 from django_tracing.context.request import get_request_state
+from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.span import SPAN_KEY, RecordingSpan
 
 __all__ = [
@@ -30,54 +31,75 @@ __all__ = [
 ]
 
 FIELDS: Final = ("trace_id", "span_id", "correlation_id", "service")
-#: What a field holds where there is no trace: a column stays a column.
+#: The value of a field where there is no trace: log formats with columns keep their columns.
 NOTHING: Final = "-"
 
 _OURS: Final = frozenset(FIELDS)
-#: Methods of a logger in which a record is complete.
+#: The methods of a logger in which a record is complete.
 _HANDLING: Final = frozenset({"handle", "filter", "callHandlers"})
-#: How far up the logger is looked for that makes a record.
+#: How many frames are searched for the logger that makes a record.
 _MOST_FRAMES: Final = 30
-#: The logger of runserver's line for each request.
+#: The logger of runserver's line about each request.
 _SERVER: Final = "django.server"
-#: Where Django logs a refused Host header, with an exception that is not the one that the middleware sees.
+#: The logger of refused Host headers. Its exception is another object than the one that the middleware gets.
 _BAD_HOST: Final = "django.security.DisallowedHost"
 
-_service = NOTHING
-_correlate = False
-_log_errors = False
-_factory: Callable[..., logging.LogRecord] | None = None
-#: Under runserver, the trace of the request that this thread has just answered: its line comes when the span is over.
+_patches: Final = Patches()
+#: Under runserver: the trace of the request that this thread has just answered. Its log line comes afterwards.
 _answered = threading.local()
-_serving = False
+
+
+class _Options:
+    """The settings in force."""
+
+    __slots__ = ("correlate", "log_errors", "runserver", "service")
+
+    def __init__(self) -> None:
+        self.service = NOTHING
+        self.correlate = False
+        self.log_errors = False
+        #: Whether this is runserver, whose lines about requests get their trace.
+        self.runserver = False
+
+
+_options: Final = _Options()
+
+
+class _RecordFactory:
+    """Where logging keeps its record factory."""
+
+    def get(self) -> Any:
+        return logging.getLogRecordFactory()
+
+    def set(self, value: Any) -> None:
+        logging.setLogRecordFactory(value)
+
+
+_place: Final = _RecordFactory()
 
 
 def install(settings: Settings) -> None:
-    """Puts the record factory around the one that is there. Called again, it only takes the settings."""
-    global _service, _correlate, _log_errors, _factory, _serving
-    _service = settings.service_name
-    _correlate = settings.log_correlation
-    _log_errors = settings.log_errors
-    _serving = _correlate and sys.argv[1:2] == ["runserver"]
-    if _factory is None and (_correlate or _log_errors):
-        _factory = _around(logging.getLogRecordFactory())
-        logging.setLogRecordFactory(_factory)
+    """Wrap the log record factory, if the settings ask for it. Called again, it only takes the new settings."""
+    _options.service = settings.service_name
+    _options.correlate = settings.log_correlation
+    _options.log_errors = settings.log_errors
+    _options.runserver = settings.log_correlation and sys.argv[1:2] == ["runserver"]
+    if settings.log_correlation or settings.log_errors:
+        _patches.start()
+        _patches.wrap_at(_place, _completing)
 
 
 def uninstall() -> None:
-    """Puts the former factory back; under somebody else's, ours stays and does nothing."""
-    global _correlate, _log_errors, _factory, _serving
-    _correlate = _log_errors = _serving = False
-    if _factory is not None and logging.getLogRecordFactory() is _factory:
-        logging.setLogRecordFactory(_factory.__wrapped__)  # type: ignore[attr-defined]
-        _factory = None
+    """Restore the former factory. Below another tool's factory ours stays and does nothing."""
+    _options.correlate = _options.log_errors = _options.runserver = False
+    _patches.stop()
 
 
 class _Fields(dict[str, Any]):
-    """A record's ``__dict__`` that lets ``extra={"service": ...}`` have its way.
+    """A record's ``__dict__`` in which ``extra={"service": ...}`` replaces our field.
 
-    A logger refuses an extra of a name that the record has already; who has logged one until now must not begin to
-    fail because of ours. While a logger makes the record, the fields are not there; for those who handle it they are.
+    A logger refuses an extra whose name the record has already, and code that logs such an extra must not start to
+    fail because of this app. So our fields are hidden while a logger makes the record, and visible afterwards.
     """
 
     __slots__ = ()
@@ -86,15 +108,15 @@ class _Fields(dict[str, Any]):
         return super().__contains__(key) and not (key in _OURS and _is_being_made())
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A record goes to other processes, which may not have this app.
+        # Records are sent to other processes, which may not have this app.
         return dict, (dict(self),)
 
 
 def _is_being_made() -> bool:
-    """Whether a logger asks that has not handled the record yet: in makeRecord, or in a function of its own."""
+    """Return whether a logger that is making the record looks: in makeRecord, or in a method of its own."""
     frame = sys._getframe(2)
     for _ in range(_MOST_FRAMES):
-        # Its type alone: a proxy of somebody's that is asked for its class finds out what it stands for, or raises.
+        # By its type alone: reading the class of a lazy proxy may evaluate the proxy, or raise.
         if issubclass(type(frame.f_locals.get("self")), logging.Logger):
             return frame.f_code.co_name not in _HANDLING
         if frame.f_back is None:
@@ -103,11 +125,11 @@ def _is_being_made() -> bool:
     return False
 
 
-def _around(former: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
+def _completing(former: Callable[..., logging.LogRecord]) -> Callable[..., logging.LogRecord]:
     def factory(*args: Any, **kwargs: Any) -> logging.LogRecord:
         record = former(*args, **kwargs)
-        if _correlate or _log_errors:
-            # Not logged when it fails: that would come back here.
+        if _options.correlate or _options.log_errors:
+            # An error is not logged: logging it would call this function again.
             with suppress(Exception):
                 _complete(record)
         return record
@@ -119,23 +141,24 @@ def _around(former: Callable[..., logging.LogRecord]) -> Callable[..., logging.L
 def _complete(record: logging.LogRecord) -> None:
     context = spans.current_context()
     span: Any = context.get(SPAN_KEY)
-    if _correlate:
+    options = _options
+    if options.correlate:
         trace_id, span_id, correlation_id = _ids(context, span)
         fields = _Fields(record.__dict__)
-        # What the former factory has put there stays.
+        # What the former factory has set stays.
         fields.setdefault("trace_id", trace_id)
         fields.setdefault("span_id", span_id)
         fields.setdefault("correlation_id", correlation_id)
-        fields.setdefault("service", _service)
+        fields.setdefault("service", options.service)
         record.__dict__ = fields
-        if _serving and record.name == _SERVER:
+        if options.runserver and record.name == _SERVER:
             _name_trace(record)
-    if _log_errors and record.levelno >= logging.ERROR and record.exc_info and span is not None:
+    if options.log_errors and record.levelno >= logging.ERROR and record.exc_info and span is not None:
         error = record.exc_info[1]
         state = get_request_state(context)
-        # What became a 500, and a refused Host header, are recorded by the request's span itself.
-        told = record.name == _BAD_HOST or (state is not None and state.exception is error)
-        if error is not None and not told and span.is_recording():
+        # The request's span itself records exceptions that became a 500, and refused Host headers.
+        recorded = record.name == _BAD_HOST or (state is not None and state.exception is error)
+        if error is not None and not recorded and span.is_recording():
             spans.record_error(span, error, status=False)
 
 
@@ -150,22 +173,22 @@ def _ids(context: Context, span: Any) -> tuple[str, str, str]:
         known = span.get_span_context()
         if known.is_valid:
             return f"{known.trace_id:032x}", f"{known.span_id:016x}", correlation_id
-    except Exception:  # noqa: S110 - a span of somebody else's making; logging it would come back here
+    except Exception:  # noqa: S110 - a span of another library; logging it would call this function again
         pass
     return NOTHING, NOTHING, correlation_id
 
 
 class TraceContextFilter(logging.Filter):
-    """Gives the fields to records that have none of them, for a handler.
+    """Set the fields on records that lack them. Add it to a handler.
 
-    Records come without them from another process (a queue), and from before Django was set up.
+    Records from another process (by a queue), and from before Django was set up, have no such fields.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         fields = record.__dict__
         if any(fields.get(name) is None for name in FIELDS):
             context = spans.current_context()
-            found = (*_ids(context, context.get(SPAN_KEY)), _service)
+            found = (*_ids(context, context.get(SPAN_KEY)), _options.service)
             for name, value in zip(FIELDS, found, strict=True):
                 if fields.get(name) is None:
                     fields[name] = value
@@ -173,9 +196,9 @@ class TraceContextFilter(logging.Filter):
 
 
 def structlog_processor(logger: Any, method_name: str, event_dict: MutableMapping[str, Any]) -> Any:
-    """A processor for structlog: adds the fields that the event does not have; those of a trace only inside one."""
+    """Add the fields that a structlog event does not have. Those of a trace are added inside one only."""
     context = spans.current_context()
-    found = (*_ids(context, context.get(SPAN_KEY)), _service)
+    found = (*_ids(context, context.get(SPAN_KEY)), _options.service)
     for name, value in zip(FIELDS, found, strict=True):
         if value != NOTHING:
             event_dict.setdefault(name, value)
@@ -186,8 +209,8 @@ def structlog_processor(logger: Any, method_name: str, event_dict: MutableMappin
 
 
 def remember_request(span: Any) -> None:
-    """Under runserver: keeps the trace of the request that this thread works on, for the line about it."""
-    if _serving:
+    """Under runserver: keep the trace of the request that this thread handles, for the log line about it."""
+    if _options.runserver:
         _answered.context = span.get_span_context() if span.is_recording() else None
 
 

@@ -1,8 +1,8 @@
-"""Rate limits: ``rate_limit.check``, for Django REST framework's throttles and django-ratelimit.
+"""Trace the checks of rate limits by Django REST framework's throttles and django-ratelimit: ``rate_limit.check``.
 
-Django REST framework's throttles are whatever a project makes of them, so they are traced where the framework asks
-them: ``APIView.check_throttles`` gets them wrapped, each for this one request. django-ratelimit asks its own
-``get_usage``, from its decorator and from its functions alike.
+Projects write their own throttle classes, so throttles are traced where the framework calls them:
+``APIView.check_throttles`` gets each of them wrapped, for the one request. django-ratelimit calls its ``get_usage``,
+from its decorator and from its functions.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 from django_tracing import spans
 from django_tracing.context.request import get_request_state
 from django_tracing.instrumentation.imports import when_imported
+from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import cut, redact_text
 from django_tracing.semconv.names import (
@@ -35,9 +36,7 @@ __all__ = ["describe", "install", "is_available", "mark_blocked", "uninstall"]
 NAME: Final = "rate_limit.check"
 _STATIC: Final = (SharedAttributes({OPERATION_TYPE: "rate_limit"}),)
 
-_installed = False
-#: What is patched: owner, name, what was there, what we put there.
-_patches: list[tuple[Any, str, Any, Any]] = []
+_patches: Final = Patches()
 
 
 def is_available() -> bool:
@@ -45,40 +44,22 @@ def is_available() -> bool:
 
 
 def install() -> None:
-    """Traces the checks of both libraries, loaded already or to come; imports neither."""
-    global _installed
-    if _installed:
+    """Trace the checks of both libraries, now or when they are imported. Imports neither."""
+    if not _patches.start():
         return
-    _installed = True
     when_imported("rest_framework.views", _patch_rest_framework)
     when_imported("django_ratelimit.core", _patch_ratelimit)
 
 
 def uninstall() -> None:
-    """Puts both back; what somebody else has put around ours stays, and ours in it, which then does nothing."""
-    global _installed
-    _installed = False
-    for patch in list(_patches):
-        owner, name, original, ours = patch
-        if vars(owner).get(name) is ours:
-            setattr(owner, name, original)
-            _patches.remove(patch)
-
-
-def _patch(owner: Any, name: str, traced: Callable[[Any], Any]) -> None:
-    # Ours is still there, under somebody else's patch, when it could not be taken off.
-    if not _installed or any(patched is owner and known == name for patched, known, _, _ in _patches):
-        return
-    original = vars(owner)[name]
-    ours = traced(original)
-    _patches.append((owner, name, original, ours))
-    setattr(owner, name, ours)
+    """Stop tracing both libraries."""
+    _patches.stop()
 
 
 def describe(
     operation: str, allowed: bool | None, limit: int | None, remaining: int | None, reset: float | None
 ) -> Attributes:
-    """What a check's span says beside what it is; None is left out. ``reset`` is seconds until the window ends."""
+    """Return the attributes of a check's span. None is left out. ``reset`` is in seconds until the window ends."""
     attributes: Attributes = {RATE_LIMIT_OPERATION: cut(redact_text(operation), 100)}
     if allowed is not None:
         attributes[RATE_LIMIT_ALLOWED] = bool(allowed)
@@ -92,7 +73,7 @@ def describe(
 
 
 def mark_blocked() -> None:
-    """Makes the request's own span say that it was blocked, so that one attribute finds it."""
+    """Set ``rate_limit.blocked`` on the request's span, so that blocked requests are found by one attribute."""
     state = get_request_state()
     root = None if state is None else state.span
     if root is not None and root.is_recording():
@@ -100,7 +81,7 @@ def mark_blocked() -> None:
 
 
 class _Check:
-    """One check on its way. No method raises."""
+    """One check that is being made. No method raises."""
 
     __slots__ = ("_token", "span")
 
@@ -118,7 +99,7 @@ class _Check:
         try:
             attributes = read()
             if attributes is None:
-                # Nothing was checked after all. A span that is never ended is never sent.
+                # Nothing was checked. A span that is not ended is not sent.
                 return
             spans.set_attributes(self.span, attributes)
             if attributes.get(RATE_LIMIT_ALLOWED) is False:
@@ -134,17 +115,17 @@ class _Check:
 def _patch_rest_framework() -> None:
     from rest_framework.views import APIView
 
-    _patch(APIView, "check_throttles", _traced_check_throttles)
+    _patches.wrap(APIView, "check_throttles", _traced_check_throttles)
 
 
 def _traced_check_throttles(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def check_throttles(self: Any, request: Any) -> Any:
-        if not _installed or spans.recording_span() is None:
+        if not _patches.active or spans.recording_span() is None:
             return original(self, request)
         get_throttles = self.get_throttles
         known = vars(self).get("get_throttles")
-        # A view's object is of one request, so this is seen by nobody else.
+        # A view object serves one request, so no other request sees this.
         self.get_throttles = lambda: [_Throttle(throttle) for throttle in get_throttles()]
         try:
             return original(self, request)
@@ -158,7 +139,7 @@ def _traced_check_throttles(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class _Throttle:
-    """A throttle that is traced, in all else itself. Not a change of the throttle: projects may share one."""
+    """A traced throttle that is otherwise itself. The throttle is not changed: projects may share one."""
 
     def __init__(self, throttle: Any) -> None:
         self.__dict__["_throttle"] = throttle
@@ -189,7 +170,7 @@ def _read_throttle(throttle: Any, allowed: Any) -> Attributes | None:
     simple = hasattr(throttle, "throttle_success")
     history = vars(throttle).get("history")
     if simple and allowed and history is None:
-        # A rate of None, or nobody whom it is for: it never asked its cache.
+        # A rate of None, or not for this client: it did not look into its cache.
         return None
     remaining = reset = None
     if isinstance(limit, int) and isinstance(history, list):
@@ -207,14 +188,14 @@ def _read_throttle(throttle: Any, allowed: Any) -> Attributes | None:
 def _patch_ratelimit() -> None:
     from django_ratelimit import core
 
-    _patch(core, "get_usage", _traced_get_usage)
+    _patches.wrap(core, "get_usage", _traced_get_usage)
 
 
 def _traced_get_usage(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def get_usage(request: Any, group: Any = None, fn: Any = None, *args: Any, **kwargs: Any) -> Any:
         parent = spans.recording_span()
-        if parent is None or not _installed:
+        if parent is None or not _patches.active:
             return original(request, group, fn, *args, **kwargs)
         check = _Check(parent)
         try:
@@ -230,7 +211,7 @@ def _traced_get_usage(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _read_usage(usage: Any, group: Any, fn: Any) -> Attributes | None:
     if usage is None:
-        # It is switched off, has no rate, or is for other methods than this request's.
+        # It is switched off, has no rate, or applies to other methods than this request's.
         return None
     function = getattr(fn, "func", fn)
     operation = group or f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"

@@ -1,8 +1,8 @@
-"""Django's own tasks (6.0 and later): ``task.enqueue.NAME`` and ``task.run.NAME``.
+"""Trace Django's tasks (6.0 and later), as ``task.enqueue.NAME`` and ``task.run.NAME``.
 
-The framework hands a task's arguments from one process to another, and nothing else: so the context of the trace goes
-along as one more keyword argument, which is taken out again before anybody sees it. It goes only where there is a
-context: a task that is enqueued outside a trace carries nothing.
+The framework passes a task's arguments to another process, and nothing else. So the trace context is passed as one
+more keyword argument, which is removed again before the task or a backend's listener sees it. A task that is enqueued
+outside a trace gets no such argument.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from django_tracing.conf.loading import get_settings
 from django_tracing.context.extraction import extract, inject
 from django_tracing.context.request import HEADER, get_request_state, incoming_id
 from django_tracing.instrumentation.imports import when_imported
+from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.span import SPAN_KEY, context_of
 from django_tracing.redaction import cut
 from django_tracing.semconv.names import (
@@ -46,13 +47,11 @@ CARRIER: Final = "_django_tracing"
 _SIGNALS: Final = "django.tasks.signals"
 _DISPATCH_UID: Final = "django_tracing.tasks"
 
-_installed = False
-#: What is patched: owner, name, what was there, what we put there.
-_patches: list[tuple[Any, str, Any, Any]] = []
-#: What came with tasks that are about to run, by the task's id.
+_patches: Final = Patches()
+#: The trace context of tasks that are about to run, by the task's id.
 _carried: dict[str, Mapping[str, str]] = {}
 _MOST_CARRIED: Final = 1000
-#: The result of the task that a worker has just announced.
+#: The result object of the task that a worker has just announced.
 _starting: ContextVar[Any] = ContextVar("django_tracing.task", default=None)
 
 
@@ -61,24 +60,16 @@ def is_available() -> bool:
 
 
 def install() -> None:
-    """Traces every task, whatever its backend; the framework is not imported for it."""
-    global _installed
-    if _installed:
+    """Trace every task, whatever its backend, once the framework is imported."""
+    if not _patches.start():
         return
-    _installed = True
     when_imported("django.tasks.base", _patch_tasks)
     when_imported(_SIGNALS, _connect)
 
 
 def uninstall() -> None:
-    """Puts the framework back; what somebody else has put around ours stays, and ours in it does nothing."""
-    global _installed
-    _installed = False
-    for patch in list(_patches):
-        owner, name, original, ours = patch
-        if vars(owner).get(name) is ours:
-            setattr(owner, name, original)
-            _patches.remove(patch)
+    """Stop tracing tasks."""
+    _patches.stop()
     if _SIGNALS in sys.modules:
         sys.modules[_SIGNALS].task_started.disconnect(dispatch_uid=_DISPATCH_UID)
 
@@ -86,8 +77,6 @@ def uninstall() -> None:
 def _patch_tasks() -> None:
     from django.tasks import base
 
-    if not _installed:
-        return
     task: Any = base.Task
     result: Any = base.TaskResult
     for owner, name, traced in (
@@ -97,18 +86,13 @@ def _patch_tasks() -> None:
         (task, "acall", _traced_acall),
         (result, "__post_init__", _without_carrier),
     ):
-        # Ours is still there, under somebody else's patch, when it could not be taken off.
-        if not any(patched is owner and known == name for patched, known, _, _ in _patches):
-            original = vars(owner)[name]
-            ours = traced(original)
-            _patches.append((owner, name, original, ours))
-            setattr(owner, name, ours)
+        _patches.wrap(owner, name, traced)
 
 
 def _connect() -> None:
     from django.tasks.signals import task_started
 
-    if _installed:
+    if _patches.active:
         task_started.connect(_remember_start, dispatch_uid=_DISPATCH_UID)
 
 
@@ -116,7 +100,7 @@ def _remember_start(*, task_result: Any = None, **kwargs: Any) -> None:
     _starting.set(task_result)
 
 
-# ----- on its way
+# ----- enqueuing
 
 
 def _describe(task: Any) -> Attributes:
@@ -129,10 +113,10 @@ def _describe(task: Any) -> Attributes:
     }
 
 
-def _enqueuing(task: Any) -> spans.StartedSpan | None:
-    """The span of an enqueuing; like a statement's, it needs a parent."""
+def _start_enqueuing(task: Any) -> spans.StartedSpan | None:
+    """Start the span of an enqueuing. Like that of a statement, it needs a parent."""
     try:
-        if not _installed or spans.recording_span() is None:
+        if not _patches.active or spans.recording_span() is None:
             return None
         return spans.start_operation(f"task.enqueue.{cut(str(task.name), 80)}", _describe(task), SpanKind.PRODUCER)
     except Exception:
@@ -140,39 +124,39 @@ def _enqueuing(task: Any) -> spans.StartedSpan | None:
         return None
 
 
-def _carrying(kwargs: dict[str, Any], context: Context | None) -> dict[str, Any]:
-    """``kwargs`` with the context of the trace, where there is one, sampled or not."""
+def _with_carrier(kwargs: dict[str, Any], context: Context | None) -> dict[str, Any]:
+    """Return ``kwargs`` with the trace context, if there is one, sampled or not."""
     try:
-        if not _installed or not spans.span_context(context).is_valid:
+        if not _patches.active or not spans.span_context(context).is_valid:
             return kwargs
         carrier: dict[str, str] = {}
         inject(carrier, context)
         return {**kwargs, CARRIER: carrier} if carrier else kwargs
     except Exception:
-        spans.log_once("task-carry", "A task goes without the context of its trace.")
+        spans.log_once("task-carry", "A task was enqueued without the context of its trace.")
         return kwargs
 
 
-def _enqueued(begun: spans.StartedSpan, result: Any) -> None:
-    spans.set_attributes(begun.span, {TASK_ID: str(getattr(result, "id", ""))})
-    begun.end()
+def _end_enqueuing(started: spans.StartedSpan, result: Any) -> None:
+    spans.set_attributes(started.span, {TASK_ID: str(getattr(result, "id", ""))})
+    started.end()
 
 
 def _traced_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def enqueue(self: Any, *args: Any, **kwargs: Any) -> Any:
-        begun = _enqueuing(self)
-        if begun is None:
-            return original(self, *args, **_carrying(kwargs, None))
-        token = spans.attach(begun.context)
+        started = _start_enqueuing(self)
+        if started is None:
+            return original(self, *args, **_with_carrier(kwargs, None))
+        token = spans.attach(started.context)
         try:
-            result = original(self, *args, **_carrying(kwargs, begun.context))
+            result = original(self, *args, **_with_carrier(kwargs, started.context))
         except BaseException as error:
             spans.detach(token)
-            begun.end(error)
+            started.end(error)
             raise
         spans.detach(token)
-        _enqueued(begun, result)
+        _end_enqueuing(started, result)
         return result
 
     return enqueue
@@ -181,18 +165,18 @@ def _traced_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
 def _traced_aenqueue(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     async def aenqueue(self: Any, *args: Any, **kwargs: Any) -> Any:
-        begun = _enqueuing(self)
-        if begun is None:
-            return await original(self, *args, **_carrying(kwargs, None))
-        token = spans.attach(begun.context)
+        started = _start_enqueuing(self)
+        if started is None:
+            return await original(self, *args, **_with_carrier(kwargs, None))
+        token = spans.attach(started.context)
         try:
-            result = await original(self, *args, **_carrying(kwargs, begun.context))
+            result = await original(self, *args, **_with_carrier(kwargs, started.context))
         except BaseException as error:
             spans.detach(token)
-            begun.end(error)
+            started.end(error)
             raise
         spans.detach(token)
-        _enqueued(begun, result)
+        _end_enqueuing(started, result)
         return result
 
     return aenqueue
@@ -202,7 +186,7 @@ def _without_carrier(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def post_init(self: Any) -> None:
         kwargs = self.kwargs
-        # Also when tracing is switched off meanwhile: what was put in is to be taken out.
+        # Also when tracing has been switched off since: what was added has to be removed.
         if isinstance(kwargs, dict) and CARRIER in kwargs:
             carrier = kwargs[CARRIER]
             object.__setattr__(self, "kwargs", {key: value for key, value in kwargs.items() if key != CARRIER})
@@ -214,10 +198,10 @@ def _without_carrier(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _remember_carried(task_id: str, carrier: Mapping[str, str]) -> None:
-    # Another thread may take one out meanwhile.
+    # Another thread may remove one at the same time.
     with suppress(KeyError, StopIteration, RuntimeError):
         while len(_carried) >= _MOST_CARRIED:
-            # The oldest: of a process that only enqueues, nobody comes for it.
+            # The oldest: in a process that only enqueues, no task runs that would remove it.
             del _carried[next(iter(_carried))]
     _carried[task_id] = carrier
 
@@ -225,18 +209,18 @@ def _remember_carried(task_id: str, carrier: Mapping[str, str]) -> None:
 # ----- running
 
 
-def _running(task: Any, kwargs: dict[str, Any]) -> spans.StartedSpan | None:
+def _start_running(task: Any, kwargs: dict[str, Any]) -> spans.StartedSpan | None:
     result = _starting.get()
-    # Of a backend that hands the arguments on as they are.
+    # Some backends pass the arguments as they are.
     carrier = kwargs.pop(CARRIER, None)
     try:
         _starting.set(None)
         if result is not None and result.task.func is not task.func:
-            # Of a task that was announced and never ran: another receiver of the signal raised, say.
+            # The result of a task that was announced and did not run, because another receiver of the signal raised.
             result = None
         if result is not None and carrier is None:
             carrier = _carried.pop(str(result.id), None)
-        if not _installed:
+        if not _patches.active:
             return None
         attributes = _describe(task)
         if result is not None:
@@ -259,7 +243,7 @@ def _continue(name: str, attributes: Attributes, carrier: Mapping[str, Any]) -> 
     if get_settings().tasks == "trace":
         current = here.get(SPAN_KEY)
         if context_of(current).trace_id == caller.trace_id and spans.recording_span() is current:
-            # It runs at once, where it was enqueued: what is current is its parent, with the user that is known.
+            # It runs at once, where it was enqueued: the current span is its parent, and its user is known.
             return spans.start_operation(name, attributes, SpanKind.CONSUMER)
         correlation_id = incoming_id({"HTTP_X_CORRELATION_ID": headers.get(HEADER)})
         return spans.start_operation(
@@ -269,36 +253,38 @@ def _continue(name: str, attributes: Attributes, carrier: Mapping[str, Any]) -> 
     correlation_id = incoming_id(
         {"HTTP_X_CORRELATION_ID": headers.get(HEADER) or (state.correlation_id if state is not None else None)}
     )
-    # A trace of its own: what is current here, or came along, is not its parent.
+    # A trace of its own: neither the current span nor the enqueuing one is its parent.
     bare = Context({key: value for key, value in context.items() if key != SPAN_KEY})
-    begun = spans.start_operation(name, attributes, SpanKind.CONSUMER, context=bare, correlation_id=correlation_id)
-    if begun is not None and caller.trace_flags.sampled and begun.span.is_recording():
-        begun.span.add_link(caller)
-    return begun
+    started = spans.start_operation(name, attributes, SpanKind.CONSUMER, context=bare, correlation_id=correlation_id)
+    if started is not None and caller.trace_flags.sampled and started.span.is_recording():
+        started.span.add_link(caller)
+    return started
 
 
-def _attach(begun: spans.StartedSpan | None) -> Token[Context] | None:
-    return None if begun is None else spans.attach(begun.context)
+def _attach(started: spans.StartedSpan | None) -> Token[Context] | None:
+    return None if started is None else spans.attach(started.context)
 
 
-def _ran(begun: spans.StartedSpan | None, token: Token[Context] | None, error: BaseException | None) -> None:
+def _end_running(
+    started: spans.StartedSpan | None, token: Token[Context] | None, error: BaseException | None
+) -> None:
     spans.detach(token)
-    if begun is not None:
-        spans.set_attributes(begun.span, {TASK_STATUS: "successful" if error is None else "failed"})
-        begun.end(error)
+    if started is not None:
+        spans.set_attributes(started.span, {TASK_STATUS: "successful" if error is None else "failed"})
+        started.end(error)
 
 
 def _traced_call(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        begun = _running(self, kwargs)
-        token = _attach(begun)
+        started = _start_running(self, kwargs)
+        token = _attach(started)
         try:
             result = original(self, *args, **kwargs)
         except BaseException as error:
-            _ran(begun, token, error)
+            _end_running(started, token, error)
             raise
-        _ran(begun, token, None)
+        _end_running(started, token, None)
         return result
 
     return call
@@ -307,14 +293,14 @@ def _traced_call(original: Callable[..., Any]) -> Callable[..., Any]:
 def _traced_acall(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     async def acall(self: Any, *args: Any, **kwargs: Any) -> Any:
-        begun = _running(self, kwargs)
-        token = _attach(begun)
+        started = _start_running(self, kwargs)
+        token = _attach(started)
         try:
             result = await original(self, *args, **kwargs)
         except BaseException as error:
-            _ran(begun, token, error)
+            _end_running(started, token, error)
             raise
-        _ran(begun, token, None)
+        _end_running(started, token, None)
         return result
 
     return acall

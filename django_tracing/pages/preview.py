@@ -7,12 +7,12 @@ from typing import Any, Final
 from django import forms
 from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse
-from django.urls import Resolver404, resolve
 from django.utils import timezone
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from django_tracing.conf.loading import get_settings
+from django_tracing.context.description import find_route
 from django_tracing.models import SamplingRule
 from django_tracing.pages import unmigrated
 from django_tracing.pages.responses import respond
@@ -56,16 +56,12 @@ class PreviewForm(forms.Form):
         """Return the form's values as the rules compare them."""
         data = self.cleaned_data
         path_info = data["path"]
-        try:
-            route = resolve(path_info).route
-        except Resolver404:
-            route = ""
         lines = [line.partition(":") for line in data["headers"].splitlines() if line.strip()]
         return Asked(
             operation=data["operation"] or "request",
             method=data["method"].upper(),
             path=path_info,
-            route=route if not route or route.startswith("/") else f"/{route}",
+            route=find_route(path_info),
             headers={header_key(name): value.strip() for name, _colon, value in lines},
             user_id=data["user_id"],
             subscription=data["subscription"],

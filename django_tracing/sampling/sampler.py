@@ -19,6 +19,7 @@ from opentelemetry.util.types import Attributes as OTelAttributes
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
 from django_tracing.context.clients import is_within, vouched_address
+from django_tracing.context.description import find_route
 from django_tracing.context.request import get_request_state
 from django_tracing.context.user import identify
 from django_tracing.recording.shared import SharedAttributes
@@ -229,7 +230,7 @@ class RuleSampler(Sampler):
         asked = self._asked(request, name, meta)
         if request is not None and self.remote is not None and self.remote.strategy.operations:
             # As the span will be called when it ends.
-            name = f"{name} {asked.route or _route(request)}".rstrip()
+            name = f"{name} {asked.route or _route_of(request)}".rstrip()
         found = self.rules.match(asked, time.time())
         if found.open:
 
@@ -306,7 +307,7 @@ class RuleSampler(Sampler):
                     return Asked(operation, "", name[len(prefix) :])
             return Asked("", "", name)
         path = request.path
-        route = _route(request) if self.rules.asks_for_routes else ""
+        route = _route_of(request) if self.rules.asks_for_routes else ""
         return Asked("request", request.method or "", path, route, meta)
 
     def _with_user(self, asked: Asked, state: Any, *, last: bool) -> Asked | None:
@@ -383,15 +384,9 @@ def _part(rule: str, rate: float) -> SharedAttributes:
     return SharedAttributes({SAMPLING_RULE: rule, SAMPLING_RATE: rate})
 
 
-def _route(request: Any) -> str:
-    """The route of a request that Django has not resolved yet; empty for a path that there is none for."""
-    from django.urls import resolve
-
-    try:
-        route = resolve(request.path_info, getattr(request, "urlconf", None)).route
-    except Exception:  # there is none, or URLs or converters of the site's fail: that is for Django to say
-        return ""
-    return route if route.startswith("/") else f"/{route}"
+def _route_of(request: Any) -> str:
+    """Return the route of a request that Django has not resolved yet, as its span will show it; empty if none."""
+    return find_route(request.path_info, getattr(request, "urlconf", None))
 
 
 def __getattr__(name: str) -> Any:

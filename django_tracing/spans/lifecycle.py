@@ -27,9 +27,10 @@ from django_tracing.recording.factory import new_child
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.recording.span import SPAN_KEY, RecordingSpan
 from django_tracing.semconv.names import Attributes
-from django_tracing.spans import locations, runtime
+from django_tracing.spans import runtime
 from django_tracing.spans.attributes import remember_name, set_shared
 from django_tracing.spans.errors import record_error
+from django_tracing.spans.locations import code_locations
 
 __all__ = [
     "ChildSpan",
@@ -147,8 +148,8 @@ def start_operation(
             parent = recording_in(context.get(SPAN_KEY))
         if parent is not None:
             shared: tuple[SharedAttributes, ...] = ()
-            if kind is SpanKind.CLIENT and locations.on is not False:
-                shared = locations.located(shared)
+            if kind is SpanKind.CLIENT and code_locations.on is not False:
+                shared = code_locations.add_to(shared)
             span = start_child(parent, name, kind, shared, attributes, context=context)
             return None if span is INVALID_SPAN else StartedSpan(span, with_span(span, context), None)
         known = span_context(context)

@@ -1,10 +1,11 @@
-"""Which line of the user's own code made a call: what ``TRACING["CODE_LOCATIONS"]`` puts on spans.
+"""Find the line of the user's own code that made a call, for ``TRACING["CODE_LOCATIONS"]``.
 
-The nearest frame counts that is neither Django's, this app's, OpenTelemetry's, the standard library's nor an
-installed package's. Where none is on the stack, as in a thread that async code hands its queries to, nothing is said.
+It is the line of the nearest frame that belongs neither to Django, this app, OpenTelemetry or the standard library,
+nor to an installed package. If there is none on the stack, as in a thread that async code gives its queries to, the
+span has no location.
 
-The names are those of https://opentelemetry.io/docs/specs/semconv/registry/attributes/code/ before they were declared
-stable, as everywhere here.
+The attributes have the names of https://opentelemetry.io/docs/specs/semconv/registry/attributes/code/ from before
+they were declared stable, as everywhere in this app.
 """
 
 from __future__ import annotations
@@ -27,56 +28,67 @@ from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import cut
 from django_tracing.semconv.names import CODE_FILEPATH, CODE_FUNCTION, CODE_LINENO
 
-__all__ = ["located"]
+__all__ = ["code_locations"]
 
 _logger = logging.getLogger("django_tracing")
 
-#: False: nobody wants locations, and hot paths stop here. None: the settings are to be asked.
-on: bool | None = None
-
-#: What a file is: a path to show, or one of these two.
+#: What is known about a file: the path to show, or one of these two.
 _FOREIGN: Final = ""
 _ENTRY: Final = "/"
-#: Django's way in: what called it is a server or a test, and no part of the request's work.
+#: Where Django is called: the frames above are a server's or a test's, and not part of the request.
 _ENTRIES: Final = ("core/handlers/wsgi.py", "core/handlers/asgi.py", "test/client.py")
 _PACKAGES: Final = frozenset({"site-packages", "dist-packages"})
-#: A path is cut at its end, where the file's name is: only one that nobody would write gets there.
+#: A longer path is cut at its end, where the file's name is. No real path is as long.
 _PATH_LENGTH: Final = 500
 
 _MOST_FILES: Final = 4096
 _MOST_LINES: Final = 4096
-#: By ``co_filename``: the verdict is the same for all code of a file, and a string's hash is at hand where a code
-#: object's is computed from all that it holds.
+#: By ``co_filename``, for the answer is the same for all code of a file. A string's hash is cached; that of a code
+#: object is computed from all that it contains.
 _files: Final[dict[str, str]] = {}
 #: By ``co_filename``, line and function.
 _lines: Final[dict[tuple[str, int, str], SharedAttributes]] = {}
 
 
-def located(parts: tuple[SharedAttributes, ...]) -> tuple[SharedAttributes, ...]:
-    """``parts`` of a span that starts now, and the line of the user's code that is to blame for it. Never raises.
+class CodeLocations:
+    """Whether spans get the line of code that made them."""
 
-    Only to be called where :data:`on` is not False, and the span records.
-    """
-    global on
-    try:
-        if on is None:
-            on = get_settings().code_locations
-        if on:
-            location = _location(sys._getframe(1))
-            if location is not None:
-                return (*parts, location)
-    except Exception:
-        _logger.debug("The line of code that made a call could not be found.", exc_info=True)
-    return parts
+    __slots__ = ("on",)
+
+    def __init__(self) -> None:
+        #: False: they do not, and hot paths look no further. None: the settings have to be read first.
+        self.on: bool | None = None
+
+    def add_to(self, shared: tuple[SharedAttributes, ...]) -> tuple[SharedAttributes, ...]:
+        """Return ``shared`` with the line of the user's code that called the caller. Never raises.
+
+        Call it only if :attr:`on` is not False and the span records.
+        """
+        try:
+            if self.on is None:
+                self.on = get_settings().code_locations
+            if self.on:
+                location = _location(sys._getframe(1))
+                if location is not None:
+                    return (*shared, location)
+        except Exception:
+            _logger.debug("The line of code that made a call could not be found.", exc_info=True)
+        return shared
+
+    def forget(self) -> None:
+        """Read the settings again."""
+        self.on = None
 
 
-def _forget(*, setting: str, **kwargs: Any) -> None:
-    global on
+code_locations: Final = CodeLocations()
+
+
+def _setting_changed(*, setting: str, **kwargs: Any) -> None:
     if setting == "TRACING":
-        on = None
+        code_locations.forget()
 
 
-setting_changed.connect(_forget, dispatch_uid="django_tracing.spans.locations")
+setting_changed.connect(_setting_changed, dispatch_uid="django_tracing.spans.locations")
 
 
 def _location(frame: FrameType | None) -> SharedAttributes | None:
@@ -84,7 +96,7 @@ def _location(frame: FrameType | None) -> SharedAttributes | None:
         filename = frame.f_code.co_filename
         path = _files.get(filename)
         if path is None:
-            path = _judge(filename)
+            path = _classify(filename)
         if path:
             return None if path == _ENTRY else _described(frame, path)
         frame = frame.f_back
@@ -108,7 +120,7 @@ def _described(frame: FrameType, path: str) -> SharedAttributes:
 
 
 def _function(frame: FrameType, filename: str) -> str:
-    """The function's name; for a comprehension or a generator expression, that of the function it stands in."""
+    """Return the function's name; for a comprehension or generator expression, that of the function around it."""
     name = frame.f_code.co_name
     above = frame.f_back
     while name.startswith("<") and name not in ("<module>", "<lambda>") and above is not None:
@@ -118,16 +130,16 @@ def _function(frame: FrameType, filename: str) -> str:
     return name
 
 
-def _judge(filename: str) -> str:
-    verdict = _verdict(filename)
+def _classify(filename: str) -> str:
+    path = _shown_path(filename)
     if len(_files) >= _MOST_FILES:
         _files.clear()
-    _files[filename] = verdict
-    return verdict
+    _files[filename] = path
+    return path
 
 
-def _verdict(filename: str) -> str:
-    # No file: <string>, <frozen importlib._bootstrap>. No Python: templates that were compiled, scripts in bin.
+def _shown_path(filename: str) -> str:
+    # Not a file: <string>, <frozen importlib._bootstrap>. Not Python: compiled templates, scripts in bin.
     if filename.startswith("<") or not filename.endswith(".py"):
         return _FOREIGN
     path = _normal(filename)
@@ -150,28 +162,28 @@ def _entries() -> frozenset[str]:
 
 @cache
 def _foreign() -> tuple[str, ...]:
-    """The folders whose code is not the user's, each with a separator at its end."""
+    """Return the folders whose code is not the user's, each with a separator at its end."""
     return tuple({_normal(folder).rstrip(os.sep) + os.sep for folder in _foreign_folders() if folder})
 
 
 def _foreign_folders() -> Iterator[str]:
-    # Not at the module's import: only who wants locations waits for it.
+    # Imported here, so that only those who want locations wait for it.
     import sysconfig
 
-    # Wherever they are installed: in a checkout, too.
+    # Where these packages are, also in a checkout.
     yield os.path.dirname(os.path.dirname(__file__))
     yield os.path.dirname(django.__file__)
     yield from opentelemetry.__path__
     yield os.path.dirname(os.__file__)
     for name in ("stdlib", "platstdlib", "purelib", "platlib"):
         yield sysconfig.get_path(name)
-    # Missing in old virtualenvs; the user's own may be switched off.
+    # Old virtualenvs have no such function; the user's own folder may be switched off.
     yield from getattr(site, "getsitepackages", list)()
     yield getattr(site, "USER_SITE", None) or ""
 
 
 def _relative(path: str) -> str:
-    """``path`` below the longest entry of ``sys.path`` that holds it; the file's name alone where none does."""
+    """Return ``path`` relative to the longest entry of ``sys.path`` that contains it, else the file's name alone."""
     home = _normal(os.path.expanduser("~")) + os.sep
     best = ""
     for entry in sys.path:
@@ -181,6 +193,6 @@ def _relative(path: str) -> str:
         if path.startswith(folder) and len(folder) > len(best):
             best = folder
     if path.startswith(home) and home.startswith(best) and home != best:
-        # Only an entry above the home folder holds it: that would show whose it is.
+        # Only an entry above the home folder contains it: the path would show whose home folder it is.
         best = ""
     return path[len(best) :].replace(os.sep, "/") if best else os.path.basename(path)

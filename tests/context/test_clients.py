@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import random
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv4Network, ip_network
 
 import pytest
+from django.test import RequestFactory
+from hypothesis import given
+from hypothesis.strategies import SearchStrategy, booleans, builds, integers, ip_addresses
 
+from django_tracing.conf.loading import load
 from django_tracing.context.clients import Network, client_address, is_within, vouched_address
+from django_tracing.sampling.sampler import RuleSampler
+from django_tracing.sampling.server import _is_allowed
+
+
+def networks() -> SearchStrategy[IPv4Network]:
+    return builds(
+        lambda address, length: IPv4Network((int(address), length), strict=False),
+        ip_addresses(v=4),
+        integers(0, 32),
+    )
+
 
 PROXIES: tuple[Network, ...] = (ip_network("10.0.0.0/8"), ip_network("127.0.0.1"))
 
@@ -84,3 +99,41 @@ def test_networks() -> None:
     assert is_within("::ffff:10.1.2.3", PROXIES)
     for wrong in ("", "nonsense", "10.0.0.0/8", "11.0.0.1", "::1", "10.0.0.1x"):
         assert not is_within(wrong, PROXIES)
+
+
+@given(
+    network=networks(),
+    address=ip_addresses(v=4),
+    mapped_network=booleans(),
+    mapped_address=booleans(),
+    inside=booleans(),
+)
+def test_an_ipv4_address_is_one_however_it_is_written(
+    network: IPv4Network, address: IPv4Address, mapped_network: bool, mapped_address: bool, inside: bool
+) -> None:
+    """TRUSTED_PROXIES, TRUST_PARENT and SAMPLING_CLIENTS agree on addresses and networks in either notation."""
+    if inside:
+        address = network[int(address) % network.num_addresses]
+    listed = f"::ffff:{network.network_address}/{96 + network.prefixlen}" if mapped_network else str(network)
+    remote = f"::ffff:{address}" if mapped_address else str(address)
+    settings = load(
+        {"EXPORTER": "none", "TRUSTED_PROXIES": [listed], "TRUST_PARENT": [listed], "SAMPLING_CLIENTS": [listed]}, {}
+    )
+    assert settings.problems == ()
+    expected = address in network
+    direct = RequestFactory().get("/", REMOTE_ADDR=remote)
+    assert RuleSampler(1.0, settings)._trusts(direct.META) is expected
+    assert _is_allowed(direct, settings) is expected
+    assert client_address(direct.META, settings.trusted_proxies) == str(address)
+    # "198.51.100.7" may be in the network, as a proxy: then the request is a proxy's own.
+    forwarded = {**direct.META, "HTTP_X_FORWARDED_FOR": "198.51.100.7"}
+    client = "198.51.100.7" if expected else str(address)
+    assert client_address(forwarded, settings.trusted_proxies) == client
+    assert vouched_address(forwarded, settings.trusted_proxies) == ("198.51.100.7" if expected else "")
+
+
+def test_an_ipv6_network_is_what_it_is() -> None:
+    assert is_within("2001:db8::7", (ip_network("2001:db8::/32"),))
+    assert not is_within("::ffff:10.0.0.1", (ip_network("2001:db8::/32"),))
+    # Wider than all IPv4 addresses: an IPv6 network, as it is written.
+    assert is_within("::1", (ip_network("::/0"),))

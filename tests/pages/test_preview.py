@@ -16,6 +16,14 @@ def preview(client: Client, **asked: str) -> tuple[str, list[str]]:
     return answer.context["decision"], [reason["outcome"] for reason in answer.context["reasons"]]
 
 
+def test_a_preview_finds_a_rule_by_the_route_that_spans_show(root: Client) -> None:
+    SamplingRule.objects.create(name="people", path="/people/<pk>/", rate=50)
+    assert preview(root, path="/people/7/") == (
+        "The rule “people” decides: 50 % of the traces are kept.",
+        ["decides"],
+    )
+
+
 def test_a_preview_says_which_rule_decides_and_why(root: Client) -> None:
     SamplingRule.objects.create(name="posts", order=1, method="POST")
     SamplingRule.objects.create(name="ada", order=2, user_id="42", rate=50)

@@ -41,8 +41,8 @@ from django_tracing.export.errors import from_status
 from django_tracing.export.grpc import _failure
 from django_tracing.export.otlp import rejected_spans
 from django_tracing.export.wire import encode_span
-from django_tracing.instrumentation.request.headers import server_timing
-from django_tracing.instrumentation.request.middleware import _getter
+from django_tracing.instrumentation.request.incoming import _getter
+from django_tracing.instrumentation.request.server_timing import server_timing
 from django_tracing.instrumentation.upstream.redis_commands import statement_of
 from django_tracing.instrumentation.upstream.span_redaction import _commands
 from django_tracing.redaction import (
@@ -496,11 +496,11 @@ def test_no_path_and_no_header_holds_a_request() -> None:
 
 
 def test_a_request_s_work_grows_with_its_url(db: None) -> None:
-    from django_tracing.instrumentation.request.middleware import _url_part
+    from django_tracing.instrumentation.request.describe import _describe_url
 
     def counted(length: int) -> int:
         request = RequestFactory().get("/x", QUERY_STRING=("a=1&token=2&&" * length)[:length])
-        return work(_url_part, request, ("http", "h", "/x", request.META["QUERY_STRING"], (), 100))
+        return work(_describe_url, request, ("http", "h", "/x", request.META["QUERY_STRING"], (), 100))
 
     few = counted(1000)
     # Of thousands of parameters, 200 are looked at.

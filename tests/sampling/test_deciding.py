@@ -11,7 +11,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 from django.test import Client
-from django.urls import path
+from django.urls import path, re_path
 from opentelemetry import trace as trace_api
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -62,7 +62,12 @@ def plain(request: HttpRequest) -> HttpResponse:
         return HttpResponse("ok")
 
 
-urlpatterns = [path("late/", view), path("plain/", plain), path("things/<int:pk>/", lambda r, pk: plain(r))]
+urlpatterns = [
+    path("late/", view),
+    path("plain/", plain),
+    path("things/<int:pk>/", lambda r, pk: plain(r)),
+    re_path(r"^people/(?P<pk>\d+)/$", lambda r, pk: plain(r)),
+]
 
 
 class Site:
@@ -149,6 +154,14 @@ def test_a_rule_by_route(site: Any) -> None:
     assert one.get("/things/7/") == ["GET /things/<int:pk>/", "inside"]
     assert one.root() == {"sampling.rule": "things", "sampling.rate": 1.0}
     assert one.get("/plain/") == []
+
+
+def test_a_rule_by_the_route_of_a_regular_expression(site: Any) -> None:
+    """It is written as the span shows it."""
+    one = site(Rule(1, "people", path="/people/<pk>/"), SAMPLE_RATE=0.0)
+    assert one.get("/people/7/") == ["GET /people/<pk>/", "inside"]
+    assert one.root() == {"sampling.rule": "people", "sampling.rate": 1.0}
+    assert one.get("/things/7/") == []
 
 
 def test_a_rule_for_a_user_keeps_the_whole_request_though_she_is_known_late(site: Any) -> None:

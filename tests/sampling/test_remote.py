@@ -342,7 +342,8 @@ def test_an_operation_of_a_request_is_what_its_span_is_called(server: Server) ->
     server.document["operationSampling"] = {
         "defaultSamplingProbability": 0,
         "perOperationStrategies": [
-            {"operation": "GET /things/<int:pk>/", "probabilisticSampling": {"samplingRate": 1}}
+            {"operation": "GET /things/<int:pk>/", "probabilisticSampling": {"samplingRate": 1}},
+            {"operation": "GET /people/<pk>/", "probabilisticSampling": {"samplingRate": 1}},
         ],
     }
     sampler = RuleSampler(0.0, load({"EXPORTER": "none", "REMOTE_SAMPLING_URL": server.url}, {}))
@@ -350,7 +351,7 @@ def test_an_operation_of_a_request_is_what_its_span_is_called(server: Server) ->
     assert sampler.remote.ask()
     sampler.remote.close()
     with override_settings(ROOT_URLCONF="tests.sampling.test_deciding"):
-        for path, kept in (("/things/7/", True), ("/plain/", False), ("/nowhere/", False)):
+        for path, kept in (("/things/7/", True), ("/people/7/", True), ("/plain/", False), ("/nowhere/", False)):
             scope = RequestState("1", RequestFactory().get(path))
             assert sampler.decide(scope, "GET", SpanKind.SERVER, None, 1).kept is kept
 

@@ -341,7 +341,7 @@ class TestWhose:
         names: dict[str, Any] = {}
         for number in range(code_locations._MOST_FILES + 10):
             exec(compile("def run(f):\n    return f()", f"generated{number}.py", "exec"), names)  # noqa: S102
-            code_locations._judge(names["run"].__code__.co_filename)
+            code_locations._classify(names["run"].__code__.co_filename)
             assert len(code_locations._files) <= code_locations._MOST_FILES
 
     def test_a_failure_costs_the_location_only(self, spans: Spans, monkeypatch: pytest.MonkeyPatch) -> None:

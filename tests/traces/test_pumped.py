@@ -11,7 +11,7 @@ import pytest
 
 from django_tracing.pages.compare import differences, side_rows
 from django_tracing.pages.heading import left_out_sentences
-from django_tracing.pages.rows import Colours, rows_of
+from django_tracing.pages.rows import Colors, rows_of
 from django_tracing.traces import query as asked
 from django_tracing.traces.analysis.dependencies import links_of
 from django_tracing.traces.analysis.layout import layout
@@ -126,9 +126,9 @@ def spans_of(shape: Callable[[int, int], dict[str, Any]], size: int) -> list[Spa
 
 def page(trace: Trace) -> None:
     fall = waterfall(trace)
-    colours = Colours(trace.services)
-    rows_of(fall, colours)
-    side_rows(fall, trace.duration, colours)
+    colors = Colors(trace.services)
+    rows_of(fall, colors)
+    side_rows(fall, trace.duration, colors)
     differences(trace, trace)
     left_out_sentences(trace)
     # The services' share of its head; the rest of it are links.

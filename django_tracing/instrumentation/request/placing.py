@@ -1,4 +1,4 @@
-"""Requests: places ``TracingMiddleware`` in MIDDLEWARE, first, unless the user lists it."""
+"""Place ``TracingMiddleware`` in MIDDLEWARE: first, unless the user lists it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,20 @@ from django.conf import settings
 __all__ = ["MIDDLEWARE", "install", "is_available", "uninstall"]
 
 MIDDLEWARE: Final = "django_tracing.middleware.TracingMiddleware"
-#: Upstream's middleware; ours goes inside it, so that it finds upstream's span and enriches it.
+#: The middleware of OpenTelemetry's Django instrumentation. Ours goes inside it, to add its attributes to that span.
 UPSTREAM: Final = "opentelemetry.instrumentation.django.middleware.otel_middleware._DjangoMiddleware"
 
-_placed = False
+
+class _Placing:
+    """Whether MIDDLEWARE has our entry because this module placed it there."""
+
+    __slots__ = ("placed",)
+
+    def __init__(self) -> None:
+        self.placed = False
+
+
+_placing: Final = _Placing()
 
 
 def is_available() -> bool:
@@ -20,26 +30,27 @@ def is_available() -> bool:
 
 
 def install() -> None:
-    global _placed
+    """Place the middleware, unless it is listed."""
     listed = list(settings.MIDDLEWARE)
     if MIDDLEWARE in listed:
         return
     position = listed.index(UPSTREAM) + 1 if UPSTREAM in listed else 0
     listed.insert(position, MIDDLEWARE)
-    settings.MIDDLEWARE = _like(settings.MIDDLEWARE, listed)
-    _placed = True
+    settings.MIDDLEWARE = _same_kind(settings.MIDDLEWARE, listed)
+    _placing.placed = True
 
 
 def uninstall() -> None:
-    global _placed
-    if _placed:
-        settings.MIDDLEWARE = _like(settings.MIDDLEWARE, [path for path in settings.MIDDLEWARE if path != MIDDLEWARE])
-        _placed = False
+    """Remove the middleware, if it was placed here. Entries of other tools stay."""
+    if _placing.placed:
+        left = [path for path in settings.MIDDLEWARE if path != MIDDLEWARE]
+        settings.MIDDLEWARE = _same_kind(settings.MIDDLEWARE, left)
+        _placing.placed = False
 
 
-def _like(before: Any, paths: list[str]) -> Any:
-    """``paths`` as what stood there: code that adds a tuple to a tuple goes on working."""
+def _same_kind(former: Any, paths: list[str]) -> Any:
+    """Return ``paths`` as the kind of sequence that was there: code that adds a tuple to a tuple keeps working."""
     try:
-        return paths if type(before) is list else type(before)(paths)
+        return paths if type(former) is list else type(former)(paths)
     except Exception:  # a sequence that is made in another way
         return paths

@@ -1,6 +1,6 @@
-"""Outgoing HTTP: what a span of OpenTelemetry's requests, httpx, urllib3 or urllib instrumentation is called.
+"""Name the spans of OpenTelemetry's requests, httpx, urllib3 and urllib instrumentations after the called service.
 
-The spans are upstream's; their names and ``peer.service`` are ours, so that a service map has services in it.
+The spans are OpenTelemetry's; their names and ``peer.service`` are ours, so that a service map shows services.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from django_tracing.semconv.names import HTTP_METHOD, HTTP_URL, OPERATION_TYPE, 
 
 __all__ = ["CALL_KEY", "ExternalCall", "describe", "peer_service", "span_name"]
 
-#: Where a context says that an outgoing call is on its way that has a span already, as an :class:`ExternalCall`.
+#: The context key of an :class:`ExternalCall`: an outgoing call that has a span already.
 CALL_KEY: Final = create_key("django_tracing.external_call")
 
 
 class ExternalCall:
-    """A call to another service that the user's code announced (``trace_external_call``)."""
+    """A call to another service that the user's code traces (``trace_external_call``)."""
 
     __slots__ = ("delegated", "service")
 
     def __init__(self, service: str) -> None:
         self.service = service
-        #: Whether the client library's instrumentation has made the call's CLIENT span.
+        #: Whether the client library's instrumentation has started the call's CLIENT span.
         self.delegated = False
 
 
@@ -37,10 +37,10 @@ _NAME_LENGTH: Final = 100
 
 
 def peer_service(url: str, services: Mapping[str, str]) -> str:
-    """The service that ``url`` leads to: by ``host:port``, then by ``host`` in ``services``, else the host itself.
+    """Return the service of ``url``: that of its ``host:port`` or its ``host`` in ``services``, else its host.
 
-    ``services`` is ``TRACING["PEER_SERVICES"]``, its hosts in lower case; the port of a URL without one is its
-    scheme's. ``unknown`` where there is no host to be found.
+    ``services`` is ``TRACING["PEER_SERVICES"]``, with hosts in lower case. A URL without a port has its scheme's.
+    Return ``unknown`` if the URL has no host.
     """
     try:
         parts = urlsplit(url)
@@ -48,14 +48,14 @@ def peer_service(url: str, services: Mapping[str, str]) -> str:
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
         return "unknown"
-    # An IPv6 address stands in brackets before a port.
+    # An IPv6 address is in brackets before a port.
     name = f"[{host}]" if ":" in host else host
     service = services.get(f"{name}:{port}") or services.get(name) or services.get(host)
     return cut(service or host or "unknown", _NAME_LENGTH)
 
 
 def span_name(method: str, service: str) -> str:
-    """``http.get.user-service``; a method that is none of HTTP's is ``other``."""
+    """Return ``http.get.user-service``. A method that HTTP does not define is ``other``."""
     verb = method.lower()
     return cut(f"http.{verb if verb in _METHODS else 'other'}.{service}", _NAME_LENGTH)
 
@@ -63,9 +63,9 @@ def span_name(method: str, service: str) -> str:
 def describe(
     attributes: Mapping[str, Any], services: Mapping[str, str], call: ExternalCall | None = None
 ) -> tuple[str, Attributes] | None:
-    """The name and our attributes for an HTTP client span that started with ``attributes``; None for another.
+    """Return the name and our attributes of an HTTP client span that has ``attributes``; None for other spans.
 
-    ``call`` is the one that it is the CLIENT span of, when the user's code announced it.
+    ``call`` is the call that the span belongs to, if the user's code traces it.
     """
     method = attributes.get(HTTP_METHOD) or attributes.get("http.request.method")
     url = attributes.get(HTTP_URL) or attributes.get(URL_FULL)

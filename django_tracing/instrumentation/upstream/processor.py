@@ -25,8 +25,8 @@ from django_tracing.semconv.names import (
     OPERATION_TYPE,
     Attributes,
 )
-from django_tracing.spans import locations as code_locations
 from django_tracing.spans.attributes import set_request_attributes
+from django_tracing.spans.locations import code_locations
 from django_tracing.spans.runtime import SCOPE_NAME
 
 __all__ = ["RedactedProcessor", "UpstreamProcessor"]
@@ -85,7 +85,7 @@ class UpstreamProcessor(EndingProcessor):
                 span.update_name(described[0])
                 attributes.update(described[1])
             if code_locations.on is not False:
-                for part in code_locations.located(()):
+                for part in code_locations.add_to(()):
                     attributes.update(part.attributes)
         if attributes:
             span.set_attributes(attributes)

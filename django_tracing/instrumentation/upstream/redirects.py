@@ -1,50 +1,49 @@
-"""Redirects that requests and urllib follow by themselves, with the headers of the first call.
+"""Keep trace headers from being sent to other hosts when requests or urllib follows a redirect.
 
-OpenTelemetry's instrumentations see the first call only. Where ``TRACING["PROPAGATE_TO"]`` names hosts, each request
-that goes out is looked at once more, at the place where the library sends it.
+The libraries send the first call's headers again, and OpenTelemetry's instrumentations see the first call only. If
+``TRACING["PROPAGATE_TO"]`` names hosts, each request is checked again where the library sends it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from importlib import import_module
 from typing import Any, Final
 
 from django_tracing.context.outgoing import withhold
+from django_tracing.instrumentation.patching import Patches
 
 __all__ = ["install", "uninstall"]
 
-#: Entry point -> the module, the class and the method that sends a request, and where the request stands in it.
+#: Entry point -> the module, class and method that send a request, and the request's position in its arguments.
 _SENDERS: Final = {
     "requests": ("requests.adapters", "HTTPAdapter", "send", 0),
     "urllib": ("urllib.request", "AbstractHTTPHandler", "do_open", 1),
 }
-#: By entry point: the class, the method's name, what was there before, and ours.
-_patched: Final[dict[str, tuple[Any, str, Callable[..., Any], Callable[..., Any]]]] = {}
+_patches: Final[dict[str, Patches]] = {name: Patches() for name in _SENDERS}
 
 
 def install(name: str) -> None:
-    """Watches what the library of that entry point sends; nothing for any other."""
-    if name not in _SENDERS or name in _patched:
+    """Check what the library of that entry point sends. Does nothing for libraries that need no check."""
+    patches = _patches.get(name)
+    if patches is None or not patches.start():
         return
     module, kind, method, position = _SENDERS[name]
-    owner = getattr(import_module(module), kind)
-    original = getattr(owner, method)
+    patches.wrap(getattr(import_module(module), kind), method, partial(_checked, patches, position))
 
+
+def _checked(patches: Patches, position: int, original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def send(self: Any, *args: Any, **kwargs: Any) -> Any:
-        request = args[position] if len(args) > position else kwargs.get("request", kwargs.get("req"))
-        withhold(request)
+        if patches.active:
+            withhold(args[position] if len(args) > position else kwargs.get("request", kwargs.get("req")))
         return original(self, *args, **kwargs)
 
-    setattr(owner, method, send)
-    _patched[name] = owner, method, original, send
+    return send
 
 
 def uninstall(name: str) -> None:
-    """Takes back what :func:`install` did; what somebody else has put around it stays, and ours in it."""
-    owner, method, original, ours = _patched.get(name, (None, "", None, None))
-    if owner is not None and getattr(owner, method) is ours:
-        setattr(owner, method, original)
-        del _patched[name]
+    """Stop checking what the library sends."""
+    if name in _patches:
+        _patches[name].stop()

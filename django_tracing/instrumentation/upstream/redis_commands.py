@@ -1,7 +1,8 @@
-"""What Redis' commands may say of themselves: the patterns of their keys, never a key or a value.
+"""Describe Redis commands with the patterns of their keys, never with a key or a value.
 
-OpenTelemetry's Redis instrumentation says ``GET ?``. Here it becomes ``GET blueprint:*``: single commands are seen by
-its hook, pipelines by a wrapper around their ``execute``, because its hook comes when the commands are gone.
+OpenTelemetry's Redis instrumentation records ``GET ?``, which becomes ``GET blueprint:*`` here. Single commands are
+described in its hook. Pipelines are described in a wrapper of their ``execute``, because its hook is called when the
+commands have been cleared.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from django_tracing.context.current import current_context, recording
 from django_tracing.faults import log_once
+from django_tracing.instrumentation.patching import Patches
 from django_tracing.redaction import cut, key_pattern
 
 __all__ = ["request_hook", "statement_of", "unwrap_pipelines", "wrap_pipelines"]
@@ -43,7 +45,7 @@ _KEYS: Final = """
     DEL UNLINK EXISTS TOUCH MGET WATCH RENAME RENAMENX SUNION SINTER SDIFF SUNIONSTORE SINTERSTORE
     SDIFFSTORE PFCOUNT PFMERGE
 """
-#: Scripts, functions and searches: their arguments are programs and whole queries.
+#: Scripts, functions and searches: their arguments are programs and queries.
 _BARE: Final = ("EVAL", "FCALL", "FT.", "SCRIPT", "FUNCTION")
 
 _first_is_key: Final = frozenset(_KEYED.split())
@@ -51,15 +53,15 @@ _all_are_keys: Final = frozenset(_KEYS.split())
 
 #: The statement of the pipeline that is being executed.
 pipeline: Final[ContextVar[str | None]] = ContextVar("django_tracing.redis_pipeline", default=None)
-#: Where the statement of a single command waits, on its span, until the span ends.
+#: The attribute of a span that holds the statement of a single command until the span ends.
 ATTRIBUTE: Final = "_django_tracing_statement"
 
 
 def statement_of(arguments: Sequence[Any]) -> str:
-    """A command as it may be shown: ``SET blueprint:* ?``."""
+    """Return a command as it may be shown: ``SET blueprint:* ?``."""
     if not arguments:
         return ""
-    # A command may come as two words in one ("CLIENT SETINFO").
+    # A command may be two words in one argument ("CLIENT SETINFO").
     command = _NO_COMMAND.sub("", _text(arguments[0]).upper().partition(" ")[0])[:32]
     if command.startswith(_BARE):
         return command
@@ -77,7 +79,7 @@ def _text(value: Any) -> str:
 
 
 def request_hook(span: Any, instance: Any, args: Sequence[Any], kwargs: Any) -> None:
-    """OpenTelemetry's Redis instrumentation calls it when a command's span has started."""
+    """Describe a command, when OpenTelemetry's Redis instrumentation has started its span."""
     try:
         if span.is_recording():
             span.__dict__[ATTRIBUTE] = cut(statement_of(args), _LENGTH)
@@ -111,29 +113,35 @@ _PIPELINES: Final = (
     ("redis.asyncio.client", "Pipeline"),
     ("redis.asyncio.cluster", "ClusterPipeline"),
 )
-_wrapped: list[tuple[Any, Any, Any]] = []
+_patches: Final = Patches()
 
 
-def _traced(original: Any, *, asynchronous: bool) -> Callable[..., Any]:
-    if asynchronous:
-
-        @wraps(original)
-        async def execute_async(self: Any, *args: Any, **kwargs: Any) -> Any:
-            token = pipeline.set(_statement_of_pipeline(self))
-            try:
-                return await original.__get__(self, type(self))(*args, **kwargs)
-            finally:
-                # A coroutine that another task closes ends in a context that never saw the token.
-                with suppress(ValueError):
-                    pipeline.reset(token)
-
-        return execute_async
-
+def _traced_async(original: Any) -> Callable[..., Any]:
     @wraps(original)
-    def execute(self: Any, *args: Any, **kwargs: Any) -> Any:
+    async def execute_async(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = original.__get__(self, type(self))
+        if not _patches.active:
+            return await call(*args, **kwargs)
         token = pipeline.set(_statement_of_pipeline(self))
         try:
-            return original.__get__(self, type(self))(*args, **kwargs)
+            return await call(*args, **kwargs)
+        finally:
+            # A coroutine that another task closes ends in a context that the token does not belong to.
+            with suppress(ValueError):
+                pipeline.reset(token)
+
+    return execute_async
+
+
+def _traced(original: Any) -> Callable[..., Any]:
+    @wraps(original)
+    def execute(self: Any, *args: Any, **kwargs: Any) -> Any:
+        call = original.__get__(self, type(self))
+        if not _patches.active:
+            return call(*args, **kwargs)
+        token = pipeline.set(_statement_of_pipeline(self))
+        try:
+            return call(*args, **kwargs)
         finally:
             pipeline.reset(token)
 
@@ -141,21 +149,17 @@ def _traced(original: Any, *, asynchronous: bool) -> Callable[..., Any]:
 
 
 def wrap_pipelines() -> None:
-    """Puts a wrapper around what OpenTelemetry's instrumentation has put around pipelines."""
+    """Wrap what OpenTelemetry's instrumentation has put around pipelines."""
+    _patches.start()
     for module, name in _PIPELINES:
         try:
             owner = getattr(import_module(module), name)
-            original = owner.__dict__["execute"]
-        except (ImportError, AttributeError, KeyError):
+        except (ImportError, AttributeError):
             continue
-        wrapper = _traced(original, asynchronous=".asyncio." in module)
-        _wrapped.append((owner, original, wrapper))
-        owner.execute = wrapper
+        if "execute" in vars(owner):
+            _patches.wrap(owner, "execute", _traced_async if ".asyncio." in module else _traced)
 
 
 def unwrap_pipelines() -> None:
-    """Takes the wrappers away again."""
-    while _wrapped:
-        owner, original, wrapper = _wrapped.pop()
-        if owner.__dict__.get("execute") is wrapper:
-            owner.execute = original
+    """Remove the wrappers."""
+    _patches.stop()

@@ -26,8 +26,9 @@ from opentelemetry.trace import SpanContext, SpanKind
 
 from django_tracing import spans as our_spans
 from django_tracing import trace_external_call
-from django_tracing.context.request import RequestState, get_request_state
-from django_tracing.instrumentation.request.headers import server_timing
+from django_tracing.context.request import RequestState, get_request_state, with_request_state
+from django_tracing.instrumentation.request.server_timing import server_timing
+from django_tracing.spans.collector import MOST_COLLECTED
 from tests.callees import Callee
 from tests.conftest import Spans
 
@@ -261,7 +262,7 @@ class TestServerTiming:
         def fails(*args: Any) -> str:
             raise ZeroDivisionError
 
-        monkeypatch.setattr("django_tracing.instrumentation.request.middleware.server_timing", fails)
+        monkeypatch.setattr("django_tracing.instrumentation.request.headers.server_timing", fails)
         monkeypatch.setattr("django_tracing.faults._logged", {"response-headers"})
         response = Client().get("/one-query/")
         assert response.status_code == 200
@@ -392,10 +393,10 @@ class TestCollect:
         assert sorted(map(str, counts)) == ["1 query"] * 10 + ["None"] * 10
 
     def test_no_more_than_ten_thousand(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        assert our_spans.MOST_COLLECTED == 10_000
-        monkeypatch.setattr(our_spans, "MOST_COLLECTED", 3)
+        assert MOST_COLLECTED == 10_000
+        monkeypatch.setattr("django_tracing.spans.collector.MOST_COLLECTED", 3)
         scope = RequestState("x")
-        begun = our_spans.start_operation("root", {}, context=our_spans.with_request_state(scope))
+        begun = our_spans.start_operation("root", {}, context=with_request_state(scope))
         assert begun is not None
         collected = our_spans.collect(scope)
         token = our_spans.attach(begun.context)

@@ -435,9 +435,12 @@ def test_our_own_fault_costs_a_span_and_no_response(
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("a bug of ours")
 
-    for place in ("_extract", "_url", "_route", "client_address", "redact_query", "identify"):
+    for place in (
+        *("incoming.extract", "incoming.host_of", "describe.url_of", "describe.resolved_route"),
+        *("describe.client_address", "describe.redact_query", "middleware.identify", "middleware.set_correlation_id"),
+    ):
         with monkeypatch.context() as patch:
-            patch.setattr(f"django_tracing.instrumentation.request.middleware.{place}", broken)
+            patch.setattr(f"django_tracing.instrumentation.request.{place}", broken)
             for _ in range(3):
                 assert get("/empty/?a=1").status_code == 200
     faults = [record for record in caplog.records if record.name == "django_tracing"]

@@ -1,0 +1,108 @@
+"""Read an incoming request: whether it is traced, and the trace context that its caller sent."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, Final
+
+from django.http import HttpRequest
+from opentelemetry import propagate
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter, TextMapPropagator
+
+from django_tracing.conf.patterns import bounded_search
+from django_tracing.conf.values import Settings
+from django_tracing.context.description import host_of, resolve_early
+from django_tracing.context.extraction import extract
+
+__all__ = ["caller_context", "is_left_out"]
+
+#: Part of the path of this app's pages in the admin, wherever the admin is.
+_OWN_PAGES: Final = "/django_tracing/trace/"
+
+
+# ----- whether it is traced
+
+
+def is_left_out(request: HttpRequest, settings: Settings) -> bool:
+    """Return whether the request is not to be traced.
+
+    It is in ``IGNORE_PATHS``, or excluded by a variable of OpenTelemetry's, or shows traces: a page of traces that
+    refreshes itself would fill with its own requests.
+    """
+    path = request.path_info
+    return bool(
+        (path.startswith(_bare(settings.ignore_paths)) and _is_ignored(path, settings.ignore_paths))
+        or (settings.excluded_urls and _is_excluded(request, settings.excluded_urls))
+        or (_OWN_PAGES in path and _is_own_page(request))
+    )
+
+
+def _is_ignored(path: str, ignored: tuple[str, ...]) -> bool:
+    return any(
+        path.startswith(prefix) and (len(path) == len(prefix) or path[len(prefix)] == "/")
+        for prefix in _bare(ignored)
+    )
+
+
+@lru_cache(maxsize=8)
+def _bare(prefixes: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(prefix.rstrip("/") for prefix in prefixes)
+
+
+def _is_excluded(request: HttpRequest, patterns: tuple[str, ...]) -> bool:
+    # The text that OpenTelemetry's instrumentations search: the URL, with a question mark in place of the query.
+    url = f"{request.scheme}://{host_of(request.META)}{request.path}?"
+    return any(search(url) is not None for search in _searches(patterns))
+
+
+@lru_cache(maxsize=8)
+def _searches(patterns: tuple[str, ...]) -> tuple[Callable[[str], object], ...]:
+    return tuple(bounded_search(pattern, len(patterns)) for pattern in patterns)
+
+
+def _is_own_page(request: HttpRequest) -> bool:
+    """Return whether the path leads to an admin page of traces, and does not only look like one."""
+    match = resolve_early(request.path_info, getattr(request, "urlconf", None))
+    return (
+        match is not None
+        and "admin" in match.app_names
+        and (match.url_name or "").startswith("django_tracing_trace_")
+    )
+
+
+# ----- the caller's trace context
+
+
+class _EnvironGetter(Getter[Mapping[str, Any]]):
+    """Look up headers in ``request.META``."""
+
+    def get(self, carrier: Mapping[str, Any], key: str) -> list[str] | None:
+        value = carrier.get(_environ_key(key))
+        return None if value is None else [value]
+
+    def keys(self, carrier: Mapping[str, Any]) -> list[str]:
+        return [key[5:].replace("_", "-").lower() for key in carrier if key.startswith("HTTP_")]
+
+
+_getter: Final = _EnvironGetter()
+
+
+def caller_context(meta: Mapping[str, Any], current: Context) -> Context:
+    """Return ``current`` with the context that the caller sent. Most requests carry none: nothing is parsed then."""
+    propagator = propagate.get_global_textmap()
+    for key in _environ_keys(propagator):
+        if key in meta:
+            return extract(meta, current, _getter)
+    return current
+
+
+@lru_cache(maxsize=8)
+def _environ_keys(propagator: TextMapPropagator) -> tuple[str, ...]:
+    return tuple(_environ_key(header) for header in propagator.fields)
+
+
+@lru_cache(maxsize=64)
+def _environ_key(header: str) -> str:
+    return "HTTP_" + header.upper().replace("-", "_")

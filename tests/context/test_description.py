@@ -1,0 +1,99 @@
+"""One answer to what a request is: for its span, for sampling rules, for remote sampling and for pages."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.conf.urls.i18n import i18n_patterns
+from django.http import HttpRequest, HttpResponse
+from django.test import RequestFactory, override_settings
+from django.urls import include, path, re_path
+from django.utils import translation
+
+from django_tracing.context.description import (
+    find_route,
+    host_of,
+    method_of,
+    readable_route,
+    resolve_early,
+    span_name,
+)
+from tests.conftest import Spans
+
+
+def view(request: HttpRequest, **arguments: Any) -> HttpResponse:
+    return HttpResponse("ok")
+
+
+nested = [re_path(r"^(?P<year>[0-9]{4})/(?:page-(?P<page>\d+)/)?$", view)]
+
+urlpatterns = [
+    path("things/<int:pk>/", view),
+    re_path(r"^people/(?P<pk>\d+)/$", view),
+    re_path(r"^files/(.+)$", lambda request, name: view(request)),
+    re_path(r"^optional/?$", view),
+    path("archive/", include(nested)),
+]
+
+PATHS = ["/things/7/", "/people/7/", "/files/a/b.txt", "/optional", "/archive/2026/", "/archive/2026/page-3/"]
+
+here = override_settings(ROOT_URLCONF=__name__)
+
+
+class Translated:
+    urlpatterns = i18n_patterns(path("things/<int:pk>/", view), re_path(r"^people/(?P<pk>\d+)/$", view))
+
+
+@pytest.mark.parametrize(
+    ("route", "readable"),
+    [
+        ("things/<int:pk>/", "/things/<int:pk>/"),
+        (r"^people/(?P<pk>\d+)/$", "/people/<pk>/"),
+        (r"^files/(.+)$", "/files/<var>"),
+        (r"archive/^(?P<year>[0-9]{4})/$", "/archive/<year>/"),
+        ("", "/"),
+    ],
+)
+def test_a_route_is_shown_without_its_regular_expression(route: str, readable: str) -> None:
+    assert readable_route(route) == readable
+
+
+@here
+@pytest.mark.parametrize("url", PATHS)
+def test_the_route_that_is_found_early_is_the_one_that_the_span_shows(url: str, spans: Spans, client: Any) -> None:
+    assert client.get(url).status_code == 200
+    [span] = [span for span in spans if span.name.startswith("GET ")]
+    assert span.attributes is not None
+    assert find_route(url) == span.attributes["http.route"]
+    assert span.name == f"GET {find_route(url)}"
+
+
+@here
+def test_no_route() -> None:
+    assert find_route("/nowhere/") == ""
+    assert resolve_early("/nowhere/") is None
+
+
+@override_settings(ROOT_URLCONF=Translated, LANGUAGES=[("en", "English"), ("de", "German")], USE_I18N=True)
+def test_a_path_that_starts_with_a_language() -> None:
+    assert find_route("/de/people/7/") == "/de/people/<pk>/"
+    assert find_route("/en/things/7/") == "/en/things/<int:pk>/"
+    assert translation.get_language() == "en-us"
+
+
+def test_the_method_and_the_host() -> None:
+    make = RequestFactory()
+    assert method_of(make.post("/")) == "POST"
+    assert method_of(make.generic("INVENTED", "/")) == "HTTP"
+    assert host_of({"HTTP_HOST": "shop.example:8000", "SERVER_NAME": "inner"}) == "shop.example:8000"
+    assert host_of({"SERVER_NAME": "inner", "SERVER_PORT": "443"}) == "inner"
+    assert host_of({"SERVER_NAME": "inner", "SERVER_PORT": "8000"}) == "inner:8000"
+
+
+@here
+def test_the_name_that_the_span_will_have() -> None:
+    request = RequestFactory().get("/people/7/")
+    assert span_name(request) == "GET"
+    request.resolver_match = resolve_early("/people/7/")
+    assert span_name(request) == "GET /people/<pk>/"

@@ -1,0 +1,10 @@
+"""A client library, as somebody else wrote it."""
+
+from __future__ import annotations
+
+
+class Client:
+    def send(self, queue: str, message: str) -> int:
+        if queue == "closed":
+            raise ConnectionError("The queue is closed; password=hunter2")
+        return len(message)
