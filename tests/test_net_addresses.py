@@ -31,7 +31,7 @@ from django_tracing.traces.readers.jaeger.reader import JaegerReader
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from example_project.servers import free_port
 from tests.traces.builders import blueprint_trace
-from tests.traces.readers.jaeger.test_reader import Server
+from tests.traces.readers.jaeger.helpers import Server
 
 SECRET = "kD3vX9qLm2ZtR8wYb5Nc"
 #: An address with a secret in each of its parts but the host.

@@ -76,7 +76,7 @@ def test_one_base_class() -> None:
 
 
 def test_the_path_that_the_docs_named_before() -> None:
-    from django_tracing.traces.model import Reader
+    from django_tracing.traces.readers.base import Reader
 
     assert Reader is readers.Reader
 
@@ -108,7 +108,7 @@ def test_commands_read_the_example(traces: Callable[..., str]) -> None:
     assert summary["trace_id"] == ONE
     assert summary["name"] in traces("traces")
     assert f"Trace {ONE}" in traces("traces", ONE[:-1][:32] + ONE[-1])
-    assert "No trace in traces.jsonl is like that" in traces("traces", "--service", "nobody")
+    assert "No trace in traces.jsonl matches" in traces("traces", "--service", "nobody")
     assert json.loads(traces("traces", "--json", "--service", summary["service"], "--min-duration", "1us")) == [
         summary
     ]

@@ -19,7 +19,7 @@ _WORDS: Final[dict[str, str]] = {
 
 
 def errors_of(link: Dependency) -> str:
-    """How often calls failed, as far as is known."""
+    """The share of failed calls, if it is known."""
     if not link.examined:
         return "?"
     share = 100 * link.errors / link.examined
@@ -53,7 +53,7 @@ def as_text(dependencies: Dependencies) -> str:
 
 
 def as_mermaid(dependencies: Dependencies) -> str:
-    """A flowchart for https://mermaid.js.org, which GitHub draws in Markdown."""
+    """A flowchart for https://mermaid.js.org, which GitHub renders in Markdown."""
     # Shapes: https://mermaid.js.org/syntax/flowchart.html
     shapes = {
         "service": '["{}"]',
@@ -90,7 +90,7 @@ def as_dot(dependencies: Dependencies) -> str:
 
 
 def _numbered(dependencies: Dependencies) -> dict[tuple[str, str], tuple[int, str]]:
-    """Each node's number and label. Numbers, since names may hold anything."""
+    """The number and label of each node. The numbers are used as ids, because names may contain anything."""
     found: dict[tuple[str, str], tuple[int, str]] = {}
     for link in dependencies.links:
         found.setdefault(("service", link.caller), (len(found), ""))
@@ -105,7 +105,7 @@ def _label(link: Dependency) -> str:
 
 
 def _mermaid(text: Any) -> str:
-    # Its own way to write a character: a number sign, the code, a semicolon.
+    # Mermaid's own escapes: a number sign, the code point, a semicolon.
     return "".join(
         character if character.isalnum() or character in " -_./:(),%" else f"#{ord(character)};"
         for character in str(text)

@@ -1,4 +1,4 @@
-"""A trace in the formats of others: OTLP's JSON, and that of Jaeger's UI. Written as its spans are read."""
+"""Write a trace as OTLP JSON and as the JSON of Jaeger's UI, while its spans are read."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ __all__ = ["jaeger_json", "otlp_json"]
 
 
 def otlp_json(spans: Iterable[Span]) -> Iterator[str]:
-    """``spans`` as a request to export them, in OTLP's JSON: what any OTLP receiver takes at ``/v1/traces``.
+    """Write ``spans`` as an export request in OTLP JSON, which any OTLP receiver accepts at ``/v1/traces``.
 
-    In pieces, as the spans come; those of one resource and scope that follow each other make one group.
+    The text is yielded in pieces while the spans are read. Consecutive spans of one resource and scope are one group.
     The encoding: https://opentelemetry.io/docs/specs/otlp/#json-protobuf-encoding
     """
     yield '{"resourceSpans": ['
@@ -39,7 +39,7 @@ def otlp_json(spans: Iterable[Span]) -> Iterator[str]:
 
 
 class _Resource:
-    """A span's resource and service, which compare equal for the same dicts, without looking at what they say."""
+    """A span's resource and service. Comparing the same dict twice does not compare its content."""
 
     __slots__ = ("service", "stored")
 
@@ -75,7 +75,7 @@ def _otlp_span(span: Span) -> dict[str, Any]:
         **({"parentSpanId": span.parent_id} if span.parent_id else {}),
         "name": span.name,
         "kind": KIND_NUMBERS[span.kind],
-        # 64 bits are more than JavaScript's numbers hold.
+        # JavaScript's numbers have less than 64 bits.
         "startTimeUnixNano": str(span.start),
         "endTimeUnixNano": str(span.end),
         "attributes": _otlp_attributes(span.attributes),
@@ -101,10 +101,10 @@ def _otlp_value(value: Any, depth: int = DEEPEST) -> dict[str, Any]:
     if isinstance(value, bool):
         return {"boolValue": value}
     if isinstance(value, int):
-        # What 64 bits don't hold is text.
+        # Numbers of more than 64 bits become text.
         return {"intValue": str(value)} if -(2**63) <= value < 2**63 else {"stringValue": str(value)}
     if isinstance(value, float):
-        # Protobuf's JSON writes these as text, which no other number may be.
+        # Protobuf's JSON writes only these numbers as text.
         return {"doubleValue": value if math.isfinite(value) else _not_finite(value)}
     if isinstance(value, (list, tuple)):
         return {"arrayValue": {"values": [_otlp_value(item, depth - 1) for item in value]}}
@@ -122,10 +122,10 @@ def _not_finite(value: float) -> str:
 
 
 def jaeger_json(trace_id: str, spans: Iterable[Span], unstored: int = 0) -> Iterator[str]:
-    """``spans`` as Jaeger's query API answers them and Jaeger's UI opens them from a file. Times are microseconds.
+    """Write ``spans`` as Jaeger's query API does, in the format of files for Jaeger's UI. Times are microseconds.
 
-    In pieces, as the spans come; ``unstored`` is how many more the trace had.
-    What a span of OpenTelemetry's becomes in it: https://opentelemetry.io/docs/specs/otel/trace/sdk_exporters/jaeger/
+    The text is yielded in pieces while the spans are read. ``unstored`` is how many more spans the trace had.
+    How OpenTelemetry's spans are mapped to it: https://opentelemetry.io/docs/specs/otel/trace/sdk_exporters/jaeger/
     """
     yield f'{{"data": [{{"traceID": {_written(trace_id)}, "spans": ['
     processes: dict[str, dict[str, Any]] = {}

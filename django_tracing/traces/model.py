@@ -1,7 +1,7 @@
-"""A trace as it was stored: spans, their tree, and the line that stands for a trace in a list.
+"""Define stored traces: their spans, their summaries, and statistics of many traces.
 
-Times are nanoseconds since the epoch, durations nanoseconds. What is read here was written by others and may be
-incomplete or wrong: missing parents, several roots, circles, clocks that disagree.
+Times are nanoseconds since the epoch, and durations are nanoseconds. Stored traces may be incomplete or wrong:
+parents are missing, there are several roots, spans are each other's ancestors, clocks disagree.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
     "TraceSummary",
     "root_first",
     "span_of",
-    "summarize",
+    "summarise",
 ]
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
@@ -43,13 +43,14 @@ Kind = Literal["internal", "server", "client", "producer", "consumer"]
 Status = Literal["unset", "ok", "error"]
 
 
-#: So many spans of a trace are shown, the earliest: what a browser can show, and a worker can read in two seconds.
+#: At most this many spans of a trace are shown, the earliest: a browser can show them, and a worker reads them in two
+#: seconds.
 MOST_SPANS: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """Something that happened within a span, e.g. an exception."""
+    """An event of a span, e.g. an exception."""
 
     name: str
     time: int
@@ -58,7 +59,7 @@ class Event:
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """Another span that a span points to and that is not its parent."""
+    """A reference to another span that is not the parent."""
 
     trace_id: str
     span_id: str
@@ -67,7 +68,7 @@ class Link:
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """One operation. Ids are lower-case hex, of 32 digits for traces and 16 for spans; no parent is ``""``."""
+    """One operation. Ids are lower-case hex: 32 digits for traces, 16 for spans, and ``""`` for no parent."""
 
     trace_id: str
     span_id: str
@@ -87,7 +88,7 @@ class Span:
 
     @property
     def duration(self) -> int:
-        """Nanoseconds; 0 where the end is missing or lies before the start."""
+        """Nanoseconds. 0 if the end is missing or is before the start."""
         return max(0, self.end - self.start)
 
     @property
@@ -122,7 +123,7 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class TraceSummary:
-    """A trace in one line. ``name`` and ``service`` are the root's, as far as it is known."""
+    """A trace in one line. ``name`` and ``service`` are those of the root, if it is known."""
 
     trace_id: str
     name: str
@@ -130,10 +131,10 @@ class TraceSummary:
     services: tuple[str, ...]
     start: int
     duration: int
-    #: All of them, also those that were left out.
+    #: The number of all spans, including those that are left out.
     span_count: int
     error_count: int
-    #: How many spans came and were not stored, since the trace had as many as it may have.
+    #: How many spans were not stored because the trace had reached its limit.
     left_out: int = 0
 
     def as_dict(self) -> dict[str, Any]:
@@ -152,17 +153,17 @@ class TraceSummary:
 
 
 class FoundSpan(NamedTuple):
-    """One span, and as much of its trace as its page says."""
+    """One span, and what its page shows of its trace."""
 
     span: Span
     trace_name: str
-    #: When the trace began, in nanoseconds.
+    #: The start of the trace, in nanoseconds since the epoch.
     trace_start: int
 
 
 @dataclass(frozen=True, slots=True)
 class SpanStream:
-    """All stored spans of a trace, read as they are asked for; reading on may raise :class:`ReadError`."""
+    """All stored spans of a trace, read while they are iterated, which may raise :class:`ReadError`."""
 
     trace_id: str
     name: str
@@ -174,8 +175,8 @@ class SpanStream:
 class Trace:
     """The spans of one trace, earliest first. There is at least one.
 
-    ``left_out`` is how many more spans it has than are here, ``unstored`` how many of those are stored nowhere.
-    ``uncounted``: there are even more, which nobody counted.
+    ``left_out`` is how many more spans the trace has, and ``unstored`` is how many of those are not stored.
+    ``uncounted`` means that there are still more, and their number is not known.
     """
 
     __slots__ = ("left_out", "spans", "trace_id", "uncounted", "unstored")
@@ -199,7 +200,7 @@ class Trace:
 
     @property
     def root(self) -> Span:
-        """The earliest span without a parent; the earliest span where every one has (the caller's is elsewhere)."""
+        """The earliest span without a parent. If all have one (the caller's, stored elsewhere), the earliest."""
         return next((span for span in self.spans if not span.parent_id), self.spans[0])
 
     @property
@@ -208,17 +209,17 @@ class Trace:
 
     @property
     def duration(self) -> int:
-        """From the first start to the last end, in nanoseconds."""
+        """Nanoseconds from the first start to the last end."""
         return max(0, max(span.end for span in self.spans) - self.start)
 
     @property
     def services(self) -> tuple[str, ...]:
-        """Names of the services that took part, the root's first."""
+        """Names of the services of the spans, the root's first."""
         return root_first(self.root.service, (span.service for span in self.spans))
 
     @property
     def span_count(self) -> int:
-        """All of them, also those that were left out."""
+        """The number of all spans, including those that are left out."""
         return len(self.spans) + self.left_out
 
     @property
@@ -240,15 +241,15 @@ class Trace:
         )
 
     def spans_by_service(self) -> Counter[str]:
-        """How many of ``spans`` are each service's."""
+        """The number of ``spans`` of each service."""
         return Counter(span.service for span in self.spans)
 
     def tree(self) -> list[Node]:
-        """The roots, each with its children, in order of their starts. Every span stands in it exactly once.
+        """The roots, each with its children, in the order of their starts. Every span occurs exactly once.
 
-        A span whose parent is not stored is a root marked ``orphan``; spans that are each other's ancestors are
-        cut open at the earliest of them. Spans of views and middleware that were made afterwards, as with
-        ``LAYERS = "slow"``, take in what their parent did while they lasted.
+        A span whose parent is not stored is a root marked ``orphan``. If spans are each other's ancestors, the
+        earliest of them becomes a root. Spans of views and middleware that were created afterwards, as with
+        ``LAYERS = "slow"``, become the parents of their siblings that lie within them.
         """
         return build_tree(self.spans)
 
@@ -259,17 +260,17 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class RouteStatistics:
-    """One kind of request (or task, or command) of one service, over many traces. Times are nanoseconds."""
+    """Statistics of one kind of request, task or command of one service, over many traces. Times are nanoseconds."""
 
     service: str
-    #: The name of the spans that begin it, e.g. ``GET /items/<int:pk>``.
+    #: The name of the first span, e.g. ``GET /items/<int:pk>``.
     name: str
     count: int
     error_count: int
     p50: int
     p95: int
     p99: int
-    #: Of all its time: what its spans spent themselves, by kind of work.
+    #: The sum of the own times of all its spans, by category.
     time_by_work: dict[Category, int]
     slowest_trace_id: str
     slowest: int
@@ -292,7 +293,7 @@ class RouteStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Dependency:
-    """Who calls whom: a service another service, a database, a cache, a breaker or something that is not traced."""
+    """The calls from a service to another one, a database, a cache, a breaker or a target that is not traced."""
 
     caller: str
     callee: str
@@ -300,9 +301,9 @@ class Dependency:
     calls: int
     #: How many of the ``examined`` calls failed.
     errors: int
-    #: Among how many calls failures were looked for: all of them, unless the backend counts calls only.
+    #: How many of the calls were examined for failures: all of them, unless the backend only counts calls.
     examined: int
-    #: Of a breaker, as it was last seen: ``closed``, ``open`` or ``half-open``.
+    #: The latest state of a circuit breaker: ``closed``, ``open`` or ``half-open``.
     state: str = ""
 
     def as_dict(self) -> dict[str, Any]:
@@ -319,23 +320,23 @@ class Dependency:
 
 @dataclass(frozen=True, slots=True)
 class Dependencies:
-    """Who calls whom, in the order of their names."""
+    """The calls between services and to other targets, sorted by their names."""
 
     links: list[Dependency]
-    #: How many of the newest traces were looked through for what the backend does not count itself; None: all.
+    #: How many of the newest traces were examined for what the backend does not count. None: all traces.
     sampled: int | None = None
 
 
 def span_of(row: Mapping[str, Any]) -> Span:
-    """The span of a row, as ``export.local.span_row`` makes them of spans that were not stored yet."""
+    """The span of a row that ``export.local.span_row`` made of a span that is not stored yet."""
     known = {key: row[key] for key in Span.__slots__ if key in row}
     known["events"] = [Event(**event) for event in row.get("events", ())]
     known["links"] = [Link(**link) for link in row.get("links", ())]
     return Span(**known)
 
 
-def summarize(spans: Iterable[Span]) -> list[TraceSummary]:
-    """A summary of each trace that ``spans`` belong to, the newest first."""
+def summarise(spans: Iterable[Span]) -> list[TraceSummary]:
+    """The summaries of the traces of ``spans``, the newest first."""
     by_trace: dict[str, list[Span]] = {}
     for span in spans:
         by_trace.setdefault(span.trace_id, []).append(span)
@@ -344,6 +345,6 @@ def summarize(spans: Iterable[Span]) -> list[TraceSummary]:
 
 
 def root_first(root: str, services: Iterable[str]) -> tuple[str, ...]:
-    """Names of services: the root's, then the others in alphabetical order."""
+    """Names of services: the root's first, then the others in alphabetical order."""
     others = sorted({name for name in services if name and name != root})
     return (root, *others) if root else tuple(others)

@@ -1,7 +1,7 @@
-"""Traces as text for a terminal: one as a tree, many as a table.
+"""Write traces as text for a terminal: one as a tree, many as a table.
 
-Names and values come from requests, so they are an attacker's to choose: what a terminal would obey (escape
-sequences, line breaks, characters that turn the direction of text) is shown as an escape instead.
+Names and values come from requests, so an attacker may choose them: control characters (escape sequences, line
+breaks, characters that change the direction of text) are shown as escapes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ __all__ = [
     "render_trace",
 ]
 
-#: What is shown beside a span, in this order: the default name, and the one that stable conventions give it.
+#: The attributes that are shown beside a span, in this order: the default name and that of the stable conventions.
 _KEYS: Final = (
     ("http.status_code", "http.response.status_code"),
     ("db.rows", "db.response.returned_rows"),
@@ -44,16 +44,16 @@ _KEYS: Final = (
     ("rate_limit.allowed",),
     ("peer.service",),
 )
-#: A value takes no more characters than this; the whole of it is in ``--json``.
+#: The longest value in characters. ``--json`` has the whole value.
 _VALUE_LENGTH: Final = 60
 _MESSAGE_LENGTH: Final = 120
 _MINIMUM_WIDTH: Final = 40
-#: From which width on there is room for bars, and how wide they get.
+#: The smallest width with bars, and the width of the widest bars.
 _BARS_FROM: Final = 80
 _WIDEST_BAR: Final = 40
 _BAR: Final = "▒"
 _CRITICAL: Final = "█"
-#: Kinds of work, in words.
+#: The names of categories.
 WORDS: Final[Mapping[Category, str]] = {
     "sql": "SQL",
     "cache": "Cache",
@@ -67,7 +67,7 @@ _STYLES: Final = {"bold": "\033[1m", "dim": "\033[2m", "error": "\033[31m", "ser
 
 
 class _Line:
-    """One line of pieces with styles, cut at a width that styles do not count for."""
+    """One line of pieces with styles, cut at a width. Styles do not count."""
 
     def __init__(self, width: int, color: bool) -> None:
         self._left = width
@@ -88,13 +88,13 @@ class _Line:
 
 
 def plain(value: Any) -> str:
-    """``value`` on one line, without anything that a terminal would obey."""
+    """``value`` on one line, without control characters."""
     text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     return printable(text)
 
 
 def key_attributes(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What tells most about a span, in a fixed order: names, under the default conventions, and short values."""
+    """The most useful attributes of a span, in a fixed order: default names and short values."""
     found: list[tuple[str, str]] = []
     for names in _KEYS:
         for name in names:
@@ -105,11 +105,11 @@ def key_attributes(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def render_trace(trace: Trace, *, width: int = 100, color: bool = False, timezone: tzinfo | None = None) -> str:
-    """``trace`` as a waterfall: when each span started after the first, how long it took, where that lies in the
-    whole (dark where the end waited for it), its place in the tree, its name and key attributes.
+    """Draw ``trace`` as a waterfall.
 
-    Repeated calls are folded into one line. ``width`` is in columns; times are in ``timezone``, by default this
-    machine's.
+    Each line has a span's start after the first one, its duration, its bar (dark where the end of the trace waited
+    for the span), its place in the tree, its name and key attributes. Repeated calls are folded into one line.
+    ``width`` is in columns; times are in ``timezone``, by default that of this machine.
     """
     width = max(width, _MINIMUM_WIDTH)
     fall = waterfall(trace)
@@ -155,23 +155,23 @@ def render_trace(trace: Trace, *, width: int = 100, color: bool = False, timezon
 
 
 def left_out(trace: Trace) -> str:
-    """How much of a trace is not shown, and where the rest is; empty where all of it is."""
+    """How many spans of a trace are not shown, and where to find them; empty if all are shown."""
     if not trace.left_out and not trace.uncounted:
         return ""
     shown = len(trace.spans)
     more = "more than " if trace.uncounted else ""
     text = f"The earliest {shown} of {more}{trace.span_count} spans."
     if trace.unstored:
-        text += f' {trace.unstored} were not stored: TRACING["MAX_TRACE_SPANS"] says how many are kept of a trace.'
+        text += f' {trace.unstored} were not stored: TRACING["MAX_TRACE_SPANS"] limits the spans of a trace.'
     if trace.uncounted or trace.left_out > trace.unstored:
-        text += " The others are in the file that the trace's page in the admin offers for download."
+        text += " The others are in the file that you can download from the trace's page in the admin."
     return text
 
 
 def render_list(
     summaries: Sequence[TraceSummary], *, width: int = 120, color: bool = False, timezone: tzinfo | None = None
 ) -> str:
-    """A table of traces, the newest first: when it began, how long it took, spans, errors, service, root, id."""
+    """A table of traces, the newest first: start, duration, spans, errors, service, root and id."""
     width = max(width, _MINIMUM_WIDTH)
     rows = [
         (
@@ -187,7 +187,7 @@ def render_list(
     ]
     titles = ("started", "took", "spans", "errors", "service", "request", "trace")
     widths = [max(len(row[column]) for row in (titles, *rows)) for column in range(len(titles))]
-    # The id is there to be copied, so it stands first and whole; the name has what is left.
+    # The id is for copying, so it comes first and is not cut. The name gets the rest of the width.
     lines = []
     for row in (titles, *rows):
         head = row is titles
@@ -219,18 +219,18 @@ def _offset(nanoseconds: int) -> str:
 
 
 class _Found(NamedTuple):
-    """A line: the branch before a row, the one below it, and whether another service begins with it."""
+    """A line: the branch before a row, the one below it, and whether its service differs from its parent's."""
 
     row: Row
     branch: str
     below: str
     service_changes: bool
-    #: The span whose failure is told; None where none failed.
+    #: The span whose error is shown; None if there is none.
     failed: Span | None
 
 
 def _rows(fall: Waterfall, width: int) -> Iterable[_Found]:
-    """The rows from top to bottom, without those that another one folds; of their branches the last ``width``."""
+    """The rows from top to bottom, without folded ones. Branches are cut to their last ``width`` characters."""
     rows = fall.rows
     shown = [number for number, row in enumerate(rows) if row.parent < 0 or not rows[row.parent].folds]
     last_of = {rows[number].parent: number for number in shown}
@@ -253,20 +253,20 @@ def _rows(fall: Waterfall, width: int) -> Iterable[_Found]:
 
 
 def _bar(row: Row, total: int, width: int) -> str:
-    """Where the row lies in the whole time."""
+    """Draw the time of the row within the time of the trace."""
     cells = [" "] * width
     scale = width / max(total, 1)
     for mark, pieces in ((_BAR, row.pieces or [(row.start, row.start + row.duration)]), (_CRITICAL, row.critical)):
         for start, end in pieces:
             first = min(int(start * scale), width - 1)
-            # A short one is seen too; a short wait does not make all of its cell dark.
+            # A short span is visible, too. A short wait does not make a whole cell dark.
             last = min(max(round(end * scale), first + (mark == _BAR)), width)
             cells[first:last] = [mark] * (last - first)
     return "".join(cells)
 
 
 def _shortened(branch: str, tree_width: int) -> str:
-    """The end of a branch that leaves half of the tree's width to the names."""
+    """The end of a branch, so that half of the tree's width is left for names."""
     room = tree_width // 2
     return branch if len(branch) <= room else "…" + branch[-room + 1 :]
 
@@ -292,7 +292,7 @@ def _describe(line: _Line, row: Row, service_changes: bool) -> None:
 
 
 def _message(span: Span | None) -> str:
-    """What went wrong in the span: its exception, else the message of its status."""
+    """The error of the span: its exception, or else the message of its status."""
     if span is None:
         return ""
     for event in reversed(span.events):

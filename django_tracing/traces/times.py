@@ -8,12 +8,12 @@ from typing import Final
 __all__ = ["FARTHEST", "iso_time", "to_datetime", "to_nanoseconds"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
-#: From the epoch, in nanoseconds, either way.
+#: The largest distance from the epoch, in nanoseconds.
 FARTHEST: Final = 9.2e18
 
 
 def to_nanoseconds(seconds: float) -> int:
-    """Seconds as nanoseconds, within what 64 bits hold: the years 1678 to 2261."""
+    """Seconds as nanoseconds, limited to 64 bits: the years 1678 to 2261."""
     return round(min(max(seconds * 1e9, -FARTHEST), FARTHEST))
 
 
@@ -23,7 +23,7 @@ def iso_time(nanoseconds: int) -> str:
 
 
 def to_datetime(nanoseconds: int) -> datetime:
-    """An aware datetime in UTC; the epoch for what no calendar holds."""
+    """An aware datetime in UTC. The epoch for times that a datetime can't represent."""
     try:
         return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
     except OverflowError:

@@ -15,7 +15,7 @@ __all__ = ["Node", "build_tree", "innermost", "is_layer"]
 
 @dataclass(slots=True, eq=False)
 class Node:
-    """A span in its tree. ``orphan``: the span names a parent that is not among the stored spans."""
+    """A span in its tree. ``orphan`` means that its parent is not stored."""
 
     span: Span
     children: list[Node] = field(default_factory=list)
@@ -50,23 +50,23 @@ def build_tree(spans: Sequence[Span]) -> list[Node]:
 
 
 def is_layer(span: Span | Any) -> bool:
-    """Whether the span (or what has its name and kind) is a view's or a middleware's, as this app names them."""
+    """Whether ``span``, or an object with its name and kind, is a span of this app for a view or a middleware."""
     return span.kind == "internal" and span.name.startswith(("view.", "middleware."))
 
 
 def innermost(
     members: Sequence[tuple[int, int]], layers: Sequence[tuple[int, int]], *, strict: bool = False
 ) -> list[int | None]:
-    """For each of ``members`` (start, end) the number of the shortest of ``layers`` that lasts all the while.
+    """For each of ``members`` (start, end), find the number of the shortest of ``layers`` that contains it.
 
-    None for those that no layer takes in; ``strict``: neither does one of the same start and end. A sweep from the
-    latest end to the earliest: n spans take n log n steps.
+    None for members that no layer contains. If ``strict``, a layer with the same start and end does not contain it.
+    The events are processed from the latest end to the earliest: n spans need n log n steps.
     """
     found: list[int | None] = [None] * len(members)
     by_start = sorted(range(len(layers)), key=lambda number: layers[number][0])
     starts = [layers[number][0] for number in by_start]
     places = {number: place for place, number in enumerate(by_start)}
-    # What may take in a span stands before it.
+    # Layers that may contain a span come before it.
     events = [(-end, start, strict, number) for number, (start, end) in enumerate(layers)]
     events += [(-end, start, not strict, -number - 1) for number, (start, end) in enumerate(members)]
     shortest = _Shortest(len(layers))
@@ -79,7 +79,7 @@ def innermost(
 
 
 class _Shortest:
-    """The shortest of the first few: a Fenwick tree of minima."""
+    """Finds the shortest of the first layers, with a Fenwick tree of minima."""
 
     def __init__(self, size: int) -> None:
         self._least: list[tuple[int, int] | None] = [None] * (size + 1)
@@ -105,7 +105,7 @@ class _Shortest:
 
 
 def _nest_in_layers(node: Node) -> None:
-    """Moves children into the layers beside them that lasted all the while."""
+    """Move children into the layers beside them that contain them."""
     by_service: dict[str, list[Node]] = {}
     for child in node.children:
         if is_layer(child.span):
@@ -139,7 +139,7 @@ def _nest_in_layers(node: Node) -> None:
 
 
 def _below(roots: list[Node]) -> Iterable[Node]:
-    # No recursion: a trace may be deeper than Python's stack. No circle hangs below a root.
+    # No recursion: a trace may be deeper than Python's stack. There are no circles below a root.
     waiting = list(roots)
     while waiting:
         node = waiting.pop()
@@ -148,7 +148,7 @@ def _below(roots: list[Node]) -> Iterable[Node]:
 
 
 def _earliest_of_circle(node: Node, by_id: dict[str, Node]) -> Node:
-    """The first to start among the spans of the circle that ``node`` is in or hangs below."""
+    """The earliest span of the circle that ``node`` is in or below."""
     seen: dict[int, Node] = {}
     while id(node) not in seen:
         seen[id(node)] = node

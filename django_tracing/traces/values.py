@@ -7,12 +7,12 @@ from typing import Any, Final
 
 __all__ = ["DEEPEST", "json_safe", "shallow"]
 
-#: Values within values are read as deep as this; no function that meets them may need the whole of Python's stack.
+#: The depth to which nested values are kept, so that no function that handles them uses up Python's stack.
 DEEPEST: Final = 16
 
 
 def shallow(value: Any, depth: int = DEEPEST) -> Any:
-    """``value`` with … for what lies deeper than ``depth`` lists and objects."""
+    """``value`` with … in place of what is nested deeper than ``depth`` lists and objects."""
     if not isinstance(value, (dict, list)):
         return value
     if not depth:
@@ -23,7 +23,7 @@ def shallow(value: Any, depth: int = DEEPEST) -> Any:
 
 
 def json_safe(value: Any, depth: int = DEEPEST) -> Any:
-    """``value`` without the NaN and infinities that JSON has no place for."""
+    """``value`` with text in place of NaN and infinities, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, (dict, list)) and not depth:

@@ -21,7 +21,7 @@ from django.core.management import CommandError, call_command
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from example_project.servers import free_port
 from tests.traces.builders import blueprint_trace, row
-from tests.traces.readers.jaeger.test_reader import Server, v3
+from tests.traces.readers.jaeger.helpers import Server, v3
 
 BLUEPRINT = "0" * 31 + "1"
 

@@ -21,7 +21,7 @@ from example_project.servers import free_port
 from tests.jaegers import wait_until
 from tests.pages.helpers import ADDRESSES, TRACES, content, fill, listed, staff, words
 from tests.traces.builders import NOON, blueprint_trace
-from tests.traces.readers.jaeger.test_reader import Server
+from tests.traces.readers.jaeger.helpers import Server
 
 pytestmark = pytest.mark.django_db
 

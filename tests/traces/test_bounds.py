@@ -76,7 +76,7 @@ def test_what_was_left_out_is_said(make: Callable[..., LocalStore]) -> None:
     assert trace is not None
     text = render_trace(trace)
     assert text.endswith(
-        'The earliest 3 of 6 spans. 3 were not stored: TRACING["MAX_TRACE_SPANS"] says how many are kept of a trace.'
+        'The earliest 3 of 6 spans. 3 were not stored: TRACING["MAX_TRACE_SPANS"] limits the spans of a trace.'
     )
     assert "6 (3 not stored)" in render_list(store.search())
     assert (trace.as_dict()["span_count"], trace.as_dict()["left_out"]) == (6, 3)
@@ -227,7 +227,7 @@ def test_the_earliest_are_shown_and_what_they_hang_below(
     assert (len(trace.spans), trace.span_count, trace.unstored) == (22, 102, 0)
     assert render_trace(trace).endswith(
         "The earliest 22 of 102 spans. "
-        "The others are in the file that the trace's page in the admin offers for download."
+        "The others are in the file that you can download from the trace's page in the admin."
     )
 
 

@@ -14,7 +14,7 @@ NodeKind = Literal["service", "database", "cache", "breaker", "external"]
 
 
 def links_of(traces: Iterable[Trace]) -> list[Dependency]:
-    """Who calls whom in ``traces``."""
+    """The calls in ``traces``."""
     calls: dict[tuple[str, str, NodeKind], list[int]] = {}
     states: dict[str, tuple[int, str]] = {}
     for trace in traces:
@@ -25,7 +25,7 @@ def links_of(traces: Iterable[Trace]) -> list[Dependency]:
             if parent is None:
                 continue
             if span.kind in ("server", "consumer"):
-                # Also where a service calls itself.
+                # Even if a service calls itself.
                 continued.add(parent.span_id)
             if parent.service != span.service:
                 continued.add(parent.span_id)

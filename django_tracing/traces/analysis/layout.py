@@ -11,7 +11,7 @@ from django_tracing.traces.model import Dependency
 
 __all__ = ["BOX_HEIGHT", "BOX_WIDTH", "COLUMN_GAP", "MARGIN", "MOST_BENDS", "ROW_GAP", "Box", "Line", "Map", "layout"]
 
-#: In pixels of the drawing.
+#: In pixels.
 BOX_WIDTH: Final = 170
 BOX_HEIGHT: Final = 46
 
@@ -21,15 +21,15 @@ ROW_GAP: Final = 26
 
 
 MARGIN: Final = 16
-#: As many places all lines have together in the columns that they pass; with more they run straight over boxes. Many
-#: lines over many columns would have a square of them.
+#: The number of bends of all lines together, where lines pass columns. With more, lines run straight over boxes: the
+#: number of bends may grow with the square of the number of lines.
 MOST_BENDS: Final = 2000
-#: How often the boxes of each column are put in the order of their neighbors.
+#: How often the boxes of each column are sorted by their neighbors.
 _SWEEPS: Final = 4
 
 
 class Box(NamedTuple):
-    """A service, database, cache or breaker on the map; ``x`` and ``y`` are its upper left corner."""
+    """A box of the map; ``x`` and ``y`` are its upper left corner."""
 
     name: str
     kind: NodeKind
@@ -39,7 +39,7 @@ class Box(NamedTuple):
 
 
 class Line(NamedTuple):
-    """A dependency on the map: a curve as the ``d`` of an SVG path, and where its label stands."""
+    """A line of the map: the ``d`` of an SVG path, and the position of its label."""
 
     link: Dependency
     path: str
@@ -56,18 +56,18 @@ class Map(NamedTuple):
     lines: list[Line]
 
 
-#: A box by its kind and name, or a bend of a line that passes a column.
+#: Kind and name of a box, or a bend of a line that passes a column.
 _Node = tuple[str, str]
 
 
-#: What a bend takes of its column.
+#: The height of a bend in its column.
 _BEND_HEIGHT: Final = 14
 
 
 def layout(links: Sequence[Dependency]) -> Map:
-    """Boxes in columns, callers left of what they call, as far as there are no circles.
+    """Put boxes into columns: callers are left of what they call, unless there are circles.
 
-    The layers of Sugiyama and others (1981): a line that passes a column has a place of its own there.
+    This is the layered drawing of Sugiyama and others (1981): a line that passes a column has its own place there.
     """
     edges: list[tuple[_Node, _Node, Dependency]] = [
         (("service", link.caller), (link.kind, link.callee), link) for link in links
@@ -114,7 +114,7 @@ def _height(node: _Node) -> int:
 
 
 def _columns(nodes: list[_Node], edges: list[tuple[_Node, _Node]]) -> dict[_Node, int]:
-    """Each node one column right of the rightmost that calls it; edges that close a circle don't count."""
+    """Put each node one column right of its rightmost caller. Edges that close a circle don't count."""
     below: dict[_Node, list[_Node]] = {node: [] for node in nodes}
     called = set()
     for caller, callee in edges:
@@ -123,7 +123,7 @@ def _columns(nodes: list[_Node], edges: list[tuple[_Node, _Node]]) -> dict[_Node
     order: list[_Node] = []
     forward: dict[_Node, list[_Node]] = {}
     state: dict[_Node, int] = {}
-    # Depth first, from those that nobody calls; no recursion: chains may be long.
+    # Depth first, from nodes without callers. No recursion: chains may be long.
     for root in sorted(nodes, key=lambda node: node in called):
         waiting = [(root, iter(below[root]))] if root not in state else []
         state.setdefault(root, 1)
@@ -147,7 +147,7 @@ def _columns(nodes: list[_Node], edges: list[tuple[_Node, _Node]]) -> dict[_Node
 
 
 def _untangle(columns: list[list[_Node]], edges: Iterable[tuple[_Node, _Node]]) -> None:
-    """Orders each column by the mean place of its neighbors, from both sides in turn (the barycentre method)."""
+    """Sort each column by the mean position of its neighbors, from both sides in turn (the barycenter method)."""
     near: dict[_Node, list[_Node]] = {}
     for caller, callee in edges:
         near.setdefault(caller, []).append(callee)
@@ -167,9 +167,9 @@ def _place(column: Sequence[_Node], place: dict[_Node, float]) -> None:
 
 
 def _line(link: Dependency, corners: Sequence[tuple[int, int]], neighbors: int) -> Line:
-    """A curve from the first box to the last, straight through the bends between them.
+    """Draw a curve from the first box to the last, straight through the bends between them.
 
-    ``neighbors`` is how many lines end at the same box already: labels stand at different places of theirs.
+    ``neighbors`` is how many lines end at the same box already: their labels are at different positions.
     """
     label = 0, 0
     x, y = corners[0][0] + BOX_WIDTH, corners[0][1] + BOX_HEIGHT // 2
@@ -177,14 +177,14 @@ def _line(link: Dependency, corners: Sequence[tuple[int, int]], neighbors: int) 
     for number, (left, top) in enumerate(corners[1:], start=1):
         last = number == len(corners) - 1
         next_y = top + (BOX_HEIGHT if last else _BEND_HEIGHT) // 2
-        # Backwards, or within a column: around the boxes.
+        # Lines that go backwards or stay in a column go around the boxes.
         bend = COLUMN_GAP // 2 if left > x else COLUMN_GAP
         path += f" C{x + bend},{y} {left - bend},{next_y} {left},{next_y}"
         if last:
             at = 0.72 - 0.16 * (neighbors % 3)
             label = (
                 _on_curve(at, x, x + bend, left - bend, left),
-                # A level line would run through the whole of its label.
+                # A horizontal line would run through its label.
                 _on_curve(at, y, y, next_y, next_y) + (-5 if y == next_y else 4),
             )
         else:

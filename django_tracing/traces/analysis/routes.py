@@ -1,4 +1,4 @@
-"""Statistics by route: how often, how long, where the time goes."""
+"""Compute statistics by route: count, durations, and the time by category."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Part", "parts_of", "route_statistics", "routes_of", "self_time"]
 
 
 class Part(NamedTuple):
-    """As much of a span as statistics need."""
+    """The fields of a span that statistics need."""
 
     span_id: str
     parent_id: str
@@ -40,7 +40,7 @@ def parts_of(trace: Trace) -> list[Part]:
 
 
 def self_time(start: int, end: int, children: Iterable[tuple[int, int]]) -> int:
-    """What of ``start`` to ``end`` none of ``children`` covers."""
+    """The part of the time from ``start`` to ``end`` that ``children`` do not cover."""
     left = end - start
     covered = start
     for child_start, child_end in sorted(children):
@@ -52,7 +52,7 @@ def self_time(start: int, end: int, children: Iterable[tuple[int, int]]) -> int:
     return max(left, 0)
 
 
-#: Kinds of spans that begin what a service is asked to do.
+#: The kinds of spans with which a service starts to work on a request.
 _ENTRIES: Final = frozenset({"server", "consumer"})
 
 
@@ -70,10 +70,10 @@ class _Route:
 def route_statistics(
     traces: Iterable[tuple[str, Sequence[Part]]], service: str | None = None
 ) -> list[RouteStatistics]:
-    """The statistics of ``traces`` (id and parts), in the order of services and names; of ``service`` only, if given.
+    """The statistics of ``traces`` (ids and parts), sorted by service and name; of ``service`` only, if given.
 
-    A route is a span that begins what a service is asked to do: a server's, a consumer's, or one without a parent.
-    Its time is divided among its spans of the same service; a call to another service counts whole, as HTTP.
+    A route is a span with which a service starts its work: a server's, a consumer's, or one without a parent. Its
+    time is divided among its spans of the same service; a call to another service counts as HTTP, as a whole.
     """
     routes: dict[tuple[str, str], _Route] = {}
     for trace_id, parts in traces:
@@ -115,7 +115,8 @@ def _add(routes: dict[tuple[str, str], _Route], trace_id: str, parts: Sequence[P
             layers.setdefault(part.parent_id, []).append(part)
     inside: dict[str, list[tuple[int, int]]] = {}
     for parent_id, beside in layers.items():
-        # Made afterwards, beside what it did: as in Trace.tree, that is not its own time.
+        # The layer's span was created afterwards, as a sibling of what it contains. As in Trace.tree, the time of
+        # these siblings is not its own time.
         spent = children[parent_id]
         around = innermost(spent, [(layer.start, layer.end) for layer in beside], strict=True)
         for times, number in zip(spent, around, strict=True):
@@ -153,12 +154,12 @@ def _owner(
     routes: dict[tuple[str, str], _Route],
     service: str | None,
 ) -> _Route | None:
-    """The route that a span belongs to: that of the nearest span above it that begins one."""
+    """The route of a span: that of its nearest ancestor that starts one."""
     passed: list[str] = []
     current = part
     while current.span_id not in owners:
         passed.append(current.span_id)
-        # Spans that are each other's ancestors belong to nothing, and neither do those whose parent is not stored.
+        # Spans that are each other's ancestors have no route, and neither have those whose parent is not stored.
         owners[current.span_id] = None
         if _begins(current, by_id):
             if service is None or current.service == service:
@@ -175,5 +176,5 @@ def _owner(
 
 
 def _percentile(ordered: Sequence[int], percent: int) -> int:
-    """The smallest value that ``percent`` % of all do not pass (nearest rank)."""
+    """The percentile by the nearest-rank method."""
     return ordered[max(math.ceil(len(ordered) * percent / 100), 1) - 1]

@@ -1,7 +1,7 @@
-"""A trace as rows: its tree from top to bottom, repeated calls folded, what was waited for, what took the time.
+"""Turn a trace into rows: its tree from top to bottom, with repeated calls folded, and its critical path.
 
-What ends a request late is its critical path: at each moment the span that everything above it waited for. It is
-found backwards from the end, as Jaeger's UI does it (https://www.jaegertracing.io/docs/latest/frontend-ui/).
+The critical path is, at each moment, the span that the end of the trace waited for. It is found backwards from the
+end, as in Jaeger's UI (https://www.jaegertracing.io/docs/latest/frontend-ui/).
 """
 
 from __future__ import annotations
@@ -27,63 +27,63 @@ __all__ = [
     "waterfall",
 ]
 
-#: As many calls of one shape below one span become one row.
+#: From this many calls of one shape below one span on, they are one row.
 FOLD_FROM: Final = 3
-#: As many queries of one shape below one span are what is called an N+1: one query for a list, one for each of it.
+#: From this many queries of one shape below one span on, they are an N+1: a query for each item of a list.
 N_PLUS_ONE_FROM: Final = 5
-#: A list of columns that is longer than a count or a star.
+#: A list of columns that is longer than a count or an asterisk.
 _COLUMNS: Final = re.compile(r"SELECT (?:(?! FROM ).){24,}? (?=FROM )", re.IGNORECASE)
 
 
 @dataclass(slots=True)
 class Row:
-    """A span, or several that are folded into one row. Times are nanoseconds, starts count from the trace's."""
+    """One span, or several folded spans. Times are nanoseconds, and starts are relative to the trace's start."""
 
     span: Span
     depth: int
-    #: The place of the row above in the tree; -1 for the first level.
+    #: The number of the parent's row; -1 for roots.
     parent: int
     work: Category
     start: int
     duration: int
     self_time: int
-    #: The parts of the span that the end of the trace waited for: start and end.
+    #: The parts of the span (start and end) on the critical path.
     critical: list[tuple[int, int]] = field(default_factory=list)
-    #: The span names a parent that is not stored.
+    #: Whether the span's parent is not stored.
     orphan: bool = False
-    #: How many rows below it are its own: none in the tree's leaves.
+    #: How many rows are below it in the tree.
     below: int = 0
-    #: How many spans a row stands for that folds them; 1 for a span's own row.
+    #: The number of spans of the row; more than 1 if it folds them.
     count: int = 1
-    #: Where the folded spans lie: start and end.
+    #: Start and end of the folded spans.
     pieces: list[tuple[int, int]] = field(default_factory=list)
-    #: How many of the folded spans failed; for a span 0 or 1.
+    #: How many spans of the row failed.
     failed: int = 0
     n_plus_one: bool = False
 
     @property
     def folds(self) -> bool:
-        """Whether the row stands for several spans."""
+        """Whether the row has several spans."""
         return self.count > 1
 
 
 @dataclass(slots=True)
 class Waterfall:
-    """The rows of a trace, and sums over all of it. Times are nanoseconds."""
+    """The rows of a trace and the sums of their times. Times are nanoseconds."""
 
     trace: Trace
     rows: list[Row]
-    #: What spans spent themselves, by kind of work, the longest first. Spans side by side count each.
+    #: The sum of the spans' own times by category, the longest first. Parallel spans count separately.
     time_by_work: dict[Category, int]
 
     @property
     def repeated(self) -> list[Row]:
-        """The rows that look like an N+1, the one with most queries first."""
+        """The rows with an N+1, that with the most queries first."""
         return sorted((row for row in self.rows if row.n_plus_one), key=lambda row: -row.count)
 
 
 def statement_of(attributes: Mapping[str, Any]) -> str:
-    """The SQL, without values; empty where there is none."""
+    """The SQL without values; empty if there is none."""
     text = attributes.get("db.statement") or attributes.get("db.query.text")
     return text if isinstance(text, str) else ""
 
@@ -96,7 +96,7 @@ def short_statement(text: str) -> str:
 
 
 def location_of(attributes: Mapping[str, Any]) -> str:
-    """The line of code that made the call, ``shop/views.py:42 in checkout``; empty where it is not known."""
+    """The line of code of the call, ``shop/views.py:42 in checkout``; empty if it is unknown."""
     path = attributes.get("code.filepath") or attributes.get("code.file.path")
     if not path:
         return ""
@@ -179,7 +179,7 @@ def _reads(span: Span) -> bool:
 
 
 def _groups(children: Sequence[Node]) -> list[list[Node]]:
-    """The children in their order; those of one shape that are many stand together, where the first of them is."""
+    """The children in their order. Many children of one shape become one group, in the place of the first one."""
     shapes: dict[tuple[str, ...], list[Node]] = {}
     for node in children:
         span = node.span
@@ -197,12 +197,12 @@ def _groups(children: Sequence[Node]) -> list[list[Node]]:
 
 
 def _critical_path(root: Node, origin: int) -> dict[int, list[tuple[int, int]]]:
-    """By the id of nodes: the parts of the time, from ``origin``, that the root's end waited for."""
+    """By the id of nodes: the parts of the time, relative to ``origin``, that the end of the root waited for."""
     parts: dict[int, list[tuple[int, int]]] = {}
     waiting: list[tuple[Node, int, int]] = [(root, root.span.start, root.span.start + root.span.duration)]
     while waiting:
         node, since, until = waiting.pop()
-        # Clocks disagree, and children outlive their parents: only what lies within is waited for.
+        # Clocks disagree, and children end after their parents: only the part within the parent counts.
         first = max(node.span.start, since)
         moment = limit = min(node.span.end, until)
         own = parts.setdefault(id(node), [])

@@ -1,4 +1,4 @@
-"""JSON that is read piece by piece: what is kept of a long answer is up to its reader, and never all of it."""
+"""Read JSON piece by piece, without keeping all of it in memory."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from typing import Any, Final
 
 __all__ = ["MOST_CHARACTERS", "JsonStream"]
 
-#: A value that is read whole, e.g. a span, may have as many characters.
+#: The longest value that is read as a whole, e.g. a span, in characters.
 MOST_CHARACTERS: Final = 8 * 1024 * 1024
 _PIECE: Final = 64 * 1024
 _SPACE: Final = re.compile(r"[ \t\n\r]*")
 
 
 class JsonStream:
-    """The JSON whose bytes ``read`` returns, a piece with each call and none at the end.
+    """Parses the bytes that ``read`` returns, a piece with each call and no bytes at the end.
 
-    Objects and arrays are walked through by :meth:`members` and :meth:`items`; each of theirs has to be taken, by one
-    of these or by :meth:`value`, before the next one comes. Raises ValueError for what is no JSON, TypeError where an
-    object or an array was meant and there is none, and RecursionError for one that is nested very deeply.
+    :meth:`members` and :meth:`items` iterate over objects and arrays. Each member or item must be read, by one of
+    them or by :meth:`value`, before the next one. Raises ValueError for invalid JSON, TypeError if an object or array
+    is expected and there is none, and RecursionError for values that are nested too deeply.
     """
 
     def __init__(self, read: Callable[[], bytes]) -> None:
@@ -33,7 +33,7 @@ class JsonStream:
         self._ended = False
 
     def value(self) -> Any:
-        """The next value, whole."""
+        """Read the whole next value."""
         self._peek()
         while True:
             try:
@@ -42,7 +42,7 @@ class JsonStream:
                 if self._ended:
                     raise
             else:
-                # A number may go on in the next piece, and what there is of it be a number as well.
+                # A number may continue in the next piece, although its first part is a number, too.
                 if self._ended or self._text[end : end + 1] not in ("", ".", "e", "E"):
                     self._at = end
                     return value
@@ -51,7 +51,7 @@ class JsonStream:
             self._more()
 
     def members(self) -> Iterator[str]:
-        """The keys of the next value, an object; their values are to be taken."""
+        """Iterate over the keys of the next value, an object. The caller must read their values."""
         if self._peek() != "{":
             raise TypeError("no object")
         self._at += 1
@@ -68,7 +68,7 @@ class JsonStream:
                 return
 
     def items(self) -> Iterator[None]:
-        """Once for each value of an array, which is to be taken; null is an empty one."""
+        """Iterate over the next value, an array, whose items the caller must read. null counts as an empty array."""
         if self._peek() != "[":
             if self.value() is None:
                 return
@@ -83,7 +83,7 @@ class JsonStream:
                 return
 
     def _peek(self) -> str:
-        """The next character that is no space."""
+        """The next character that is not white space."""
         while True:
             found = _SPACE.match(self._text, self._at)
             self._at = len(self._text) if found is None else found.end()
@@ -101,8 +101,8 @@ class JsonStream:
         return character
 
     def _more(self) -> None:
-        # As much again as is waiting: a value is tried again with twice as much of it, and all tries together are
-        # linear in its length.
+        # Read as much again as is there. A value is then parsed again with twice as much text, so that all attempts
+        # together take linear time.
         left = self._text[self._at :]
         parts, wanted = [left], max(_PIECE, len(left))
         while wanted > 0 and not self._ended:

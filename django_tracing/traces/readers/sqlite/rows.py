@@ -50,7 +50,7 @@ def describe(kind: str, attributes: Mapping[str, Any], resource: Mapping[str, An
 
 
 def encodable(value: Any) -> str:
-    # A lone surrogate (an undecodable byte of a path) must cost itself, not the batch.
+    # A lone surrogate (an undecodable byte of a path) must not lose the whole batch.
     return str(value).encode("utf-8", "replace").decode("utf-8")
 
 
@@ -58,7 +58,7 @@ dump_json: Final = json.JSONEncoder(default=str, separators=(",", ":")).encode
 
 
 def prepare_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The columns of a span; None for what is no span."""
+    """The columns of a span; None for an invalid one."""
     try:
         kind, status = row.get("kind"), row.get("status")
         kind = kind if kind in _KINDS else "internal"
@@ -107,13 +107,13 @@ def summary_of_row(row: tuple[Any, ...]) -> TraceSummary:
 
 
 def check_known(known: Collection[Any], *found: Any) -> None:
-    """Raises LookupError for a word that was never written there."""
+    """Raise LookupError for a word that this app never writes: the file is damaged."""
     if not set(found) <= set(known):
         raise LookupError("an unknown word")
 
 
 class Resources:
-    """Resources as they are read, each once: many spans have the same."""
+    """Parses each resource once: many spans have the same one."""
 
     def __init__(self) -> None:
         self._known: dict[str, dict[str, Any]] = {}
@@ -126,7 +126,7 @@ class Resources:
 
 
 def shallow_attributes(found: dict[str, Any]) -> dict[str, Any]:
-    """``found`` with no value so deep that a function that meets it runs out of Python's stack."""
+    """``found`` without values that are nested so deeply that a function would use up Python's stack."""
     return {key: shallow(value) for key, value in found.items()}
 
 
