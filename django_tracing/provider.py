@@ -51,7 +51,7 @@ from django_tracing.version import __version__
 if TYPE_CHECKING:
     from django_tracing.traces.readers.sqlite.store import LocalStore
 
-__all__ = ["make_exporter", "make_provider", "make_resource", "start"]
+__all__ = ["make_exporter", "make_provider", "make_resource", "queue", "start"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -88,6 +88,12 @@ def start() -> None:
             f"Tracing is off: it could not be set up ({type(error).__name__}). The application goes on without it.",
             error=error,
         )
+
+
+def queue() -> QueueProcessor | None:
+    """Return the queue of ended spans. None if this app exports nothing."""
+    processor: QueueProcessor | None = runtime.current.queue
+    return processor
 
 
 def _set_trouble(trouble: str, *, level: int = logging.ERROR, error: Exception | None = None) -> None:

@@ -36,7 +36,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 def test_every_public_name_has_its_heading() -> None:
     names = set(django_tracing.__all__) - {"__version__"}
-    assert names <= set(re.findall(r"^## (\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE))
+    assert names <= set(re.findall(r"^### (\w+)$", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE))
 
 
 def test_every_command_has_its_page() -> None:

@@ -120,7 +120,7 @@ def test_no_path_takes_a_pattern_long(pattern: str, asked: str) -> None:
     "pattern", ["^(a+)+$", "(a|aa)*b", "(a?){40}a{40}", "^(.*,){12}P", "^/(x+x+)+y", r"^/\w+_\w+_\w+_\w+_\w+$"]
 )
 def test_a_pattern_that_may_take_forever_is_refused(pattern: str) -> None:
-    assert "may take forever" in pattern_problem("~" + pattern)
+    assert "may take too long" in pattern_problem("~" + pattern)
     [(rule, why)] = compile_rules([Rule(1, "x", path="~" + pattern)], "shop").left_out
     assert (rule.name, why) == ("x", pattern_problem("~" + pattern))
 

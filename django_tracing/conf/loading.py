@@ -27,7 +27,7 @@ from django_tracing.conf.selection import select_exporter, select_sampler
 from django_tracing.conf.table import NAMES, OUR_INSTRUMENTATIONS, SPECS, Spec
 from django_tracing.conf.values import Problem, Settings
 
-__all__ = ["DEFAULT_ENDPOINTS", "DISABLING", "QUERY_PORT", "get_settings", "load"]
+__all__ = ["DEFAULT_ENDPOINTS", "Loader", "DISABLING", "QUERY_PORT", "get_settings", "load"]
 
 #: Where an exporter sends to when no endpoint is given.
 DEFAULT_ENDPOINTS = MappingProxyType(

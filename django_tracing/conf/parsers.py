@@ -69,7 +69,7 @@ KNOWN_SEMCONV = ("http", "http/dup", "database", "database/dup")
 
 
 class WrongValue(Exception):
-    """A value that a parser refuses: what is wrong, and the mend."""
+    """A value that a parser refuses: what is wrong with it, and how to fix it."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
@@ -77,10 +77,12 @@ class WrongValue(Exception):
         self.hint = hint
 
 
+#: Takes a value, and whether it came from the environment. Returns the parsed value, or raises :class:`WrongValue`.
 Parser = Callable[[Any, bool], Any]
 
 
 def display(value: Any) -> str:
+    """Return ``value`` for a message, at most 60 characters."""
     try:
         text = repr(value)
     except Exception:
@@ -107,6 +109,7 @@ def parse_boolean(value: Any, from_env: bool) -> bool:
 
 
 def number(minimum: float, maximum: float = math.inf, *, unit: str, whole: bool = False) -> Parser:
+    """Return a parser of numbers from ``minimum`` to ``maximum``."""
     kind = "a whole number" if whole else "a number"
     bounds = f"from {minimum:g} to {maximum:g}" if maximum < math.inf else f"of at least {minimum:g}"
 
@@ -134,7 +137,7 @@ def number(minimum: float, maximum: float = math.inf, *, unit: str, whole: bool 
 
 
 def optional(parser: Parser) -> Parser:
-    """``parser``, which lets None pass though it is not the default."""
+    """Return ``parser``, which also accepts None where that is not the default."""
 
     def parse(value: Any, from_env: bool) -> Any:
         return None if value is None else parser(value, from_env)
@@ -173,6 +176,8 @@ def parse_timeout(value: Any, from_env: bool) -> float:
 
 
 def choice(*choices: str) -> Parser:
+    """Return a parser of one of ``choices``, in any case."""
+
     def parse(value: Any, from_env: bool) -> str:
         if isinstance(value, str) and value.strip().lower() in choices:
             return value.strip().lower()
@@ -183,6 +188,8 @@ def choice(*choices: str) -> Parser:
 
 
 def strings(*, example: str, choices: tuple[str, ...] = (), absolute: bool = False) -> Parser:
+    """Return a parser of a list of strings; of paths that start with "/" where ``absolute``."""
+
     def parse(value: Any, from_env: bool) -> tuple[str, ...]:
         if from_env:
             value = [part.strip() for part in str(value).split(",") if part.strip()]
@@ -209,6 +216,8 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
 
 
 def string_map(*, example: str) -> Parser:
+    """Return a parser of a dict of strings; in the environment, ``key1=value1,key2=value2``."""
+
     def parse(value: Any, from_env: bool) -> Mapping[str, str]:
         if from_env:
             pairs = {}
@@ -219,7 +228,7 @@ def string_map(*, example: str) -> Parser:
                 if not separator or not key.strip():
                     # The value may be a secret, so it is not shown.
                     raise WrongValue("has an entry without '='.", "Write it as key1=value1,key2=value2.")
-                # W3C Baggage encoding, as the OpenTelemetry specification asks of both variables.
+                # W3C Baggage encoding, as the OpenTelemetry specification requires for both variables.
                 pairs[unquote(key.strip())] = unquote(text.strip())
             return MappingProxyType(pairs)
         if not isinstance(value, Mapping):
@@ -227,7 +236,7 @@ def string_map(*, example: str) -> Parser:
         for key, text in value.items():
             if not isinstance(key, str) or not isinstance(text, str):
                 raise WrongValue(
-                    f"has the entry {display(key)}, which is not text to text.", f"Write it as {example}."
+                    f"has the entry {display(key)}, which is not a string for a string.", f"Write it as {example}."
                 )
         return MappingProxyType(dict(value))
 
@@ -238,11 +247,13 @@ def parse_headers(value: Any, from_env: bool) -> Mapping[str, str]:
     headers: Mapping[str, str] = string_map(example='{"authorization": "Bearer ..."}')(value, from_env)
     for name, text in headers.items():
         if any(character in name + text for character in "\r\n\0"):
-            raise WrongValue(f"has a line break in the header {display(name)}.", "Take the line break out.")
+            raise WrongValue(f"has a line break in the header {display(name)}.", "Remove the line break.")
     return headers
 
 
 def url(*schemes: str, example: str) -> Parser:
+    """Return a parser of URLs with one of ``schemes``. Messages show no credentials."""
+
     def parse(value: Any, from_env: bool) -> str:
         if not isinstance(value, str):
             raise WrongValue(f"must be a URL in a string, not {type(value).__name__}.", f'Write it as "{example}".')
@@ -261,11 +272,11 @@ def url(*schemes: str, example: str) -> Parser:
                 hint = f"Use {' or '.join(f'{scheme}://' for scheme in schemes)}."
             raise WrongValue(f"is {shown}, which is not a URL this app can send to.", hint)
         if not parts.hostname or any(character.isspace() for character in text):
-            raise WrongValue(f"is {shown}, which names no host.", hint)
+            raise WrongValue(f"is {shown}, which has no host.", hint)
         if port == 0:
             raise WrongValue(f"is {shown}: port 0 can't be connected to.", hint)
         if parts.scheme == "udp" and not port:
-            raise WrongValue(f"is {shown}, which names no port.", f'Write "udp://{parts.hostname}:6831".')
+            raise WrongValue(f"is {shown}, which has no port.", f'Write "udp://{parts.hostname}:6831".')
         return text
 
     return parse
@@ -299,7 +310,7 @@ def parse_networks(value: Any, from_env: bool) -> tuple[IPv4Network | IPv6Networ
             networks.append(ip_network(item, strict=False))
         except ValueError:
             raise WrongValue(
-                f"contains {display(item)}, which is no IP address or network.",
+                f"contains {display(item)}, which is not an IP address or a network.",
                 'Write it as ["10.0.0.0/8", "127.0.0.1"].',
             ) from None
     return tuple(networks)
@@ -329,17 +340,17 @@ def parse_trust_parent(value: Any, from_env: bool) -> str | tuple[IPv4Network | 
 def parse_header_name(value: Any, from_env: bool) -> str:
     name = parse_text(value, from_env)
     if not all(character.isalnum() or character == "-" for character in name):
-        raise WrongValue(f"is {display(value)}, which is no header's name.", 'Write it as "X-Trace-Debug".')
+        raise WrongValue(f"is {display(value)}, which is not the name of a header.", 'Write it as "X-Trace-Debug".')
     return name
 
 
 def parse_refresh(value: Any, from_env: bool) -> float:
-    # 0 is for never; more often than once a second would be a load on the database.
+    # 0 means never. More than once a second would be a load on the database.
     return 0.0 if value == 0 and value is not False else float(number(1, 3600, unit="seconds")(value, from_env))
 
 
 def parse_reader(value: Any, from_env: bool) -> str | Callable[[Settings], Any]:
-    # Not imported here: every process would, and only those that show traces need it.
+    # Not imported here: only processes that show traces need it.
     if callable(value):
         return value  # type: ignore[no-any-return]
     if isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split(".")):
@@ -361,7 +372,7 @@ def parse_callable(value: Any, from_env: bool) -> Callable[[str, Any], Any]:
     hint = 'Write it as a function of key and value, or as its dotted path: "shop.tracing.redact".'
     if isinstance(value, str):
         if not ("." in value and all(part.isidentifier() for part in value.split("."))):
-            raise WrongValue(f"is {display(value)}, which is no dotted path.", hint)
+            raise WrongValue(f"is {display(value)}, which is not a dotted path.", hint)
         try:
             value = import_string(value)
         except Exception as error:
@@ -388,7 +399,7 @@ def parse_exporter(value: Any, from_env: bool) -> str:
         if module and all(part.isidentifier() for part in name.split(".")):
             return name
         raise WrongValue(
-            f"is {display(value)}, which is no known exporter{did_you_mean(name, KNOWN_EXPORTERS)}.",
+            f"is {display(value)}, which is not a known exporter{did_you_mean(name, KNOWN_EXPORTERS)}.",
             f"Choose one of {', '.join(KNOWN_EXPORTERS)}, or the dotted path of a SpanExporter.",
         )
     raise WrongValue(f"must be a string, not {type(value).__name__}.", f"Choose one of {', '.join(KNOWN_EXPORTERS)}.")
@@ -422,7 +433,7 @@ def parse_hosts(value: Any, from_env: bool) -> tuple[str, ...]:
         named = host.strip().removeprefix("*.")
         if "/" in named or not named or ("*" in named and host.strip() != "*"):
             raise WrongValue(
-                f"contains {display(host)}, which is no host.",
+                f"contains {display(host)}, which is not a host.",
                 f'Write hosts as "host", "host:port" or "*.domain", without a scheme: {example}.',
             )
     return tuple(host.strip().lower() for host in hosts)
@@ -432,10 +443,10 @@ def parse_prefixes(value: Any, from_env: bool) -> tuple[str, ...]:
     prefixes: tuple[str, ...] = strings(example='["tariff:", "report:"]')(value, from_env)
     for prefix in prefixes:
         if "*" in prefix:
-            # A star would be taken for itself, and match no key.
+            # A star would be taken literally, and match no key.
             raise WrongValue(
                 f"contains {display(prefix)}, which is a pattern.",
-                f'Write only how keys begin, without a star: "{prefix.partition("*")[0] or "tariff:"}".',
+                f'Write only the prefix, without a star: "{prefix.partition("*")[0] or "tariff:"}".',
             )
     return prefixes
 
@@ -445,7 +456,7 @@ def parse_semconv(value: Any, from_env: bool) -> frozenset[str]:
         value = [part.strip() for part in value.split(",") if part.strip()]
     parse = strings(example='["http", "database"]')
     items = frozenset(parse(value, False))
-    # The variable is shared with other instrumentations (gen_ai, messaging, ...): only ours are read from it.
+    # Other instrumentations read the same variable (gen_ai, messaging, ...). Their values are ignored here.
     known = items & set(KNOWN_SEMCONV)
     if not from_env and items - known:
         wrong = sorted(items - known)[0]
@@ -466,6 +477,6 @@ def parse_propagators(value: Any, from_env: bool) -> tuple[str, ...]:
         if name not in KNOWN_PROPAGATORS and not is_registered("opentelemetry_propagator", name):
             raise WrongValue(
                 f"contains {display(name)}{did_you_mean(name, KNOWN_PROPAGATORS)}.",
-                f"Known: {', '.join(KNOWN_PROPAGATORS)}, and those that an installed package provides.",
+                f"Known: {', '.join(KNOWN_PROPAGATORS)}, and those of installed packages.",
             )
     return tuple(dict.fromkeys(names))

@@ -1,7 +1,7 @@
-"""Regular expressions of operators, searched for in texts of strangers: how much of a text one may be given.
+"""Bound the time of regular expressions that operators write and that are searched for in untrusted text.
 
-Python has no time limit for a regular expression, and whoever asks for a page chooses the text. So an expression is
-given as much of it as a proven bound on its steps allows, and one without a bound is refused. Pure.
+Python has no time limit for a regular expression, and the sender of a request chooses the text. So only so much of
+the text is searched as a proven bound on the steps of the expression allows. One without a bound is refused.
 """
 
 from __future__ import annotations
@@ -16,28 +16,28 @@ from typing import Any, Final, NamedTuple
 
 __all__ = ["LONGEST", "bounded_search", "regex_problem"]
 
-#: How much is read of any text.
+#: The longest part of a text that is searched.
 LONGEST: Final = 8192
 _LENGTHS: Final = (LONGEST, 4096, 2048, 1024, 512, 200)
-#: Of a longer text only so much is searched as can be tried in that many steps, some hundredths of a second: all
-#: expressions that share them together.
+#: Of a longer text, only so much is searched as takes this many steps, some hundredths of a second. Expressions that
+#: are searched for in the same text share them.
 _MOST_STEPS: Final = 6_000_000
-#: Of a repetition whose rounds can be read in more than one way each: two ways to the power of it are too many.
+#: The most rounds of a repetition whose rounds match in more than one way each: the ways multiply with each round.
 _MOST_ROUNDS: Final = 24
-#: Parentheses within each other: reading them takes several calls each, wherever in the stack it is done.
+#: The deepest nesting of parentheses: parsing a level takes several calls, and the stack may be deep already.
 _DEEPEST: Final = 32
-#: What is repeated as often has no bound: longer texts are not read.
+#: A repetition of so many rounds has no bound: longer texts are not searched.
 _ENDLESS: Final = 1 << 31
-#: What reads a regular expression for ``re``.
+#: The parser of ``re``.
 _PARSER: Final = "re._parser" if sys.version_info >= (3, 11) else "sre_parse"
 _REPEATED: Final = re.compile(r"[*+?{]")
 _CATEGORIES: Final = {"CATEGORY_WORD": r"\w", "CATEGORY_DIGIT": r"\d", "CATEGORY_SPACE": r"\s"}
 
 
 def regex_problem(pattern: str) -> str:
-    """What is wrong with a regular expression, in words for a person; empty when nothing is."""
+    """Return what is wrong with a regular expression, as a sentence; empty where nothing is."""
     if _depth(pattern) > _DEEPEST:
-        return f"This regular expression can't be read: it has more than {_DEEPEST} parentheses within each other."
+        return f"This regular expression can't be read: it has more than {_DEEPEST} nested parentheses."
     try:
         re.compile(pattern)
     except re.error as error:
@@ -47,14 +47,14 @@ def regex_problem(pattern: str) -> str:
         return f"This regular expression can't be read: {error}."
     if not _longest(pattern):
         return (
-            "This regular expression may take forever on a path that was made for it: write it without a "
-            "repetition or an alternative inside another repetition, and with three of them at most."
+            "This regular expression may take too long on a path that is made for it. Write it without a "
+            "repetition or an alternative inside another repetition, and with three repetitions at most."
         )
     return ""
 
 
 def _depth(pattern: str) -> int:
-    """How many parentheses of ``pattern`` stand within each other, or seem to."""
+    """Return the deepest nesting of parentheses in ``pattern``. Escaped ones count, too."""
     depth = deepest = 0
     for character in pattern:
         if character == "(":
@@ -66,9 +66,9 @@ def _depth(pattern: str) -> int:
 
 
 def bounded_search(pattern: str, sharing: int = 1) -> Callable[[str], re.Match[str] | None]:
-    """A search for ``pattern``, which :func:`regex_problem` found nothing wrong with, in as much as is safe.
+    """Return a search for ``pattern``, which :func:`regex_problem` accepted, in as much of a text as is safe.
 
-    ``sharing`` is how many expressions are tried on the same text.
+    ``sharing`` is the number of expressions that are searched for in the same text.
     """
     search, length = re.compile(pattern).search, _longest(pattern, sharing) or _LENGTHS[-1]
     return lambda text: search(text[:length])
@@ -76,21 +76,21 @@ def bounded_search(pattern: str, sharing: int = 1) -> Callable[[str], re.Match[s
 
 @lru_cache(maxsize=512)
 def _longest(pattern: str, sharing: int = 1) -> int:
-    """How much of a path ``pattern`` is given, in characters; 0 when it can't be given any."""
+    """Return how many characters of a text are searched for ``pattern``; 0 where no number is safe."""
     try:
         parser = import_module(_PARSER)
-    except ImportError:  # it is private: some day it may be elsewhere
+    except ImportError:  # it is private, and may move
         return 0 if _REPEATED.search(pattern) else _LENGTHS[0]
     read = parser.parse(pattern)
     return next((length for length in _LENGTHS if _most_steps(read, length) <= _MOST_STEPS / sharing), 0)
 
 
 def _most_steps(read: Any, length: int) -> float:
-    """How many steps a search of ``read``, which the parser gave, can take in a text of ``length`` characters."""
+    """Return how many steps a search for ``read``, as parsed, takes at most in a text of ``length`` characters."""
     steps = _sequence(read, length, None).steps
     anchored = len(read) > 0 and str(read[0][1]) in ("AT_BEGINNING", "AT_BEGINNING_STRING")
     if not anchored or read.state.flags & re.MULTILINE:
-        # It is tried again from each place on.
+        # It is tried again from each position.
         steps = _product({1: 1.0}, steps)
     return sum(
         math.inf if degree > _HIGHEST else factor * math.comb(length + degree, degree)
@@ -98,20 +98,20 @@ def _most_steps(read: Any, length: int) -> float:
     )
 
 
-#: A number that depends on the length n of the text: factor times "n + degree over degree", in how many places
-#: ``degree`` repetitions that share the text can end, summed over all degrees.
+#: A number that depends on the length n of the text: for each degree, a factor times the binomial coefficient of
+#: n + degree over degree. That is the number of ways in which ``degree`` repetitions can share the text.
 _Growth = dict[int, float]
 _ONE: Final[_Growth] = {0: 1.0}
-#: No more are allowed, so nobody need know how many.
+#: Higher degrees are refused, so they need not be told apart.
 _HIGHEST: Final = 6
 
 
-class _Effort(NamedTuple):
-    """What a part of a regular expression takes, tried at one place of a text."""
+class _Cost(NamedTuple):
+    """The cost of a part of a regular expression, tried at one position of a text."""
 
-    #: In how many ways it may match.
+    #: The number of ways in which it may match.
     ways: _Growth
-    #: Characters looked at, and places come back to, until all of them have been tried.
+    #: The characters read, and the positions returned to, until all ways are tried.
     steps: _Growth
 
 
@@ -132,18 +132,18 @@ def _product(one: _Growth, other: _Growth) -> _Growth:
     return total
 
 
-def _sequence(items: Any, length: int, after: Any) -> _Effort:
-    """The effort of ``items``, one after the other; ``after`` stands behind them."""
+def _sequence(items: Any, length: int, after: Any) -> _Cost:
+    """Return the cost of ``items`` in a row, which ``after`` follows."""
     ways, steps = _ONE, _ONE
     listed = [*items, after]
     for item, following in zip(listed, listed[1:], strict=False):
-        effort = _effort(item, length, following)
-        steps = _sum(steps, _product(ways, effort.steps))
-        ways = _product(ways, effort.ways)
-    return _Effort(ways, steps)
+        cost = _cost(item, length, following)
+        steps = _sum(steps, _product(ways, cost.steps))
+        ways = _product(ways, cost.ways)
+    return _Cost(ways, steps)
 
 
-def _effort(item: Any, length: int, following: Any) -> _Effort:
+def _cost(item: Any, length: int, following: Any) -> _Cost:
     name, value = str(item[0]), item[1]
     if name in ("MAX_REPEAT", "MIN_REPEAT", "POSSESSIVE_REPEAT"):
         least, most, body = value
@@ -152,57 +152,57 @@ def _effort(item: Any, length: int, following: Any) -> _Effort:
         return _sequence(value[-1], length, following)
     if name == "BRANCH":
         branches = [_sequence(branch, length, following) for branch in value[1]]
-        return _Effort(_sum(*(one.ways for one in branches)), _sum(*(one.steps for one in branches)))
+        return _Cost(_sum(*(one.ways for one in branches)), _sum(*(one.steps for one in branches)))
     if name == "GROUPREF_EXISTS":
         branches = [_sequence(branch or (), length, None) for branch in value[1:]]
-        return _Effort(_sum(*(one.ways for one in branches)), _sum(*(one.steps for one in branches)))
+        return _Cost(_sum(*(one.ways for one in branches)), _sum(*(one.steps for one in branches)))
     if name in ("ASSERT", "ASSERT_NOT"):
-        return _Effort(_ONE, _sequence(value[1], length, None).steps)
+        return _Cost(_ONE, _sequence(value[1], length, None).steps)
     if name == "ATOMIC_GROUP":
-        return _Effort(_ONE, _sequence(value, length, None).steps)
+        return _Cost(_ONE, _sequence(value, length, None).steps)
     if name == "GROUPREF":
-        # What the group holds may be as long as the text.
-        return _Effort(_ONE, {1: 1.0})
-    return _Effort(_ONE, _ONE)
+        # The group's match may be as long as the text.
+        return _Cost(_ONE, {1: 1.0})
+    return _Cost(_ONE, _ONE)
 
 
-def _repetition(possessive: bool, least: int, most: int, body: Any, length: int, following: Any) -> _Effort:
+def _repetition(possessive: bool, least: int, most: int, body: Any, length: int, following: Any) -> _Cost:
     ways, steps = _sequence(body, length, None)
     endless = most >= length
     if not body.getwidth()[0]:
-        # A round may read nothing: those that have to be are read all the same, an endless repetition ends with it.
+        # A round may match nothing. The required ones are still read, and an endless repetition ends with it.
         rounds: _Growth = {0: most + 1.0} if most < _ENDLESS else {0: least + 1.0, 1: 1.0}
     else:
         rounds = {1: 1.0} if endless else {0: most + 1.0}
     if possessive and least <= 1:
-        return _Effort(_ONE, _product(rounds, steps))
+        return _Cost(_ONE, _product(rounds, steps))
     if ways == _ONE:
         steps = _product(rounds, steps)
         if _ends_at(body, following):
-            # What follows is looked for at each place, and found at one.
-            return _Effort(_ONE, _sum(steps, rounds))
-        return _Effort(rounds if endless else {0: most - least + 1.0}, steps)
-    # Each round may be read in several ways, whatever the others were: without a bound there is no end to it.
+            # What follows is tried at each position, and found at one.
+            return _Cost(_ONE, _sum(steps, rounds))
+        return _Cost(rounds if endless else {0: most - least + 1.0}, steps)
+    # Each round may match in several ways, independently of the others: their number grows with each round.
     if most > _MOST_ROUNDS:
-        return _Effort({_HIGHEST + 1: 1.0}, {_HIGHEST + 1: 1.0})
+        return _Cost({_HIGHEST + 1: 1.0}, {_HIGHEST + 1: 1.0})
     total: _Growth = {}
-    effort = power = _ONE
+    cost = power = _ONE
     for count in range(most + 1):
         if count >= least:
             total = _sum(total, power)
         if count < most:
-            effort = _sum(effort, _product(power, steps))
+            cost = _sum(cost, _product(power, steps))
             power = _product(power, ways)
-    return _Effort(total, effort)
+    return _Cost(total, cost)
 
 
 def _ends_at(body: Any, following: Any) -> bool:
-    """Whether a repetition of ``body`` can only end where ``following`` stands, as of ``[^/]+/`` and ``\\d+-``."""
+    """Return whether a repetition of ``body`` ends only at ``following``, as in ``[^/]+/`` and ``\\d+-``."""
     if len(body) != 1 or following is None or str(following[0]) != "LITERAL":
         return False
     kind, value = body[0]
     code: int = following[1]
-    # Letters may be another's where case does not count, and digits of other scripts are some where flags say so.
+    # With flags, letters match in both cases, and digits of other scripts match, too.
     if code > 127 or chr(code).isalpha():
         return False
     if str(kind) == "LITERAL":

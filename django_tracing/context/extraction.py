@@ -1,7 +1,7 @@
-"""A caller's context, read from headers that anybody may have written: bounded, in linear time, and silently.
+"""Read a caller's context from untrusted headers: in bounded memory, in linear time, and without log lines.
 
-Propagators log what they can't read, with the caller's bytes in it: one header makes hundreds of lines. So they are
-given only what is well-formed, and what they log all the same while they read is dropped.
+Propagators log what they can't read, with the caller's bytes in it: one header causes hundreds of lines. So they get
+only what is well-formed, and what they still log while they read is dropped.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
     "without_gaps",
 ]
 
-#: Whether a propagator is at work, for the filter of its loggers.
+#: Whether a propagator is running, for the filter of its loggers.
 _at_work: Final[ContextVar[bool]] = ContextVar("django_tracing_propagating", default=False)
 
 #: https://www.w3.org/TR/trace-context/#traceparent-header; of later versions, more may follow.
@@ -41,7 +41,7 @@ _LONGEST_TRACEPARENT: Final = 200
 _STATE_KEY: Final = re.compile(r"[a-z][_0-9a-z*/-]{0,255}|[a-z0-9][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13}")
 _STATE_VALUE: Final = re.compile(r"[ -+\--<>-~]{1,256}")
 _MOST_STATES: Final = 32
-#: In all; upstream drops more, and log lines tell of it.
+#: In all. OpenTelemetry drops more, with a log line.
 _LONGEST_STATES: Final = 512
 
 #: https://www.w3.org/TR/baggage/#header-content. Names as they are in the headers of others (``uberctx-NAME``), too.
@@ -53,33 +53,33 @@ _LONGEST_BAGGAGE: Final = 8192
 #: What the names of Jaeger's headers with baggage begin with.
 _JAEGER_BAGGAGE: Final = "uberctx-"
 
-#: A header is read up to this length; a longer one is as if it were not there.
+#: A longer header is ignored.
 _LONGEST: Final = 8192
-#: More names of headers are not looked at: servers allow about a hundred.
+#: Further headers are ignored: servers allow about a hundred.
 _MOST_HEADERS: Final = 256
 
 
 def extract(carrier: CarrierT, context: Context, getter: Getter[CarrierT]) -> Context:
-    """``context`` with what the configured propagators find in ``carrier``. Never raises, logs nothing of it."""
+    """Return ``context`` with what the configured propagators find in ``carrier``. Never raises or logs."""
     propagator = propagate.get_global_textmap()
     _silence(propagator)
     token = _at_work.set(True)
     try:
         return propagator.extract(carrier, context, _WellFormed(getter))
     except Exception:
-        log_once("extract", "The context of a caller could not be read; it is as if there were none.")
+        log_once("extract", "The context of a caller could not be read. It is ignored.")
         return context
     finally:
         _at_work.reset(token)
 
 
 def inject(carrier: dict[str, str], context: Context | None = None) -> None:
-    """Puts the headers of ``context`` (default: the current one) into ``carrier``; logs nothing of them."""
+    """Write the headers of ``context`` (default: the current one) into ``carrier``, without log lines."""
     propagator = propagate.get_global_textmap()
     _silence(propagator)
     token = _at_work.set(True)
     try:
-        # Where it is asked for by name, it is not a call of an HTTP client's, which may have headers of its own.
+        # Called by name, it is not the call of an HTTP client, which may have its own headers.
         getattr(propagator, "inject_all", propagator.inject)(carrier, context)
     finally:
         _at_work.reset(token)
@@ -95,11 +95,11 @@ _silent: Final = _Silence()
 
 @lru_cache(maxsize=8)
 def _silence(propagator: TextMapPropagator) -> None:
-    """Lets the loggers of OpenTelemetry, and of the propagators' own modules, say nothing while they work."""
+    """Filter the loggers of OpenTelemetry and of the propagators' modules while a propagator runs."""
     modules = {"opentelemetry"}
     for one in (propagator, *propagators_of(propagator)):
         modules.add(type(one).__module__)
-        # It may be made only when there is something to log.
+        # It may be created only when there is something to log.
         logging.getLogger(type(one).__module__)
     for name, logger in list(logging.root.manager.loggerDict.items()):
         if isinstance(logger, logging.Logger) and any(
@@ -108,11 +108,11 @@ def _silence(propagator: TextMapPropagator) -> None:
             logger.addFilter(_silent)
 
 
-# ----- what propagators are given
+# ----- the input of propagators
 
 
 class _WellFormed(Getter[Any]):
-    """Of another getter's values, those that are well-formed."""
+    """The well-formed values of another getter."""
 
     __slots__ = ("_getter", "_room")
 
@@ -148,7 +148,7 @@ class _WellFormed(Getter[Any]):
 
 
 class _Room:
-    """How much baggage still finds a place in one header, in which all of it is written again."""
+    """How much baggage still fits in the one header to which all of it is written again."""
 
     __slots__ = ("length", "pairs")
 
@@ -160,28 +160,28 @@ class _Room:
         if size > _LONGEST_PAIR or size >= self.length or not self.pairs:
             return False
         self.pairs -= 1
-        # With the comma behind it.
+        # With the comma that follows.
         self.length -= size + 1
         return True
 
 
-#: Propagators look for the white space around a comma from each place of it on.
+#: Propagators search for the white space around a comma from each of its positions.
 _GAP: Final = " " * 16
 
 
 def without_gaps(value: str) -> str:
-    """``value`` with long white space, and that with a tab in it, as single spaces."""
+    """Return ``value`` with single spaces where it has long white space or a tab."""
     return value if _GAP not in value and "\t" not in value else " ".join(value.split())
 
 
 def well_formed_traceparent(value: str) -> str:
-    """``value`` when it is a traceparent, else an empty text."""
+    """Return ``value`` where it is a traceparent, else an empty string."""
     value = value.strip(" \t")
     return value if len(value) <= _LONGEST_TRACEPARENT and _TRACEPARENT.fullmatch(value) else ""
 
 
 def well_formed_tracestate(value: str) -> str:
-    """As many of the first members of a tracestate as may be handed on; none where one of them is malformed."""
+    """Return as many of the first members of a tracestate as may be passed on; none where one is malformed."""
     members: list[str] = []
     known: set[str] = set()
     length = -1
@@ -207,7 +207,7 @@ def well_formed_tracestate(value: str) -> str:
 
 
 def well_formed_baggage(value: str, room: _Room | None = None) -> str:
-    """Those members of a baggage that are well-formed, as many as may be handed on."""
+    """Return the well-formed members of a baggage, as many as may be passed on."""
     members: list[str] = []
     room = room or _Room()
     for part in value.split(","):
@@ -218,11 +218,11 @@ def well_formed_baggage(value: str, room: _Room | None = None) -> str:
         name, text = name.strip(" \t"), text.strip(" \t")
         if not equals or not _is_value(text):
             continue
-        # What it is called when it is handed on, by whichever propagator: part of a header's name, too.
+        # Its name when it is passed on, by any propagator: it may become part of a header's name.
         plain = unquote_plus(name).strip()
         if not _BAGGAGE_NAME.fullmatch(name.replace("%", "")) or not _BAGGAGE_NAME.fullmatch(plain):
             continue
-        # As long as it will be when it is written again, which takes more quotes than it came with.
+        # The length when it is written again, with more characters quoted than it came with.
         size = len(quote_plus(plain)) + 1 + len(quote_plus(unquote_plus(text).strip()))
         if not room.take(size):
             if not room.pairs:
@@ -233,7 +233,7 @@ def well_formed_baggage(value: str, room: _Room | None = None) -> str:
 
 
 def _is_value(text: str) -> bool:
-    """Whether ``text`` is the value of a member, with properties (``v;p;q=1``) or without."""
+    """Return whether ``text`` is the value of a member, with properties (``v;p;q=1``) or without."""
     value, *properties = text.split(";")
     if not _BAGGAGE_VALUE.fullmatch(value):
         return False

@@ -1,7 +1,7 @@
-"""What a call to another service carries: its trace, below what the user's code says itself, to whom it may go.
+"""Write the headers of the trace to outgoing calls.
 
-OpenTelemetry's instrumentations of HTTP clients overwrite whatever stands in a call's headers. Here a header that the
-user's code set stays, with all that belongs to it, and ``TRACING["PROPAGATE_TO"]`` says which hosts get any.
+OpenTelemetry's instrumentations of HTTP clients overwrite the headers of a call. Here, a header that the user's code
+set is kept, with all that belongs to it, and ``TRACING["PROPAGATE_TO"]`` lists the hosts that get any.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from django_tracing.semconv.names import HTTP_URL, URL_FULL
 __all__ = ["CalledSpan", "OutgoingPropagator", "may_get", "withhold"]
 
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-#: How many header values of this process's own making are known: a call's headers may be sent again, to a redirect's
-#: target or by a retry, and what stands in them is then not the user's.
-_MOST_KNOWN: Final = 4096
-_known: Final[dict[int, None]] = {}
+#: How many header values that this process wrote are remembered. A call's headers may be sent again, to a redirect's
+#: target or by a retry, and are then not the user's.
+_MOST_WRITTEN: Final = 4096
+_written: Final[dict[int, None]] = {}
 
 
 class CalledSpan(NonRecordingSpan):
-    """The span of a call that is not recorded. It knows where the call goes."""
+    """The span of a call that is not recorded, with the call's URL."""
 
     def __init__(self, context: SpanContext, url: str) -> None:
         super().__init__(context)
@@ -47,10 +47,10 @@ class CalledSpan(NonRecordingSpan):
 
 
 class OutgoingPropagator(CompositePropagator):
-    """All of ``propagators``, each of which leaves a call alone that has headers of its kind already."""
+    """All of ``propagators``. None of them changes a call that has headers of its kind already."""
 
     def __init__(self, propagators: Iterable[TextMapPropagator]) -> None:
-        # Those of a composite one are asked one by one.
+        # Those of a composite one are called one by one.
         self.inner: list[TextMapPropagator] = []
         for one in propagators:
             self.inner += (propagators_of(one) if type(one) is CompositePropagator else ()) or [one]
@@ -59,37 +59,37 @@ class OutgoingPropagator(CompositePropagator):
     def inject(
         self, carrier: CarrierT, context: Context | None = None, setter: Setter[CarrierT] = default_setter
     ) -> None:
-        """Puts the headers of ``context`` (default: the current one) into a call's ``carrier``. Never raises."""
+        """Write the headers of ``context`` (default: the current one) into a call's ``carrier``. Never raises."""
         try:
             url = _called_url(context)
             hosts = get_settings().propagate_to
             if url is None or (not url and hosts is None):
                 self.inject_all(carrier, context, setter)
                 return
-            present = _present(carrier)
+            present = _headers_of(carrier)
             if hosts is not None and not may_get(url, hosts):
-                _withdraw(carrier, present)
+                _remove_ours(carrier, present)
                 return
             trace_id = f"{span_context(context).trace_id:032x}"
             for propagator in self.inner:
                 there = {name: present[name] for name in map(str.lower, propagator.fields) if name in present}
-                # Of this trace: get_trace_context() gave it to the user's code, before this call's span was there.
+                # Of this trace: the user's code got it from get_trace_context(), before this call's span was started.
                 if any(trace_id in value for value in there.values()) or all(
                     _is_ours(name, value) for name, value in there.items()
                 ):
-                    propagator.inject(carrier, context, _Noting(setter))
+                    propagator.inject(carrier, context, _RememberingSetter(setter))
         except Exception:
-            log_once("outgoing", "An outgoing call goes without the headers of its trace.")
+            log_once("outgoing", "An outgoing call was made without the headers of its trace.")
 
     def inject_all(
         self, carrier: CarrierT, context: Context | None = None, setter: Setter[CarrierT] = default_setter
     ) -> None:
-        """Puts the headers of ``context`` into ``carrier``, which is no call's: whatever stands there is replaced."""
+        """Write the headers of ``context`` into a ``carrier`` that is not a call's, and replace those in it."""
         super().inject(carrier, context, setter)
 
 
 def _called_url(context: Context | None) -> str | None:
-    """The URL of the call that is under way in ``context``, "" where it is not known; None without a call."""
+    """Return the URL of the call in progress in ``context``, "" where it is unknown; None where there is no call."""
     span: Any = get_current_span(context)
     if isinstance(span, CalledSpan):
         return span.url
@@ -99,8 +99,8 @@ def _called_url(context: Context | None) -> str | None:
     return str(attributes.get(HTTP_URL) or attributes.get(URL_FULL) or "")
 
 
-class _Noting(Setter[Any]):
-    """Another setter that remembers what it set."""
+class _RememberingSetter(Setter[Any]):
+    """A setter that remembers what it set."""
 
     __slots__ = ("_setter",)
 
@@ -109,48 +109,48 @@ class _Noting(Setter[Any]):
 
     def set(self, carrier: Any, key: str, value: str) -> None:
         if isinstance(self._setter, DefaultSetter):
-            # Where names keep the case that they were written in, the same header would stand there twice.
+            # A mapping that keeps the case of names would hold the same header twice.
             for name in [name for name in carrier if str(name).lower() == key.lower() and name != key]:
                 del carrier[name]
         self._setter.set(carrier, key, value)
-        if len(_known) >= _MOST_KNOWN:
+        if len(_written) >= _MOST_WRITTEN:
             with suppress(RuntimeError, StopIteration):  # another thread was quicker
-                _known.pop(next(iter(_known)), None)
-        _known[hash((key.lower(), value))] = None
+                _written.pop(next(iter(_written)), None)
+        _written[hash((key.lower(), value))] = None
 
 
-def _present(carrier: Any) -> dict[str, str]:
-    """The headers of ``carrier``, names in lower case; none where it is nothing that has any."""
+def _headers_of(carrier: Any) -> dict[str, str]:
+    """Return the headers of ``carrier``, with names in lower case; none where it is not a mapping."""
     items = getattr(carrier, "items", None)
     return {} if items is None else {str(name).lower(): str(value) for name, value in items()}
 
 
 def _is_ours(name: str, value: str) -> bool:
-    return hash((name, value)) in _known
+    return hash((name, value)) in _written
 
 
-def _withdraw(carrier: Any, present: dict[str, str]) -> None:
-    """Takes out what was put in for the host that the call went to before."""
+def _remove_ours(carrier: Any, present: dict[str, str]) -> None:
+    """Remove what was written for the host of a former call."""
     ours = {name for name, value in present.items() if _is_ours(name, value)}
     for name in [name for name in carrier if str(name).lower() in ours] if ours else ():
         del carrier[name]
 
 
 def withhold(request: Any) -> None:
-    """Takes what this process put into ``request``, a library's own, out again where its host may not get any.
+    """Remove what this process wrote into a library's ``request`` where its host may not get it.
 
-    Headers that the user's code set stay. Never raises.
+    Headers that the user's code set are kept. Never raises.
     """
     try:
         hosts = get_settings().propagate_to
         if hosts is not None and not may_get(getattr(request, "full_url", None) or request.url, hosts):
-            _withdraw(request.headers, _present(request.headers))
+            _remove_ours(request.headers, _headers_of(request.headers))
     except Exception:
-        log_once("withhold", "A redirected call could not be looked at for headers of its trace.")
+        log_once("withhold", "A redirected call could not be checked for headers of its trace.")
 
 
 def may_get(url: str, hosts: tuple[str, ...]) -> bool:
-    """Whether ``url`` leads to one of ``hosts``: ``host``, ``host:port``, ``*.domain`` or ``*``, in lower case."""
+    """Return whether ``url`` is at one of ``hosts``: ``host``, ``host:port``, ``*.domain``, ``*``, in lower case."""
     try:
         parts = urlsplit(url)
         host = (parts.hostname or "").rstrip(".")
@@ -164,7 +164,7 @@ def may_get(url: str, hosts: tuple[str, ...]) -> bool:
 def _is_listed(host: str, port: int | None, hosts: tuple[str, ...]) -> bool:
     if not host:
         return False
-    # An IPv6 address stands in brackets before a port.
+    # An IPv6 address is in brackets before a port.
     name = f"[{host}]" if ":" in host else host
     return any(
         entry in (name, host, f"{name}:{port}")

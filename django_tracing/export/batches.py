@@ -16,7 +16,7 @@ _ATTRIBUTE_BYTES: Final = 60
 
 
 def estimate_size(span: ReadableSpan) -> int:
-    """About how many bytes of memory an ended span holds on to."""
+    """Estimate how many bytes of memory an ended span uses."""
     size = _SPAN_BYTES + _attributes_size(plain_attributes(span))
     for event in span.events:
         size += 200 + _attributes_size(plain_attributes(event))
@@ -47,11 +47,11 @@ def _value_size(value: Any) -> int:
 
 
 class SpanBatch:
-    """Spans that wait, for an exporter that takes them as they are."""
+    """Waiting spans, for an exporter that takes them as they are."""
 
     __slots__ = ("count", "size", "spans")
 
-    #: What a span becomes before it is added, by whoever ends it, and about how many bytes that are.
+    #: Convert a span before it is added, in the thread that ends it. Return the result and its approximate size.
     @staticmethod
     def pack(span: ReadableSpan) -> tuple[ReadableSpan, int]:
         return span, estimate_size(span)
@@ -62,7 +62,7 @@ class SpanBatch:
         self.size = 0
 
     def add(self, span: ReadableSpan, packed: Any, size: int) -> None:
-        """Adds what :meth:`pack` made of ``span``."""
+        """Add the result of :meth:`pack` for ``span``."""
         self.spans.append(packed)
         self.count += 1
         self.size += size

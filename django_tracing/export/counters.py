@@ -1,4 +1,4 @@
-"""What became of the spans of this process."""
+"""Count the exported and dropped spans of this process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ DropReason = Literal["queue_full_spans", "queue_full_bytes", "rejected", "export
 
 
 class Counters:
-    """Counts of spans; thread-safe. Times are seconds since the epoch."""
+    """Thread-safe counts of spans. Times are in seconds since the epoch."""
 
     def __init__(self) -> None:
-        # Reentrant: a span that ends in a signal handler or a finalizer may be counted while another one is.
+        # Reentrant: a span that ends in a signal handler or a finalizer may interrupt the counting of another one.
         self._lock = RLock()
         self.exported = 0
         self.dropped: Counter[str] = Counter()
@@ -43,7 +43,7 @@ class Counters:
             return sum(self.dropped.values())
 
     def snapshot(self) -> dict[str, Any]:
-        """All of them as one consistent dict of JSON-able values."""
+        """Return all counts as one consistent dict of JSON values."""
         with self._lock:
             return {
                 "exported": self.exported,

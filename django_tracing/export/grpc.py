@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
@@ -16,10 +16,12 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from django_tracing.exceptions import ExportError, ExportReason, MissingExtra
 from django_tracing.export.errors import checked_headers
 from django_tracing.export.otlp import rejected_spans
-from django_tracing.export.tls import TLSFiles
 from django_tracing.export.wire import EncodedBatch, encode_spans
 from django_tracing.net import parse_address
 from django_tracing.redaction import cut, redact_text
+
+if TYPE_CHECKING:
+    from django_tracing.export.tls import TLSFiles
 
 __all__ = ["make_otlp_grpc_exporter"]
 
@@ -73,6 +75,8 @@ def make_otlp_grpc_exporter(
         ) from error
     tls = None
     if parse_address(endpoint).secure:
+        from django_tracing.export.tls import TLSFiles
+
         tls = TLSFiles(tls_ca_file, tls_client_key, tls_client_certificate)
     return _GRPCExporter(grpc, endpoint, checked_headers(headers), compression, timeout, tls)
 

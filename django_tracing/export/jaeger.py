@@ -1,7 +1,8 @@
-"""Jaeger's thrift, over HTTP (14268) and UDP (6831), through the frozen opentelemetry-exporter-jaeger of 2023.
+"""Send spans by Jaeger's thrift, over HTTP (14268) and UDP (6831).
 
-Its thrift half does not import on today's SDK, which dropped names that it reads; they are put back here. What it
-leaves out is added: the resource as process tags, errors that say what went wrong, and quiet.
+It uses opentelemetry-exporter-jaeger, whose last version is of 2023. Its thrift half does not import with today's
+SDK, which removed names that it reads, so they are set here. Added are the resource as process tags, and errors with
+their cause; its own log lines and warnings are silenced.
 """
 
 from __future__ import annotations
@@ -42,30 +43,30 @@ _DROPPED_NAMES: Final = (
     "TIMEOUT",
     "USER",
 )
-#: A UDP datagram's payload has to stay below 65,507 bytes; thrift's framing is taken off.
+#: The maximum payload of a UDP datagram is 65,507 bytes, of which thrift's framing needs a part.
 _DATAGRAM: Final = 65_000
 
 
 def make_jaeger_exporter(
     endpoint: str, *, headers: Mapping[str, str] | None = None, timeout: float = 10.0
 ) -> SpanExporter:
-    """An exporter for ``http(s)://host:14268/api/traces`` (thrift) or ``udp://host:6831`` (compact thrift).
+    """Return an exporter for ``http(s)://host:14268/api/traces`` (thrift) or ``udp://host:6831`` (compact thrift).
 
-    ``timeout`` is in seconds; ``headers`` go with each request over HTTP. Raises :class:`MissingExtra` when the extra
-    ``jaeger`` is not installed.
+    ``timeout`` is in seconds. ``headers`` are sent with each request over HTTP. Raise :class:`MissingExtra` if the
+    extra ``jaeger`` is not installed.
     """
     return _JaegerExporter(endpoint, checked_headers(headers), timeout)
 
 
 def _load() -> tuple[Any, Any, Any]:
-    """The frozen exporter's classes: its module, its thrift types, its translator."""
+    """Return the module of the old exporter, its thrift types and its translator."""
     for name in _DROPPED_NAMES:
         full = f"OTEL_EXPORTER_JAEGER_{name}"
         if not hasattr(environment_variables, full):
             setattr(environment_variables, full, full)
     try:
         with warnings.catch_warnings():
-            # Deprecated it is; the user chose it knowingly, or has an old Jaeger and no choice.
+            # It is deprecated. Users choose it for an old Jaeger.
             warnings.simplefilter("ignore")
             from opentelemetry.exporter.jaeger import thrift
             from opentelemetry.exporter.jaeger.thrift import translate
@@ -88,7 +89,7 @@ def _missing(error: ImportError) -> str:
 
 
 def _readable(value: Any) -> Any:
-    """``value`` as the frozen translator takes it: what it does not know, it would leave out without a word."""
+    """Convert ``value`` for the old translator, which silently drops types that it does not know."""
     if isinstance(value, str):
         return _clean(value)
     if isinstance(value, (bool, float)):
@@ -145,26 +146,29 @@ class _JaegerExporter(SpanExporter):
         self._tags: tuple[Any, Any] = (None, None)
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Sends ``spans``; raises :class:`ExportError`."""
+        """Send ``spans``. Raise :class:`ExportError`."""
         by_resource: dict[int, tuple[Resource, list[Any]]] = {}
         lost = 0
         for span in spans:
             try:
                 [translated] = self._translate([_plain(span)])._translate(self._translator)
             except Exception:
-                # It costs itself, not the batch.
+                # Only this span is lost, not the batch.
                 lost += 1
                 continue
             by_resource.setdefault(id(span.resource), (span.resource, []))[1].append(translated)
         for resource, group in by_resource.values():
             batch = self._types.Batch(spans=group, process=self._process(resource))
             if self._udp:
-                self._emit(batch)
+                self._send_by_udp(batch)
             else:
-                self._submit(batch)
+                self._send_by_http(batch)
         if lost:
             raise ExportError(
-                f"{lost} spans can't be put into Jaeger's thrift.", reason="rejected", retryable=False, rejected=lost
+                f"{lost} spans can't be encoded in thrift.",
+                reason="rejected",
+                retryable=False,
+                rejected=lost,
             )
         return SpanExportResult.SUCCESS
 
@@ -182,11 +186,11 @@ class _JaegerExporter(SpanExporter):
         self._tags = (resource, process)
         return process
 
-    def _submit(self, batch: Any) -> None:
+    def _send_by_http(self, batch: Any) -> None:
         if self._owner != os.getpid():
-            # What the parent had written before the fork is the parent's to send.
+            # The buffer has what the parent wrote before the fork, which the parent sends.
             self._owner = os.getpid()
-            self._forget()
+            self._discard_transport()
         collector = self._frozen._collector_http_client
         transport = collector.http_transport
         kind: Any = type(transport)
@@ -196,10 +200,10 @@ class _JaegerExporter(SpanExporter):
             batch.write(collector.protocol)
             transport.flush()
         except OSError as error:
-            self._forget()
+            self._discard_transport()
             raise from_network_error(error, self._where) from None
         except Exception as error:
-            self._forget()
+            self._discard_transport()
             raise ExportError(
                 f"{self._where} does not speak HTTP ({type(error).__name__}).",
                 reason="wrong_protocol",
@@ -208,18 +212,18 @@ class _JaegerExporter(SpanExporter):
         code = transport.code
         retry_after = transport.headers.get("Retry-After")
         if not 200 <= code < 300:
-            self._forget()
+            self._discard_transport()
             raise from_status(code, self._url, retry_after)
 
-    def _forget(self) -> None:
-        """A transport that failed keeps what was written to it: the next batch gets a new one."""
+    def _discard_transport(self) -> None:
+        """Drop the transport. After a failure it keeps what was written to it, so the next batch needs a new one."""
         collector, self._frozen._collector = self._frozen._collector, None
         if collector is not None:
-            # It is thrown away, whatever state it is in.
+            # It is discarded, whatever its state is.
             with suppress(Exception):
                 collector.http_transport.close()
 
-    def _emit(self, batch: Any) -> None:
+    def _send_by_udp(self, batch: Any) -> None:
         agent = self._frozen._agent_client
         lost = 0
         try:
@@ -231,7 +235,7 @@ class _JaegerExporter(SpanExporter):
         except OSError as error:
             if error.errno == errno.EMSGSIZE:
                 raise ExportError(
-                    f"This system sends no datagrams of {_DATAGRAM} bytes: lower BATCH_SIZE, or send over HTTP.",
+                    f"This system can't send datagrams of {_DATAGRAM} bytes: lower BATCH_SIZE, or send over HTTP.",
                     reason="rejected",
                     retryable=False,
                 ) from None
@@ -242,18 +246,18 @@ class _JaegerExporter(SpanExporter):
             )
 
     def shutdown(self) -> None:
-        self._forget()
+        self._discard_transport()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return True
 
 
-#: The frozen translator repeats the resource's attributes on each span: the process has them once.
+#: The old translator repeats the resource's attributes on each span, but the process has them already.
 _NO_RESOURCE: Final = Resource({})
 
 
 def _plain(span: ReadableSpan) -> ReadableSpan:
-    """``span`` with attributes that the frozen translator understands."""
+    """Return ``span`` with attributes that the old translator supports."""
     status = span.status
     if status.description and not status.description.isascii():
         status = Status(status.status_code, _clean(status.description))
@@ -276,7 +280,7 @@ def _plain(span: ReadableSpan) -> ReadableSpan:
 
 
 def _moment(time: int | None) -> int:
-    """Nanoseconds as thrift takes them; raises what can't be one. Users give times too, in whatever unit."""
+    """Return nanoseconds for thrift. Raise OverflowError: a user may set a time in another unit."""
     moment = int(time or 0)
     if not -(1 << 63) <= moment < 1 << 63:
         raise OverflowError("a time of more than 64 bits")
@@ -284,7 +288,7 @@ def _moment(time: int | None) -> int:
 
 
 def _readable_attributes(holder: Any) -> BoundedAttributes:
-    # The frozen translator asks for a count of dropped attributes, which a plain dict has not.
+    # The old translator reads the number of dropped attributes, which a plain dict does not have.
     attributes = BoundedAttributes(
         attributes={_clean(key): _readable(value) for key, value in plain_attributes(holder).items()}
     )
@@ -293,9 +297,9 @@ def _readable_attributes(holder: Any) -> BoundedAttributes:
 
 
 def _datagrams(agent: Any, types: Any, batch: Any) -> list[Any]:
-    """``batch`` in parts that fit a datagram; a single span that does not fit loses its logs, then its tags.
+    """Split ``batch`` into parts that fit into a datagram. A single span that does not fit loses its logs, then tags.
 
-    None stands for one that does not fit even so.
+    None stands for a span that does not fit even then.
     """
     if _length(agent, batch) <= _DATAGRAM:
         return [batch]

@@ -1,4 +1,4 @@
-"""The exporter of the local store: spans as plain rows, handed to a writer."""
+"""Export spans to the local store: convert them to rows and pass these to a writer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SpanRow = dict[str, Any]
 
 
 def span_row(span: ReadableSpan) -> SpanRow:
-    """``span`` as a :data:`SpanRow`."""
+    """Convert ``span`` to a :data:`SpanRow`."""
     context = span.context
     assert context is not None
     resource = plain_attributes(span.resource)
@@ -74,19 +74,19 @@ def _json(value: Any) -> Any:
 
 
 class LocalExporter(SpanExporter):
-    """Hands spans to ``write``, which may raise OSError (and its like) for what a file can't take."""
+    """Pass spans to ``write``, which may raise OSError and similar exceptions for what a file can't store."""
 
     def __init__(self, write: Callable[[list[SpanRow]], None]) -> None:
         self._write = write
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
-        """Writes ``spans``; raises :class:`ExportError`."""
+        """Write ``spans``. Raise :class:`ExportError`."""
         rows = [span_row(span) for span in spans]
         try:
             self._write(rows)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            # A mistake of ours: trying again would hold up what comes behind.
-            message = f"The local store does not take these spans: {type(error).__name__}: {error}"
+            # A bug of this app: another try would block the next spans.
+            message = f"The local store can't store these spans: {type(error).__name__}: {error}"
             raise ExportError(message, reason="rejected", retryable=False) from error
         except Exception as error:
             raise ExportError(str(error), reason="unavailable", retryable=True) from error

@@ -8,16 +8,18 @@ import ssl
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from django_tracing.exceptions import ExportError
 from django_tracing.export.errors import checked_headers, from_network_error, from_status
-from django_tracing.export.tls import TLSFiles
 from django_tracing.export.wire import EncodedBatch, encode_spans
 from django_tracing.net import connect, parse_address, read_at_most, shown_address
+
+if TYPE_CHECKING:
+    from django_tracing.export.tls import TLSFiles
 
 __all__ = ["OTLPHTTPExporter", "rejected_spans"]
 
@@ -66,7 +68,11 @@ class OTLPHTTPExporter(SpanExporter):
         self._compressed = compression == "gzip"
         if self._compressed:
             self._headers["Content-Encoding"] = "gzip"
-        self._tls = TLSFiles(tls_ca_file, tls_client_key, tls_client_certificate) if address.secure else None
+        self._tls: TLSFiles | None = None
+        if address.secure:
+            from django_tracing.export.tls import TLSFiles
+
+            self._tls = TLSFiles(tls_ca_file, tls_client_key, tls_client_certificate)
         self._connection: http.client.HTTPConnection | None = None
         self._owner = 0
         self._shut_down = False

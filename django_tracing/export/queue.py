@@ -1,4 +1,4 @@
-"""A bounded queue of ended spans and the one thread that sends them: off the request's path, whatever happens."""
+"""Queue ended spans, and send them from one background thread."""
 
 from __future__ import annotations
 
@@ -35,26 +35,26 @@ _logger = logging.getLogger("django_tracing.export")
 
 _FIRST_BACKOFF: Final = 0.5
 _LONGEST_BACKOFF: Final = 30.0
-#: How often a batch is tried whose exporter only says that it failed: it may have retried by itself.
+#: How often a batch is tried if its exporter only reports that it failed: it may have retried by itself.
 _ATTEMPTS: Final = 3
-#: About how much one batch may hold on to. On the wire it is less: receivers take 4 MiB a message, and more.
+#: The approximate size of a batch in memory. It is smaller when sent: receivers accept messages of 4 MiB and more.
 _BATCH_BYTES: Final = 2 * 1024 * 1024
 #: How many ended spans are packed at once.
 _SLICE: Final = 64
 
 
 class QueueProcessor(SpanProcessor):
-    """Queues ended spans and sends them in batches from one background thread.
+    """Queue ended spans and send them in batches from one background thread.
 
-    An exporter with ``new_batch`` and ``export_batch`` says itself what waits (``export.wire.EncodedBatch``); any
-    other is given the spans.
+    An exporter with ``new_batch`` and ``export_batch`` defines its own batches (``export.wire.EncodedBatch``). Any
+    other receives the spans.
 
-    At most ``queue_size`` spans of at most ``queue_bytes`` bytes wait; what comes on top is dropped and counted in
-    ``counters``. A batch goes when ``batch_size`` spans wait or ``export_interval`` seconds have passed. A backend
-    that is away is tried again with growing pauses, its batch kept; going down and coming back is one log line
-    each. ``shutdown`` takes at most ``shutdown_timeout`` seconds, whatever the exporter does.
+    At most ``queue_size`` spans of at most ``queue_bytes`` bytes wait. Further spans are dropped and counted in
+    ``counters``. A batch is sent when ``batch_size`` spans wait or ``export_interval`` seconds have passed. While a
+    backend is unavailable, its batch is kept and tried again with growing pauses; the failure and the recovery are
+    one log line each. ``shutdown`` takes at most ``shutdown_timeout`` seconds, whatever the exporter does.
 
-    Once ``muted`` answers True, only what is given to ``send`` is sent, until the process ends or is forked.
+    Once ``muted`` returns True, only spans passed to ``send`` are sent, until the process ends or is forked.
     """
 
     def __init__(
@@ -89,27 +89,27 @@ class QueueProcessor(SpanProcessor):
             os.register_at_fork(after_in_child=after_in_child)
 
     def _reset(self) -> None:
-        """As new: also in a forked child, whose parent sends its own spans, and whose locks may be held by nobody."""
+        """Reset everything. Also in a forked child: the parent sends its spans, and its threads held the locks."""
         self.counters = Counters()
-        #: What ended, and is not packed yet.
+        #: Ended spans that are not packed yet.
         self._ended: deque[ReadableSpan] = deque()
         self._slice = min(_SLICE, self._batch_size)
-        #: Batches that are full, and the one that is being filled.
+        #: Full batches, and the batch that is being filled.
         self._full: deque[Any] = deque()
         self._filling: Any = self._new_batch()
-        #: What is being sent, or waits to be tried again.
+        #: The batch that is being sent, or is waiting for another try.
         self._batch: Any = None
         self._bytes = 0
-        # Spans leave in the order they came, so a flush is over when as many have left as had come.
+        # Spans are sent in order, so a flush is done when as many are settled as were accepted before it.
         self._accepted = 0
         self._settled = 0
         self._wanted = 0
         self._hurry = False
-        # Attempts are numbered, so that a flush tells its own from one that was under way before it.
+        # Attempts are numbered, so that a flush can tell its own from an earlier one that is still running.
         self._attempt = 0
         self._failed = 0
         self._lost = 0
-        # Reentrant, as a span may end in a signal handler or a finalizer that interrupts on_end.
+        # Reentrant: a span may end in a signal handler or a finalizer that interrupts on_end.
         self._lock = RLock()
         self._changed = Condition(self._lock)
         self._thread: Thread | None = None
@@ -127,20 +127,20 @@ class QueueProcessor(SpanProcessor):
         ended = self._ended
         ended.append(span)
         if self._thread is None:
-            self._begin()
-        # One end in so many takes the lock; all others take none.
+            self._start_unless_muted()
+        # Only every so many ends takes the lock.
         if len(ended) >= self._slice:
             with self._lock:
                 self._gather()
 
     def send(self, span: ReadableSpan) -> None:
-        """Queues an ended span, also where all others are muted."""
+        """Queue an ended span, also if the queue is muted."""
         with self._lock:
             self._gather()
             self._gather_one(span)
         self._start()
 
-    def _begin(self) -> None:
+    def _start_unless_muted(self) -> None:
         with self._lock:
             if self._is_silent():
                 self._ended.clear()
@@ -148,10 +148,10 @@ class QueueProcessor(SpanProcessor):
         self._start()
 
     def _gather(self) -> None:
-        """Puts what ended since the last time into the queue, or counts it as dropped. To be called with the lock.
+        """Pack the spans that ended since the last call, or count them as dropped. Call it with the lock.
 
-        Many at once: packing one span among a request's work costs five times as much, for its code and data have
-        left the processor's caches; and few at once, so that nobody is held up for long.
+        Many at once: packing a single span in the middle of a request costs five times as much, because its code and
+        data have left the processor's caches. But not too many, so that no request waits for long.
         """
         ended = self._ended
         if self._is_silent():
@@ -162,7 +162,7 @@ class QueueProcessor(SpanProcessor):
                 if self._gather_slice(spans):
                     continue
             except Exception:
-                _logger.debug("A span could not be encoded; its neighbors are tried one by one.", exc_info=True)
+                _logger.debug("A span could not be encoded; its slice is tried one by one.", exc_info=True)
             for span in spans:
                 try:
                     self._gather_one(span)
@@ -170,17 +170,17 @@ class QueueProcessor(SpanProcessor):
                     _logger.debug("A span was lost on its way into the queue.", exc_info=True)
 
     def _is_silent(self) -> bool:
-        # For good: what ended in a test is not sent when the tests are over.
+        # Permanent: spans that ended in a test are not sent after the tests.
         self._silent = self._silent or (self._muted is not None and self._muted())
         return self._silent
 
     def _gather_slice(self, spans: list[ReadableSpan]) -> bool:
-        """Adds all of ``spans`` at once, where that can be done."""
+        """Add all of ``spans`` at once. Return False if that is not possible."""
         filling = self._filling
         pack_all = getattr(filling, "pack_all", None)
         if (
             pack_all is None
-            or self._no_place(0) is not None
+            or self._drop_reason(0) is not None
             or filling.count + len(spans) > self._batch_size
             or self._accepted - self._settled + len(spans) > self._queue_size
             or not all(span.__class__ is RecordingSpan and span.flags & TraceFlags.SAMPLED for span in spans)
@@ -203,11 +203,11 @@ class QueueProcessor(SpanProcessor):
         context = span.context
         if context is None or not context.trace_flags.sampled:
             return
-        # Asked twice: what has no place is not encoded first.
-        reason = self._no_place(0)
+        # Checked twice: a span without a place is not encoded.
+        reason = self._drop_reason(0)
         if reason is None:
             packed, size = self._pack(span)
-            reason = self._no_place(size)
+            reason = self._drop_reason(size)
             if reason is None:
                 self._add(span, packed, size)
         if reason is not None:
@@ -230,8 +230,8 @@ class QueueProcessor(SpanProcessor):
             self._changed.notify_all()
         return self._filling
 
-    def _no_place(self, size: int) -> DropReason | None:
-        """Why a span of ``size`` bytes is dropped; None when there is a place for it."""
+    def _drop_reason(self, size: int) -> DropReason | None:
+        """Return why a span of ``size`` bytes is dropped; None if there is a place for it."""
         if self._stopping or self._stopped:
             return "shutdown"
         if self._accepted - self._settled >= self._queue_size:
@@ -241,10 +241,10 @@ class QueueProcessor(SpanProcessor):
         return None
 
     def _start(self) -> None:
-        """Starts the sending thread where there is none. Not to be called with the lock.
+        """Start the sending thread unless it runs. Don't call it with the lock.
 
-        Under gevent, starting a thread lets other greenlets run, which would take the lock in the middle of what is
-        done with it (a reentrant one, in the same native thread) or wait for it for good (any other).
+        Under gevent, starting a thread lets other greenlets run. They would enter a reentrant lock that this greenlet
+        holds, because the native thread is the same, or wait for any other lock forever.
         """
         with self._lock:
             if self._thread is not None or self._stopping:
@@ -252,36 +252,36 @@ class QueueProcessor(SpanProcessor):
             thread = self._thread = Thread(target=self._run, name="django_tracing.export", daemon=True)
         try:
             thread.start()
-        except RuntimeError:  # the interpreter is shutting down: shutdown() sends what is there
+        except RuntimeError:  # the interpreter is shutting down: shutdown() sends the waiting spans
             with self._lock:
                 if self._thread is thread:
                     self._thread = None
 
     @property
     def queued(self) -> int:
-        """How many spans wait."""
+        """The number of waiting spans."""
         return self._accepted - self._settled + len(self._ended)
 
     # ----- the sending thread
 
     def _run(self) -> None:
         try:
-            # What sending does (HTTP, SQLite) must not be traced itself.
+            # Sending (HTTP, SQLite) must not be traced.
             _suppress()
             self._work()
             with self._changed:
                 hung = self._stopped and self._late()
             if not hung:
-                # Here and not in shutdown(), which does not wait for it longer than it may.
+                # Not in shutdown(), which has a time limit.
                 self._shut_exporter()
         except BaseException as error:
-            # No exporter should raise what is no Exception; the next span gets a new thread.
+            # Exporters should only raise subclasses of Exception. The next span starts a new thread.
             with self._changed:
                 self._thread = None
                 self.counters.failed(f"{type(self.exporter).__name__} raised {type(error).__name__}.")
                 lost = 0 if self._batch is None else self._batch.count
                 self.counters.drop("export_error", lost)
-                # For whoever waits for the next attempt: nobody makes one.
+                # Release flushes that wait for the next attempt: there is none.
                 self._attempt += 1
                 self._failed = self._attempt
                 self._lost += lost
@@ -290,7 +290,7 @@ class QueueProcessor(SpanProcessor):
                 raise
 
     def _work(self) -> None:
-        """Sends until shutdown() was called and nothing is left, or nothing more can be done."""
+        """Send until shutdown() is called and nothing is left, or nothing more can be sent."""
         changed = self._changed
         next_send = time.monotonic() + self._interval
         pause = backoff = 0.0
@@ -298,7 +298,7 @@ class QueueProcessor(SpanProcessor):
         while True:
             with changed:
                 if pause:
-                    # Only a flush or the end interrupts it: waiting spans must not hammer a backend that is away.
+                    # Only a flush or the end interrupts it: new spans must not cause more attempts.
                     changed.wait_for(lambda: self._hurry or self._stopping, pause)
                 while not (self._batch is not None or self._full or self._settled < self._wanted or self._stopping):
                     now = time.monotonic()
@@ -309,7 +309,7 @@ class QueueProcessor(SpanProcessor):
                         self._gather()
                         self._wanted = self._accepted
                 if self._stopping:
-                    # What another thread is just about to count: without it, there would be batches with nothing.
+                    # Spans that another thread is about to count. Otherwise there would be empty batches.
                     self._gather()
                 if self._stopped or self._late() or not self.queued:
                     if self._stopping:
@@ -321,10 +321,10 @@ class QueueProcessor(SpanProcessor):
             failure = self._export(batch)
             with changed:
                 if self._stopped:
-                    return  # shutdown() waited in vain, and has counted these as lost
-                line = self._note(failure, batch.count)
+                    return  # shutdown() stopped waiting, and counted these as lost
+                line = self._count_result(failure, batch.count)
             if line:
-                # Not under the lock: a slow log handler must not hold up a request.
+                # Not with the lock: a slow log handler must not delay a request.
                 _warn(line)
             with changed:
                 pause = 0.0
@@ -333,7 +333,7 @@ class QueueProcessor(SpanProcessor):
                     self._settle()
                 else:
                     attempts += 1
-                    # Those who wait for a flush are told; who came during the attempt waits for the next one.
+                    # Release flushes that wait for this attempt. Later ones wait for the next attempt.
                     self._failed = self._attempt
                     if not self._hurry:
                         self._wanted = 0
@@ -378,7 +378,7 @@ class QueueProcessor(SpanProcessor):
             return error
         except Exception as error:
             return ExportError(
-                # An exporter of others may repeat the URL or the headers that it was given.
+                # An exporter's message may contain its URL or headers.
                 f"{type(self.exporter).__name__} raised {type(error).__name__}: {cut(redact_text(str(error)), 300)}.",
                 reason="failed",
                 retryable=True,
@@ -387,8 +387,8 @@ class QueueProcessor(SpanProcessor):
             return None
         return ExportError(f"{type(self.exporter).__name__} failed.", reason="failed", retryable=True)
 
-    def _note(self, failure: ExportError | None, count: int) -> str | None:
-        """Counts how a batch of ``count`` spans fared; gives the log line where that is news."""
+    def _count_result(self, failure: ExportError | None, count: int) -> str | None:
+        """Count the result of a batch of ``count`` spans. Return a log line if the state of the backend changed."""
         line = None
         if failure is not None:
             self.counters.failed(str(failure))

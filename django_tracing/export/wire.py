@@ -1,9 +1,9 @@
-"""Spans in OTLP's wire format, written directly.
+"""Encode spans in OTLP's wire format.
 
 The message is ``ExportTraceServiceRequest`` of
 https://github.com/open-telemetry/opentelemetry-proto/blob/main/opentelemetry/proto/collector/trace/v1/trace_service.proto
-and decodes to what upstream's encoder makes. Building protobuf's message objects costs ten times as much. A span is
-encoded when it ends: what waits to be sent is bytes in a buffer, nothing that the garbage collector has to walk.
+and decodes to the same as OpenTelemetry's encoder. Building protobuf's message objects costs ten times as much. A
+span is encoded when it ends: waiting spans are bytes in a buffer, which the garbage collector does not have to visit.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _times: Final = struct.Struct("<BQBQ").pack
 _LOW: Final = (1 << 64) - 1
 
 _KINDS: Final = {kind: KIND_NUMBERS[kind.name.lower()] for kind in SpanKind}
-#: Span.flags: bit 8 says that bit 9 is known, bit 9 that the parent is in another process.
+#: Span.flags: bit 8 means that bit 9 is known, bit 9 that the parent is in another process.
 _HAS_IS_REMOTE: Final = 0x100
 _IS_REMOTE: Final = 0x200
 
-#: Encoded attributes, with their length, that come again and again, by key, type and value (1 and True are equal).
+#: Encoded attributes, with their length, that occur often, by key, type and value (1 and True are equal).
 _attributes: Final[dict[tuple[str, type, Any], bytes]] = {}
 _CACHED_ATTRIBUTES: Final = 4096
 _CACHED_LENGTH: Final = 256
 #: Encoded names of attributes.
 _keys: Final[dict[str, bytes]] = {}
-#: By name: the kind that spans of that name have, and both encoded. (A kind is slow to hash: it is an Enum.)
+#: Name -> the kind of spans with that name, and both encoded. (A kind is an Enum, which is slow to hash.)
 _names: Final[dict[str, tuple[SpanKind, bytes]]] = {}
 
 
@@ -73,12 +73,12 @@ def _sized(payload: bytes) -> bytes:
 
 
 def _utf8(text: str) -> bytes:
-    # A lone surrogate (an undecodable byte of a path) must cost itself, not the batch.
+    # A lone surrogate (an undecodable byte of a path) must not break the batch.
     return text.encode("utf-8", "replace")
 
 
 def _value(value: Any) -> bytes:
-    """An AnyValue. Raises ValueError or TypeError for what OTLP has no place for."""
+    """Encode an AnyValue. Raise ValueError or TypeError for values that OTLP does not support."""
     if value is None:
         return b""
     if isinstance(value, bool):
@@ -101,12 +101,12 @@ def _value(value: Any) -> bytes:
 
 
 def _key_value(key: str, value: Any) -> bytes:
-    # Within a mapping a key may be empty, which is not written.
+    # In a mapping, a key may be empty. It is not written then.
     return (_field(0x0A, _utf8(key)) if key else b"") + _field(0x12, _value(value))
 
 
 def _attributes_fields(tag: int, holder: Any) -> bytes:
-    """Each attribute of ``holder`` as one field of ``tag``; what can't be encoded is left out."""
+    """Encode each attribute of ``holder`` as a field of ``tag``. Values that can't be encoded are left out."""
     attributes = plain_attributes(holder)
     return _fields_of(tag, attributes) if attributes else b""
 
@@ -117,7 +117,7 @@ def _fields_of(tag: int, attributes: Mapping[str, Any]) -> bytes:
     for key, value in attributes.items():
         kind = value.__class__
         cached: bytes | None = None
-        # Sequences are left alone: (1,) and (True,) are equal too, and would be taken for one another.
+        # Not for sequences: (1,) and (True,) are equal as well, and would be confused.
         cacheable = kind is bool or kind is int or (kind is str and len(value) <= _CACHED_LENGTH)
         if cacheable:
             cached = _attributes.get((key, kind, value))
@@ -136,7 +136,7 @@ def _fields_of(tag: int, attributes: Mapping[str, Any]) -> bytes:
 
 
 def _unrepeated(attributes: Mapping[str, Any]) -> bytes:
-    """A span's attributes whose values are not looked up, nor kept: they are new, or kept by who shares them."""
+    """Encode a span's attributes without the cache: they are new, or cached by the object that shares them."""
     parts: list[bytes] = []
     for key, value in attributes.items():
         name = _keys.get(key) or _key(key)
@@ -249,9 +249,9 @@ def _status(status: Status) -> bytes:
 
 
 def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
-    """Spans of ours, each as :func:`encode_span` gives it. Their shared attributes are encoded once.
+    """Encode our own spans, each as :func:`encode_span` does. Their shared attributes are encoded once.
 
-    One function for many spans: each one would cost as much again in calls.
+    One function for many spans: separate calls would double the cost.
     """
     encoded: list[bytes] = []
     for span in spans:
@@ -268,7 +268,7 @@ def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
             _times(0x39, span.start_ns, 0x41, span.end_ns),
         ]
         for part in span.shared:
-            parts.append(part.encoded or _prepared(part))
+            parts.append(part.encoded or _encode_shared(part))
         if span.own:
             parts.append(_unrepeated(span.own))
         if span.trace_state:
@@ -286,7 +286,7 @@ def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
             parts += (_status(status), _REMOTE_FLAGS if span.remote else _LOCAL_FLAGS)
         body = b"".join(parts)
         length = len(body)
-        # From 128 bytes to 16 KiB, as nearly all are, a length is of two bytes.
+        # From 128 bytes to 16 KiB, as nearly all spans are, the length takes two bytes.
         if 0x80 <= length < 0x4000:
             encoded.append(b"\x12%c%c%b" % (length & 0x7F | 0x80, length >> 7, body))
         else:
@@ -294,7 +294,7 @@ def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
     return encoded
 
 
-def _prepared(part: SharedAttributes) -> bytes:
+def _encode_shared(part: SharedAttributes) -> bytes:
     part.encoded = encoded = _unrepeated(part.attributes)
     return encoded
 
@@ -309,7 +309,7 @@ def _name_and_kind(name: str, kind: SpanKind) -> bytes:
 
 
 def encode_span(span: ReadableSpan) -> bytes:
-    """``span`` as one field of a ScopeSpans message."""
+    """Encode ``span`` as a field of a ScopeSpans message."""
     return _recorded((span,))[0] if isinstance(span, RecordingSpan) else _field(0x12, _span(span))
 
 
@@ -325,11 +325,11 @@ class _Section:
 
 
 class EncodedBatch:
-    """A message in the making: encoded spans, by resource and scope."""
+    """Build a message of encoded spans, by resource and scope."""
 
     __slots__ = ("_sections", "count", "size")
 
-    #: What a span becomes before it is added, and how many bytes that are.
+    #: Encode a span before it is added. Return the result and its size.
     @staticmethod
     def pack(span: ReadableSpan) -> tuple[bytes, int]:
         encoded = encode_span(span)
@@ -337,7 +337,7 @@ class EncodedBatch:
 
     @staticmethod
     def pack_all(spans: Sequence[ReadableSpan]) -> tuple[list[bytes], int] | None:
-        """The same of all ``spans``, when they are of ours and of one origin; None when they are not."""
+        """Encode all ``spans`` at once. Return None unless all are our own and have the same factory."""
         factory = getattr(spans[0], "factory", None)
         for span in spans:
             if span.__class__ is not RecordingSpan or span.factory is not factory:
@@ -346,19 +346,19 @@ class EncodedBatch:
         return encoded, sum(map(len, encoded))
 
     def __init__(self) -> None:
-        # By identity: a provider's spans share one resource, whose hash is a JSON text made anew at each look.
+        # By identity: a provider's spans share one resource, whose hash is computed from a new JSON text each time.
         self._sections: dict[tuple[int, int], _Section] = {}
         self.count = 0
         self.size = 0
 
     def add(self, span: ReadableSpan, encoded: bytes, size: int) -> None:
-        """Adds what :meth:`pack` made of ``span``."""
+        """Add the result of :meth:`pack` for ``span``."""
         self._section(span).encoded += encoded
         self.count += 1
         self.size += size
 
     def add_all(self, spans: Sequence[ReadableSpan], encoded: list[bytes], size: int) -> None:
-        """Adds what :meth:`pack_all` made of ``spans``."""
+        """Add the result of :meth:`pack_all` for ``spans``."""
         self._section(spans[0]).encoded += b"".join(encoded)
         self.count += len(spans)
         self.size += size
@@ -371,14 +371,14 @@ class EncodedBatch:
         return section
 
     def message(self) -> list[bytes | bytearray]:
-        """The ExportTraceServiceRequest, in pieces: together they are some hundred kilobytes."""
+        """Return the ExportTraceServiceRequest in pieces, which have some hundred kilobytes in total."""
         grouped: dict[int, tuple[Resource, list[_Section]]] = {}
         for section in self._sections.values():
             grouped.setdefault(id(section.resource), (section.resource, []))[1].append(section)
         request: list[bytes | bytearray] = []
         for resource, sections in grouped.values():
             payload: list[bytes | bytearray] = [_field(0x0A, _attributes_fields(0x0A, resource))]
-            # A tracer asked for again may have a scope of its own that says the same.
+            # Two tracers of the same name have equal scopes.
             merged: dict[InstrumentationScope | None, list[bytearray]] = {}
             for section in sections:
                 merged.setdefault(section.scope or None, []).append(section.encoded)
@@ -404,7 +404,7 @@ def _long_field(tag: int, pieces: list[bytes | bytearray]) -> list[bytes | bytea
 
 
 def encode_spans(spans: Iterable[ReadableSpan]) -> bytes:
-    """An ExportTraceServiceRequest of ``spans``, grouped by resource and scope."""
+    """Encode ``spans`` as an ExportTraceServiceRequest, grouped by resource and scope."""
     batch = EncodedBatch()
     for span in spans:
         batch.add(span, *batch.pack(span))

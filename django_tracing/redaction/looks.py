@@ -18,7 +18,10 @@ from typing import Final
 
 from django_tracing.redaction.patterns import REDACTED, Harmless, pattern
 
-__all__ = ["is_plain", "is_secret", "redact_known_beginnings", "redact_looks", "redact_pem", "redact_webhooks"]
+__all__ = [
+    *("case", "is_long_number", "is_plain", "is_secret", "kind_of", "redact_known_beginnings", "redact_looks"),
+    *("redact_pem", "redact_webhooks", "symbol", "without_known", "written"),
+]
 
 #: What is shorter is too short to be judged: every name has a few odd letters.
 SHORTEST: Final = 13

@@ -1,4 +1,4 @@
-"""The decision whether a trace is kept: by rules, by a rate, by what the caller decided."""
+"""Decide whether a trace is kept: by rules, by a rate, or as its caller decided."""
 
 from __future__ import annotations
 
@@ -46,37 +46,37 @@ __all__ = ["BY_DEBUG_HEADER", "BY_REMOTE", "BY_SETTINGS", "RuleSampler"]
 
 _logger = logging.getLogger("django_tracing")
 
-
-#: What ``sampling.rule`` says where no rule decided.
+#: The values of ``sampling.rule`` if no rule decided.
 BY_SETTINGS: Final = "settings"
 BY_DEBUG_HEADER: Final = "debug header"
 BY_REMOTE: Final = "remote"
+
 _FOLLOWED: Final = SamplingDecision(True)
 _PASSED_OVER: Final = SamplingDecision(False)
 
 
 class RuleSampler(Sampler):
-    """Decides by an operator's rules, else by ``TRACING["SAMPLE_RATE"]``; a caller's decision is followed.
+    """Decide by an operator's rules, or else by ``TRACING["SAMPLE_RATE"]``. A caller's decision is followed.
 
-    For the SDK it is a sampler like any other; this app's own spans ask :meth:`keep` and :meth:`judge`, which cost
-    less. Rules are given by :meth:`use`, at any time.
+    It is a normal sampler of the SDK. This app's own spans use :meth:`keep` and :meth:`decide` instead, which cost
+    less. :meth:`use` sets the rules, at any time.
     """
 
     def __init__(self, rate: float, settings: Settings | None = None) -> None:
         self.rate = rate
         self._threshold = threshold(rate)
-        #: What the first span of a trace says that the rate kept; nothing where it keeps all.
-        self.shared = None if rate >= 1.0 else _part(BY_SETTINGS, rate)
+        #: Attributes of the first span of a trace that the rate kept; None if it keeps all traces.
+        self.shared = None if rate >= 1.0 else _decided_by(BY_SETTINGS, rate)
         self._settings = settings
         bound = None if settings is None else settings.forced_per_second
-        #: What callers may force; None where it is without bounds.
+        #: How many traces callers may force; None for any number.
         self._forced = None if bound is None else TokenBucket(bound)
-        #: Whether a rule says what becomes of requests that fail or take long.
+        #: Whether a rule has its own setting for requests that fail or are slow.
         self._rules_keep = False
-        #: What decides where no rule does, instead of the rate.
+        #: Decides instead of the rate if no rule does.
         self.remote: JaegerRemoteSampler | None = None
         if settings is not None and settings.remote_sampling_url is not None:
-            # It imports an HTTP client, which nobody else pays for.
+            # It imports an HTTP client, which is not needed otherwise.
             from django_tracing.sampling.remote import JaegerRemoteSampler
 
             self.remote = JaegerRemoteSampler(
@@ -93,7 +93,7 @@ class RuleSampler(Sampler):
     # ----- rules
 
     def use(self, rules: RuleSet, processes: int = 1) -> None:
-        """Decides by ``rules`` from now on. A rule's budget is shared with ``processes`` processes in all."""
+        """Decide by ``rules`` from now on. ``processes`` processes share the number a second of a rule."""
         buckets: dict[int, TokenBucket] = {}
         for compiled in rules.compiled:
             rule = compiled.rule
@@ -115,7 +115,7 @@ class RuleSampler(Sampler):
 
     @property
     def is_simple(self) -> bool:
-        """Whether :meth:`keep` knows all that there is to know."""
+        """Whether :meth:`keep` alone can decide."""
         settings = self._settings
         if self.rules.compiled or self.remote is not None:
             return False
@@ -127,7 +127,7 @@ class RuleSampler(Sampler):
         )
 
     def describe(self) -> dict[str, Any]:
-        """The sampling in force, for people."""
+        """Return the sampling in force, for the status page."""
         settings = self._settings
         return {
             "rate": self.rate,
@@ -143,13 +143,13 @@ class RuleSampler(Sampler):
         }
 
     def drain(self) -> dict[int | None, tuple[int, int]]:
-        """How many traces each rule (None: the settings) kept and passed over since the last time."""
+        """Return how many traces each rule (None: the settings) kept and passed over since the last call."""
         with self._lock:
             counts, self._counts = self._counts, defaultdict(lambda: [0, 0])
         return {rule: (kept, passed_over) for rule, (kept, passed_over) in counts.items()}
 
     def reset_after_fork(self) -> None:
-        """In a forked child: what its parent decided is its parent's to tell, and no lock is held by any thread."""
+        """Reset counts and locks in a forked child. The parent stores its own counts, and its threads held locks."""
         self._lock = RLock()
         self._counts = defaultdict(lambda: [0, 0])
         for bucket in self._buckets.values():
@@ -160,16 +160,16 @@ class RuleSampler(Sampler):
     # ----- deciding
 
     def keep(self, parent: SpanContext | None, trace_id: int) -> bool:
-        """Whether to keep a span below ``parent`` (None: the trace begins with it), by the rate alone."""
+        """Return whether to keep a span below ``parent`` (None: it starts the trace), by the rate alone."""
         if parent is None:
             return trace_id & RANDOM_MASK >= self._threshold
         if not parent.trace_flags.sampled:
             return False
-        # Not by the trace's id, which is the caller's choice.
+        # Not by the trace's id, which the caller chose.
         return not parent.is_remote or self._may_force() or getrandbits(RANDOM_BITS) >= self._threshold
 
     def _may_force(self) -> bool:
-        """Whether a caller that kept a trace is followed; taken from what all of them may force in a second."""
+        """Return whether to follow a caller that kept a trace. All callers share a number of traces a second."""
         keeps_all = not self._threshold and not self.rules.compiled and self.remote is None
         return self._forced is None or keeps_all or self._forced.take()
 
@@ -185,51 +185,51 @@ class RuleSampler(Sampler):
     def decide(
         self, state: Any, name: str, kind: SpanKind, parent: SpanContext | None, trace_id: int
     ) -> SamplingDecision:
-        """What becomes of a trace that begins with a span called ``name``, or comes in with ``parent``."""
+        """Decide on a trace that starts with a span called ``name``, or continues ``parent``."""
         request = None if state is None else state.request
         meta = {} if request is None else request.META
         if self._is_debugged(meta):
-            return SamplingDecision(True, None, _part(BY_DEBUG_HEADER, 1.0))
+            return SamplingDecision(True, None, _decided_by(BY_DEBUG_HEADER, 1.0))
         trace_state = None
-        # Also where the request's span is somebody else's, who knows nothing of our scope.
+        # Also if another instrumentation started the request's span, without our request state.
         asked_for = request is not None or kind is SpanKind.SERVER
         if parent is not None:
-            if not self._trusts(meta):
+            if not self._is_trusted(meta):
                 trace_state = parent.trace_state
             elif not parent.trace_flags.sampled:
                 return self._left_out(state, request, name, meta, trace_id)
             elif not asked_for or self._may_force():
                 return _FOLLOWED
             if asked_for and not self._decides_by_id(parent, trace_id):
-                # The trace's id and its tracestate are the caller's choice: they would decide as the caller likes.
+                # The caller chose the trace's id and tracestate, and could choose the decision with them.
                 trace_state = with_own_randomness(parent.trace_state)
-        return self._judge(state, request, name, meta, trace_id, trace_state)
+        return self._decide_here(state, request, name, meta, trace_id, trace_state)
 
     def decide_failed(self, state: Any, name: str, parent: SpanContext) -> SamplingDecision:
-        """What becomes of a failed request of which its caller, ``parent``, said that it is not to be kept.
+        """Decide on a failed request whose caller, ``parent``, does not keep the trace.
 
-        A caller may leave out what it likes, but hides no error that this site would have kept by itself.
+        A caller may drop any trace, but it can't hide an error that this site would have kept by itself.
         """
         request = None if state is None else state.request
         meta = {} if request is None else request.META
-        if not self._trusts(meta):
+        if not self._is_trusted(meta):
             return _PASSED_OVER
-        decision = self._judge(state, request, name, meta, 0, with_own_randomness(None))
-        waits = decision.undecided
-        if waits is not None and not decision.kept and waits.decide is not None:
-            decision = waits.decide(True) or _PASSED_OVER
-            waits = decision.undecided
+        decision = self._decide_here(state, request, name, meta, 0, with_own_randomness(None))
+        undecided = decision.undecided
+        if undecided is not None and not decision.kept and undecided.decide is not None:
+            decision = undecided.decide(True) or _PASSED_OVER
+            undecided = decision.undecided
         return decision._replace(
-            kept=decision.kept or (waits is not None and waits.keep_errors), undecided=None, trace_state=None
+            kept=decision.kept or (undecided is not None and undecided.keep_errors), undecided=None, trace_state=None
         )
 
-    def _judge(
+    def _decide_here(
         self, state: Any, request: Any, name: str, meta: Any, trace_id: int, trace_state: TraceState | None
     ) -> SamplingDecision:
-        """What this site decides by itself."""
+        """Return this site's own decision."""
         asked = self._asked(request, name, meta)
         if request is not None and self.remote is not None and self.remote.strategy.operations:
-            # As the span will be called when it ends.
+            # The span's name at its end.
             name = f"{name} {asked.route or _route_of(request)}".rstrip()
         found = self.rules.match(asked, time.time())
         if found.open:
@@ -247,14 +247,14 @@ class RuleSampler(Sampler):
         self, rule: Rule | None, name: str, trace_id: int, trace_state: TraceState | None
     ) -> SamplingDecision:
         if rule is None and self.remote is not None:
-            kept, said = self.remote.decide(name, jaeger_randomness(trace_id, trace_state))
+            kept, own = self.remote.decide(name, jaeger_randomness(trace_id, trace_state))
             with self._lock:
                 self._counts[None][0 if kept else 1] += 1
             if not kept:
                 return self._passed_over(None, trace_id)
-            attributes: Attributes = {SAMPLING_RULE: BY_REMOTE, **said}
-            if said["sampler.type"] == "probabilistic":
-                attributes[SAMPLING_RATE] = said["sampler.param"]
+            attributes: Attributes = {SAMPLING_RULE: BY_REMOTE, **own}
+            if own["sampler.type"] == "probabilistic":
+                attributes[SAMPLING_RATE] = own["sampler.param"]
             return SamplingDecision(True, None, SharedAttributes(attributes), trace_state)
         rejected = self._threshold if rule is None else threshold(rule.rate)
         kept = randomness(trace_id, trace_state) >= rejected
@@ -265,13 +265,13 @@ class RuleSampler(Sampler):
             self._counts[None if rule is None else rule.id][0 if kept else 1] += 1
         if not kept:
             return self._passed_over(rule, trace_id)
-        part = _part(BY_SETTINGS, self.rate) if rule is None else _part(rule.name, rule.rate)
+        part = _decided_by(BY_SETTINGS, self.rate) if rule is None else _decided_by(rule.name, rule.rate)
         return SamplingDecision(
             True, None, part, with_threshold(trace_state, rejected) if rejected or trace_state is not None else None
         )
 
     def _left_out(self, state: Any, request: Any, name: str, meta: Any, trace_id: int) -> SamplingDecision:
-        """Passed over by its caller, unless it fails or is slow where a rule or the settings count that."""
+        """Do not keep it, as its caller decided, unless it fails or is slow and a rule or the settings keep that."""
         if not self._rules_keep:
             return self._passed_over(None, trace_id)
         asked = self._asked(request, name, meta)
@@ -286,7 +286,7 @@ class RuleSampler(Sampler):
         return SamplingDecision(False, UndecidedTrace(trace_id, again))
 
     def _passed_over(self, rule: Rule | None, trace_id: int) -> SamplingDecision:
-        """Not kept, unless it fails or is slow where that counts."""
+        """Do not keep it, unless it fails or is slow and ``rule`` or the settings keep that."""
         settings = self._settings
         keep_errors = settings is not None and settings.keep_errors
         slower_than = None if settings is None else settings.keep_slower_than
@@ -295,7 +295,7 @@ class RuleSampler(Sampler):
             slower_than = slower_than if rule.keep_slower_than is None else rule.keep_slower_than
         if not keep_errors and slower_than is None:
             return _PASSED_OVER
-        part = None if rule is None else _part(rule.name, rule.rate)
+        part = None if rule is None else _decided_by(rule.name, rule.rate)
         return SamplingDecision(
             False, UndecidedTrace(trace_id, None, keep_errors=keep_errors, slower_than=slower_than), part
         )
@@ -312,13 +312,13 @@ class RuleSampler(Sampler):
 
     def _with_user(self, asked: Asked, state: Any, *, last: bool) -> Asked | None:
         if state is not None and state.user_known and state.user_attributes is not None:
-            said = state.user_attributes.attributes
+            known = state.user_attributes.attributes
             return asked._replace(
-                user_id=str(said.get(USER_ID, "")), subscription=str(said.get(USER_SUBSCRIPTION, ""))
+                user_id=str(known.get(USER_ID, "")), subscription=str(known.get(USER_SUBSCRIPTION, ""))
             )
         return asked._replace(user_id="", subscription="") if last else None
 
-    def _trusts(self, meta: Any) -> bool:
+    def _is_trusted(self, meta: Any) -> bool:
         trusted = "always" if self._settings is None else self._settings.trust_parent
         if isinstance(trusted, str):
             return trusted == "always"
@@ -346,7 +346,7 @@ class RuleSampler(Sampler):
     ) -> SamplingResult:
         current: Any = get_current_span(parent_context)
         if current.__class__ is RecordingSpan and current.undecided is not None:
-            # The user may have become known since.
+            # The user may be known by now.
             state = get_request_state(parent_context)
             if state is not None and not state.user_known:
                 identify(state, get_settings())
@@ -361,26 +361,26 @@ class RuleSampler(Sampler):
         if self.is_simple:
             kept = Decision.RECORD_AND_SAMPLE if self.keep(parent, trace_id) else Decision.DROP
             return SamplingResult(kept, attributes, trace_state)
-        # A span of somebody else's is not waited for.
+        # The SDK's own spans can't wait for a decision.
         try:
             decision = self.decide(
                 get_request_state(parent_context), name, kind or SpanKind.INTERNAL, parent, trace_id
             )
         except Exception:
-            # It would be raised where that span is begun.
-            _logger.debug("A span could not be decided on; the rate decides.", exc_info=True)
+            # An exception would reach the code that starts the span.
+            _logger.debug("The rules could not decide on a span; the rate decides.", exc_info=True)
             decision = SamplingDecision(self.keep(parent, trace_id))
         if not decision.kept:
             return SamplingResult(Decision.DROP, None, trace_state)
-        said = {**(attributes or {}), **({} if decision.shared is None else decision.shared.attributes)}
-        return SamplingResult(Decision.RECORD_AND_SAMPLE, said, decision.trace_state or trace_state)
+        every = {**(attributes or {}), **({} if decision.shared is None else decision.shared.attributes)}
+        return SamplingResult(Decision.RECORD_AND_SAMPLE, every, decision.trace_state or trace_state)
 
     def get_description(self) -> str:
         return f"RuleSampler{{{self.rate}, {len(self.rules)} rules}}"
 
 
 @lru_cache(maxsize=1024)
-def _part(rule: str, rate: float) -> SharedAttributes:
+def _decided_by(rule: str, rate: float) -> SharedAttributes:
     return SharedAttributes({SAMPLING_RULE: rule, SAMPLING_RATE: rate})
 
 

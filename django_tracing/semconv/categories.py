@@ -1,7 +1,7 @@
-"""What a span spends its time on, and what it calls: read from its attributes.
+"""Categorize a span's time and find what it calls, by its attributes.
 
 The names are this app's own and those of OpenTelemetry's semantic conventions, old and stable
-(https://opentelemetry.io/docs/specs/semconv/), so that spans of services in other languages count too.
+(https://opentelemetry.io/docs/specs/semconv/), so spans of services in other languages are categorized, too.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from urllib.parse import urlsplit
 
 __all__ = ["TARGET_KINDS", "WORKS", "Category", "Target", "TargetKind", "breaker_state", "category_of", "target_of"]
 
-#: ``python`` is Django's and the user's own code; ``other`` the code of services in other languages, and what fits
-#: nowhere else.
+#: ``python`` is Django's and the user's own code. ``other`` is the code of services in other languages, and what fits
+#: in no other category.
 Category = Literal["sql", "cache", "http", "python", "other"]
 WORKS: Final[tuple[Category, ...]] = get_args(Category)
 
@@ -21,19 +21,19 @@ TargetKind = Literal["database", "cache", "breaker", "external"]
 TARGET_KINDS: Final[tuple[TargetKind, ...]] = get_args(TargetKind)
 
 _BY_OPERATION: Final[Mapping[Any, Category]] = {"database": "sql", "cache": "cache", "external": "http"}
-#: Values of ``db.system`` that stand for caches.
+#: Values of ``db.system`` that are caches.
 _CACHES: Final = frozenset({"redis", "memcached", "valkey"})
 
 
 class Target(NamedTuple):
-    """What a span calls beside services that are traced themselves."""
+    """What a span calls, apart from services that are traced themselves."""
 
     kind: TargetKind
     name: str
 
 
 def category_of(kind: str, attributes: Mapping[str, Any], resource: Mapping[str, Any]) -> Category:
-    """What the span's own time goes to."""
+    """Return the category of the span's own time."""
     operation = attributes.get("operation.type")
     known = _BY_OPERATION.get(operation) if isinstance(operation, str) else None
     if known is not None:
@@ -49,7 +49,7 @@ def category_of(kind: str, attributes: Mapping[str, Any], resource: Mapping[str,
 
 
 def target_of(kind: str, attributes: Mapping[str, Any]) -> Target | None:
-    """The database, cache, breaker or service that the span calls; None where it calls none."""
+    """Return the database, cache, breaker or service that the span calls; None where it calls none."""
     operation = attributes.get("operation.type")
     if operation == "circuit_breaker":
         name = attributes.get("circuit_breaker.name") or attributes.get("circuit_breaker.service")
@@ -68,7 +68,7 @@ def target_of(kind: str, attributes: Mapping[str, Any]) -> Target | None:
 
 
 def breaker_state(attributes: Mapping[str, Any]) -> str:
-    """The state in which a breaker's span left it."""
+    """Return the state of a breaker after its span."""
     return str(attributes.get("circuit_breaker.state_after") or attributes.get("circuit_breaker.state") or "")
 
 

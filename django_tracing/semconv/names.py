@@ -1,9 +1,9 @@
-"""The names of attributes, in one place.
+"""Define the names of attributes, and apply the convention in force.
 
 The default names are those that OpenTelemetry's semantic conventions had before they were declared stable
-(version 1.20, still what Jaeger searches and upstream's instrumentations use); dotted names without a
+(version 1.20, which OpenTelemetry's instrumentations still use and users search for). Names without a
 convention (``cache.*``, ``circuit_breaker.*``, ``rate_limit.*``, ``operation.type``, ...) are this project's.
-``OTEL_SEMCONV_STABILITY_OPT_IN`` gives the stable names instead (``http``, ``database``) or beside them
+``OTEL_SEMCONV_STABILITY_OPT_IN`` replaces them by the stable names (``http``, ``database``) or adds those
 (``http/dup``, ``database/dup``), as https://opentelemetry.io/docs/specs/semconv/non-normative/http-migration/
 and .../db-migration/ define them.
 """
@@ -32,7 +32,7 @@ HTTP_USER_AGENT: Final = "http.user_agent"
 HTTP_CLIENT_IP: Final = "http.client_ip"
 #: Followed by the parameter's name: ``http.query.page``.
 HTTP_QUERY: Final = "http.query."
-#: The client went away before the whole response was sent.
+#: The client disconnected before the whole response was sent.
 HTTP_CLIENT_DISCONNECTED: Final = "http.client_disconnected"
 
 ERROR_TYPE: Final = "error.type"
@@ -42,10 +42,10 @@ EXCEPTION_STACKTRACE: Final = "exception.stacktrace"
 
 CODE_NAMESPACE: Final = "code.namespace"
 CODE_FUNCTION: Final = "code.function"
-#: Below the entry of ``sys.path`` that holds it, with ``/``: ``shop/views.py``.
+#: Relative to its entry of ``sys.path``, with ``/``: ``shop/views.py``.
 CODE_FILEPATH: Final = "code.filepath"
 CODE_LINENO: Final = "code.lineno"
-#: Which half of a middleware a span is of: ``request`` or ``response``.
+#: Which half of a middleware the span is for: ``request`` or ``response``.
 MIDDLEWARE_PHASE: Final = "middleware.phase"
 
 DB_SYSTEM: Final = "db.system"
@@ -57,7 +57,7 @@ DB_TABLE: Final = "db.sql.table"
 DB_TABLES: Final = "db.sql.tables"
 DB_ROWS: Final = "db.rows"
 DB_ALIAS: Final = "db.alias"
-#: How many parameter sets an ``executemany`` was given.
+#: The number of parameter sets of an ``executemany``.
 DB_BATCH_SIZE: Final = "db.operation.batch.size"
 DB_POOL_SIZE: Final = "db.pool.size"
 DB_POOL_AVAILABLE: Final = "db.pool.available"
@@ -87,14 +87,14 @@ RATE_LIMIT_LIMIT: Final = "rate_limit.limit"
 RATE_LIMIT_REMAINING: Final = "rate_limit.remaining"
 #: Seconds until the window ends.
 RATE_LIMIT_RESET: Final = "rate_limit.reset"
-#: On the request's own span, when one of its checks said no.
+#: On the request's own span, when one of its checks rejected it.
 RATE_LIMIT_BLOCKED: Final = "rate_limit.blocked"
 
 COMMAND_NAME: Final = "command.name"
 COMMAND_EXIT_STATUS: Final = "command.exit_status"
 
 TASK_ID: Final = "task.id"
-#: The task's function, as it is imported.
+#: The dotted path of the task's function.
 TASK_NAME: Final = "task.name"
 TASK_QUEUE: Final = "task.queue"
 TASK_BACKEND: Final = "task.backend"
@@ -103,10 +103,10 @@ TASK_ATTEMPT: Final = "task.attempt"
 #: ``successful`` or ``failed``.
 TASK_STATUS: Final = "task.status"
 
-#: On the first span of a trace that this process decided on: the rule's name, and its rate from 0 to 1.
+#: On the first span of a trace that this process sampled: the rule's name, and its rate from 0 to 1.
 SAMPLING_RULE: Final = "sampling.rule"
 SAMPLING_RATE: Final = "sampling.rate"
-#: Spans of a trace that was kept late, for which there was no room while it waited.
+#: The number of spans of a trace that was kept late which were dropped while it was undecided.
 SAMPLING_LOST: Final = "sampling.lost_spans"
 
 PEER_SERVICE: Final = "peer.service"
@@ -130,15 +130,15 @@ _DATABASE: Final[Mapping[str, str]] = {
     NET_PEER_PORT: "server.port",
 }
 
-#: Stable names of upstream's attributes that carry what must not leave, beside the ones above.
+#: Stable names of attributes of OpenTelemetry's instrumentations that need redaction, beside the ones above.
 URL_FULL: Final = "url.full"
 DB_QUERY_TEXT: Final = "db.query.text"
 
 
 class Convention:
-    """Which names spans carry: today's, the stable ones, or both.
+    """The names of a span's attributes: the default ones, the stable ones, or both.
 
-    ``Convention(opt_in)`` takes the tokens of ``OTEL_SEMCONV_STABILITY_OPT_IN``.
+    ``opt_in`` holds the tokens of ``OTEL_SEMCONV_STABILITY_OPT_IN``.
     """
 
     __slots__ = ("_duplicate", "_rename", "unchanged")
@@ -148,7 +148,7 @@ class Convention:
         self._rename: dict[str, str] = {}
         self._duplicate: dict[str, str] = {}
         for token, names in (("http", _HTTP_COMMON), ("database", _DATABASE)):
-            # "/dup" is the stronger token, as in upstream's instrumentations.
+            # "/dup" takes precedence, as in OpenTelemetry's instrumentations.
             if f"{token}/dup" in tokens:
                 self._duplicate.update(names)
             elif token in tokens:
@@ -157,7 +157,7 @@ class Convention:
         self.unchanged = not self._rename and not self._duplicate
 
     def apply(self, attributes: Attributes) -> Attributes:
-        """``attributes`` under the names in force, in their order; the same dict when nothing changes."""
+        """Return ``attributes`` with the names in force, in their order; the same dict where nothing changes."""
         if self.unchanged:
             return attributes
         renamed: Attributes = {}
@@ -170,5 +170,5 @@ class Convention:
         return renamed
 
     def wants_stable(self, key: str) -> bool:
-        """Whether ``key`` (a default name) is given under its stable name, alone or beside it."""
+        """Return whether ``key`` (a default name) is recorded with its stable name, alone or in addition."""
         return key in self._rename or key in self._duplicate

@@ -190,7 +190,7 @@ WRONG = [
     ({"IGNORE_PATHS": ["health"]}, "IGNORE_PATHS", 'Write "/health".'),
     ({"PROPAGATORS": ["b4"]}, "PROPAGATORS", 'did you mean "b3"?'),
     ({"TRUSTED_PROXIES": ["10.0.0.300"]}, "TRUSTED_PROXIES", "10.0.0.0/8"),
-    ({"HEADERS": {"a": "b\r\nc: d"}}, "HEADERS", "Take the line break out."),
+    ({"HEADERS": {"a": "b\r\nc: d"}}, "HEADERS", "Remove the line break."),
     ({"HEADERS": "a=b"}, "HEADERS", "Write it as"),
     ({"COMPRESSION": "deflate"}, "COMPRESSION", 'Choose one of "none", "gzip".'),
     ({"COMPRESSION": True}, "COMPRESSION", 'Choose one of "none", "gzip".'),

@@ -179,7 +179,7 @@ def test_the_setting_takes_a_function_or_its_path() -> None:
     assert load({"REDACT": f"{__name__}.redact"}, {}).redact is redact
     for wrong, hint in (
         ("nowhere.redact", "can't be imported"),
-        ("redact", "no dotted path"),
+        ("redact", "not a dotted path"),
         (7, "must be callable"),
     ):
         [problem] = load({"REDACT": wrong}, {}).problems

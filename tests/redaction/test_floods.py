@@ -398,7 +398,7 @@ def test_a_propagator_that_fails_costs_the_caller_s_context_and_one_line(
     finally:
         propagate.set_global_textmap(before)
     assert [record.getMessage() for record in caplog.records] == [
-        "The context of a caller could not be read; it is as if there were none."
+        "The context of a caller could not be read. It is ignored."
     ]
     logging.getLogger(__name__).warning("Outside of it, that logger speaks.")
     assert len(caplog.records) == 2

@@ -38,7 +38,7 @@ from django_tracing.instrumentation import commands
 from django_tracing.instrumentation import log_records as logs
 from django_tracing.net import shown_address
 from django_tracing.redaction import SensitiveKeys, redact_resource
-from django_tracing.sampling.sampler import _part
+from django_tracing.sampling.sampler import _decided_by
 from tests.callees import Callee
 from tests.conftest import Spans
 from tests.e2e.processes import ROOT
@@ -176,7 +176,7 @@ def in_names(secret: str) -> None:
     ):
         span.update_name(f"again {secret}")
         django_tracing.trace_external_call(f"service {secret}", "GET", "https://h/", int)
-        span.set_attributes(_part(secret, 0.5).attributes)
+        span.set_attributes(_decided_by(secret, 0.5).attributes)
 
 
 def fail(secret: str) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -15,7 +15,7 @@ from opentelemetry.trace import INVALID_SPAN, SpanKind
 from opentelemetry.util.types import Attributes as OTelAttributes
 
 from django_tracing.conf.loading import get_settings
-from django_tracing.context.current import span_context
+from django_tracing.context.current import current_context, span_context
 from django_tracing.context.outgoing import CalledSpan
 from django_tracing.semconv.names import HTTP_URL, URL_FULL
 
@@ -32,6 +32,10 @@ class ChildrenOnly(trace.TracerProvider):
         return _ChildrenOnlyTracer(self._provider.get_tracer(*args, **kwargs))
 
 
+#: The context key that makes OpenTelemetry's instrumentations make no spans.
+_SUPPRESS: Final = "suppress_instrumentation"
+
+
 class _ChildrenOnlyTracer(trace.Tracer):
     def __init__(self, tracer: trace.Tracer) -> None:
         self._tracer = tracer
@@ -45,6 +49,10 @@ class _ChildrenOnlyTracer(trace.Tracer):
         *args: Any,
         **kwargs: Any,
     ) -> trace.Span:
+        context = current_context() if context is None else context
+        if context.get(_SUPPRESS):
+            # Old instrumentations of databases and of Redis do not look it up.
+            return INVALID_SPAN
         if span_context(context).is_valid:
             span = self._tracer.start_span(name, context, kind, attributes, *args, **kwargs)
             if span.is_recording():
