@@ -35,8 +35,8 @@ def draw(results: dict[str, Any], path: Path) -> None:
             "django_tracing" if name == "ours" else "OpenTelemetry" if name == "upstream" else name
             for name, _ in bars
         ]
-        colours = [_OURS if name == "ours" else _OTHERS for name, _ in bars]
-        drawn = axis.barh(labels, values, color=colours, height=0.6)
+        colors = [_OURS if name == "ours" else _OTHERS for name, _ in bars]
+        drawn = axis.barh(labels, values, color=colors, height=0.6)
         axis.bar_label(drawn, [f" {value:.0f} \N{MICRO SIGN}s" for value in values], color=_INK)
         axis.set_title(title, loc="left", color=_INK, fontsize=10)
         axis.set_xlim(0, max(values) * 1.25 or 1)

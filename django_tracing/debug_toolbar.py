@@ -23,7 +23,7 @@ from django_tracing.context.description import span_name
 from django_tracing.context.request import HEADER, RequestState, get_request_state
 from django_tracing.export.local import span_row
 from django_tracing.instrumentation.request.placing import MIDDLEWARE
-from django_tracing.pages.rows import Colours, rows_of, shares_of
+from django_tracing.pages.rows import Colors, rows_of, shares_of
 from django_tracing.traces.analysis.waterfall import Row, location_of, short_statement, statement_of, waterfall
 from django_tracing.traces.durations import duration_text
 from django_tracing.traces.model import Trace, span_of
@@ -135,7 +135,7 @@ def _stats(state: RequestState, request: HttpRequest) -> dict[str, Any]:
     shown = [number for number, row in enumerate(fall.rows) if not _folded(row, fall.rows)]
     # Only the rows shown are built: for a long trace, building all of them takes a second.
     made = rows_of(
-        replace(fall, rows=fall.rows[: shown[:MOST_ROWS][-1] + 1]), Colours(trace.services), everything=True
+        replace(fall, rows=fall.rows[: shown[:MOST_ROWS][-1] + 1]), Colors(trace.services), everything=True
     )
     return {
         "rows": [made[number] for number in shown[:MOST_ROWS]],

@@ -12,7 +12,7 @@ from django_tracing.exceptions import ReadError
 from django_tracing.pages.heading import heading_of
 from django_tracing.pages.links import TRACE_ID
 from django_tracing.pages.responses import respond
-from django_tracing.pages.rows import OPEN_ROWS, Colours, row_of
+from django_tracing.pages.rows import OPEN_ROWS, Colors, row_of
 from django_tracing.pages.source import open_reader, respond_missing, respond_unreadable
 from django_tracing.traces.analysis.waterfall import (
     Row,
@@ -40,13 +40,13 @@ def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpRes
         if trace is None:
             return respond_missing(request, admin, each)
         sides.append((trace, waterfall(trace)))
-    colours = Colours(dict.fromkeys(service for trace, _fall in sides for service in trace.services))
+    colors = Colors(dict.fromkeys(service for trace, _fall in sides for service in trace.services))
     longest = max(trace.duration for trace, _fall in sides)
     context = {
         "sides": [
             {
-                "trace": heading_of(trace, fall, colours),
-                "rows": side_rows(fall, longest, colours),
+                "trace": heading_of(trace, fall, colors),
+                "rows": side_rows(fall, longest, colors),
                 "left_out": max(len([row for row in fall.rows if not _inner(row, fall)]) - OPEN_ROWS, 0),
                 "ticks": [duration_text(longest * quarter // 4) for quarter in range(5)],
             }
@@ -62,10 +62,10 @@ def _inner(row: Row, fall: Waterfall) -> bool:
     return row.parent >= 0 and fall.rows[row.parent].folds
 
 
-def side_rows(fall: Waterfall, longest: int, colours: Colours) -> list[dict[str, Any]]:
+def side_rows(fall: Waterfall, longest: int, colors: Colors) -> list[dict[str, Any]]:
     """Return the rows of one trace, without folded ones."""
     return [
-        row_of(number, row, max(longest, 1), colours, "", False, False)
+        row_of(number, row, max(longest, 1), colors, "", False, False)
         for number, row in enumerate(fall.rows)
         if not _inner(row, fall)
     ][:OPEN_ROWS]

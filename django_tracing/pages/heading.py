@@ -7,7 +7,7 @@ from typing import Any, Final
 from django.utils.translation import gettext, ngettext
 
 from django_tracing.pages.links import attribute_address, trace_address, value_text
-from django_tracing.pages.rows import Colours, local_time, shares_of
+from django_tracing.pages.rows import Colors, local_time, shares_of
 from django_tracing.semconv import names
 from django_tracing.traces.analysis.waterfall import Waterfall
 from django_tracing.traces.durations import duration_text
@@ -20,7 +20,7 @@ __all__ = ["heading_of", "left_out_sentences"]
 _MOST_SERVICES: Final = 100
 
 
-def heading_of(trace: Trace, fall: Waterfall, colours: Colours) -> dict[str, Any]:
+def heading_of(trace: Trace, fall: Waterfall, colors: Colors) -> dict[str, Any]:
     """Return the facts about a trace that stand above its rows."""
     root = trace.root
     counts, services = trace.spans_by_service(), trace.services
@@ -42,7 +42,7 @@ def heading_of(trace: Trace, fall: Waterfall, colours: Colours) -> dict[str, Any
         if trace.error_count
         else "",
         "services": [
-            {"name": service, "colour": str(colours[service]), "spans": str(counts[service])}
+            {"name": service, "color": str(colors[service]), "spans": str(counts[service])}
             for service in services[:_MOST_SERVICES]
         ],
         "more_services": max(len(services) - _MOST_SERVICES, 0),

@@ -23,7 +23,7 @@ __all__ = [
     "OPEN_ROWS",
     "SCALE",
     "WORKS",
-    "Colours",
+    "Colors",
     "Share",
     "local_time",
     "row_of",
@@ -35,7 +35,7 @@ __all__ = [
 #: How many rows are open when a page opens; deeper levels of longer traces are closed.
 OPEN_ROWS: Final = 500
 #: How many colors tracing.css has for services.
-COLOURS: Final = 8
+COLORS: Final = 8
 #: The length of the time line, in units of its view box.
 SCALE: Final = 1000
 
@@ -59,14 +59,14 @@ def local_time(nanoseconds: int) -> datetime:
     return timezone.localtime(moment) if timezone.is_aware(moment) else moment
 
 
-class Colours:
+class Colors:
     """The colors of services, in the order in which the services occur."""
 
     def __init__(self, services: Iterable[str]) -> None:
-        self.numbers = {service: number % COLOURS for number, service in enumerate(services)}
+        self.numbers = {service: number % COLORS for number, service in enumerate(services)}
 
     def __getitem__(self, service: str) -> int:
-        return self.numbers.setdefault(service, len(self.numbers) % COLOURS)
+        return self.numbers.setdefault(service, len(self.numbers) % COLORS)
 
 
 class Share(NamedTuple):
@@ -104,7 +104,7 @@ def _bars(pieces: Iterable[tuple[int, int]], total: int, top: int, height: int) 
 
 
 def row_of(
-    number: int, row: Row, total: int, colours: Colours, above: str, hidden: bool, closed: bool
+    number: int, row: Row, total: int, colors: Colors, above: str, hidden: bool, closed: bool
 ) -> dict[str, Any]:
     """Return one row of the waterfall; ``above`` is the service of the row above it."""
     span = row.span
@@ -120,7 +120,7 @@ def row_of(
         "name": span.name or gettext("(no name)"),
         "count": str(row.count) if row.folds else "",
         "service": span.service if span.service != above else "",
-        "colour": str(colours[span.service]),
+        "color": str(colors[span.service]),
         "note": short_statement(statement) or " ".join(notes),
         "location": location_of(span.attributes) if row.folds else "",
         "n_plus_one": row.n_plus_one,
@@ -138,7 +138,7 @@ def row_of(
     }
 
 
-def rows_of(fall: Waterfall, colours: Colours, everything: bool = False) -> list[dict[str, Any]]:
+def rows_of(fall: Waterfall, colors: Colors, everything: bool = False) -> list[dict[str, Any]]:
     """Return the rows of the waterfall; with ``everything``, all of them are open."""
     total = max(fall.trace.duration, 1)
     depth = None if everything else _open_depth(fall.rows)
@@ -152,7 +152,7 @@ def rows_of(fall: Waterfall, colours: Colours, everything: bool = False) -> list
         hidden.append(out_of_sight)
         closed.append(shut)
         above = fall.rows[parent].span.service if parent >= 0 else "\0"
-        shown.append(row_of(number, row, total, colours, above, out_of_sight, shut))
+        shown.append(row_of(number, row, total, colors, above, out_of_sight, shut))
     return shown
 
 

@@ -13,7 +13,7 @@ from django_tracing.exceptions import ReadError
 from django_tracing.pages.heading import heading_of
 from django_tracing.pages.links import trace_address
 from django_tracing.pages.responses import respond
-from django_tracing.pages.rows import Colours, local_time, rows_of
+from django_tracing.pages.rows import Colors, local_time, rows_of
 from django_tracing.pages.source import open_reader, respond_missing, respond_unreadable
 from django_tracing.traces.analysis.waterfall import (
     location_of,
@@ -45,10 +45,10 @@ def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpRes
     if trace.trace_id != trace_id:
         return HttpResponseRedirect(trace_address(trace.trace_id))
     fall = waterfall(trace)
-    colours = Colours(trace.services)
-    rows = rows_of(fall, colours, everything="all" in request.GET)
+    colors = Colors(trace.services)
+    rows = rows_of(fall, colors, everything="all" in request.GET)
     context = {
-        "trace": heading_of(trace, fall, colours),
+        "trace": heading_of(trace, fall, colors),
         "rows": rows,
         "repeated": [
             {

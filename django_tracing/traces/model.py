@@ -34,7 +34,7 @@ __all__ = [
     "TraceSummary",
     "root_first",
     "span_of",
-    "summarise",
+    "summarize",
 ]
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
@@ -335,7 +335,7 @@ def span_of(row: Mapping[str, Any]) -> Span:
     return Span(**known)
 
 
-def summarise(spans: Iterable[Span]) -> list[TraceSummary]:
+def summarize(spans: Iterable[Span]) -> list[TraceSummary]:
     """The summaries of the traces of ``spans``, the newest first."""
     by_trace: dict[str, list[Span]] = {}
     for span in spans:

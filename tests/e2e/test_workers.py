@@ -37,7 +37,7 @@ import json
 from django_tracing import create_span, get_correlation_id
 from tests.e2e.worker_tasks import send_invoice
 with create_span("request"):
-    results = [send_invoice.enqueue(4711, colour="red"), send_invoice.enqueue(0)]
+    results = [send_invoice.enqueue(4711, color="red"), send_invoice.enqueue(0)]
     assert all("_django_tracing" not in result.kwargs for result in results)
     print(json.dumps(get_correlation_id()))
 """
@@ -74,7 +74,7 @@ def test_django_s_tasks_in_a_database(mode: str, tmp_path: Path) -> None:
         caches = receiver.named("cache.set.invoice:*")
     outcome = json.loads(run(["-c", OUTCOME], **variables))
     assert outcome == [
-        ["SUCCESSFUL", [correlation_id, {"colour": "red"}], {"colour": "red"}],
+        ["SUCCESSFUL", [correlation_id, {"color": "red"}], {"color": "red"}],
         ["FAILED", None, {}],
     ], "nobody sees what was carried"
 

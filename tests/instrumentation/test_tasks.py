@@ -103,8 +103,8 @@ def test_a_task_that_takes_its_context_gets_it(spans: Spans) -> None:
 
 async def test_async_tasks(spans: Spans) -> None:
     async with create_span("request"):
-        result = await slowly.aenqueue(colour="red")
-    assert result.return_value == {"colour": "red"}
+        result = await slowly.aenqueue(color="red")
+    assert result.return_value == {"color": "red"}
     assert is_child(spans.one("task.run.slowly"), spans.one("task.enqueue.slowly"))
     spans.clear()
     assert await slowly.acall(a=1) == {"a": 1}

@@ -23,7 +23,7 @@ from django_tracing.redaction.printable import printable
 from django_tracing.sampling.remote import JaegerRemoteSampler, parse_strategy
 from tests.export.builders import make_spans
 
-#: Ends a line, moves a cursor, colours a terminal, turns the direction of writing.
+#: Ends a line, moves a cursor, colors a terminal, turns the direction of writing.
 EVIL = "ok\r\nERROR forged\x1b[2J\x1b]0;title\x07 \x85\u2028\u2029\u202e\u2066\u200b\x00\ud800"
 
 #: Half of it is what a terminal or a log obeys.

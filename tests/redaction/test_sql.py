@@ -223,7 +223,7 @@ MYSQL_QUOTINGS: list[Quoting] = [
     lambda value: '"' + value.replace("\\", "\\\\").replace('"', '""') + '"',
     lambda value: "N'" + value.replace("\\", "\\\\").replace("'", "''") + "'",
 ]
-#: Planted inside each value; no template and no sanitised text holds it by itself.
+#: Planted inside each value; no template and no sanitized text holds it by itself.
 MARKER = "zqx"
 AROUND = st.text(alphabet=st.sampled_from("ab1 '\"\\$%`#-/*();:,\n?{}[]é%s"), max_size=12)
 

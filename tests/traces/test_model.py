@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from django_tracing.exceptions import ReadError
-from django_tracing.traces.model import Span, Trace, summarise
+from django_tracing.traces.model import Span, Trace, summarize
 from django_tracing.traces.query import trace_id_prefix
 from django_tracing.traces.times import iso_time
 from django_tracing.traces.tree import Node
@@ -119,11 +119,11 @@ def test_a_span_without_an_end_lasts_nothing() -> None:
     assert unfinished.spans[0].duration == 0
 
 
-def test_summarise_groups_by_trace_newest_first() -> None:
+def test_summarize_groups_by_trace_newest_first() -> None:
     def of(trace_id: str, start: int) -> Span:
         return Span(trace_id, "1" * 16, "", "x", "internal", "shop", start, start + 1)
 
-    found = summarise([of("a", 1), of("b", 5), of("a", 3)])
+    found = summarize([of("a", 1), of("b", 5), of("a", 3)])
     assert [(each.trace_id, each.span_count) for each in found] == [("b", 1), ("a", 2)]
 
 

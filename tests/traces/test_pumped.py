@@ -11,7 +11,7 @@ import pytest
 
 from django_tracing.pages.compare import differences, side_rows
 from django_tracing.pages.heading import left_out_sentences
-from django_tracing.pages.rows import Colours, rows_of
+from django_tracing.pages.rows import Colors, rows_of
 from django_tracing.traces import query as asked
 from django_tracing.traces.analysis.dependencies import links_of
 from django_tracing.traces.analysis.layout import layout
@@ -20,7 +20,7 @@ from django_tracing.traces.analysis.waterfall import short_statement, waterfall
 from django_tracing.traces.diagrams import as_dot, as_mermaid, as_text
 from django_tracing.traces.durations import parse_duration
 from django_tracing.traces.formats import jaeger_json, otlp_json
-from django_tracing.traces.model import Dependencies, Dependency, Span, Trace, span_of, summarise
+from django_tracing.traces.model import Dependencies, Dependency, Span, Trace, span_of, summarize
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from django_tracing.traces.text import render_list, render_trace
 from django_tracing.traces.tree import innermost
@@ -126,9 +126,9 @@ def spans_of(shape: Callable[[int, int], dict[str, Any]], size: int) -> list[Spa
 
 def page(trace: Trace) -> None:
     fall = waterfall(trace)
-    colours = Colours(trace.services)
-    rows_of(fall, colours)
-    side_rows(fall, trace.duration, colours)
+    colors = Colors(trace.services)
+    rows_of(fall, colors)
+    side_rows(fall, trace.duration, colors)
     differences(trace, trace)
     left_out_sentences(trace)
     # The services' share of its head; the rest of it are links.
@@ -146,7 +146,7 @@ FUNCTIONS: dict[str, Callable[[Trace], object]] = {
     "jaeger": lambda trace: sum(map(len, jaeger_json(trace.trace_id, trace.spans))),
     "routes": lambda trace: route_statistics([(trace.trace_id, parts_of(trace))]),
     "links": lambda trace: links_of([trace]),
-    "summaries": lambda trace: render_list(summarise(trace.spans)),
+    "summaries": lambda trace: render_list(summarize(trace.spans)),
 }
 
 

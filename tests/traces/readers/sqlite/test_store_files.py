@@ -179,7 +179,7 @@ def test_a_damaged_file_is_set_aside(store: LocalStore, path: Path, caplog: pyte
     ("written", "damaged"),
     [
         (b'["shop"]', b'["shop"['),
-        (b'{"colour":', b'{"colour" '),
+        (b'{"color":', b'{"color" '),
         (b"GET /items", b"GET /it\xffms"),
         (b"internal", b"infernal"),
         (b"python", b"pithon"),
@@ -190,7 +190,7 @@ def test_a_damaged_file_is_set_aside(store: LocalStore, path: Path, caplog: pyte
 def test_damage_that_sqlite_does_not_see(store: LocalStore, path: Path, written: bytes, damaged: bytes) -> None:
     store.write(
         [
-            row(1, 1, 0, "GET /items", attributes={"colour": "red"}),
+            row(1, 1, 0, "GET /items", attributes={"color": "red"}),
             row(1, 2, 1, "db.select.x", kind="client", attributes={"db.system": "postgresql", "db.name": "x"}),
         ]
     )
@@ -203,7 +203,7 @@ def test_damage_that_sqlite_does_not_see(store: LocalStore, path: Path, written:
         store.services,
         lambda: store.operations("shop"),
         store.search,
-        lambda: store.search(attributes={"colour": "red"}),
+        lambda: store.search(attributes={"color": "red"}),
         lambda: store.trace(f"{1:032x}"),
         store.routes,
         store.dependencies,
