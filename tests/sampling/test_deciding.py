@@ -18,12 +18,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 
-from django_tracing import create_span, get_trace_context, spans
+from django_tracing import create_span, get_trace_context, provider, spans
 from django_tracing.conf.loading import load
 from django_tracing.conf.values import Settings
 from django_tracing.export.queue import QueueProcessor
 from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
 from django_tracing.recording.factory import SpanFactory
+from django_tracing.recording.probe import probe
 from django_tracing.recording.undecided import late, undecided_traces
 from django_tracing.redaction.attributes import AttributeSanitizer
 from django_tracing.sampling import make_debug_header
@@ -80,7 +81,7 @@ class Site:
         self.sampler = RuleSampler(self.settings.sample_rate, self.settings)
         self.sampler.use(compile_rules(rules, "shop"))
         self.provider = TracerProvider(sampler=self.sampler)
-        self.provider.add_span_processor(UpstreamProcessor())
+        provider._add_processors(self.provider, probe(), [])
         self.provider.add_span_processor(SimpleSpanProcessor(self.exporter))
         tracer = self.provider.get_tracer(spans.SCOPE_NAME)
         factory = SpanFactory.of(tracer, self.sampler.keep, (UpstreamProcessor,), AttributeSanitizer())
