@@ -2,7 +2,7 @@
 
 See docs/testing.md.
 
-PYTEST_DONT_REWRITE: a conftest may import this before it names it as a plugin, and pytest would warn.
+PYTEST_DONT_REWRITE: pytest would warn if a conftest imports this before it lists it as a plugin.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ _PATIENCE: Final = 1.0
 
 
 class CapturedSpan:
-    """One ended span, as it would have been sent: redacted, with the names that are in force."""
+    """An ended span as it would be exported: redacted, with the attribute names in force."""
 
     def __init__(self, span: ReadableSpan, sequence: int, spans: CapturedSpans) -> None:
         context = span.get_span_context()
@@ -58,12 +58,12 @@ class CapturedSpan:
 
     @property
     def parent(self) -> CapturedSpan | None:
-        """The span that this one is below; None where there is none, or it is not among the captured."""
+        """The parent span; None if there is none, or if it was not captured."""
         return None if self._parent_key is None else self._spans._ended.get(self._parent_key)
 
     @property
     def children(self) -> list[CapturedSpan]:
-        """The captured spans right below this one, in the order they started."""
+        """The captured spans whose parent is this one, in the order they started."""
         return [span for span in self._spans if span._parent_key == self._key]
 
     def __repr__(self) -> str:
@@ -71,16 +71,16 @@ class CapturedSpan:
 
 
 class CapturedSpans(Sequence[CapturedSpan]):
-    """The spans that started since a block began and have ended, in the order they started.
+    """The spans that started after the start of a block and have ended, in the order they started.
 
-    Reading waits for spans that other threads still have open (a live server's, say), a second in all at most.
-    After the block it no longer changes.
+    Reading waits for spans that are still open in other threads (for example a live server's), at most one second in
+    total. After the end of the block it does not change.
     """
 
     def __init__(self, export: bool, enclosing: frozenset[int]) -> None:
         self._exported = export
         self._id = next(_ids)
-        #: Its own id and those of the blocks that it is in.
+        #: Its own id, and the ids of the blocks around it.
         self._chain = enclosing | {self._id}
         self._thread = threading.get_ident()
         self._in_task = _loop_runs() and asyncio.current_task() is not None
@@ -113,10 +113,10 @@ class CapturedSpans(Sequence[CapturedSpan]):
         return [span.name for span in self._read()]
 
     def find(self, name: str | None = None, **attributes: Any) -> CapturedSpan:
-        """The one span with that name and those attributes; AssertionError, with the tree, where not just one has.
+        """Return the one span with this name and these attributes. Raise AssertionError, with the tree, otherwise.
 
-        A dot in an attribute's name is written as two underscores (``http__status_code=200``), or the name in
-        quotes (``**{"http.status_code": 200}``). None asks for spans without the attribute.
+        Write a dot in an attribute's name as two underscores (``http__status_code=200``), or quote the name
+        (``**{"http.status_code": 200}``). None finds spans without the attribute.
         """
         __tracebackhide__ = True  # pytest shows the test's line, not ours
         found = self.find_all(name, **attributes)
@@ -125,7 +125,7 @@ class CapturedSpans(Sequence[CapturedSpan]):
         return found[0]
 
     def find_all(self, name: str | None = None, **attributes: Any) -> list[CapturedSpan]:
-        """All spans with that name and those attributes (as in :meth:`find`), in the order they started."""
+        """Return all spans with this name and these attributes (as in :meth:`find`), in the order they started."""
         return [
             span
             for span in self._read()
@@ -134,7 +134,7 @@ class CapturedSpans(Sequence[CapturedSpan]):
         ]
 
     def tree(self) -> str:
-        """The spans as a tree of text, a line each, with what tells most about them; then what is still open."""
+        """Return the spans as a tree of text, one line each, with key attributes; then those still open."""
         ended = self._sorted()
         lines: list[str] = []
         for branch, below, span in _rows(ended):
@@ -149,7 +149,7 @@ class CapturedSpans(Sequence[CapturedSpan]):
         return "\n".join(lines) or "(no spans)"
 
     def __repr__(self) -> str:
-        # One line: pytest shows no more than that of it.
+        # One line: pytest shows only one.
         text: list[str] = []
         depth = 0
         for branch, _, span in _rows(self._sorted()):
@@ -163,7 +163,7 @@ class CapturedSpans(Sequence[CapturedSpan]):
         return f"<{_counted(len(self._ended))}: {''.join(text)}>" if len(text) > 1 else "<no spans>"
 
     def _read(self) -> list[CapturedSpan]:
-        # Waiting in an event loop would hold up the very task that is waited for.
+        # Waiting in an event loop would block the task that it waits for.
         if self._patience and self._is_open and not _loop_runs():
             me = threading.get_ident()
             for mark in list(self._marks):
@@ -173,7 +173,7 @@ class CapturedSpans(Sequence[CapturedSpan]):
         return self._sorted()
 
     def _sorted(self) -> list[CapturedSpan]:
-        # By time: a span may be made after the fact, with the time that its work began at.
+        # By time: a span may be created later, with the time at which its work started.
         return sorted(self._ended.values(), key=lambda span: span._order)
 
     def _open_names(self) -> list[str]:
@@ -190,8 +190,8 @@ class CapturedSpans(Sequence[CapturedSpan]):
         if not found and attributes and named:
             text += "\nThere " + ("is" if len(named) == 1 else "are") + ":"
             for span in named[:10]:
-                said = ", ".join(f"{key.replace('__', '.')} = {_value(span, key)!r}" for key in attributes)
-                text += f"\n  {plain(span.name)} with {said}"
+                found_values = ", ".join(f"{key.replace('__', '.')} = {_value(span, key)!r}" for key in attributes)
+                text += f"\n  {plain(span.name)} with {found_values}"
             text += f"\n  and {len(named) - 10} more" if len(named) > 10 else ""
         return f"{text}\n\n{self.tree()}"
 
@@ -205,7 +205,7 @@ def _value(span: CapturedSpan, key: str) -> Any:
 
 
 def _plain(attributes: Mapping[str, Any] | None) -> dict[str, Any]:
-    # As the SDK has them, and so that nothing changes after the span's end.
+    # Tuples as in the SDK, so that they don't change after the span's end.
     return {key: tuple(value) if isinstance(value, list) else value for key, value in (attributes or {}).items()}
 
 
@@ -214,7 +214,7 @@ def _same(value: Any, wanted: Any) -> bool:
 
 
 def _rows(spans: list[CapturedSpan]) -> Iterator[tuple[str, str, CapturedSpan]]:
-    """The tree from top to bottom: the branch before a span, the one below it, the span."""
+    """Yield the tree from top to bottom: the branch of a span, the branch below it, the span."""
     known = {span._key for span in spans}
     children: dict[tuple[int, int] | None, list[CapturedSpan]] = {}
     for span in spans:

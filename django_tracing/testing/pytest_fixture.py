@@ -1,4 +1,4 @@
-"""The pytest fixture ``spans``. Reached by way of ``django_tracing.testing``, which needs no pytest."""
+"""Define the pytest fixture ``spans``. Import it from ``django_tracing.testing``, which does not need pytest."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["spans"]
 
 @pytest.fixture
 def spans(request: pytest.FixtureRequest) -> Iterator[CapturedSpans]:
-    """The spans of the test, as ``capture_spans()`` gives them; their tree is shown when the test fails."""
+    """Capture the spans of the test with ``capture_spans()``. The report of a failed test shows their tree."""
     from django_tracing.testing.capture import capture_spans
 
     with capture_spans() as captured:
