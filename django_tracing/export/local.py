@@ -16,7 +16,7 @@ from django_tracing.redaction import redact_tracestate
 
 __all__ = ["LocalExporter", "SpanRow", "span_row"]
 
-#: One span as JSON-able values: what ``traces.local.LocalStore.write`` takes. Times are nanoseconds.
+#: One span as JSON-able values: what ``LocalStore.write`` takes. Times are nanoseconds.
 SpanRow = dict[str, Any]
 
 
