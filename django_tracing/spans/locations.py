@@ -28,7 +28,7 @@ from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import cut
 from django_tracing.semconv.names import CODE_FILEPATH, CODE_FUNCTION, CODE_LINENO
 
-__all__ = ["code_locations"]
+__all__ = ["CodeLocations", "code_locations"]
 
 _logger = logging.getLogger("django_tracing")
 
