@@ -45,8 +45,10 @@ def _add_dark_images(app: Any, doctree: nodes.document) -> None:
 def _resolve_root_pages(app: Any, doctree: nodes.document) -> None:
     """Resolve links between files at the root, e.g. SECURITY.md, which pages of the site include."""
     for link in doctree.findall(pending_xref):
-        name = link["reftarget"].removesuffix(".md").lower()
-        if link["reftarget"] == f"{name.upper()}.md" and name in app.env.found_docs:
+        # "SECURITY.md", or "../SECURITY.md", which MyST has turned into an absolute path.
+        stem = Path(link["reftarget"]).name.removesuffix(".md")
+        name = stem.lower()
+        if stem == stem.upper() and (ROOT / f"{stem}.md").exists() and name in app.env.found_docs:
             link.attributes.update(refdomain="doc", reftarget=name, reftargetid=None)
 
 

@@ -58,4 +58,4 @@ def test_the_architecture_has_every_package_and_module_at_the_top() -> None:
     package = ROOT / "django_tracing"
     found = {f"{path.name}/" for path in package.iterdir() if path.is_dir() and path.name != "__pycache__"}
     found |= {path.name for path in package.glob("*.py") if path.name != "__init__.py"}
-    assert found <= documented
+    assert documented == found
