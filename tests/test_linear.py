@@ -31,7 +31,7 @@ ELSEWHERE = {
     ("conf/patterns.py", "match"): "one character",
     ("sampling/rules.py", "split"): "an operator's glob, once when rules are compiled",
     ("sampling/rules.py", "escape"): "a literal text",
-    ("instrumentation/upstream.py", "escape"): "a literal text",
+    ("instrumentation/upstream/registry.py", "escape"): "a literal text",
     ("redaction/patterns.py", "compile"): "compiles the patterns of redaction, each of which is found by itself",
     ("redaction/dialects.py", "pattern"): "the scanners, found in their dict",
 }
