@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any, Final
 from weakref import WeakValueDictionary
 
@@ -176,4 +177,5 @@ def _keep_undecided(span: ReadableSpan) -> None:
     context = span.get_span_context()
     undecided = None if context is None else undecided_traces.get(context.trace_id)
     if context is not None and undecided is not None and not context.trace_flags.sampled:
-        undecided.end_sdk_span(span)
+        # Another object than processors get, which may still wait in a queue when it becomes sampled.
+        undecided.end_sdk_span(copy(span) if span.__class__ is SpanCopy else span)
