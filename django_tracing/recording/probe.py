@@ -57,10 +57,7 @@ _LINKED: Final = SpanContext(1, 2, is_remote=True)
 
 @cache
 def probe() -> Abilities:
-    """Make spans with a provider of its own and look at what comes out. Never raises.
-
-    It takes a fraction of a millisecond, once a process.
-    """
+    """Make spans with a provider of its own and look at what comes out. Never raises."""
     ended = _Ended()
     provider = sdk.make_provider(
         sampler=ALWAYS_ON, resource=Resource({_KEPT: _KEPT}), span_limits=_LIMITS, shutdown_on_exit=False
