@@ -122,7 +122,7 @@ def test_an_ipv4_address_is_one_however_it_is_written(
     assert settings.problems == ()
     expected = address in network
     direct = RequestFactory().get("/", REMOTE_ADDR=remote)
-    assert RuleSampler(1.0, settings)._trusts(direct.META) is expected
+    assert RuleSampler(1.0, settings)._is_trusted(direct.META) is expected
     assert _is_allowed(direct, settings) is expected
     assert client_address(direct.META, settings.trusted_proxies) == str(address)
     # "198.51.100.7" may be in the network, as a proxy: then the request is a proxy's own.

@@ -44,7 +44,6 @@ from django_tracing.export.wire import encode_span
 from django_tracing.instrumentation.request.incoming import _getter
 from django_tracing.instrumentation.request.server_timing import server_timing
 from django_tracing.instrumentation.upstream.redis_commands import statement_of
-from django_tracing.instrumentation.upstream.span_redaction import _commands
 from django_tracing.redaction import (
     REDACTED,
     SensitiveKeys,
@@ -61,6 +60,7 @@ from django_tracing.redaction import (
     sql,
 )
 from django_tracing.redaction.attributes import AttributeSanitizer, attribute_name
+from django_tracing.redaction.commands import redact_commands
 from django_tracing.redaction.keys import _key_pattern
 from django_tracing.redaction.patterns import Pattern
 from django_tracing.sampling.remote import parse_strategy
@@ -238,8 +238,8 @@ READERS = {
         lambda text: _propagator.extract({"HTTP_TRACEPARENT": _caller + text}, None, _WellFormed(_getter)), "-0 \ta"
     ),
     "Redis": Reader(lambda text: statement_of(["get", *text.split(":")]), "aA1._- :{}"),
-    "commands": Reader(lambda text: _commands(text, pipelined=True), "aA1 \n\t."),
-    "a command": Reader(lambda text: _commands(text, pipelined=False), "aA1 \n\t."),
+    "commands": Reader(lambda text: redact_commands(text, pipelined=True), "aA1 \n\t."),
+    "a command": Reader(lambda text: redact_commands(text, pipelined=False), "aA1 \n\t."),
     "rules": Reader(lambda text: _rules.match(Asked(path=f"/{text}", user_id=""), 0.0), "abc/"),
     "host of a call": Reader(lambda text: may_get(f"http://{text}", ("a.b", "*.x")), "a.:/@[]%"),
     "caller's randomness": Reader(
