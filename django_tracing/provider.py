@@ -77,7 +77,7 @@ def start() -> None:
             _set_trouble(f"Tracing is off: {problems} Run `python manage.py check` for the whole list.")
         elif not settings.enabled:
             # As configured: nothing to log.
-            _set_trouble(f"Tracing is off: {settings.source('ENABLED')} says so.", level=logging.DEBUG)
+            _set_trouble(f"Tracing is off: it is switched off by {settings.source('ENABLED')}.", level=logging.DEBUG)
         else:
             for problem in (*environment.problems(), *settings.warnings):
                 _logger.warning("The %s", problem)

@@ -403,7 +403,7 @@ class QueueProcessor(SpanProcessor):
                 self.counters.drop("rejected", rejected)
                 if not self._rejection_told:
                     self._rejection_told = True
-                    line = f"{line or ''} {failure} This is said once; `python manage.py check_tracing` says more."
+                    line = f"{line or ''} {failure} This is logged once. Details: `python manage.py check_tracing`."
         elif not self._down:
             self._down = True
             self._dropped_when_down = self.counters.dropped_total()
@@ -414,7 +414,7 @@ class QueueProcessor(SpanProcessor):
             )
             line = (
                 f"Spans can't be sent: {failure} {waiting} Requests are not affected; "
-                "`python manage.py check_tracing` says more."
+                "run `python manage.py check_tracing` for details."
             )
         return line and line.strip()
 

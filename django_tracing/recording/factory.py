@@ -33,7 +33,7 @@ _logger = logging.getLogger("django_tracing")
 _RANDOM: Final = 2
 
 
-#: Fewer attributes a span than our own ones may be: the SDK's span drops the oldest, one by one.
+#: With a lower limit of attributes the SDK's own spans are used: they drop the oldest ones, one by one.
 _FEWEST_ATTRIBUTES: Final = 64
 
 
@@ -41,7 +41,7 @@ _new: Final = object.__new__
 
 
 class _Processors:
-    """What the provider's processors want to be told, as bound methods."""
+    """The methods of the provider's processors that have to be called, as bound methods."""
 
     __slots__ = ("known", "on_end", "on_ending", "on_start")
 
@@ -53,11 +53,11 @@ class _Processors:
 
 
 def _methods(processors: Sequence[SpanProcessor], name: str) -> tuple[Callable[..., Any], ...]:
-    """The methods called ``name`` of those that have one. A processor may be anything that looks like one."""
+    """Return the methods called ``name`` of the processors that have one. A processor may be of any type."""
     methods: list[Callable[..., Any]] = []
     for processor in processors:
         method: Any = None
-        # The base class's own does nothing; and a processor may have none, or delegate to something that has none.
+        # The base class's method does nothing. A processor may have none, or delegate to an object that has none.
         with suppress(Exception):
             if getattr(type(processor), name, None) is not getattr(SpanProcessor, name, None):
                 method = getattr(processor, name)
@@ -71,7 +71,7 @@ _blamed: set[str] = set()
 
 
 def _guarded(method: Callable[..., Any]) -> Callable[..., None]:
-    """``method`` of somebody else's processor: what it raises costs itself, not the span, nor the others."""
+    """Wrap ``method`` of another library's processor, so that its exceptions cost nothing else."""
 
     def call(*args: Any, **kwargs: Any) -> None:
         try:
@@ -86,11 +86,11 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., None]:
 
 
 class SpanFactory:
-    """Where the spans of one SDK tracer come from.
+    """Create the spans of one SDK tracer.
 
-    ``keep`` decides, without being told more than it needs, whether a trace is kept: given the parent's SpanContext
-    (None for a root) and the trace id. With None the tracer's sampler is asked, for every span.
-    ``passed_by`` are processors that want nothing of our own spans.
+    ``keep`` decides whether a trace is kept, given the parent's SpanContext (None for a root) and the trace id. If it
+    is None, the tracer's sampler is called for every span. ``passed_by`` are the classes of processors that our own
+    spans are not passed to.
     """
 
     def __init__(
@@ -100,21 +100,22 @@ class SpanFactory:
         passed_by: tuple[type[SpanProcessor], ...] = (),
         sanitizer: AttributeSanitizer | None = None,
     ) -> None:
-        #: What is made of what others say by these spans.
+        #: Sanitizes the attributes that users and libraries set on these spans.
         self.sanitizer = sanitizer
         self.redacts = sanitizer is not None and sanitizer.redact is not None
         self.tracer = tracer
         self.keep = keep
-        #: What the first span of a trace that ``keep`` decided on says of it.
+        #: The attributes by which the first span of a trace describes the decision of ``keep``.
         self.root_shared: SharedAttributes | None = None
-        #: Decides on traces that begin here or come in, where there is more to it than ``keep`` is told: given the
-        #: scope, the name and kind of the first span, the parent's SpanContext or None, the trace id.
+        #: Decides on traces that start here or come in, if the arguments of ``keep`` are not enough: given the
+        #: request state, the name and kind of the first span, the parent's SpanContext or None, and the trace id.
         self.decide: Callable[[Any, str, SpanKind, SpanContext | None, int], SamplingDecision] | None = None
-        #: Decides on a failed request that its caller did not keep: given the scope, its name, the caller's context.
+        #: Decides on a failed request whose caller did not keep it: given the request state, the name and the
+        #: caller's context.
         self.decide_failed: Callable[[Any, str, SpanContext], SamplingDecision] | None = (
             None if keep is None else getattr(tracer.sampler, "decide_failed", None)
         )
-        #: Whether a child is kept with its parent, whatever the sampler says.
+        #: Whether a child is kept with its parent, without asking the sampler.
         self.follows = keep is not None
         self.instrumentation_scope: InstrumentationScope = scope_of(tracer)
         self.limits: SpanLimits = span_limits_of(tracer)
@@ -158,7 +159,7 @@ class SpanFactory:
             return None
 
     def processors(self) -> _Processors:
-        """The provider's processors now: users add theirs at any time."""
+        """Return the provider's current processors. Users may add processors at any time."""
         known = self.multi[PROCESSORS]
         if self.current_processors.known is not known:
             wanted = [processor for processor in known if not isinstance(processor, self._passed_by)]
@@ -175,7 +176,7 @@ class SpanFactory:
         start_time: int | None = None,
         request_state: Any = None,
     ) -> trace.Span:
-        """A started span below the current one of ``context``; ``start_time`` is nanoseconds since the epoch."""
+        """Start a span below the current span of ``context``; ``start_time`` is in nanoseconds since the epoch."""
         parent: Any = context.get(SPAN_KEY)
         if parent.__class__ is RecordingSpan and parent.factory is self:
             return new_child(parent, name, kind, shared, own, start_time, context)
@@ -192,8 +193,8 @@ class SpanFactory:
         start_time: int | None,
         request_state: Any,
     ) -> trace.Span:
-        """A root, or a child of a span that is not ours: it is to be decided whether it is kept."""
-        # The API lets anything stand in a context.
+        """Decide whether a root span, or a child of a span that is not ours, is kept, and start it."""
+        # OpenTelemetry's API accepts any object as the current span.
         parent: SpanContext | None = None if current is None else context_of(current)
         if not is_enabled(self.tracer):
             return NonRecordingSpan(trace.INVALID_SPAN_CONTEXT if parent is None else parent)
@@ -219,7 +220,7 @@ class SpanFactory:
                 if decision.kept:
                     flags |= SAMPLED
             elif not self.keep(parent, trace_id):
-                # Below a span of the SDK's own, in a trace that waits for its decision.
+                # Below an SDK span of an undecided trace.
                 undecided = undecided_traces.get(trace_id) if undecided_traces else None
                 if undecided is None:
                     return UnsampledSpan(trace_id, flags, trace_state)
@@ -259,7 +260,7 @@ class SpanFactory:
     def start_failed(
         self, name: str, context: Context, shared: tuple[SharedAttributes, ...], start_time: int, request_state: Any
     ) -> trace.Span:
-        """The span of a failed request whose caller, the current span of ``context``, did not keep it.
+        """Start the span of a failed request whose caller, the current span of ``context``, did not keep the trace.
 
         It is made afterwards; it records nothing where this process would not have kept the request either.
         """
@@ -338,7 +339,7 @@ def new_child(
     start_time: int | None,
     context: Context | None,
 ) -> trace.Span:
-    """A started span below ``parent``, of its origin; ``context`` (default: the current one) is where it stands."""
+    """Start a span below ``parent`` with the same factory, in ``context`` (default: the current one)."""
     factory = parent.factory
     undecided = parent.undecided
     if undecided is not None:

@@ -60,7 +60,7 @@ SPAN_KEY: Final[str] = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, C
 SAMPLED: Final = int(TraceFlags.SAMPLED)
 
 
-#: The status of a span that nobody gave one.
+#: The status of a span for which none was set.
 UNSET: Final = Status(StatusCode.UNSET)
 
 
@@ -68,16 +68,16 @@ _PLAIN: Final = frozenset({str, bool, int, float})
 
 
 def context_of(span: Any) -> SpanContext:
-    """The SpanContext of what stands in a context as its span; an invalid one where it is none, or has none."""
+    """Return the SpanContext of a context's current span; an invalid one if it is no span or has none."""
     try:
         context = span.get_span_context() if isinstance(span, trace.Span) else None
-    except Exception:  # a span of somebody else's making
+    except Exception:  # a span of another library
         context = None
     return context if isinstance(context, SpanContext) else trace.INVALID_SPAN_CONTEXT
 
 
 class UnsampledSpan(NonRecordingSpan):
-    """A span that is not recorded. Its ids are made when somebody asks for them, to send them on or to log them."""
+    """A span that is not recorded. Its ids are made when they are needed, to propagate or to log them."""
 
     def __init__(self, trace_id: int, flags: int, trace_state: TraceState | None) -> None:
         self._trace_id = trace_id
@@ -95,7 +95,7 @@ class UnsampledSpan(NonRecordingSpan):
                 trace_flags=TraceFlags(self._flags),
                 trace_state=self._trace_state,
             )
-            # Two threads that ask at once get the same one.
+            # Two threads that call this at once get the same one.
             made = self.__dict__.setdefault("_kept", made)
             self._made = made
         return made
@@ -105,7 +105,7 @@ class UnsampledSpan(NonRecordingSpan):
 
 
 class RecordingSpan(SDKSpan):
-    """A span made by an :class:`SpanFactory`. What is not here is the SDK's own code, on lazily made state."""
+    """A span made by a :class:`SpanFactory`. The SDK's own methods work on state that is made on first use."""
 
     __slots__ = (
         *("dropped", "end_ns", "factory", "flags", "made_context", "made_events", "made_links", "own", "parent_id"),
@@ -113,7 +113,7 @@ class RecordingSpan(SDKSpan):
         *("trace_state", "undecided"),
     )
 
-    # Names of their own: the SDK's are ``recording.sdk``'s.
+    # Not the SDK's names, which are in ``recording.sdk``.
     span_name: str
     span_kind: SpanKind
     #: Nanoseconds since the epoch.
@@ -144,11 +144,11 @@ class RecordingSpan(SDKSpan):
     # ----- what our instrumentations call
 
     def set_shared(self, shared: tuple[SharedAttributes, ...]) -> None:
-        """Adds shared attributes."""
+        """Set shared attributes."""
         if self.own is None:
             self.shared += shared
         else:
-            # Of a name that was set before, the later value counts.
+            # The later value of a name replaces the earlier one.
             for part in shared:
                 self.set_own(part.attributes)
 
@@ -157,7 +157,7 @@ class RecordingSpan(SDKSpan):
     def get_span_context(self) -> SpanContext:
         made = self.made_context
         if self.undecided is not None and self.undecided.kept and not self.flags & SAMPLED:
-            # Decided since: what is called from here on carries it.
+            # The trace was kept in the meantime: later calls to other services carry the flag.
             self.flags |= SAMPLED
             made = None
         if made is None:
@@ -178,7 +178,7 @@ class RecordingSpan(SDKSpan):
             self.set_attributes({key: value})
             return
         if self.end_ns is None and (value.__class__ not in _PLAIN or key.__class__ is not str or not key):
-            # The SDK's own decidement of what an attribute may be, and its own log line.
+            # The SDK checks what an attribute may be, and logs its own line.
             checked = BoundedAttributes(1, immutable=False)
             checked[key] = value
             self.dropped += checked.dropped
@@ -192,7 +192,7 @@ class RecordingSpan(SDKSpan):
         self.set_own(attributes if sanitizer is None else sanitizer.attributes(attributes))
 
     def set_own(self, attributes: Mapping[str, Any]) -> None:
-        """Sets attributes that may leave as they are: this app's own."""
+        """Set attributes of this app, which need no sanitizing."""
         if self.end_ns is not None:
             _logger.warning("Setting attributes on the ended span %s.", self.span_name)
             return
@@ -242,7 +242,7 @@ class RecordingSpan(SDKSpan):
         if self.factory.sanitizer is None:
             super().record_exception(exception, attributes, timestamp, escaped)
             return
-        # The SDK prints all that hangs on the exception, however long a chain of others that is.
+        # The SDK prints the whole chain of exceptions, however long it is.
         kind = type(exception)
         try:
             message = str(exception)
@@ -259,7 +259,7 @@ class RecordingSpan(SDKSpan):
         self.add_event("exception", {**event, **(attributes or {})}, timestamp)
 
     def add_own_event(self, name: str, attributes: Mapping[str, Any]) -> None:
-        """Adds an event that may leave as it is: this app's own."""
+        """Add an event of this app, which needs no sanitizing."""
         super().add_event(name, attributes)
 
     def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
@@ -297,7 +297,7 @@ class RecordingSpan(SDKSpan):
             on_end(self)
 
     def _apply_redact(self) -> None:
-        """Gives everything to the user's ``REDACT``, the last one before it is sent."""
+        """Pass everything to the user's ``REDACT``, the last step before the span is sent."""
         sanitizer = self.factory.sanitizer
         assert sanitizer is not None
         self.own = sanitizer.last(self._merged())
@@ -314,7 +314,7 @@ class RecordingSpan(SDKSpan):
             )
         description = self.span_status.description
         if description:
-            # It is the message of an exception, said once more.
+            # The description repeats the message of the exception.
             last = sanitizer.last({EXCEPTION_MESSAGE: description}).get(EXCEPTION_MESSAGE)
             self.span_status = Status(self.span_status.status_code, last)
 

@@ -57,10 +57,11 @@ _waiting: Final = _Waiting()
 
 
 class UndecidedTrace:
-    """The spans of a trace that is recorded though nobody knows yet whether it is kept. No method raises.
+    """Hold the ended spans of a trace that is recorded before it is known whether it is kept. No method raises.
 
-    Its first span decides when it ends: ``decide`` is asked for the last time, an error or a long time may keep what
-    the rate passed over. Until then what is sent to other services says "not sampled", unless it was decided before.
+    The decision is made at the latest when the first span ends: ``decide`` is called for the last time, and an error
+    or a long duration may keep a trace that the rate did not. Until then, calls to other services carry the flag "not
+    sampled", unless the decision was made earlier.
     """
 
     __slots__ = ("deadline", "decided", "ended", "decide", "keep_errors", "kept", "lost", "root", "trace_id")
@@ -74,10 +75,11 @@ class UndecidedTrace:
         slower_than: float | None = None,
     ) -> None:
         self.trace_id = trace_id
-        #: Decides by who the user is: None while nobody knows (unless it is called with True, for the last time).
+        #: Decides by the user. It returns None while the user is unknown, unless it is called with True: the last
+        #: time.
         self.decide = decide
         self.keep_errors = keep_errors
-        #: Nanoseconds from which on a trace is kept.
+        #: The duration in nanoseconds from which a trace is kept.
         self.deadline = None if slower_than is None else int(slower_than * 1e9)
         self.kept = False
         self.decided = False
@@ -106,7 +108,7 @@ class UndecidedTrace:
         oldest._discard()
 
     def reconsider(self) -> None:
-        """Asks again, now that the user is known."""
+        """Decide again, now that the user is known."""
         if self.decide is not None and not self.kept:
             self._ask(last=False)
 
@@ -133,16 +135,16 @@ class UndecidedTrace:
             self._release()
 
     def _release(self) -> None:
-        """Sends on what waits."""
+        """Forward the spans that wait."""
         waiting, self.ended = self.ended, []
-        # Not in one line: while it is counted, another thread may have its turn, and its change would be lost.
+        # In two statements: another thread may run between reading the length and subtracting it.
         count = len(waiting)
         _waiting.spans -= count
         for span in waiting:
             _forward(span)
 
     def end(self, span: RecordingSpan) -> None:
-        """A span of it has ended."""
+        """Take an ended span of the trace."""
         if self.decided:
             if self.kept:
                 _forward(span)
@@ -164,7 +166,7 @@ class UndecidedTrace:
             self._decide(span)
 
     def _overrule(self, root: RecordingSpan) -> None:
-        """Keeps what failed or took long, though it was passed over."""
+        """Keep a trace that failed or took long, though the rate did not keep it."""
         failed = self.keep_errors and root.span_status.status_code is StatusCode.ERROR
         slow = self.deadline is not None and (root.end_ns or 0) - root.start_ns >= self.deadline
         self.kept = failed or slow
@@ -182,7 +184,7 @@ class UndecidedTrace:
             self._discard()
 
     def _discard(self) -> None:
-        """Lets go of what waits: one by one, since another thread may be adding to it."""
+        """Drop the spans that wait, one by one, since another thread may be adding to them."""
         ended = self.ended
         while ended:
             try:
@@ -201,7 +203,7 @@ class UndecidedTrace:
             self._discard()
 
     def end_sdk_span(self, span: ReadableSpan) -> bool:
-        """Keeps a span of the SDK's own until it is decided; False where it was passed over."""
+        """Hold an SDK span until the decision. Return False if the trace is not kept."""
         if self.kept:
             _forward(span)
             return True
@@ -216,7 +218,7 @@ late: list[Callable[[ReadableSpan], None]] = []
 
 
 def _forward(span: ReadableSpan) -> None:
-    """Gives an ended span to the processors, as a sampled one."""
+    """Pass an ended span to the processors as a sampled one."""
     try:
         if span.__class__ is RecordingSpan:
             span.flags |= SAMPLED
