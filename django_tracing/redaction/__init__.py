@@ -1,4 +1,4 @@
-"""What may leave the process: SQL, URLs, free text, e-mails, cache keys and lengths.
+"""Redact what leaves the process: SQL, URLs, free text, e-mail addresses, cache keys; limit lengths.
 
 Pure functions on strings, and on exceptions. None of them raises: what one of them cannot deal with becomes
 ``[redacted]``.

@@ -150,7 +150,7 @@ class AttributeSanitizer:
                 else:
                     kept[key] = self.value(str(key), value, dialect)
             except Exception:
-                # Whatever it was that could not be read: its name is told, it is not.
+                # The value could not be read: its name is sent, the value is not.
                 kept[key] = REDACTED
         return kept
 
@@ -224,7 +224,7 @@ class AttributeSanitizer:
             return dict(attributes)
         kept: dict[str, Any] = {}
         if getattr(_redacting, "now", False):
-            # A span that REDACT itself has ended: to redact it would never end. It says nothing.
+            # A span that REDACT itself has ended: redacting it would never end. It has no attributes.
             return kept
         _redacting.now = True
         try:

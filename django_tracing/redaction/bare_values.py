@@ -1,4 +1,4 @@
-"""Values that a statement writes as words or as names: passwords, settings, a procedure's arguments."""
+"""Find values that a statement writes as words or as names: passwords, settings, a procedure's arguments."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NO_PASSWORDS: Final = frozenset(
     {"default", "disable", "expire", "for", "function", "history", "interval", "lifetime", "lock", "never", "null"}
     | {"optional", "policy", "require", "reuse", "unlock", "verify"}
 )
-#: After these words, everything that the statement still says is a value.
+#: After these words, the rest of the statement is values.
 _OPENS_VALUES: Final = {
     "set": frozenset({"to", "="}),
     # SQLCipher's keys also stand in parentheses.
@@ -44,7 +44,7 @@ _ENDS: Final = frozenset({",", "(", ")"})
 
 
 def without_bare_values(sql: str, tokens: list[Token], dialect: Dialect) -> list[Token]:
-    """``tokens`` of ``sql`` with such values as literals."""
+    """Return the ``tokens`` of ``sql`` with such values marked as literals."""
     if _HAS_SOME.search(sql) is None:
         return tokens
     kept: list[Token] = []
@@ -120,7 +120,7 @@ _IN_TEXT: Final = pattern(
 
 
 def without_passwords_of_sql(text: str) -> str:
-    """``text`` without the passwords of statements that it quotes: ``IDENTIFIED BY new REPLACE old``."""
+    """Return ``text`` without the passwords of statements that it quotes: ``IDENTIFIED BY new REPLACE old``."""
     return _IN_TEXT.sub(_hide_password, text)
 
 

@@ -19,8 +19,8 @@ _NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9_.]")
 def redact_commands(text: str, *, pipelined: bool = False) -> tuple[str, str]:
     """Return a command without its keys and values (``SET ? ?``), and its name in lower case.
 
-    Without a list of all commands, nothing tells keys from values. If ``pipelined``, ``text`` has one command a line,
-    and the name is that of the first.
+    Without a list of all commands, keys cannot be told from values. If ``pipelined``, ``text`` has one command a
+    line, and the name is that of the first.
     """
     lines = []
     first = ""

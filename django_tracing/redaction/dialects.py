@@ -1,8 +1,8 @@
-"""How SQL is read, by vendor: where literals, comments and quoted names begin and end.
+"""Split SQL into tokens by the rules of its vendor: where literals, comments and quoted names start and end.
 
-Vendors disagree on that, and whoever reads a statement by the wrong rules takes the inside of a literal for its
-outside. Of a vendor that is known, the statement is read as the server reads it. Of any other, only what all of them
-read alike is read; from the first place on where they do not, the rest of the statement is taken for one literal.
+Vendors disagree on these rules, and with the wrong ones the inside of a literal is taken for its outside. A
+statement of a known vendor is read as the server reads it. For other vendors, only what all of them read alike is
+read: from the first difference on, the rest of the statement is treated as one literal.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _DIALECTS: Final[dict[str, Dialect]] = {
 
 
 def dialect_of(system: object) -> Dialect:
-    """How the database ``system`` (a ``db.system``, or a vendor of Django's) reads SQL."""
+    """Return the dialect of the database ``system``: a ``db.system``, or a vendor of Django."""
     return _DIALECTS.get(system.lower(), "unknown") if isinstance(system, str) else "unknown"
 
 
@@ -180,7 +180,7 @@ _BRACKETS: Final = pattern(rf"\[{_INSIDE}*\](?!\])|\{{{_INSIDE}*\}}")
 
 
 def tokens_of(sql: str, dialect: Dialect) -> list[Token]:
-    """What ``sql`` consists of. Comments are white space; what cannot be told from a literal is one."""
+    """Return the tokens of ``sql``. Comments are white space; text that may be a literal is treated as one."""
     finditer = _SCANNERS[dialect].finditer
     tokens: list[Token] = []
     append = tokens.append
@@ -210,7 +210,7 @@ def tokens_of(sql: str, dialect: Dialect) -> list[Token]:
 
 
 def _after_comment(sql: str, position: int, dialect: Dialect) -> int:
-    """Where the comment ends that begins before ``position``; -1 where that cannot be told."""
+    """Return where the comment that starts before ``position`` ends; -1 if that is unknown."""
     unknown = dialect in _UNKNOWN
     if (
         (unknown or dialect in _MYSQL)

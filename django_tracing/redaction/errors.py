@@ -1,4 +1,4 @@
-"""Messages and stacks of exceptions without the values that drivers, and Python, put into them."""
+"""Redact messages and stacks of exceptions: remove the values that drivers and Python put into them."""
 
 from __future__ import annotations
 
@@ -68,10 +68,10 @@ def _redact_quoted(match: re.Match[str]) -> str:
 
 @safely(lambda: REDACTED)
 def redact_db_error(text: str) -> str:
-    """An exception's message without the values that database drivers, and Python, put into it.
+    """Return an exception's message without the values that database drivers and Python put into it.
 
-    What is in quotes goes, unless it is a name (``constraint "auth_user_username_key"``, ``attribute 'pk'``);
-    so do PostgreSQL's further lines (DETAIL, CONTEXT, HINT, LINE 1).
+    Text in quotes is removed, unless it is a name (``constraint "auth_user_username_key"``, ``attribute 'pk'``);
+    so are PostgreSQL's further lines (DETAIL, CONTEXT, HINT, LINE 1).
     """
     text = text[:TEXT_INPUT]
     if text.startswith(_REMOTE):
@@ -109,7 +109,7 @@ def _without_quoted_statement(text: str) -> str:
 
 
 def _without_keys(text: str) -> str:
-    """Without the keys that caches and Redis name, which may hold quotes, brackets and what comes after them here."""
+    """Remove the keys that caches and Redis quote. They may contain quotes and brackets themselves."""
     before, arguments, _ = text.partition(_OF_COMMAND)
     command = _OF_PIPELINE.search(before)
     if command is not None:
@@ -121,7 +121,7 @@ def _without_keys(text: str) -> str:
 
 
 def _without_middle(text: str, start: int, instead: str, end: str) -> str:
-    """``text`` with ``instead`` from ``start`` to the last ``end``, or to its own end."""
+    """Replace ``text`` from ``start`` to the last ``end``, or to its own end, by ``instead``."""
     found = text.rfind(end, start)
     return f"{text[:start]}{instead}{text[found:] if found >= 0 else ''}"
 
@@ -164,7 +164,7 @@ _RELATIONS: Final = (
 
 @safely(lambda: REDACTED)
 def redact_stacktrace(text: str, limit: int) -> str:
-    """A stack trace whose messages are redacted; frames and source lines stay.
+    """Redact the messages of a stack trace. Frames and source lines stay.
 
     At most ``limit`` characters, cut at the front: the innermost frame and the message are at the end.
     """
@@ -176,7 +176,7 @@ def _redact_stack(text: str, limit: int, redact_message: Callable[[str], str]) -
     message: list[str] = []
     text = _innermost(text).rstrip()
     # The bar that a message stands behind follows from the lines above it: in its own, a bar may be the message's.
-    # None where another exception begins, which says so by its first line.
+    # None where another exception starts, which its first line shows.
     bar: str | None = None
     in_frame = False
     for line in (*text.split("\n"), None):
@@ -215,7 +215,7 @@ def _redact_stack(text: str, limit: int, redact_message: Callable[[str], str]) -
 
 
 def _bar(line: str) -> str:
-    """The bar that ``line`` begins with: a group has one on each line, its first line a plus."""
+    """Return the bar at the start of ``line``: exception groups have one on each line, with a plus on the first."""
     margin = _MARGIN.match(line)
     if margin is not None:
         return margin.group()
@@ -223,7 +223,7 @@ def _bar(line: str) -> str:
 
 
 def _innermost(text: str) -> str:
-    """The end of a long stack trace, from a frame on: cut within a message, its quotes would turn inside out."""
+    """Return the end of a long stack trace, from a frame on: a cut within a message would invert its quotes."""
     if len(text) <= TEXT_INPUT:
         return text
     last = text.rfind('\n  File "')

@@ -1,4 +1,4 @@
-"""Paths that begin with somebody's home folder, which is called after a person: ``/home/ada/shop`` is ``~/shop``."""
+"""Replace home folders, which are named after people, in paths: ``/home/ada/shop`` becomes ``~/shop``."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def _redact(match: re.Match[str]) -> str:
 
 
 def without_homes(text: str) -> str:
-    """``text`` in which every home folder is ``~``."""
+    """Return ``text`` with every home folder replaced by ``~``."""
     return _HOME.sub(_redact, text) if any(base in text for base in _BASES) else text

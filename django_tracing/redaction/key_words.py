@@ -1,4 +1,4 @@
-"""The words that stay in cache and Redis keys: those of programs, those of libraries' keys, those of the site."""
+"""List the words that stay in cache and Redis keys: those of programs, of libraries' keys and of the site."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ __all__ = ["LIBRARIES", "STRUCTURAL", "SiteWords"]
 
 
 class SiteWords(NamedTuple):
-    """What the code and the settings of a site call things. In lower case and without separators: ``order_item``
+    """The names that the code and the settings of a site use. In lower case and without separators: ``order_item``
     and ``OrderItem`` are ``orderitem``. What is read as a whole is as it stands: zones, heads and prefixes."""
 
     #: Apps, models, aliases of caches.
@@ -28,7 +28,7 @@ class SiteWords(NamedTuple):
 
 
 #: What programs put in keys. None of them is a given name of the United States' census of 1990 or one of its 3,000
-#: most common surnames, which keeps out page, key, post, price, new and max; and none tells of a person by itself.
+#: most common surnames, which keeps out page, key, post, price, new and max; none identifies a person by itself.
 _PROGRAMS: Final = """
     cache cached id ids pk uuid slug hash index data object objects item items query queries list total all count
     detail details summary latest recent popular stats report reports

@@ -1,4 +1,4 @@
-"""Cache and Redis keys as patterns of low cardinality, without a word that is a person's."""
+"""Turn cache and Redis keys into patterns of low cardinality, without personal data."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _key_pattern(key: str) -> str:
 
 
 def _under_prefix(key: str, prefixes: tuple[str, ...]) -> str | None:
-    """The pattern of a key whose words may stay; None where none of ``prefixes`` says so."""
+    """Return the pattern of a key that starts with one of ``prefixes``, whose words stay; None for other keys."""
     for prefix in prefixes:
         rest = key[len(prefix) :]
         # "user" is no prefix of "username:jane".
@@ -110,14 +110,14 @@ def _judged(key: str, vocabulary: KeyWords) -> str:
         rest = _of_a_page(rest, vocabulary)
     else:
         if literal == "conj:":
-            # A value may be what a column is called, too: somebody's name is "Name".
+            # A value may be equal to the name of a column: a person's name may be "Name".
             rest = _CONDITION.sub("=*", rest)
         rest = _strictly(rest, vocabulary.known, vocabulary.libraries[literal])
     return _MANY_STARS.sub("*", _STARS.sub("*", f"{_strictly(before, vocabulary.known, _NOTHING)}{literal}{rest}"))
 
 
 def _of_a_page(rest: str, vocabulary: KeyWords) -> str:
-    """What is behind the beginning of a key of ``cache_page``: ``PREFIX.METHOD.HASH.HASH.LANGUAGE.ZONE``."""
+    """Return the pattern of the rest of a key of ``cache_page``: ``PREFIX.METHOD.HASH.HASH.LANGUAGE.ZONE``."""
     digests = list(_DIGEST.finditer(rest))
     if not digests:
         return _strictly(rest, vocabulary.known, _NOTHING)
@@ -141,7 +141,7 @@ def _begins_there(literal: re.Match[str]) -> bool:
 
 
 def _without_values(key: str) -> str:
-    """``key`` with a star for each value that has separators in it."""
+    """Replace each value that contains separators by a star."""
     if "@" in key or "%40" in key:
         key = _KEY_ADDRESS.sub(_key_address, key)
     if "eyJ" in key:
@@ -163,7 +163,7 @@ def _key_address(match: re.Match[str]) -> str:
 
 
 def _strictly(key: str, known: frozenset[str], also: frozenset[str]) -> str:
-    """``key`` with a star for everything but numbers' neighbors that are in ``known`` or ``also``."""
+    """Replace everything by a star except words in ``known`` or ``also``."""
     if _SPACE.search(key) is not None:
         # Programs write no spaces into keys; people do, into what they search for.
         key = _SEGMENT.sub(_spaced_segment, key)
@@ -178,7 +178,7 @@ def _strictly(key: str, known: frozenset[str], also: frozenset[str]) -> str:
 
 
 def _is_letter(part: re.Match[str]) -> bool:
-    """Whether a part is one letter by itself, as in ``u:42``. The one of ``j.doe`` is somebody's initial."""
+    """Return whether a part is a single letter, as in ``u:42``. In ``j.doe`` it is a person's initial."""
     if len(part.group()) != 1 or not "a" <= part.group().lower() <= "z":
         return False
     key, start, end = part.string, part.start(), part.end()
@@ -191,7 +191,7 @@ def _spaced_segment(match: re.Match[str]) -> str:
 
 
 def _known_words(part: str, known: frozenset[str], also: frozenset[str]) -> str:
-    """The words of ``part`` up to the first that is not known: from there on it is what somebody wrote.
+    """Return the words of ``part`` up to the first unknown one: the rest may be text that a person entered.
 
     ``list-of-clinics`` would be another pattern than ``list-of-doctors-by-date`` if later words could stay.
     """
@@ -217,7 +217,7 @@ def _known_words(part: str, known: frozenset[str], also: frozenset[str]) -> str:
 
 
 def _known_together(words: list[re.Match[str]], known: frozenset[str], also: frozenset[str]) -> int:
-    """How many of ``words``, from the first on, are one word that is known; 0 where the first is none."""
+    """Return how many of ``words``, from the first on, together make a known word; 0 for none."""
     texts = [word.group().lower() for word in words]
     for number in range(len(texts), 1, -1):
         text = "".join(texts[:number])
@@ -241,11 +241,11 @@ def _is_digest(word: str) -> bool:
     return _HEXADECIMAL.fullmatch(word) is not None and any(character.isdigit() for character in word)
 
 
-# ----- by the looks, where the site says that words may stay
+# ----- by shape, where the site lets words stay
 
 
 def _looks_random(part: str) -> bool:
-    """Whether ``part`` is a token, which may hold hyphens, and letters between them that could be words."""
+    """Return whether ``part`` is a random token, which may contain hyphens with letters between them."""
     return (
         len(part) >= 16
         and not (part.islower() or part.isupper())
@@ -264,7 +264,7 @@ def _key_word(match: re.Match[str]) -> str:
 
 
 def _names_something(word: str) -> bool:
-    """Whether a word of a key is what a programmer wrote, rather than a value."""
+    """Return whether a word of a key was written by a programmer, rather than being a value."""
     if not _PLAIN_WORD.fullmatch(word) or _HEXADECIMAL.fullmatch(word):
         return False
     if _is_jumbled(word):
@@ -274,7 +274,7 @@ def _names_something(word: str) -> bool:
 
 
 def _is_jumbled(word: str) -> bool:
-    """Whether capitals stand among small letters more often than at the heads of words."""
+    """Return whether there are more capitals among small letters than words could start with."""
     return len(word) >= 6 and (len(HUMP.findall(word)) + 1) * 5 > len(word) * 2
 
 
@@ -284,11 +284,11 @@ clear_when_used(_key_pattern_cached.cache_clear)
 
 @safely(lambda: "*")
 def key_pattern(key: str) -> str:
-    """A cache key as a pattern of low cardinality: ``blueprint:123`` is ``blueprint:*``.
+    """Return the pattern of a cache key, of low cardinality: ``blueprint:123`` becomes ``blueprint:*``.
 
-    A word stays when programs use it in keys, when an app, a model or a cache of the site is called so, when it
-    stands where a well-known library puts its own words, or behind one of ``TRACING["CACHE_KEY_PREFIXES"]``.
-    Everything else is a star, in the first place as in the last. At most 100 characters.
+    A word stays if programs use it in keys, if an app, a model or a cache of the site has this name, if it is in a
+    place where a well-known library puts its own words, or after one of ``TRACING["CACHE_KEY_PREFIXES"]``. Everything
+    else becomes a star. At most 100 characters.
     """
     # Longer ones are not kept in the cache, which bounds its memory.
     return _key_pattern_cached(key) if len(key) <= 250 else _key_pattern(key[:1000])

@@ -1,11 +1,11 @@
-"""Secrets that are known by their look, whatever their name and wherever they stand.
+"""Recognize and redact secrets by their shape, whatever their name and place.
 
-Four things have a look: tokens that begin as their maker makes them begin (``ghp_``), words that were drawn at
-random, PEM blocks, and addresses of webhooks, whose path is the secret.
+Four kinds are recognized: tokens with the prefix of their issuer (``ghp_``), random words, PEM blocks, and addresses
+of webhooks, whose path is the secret.
 
-A word is random when its neighboring characters are such as stand together in random tokens rather than in names,
-titles and slugs: each pair has a weight, and the sum decides. ``python -m benchmarks.redaction`` says how often that
-is wrong, ``python -m benchmarks.letters`` fits the weights anew.
+A word is random if its pairs of neighboring characters are those of random tokens rather than those of names, titles
+and slugs: each pair has a weight, and the sum decides. ``python -m benchmarks.redaction`` prints how often that is
+wrong; ``python -m benchmarks.letters`` fits the weights again.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ _PAIRS: Final = (
 )
 #: The same for small letters, capitals, digits and all else.
 _CASES: Final = (0.18, 1.97, 1.04, 0.25, 0.39, 0.73, 0.55, -0.15, 1.85, 1.49, -0.24, 0.25, -0.80, -0.79, 0.27, -0.05)
-#: What a character, and the word, count by themselves; by what :func:`kind_of` says.
+#: The weights of a single character and of the whole word, by :func:`kind_of`.
 _A_CHARACTER: Final = (0.312, -0.079, 0.086, -0.032, -0.183, -0.118, -0.228, -0.139)
 _A_WORD: Final = (-2.16, -0.01, 1.51, 0.79, 0.23, 0.88, 1.76, 1.95)
 
@@ -120,7 +120,7 @@ _NO_NUMBER: Final = pattern(r"[^\d_.~+-]")
 
 
 def symbol(character: str) -> int:
-    """The place of ``character`` in ``SYMBOLS``."""
+    """Return the index of ``character`` in ``SYMBOLS``."""
     return SYMBOLS.index(character.lower()) if character.isalpha() else 26 if character.isdigit() else 27
 
 
@@ -129,19 +129,19 @@ def case(character: str) -> int:
 
 
 def kind_of(word: str) -> int:
-    """Whether it has letters of both cases (4), digits (2), anything else (1)."""
+    """Return a bit mask: letters of both cases (4), digits (2), other characters (1)."""
     mixed = not word.islower() and not word.isupper()
     return mixed * 4 + any(map(str.isdigit, word)) * 2 + (not word.isalnum())
 
 
 def written(weight: float) -> str:
-    """``weight`` as it stands in the table."""
+    """Return ``weight`` as the table encodes it."""
     return _LEVELS[max(0, min(61, round(weight / 0.15) + 31))]
 
 
 @cache
 def _weights() -> dict[str, float]:
-    """Of each two characters."""
+    """Return the weight of each pair of characters."""
     characters = [
         (character, symbol(character), case(character) * 4)
         for character in f"{string.ascii_letters}{string.digits}_-+~.%=/:|"
@@ -160,14 +160,14 @@ def without_known(word: str) -> str:
 
 
 def is_long_number(word: str) -> bool:
-    """Whether a part of ``word`` is a hash, or another long number with letters in it."""
+    """Return whether a part of ``word`` is a hash, or another long number with letters in it."""
     return any(not part.isdigit() and not part.isalpha() for part in _HEXADECIMAL.findall(word)) or any(
         len(part) >= 16 and len(part) / 2 <= sum(map(str.isdigit, part)) < len(part) for part in _CHUNK.findall(word)
     )
 
 
 def _is_random(word: str) -> bool:
-    """Whether ``word``, of 13 characters or more, was drawn rather than named."""
+    """Return whether ``word``, of 13 characters or more, is random."""
     kind = kind_of(word)
     # Few names are shouted, and base32 is.
     shouted = kind == 0 and word.isupper()
@@ -180,7 +180,7 @@ def _is_random(word: str) -> bool:
 
 
 def _is_token(word: str) -> bool:
-    """Whether a word, without spaces and slashes in it, is a token."""
+    """Return whether a word without spaces and slashes is a token."""
     if len(word) < SHORTEST:
         return False
     if _KNOWN_BEGINNING.search(word):
@@ -213,12 +213,12 @@ _harmless_values: Final = Harmless()
 
 
 def redact_looks(text: str) -> str:
-    """``text`` without the words in it that look like secrets."""
+    """Return ``text`` without the words that look like secrets."""
     return _RUN.sub(_redacted_run, text)
 
 
 def redact_known_beginnings(text: str) -> str:
-    """``text`` without tokens that begin as their maker makes them begin; what else is random stays."""
+    """Return ``text`` without the tokens that have an issuer's prefix. Other random words stay."""
     return _RUN.sub(lambda match: REDACTED if _KNOWN_BEGINNING.search(match.group()) else match.group(), text)
 
 
@@ -245,7 +245,7 @@ def _redacted_word(run: str) -> str:
 
 
 def _with_neighbors(parts: list[str], found: list[bool], first: int) -> list[bool]:
-    """``found``, and what is of a token in it: a slash may cut one into parts that are too short to be judged."""
+    """Extend ``found`` to the whole token: a slash may cut it into parts that are too short to be recognized."""
     padded = parts[-1][0] == "="
     for place in range(first + 1, len(parts)):
         if found[place - 1] and not found[place]:
@@ -260,7 +260,7 @@ def _with_neighbors(parts: list[str], found: list[bool], first: int) -> list[boo
 
 
 def _joined(parts: list[str], found: list[bool]) -> str:
-    """``parts`` with one mark for those in a row that were found; a slash or equals sign at its ends stays."""
+    """Join ``parts`` with one mark for each run of secrets. A slash or an equals sign at its ends stays."""
     joined: list[str] = []
     last = len(parts) - 1
     for place, part in enumerate(parts):
@@ -276,7 +276,7 @@ def _joined(parts: list[str], found: list[bool]) -> str:
 
 
 def is_plain(word: str) -> bool:
-    """Whether ``word`` is made of words and short numbers, as a look at it says."""
+    """Return whether ``word`` seems to be made of words and short numbers."""
     # Slack's may have digits only.
     return _PLAIN.fullmatch(word) is not None and "xox" not in word
 
@@ -297,9 +297,9 @@ _HEXADECIMAL_PAIR: Final = pattern(r"[0-9a-f]{8,}(?::[0-9a-f]{8,})+")
 
 
 def is_secret(value: str) -> bool:
-    """Whether ``value`` as a whole, of a parameter or a segment of a path, looks like a secret.
+    """Return whether ``value``, of a parameter or a segment of a path, as a whole looks like a secret.
 
-    Less is taken for the name of a class, or for a pair of a name and a value, than in a text.
+    Names of classes, and pairs of a name and a value, are recognized less readily than in a text.
     """
     if len(value) < SHORTEST or value in _harmless_values or not _ONE_WORD.fullmatch(value):
         return False
@@ -321,7 +321,7 @@ def _is_secret(value: str) -> bool:
 
 
 def _is_of_all_kinds(word: str) -> bool:
-    """Whether ``word`` has digits, small letters and capitals."""
+    """Return whether ``word`` has digits, small letters and capitals."""
     return not (word.islower() or word.isupper() or word.isalpha() or word.isdigit())
 
 
@@ -331,12 +331,12 @@ _PEM_BODY: Final = string.ascii_letters + string.digits + "+/=\r\n\\"
 
 
 def redact_pem(text: str) -> str:
-    """``text``, which has ``-----`` in it, without PEM blocks, whole ones and what is left of one that was cut."""
+    """Remove PEM blocks, whole or cut, from ``text``, which contains ``-----``."""
     parts: list[str] = []
     position = 0
     begin = text.find("-----BEGIN ")
     while True:
-        # Where there is none, nobody looks for it again.
+        # Where there is none, it is not searched for again.
         if 0 <= begin < position:
             begin = text.find("-----BEGIN ", position)
         end = _PEM_END.search(text, position)
@@ -352,7 +352,7 @@ def redact_pem(text: str) -> str:
             return "".join((*parts, text[position:]))
 
 
-#: Slack's, Zapier's, Make's: whoever knows the path may write there.
+#: Slack's, Zapier's, Make's: anyone who knows the path may write there.
 _HOOKS_HOST: Final = pattern(
     r"(?<![\w.-])((?:web)?hooks?\.[a-z0-9.-]{1,100}/)(?=[^\s\"'<>?#]{4})[^\s\"'<>?#]+", re.IGNORECASE
 )
@@ -363,7 +363,7 @@ _IN_HOOKS: Final = pattern(r"(?=[^0-9/]*[0-9])[^/]{8,}")
 
 
 def redact_webhooks(text: str) -> str:
-    """``text``, which has ``hook`` or ``bot`` in it, without the secret parts of webhooks' addresses."""
+    """Remove the secret parts of webhooks' addresses from ``text``, which contains ``hook`` or ``bot``."""
     text = _HOOKS_HOST.sub(rf"\1{REDACTED}", text)
     text = _HOOKS_PATH.sub(_redacted_hook, text)
     return _BOT.sub(rf"\1{REDACTED}", text)

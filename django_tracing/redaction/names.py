@@ -1,4 +1,4 @@
-"""Names (of parameters, headers, attributes) whose values are secret."""
+"""Recognize names (of parameters, headers, attributes) whose values are secret."""
 
 from __future__ import annotations
 
@@ -130,7 +130,7 @@ STEMS: Final = (
     *("staetigung", "sicherheit", "clé", "cle", "clave", "segur", "chave", "chiave", "sicurezza", "sleutel"),
     *("beveiliging", "klucz", "weryfik", "anahtar", "oturum", "doğrulama", "dogrulama", "güvenlik", "guvenlik"),
 )
-#: A name may end with one of these, in free text: ``session id: x`` says what ``session: x`` says.
+#: In free text a name may end with one of these: ``session id: x`` means the same as ``session: x``.
 LAST_WORDS: Final = frozenset(
     [
         *("id", "ids", "key", "keys", "code", "number", "string", "value", "hash", "url", "api", "base", "phrase"),
@@ -171,7 +171,7 @@ NO_VALUES: Final = frozenset(["yes", "no", "none", "null", "nil", "true", "false
 
 
 class SensitiveKeys:
-    """Names (of parameters, headers, attributes) whose values never leave, the default ones and ``extra``."""
+    """The names whose values never leave the process: the default ones and ``extra``."""
 
     __slots__ = ("_cache", "_extra", "_parameters", "_parts")
 
@@ -182,7 +182,7 @@ class SensitiveKeys:
         self._parameters: dict[str, bool] = {}
 
     def matches(self, name: str) -> bool:
-        """Whether ``name`` is of one, in any case and with any separators: ``X-Api-Key``, ``accessToken``."""
+        """Return whether ``name`` is one of them, in any case, with any separators: ``X-Api-Key``, ``accessToken``."""
         known = self._cache.get(name)
         if known is None:
             folded = _folded(name)
@@ -194,9 +194,9 @@ class SensitiveKeys:
         return known
 
     def says_no_secret(self, name: str, value: object) -> bool:
-        """Whether ``value`` can't be a secret, though ``name`` matches: ``has_password``, ``input_tokens``.
+        """Return whether ``value`` is no secret, though ``name`` matches: ``has_password``, ``input_tokens``.
 
-        Not of the names that the site has listed: it knows what it means by them.
+        Never true for the names that the site has listed.
         """
         kind = value.__class__
         if kind is not bool and not (
@@ -207,9 +207,9 @@ class SensitiveKeys:
         return not any(part in folded for part in self._extra)
 
     def matches_parameter(self, name: str) -> bool:
-        """Whether ``name`` is of one, or of a parameter that is secret in URLs: ``code``, ``state``, ``x_key``.
+        """Return whether ``name`` is one of them, or secret as a URL's parameter: ``code``, ``state``, ``x_key``.
 
-        Frameworks write it in others (``oauth[code]``, ``code[]``), and so do those who escape a URL once too often.
+        Frameworks put names in brackets (``oauth[code]``, ``code[]``), and a URL may be escaped twice.
         """
         known = self._parameters.get(name)
         if known is None:
@@ -233,5 +233,5 @@ def _folded(name: str) -> str:
 
 
 def words_of(name: str) -> list[str]:
-    """The words of a name, however they are put together: ``apiKey`` and ``API-Key`` have the same two."""
+    """Return the words of a name in any notation: ``apiKey`` and ``API-Key`` have the same two."""
     return _WORD.findall(HUMP.sub(" ", name))

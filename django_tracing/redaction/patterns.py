@@ -1,4 +1,4 @@
-"""Regular expressions compiled on first use, and what every redaction does with its input and its faults."""
+"""Compile regular expressions on first use, and bound every redaction's input and faults."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ _METHODS: Final = ("findall", "finditer", "fullmatch", "match", "search", "sub")
 
 
 class Pattern:
-    """A regular expression that is compiled when it is used first.
+    """A regular expression that is compiled on first use.
 
-    There are fifty here, which take 10 ms to compile: a third of what starting may cost. A process uses few of them.
+    There are fifty, which take 10 ms to compile: a third of the budget of the start. A process uses few of them.
     """
 
     __slots__ = ("flags", "source", *_METHODS)
@@ -48,7 +48,7 @@ def pattern(source: str, flags: int = 0) -> re.Pattern[str]:
 
 
 class Harmless(set[str]):
-    """Texts that were read and had nothing to hide, as most come again. What has something is not kept in memory."""
+    """Remember texts without secrets, since most texts repeat. Texts with secrets are not kept in memory."""
 
     __slots__ = ()
 
@@ -60,7 +60,7 @@ class Harmless(set[str]):
 
 
 def safely(otherwise: Callable[[], Any]) -> Callable[[Callable[P, T]], Callable[P, T]]:
-    """What goes wrong here must cost the value, not the request, and must not let the value through."""
+    """Wrap a redaction: if it fails, the value is dropped and the request goes on."""
 
     def decorate(function: Callable[P, T]) -> Callable[P, T]:
         @wraps(function)
@@ -76,5 +76,5 @@ def safely(otherwise: Callable[[], Any]) -> Callable[[Callable[P, T]], Callable[
 
 
 def cut(value: str, max_length: int) -> str:
-    """``value`` with at most ``max_length`` characters (one or more), the last of them ``…`` when some were cut."""
+    """Cut ``value`` to ``max_length`` characters (one or more); the last one is ``…`` if some were cut."""
     return value if len(value) <= max_length else value[: max(max_length - 1, 0)] + MARK

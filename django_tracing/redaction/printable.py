@@ -1,4 +1,4 @@
-"""Text from outside on one line: for logs, terminals and messages."""
+"""Make untrusted text printable on one line, for logs, terminals and messages."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _WORDS: Final = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def printable(text: str, length: int | None = None) -> str:
-    """``text`` without anything that a terminal or a log's reader would obey; of ``length`` characters at most.
+    """Return ``text`` without control sequences, at most ``length`` characters long.
 
     Control characters, line separators, the characters that turn the direction of writing, surrogates and their like
     become escapes such as ``\\n`` and ``\\u202e``.

@@ -1,4 +1,4 @@
-"""Attributes of the process that sends spans: an operator's, and on every span."""
+"""Redact the resource: the attributes of the process, set by operators and sent with every span."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OF_MACHINES: Final = ("container.", "host.", "k8s.", "cloud.", "aws.", "azure."
 _NUMBERS: Final = frozenset(
     [
         *("service.instance.id", "service.version", "deployment.id", "os.build_id"),
-        # What this app itself says, and tracers beside it hand on: of a request, a task, a user.
+        # What this app sets, and other tracers copy, for a request, a task or a user.
         *("correlation.id", "task.id", "user.id", "user.subscription", "messaging.message.id"),
         # Names of hosts, where spans say whom they called.
         *(
@@ -33,12 +33,12 @@ _NUMBERS: Final = frozenset(
 
 
 def numbers_machines(key: str) -> bool:
-    """Whether the values of ``key`` name machines, versions or requests, and may be random without being secret."""
+    """Return whether values of ``key`` identify machines, versions or requests: random, but not secret."""
     return key in _NUMBERS or key.startswith(_OF_MACHINES)
 
 
 def redact_resource(attributes: Mapping[str, Any], sensitive: SensitiveKeys) -> dict[str, Any]:
-    """``attributes`` without values whose names are sensitive, and without what is secret in the others."""
+    """Return ``attributes`` without the values of sensitive names, and without the secrets in the others."""
     return {
         key: REDACTED if sensitive.matches(key) else _redacted(key, value, sensitive)
         for key, value in attributes.items()

@@ -1,4 +1,4 @@
-"""SQL without its literals: the statement, its operation and its tables."""
+"""Remove the literals of SQL statements; find their operation and tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django_tracing.redaction.patterns import REDACTED, cut, pattern
 
 __all__ = ["Statement", "describe_sql", "sanitise_sql"]
 
-#: Longer statements are cut before they are read: nobody reads on, and reading them would take the request's time.
+#: Longer statements are cut before they are read, which would take the request's time.
 #: The first bounds what is searched for lists to fold, the second what is left of that to read.
 _SQL_SCANNED: Final = 200_000
 _SQL_INPUT: Final = 10_000
@@ -22,13 +22,13 @@ _SQL_CACHED: Final = 10_000
 
 
 class Statement(NamedTuple):
-    """What may be said of an SQL statement."""
+    """What may be sent of an SQL statement."""
 
     #: The statement without any literal, white space folded.
     text: str
     #: The verb in lower case: ``select``, ``insert``, ...
     operation: str
-    #: The tables in order of appearance, ``schema.table`` where the statement says so.
+    #: The tables in order of appearance, ``schema.table`` if the statement has the schema.
     tables: tuple[str, ...]
 
 
@@ -133,7 +133,7 @@ _MAX_TABLES: Final = 10
 
 
 def _operation(tokens: list[Token]) -> tuple[str, frozenset[str]]:
-    """The verb, and the names that WITH gives to subqueries, in lower case."""
+    """Return the verb, and the names that WITH gives to subqueries, in lower case."""
     count = len(tokens)
     index = 0
     while index < count and tokens[index][1] in ("(", ";"):
@@ -166,7 +166,7 @@ def _operation(tokens: list[Token]) -> tuple[str, frozenset[str]]:
 
 
 def _common_tables(tokens: list[Token], index: int, partners: dict[int, int], names: set[str]) -> int:
-    """Reads ``[RECURSIVE] name [(columns)] AS [NOT] [MATERIALIZED] (...), ...``; where that ends.
+    """Read ``[RECURSIVE] name [(columns)] AS [NOT] [MATERIALIZED] (...), ...``. Return its end.
 
     A WITH of another kind (TIME ZONE, TIES, ORDINALITY) has nothing of the sort after it and gives no name.
     """
@@ -309,10 +309,11 @@ _describe_cached = lru_cache(maxsize=1024)(_describe)
 
 
 def describe_sql(sql: str, dialect: Dialect = "unknown") -> Statement:
-    """The statement without literals (at most 2,000 characters), its operation and its tables.
+    """Return the statement without literals (at most 2,000 characters), its operation and its tables.
 
-    ``dialect`` says how it is read (:func:`~django_tracing.redaction.dialects.dialect_of`). Repeated statements are
-    looked up, not read again. Of what cannot be read, the text is ``[redacted]`` and the operation ``unknown``.
+    ``dialect`` is how its vendor reads SQL (:func:`~django_tracing.redaction.dialects.dialect_of`). Repeated
+    statements are looked up, not read again. If it cannot be read, the text is ``[redacted]`` and the operation
+    ``unknown``.
     """
     try:
         if len(sql) <= _SQL_CACHED:
@@ -323,7 +324,7 @@ def describe_sql(sql: str, dialect: Dialect = "unknown") -> Statement:
 
 
 def sanitise_sql(sql: str, max_length: int = _STATEMENT_LENGTH, *, dialect: Dialect = "unknown") -> str:
-    """The statement without any literal: strings, numbers and comments gone, lists folded, white space collapsed.
+    """Return the statement without literals and comments, with lists folded and white space collapsed.
 
     At most ``max_length`` characters. An unterminated string or comment takes the rest of the statement with it.
     """

@@ -1,7 +1,7 @@
-"""The stack of an exception, of those that it came from and of those that it holds, redacted.
+"""Format and redact the stack of an exception, of its causes, and of the exceptions in a group.
 
-It looks as Python's own :mod:`traceback` prints it. That reads every exception that hangs on the first before it
-prints one; and in its text nobody can tell a message from what stands around it, in which a message may look like a
+The output has the format of Python's :mod:`traceback`. That module reads the whole chain of exceptions before it
+prints one, and in its output a message cannot be told from the lines around it, because a message may look like a
 frame. Here each message is redacted by itself, and no more is read than is shown.
 """
 
@@ -30,7 +30,7 @@ _MOST_FRAMES: Final = 150
 _MOST_FRAMES_OF_ALL: Final = 400
 _NAME_LENGTH: Final = 200
 
-#: Longer lines of source are no line that anybody has written.
+#: Longer lines of source code were generated.
 _LINE_LENGTH: Final = 1000
 #: A text, a comment, a number of some digits: anything that may be a value.
 _LITERAL: Final = pattern(r"[\"'#]|\d{3}")
@@ -42,24 +42,24 @@ _CONTEXT: Final = ("", "During handling of the above exception, another exceptio
 
 @safely(lambda: REDACTED)
 def redacted_stack(error: BaseException, limit: int) -> str:
-    """The stack of ``error`` without values, at most ``limit`` characters of its end. What is left out is said."""
+    """Return the redacted stack of ``error``, at most ``limit`` characters of its end. Omissions are marked."""
     text = "\n".join(_Stacks(limit).chain(error, 0))
     return text if len(text) <= limit else MARK + text[len(text) - limit + 1 :]
 
 
 class _Stacks:
-    """What may still be read."""
+    """The budget of what may still be read."""
 
     def __init__(self, limit: int) -> None:
         # Half, so that an endless message leaves room for the frames.
         self.message_length = limit // 2
         self.exceptions = _MOST_EXCEPTIONS
         self.frames = _MOST_FRAMES_OF_ALL
-        #: By their ids; kept, so that no other is given an id. What came before one is told once.
+        #: By id; they are kept alive, so that no id is used twice. The causes of an exception are shown once.
         self.seen: dict[int, BaseException] = {}
 
     def chain(self, error: BaseException, depth: int) -> list[str]:
-        """The lines of ``error``, below those of what it came from; ``depth`` is how many groups it is in."""
+        """Return the lines of ``error``, below those of its causes; ``depth`` is the number of groups around it."""
         blocks: list[list[str]] = []
         current: BaseException | None = error
         following: tuple[str, ...] = ()
@@ -153,7 +153,7 @@ def _redacted_line(line: str) -> str:
 
 
 def _members(error: BaseException) -> tuple[BaseException, ...] | None:
-    """The exceptions in a group; None of what is none."""
+    """Return the exceptions in a group; None if it is no group."""
     # Python 3.10 has them from a package.
     module = sys.modules.get("builtins" if sys.version_info >= (3, 11) else "exceptiongroup")
     group: Any = getattr(module, "BaseExceptionGroup", ())
@@ -170,5 +170,5 @@ def _longer(frames: TracebackType | None, most: int) -> bool:
 
 
 def _behind(depth: int, lines: list[str] | tuple[str, ...]) -> list[str]:
-    """``lines`` behind the bar that groups are drawn with."""
+    """Indent ``lines`` with the bar of exception groups."""
     return [f"{'  ' * depth}| {line}" for line in lines] if depth else list(lines)

@@ -1,4 +1,4 @@
-"""The tracestate of a trace as a receiver may have it: what a caller says there is anybody's."""
+"""Redact the tracestate that is sent to a receiver: a caller may have put anything into it."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _OWN: Final = pattern(r"ot=(?:(?:th|rv|p|r):[0-9a-f]{1,14}(?:;|\Z))+")
 
 @safely(lambda: "")
 def redact_tracestate(header: str) -> str:
-    """``header`` without what is secret in its members, of which each keeps its name.
+    """Return ``header`` without the secrets in its members. Each member keeps its name.
 
-    What goes on to called services is another thing: they get what the caller said.
+    Called services still get the caller's tracestate unchanged.
     """
     return ",".join(map(_redacted, header.split(",")))
 

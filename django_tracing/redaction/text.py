@@ -1,4 +1,4 @@
-"""Free text without e-mails, tokens, card numbers, credentials and the values of sensitive names."""
+"""Redact free text: e-mail addresses, tokens, card numbers, credentials and the values of sensitive names."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def _mask_match(match: re.Match[str]) -> str:
 
 
 def _redact_cards(match: re.Match[str]) -> str:
-    """A run of digits, perhaps with an expiry date after the number: every card-like part of it is redacted."""
+    """Redact every part of a run of digits that looks like a card number, perhaps with an expiry date."""
     text = match.group()
     groups = [group.span() for group in _CARD_GROUP.finditer(text)]
     parts: list[str] = []
@@ -148,9 +148,9 @@ def _is_card(digits: str) -> bool:
 
 
 def _redact_values(text: str) -> str:
-    """Values of sensitive names: ``name=value``, ``"name": "value"``, ``<name>value``, ``name is value``.
+    """Redact values of sensitive names: ``name=value``, ``"name": "value"``, ``<name>value``, ``name is value``.
 
-    Not one substitution: the value of a harmless name may itself hold a sensitive one (``next=/?token=x``).
+    Not by one substitution: the value of a harmless name may contain a sensitive name (``next=/?token=x``).
     """
     parts: list[str] = []
     kept = position = 0
@@ -176,7 +176,7 @@ def _redact_values(text: str) -> str:
 
 
 def _may_name(text: str) -> bool:
-    """Whether there may be a name and a value in ``text``, of small letters."""
+    """Return whether there may be a name and a value in ``text``, which is in lower case."""
     return (
         "=" in text
         or ":" in text
@@ -193,7 +193,7 @@ def _may_name(text: str) -> bool:
 
 
 def _is_sensitive(text: str, name: re.Match[str]) -> bool:
-    """Whether a name in ``text`` is sensitive by itself, or with the words before it: ``API key``, ``session id``."""
+    """Return whether a name is sensitive, alone or with the words before it: ``API key``, ``session id``."""
     last = name[1]
     matches = in_use.vocabulary.sensitive.matches
     if matches(last):
@@ -218,7 +218,7 @@ def _is_sensitive(text: str, name: re.Match[str]) -> bool:
 
 
 def _redact_options(text: str) -> str:
-    """Values of options of commands: ``--password x``, ``mysql -p x``, ``curl -u ada:x``."""
+    """Redact values of command options: ``--password x``, ``mysql -p x``, ``curl -u ada:x``."""
     parts: list[str] = []
     kept = position = 0
     while (option := _OPTION.search(text, position)) is not None:
@@ -240,9 +240,9 @@ def _redact_options(text: str) -> str:
 
 
 def redact_words(words: Sequence[Any]) -> list[Any]:
-    """The words of a command, or other texts of a list, where the value of an option is a text of its own.
+    """Redact the words of a command, or of another list of texts, in which an option's value is a separate text.
 
-    Only such values are redacted: each text is to be read by itself, too.
+    Only such values are redacted: redact each text by itself, too.
     """
     matches = in_use.vocabulary.sensitive.matches
     kept = list(words)
@@ -302,7 +302,7 @@ def _redact_parameter(match: re.Match[str]) -> str:
 
 
 def _of_inner_url(value: str) -> str:
-    """``value``, which is or holds a URL that nobody has encoded: ``next=/login?code=x``."""
+    """Redact ``value``, which is or contains an unencoded URL: ``next=/login?code=x``."""
     shown: list[str] = []
     for place, part in enumerate(value.split("?")):
         name, equals, said = part.partition("=")
@@ -322,7 +322,7 @@ def _redact_element(match: re.Match[str]) -> str:
 
 
 def _without_encoded(text: str, random: bool, depth: int) -> str:
-    """``text`` without what is secret in its percent-encoded words, which are left as they are where nothing is."""
+    """Redact the secrets in percent-encoded words of ``text``. Words without secrets stay as they are."""
 
     def redact(match: re.Match[str]) -> str:
         word = match.group()
@@ -337,9 +337,9 @@ def _without_encoded(text: str, random: bool, depth: int) -> str:
 
 @safely(lambda: REDACTED)
 def redact_text(text: str, *, random: bool = True) -> str:
-    """Free text without e-mails, tokens, card numbers, URL credentials and values of sensitive names.
+    """Return free text without e-mail addresses, tokens, card numbers, credentials and values of sensitive names.
 
-    With ``random=False`` words that are merely drawn at random stay: what numbers machines, for example.
+    With ``random=False``, random words stay: the ids of machines, for example.
     """
     if (len(text) < 13 and text.isalnum() and "eyJ" not in text) or (
         len(text) <= LONGEST_KEPT and text in _unchanged
@@ -391,7 +391,7 @@ def _redacted(text: str, random: bool) -> str:
 
 @safely(lambda: "***")
 def mask_email(email: str, mode: Literal["masked", "full", "off"] = "masked") -> str | None:
-    """``ada@example.com`` as ``a***@example.com`` (masked), as it is (full), or None (off)."""
+    """Return ``ada@example.com`` as ``a***@example.com`` (masked), unchanged (full), or None (off)."""
     if mode == "off":
         return None
     if mode == "full":

@@ -1,4 +1,4 @@
-"""URLs and query strings without credentials, tokens and the values of sensitive parameters."""
+"""Redact URLs and query strings: credentials, tokens and the values of sensitive parameters."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ _USERINFO_START: Final = pattern(r"((?:[A-Za-z][\w+.-]*:)?(?://)?)[^/?#]*@")
 
 @safely(lambda: REDACTED)
 def sanitise_url(url: str, sensitive: SensitiveKeys) -> str:
-    """``url`` without credentials and fragment, the values of sensitive parameters ``[redacted]``.
+    """Return ``url`` without credentials and fragment, with the values of sensitive parameters ``[redacted]``.
 
     A segment of the path that looks like a token (of a password reset, an invitation) is redacted too.
-    Works on any text, a broken URL or one with undecodable bytes included.
+    Any text is accepted, including broken URLs and undecodable bytes.
     """
     url = url[:_URL_INPUT]
     plain = _PLAIN_URL.fullmatch(url) if len(url) <= _PLAIN_LENGTH else None
@@ -125,9 +125,9 @@ _NOT_IN_NAMES: Final = pattern(r"[^A-Za-z0-9_.-]+")
 
 @safely(dict)
 def redact_query(query_string: str, sensitive: SensitiveKeys) -> dict[str, str]:
-    """The parameters of a query string: name to value, sensitive values ``[redacted]``.
+    """Return the parameters of a query string, name to value, with sensitive values ``[redacted]``.
 
-    At most 50 parameters; of a repeated one the last counts, as in Django's ``request.GET``.
+    At most 50 parameters; the last of a repeated one counts, as in Django's ``request.GET``.
     """
     parameters: dict[str, str] = {}
     if len(query_string) < 500 and "eyJ" not in query_string and _PLAIN_QUERY.fullmatch(query_string):
