@@ -182,7 +182,7 @@ class SensitiveKeys:
         self._parameters: dict[str, bool] = {}
 
     def matches(self, name: str) -> bool:
-        """Return whether ``name`` is one of them, in any case, with any separators: ``X-Api-Key``, ``accessToken``."""
+        """Return whether ``name`` is one of them, in any case, with any separators: ``X-Api-Key``."""
         known = self._cache.get(name)
         if known is None:
             folded = _folded(name)
