@@ -81,6 +81,7 @@ def test_the_path_that_the_docs_named_before() -> None:
     assert Reader is readers.Reader
 
 
+@pytest.mark.usefixtures("without_coverage")
 def test_importing_the_exceptions_costs_nothing() -> None:
     program = (
         "import sys, django_tracing.exceptions; "
