@@ -12,7 +12,6 @@ from functools import lru_cache
 from typing import Any, Final
 
 from django.conf import settings as site
-from django.conf.urls.i18n import is_language_prefix_patterns_used
 from django.http import HttpRequest
 from django.urls import ResolverMatch, resolve
 from django.utils import translation
@@ -82,6 +81,9 @@ def find_route(path_info: str, urlconf: Any = None) -> str:
 
 def resolve_early(path_info: str, urlconf: Any = None) -> ResolverMatch | None:
     """Resolve a path as Django will, before any middleware has run; None if it leads nowhere. Never raises."""
+    # Only sites with rules by route come here, and Django imports it with the first request anyway.
+    from django.conf.urls.i18n import is_language_prefix_patterns_used
+
     try:
         if not is_language_prefix_patterns_used(urlconf or site.ROOT_URLCONF)[0]:
             return resolve(path_info, urlconf)
