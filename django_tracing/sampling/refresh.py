@@ -61,7 +61,7 @@ BUSY_FILE_INTERVAL: Final = 1.0
 #: How long a fork waits for this thread to leave SQLite, in seconds.
 FORK_TIMEOUT: Final = 1.0
 
-#: A generator of its own: a site may have seeded Python's.
+#: A separate generator: a site may have seeded Python's.
 _random: Final = random.Random()  # noqa: S311 - not for secrets
 
 
@@ -118,7 +118,7 @@ class Refresher:
         self._left_out: set[tuple[str, str]] = set()
         self._has_table = self._is_missing = self._is_busy = False
         self._sqlite = SQLiteRules()
-        #: Its modification time tells other processes of this machine that a rule in a SQLite database changed.
+        #: Its modification time shows other processes of this machine that a rule in a SQLite database changed.
         self._notice = settings.local_store.with_name(f"{settings.local_store.stem}.rules-changed")
         self._noticed = 0
         self._is_requested = False

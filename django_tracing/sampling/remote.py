@@ -38,7 +38,7 @@ TYPE: Final = "sampler.type"
 PARAM: Final = "sampler.param"
 
 DEFAULT_ENDPOINT: Final = "http://localhost:5778/sampling"
-#: A generator of its own: an application may have seeded Python's.
+#: A separate generator: an application may have seeded Python's.
 _random: Final = random.Random()  # noqa: S311 - not for secrets
 _MAX_BYTES: Final = 1024 * 1024
 _MAX_OPERATIONS: Final = 10_000
