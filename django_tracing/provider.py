@@ -165,11 +165,12 @@ def _make_queues(settings: Settings) -> list[QueueProcessor]:
 
 def _add_processors(provider: Any, abilities: Abilities, queues: Sequence[QueueProcessor]) -> None:
     """Redact the spans of other tracers, and send all spans to ``queues``."""
-    upstream = UpstreamProcessor(in_place=abilities.redaction_in_place)
-    provider.add_span_processor(upstream)
     # The SDK's tracers have the object that all spans are given to; those of other providers may hide it.
     multi = getattr(provider.get_tracer(runtime.SCOPE_NAME, __version__), "span_processor", None)
-    if not abilities.redaction_in_place and multi is not None:
+    in_place = abilities.redaction_in_place and (multi is None or sdk.passes_on_ending(multi))
+    upstream = UpstreamProcessor(in_place=in_place)
+    provider.add_span_processor(upstream)
+    if not in_place and multi is not None:
 
         def count_lost() -> None:
             for queue in queues:
@@ -177,7 +178,7 @@ def _add_processors(provider: Any, abilities: Abilities, queues: Sequence[QueueP
 
         upstream.redact_copies(multi, count_lost)
     for queue in queues:
-        if abilities.redaction_in_place or multi is not None:
+        if in_place or multi is not None:
             provider.add_span_processor(queue)
         else:
             lost = functools.partial(queue.counters.drop, "unredacted")

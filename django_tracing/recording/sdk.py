@@ -37,6 +37,7 @@ __all__ = [
     "is_enabled",
     "links_of",
     "make_provider",
+    "passes_on_ending",
     "plain_attributes",
     "processors_of",
     "propagators_of",
@@ -128,6 +129,12 @@ def processors_of(provider: Any) -> tuple[SpanProcessor, ...]:
 def set_processors(provider: Any, processors: tuple[SpanProcessor, ...]) -> None:
     """Replace the span processors of the SDK's provider."""
     provider._active_span_processor._span_processors = processors
+
+
+def passes_on_ending(multi: Any) -> bool:
+    """Whether what all spans are given to calls ON_ENDING of its processors. One of the user's may not have it."""
+    inherited = getattr(SpanProcessor, ON_ENDING, None)
+    return getattr(type(multi), ON_ENDING, inherited) is not inherited
 
 
 def tracers_of(provider: TracerProvider) -> list[SDKTracer]:

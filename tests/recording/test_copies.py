@@ -188,3 +188,32 @@ def test_behind_another_librarys_provider_our_queue_gets_copies(monkeypatch: pyt
     assert len(exporter.get_finished_spans()) == 1
     assert queue.counters.snapshot()["dropped"] == {"unredacted": 1}
     inside.shutdown()
+
+
+class OwnMulti(SpanProcessor):
+    """A user's ``active_span_processor``, which does not know the experimental OnEnding."""
+
+    def __init__(self) -> None:
+        self.processors: list[SpanProcessor] = []
+
+    def add_span_processor(self, processor: SpanProcessor) -> None:
+        self.processors.append(processor)
+
+    def on_start(self, span: Any, parent_context: Context | None = None) -> None:
+        for processor in self.processors:
+            processor.on_start(span, parent_context)
+
+    def on_end(self, span: ReadableSpan) -> None:
+        for processor in self.processors:
+            processor.on_end(span)
+
+
+def test_spans_are_redacted_where_the_provider_does_not_announce_their_end() -> None:
+    provider = TracerProvider(shutdown_on_exit=False, active_span_processor=OwnMulti())  # type: ignore[arg-type]
+    exported = InMemorySpanExporter()
+    provider_module._add_processors(provider, IN_COPIES._replace(redaction_in_place=True), [])
+    provider.add_span_processor(SimpleSpanProcessor(exported))
+    secretive(provider.get_tracer("shop").start_span("span", Context()))
+    (span,) = exported.get_finished_spans()
+    assert "hunter2" not in span.to_json()
+    assert span.events[0].attributes == {"password": "[redacted]", "count": 3}
