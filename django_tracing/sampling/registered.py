@@ -23,7 +23,7 @@ _METHODS: Final = ("should_sample", "get_description")
 def make_registered_sampler(name: str, argument: str | None, fallback: Sampler) -> Sampler:
     """Make the sampler that ``OTEL_TRACES_SAMPLER`` calls ``name``, with ``OTEL_TRACES_SAMPLER_ARG``.
 
-    ``fallback`` decides where it raises. Raise TypeError where it is no sampler, and any error that its package raises.
+    ``fallback`` decides if the sampler raises. Raise TypeError if it is no sampler, and any error of its package.
     """
     sampler = load_entry_point(SAMPLER_GROUP, name)(argument)
     if not all(callable(getattr(sampler, method, None)) for method in _METHODS):
