@@ -96,7 +96,7 @@ async def endless_async(request: HttpRequest) -> StreamingHttpResponse:
 def broken_stream(request: HttpRequest) -> StreamingHttpResponse:
     def body() -> Iterator[str]:
         yield "first"
-        raise RuntimeError("in the midst of the body")
+        raise RuntimeError("in the middle of the body")
 
     return StreamingHttpResponse(body())
 

@@ -1,4 +1,4 @@
-"""Caches of every kind, as spans; and as themselves."""
+"""Test the spans of each kind of cache, and that traced caches behave as before."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ tracer = trace.get_tracer("tests")
 
 
 class MemcachedHandler(socketserver.StreamRequestHandler):
-    """As much of memcached's text protocol as Django's backend speaks."""
+    """Handle the part of memcached's text protocol that Django's backend uses."""
 
     def handle(self) -> None:
         store: dict[bytes, tuple[bytes, bytes]] = self.server.store  # type: ignore[attr-defined]
@@ -150,7 +150,7 @@ def cached(spans: Spans) -> list[str]:
 
 
 class AsyncOnly(BaseCache):
-    """A backend on an async client: it has no sync methods of its own."""
+    """A backend with an async client: it defines no sync methods."""
 
     def __init__(self, params: Any) -> None:
         super().__init__(params)
@@ -230,7 +230,7 @@ class TestEveryBackend:
         assert [attributes(span)["cache.hit"] for span in deletes] == [True, False]
         missing = within.named("cache.incr.n")[1]
         assert attributes(missing)["cache.hit"] is False
-        assert missing.status.status_code is StatusCode.UNSET, "a missing key is an answer"
+        assert missing.status.status_code is StatusCode.UNSET, "a missing key is not an error"
 
     def test_many(self, cache: Any, within: Spans) -> None:
         assert not cache.set_many({"a:1": 1, "a:2": 2})
@@ -247,7 +247,7 @@ class TestEveryBackend:
         assert (got["cache.keys"], got["cache.hits"], got["cache.hit"]) == (3, 2, False)
         assert attributes(within.one("cache.delete_many.a:*"))["cache.keys"] == 2
 
-    def test_get_or_set_shows_what_the_default_does(self, cache: Any, within: Spans) -> None:
+    def test_get_or_set_contains_the_spans_of_the_default(self, cache: Any, within: Spans) -> None:
         def default() -> str:
             with connection.cursor() as cursor:
                 cursor.execute("SELECT 1 FROM auth_group")
@@ -263,7 +263,7 @@ class TestEveryBackend:
         (inner,) = within.named("cache.get.inner")
         assert inner.parent.span_id == outer[0].context.span_id  # type: ignore[union-attr]
 
-    def test_get_or_set_says_whether_it_was_there(self, cache: Any, within: Spans) -> None:
+    def test_get_or_set_records_hits(self, cache: Any, within: Spans) -> None:
         assert cache.get_or_set("k", 0) == 0
         assert cache.get_or_set("k", 5) == 0
         assert cache.get_or_set("k", default=lambda: 5) == 0
@@ -276,13 +276,13 @@ class TestEveryBackend:
         stored = cache.get("k", 5)
         assert attributes(within.one("cache.get.k"))["cache.hit"] is (stored is None)
 
-    def test_a_version_moved_is_one_span(self, cache: Any, within: Spans) -> None:
+    def test_changing_a_version_is_one_span(self, cache: Any, within: Spans) -> None:
         cache.set("k", "x")
         assert cache.incr_version("k") == 2
         assert cache.get("k", version=2) == "x"
         assert cached(within) == ["cache.set.k", "cache.incr_version.k", "cache.get.k"]
 
-    def test_what_an_iterator_of_keys_raises_goes_on(self, cache: Any, within: Spans) -> None:
+    def test_an_exception_of_an_iterator_of_keys_propagates(self, cache: Any, within: Spans) -> None:
         def keys() -> Iterator[str]:
             yield "k"
             raise RuntimeError("the user's own")
@@ -290,7 +290,7 @@ class TestEveryBackend:
         with pytest.raises(RuntimeError, match="the user's own"):
             cache.get_many(keys())
 
-    def test_upstreams_redis_makes_no_second_span(self, cache: Any, within: Spans) -> None:
+    def test_the_redis_instrumentation_makes_no_second_span(self, cache: Any, within: Spans) -> None:
         cache.set("k", 1)
         cache.get("k")
         scopes = {span.instrumentation_scope.name for span in within}  # type: ignore[union-attr]
@@ -298,7 +298,7 @@ class TestEveryBackend:
         if hasattr(cache, "client"):
             cache.client.get_client().ping()
             last = list(within)[-1].instrumentation_scope
-            assert "redis" in last.name, "outside of Django's caches it is upstream's"  # type: ignore[union-attr]
+            assert "redis" in last.name, "outside of Django's caches, OpenTelemetry's instrumentation makes the span"  # type: ignore[union-attr]
 
     def test_async(self, cache: Any, within: Spans) -> None:
         async def work() -> None:
@@ -329,15 +329,15 @@ class TestEveryBackend:
         ]
         assert [attributes(span)["cache.hit"] for span in within.named("cache.get.a:*")] == [True, False]
 
-    def test_outside_a_trace_no_span_and_the_same_answers(self, cache: Any, spans: Spans) -> None:
+    def test_outside_a_trace_no_span_and_the_same_results(self, cache: Any, spans: Spans) -> None:
         cache.set("k", 0)
         assert cache.get("k", 1) == 0
         assert cache.get("x", 1) == 1
         assert spans.names == []
 
 
-class TestItself:
-    """A traced cache is the cache it was."""
+class TestBehavior:
+    """A traced cache behaves as before."""
 
     def test_class_and_pickle(self) -> None:
         handler = CacheHandler({"default": {"BACKEND": BACKENDS["memory"]}})
@@ -347,7 +347,7 @@ class TestItself:
         assert type(cache).__name__ == "LocMemCache"
 
     @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-    def test_it_can_be_pickled_where_the_backend_can(self, tmp_path: Any, protocol: int, within: Spans) -> None:
+    def test_it_can_be_pickled_if_the_backend_can(self, tmp_path: Any, protocol: int, within: Spans) -> None:
         config = {"default": {"BACKEND": BACKENDS["file"], "LOCATION": str(tmp_path), "KEY_PREFIX": "p"}}
         cache = CacheHandler(config)["default"]
         cache.set("k", 1)
@@ -363,25 +363,27 @@ class TestItself:
         got = attributes(within.one("cache.get.k"))
         assert (got["cache.system"], got["cache.hit"]) == ("dummy", False)
 
-    def test_a_cache_in_the_database_shows_its_statements(self, db: None, within: Spans) -> None:
+    def test_a_cache_in_the_database_has_spans_of_its_statements(self, db: None, within: Spans) -> None:
         with override_settings(CACHES={"default": {"BACKEND": BACKENDS["database"], "LOCATION": "cache_table"}}):
             call_command("createcachetable", verbosity=0)
             within.clear()
             enabled: list[bool] = []
 
-            def ask(execute: Any, *args: Any) -> Any:
+            def record(execute: Any, *args: Any) -> Any:
                 enabled.append(is_instrumentation_enabled())
                 return execute(*args)
 
-            with connection.execute_wrapper(ask):
+            with connection.execute_wrapper(record):
                 caches["default"].get("k")
-        assert enabled and all(enabled), "upstream's psycopg, in the place of ours, shows them too"
+        assert enabled and all(enabled), (
+            "OpenTelemetry's psycopg instrumentation also shows them when it replaces this app's"
+        )
         get = within.one("cache.get.k")
         statements = [span for span in within if span.name.startswith("db.")]
         assert statements
         assert {span.parent.span_id for span in statements} == {get.context.span_id}  # type: ignore[union-attr]
 
-    def test_an_answer_that_cannot_be_counted_is_the_caller_s(self, within: Spans) -> None:
+    def test_a_result_that_cannot_be_counted_is_returned(self, within: Spans) -> None:
         class Uncounted(dict[str, int]):
             def __len__(self) -> int:
                 raise RuntimeError("not read yet")
@@ -395,7 +397,7 @@ class TestItself:
         assert cache.get_many(["k"])["k"] == 1
         assert within.one("cache.get_many.k").end_time
 
-    def test_a_redis_that_is_away_is_as_the_user_wants_it(self, within: Spans) -> None:
+    def test_an_unreachable_redis_behaves_as_configured(self, within: Spans) -> None:
         def cache(ignore: bool) -> Any:
             options = {"IGNORE_EXCEPTIONS": ignore}
             url = f"redis://127.0.0.1:{free_port()}"
@@ -414,7 +416,7 @@ class TestItself:
             strict.get("k")
         assert within.one("cache.get.k").status.status_code is StatusCode.ERROR
 
-    def test_many_at_once(self, within: Spans) -> None:
+    def test_concurrent_calls(self, within: Spans) -> None:
         cache = CacheHandler({"default": {"BACKEND": BACKENDS["memory"], "LOCATION": "many"}})["default"]
 
         async def work() -> None:
@@ -425,7 +427,7 @@ class TestItself:
         assert cached(within) == ["cache.set.a:*"] * 20 + ["cache.get.a:*"] * 20
 
     @pytest.mark.parametrize("traced", [True, False])
-    def test_a_backend_with_async_methods_only_is_never_asked_in_a_thread(self, spans: Spans, traced: bool) -> None:
+    def test_a_backend_with_only_async_methods_is_not_called_in_a_thread(self, spans: Spans, traced: bool) -> None:
         cache: Any = AsyncOnly({})
         _trace_cache(cache, "async")
 
@@ -447,7 +449,7 @@ class TestItself:
         operations = ["set_many", "get_many", "get_or_set", "has_key", "incr", "incr_version", "delete_many"]
         assert cached(spans) == ([f"cache.{operation}.a:*" for operation in operations] if traced else [])
 
-    def test_a_backend_that_looks_at_its_default_gets_the_callers(self, within: Spans) -> None:
+    def test_a_backend_that_uses_its_default_receives_the_callers(self, within: Spans) -> None:
         class Looking(LocMemCache):
             def get(self, key: str, default: Any = None, version: int | None = None) -> Any:
                 return super().get(key, version=version) or default or {}
@@ -473,7 +475,7 @@ class TestItself:
         plain.get("x")
         plain.get("x", object())
         hits = [attributes(span).get("cache.hit") for span in within if span.name.startswith("cache.get")]
-        assert hits == [True, None, False, False], "what cannot be told is left out"
+        assert hits == [True, None, False, False], "what is unknown is left out"
 
     def test_a_subclass_of_its_class(self, within: Spans) -> None:
         traced: Any = type(CacheHandler({"default": {"BACKEND": BACKENDS["memory"]}})["default"])
@@ -508,7 +510,7 @@ class TestItself:
         assert cache.set("n", 1, nx=True) is True
         cache.client.get_client().connection_pool.disconnect()
 
-    def test_a_backend_with_odd_signatures_is_called_as_it_was(self, within: Spans) -> None:
+    def test_a_backend_with_unusual_signatures_is_called_as_before(self, within: Spans) -> None:
         class Odd(LocMemCache):
             ttl = 5
 
@@ -520,20 +522,20 @@ class TestItself:
         assert cache.get("k") == "odd k"
         assert attributes(within.one("cache.get.k"))["cache.alias"] == "odd"
 
-    def test_errors_go_on_and_are_recorded(self, within: Spans) -> None:
+    def test_errors_propagate_and_are_recorded(self, within: Spans) -> None:
         class Broken(LocMemCache):
             def get(self, *args: Any, **kwargs: Any) -> Any:
-                raise OSError("the cache is away")
+                raise OSError("the cache is down")
 
         cache = Broken("broken", {})
         _trace_cache(cache, "broken")
-        with pytest.raises(OSError, match="the cache is away"):
+        with pytest.raises(OSError, match="the cache is down"):
             cache.get("k")
         assert within.one("cache.get.k").status.status_code is StatusCode.ERROR
 
-    def test_our_own_fault_costs_a_span_only(self, within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_error_of_this_app_loses_only_a_span(self, within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*args: Any) -> Any:
-            raise RuntimeError("a bug of ours")
+            raise RuntimeError("a bug in this app")
 
         monkeypatch.setattr("django_tracing.instrumentation.cache.key_pattern", broken)
         cache = CacheHandler({"default": {"BACKEND": BACKENDS["memory"]}})["default"]
@@ -559,7 +561,7 @@ class TestItself:
         caches["default"].get("k")
         assert within.names == ["cache.get.k"] * 2
 
-    def test_what_others_put_around_ours_stays(self, within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_wrapper_around_this_apps_patch_is_kept(self, within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
         from django_tracing.instrumentation import cache as module
 
         ours = CacheHandler.create_connection
@@ -594,7 +596,7 @@ class TestItself:
     ),
     value=st.text(min_size=8),
 )
-def test_no_value_and_nothing_private_of_a_key_is_in_a_span(within: Spans, secret: str, value: str) -> None:
+def test_no_value_and_no_private_part_of_a_key_is_in_a_span(within: Spans, secret: str, value: str) -> None:
     within.clear()
     cache = CacheHandler({"default": {"BACKEND": BACKENDS["memory"]}})["default"]
     marked = f"zq{value}qz"
@@ -649,7 +651,7 @@ print(*ops)
 
 @pytest.mark.parametrize("order", ["first", "last"])
 def test_beside_sentry_s_cache_spans(order: str) -> None:
-    """It puts methods on the cache object itself, before this app is there or after it."""
+    """Sentry sets methods on the cache object itself, before or after this app does."""
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", SENTRY, order],
         env=environment(DJANGO_SETTINGS_MODULE=""),
@@ -661,34 +663,34 @@ def test_beside_sentry_s_cache_spans(order: str) -> None:
     assert done.returncode == 0, done.stderr
     calls, hits, theirs = done.stdout.splitlines()
     assert calls == "set get get set_many get_many get_or_set get"
-    # What a method of others' making was given as a default may be what it found.
+    # A method set by another tool may have returned its default, so whether it was a hit is unknown.
     assert hits == ("[True, None, True]" if order == "first" else "[True, False, True]")
     assert "cache.get" in theirs and "cache.put" in theirs
 
 
 class TestMethodsOfAnObject:
-    """Whoever puts a method on a cache object is asked, and traced."""
+    """A method set on a cache object is called and traced."""
 
     @pytest.fixture
     def cache(self) -> Any:
         handler = CacheHandler({"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}})
         return handler["default"]
 
-    def test_put_there_later(self, cache: Any, spans: Spans) -> None:
-        asked = []
+    def test_set_later(self, cache: Any, spans: Spans) -> None:
+        received = []
         before = cache.get
 
         def counted(*args: Any, **kwargs: Any) -> Any:
-            asked.append(args)
+            received.append(args)
             return before(*args, **kwargs)
 
         cache.get = counted
         with create_span("work"):
             assert cache.get("blueprint:1", 7) == 7
         assert spans.names == ["cache.get.blueprint:*", "work"]
-        assert asked == [("blueprint:1", 7)], "a default of ours is nobody else's to see"
+        assert received == [("blueprint:1", 7)], "the method must not receive a default of this app"
 
-    def test_put_there_by_its_own_class(self, spans: Spans) -> None:
+    def test_set_by_its_own_class(self, spans: Spans) -> None:
         location = f"{__name__}.OwnMethods"
         cache = CacheHandler({"default": {"BACKEND": location, "LOCATION": ""}})["default"]
         with create_span("work"):

@@ -1,4 +1,4 @@
-"""pybreaker's breakers, however they are used, as spans; and as themselves."""
+"""Test the spans of pybreaker's breakers, and that traced breakers behave as before."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ class TestUse:
         assert attributes(within.named(NAME)[1])["outcome"] == "failure"
         assert breaker.fail_counter == 1
 
-    def test_an_async_function_lasts_until_it_was_awaited(
+    def test_the_span_of_an_async_function_ends_when_it_was_awaited(
         self, breaker: pybreaker.CircuitBreaker, within: Spans
     ) -> None:
         assert asyncio.run(breaker(works_async)(9)) == 9
@@ -115,7 +115,7 @@ class TestUse:
             asyncio.run(breaker(fails_async)())
         assert attributes(within.named(NAME)[1])["outcome"] == "failure"
 
-    def test_a_generator_lasts_until_its_end(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+    def test_the_span_of_a_generator_ends_with_it(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
         @breaker
         def pages(last: int) -> Iterator[int]:
             yield from range(3)
@@ -145,9 +145,7 @@ class TestUse:
         assert within.names == ["inside", NAME, NAME]
         assert [attributes(span)["outcome"] for span in within.named(NAME)] == ["success", "failure"]
 
-    def test_calls_at_the_same_time_keep_to_themselves(
-        self, breaker: pybreaker.CircuitBreaker, within: Spans
-    ) -> None:
+    def test_concurrent_calls_do_not_mix(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
         async def one(number: int) -> int:
             with breaker.calling():
                 return await works_async(number)
@@ -176,9 +174,11 @@ class TestUse:
                 await task
 
         asyncio.run(work())
-        assert within.names == [NAME], "a cancellation is no reason for a fallback"
+        assert within.names == [NAME], "a cancellation must not call the fallback"
 
-    def test_a_breaker_within_itself_is_a_span_each(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+    def test_nested_calls_of_a_breaker_have_a_span_each(
+        self, breaker: pybreaker.CircuitBreaker, within: Spans
+    ) -> None:
         assert breaker.call(lambda: breaker.call(works)) == 7
         assert within.names == ["inside", NAME, NAME]
 
@@ -221,7 +221,7 @@ class TestOutcome:
         assert changes(recovered) == [("open", "half-open"), ("half-open", "closed")]
         assert (attributes(recovered)["outcome"], attributes(recovered)["state_after"]) == ("success", "closed")
 
-    def test_an_excluded_exception_is_no_failure(self, within: Spans) -> None:
+    def test_an_excluded_exception_is_not_a_failure(self, within: Spans) -> None:
         breaker = pybreaker.CircuitBreaker(name="payment-service", exclude=[KeyError])
         with pytest.raises(KeyError):
             breaker.call({}.__getitem__, "x")
@@ -239,7 +239,7 @@ class TestOutcome:
             breaker.call(fails)
         assert attributes(within.one(NAME))["outcome"] == "failure"
 
-    def test_an_id_stands_in_no_span_name(self, within: Spans) -> None:
+    def test_an_id_is_not_in_the_span_name(self, within: Spans) -> None:
         for number in (1234, 5678):
             pybreaker.CircuitBreaker(name=f"s3-tenant-{number}").call(works)
         assert within.names.count("circuit_breaker.s3-tenant-*") == 2
@@ -250,7 +250,7 @@ class TestOutcome:
         pybreaker.CircuitBreaker().call(works)
         assert within.one("circuit_breaker.unnamed")
 
-    def test_state_in_redis_is_asked_for_no_more_than_pybreaker_does(self, within: Spans, redis_url: str) -> None:
+    def test_state_in_redis_is_not_read_more_often_than_without_tracing(self, within: Spans, redis_url: str) -> None:
         client = redis.Redis.from_url(redis_url)
         storage = pybreaker.CircuitRedisStorage(pybreaker.STATE_CLOSED, client, namespace="tests")
         breaker = pybreaker.CircuitBreaker(name="payment-service", state_storage=storage, fail_max=2)
@@ -272,21 +272,21 @@ class TestOutcome:
             module.install()
         client.close()
 
-    def test_asking_a_storage_for_the_failures_makes_no_span(self, within: Spans) -> None:
-        asked = 0
+    def test_reading_the_failures_from_a_storage_makes_no_span(self, within: Spans) -> None:
+        reads = 0
 
         class Storage(pybreaker.CircuitMemoryStorage):
             @property
             def counter(self) -> int:
-                nonlocal asked
-                asked += 1
+                nonlocal reads
+                reads += 1
                 caches["default"].get("failures")
                 return int(super().counter)
 
         breaker = pybreaker.CircuitBreaker(name="payment-service", state_storage=Storage("closed"))
         with pytest.raises(ConnectionError):
             breaker.call(fails)
-        assert asked == 2, "pybreaker's own and ours"
+        assert reads == 2, "once by pybreaker and once by this app"
         assert within.names == ["cache.get.failures", NAME]
         assert attributes(within.one(NAME))["failures"] == 1
 
@@ -304,12 +304,14 @@ class TestHelper:
         assert fallback.parent.span_id == span.context.span_id  # type: ignore[union-attr]
         assert (attributes(span)["outcome"], attributes(span)["fallback"]) == ("failure", "cached_template")
 
-    def test_a_rejected_call_falls_back_too(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+    def test_a_rejected_call_uses_the_fallback(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
         breaker.open()
         assert trace_circuit_breaker_call(breaker, works, fallback=cached_template) == "from the cache"
         assert attributes(within.one(NAME))["outcome"] == "rejected"
 
-    def test_without_a_fallback_the_exception_goes_on(self, breaker: pybreaker.CircuitBreaker, within: Spans) -> None:
+    def test_without_a_fallback_the_exception_propagates(
+        self, breaker: pybreaker.CircuitBreaker, within: Spans
+    ) -> None:
         with pytest.raises(ConnectionError):
             trace_circuit_breaker_call(breaker, fails)
 
@@ -341,7 +343,7 @@ class TestHelper:
         assert len(within.named("fallback.fallback")) == 3
 
     @pytest.mark.parametrize("traced", [True, False])
-    def test_what_returns_an_awaitable_is_guarded_too(
+    def test_a_function_that_returns_an_awaitable_is_guarded(
         self, breaker: pybreaker.CircuitBreaker, spans: Spans, traced: bool
     ) -> None:
         async def fallback() -> str:
@@ -379,9 +381,7 @@ class TestHelper:
         assert list(trace_circuit_breaker_call(breaker, pages)) == [1]
         assert within.names == [NAME]
 
-    def test_not_sampled_the_same_values_and_exceptions(
-        self, breaker: pybreaker.CircuitBreaker, spans: Spans
-    ) -> None:
+    def test_unsampled_calls_return_and_raise_the_same(self, breaker: pybreaker.CircuitBreaker, spans: Spans) -> None:
         assert trace_circuit_breaker_call(breaker, works) == 7
         assert trace_circuit_breaker_call(breaker, fails, fallback=cached_template) == "from the cache"
         with pytest.raises(pybreaker.CircuitBreakerError):
@@ -389,11 +389,11 @@ class TestHelper:
         assert asyncio.run(trace_circuit_breaker_call(pybreaker.CircuitBreaker(), works_async)) == 7
         assert not [name for name in spans.names if name.startswith(("circuit", "fallback"))]
 
-    def test_our_own_fault_costs_a_span_only(
+    def test_an_error_of_this_app_loses_only_a_span(
         self, breaker: pybreaker.CircuitBreaker, within: Spans, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         def broken(*args: Any) -> Any:
-            raise RuntimeError("a bug of ours")
+            raise RuntimeError("a bug in this app")
 
         monkeypatch.setattr("django_tracing.instrumentation.circuit_breaker._state", broken)
         assert breaker.call(works) == 7
@@ -402,7 +402,7 @@ class TestHelper:
             pass
 
 
-def test_uninstall_puts_pybreaker_back(within: Spans) -> None:
+def test_uninstall_restores_pybreaker(within: Spans) -> None:
     from django_tracing.instrumentation import circuit_breaker as module
 
     module.uninstall()
@@ -415,7 +415,7 @@ def test_uninstall_puts_pybreaker_back(within: Spans) -> None:
         module.install()
 
 
-def test_what_others_put_around_ours_stays(within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrapper_around_this_apps_patch_is_kept(within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
     from django_tracing.instrumentation import circuit_breaker as module
 
     ours = pybreaker.CircuitBreaker.call
@@ -437,7 +437,7 @@ def test_what_others_put_around_ours_stays(within: Spans, monkeypatch: pytest.Mo
     assert seen == [works, works]
 
 
-def test_is_left_out_without_pybreaker(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_is_skipped_without_pybreaker(monkeypatch: pytest.MonkeyPatch) -> None:
     from importlib import util
 
     from django_tracing.instrumentation import circuit_breaker as module

@@ -1,4 +1,4 @@
-"""Management commands, called in this process and in ones of their own."""
+"""Test the spans of management commands, called in this process and in separate ones."""
 
 from __future__ import annotations
 
@@ -50,19 +50,19 @@ def traced() -> Iterator[None]:
         commands.uninstall()
 
 
-def said(span: ReadableSpan) -> dict[str, Any]:
+def attributes_of(span: ReadableSpan) -> dict[str, Any]:
     return {
         key: value for key, value in (span.attributes or {}).items() if key.startswith(("command.", "operation."))
     }
 
 
-def test_a_command_begins_a_trace(spans: Spans) -> None:
+def test_a_command_starts_a_trace(spans: Spans) -> None:
     correlation_id = call_command(SendInvoices())
     root, step = spans.one("command.send_invoices"), spans.one("step")
     assert root.parent is None
     assert step.parent is not None
     assert step.parent.span_id == root.get_span_context().span_id
-    assert said(root) == {
+    assert attributes_of(root) == {
         "operation.type": "command",
         "command.name": "send_invoices",
         "command.exit_status": 0,
@@ -71,7 +71,7 @@ def test_a_command_begins_a_trace(spans: Spans) -> None:
     assert get_correlation_id() is None
 
 
-def test_called_in_a_trace_it_is_a_span_of_it(spans: Spans) -> None:
+def test_a_command_called_in_a_trace_is_a_span_of_it(spans: Spans) -> None:
     with create_span("request"):
         own = get_correlation_id()
         assert call_command(SendInvoices()) == own
@@ -84,11 +84,13 @@ def test_called_in_a_trace_it_is_a_span_of_it(spans: Spans) -> None:
     ("fail", "error", "status"),
     [("command", CommandError, 3), ("exit", SystemExit, 4), ("bug", RuntimeError, 1)],
 )
-def test_a_failure_is_recorded_and_goes_on(spans: Spans, fail: str, error: type[BaseException], status: int) -> None:
+def test_a_failure_is_recorded_and_propagates(
+    spans: Spans, fail: str, error: type[BaseException], status: int
+) -> None:
     with pytest.raises(error):
         call_command(SendInvoices(), fail=fail)
     span = spans.one("command.send_invoices")
-    assert said(span)["command.exit_status"] == status
+    assert attributes_of(span)["command.exit_status"] == status
     assert span.status.status_code is StatusCode.ERROR
     assert [event.name for event in span.events] == ["exception"]
     assert "hunter2" not in span.to_json()
@@ -112,38 +114,38 @@ class Odd(BaseCommand):
         (SystemExit(2**70), 1),
     ],
 )
-def test_whatever_it_ends_with_goes_on(spans: Spans, error: BaseException, status: int) -> None:
+def test_any_exception_propagates(spans: Spans, error: BaseException, status: int) -> None:
     command = Odd()
     command.error = error
     with pytest.raises(type(error)) as raised:
         call_command(command)
     assert raised.value is error
     span = spans.one("command.send_invoices")
-    assert repr(said(span)["command.exit_status"]) == str(status)
+    assert repr(attributes_of(span)["command.exit_status"]) == str(status)
     assert span.status.status_code is StatusCode.ERROR
 
 
-def test_an_exit_with_zero_is_none(spans: Spans) -> None:
+def test_exit_status_zero_is_not_an_error(spans: Spans) -> None:
     with pytest.raises(SystemExit):
         call_command(SendInvoices(), fail="exit well")
     span = spans.one("command.send_invoices")
-    assert said(span)["command.exit_status"] == 0
+    assert attributes_of(span)["command.exit_status"] == 0
     assert span.status.status_code is StatusCode.UNSET
 
 
-def test_others_are_not_traced(spans: Spans) -> None:
+def test_commands_that_are_not_listed_are_not_traced(spans: Spans) -> None:
     call_command("diffsettings", stdout=io.StringIO())
     assert spans.names == []
 
 
-def test_true_is_all_but_what_developers_type(spans: Spans) -> None:
+def test_true_means_all_commands_except_those_of_development(spans: Spans) -> None:
     with override_settings(TRACING={"EXPORTER": "none", "COMMANDS": True}):
         call_command(SendInvoices())
         call_command("check")
     assert spans.names == ["step", "command.send_invoices"]
 
 
-def test_switched_off_and_where_none_is_named_nothing_is_patched() -> None:
+def test_nothing_is_patched_when_disabled_or_no_command_is_listed() -> None:
     commands.uninstall()
     assert BaseCommand.execute.__module__ == "django.core.management.base"
     assert not hasattr(BaseCommand.execute, "__wrapped__")
@@ -155,7 +157,7 @@ def test_switched_off_and_where_none_is_named_nothing_is_patched() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status"), [(["diffsettings"], 0), (["loaddata", "no-such-fixture-hunter2"], 1)]
 )
-def test_a_short_command_s_spans_arrive(arguments: list[str], status: int) -> None:
+def test_the_spans_of_a_short_command_arrive(arguments: list[str], status: int) -> None:
     with OTLPReceiver() as receiver:
         finished = subprocess.run(
             [sys.executable, "-m", "django", *arguments],

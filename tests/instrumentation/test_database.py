@@ -1,4 +1,4 @@
-"""SQL through Django's connections to real databases, as spans."""
+"""Test the spans of SQL that Django's connections send to real databases."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ tracer = trace.get_tracer("tests")
 
 @pytest.fixture
 def within(spans: Spans) -> Iterator[Spans]:
-    """A trace, whose finished spans do not hold its root yet."""
+    """Start a trace; the collected spans don't contain its root, which hasn't ended."""
     with tracer.start_as_current_span("root"):
         spans.clear()
         yield spans
@@ -79,7 +79,7 @@ class TestStatements:
         got = attributes(within.one("db.insert.auth_group"))
         assert got["db.operation.batch.size"] == 2
 
-    def test_executemany_takes_an_iterator_unread(self, within: Spans) -> None:
+    def test_executemany_does_not_read_an_iterator(self, within: Spans) -> None:
         with connection.cursor() as cursor:
             cursor.executemany("INSERT INTO auth_group (name) VALUES (%s)", iter([("a",), ("b",)]))
         assert Group.objects.count() == 2
@@ -108,7 +108,7 @@ class TestStatements:
             cursor.execute(b"SELECT 'secret' FROM auth_user")
         assert attributes(within.one("db.select.auth_user"))["db.statement"] == "SELECT ? FROM auth_user"
 
-    def test_what_is_no_text_is_not_printed(self, within: Spans) -> None:
+    def test_sql_that_is_not_text_is_not_converted(self, within: Spans) -> None:
         class Template:
             def __str__(self) -> str:
                 return "SELECT secret"
@@ -138,7 +138,7 @@ class TestStatements:
             copy.write_row(("copied",))
         assert Group.objects.filter(name="copied").exists()
 
-    def test_the_span_is_a_child_of_the_current_one_also_across_threads(self, within: Spans) -> None:
+    def test_the_span_is_a_child_of_the_current_one_even_in_another_thread(self, within: Spans) -> None:
         async def query() -> None:
             await User.objects.filter(username="x").aexists()
             from asgiref.sync import sync_to_async
@@ -199,7 +199,7 @@ class TestErrors:
             ("SELECT %s", ["zqsecret\x00"], "NUL"),
         ],
     )
-    def test_what_a_server_quotes_stays_in_the_process(
+    def test_values_that_a_server_quotes_are_not_exported(
         self, within: Spans, sql: str, params: list[str] | None, kept: str
     ) -> None:
         with pytest.raises((DatabaseError, ValueError)), transaction.atomic(), connection.cursor() as cursor:
@@ -238,8 +238,8 @@ class TestTransactions:
             pass
         assert within.names == ["db.savepoint", "db.release"]
 
-    def test_a_vendor_that_commits_in_its_own_way(self, within: Spans) -> None:
-        """As Oracle's does, without a word to the base class."""
+    def test_a_vendor_with_its_own_commit_method(self, within: Spans) -> None:
+        """Oracle's backend does so and doesn't call the base class."""
         from django.db.backends.sqlite3.base import DatabaseWrapper
 
         class Vendor(DatabaseWrapper):
@@ -249,7 +249,7 @@ class TestTransactions:
 
         vendor = Vendor({**connections.settings["default"], "NAME": LITE["NAME"], "OPTIONS": {}}, "vendor")
         vendor.commit()
-        assert within.names == [], "nothing is committed where nothing is open"
+        assert within.names == [], "without an open connection nothing is committed"
         try:
             with vendor.cursor() as cursor:
                 cursor.execute("SELECT 1")
@@ -261,7 +261,7 @@ class TestTransactions:
 
 
 class TestNotTraced:
-    def test_outside_a_trace_nothing_becomes_a_root(self, spans: Spans) -> None:
+    def test_outside_a_trace_no_span_is_made(self, spans: Spans) -> None:
         list(User.objects.all())
         with transaction.atomic():
             pass
@@ -282,11 +282,15 @@ class TestNotTraced:
                 cursor.execute("SELECT 1")
         finally:
             other.close_all()
-        assert within.names == ["db.select"], "set_config and its like are Django's own"
+        assert within.names == ["db.select"], (
+            "statements that Django sends for itself, such as set_config, are not traced"
+        )
 
     @pytest.mark.parametrize("options", [{}, {"pool": True}])
-    def test_nor_does_what_a_signal_does_with_a_new_connection(self, within: Spans, options: dict[str, Any]) -> None:
-        """Through Django's cursor, as MySQL's and Oracle's own statements: the first connection and the next alike."""
+    def test_queries_of_a_signal_receiver_on_a_new_connection_make_no_span(
+        self, within: Spans, options: dict[str, Any]
+    ) -> None:
+        """They use Django's cursor, as the backends of MySQL and Oracle do; also when reconnecting."""
         handler = a_connection(OPTIONS=options)
         ours = handler["default"]
 
@@ -307,28 +311,26 @@ class TestNotTraced:
             ours.close_pool()
         assert within.names == ["db.select", "db.select"]
 
-    def test_parameters_of_a_connection_are_asked_for_once(
-        self, within: Spans, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_parameters_of_a_connection_are_read_once(self, within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
         """A backend may fetch a short-lived password there."""
         from django.db.backends.postgresql.base import DatabaseWrapper
 
-        asked = []
+        counts = []
         original = DatabaseWrapper.get_connection_params
-        monkeypatch.setattr(DatabaseWrapper, "get_connection_params", lambda self: asked.append(1) or original(self))
+        monkeypatch.setattr(DatabaseWrapper, "get_connection_params", lambda self: counts.append(1) or original(self))
         handler = a_connection()
         try:
             with handler["default"].cursor() as cursor:
                 cursor.execute("SELECT 1")
         finally:
             handler.close_all()
-        assert len(asked) == 1
+        assert len(counts) == 1
         assert within.names == ["db.select"]
 
 
 @pytest.fixture(autouse=True)
 def lite(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A SQLite database in a file: Django never closes one in memory, of which Python 3.13 warns."""
+    """Configure a SQLite database in a file: Django never closes one in memory, and Python 3.13 warns about that."""
     monkeypatch.setitem(LITE, "NAME", str(tmp_path / "lite.sqlite3"))
 
 
@@ -346,7 +348,7 @@ def a_connection(**options: Any) -> Any:
 
 
 class TestOncePerStatement:
-    """Upstream's psycopg instrumentation is on in these tests, as by default."""
+    """OpenTelemetry's psycopg instrumentation is enabled in these tests, as it is by default."""
 
     @pytest.mark.parametrize(
         "options",
@@ -384,7 +386,7 @@ class TestOncePerStatement:
             assert got["db.pool.available"] >= 0
             assert got["db.pool.waiting"] == 0
 
-    def test_cursors_are_the_ones_that_were_asked_for(self, within: Spans) -> None:
+    def test_cursors_have_the_requested_class(self, within: Spans) -> None:
         class Chosen(psycopg.ClientCursor[Any]):
             pass
 
@@ -399,8 +401,9 @@ class TestOncePerStatement:
                 handler.close_all()
         assert within.names == ["db.select"] * 2
 
-    def test_drivers_that_upstream_hides_behind_a_proxy(self, within: Spans) -> None:
-        """As its sqlite3, mysqlclient and pymysql do, which opentelemetry-instrument switches on unasked."""
+    def test_drivers_that_an_instrumentation_wraps_in_a_proxy(self, within: Spans) -> None:
+        """OpenTelemetry's instrumentations of sqlite3, mysqlclient and pymysql do so, and opentelemetry-instrument
+        enables them by default."""
         import sqlite3
 
         from opentelemetry.instrumentation import dbapi
@@ -424,7 +427,7 @@ class TestOncePerStatement:
             "opentelemetry.instrumentation.sqlite3",
         ]
 
-    def test_psycopg_by_itself_is_upstreams(self, within: Spans) -> None:
+    def test_psycopg_used_directly_is_traced_by_its_instrumentation(self, within: Spans) -> None:
         with psycopg.connect(os.environ["TEST_POSTGRES_URL"]) as raw:
             raw.execute("SELECT 'a secret', 42 FROM pg_class LIMIT 0")
         (span,) = list(within)
@@ -432,7 +435,7 @@ class TestOncePerStatement:
         assert attributes(span)["db.statement"] == "SELECT ?, ? FROM pg_class LIMIT ?"
         assert attributes(span)["operation.type"] == "database"
 
-    def test_psycopg_by_itself_outside_a_trace_makes_no_root(self, spans: Spans) -> None:
+    def test_psycopg_used_directly_outside_a_trace_makes_no_root(self, spans: Spans) -> None:
         with psycopg.connect(os.environ["TEST_POSTGRES_URL"]) as raw:
             raw.execute("SELECT 1")
         assert spans.names == []
@@ -455,9 +458,9 @@ def test_sqlite(within: Spans) -> None:
 
 
 class TestHost:
-    """Django's own ways with a connection stay as they are."""
+    """A traced connection behaves as before."""
 
-    def test_a_users_execute_wrapper_comes_off_again(self, within: Spans) -> None:
+    def test_an_execute_wrapper_of_the_user_is_removed_again(self, within: Spans) -> None:
         seen = []
 
         def wrapper(execute: Any, sql: str, params: Any, many: bool, context: Any) -> Any:
@@ -472,7 +475,7 @@ class TestHost:
         assert connection.execute_wrappers == before
         assert len(within.named("db.select.auth_user")) == 2
 
-    def test_a_wrapper_put_on_before_the_connection_opens(self, within: Spans) -> None:
+    def test_a_wrapper_added_before_the_connection_opens(self, within: Spans) -> None:
         handler = a_connection()
 
         def blocker(*args: Any) -> Any:
@@ -533,7 +536,7 @@ class TestHost:
 
         root = trace.get_current_span()
         opened, uninstalled, installed = threading.Event(), threading.Event(), threading.Event()
-        asked: list[int] = []
+        counts: list[int] = []
 
         def work() -> None:
             with trace.use_span(root), connection.cursor() as cursor:
@@ -542,10 +545,10 @@ class TestHost:
                 uninstalled.wait(10)
                 cursor.execute("SELECT 1")
                 connection.rollback()
-                asked.append(len(within))
+                counts.append(len(within))
                 installed.wait(10)
                 cursor.execute("SELECT 1")
-                asked.append(len(within))
+                counts.append(len(within))
                 cursor.close()
                 connections.close_all()
 
@@ -556,14 +559,14 @@ class TestHost:
             database.uninstall()
             uninstalled.set()
         finally:
-            while not asked and thread.is_alive():
+            while not counts and thread.is_alive():
                 thread.join(0.01)
             database.install()
             installed.set()
             thread.join()
-        assert asked == [1, 2]
+        assert counts == [1, 2]
 
-    def test_a_patch_that_somebody_put_on_ours(self, within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_wrapper_around_this_apps_patch_is_kept(self, within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
         from django_tracing.instrumentation import database
 
         ours = BaseDatabaseWrapper.commit
@@ -594,7 +597,7 @@ class TestHost:
         finally:
             handler.close_all()
 
-    def test_uninstalling_leaves_nothing(self) -> None:
+    def test_uninstalling_restores_everything(self) -> None:
         from django.db.backends.utils import CursorWrapper
 
         from django_tracing.instrumentation import database
@@ -610,13 +613,13 @@ class TestHost:
         for owner, name in places:
             assert getattr(owner, name).__code__.co_filename.endswith("instrumentation/database.py")
 
-    def test_a_connection_that_is_not_open_is_not_opened_to_be_described(self) -> None:
+    def test_a_closed_connection_is_not_opened_to_describe_it(self) -> None:
         from django_tracing.instrumentation import database
 
         opened = []
 
         def work() -> None:
-            connections["default"].get_autocommit  # noqa: B018 - made, not opened
+            connections["default"].get_autocommit  # noqa: B018 - created, not opened
             database.uninstall()
             database.install()
             opened.append(connections["default"].connection)
@@ -627,7 +630,7 @@ class TestHost:
         assert opened == [None]
 
     def test_a_renamed_database(self, within: Spans, tmp_path: Path) -> None:
-        """As a test run renames it, on the very connection."""
+        """The test runner renames the database of an existing connection."""
         handler = a_connection()
         lite = handler["lite"]
         names = [str(tmp_path / "lite.sqlite3"), str(tmp_path / "renamed.sqlite3")]
@@ -639,7 +642,7 @@ class TestHost:
                     cursor.execute("SELECT 1")
         finally:
             handler.close_all()
-        # The file's name: its folder may tell whose machine it is.
+        # The file's name only: its folder may contain a user's name.
         assert [attributes(span)["db.name"] for span in within] == ["lite.sqlite3", "renamed.sqlite3"]
 
     def test_a_database_that_is_down(self, within: Spans) -> None:
@@ -662,12 +665,12 @@ class TestHost:
         ],
     )
     def test_other_vendors(self, within: Spans, cursor: dict[str, Any], vendor: str, rows: int | None) -> None:
-        """Their drivers' ways, on a stand-in for a driver that needs a server of its own."""
+        """A stand-in imitates each driver, which would need its own server."""
         from types import SimpleNamespace
 
         from django_tracing.instrumentation import database
 
-        pool = SimpleNamespace(opened=2, busy=1)  # as oracledb's, which has no get_stats()
+        pool = SimpleNamespace(opened=2, busy=1)  # like oracledb's, which has no get_stats()
         settings_dict = {"NAME": "shop", "USER": "u", "HOST": "db.local", "PORT": ""}
         stub = SimpleNamespace(vendor=vendor, alias="other", settings_dict=settings_dict, pool=pool)
         context = {"connection": stub, "cursor": SimpleNamespace(**cursor)}
@@ -679,9 +682,9 @@ class TestHost:
         assert got["net.peer.port"] == ports[vendor]
         assert "db.pool.size" not in got
 
-    def test_our_own_fault_costs_a_span_only(self, within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_error_of_this_app_loses_only_a_span(self, within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
         def broken(*args: Any, **kwargs: Any) -> Any:
-            raise RuntimeError("a bug of ours")
+            raise RuntimeError("a bug in this app")
 
         for place in ("describe_sql", "_static_attributes"):
             with monkeypatch.context() as patch:
@@ -711,7 +714,7 @@ def test_no_literal_of_a_statement_or_its_error_is_in_its_span(
     within: Spans, secret: str, place: str, quoting: str
 ) -> None:
     within.clear()
-    marked = f"zq{secret}qz"  # so that it is nothing a statement holds anyway
+    marked = f"zq{secret}qz"  # unlike anything that a statement contains otherwise
     if quoting == "dollar" and "$" not in marked:
         literal = f"$tag${marked}$tag$"
     elif quoting == "escape":
@@ -740,7 +743,7 @@ def test_no_literal_of_a_statement_or_its_error_is_in_its_span(
 )
 def test_no_number_is_in_its_span(within: Spans, number: Any, place: str, as_parameter: bool) -> None:
     within.clear()
-    # Its digits might stand in an id or a time by chance, but not so many of them.
+    # A few digits may occur in an id or a time by chance, but not this many.
     digits = str(number).partition(".")[0]
     try:
         with transaction.atomic(), connection.cursor() as cursor:

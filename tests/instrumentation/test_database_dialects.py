@@ -1,4 +1,4 @@
-"""How a statement is read follows from the connection: its vendor, what it is made of, its session."""
+"""Test that statements are parsed for the connection's vendor, backend classes and session."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ tracer = trace.get_tracer("tests")
 
 
 def statement(spans: Spans, connection: Any, sql: str) -> str:
-    """What is told of ``sql``, which may be one that the database behind the connection does not know."""
+    """Return the recorded statement of ``sql``, even if the database behind the connection doesn't accept it."""
     with tracer.start_as_current_span("root"):
         spans.clear()
-        # A statement that the server does not know is told of all the same.
+        # A statement that the server rejects is recorded too.
         with suppress(DatabaseError), connection.cursor() as cursor:
             cursor.execute(sql)
         (span,) = list(spans)
@@ -67,9 +67,9 @@ def test_postgresql_s_backslashes_are_read_as_the_session_reads_them(spans: Span
         assert statement(spans, connection, 'SELECT "a"."x" FROM "a"') == 'SELECT "a"."x" FROM "a"'
 
 
-# ----- what servers themselves take for a literal
+# ----- What servers take for a literal
 
-#: Of which random statements are made. Most are none that a server takes; a thirtieth is.
+#: Parts of random statements. A server accepts about one in thirty of the statements.
 PIECES = [
     "'", "'", "''", "'''", '"', '""', "\\", "\\'", "\\\\", "`", "$$", "$a$", "#", "--", "-- ", "/*", "*/", "/*!", "[", "]", "q'[", " E'", " N'",
     " U&'", "\n", "\r", " ", ",", ", ", "||", "(", ")", "-", "/", "\n'", "' '",
@@ -86,7 +86,7 @@ def random_statements(seed: int) -> Iterator[str]:
 
 
 def shown(run: Callable[[str], list[tuple[Any, ...]]], dialects: list[Dialect]) -> tuple[int, list[str]]:
-    """How many statements the server took, and those of which a value is shown that it gave back."""
+    """Return how many statements the server accepted, and those whose recorded form contains a value it returned."""
     taken, found = 0, []
     for sql in random_statements(1):
         try:
@@ -100,7 +100,7 @@ def shown(run: Callable[[str], list[tuple[Any, ...]]], dialects: list[Dialect]) 
 
 
 @pytest.mark.parametrize("standard", ["on", "off"])
-def test_nothing_that_postgresql_gives_back_is_shown(standard: str) -> None:
+def test_no_value_that_postgresql_returns_is_recorded(standard: str) -> None:
     options = f"-c standard_conforming_strings={standard} -c escape_string_warning=off"
     with psycopg.connect(os.environ["TEST_POSTGRES_URL"], autocommit=True, options=options) as connection:
 
@@ -113,8 +113,8 @@ def test_nothing_that_postgresql_gives_back_is_shown(standard: str) -> None:
     assert taken > 50
 
 
-@pytest.mark.skipif(sys.version_info < (3, 12), reason="SQLite is told here to read no strings in double quotes")
-def test_nothing_that_sqlite_gives_back_is_shown() -> None:
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="needs setconfig() to disable strings in double quotes")
+def test_no_value_that_sqlite_returns_is_recorded() -> None:
     connection = sqlite3.connect(":memory:")
     connection.setconfig(sqlite3.SQLITE_DBCONFIG_DQS_DML, False)  # type: ignore[attr-defined,unused-ignore]
     try:
@@ -125,7 +125,7 @@ def test_nothing_that_sqlite_gives_back_is_shown() -> None:
     assert taken > 50
 
 
-# ----- vendors that are not here: their backends' classes, with SQLite behind them
+# ----- Vendors without a server here: their backends' classes, with SQLite behind them
 
 
 class MySQL(DatabaseWrapper):
@@ -136,7 +136,7 @@ MySQL.__module__ = "django.db.backends.mysql.base"
 
 
 class PlanetScale(MySQL):
-    """As django_psdb_engine's."""
+    """Like the backend of django_psdb_engine."""
 
     vendor = "planetscale"
 
@@ -145,7 +145,7 @@ class Turso(DatabaseWrapper):
     vendor = "turso"
 
 
-#: A backend that is made of none of Django's.
+#: A backend that doesn't inherit from one of Django's.
 _OWN = {
     name: value
     for name, value in vars(DatabaseWrapper).items()
@@ -154,7 +154,7 @@ _OWN = {
 
 
 class Bare(DatabaseOperations):
-    """As Spanner's: names are quoted where they have to be, in backticks."""
+    """Like Spanner's: names are quoted where necessary, in backticks."""
 
     def quote_name(self, name: str) -> str:
         return name
@@ -171,7 +171,7 @@ Quoting: Any = type("DatabaseWrapper", (BaseDatabaseWrapper,), {**_OWN, "vendor"
 
 
 class Driver(sqlite3.Connection):
-    """A driver that escapes as the server's last answer wants it."""
+    """A driver whose escaping depends on the server's last response."""
 
     escapes = True
 
@@ -209,13 +209,13 @@ def made(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.parametrize("kind", [MySQL, PlanetScale])
-def test_mysql_by_any_name(spans: Spans, made: Any, kind: type[DatabaseWrapper]) -> None:
+def test_mysql_under_any_vendor_name(spans: Spans, made: Any, kind: type[DatabaseWrapper]) -> None:
     connection = made(kind)
     assert (
         statement(spans, connection, 'SELECT "zqsecret", `a` FROM `t` # zqsecret\'s\n, b')
         == "SELECT ?, `a` FROM `t` , b"
     )
-    # Nobody knows what a backslash makes here.
+    # Without a connection, the meaning of a backslash is unknown.
     assert statement(spans, connection, "SELECT 'C:\\', 'zqsecret', 'x'") == "SELECT ?"
     assert statement(spans, connection, "SELECT 'it\\'s', 'x'") == "SELECT ?"
 
@@ -234,12 +234,12 @@ def test_mysql_s_backslashes_are_read_as_the_session_reads_them(
     assert statement(spans, connection, "SELECT 'it\\'s zqsecret', 'x', a") == "SELECT ?, ?, a"
 
 
-def test_what_is_made_of_sqlite_reads_as_it_does(spans: Spans, made: Any) -> None:
+def test_a_backend_based_on_sqlite_is_parsed_like_sqlite(spans: Spans, made: Any) -> None:
     assert statement(spans, made(Turso), "SELECT 'C:\\', [it's], 'x' FROM \"t\"") == 'SELECT ?, [?], ? FROM "t"'
 
 
 @pytest.mark.parametrize("kind", [Spanner, Nameless])
-def test_a_vendor_that_nobody_knows(spans: Spans, made: Any, kind: Any) -> None:
+def test_an_unknown_vendor(spans: Spans, made: Any, kind: Any) -> None:
     connection = made(kind)
     assert statement(spans, connection, "SELECT a.b FROM a WHERE c = \"zqsecret\" AND d = 'zqsecret'") == (
         "SELECT a.b FROM a WHERE c = ? AND d = ?"
@@ -249,7 +249,7 @@ def test_a_vendor_that_nobody_knows(spans: Spans, made: Any, kind: Any) -> None:
     assert statement(spans, connection, "SELECT a # it's zqsecret\n FROM `t`") == "SELECT a ?"
 
 
-def test_one_that_quotes_names_by_double_quotes_shows_its_names(spans: Spans, made: Any) -> None:
+def test_a_vendor_that_quotes_names_with_double_quotes_shows_its_names(spans: Spans, made: Any) -> None:
     connection = made(Quoting)
     assert statement(spans, connection, 'SELECT "a"."b" FROM "a" WHERE "c" = %s AND d = \'zqsecret\'') == (
         'SELECT "a"."b" FROM "a" WHERE "c" = %s AND d = ?'

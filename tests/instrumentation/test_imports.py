@@ -1,4 +1,4 @@
-"""Waiting for an import: told once, when the module is there, and nobody can tell that somebody waited."""
+"""Test that a callback is called once when a module was imported, and that the module is unchanged."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Write = Callable[[str, str], str]
 
 @pytest.fixture
 def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
-    """Writes a module under a name that no other test has; gives the name."""
+    """Return a function that writes a module with a unique name and returns the name."""
     monkeypatch.syspath_prepend(tmp_path)
     before = set(sys.modules)
     number = abs(hash(tmp_path))
@@ -38,42 +38,42 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
         del sys.modules[name]
 
 
-def test_it_is_told_once_when_the_module_is_whole(write: Write) -> None:
+def test_a_callback_is_called_once_after_the_import(write: Write) -> None:
     name = write("", "whole = False\nwhole = True\n")
-    told: list[tuple[object, ...]] = []
+    called: list[tuple[object, ...]] = []
 
-    def tell(*args: object) -> None:
-        told.append((sys.modules[name].whole, *args))
+    def callback(*args: object) -> None:
+        called.append((sys.modules[name].whole, *args))
 
-    when_imported(name, tell, "a", "b")
-    when_imported(name, tell, "c")
-    when_imported(name, tell, "a", "b")
-    assert told == []
+    when_imported(name, callback, "a", "b")
+    when_imported(name, callback, "c")
+    when_imported(name, callback, "a", "b")
+    assert called == []
     module = importlib.import_module(name)
     importlib.import_module(name)
     importlib.reload(module)
-    assert told == [(True, "a", "b"), (True, "c")]
+    assert called == [(True, "a", "b"), (True, "c")]
 
 
-def test_what_is_imported_already_is_told_at_once_and_may_raise() -> None:
-    told: list[str] = []
-    when_imported("json", told.append, "now")
-    assert told == ["now"]
+def test_for_an_imported_module_the_callback_is_called_at_once_and_may_raise() -> None:
+    called: list[str] = []
+    when_imported("json", called.append, "now")
+    assert called == ["now"]
     with pytest.raises(ZeroDivisionError):
         when_imported("json", lambda: 1 / 0)
 
 
-def test_a_submodule_is_waited_for_as_well(write: Write) -> None:
+def test_a_submodule(write: Write) -> None:
     name = write(".sub", "value = 7\n")
-    told: list[int] = []
-    when_imported(name, lambda: told.append(sys.modules[name].value))
+    called: list[int] = []
+    when_imported(name, lambda: called.append(sys.modules[name].value))
     importlib.import_module(name.partition(".")[0])
-    assert told == []
+    assert called == []
     importlib.import_module(name)
-    assert told == [7]
+    assert called == [7]
 
 
-def test_the_module_knows_nothing_of_it(write: Write) -> None:
+def test_the_module_and_its_spec_are_unchanged(write: Write) -> None:
     name = write("", "def function():\n    return 7\n")
     when_imported(name, lambda: None)
     spec = find_spec(name)
@@ -87,32 +87,34 @@ def test_the_module_knows_nothing_of_it(write: Write) -> None:
     assert inspect.getsource(module.function) == "def function():\n    return 7\n"
 
 
-def test_an_import_that_failed_may_be_tried_again(write: Write) -> None:
+def test_a_failed_import_can_be_repeated(write: Write) -> None:
     name = write("", "1 / 0\n")
-    told: list[str] = []
-    when_imported(name, told.append, "done")
+    called: list[str] = []
+    when_imported(name, called.append, "done")
     with pytest.raises(ZeroDivisionError):
         importlib.import_module(name)
-    assert told == []
+    assert called == []
     assert name not in sys.modules
-    write("", "healthy = True  # and longer than before\n")
+    write("", "healthy = True  # and longer than before, so that the bytecode is not reused\n")
     importlib.import_module(name)
-    assert told == ["done"]
+    assert called == ["done"]
 
 
-def test_a_module_that_is_not_there_is_missing_as_ever() -> None:
+def test_a_missing_module_raises_the_usual_error() -> None:
     when_imported("no_such_module_anywhere", lambda: None)
     with pytest.raises(ModuleNotFoundError, match="No module named 'no_such_module_anywhere'"):
         importlib.import_module("no_such_module_anywhere")
 
 
-def test_a_mistake_of_ours_is_logged_and_the_import_goes_on(write: Write, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_of_a_callback_is_logged_and_the_import_succeeds(
+    write: Write, caplog: pytest.LogCaptureFixture
+) -> None:
     name = write("", "value = 7\n")
-    told: list[str] = []
+    called: list[str] = []
     when_imported(name, lambda: 1 / 0)
-    when_imported(name, told.append, "the next one")
+    when_imported(name, called.append, "the next one")
     assert importlib.import_module(name).value == 7
-    assert told == ["the next one"]
+    assert called == ["the next one"]
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert record.getMessage() == f"{name} was imported, and could not be traced."
@@ -120,18 +122,18 @@ def test_a_mistake_of_ours_is_logged_and_the_import_goes_on(write: Write, caplog
     faults._logged.discard(f"imported-{name}")
 
 
-def test_another_hook_of_the_kind_gets_on_with_it(write: Write) -> None:
+def test_it_works_with_another_import_hook(write: Write) -> None:
     from wrapt import register_post_import_hook
 
     name = write("", "value = 7\n")
-    told: list[str] = []
-    register_post_import_hook(lambda module: told.append("theirs"), name)
-    when_imported(name, told.append, "ours")
+    called: list[str] = []
+    register_post_import_hook(lambda module: called.append("theirs"), name)
+    when_imported(name, called.append, "ours")
     assert importlib.import_module(name).value == 7
-    assert sorted(told) == ["ours", "theirs"]
+    assert sorted(called) == ["ours", "theirs"]
 
 
-def test_a_folder_of_modules_without_a_loader_is_imported_as_ever(tmp_path: Path, write: Write) -> None:
+def test_a_namespace_package_is_imported_as_before(tmp_path: Path, write: Write) -> None:
     name = write(".sub", "value = 7\n").partition(".")[0]
     when_imported(name, lambda: None)
     assert list(importlib.import_module(name).__path__) == [str(tmp_path / name)]

@@ -1,4 +1,4 @@
-"""Middleware and view layers, as spans of real handlers."""
+"""Test the spans of middleware and views in real handlers."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class SlowMiddleware(MiddlewareMixin):
         pass
 
     def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
-        # The layer's own time is what is tested: it has to pass.
+        # The test needs a layer that takes some time itself.
         deadline = time.perf_counter() + 0.06
         while time.perf_counter() < deadline:
             pass
@@ -106,7 +106,7 @@ def parent_of(spans: Spans, name: str) -> str:
 
 
 class TestAll:
-    def test_each_layer_is_a_span_with_what_it_called_below_it(self, get: Callable[[str], Any], spans: Spans) -> None:
+    def test_each_layer_is_a_span_that_contains_its_calls(self, get: Callable[[str], Any], spans: Spans) -> None:
         with layers("RateLimitMiddleware", "plain", "AsyncOnlyMiddleware", LAYERS="all"):
             response = get("/empty/")
         assert response["X-Saw-View"] == "True", "process_view of a wrapped middleware is called"
@@ -120,7 +120,7 @@ class TestAll:
         assert dict(view.attributes or {})["code.namespace"] == "tests.urls"
         assert dict(view.attributes or {})["code.function"] == "empty"
 
-    def test_a_span_is_a_layers_own_time(self, spans: Spans) -> None:
+    def test_a_span_has_a_layers_own_time(self, spans: Spans) -> None:
         with layers("SlowMiddleware", "plain", LAYERS="all"):
             Client().get("/empty/")
         request, response = spans.named("middleware.slow")
@@ -131,7 +131,7 @@ class TestAll:
         inner = spans.one("view.empty")
         assert request.end_time <= inner.start_time <= inner.end_time <= response.start_time  # type: ignore[operator]
 
-    def test_a_half_that_a_middleware_has_not_makes_no_span(self, get: Callable[[str], Any], spans: Spans) -> None:
+    def test_a_missing_middleware_method_makes_no_span(self, get: Callable[[str], Any], spans: Spans) -> None:
         with layers("RateLimitMiddleware", LAYERS="all"):
             get("/empty/")
         assert dict(spans.one("middleware.rate_limit").attributes or {})["middleware.phase"] == "request"
@@ -146,31 +146,33 @@ class TestAll:
             body = get("/async/").content.decode()
         assert body == f"{spans.one('view.empty_async').context.span_id:016x}"
 
-    def test_exceptions_are_the_layers_that_raised_them(self, get: Callable[[str], Any], spans: Spans) -> None:
+    def test_an_exception_is_recorded_on_the_layer_that_raised_it(
+        self, get: Callable[[str], Any], spans: Spans
+    ) -> None:
         with layers("RaisingMiddleware", LAYERS="all"):
             assert get("/empty/").status_code == 500
         failed = spans.named("middleware.raising")[0]
         assert failed.status.status_code is StatusCode.ERROR
         assert failed.events[0].attributes["exception.message"] == "in a middleware"  # type: ignore[index]
 
-    def test_a_404_is_no_error_of_the_view(self, get: Callable[[str], Any], spans: Spans) -> None:
+    def test_a_404_is_not_an_error_of_the_view(self, get: Callable[[str], Any], spans: Spans) -> None:
         with layers(LAYERS="all"):
             assert get("/missing/").status_code == 404
         assert spans.one("view.missing").status.status_code is StatusCode.UNSET
 
-    def test_a_middleware_that_answers_by_itself(self, get: Callable[[str], Any], spans: Spans) -> None:
+    def test_a_middleware_that_returns_a_response(self, get: Callable[[str], Any], spans: Spans) -> None:
         with layers("ShortMiddleware", "plain", LAYERS="all"):
             assert get("/empty/").content == b"answered early"
         assert spans.names == ["middleware.short", "GET /empty/"] or spans.names == ["middleware.short", "GET"]
 
-    def test_middleware_not_used_is_left_out(self, get: Callable[[str], Any], spans: Spans) -> None:
+    def test_unused_middleware_is_left_out(self, get: Callable[[str], Any], spans: Spans) -> None:
         with layers("UnusedMiddleware", "plain", LAYERS="all"):
             assert get("/empty/").status_code == 200
         assert not spans.named("middleware.unused")
 
 
 class TestSlow:
-    def test_only_what_passes_the_threshold(self, get: Callable[[str], Any], spans: Spans) -> None:
+    def test_only_layers_above_the_threshold(self, get: Callable[[str], Any], spans: Spans) -> None:
         with layers("SlowMiddleware", LAYERS="slow", SLOW_LAYER_MS=50):
             get("/empty/")
         (slow,) = spans.named("middleware.slow")
@@ -183,7 +185,7 @@ class TestSlow:
             Client().get("/empty/")
         assert spans.named("middleware.slow")
 
-    def test_nothing_slow_nothing_more(self, get: Callable[[str], Any], spans: Spans) -> None:
+    def test_without_a_slow_layer_there_are_no_layers(self, get: Callable[[str], Any], spans: Spans) -> None:
         with layers("plain", "SlowMiddleware", LAYERS="slow", SLOW_LAYER_MS=60_000):
             get("/empty/")
         assert spans.names == ["cache.get.after:*", "GET /empty/"]
@@ -204,7 +206,7 @@ def test_an_unsampled_request_makes_no_layers(get: Callable[[str], Any], spans: 
     assert spans.names == []
 
 
-def test_uninstall_puts_django_back() -> None:
+def test_uninstall_restores_django() -> None:
     from django.core.handlers import base
     from django.utils.module_loading import import_string
 

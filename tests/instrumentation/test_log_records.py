@@ -1,4 +1,4 @@
-"""Log records that say which trace they belong to."""
+"""Test the trace fields of log records, and errors in logs as events."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
     return {name: record.__dict__[name] for name in logs.FIELDS}
 
 
-def test_every_record_says_which_trace_it_belongs_to(kept: Kept, spans: Spans) -> None:
+def test_every_record_has_the_fields_of_its_trace(kept: Kept, spans: Spans) -> None:
     with create_span("outer"):
         with create_span("inner"):
             logger.warning("inside")
@@ -123,19 +123,19 @@ def test_every_record_says_which_trace_it_belongs_to(kept: Kept, spans: Spans) -
     }
 
 
-def test_outside_a_trace_the_fields_are_there(kept: Kept) -> None:
+def test_outside_a_trace_the_fields_exist(kept: Kept) -> None:
     logger.warning("outside")
     assert fields(kept.records[0]) == {"trace_id": "-", "span_id": "-", "correlation_id": "-", "service": "tests"}
     assert logging.Formatter("%(trace_id)s %(message)s").format(kept.records[0]) == "- outside"
 
 
-def test_of_a_trace_that_is_not_sampled_too(kept: Kept) -> None:
+def test_an_unsampled_trace(kept: Kept) -> None:
     with use_trace_context({"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00"}), create_span("consume"):
         logger.warning("inside")
     assert kept.records[0].__dict__["trace_id"] == "ab" * 16
 
 
-async def test_views_of_both_kinds(kept: Kept) -> None:
+async def test_sync_and_async_views(kept: Kept) -> None:
     with override_settings(ROOT_URLCONF=__name__):
         answered = [
             (await AsyncClient().get("/async/")).content.decode(),
@@ -144,7 +144,7 @@ async def test_views_of_both_kinds(kept: Kept) -> None:
     assert [record.__dict__["trace_id"] for record in kept.records] == answered
 
 
-def test_a_thread_of_its_own_has_no_trace(kept: Kept) -> None:
+def test_a_new_thread_has_no_trace(kept: Kept) -> None:
     with create_span("outer"):
         thread = threading.Thread(target=logger.warning, args=("elsewhere",))
         thread.start()
@@ -152,11 +152,11 @@ def test_a_thread_of_its_own_has_no_trace(kept: Kept) -> None:
     assert kept.records[0].__dict__["trace_id"] == "-"
 
 
-# ----- others' ways with records
+# ----- Custom loggers and factories
 
 
 @pytest.mark.parametrize("name", logs.FIELDS)
-def test_extra_has_its_way(kept: Kept, name: str) -> None:
+def test_extra_may_use_the_names_of_the_fields(kept: Kept, name: str) -> None:
     with create_span("outer"):
         logger.warning("x", extra={name: "mine", "other": 1})
     record = kept.records[0]
@@ -166,7 +166,7 @@ def test_extra_has_its_way(kept: Kept, name: str) -> None:
         logger.warning("x", extra={"lineno": 1})
 
 
-def test_a_logger_with_a_make_record_of_its_own(kept: Kept) -> None:
+def test_a_logger_that_overrides_make_record(kept: Kept) -> None:
     class Careful(logging.Logger):
         def makeRecord(self, *args: Any, **kwargs: Any) -> logging.LogRecord:  # noqa: N802
             extra = args[8]
@@ -205,7 +205,7 @@ class InAMethod(logging.Logger):
 
 
 class WithoutMakeRecord(logging.Logger):
-    """As some loggers of JSON do it: records are made and handed on in ``_log`` itself."""
+    """Some JSON loggers do so: they create and handle records in ``_log`` itself."""
 
     def _log(self, level: int, msg: Any, args: Any, exc_info: Any = None, extra: Any = None, **kwargs: Any) -> None:  # type: ignore[override]
         record = logging.getLogRecordFactory()(self.name, level, __file__, 1, msg, args, exc_info)
@@ -213,7 +213,7 @@ class WithoutMakeRecord(logging.Logger):
 
 
 @pytest.mark.parametrize("kind", [InAFunction, InAMethod, WithoutMakeRecord])
-def test_a_logger_that_looks_at_extra_in_a_way_of_its_own(kept: Kept, kind: type[logging.Logger]) -> None:
+def test_a_logger_that_handles_extra_itself(kept: Kept, kind: type[logging.Logger]) -> None:
     own = kind("own")
     own.addHandler(kept)
     own.addFilter(lambda record: all(name in record.__dict__ for name in logs.FIELDS))
@@ -228,30 +228,30 @@ def test_a_logger_that_looks_at_extra_in_a_way_of_its_own(kept: Kept, kind: type
         own.warning("x", extra={"lineno": 1})
 
 
-def test_who_asks_a_record_for_a_field_is_told_the_truth(kept: Kept) -> None:
+def test_hasattr_and_getattr_agree_on_the_fields(kept: Kept) -> None:
     with create_span("outer"):
         logger.warning("x")
         trace_id = current_trace_id()
     record = kept.records[0]
     assert all(name in record.__dict__ for name in logs.FIELDS)
-    # structlog's own way from records to events asks just so.
+    # structlog's conversion of records to events reads them like this.
     event = structlog.stdlib.ExtraAdder(allow=["trace_id"])(None, "info", {"_record": record})
     assert event["trace_id"] == trace_id
 
 
-def test_nobody_s_proxy_is_asked_what_it_stands_for(kept: Kept) -> None:
+def test_a_lazy_object_is_not_evaluated(kept: Kept) -> None:
     logger.warning("x")
     found: list[str] = []
-    unbound = SimpleLazyObject(lambda: found.append("asked") or 1 / 0)
+    unbound = SimpleLazyObject(lambda: found.append("evaluated") or 1 / 0)
 
-    def ask(self: object) -> bool:
+    def contains(self: object) -> bool:
         return "service" in kept.records[0].__dict__
 
-    assert ask(unbound)
+    assert contains(unbound)
     assert not found
 
 
-def test_somebody_elses_factory_around_ours(kept: Kept) -> None:
+def test_another_factory_around_this_apps(kept: Kept) -> None:
     ours = logging.getLogRecordFactory()
 
     def around(*args: Any, **kwargs: Any) -> logging.LogRecord:
@@ -264,7 +264,7 @@ def test_somebody_elses_factory_around_ours(kept: Kept) -> None:
         logs.uninstall()
         logger.warning("off")
         logs.install(get_settings())
-        assert logging.getLogRecordFactory() is around, "ours is under it still, and not put over it again"
+        assert logging.getLogRecordFactory() is around, "it still wraps this app's factory, which is not added again"
         with create_span("outer"):
             logger.warning("on")
             trace_id = current_trace_id()
@@ -275,7 +275,7 @@ def test_somebody_elses_factory_around_ours(kept: Kept) -> None:
     assert (on["trace_id"], on["tenant"]) == (trace_id, "t1")
 
 
-def test_a_span_that_fails_costs_no_record_and_no_event(kept: Kept) -> None:
+def test_a_failing_span_loses_no_record_and_no_event(kept: Kept) -> None:
     class Broken(NonRecordingSpan):
         def get_span_context(self) -> SpanContext:
             raise RuntimeError("no ids here")
@@ -297,7 +297,7 @@ def test_records_are_copied_and_pickled_as_before(kept: Kept) -> None:
     assert b"django_tracing" not in pickle.dumps(record.__dict__)
 
 
-def test_a_factory_of_ones_own_is_respected(kept: Kept) -> None:
+def test_a_custom_factory_is_kept(kept: Kept) -> None:
     logs.uninstall()
     plain = logging.getLogRecordFactory()
     assert plain is logging.LogRecord
@@ -323,7 +323,7 @@ def test_a_factory_of_ones_own_is_respected(kept: Kept) -> None:
         logs.install(get_settings())
 
 
-def test_switched_off_there_are_no_fields(kept: Kept) -> None:
+def test_when_disabled_there_are_no_fields(kept: Kept) -> None:
     logs.uninstall()
     try:
         with override_settings(TRACING={"EXPORTER": "none", "LOG_CORRELATION": False}):
@@ -335,7 +335,7 @@ def test_switched_off_there_are_no_fields(kept: Kept) -> None:
         logs.install(get_settings())
 
 
-# ----- the page's examples
+# ----- Examples of the documentation
 
 
 def configured(example: str) -> tuple[dict[str, Any], io.StringIO]:
@@ -343,7 +343,7 @@ def configured(example: str) -> tuple[dict[str, Any], io.StringIO]:
     exec(example, names)  # noqa: S102
     stream = io.StringIO()
     names["LOGGING"]["handlers"]["console"]["stream"] = stream
-    # The root's own handlers are pytest's.
+    # The root logger has pytest's handlers.
     names["LOGGING"]["loggers"] = {"shop": names["LOGGING"].pop("root")}
     return names["LOGGING"], stream
 
@@ -399,21 +399,21 @@ def test_structlog() -> None:
     assert (inside["trace_id"], inside["service"]) == (trace_id, "mine")
 
 
-# ----- errors as events
+# ----- Errors as events
 
 
 @pytest.mark.usefixtures("log_errors")
 def test_an_error_that_is_logged_becomes_an_event(spans: Spans, client: Client) -> None:
     client.get("/logs-only/")
     span = spans.one("GET /logs-only/")
-    assert [event.name for event in span.events] == ["exception"] * 3, "each exception, no warning"
+    assert [event.name for event in span.events] == ["exception"] * 3, "each exception, but no warning"
     assert span.status.status_code is StatusCode.UNSET
     assert "hunter" not in span.to_json()
 
 
 @pytest.mark.usefixtures("log_errors")
 @pytest.mark.parametrize("page", ["failing", "logs-and-fails"])
-def test_an_exception_is_told_once(spans: Spans, page: str) -> None:
+def test_an_exception_is_recorded_once(spans: Spans, page: str) -> None:
     Client(raise_request_exception=False).get(f"/{page}/")
     span = spans.one(f"GET /{page}/")
     assert [event.name for event in span.events] == ["exception"]
@@ -421,7 +421,7 @@ def test_an_exception_is_told_once(spans: Spans, page: str) -> None:
 
 
 @pytest.mark.usefixtures("log_errors")
-def test_a_refused_host_is_told_once(spans: Spans, client: Client) -> None:
+def test_a_disallowed_host_is_recorded_once(spans: Spans, client: Client) -> None:
     with override_settings(ALLOWED_HOSTS=["only"], MIDDLEWARE=[*settings.MIDDLEWARE, COMMON]):
         assert client.get("/view/").status_code == 400
     [span] = spans
@@ -430,7 +430,7 @@ def test_a_refused_host_is_told_once(spans: Spans, client: Client) -> None:
     ]
 
 
-def test_by_default_logging_an_error_is_no_event(spans: Spans) -> None:
+def test_by_default_a_logged_error_is_not_an_event(spans: Spans) -> None:
     with create_span("outer"):
         logger.error("x", exc_info=ValueError("y"))
     assert spans.one("outer").events == ()
@@ -441,7 +441,7 @@ def test_by_default_logging_an_error_is_no_event(spans: Spans) -> None:
 
 @pytest.mark.usefixtures("postgres_url")
 @pytest.mark.parametrize("options", [[], ["--noreload", "--nothreading"]], ids=["threads", "one-thread"])
-def test_runserver_s_line_names_the_trace(options: list[str]) -> None:
+def test_runserver_prints_the_trace_id(options: list[str]) -> None:
     server = Process(
         [sys.executable, "-m", "django", "runserver", *options, "127.0.0.1:{port}"],
         TRACING_SETTINGS=json.dumps({"EXPORTER": "none"}),
@@ -465,7 +465,7 @@ def test_runserver_s_line_names_the_trace(options: list[str]) -> None:
 
 
 @pytest.mark.parametrize("tracing", [{"ENABLED": False}, {"SAMPLE_RATE": "nonsense"}])
-def test_a_format_with_the_fields_works_where_tracing_is_off(tracing: dict[str, Any]) -> None:
+def test_a_format_with_the_fields_works_when_tracing_is_disabled(tracing: dict[str, Any]) -> None:
     program = (
         "import django, logging; django.setup()\n"
         "logging.basicConfig(format='%(message)s trace=%(trace_id)s', force=True)\n"

@@ -1,4 +1,4 @@
-"""Wrappers that go on once, and come off without taking another tool's along."""
+"""Test that wrappers are added once and removed without removing those of other tools."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def loud(patches: Patches) -> Callable[[Any], Any]:
 
 
 def around(owner: Any, name: str) -> Any:
-    """Another tool's wrapper."""
+    """Return a wrapper of another tool."""
     original = vars(owner)[name]
 
     @functools.wraps(original)
@@ -85,8 +85,8 @@ def test_it_wraps_once_and_restores() -> None:
     assert vars(Library)["send"] is original
 
 
-def test_nothing_is_wrapped_after_the_end() -> None:
-    """The import that was waited for comes when the instrumentation is off again."""
+def test_nothing_is_wrapped_after_removal() -> None:
+    """The import that was waited for happens after the instrumentation was disabled."""
     patches = Patches()
     original = vars(Library)["send"]
     patches.wrap(Library, "send", loud(patches))
@@ -96,7 +96,7 @@ def test_nothing_is_wrapped_after_the_end() -> None:
     assert vars(Library)["send"] is original
 
 
-def test_another_tool_s_wrapper_stays_and_ours_does_nothing_below_it() -> None:
+def test_a_wrapper_of_another_tool_is_kept_and_ours_below_it_is_inactive() -> None:
     patches = Patches()
     patches.start()
     patches.wrap(Library, "send", loud(patches))
@@ -106,10 +106,10 @@ def test_another_tool_s_wrapper_stays_and_ours_does_nothing_below_it() -> None:
     assert Library().send("hello") == "hello"
     patches.start()
     patches.wrap(Library, "send", loud(patches))
-    assert Library().send("hello") == "hello!", "ours works again, once"
+    assert Library().send("hello") == "hello!", "our wrapper is active again, once"
 
 
-def test_a_tool_that_restored_what_was_there_before_us() -> None:
+def test_a_tool_that_restores_the_original_function() -> None:
     patches = Patches()
     original = vars(Library)["send"]
     patches.start()
@@ -133,7 +133,7 @@ def test_an_inherited_method_is_inherited_again() -> None:
     assert "send" not in vars(Special)
 
 
-def test_properties_and_static_methods_are_replaced_as_they_are() -> None:
+def test_properties_and_static_methods_keep_their_kind() -> None:
     patches = Patches()
     patches.start()
     patches.wrap(Library, "version", lambda original: staticmethod(lambda: f"{original.__func__()}.0"))
@@ -174,7 +174,7 @@ def test_many_threads_wrap_once() -> None:
     assert Library().send("hello") == "hello!"
 
 
-#: Each attribute that our instrumentations replace, and the module that does it.
+#: Each attribute that the instrumentations replace, and the module that replaces it.
 PATCHED: list[tuple[str, Any, str]] = [
     ("layers", base, "import_string"),
     ("layers", base.BaseHandler, "make_view_atomic"),
@@ -193,7 +193,7 @@ PATCHED: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("instrumentation", "owner", "name"), PATCHED)
-def test_our_instrumentations_leave_another_tool_s_wrapper_in_place(
+def test_the_instrumentations_keep_a_wrapper_of_another_tool(
     instrumentation: str, owner: Any, name: str, settings: Any
 ) -> None:
     if isinstance(owner, tuple):
@@ -210,16 +210,16 @@ def test_our_instrumentations_leave_another_tool_s_wrapper_in_place(
         module.uninstall()
         assert vars(owner)[name] is theirs
         module.install()
-        assert vars(owner)[name] is theirs, "ours is below it already"
+        assert vars(owner)[name] is theirs, "our wrapper is already below it"
         module.uninstall()
     finally:
-        # What another tool does when it is switched off: here, to restore the test's own state.
+        # As another tool does when it is disabled; here, to restore the state before the test.
         setattr(owner, name, original)
         module.install()
         assert vars(owner)[name] is not original
 
 
-def test_the_log_record_factory_of_another_tool_stays() -> None:
+def test_the_log_record_factory_of_another_tool_is_kept() -> None:
     log_records.uninstall()
     original = logging.getLogRecordFactory()
     settings = load({"EXPORTER": "none", "SERVICE_NAME": "shop"}, {})

@@ -1,4 +1,4 @@
-"""Django REST framework's throttles and django-ratelimit, through real requests."""
+"""Test the spans of Django REST framework's throttles and of django-ratelimit in real requests."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Scoped(ScopedRateThrottle):
 
 
 class Own(BaseThrottle):
-    """Shared by all requests, as some projects do it."""
+    """A throttle instance that all requests share, as in some projects."""
 
     def allow_request(self, request: Request, view: APIView) -> bool:
         return request.query_params.get("allowed") == "yes"
@@ -132,18 +132,18 @@ def site(redis_url: str) -> Iterator[None]:
         yield
 
 
-def said(span: ReadableSpan) -> dict[str, Any]:
+def attributes_of(span: ReadableSpan) -> dict[str, Any]:
     return {key: value for key, value in (span.attributes or {}).items() if key.startswith("rate_limit.")}
 
 
 def checks(spans: Spans) -> list[dict[str, Any]]:
-    return [said(span) for span in spans.named("rate_limit.check")]
+    return [attributes_of(span) for span in spans.named("rate_limit.check")]
 
 
 def test_throttles_of_a_view(client: Client, spans: Spans) -> None:
     answers = [client.get("/both/", headers={"x-user": "42"}) for _ in range(3)]
     assert [answer.status_code for answer in answers] == [200, 200, 429]
-    assert answers[0].json() == {"get_throttles": False}, "the view is as it was"
+    assert answers[0].json() == {"get_throttles": False}, "the view is unchanged"
     found = checks(spans)
     assert [(check["rate_limit.allowed"], check["rate_limit.remaining"]) for check in found] == [
         (True, 1),
@@ -158,20 +158,20 @@ def test_throttles_of_a_view(client: Client, spans: Spans) -> None:
     assert (blocked.attributes or {})["user.id"] == "42"
     assert blocked.status.status_code is StatusCode.UNSET
     requests = spans.named("GET /both/")
-    assert [said(request) for request in requests] == [{}, {}, {"rate_limit.blocked": True}]
-    # The cache's calls are below the check.
+    assert [attributes_of(request) for request in requests] == [{}, {}, {"rate_limit.blocked": True}]
+    # The check's span contains the cache's calls.
     below = [span for span in spans if span.parent and span.parent.span_id == blocked.get_span_context().span_id]
     assert [span.name for span in below] == ["cache.get.throttle_burst_*"]
     assert "ada@" not in "".join(span.to_json() for span in spans)
 
 
-def test_a_throttle_that_is_for_others_is_no_check(client: Client, spans: Spans) -> None:
+def test_a_throttle_that_does_not_apply_makes_no_span(client: Client, spans: Spans) -> None:
     client.get("/both/", headers={"x-user": "42"})
     assert [check["rate_limit.operation"] for check in checks(spans)] == ["burst"]
     spans.clear()
     client.get("/both/")
     assert [check["rate_limit.operation"] for check in checks(spans)] == ["burst", "anon"]
-    assert "127.0.0.1" not in "".join(str(said(span)) for span in spans.named("rate_limit.check"))
+    assert "127.0.0.1" not in "".join(str(attributes_of(span)) for span in spans.named("rate_limit.check"))
 
 
 def test_a_scope_of_the_view(client: Client, spans: Spans) -> None:
@@ -182,7 +182,7 @@ def test_a_scope_of_the_view(client: Client, spans: Spans) -> None:
     ]
 
 
-def test_throttles_of_ones_own(client: Client, spans: Spans) -> None:
+def test_custom_throttles(client: Client, spans: Spans) -> None:
     assert client.get("/sharing/?allowed=yes").status_code == 200
     assert client.get("/sharing/").status_code == 429
     assert client.get("/own/").status_code == 200
@@ -190,11 +190,11 @@ def test_throttles_of_ones_own(client: Client, spans: Spans) -> None:
         {"rate_limit.operation": "Own", "rate_limit.allowed": True},
         {"rate_limit.operation": "Own", "rate_limit.allowed": False},
     ]
-    assert len(checks(spans)) == 3, "a subclass that calls its parent's is one check"
+    assert len(checks(spans)) == 3, "a subclass that calls its parent's method is one check"
     assert vars(_own) == {}
 
 
-def test_a_throttle_that_fails_fails_as_before(spans: Spans) -> None:
+def test_an_exception_of_a_throttle_propagates(spans: Spans) -> None:
     with pytest.raises(ConnectionError):
         Client().get("/broken/")
     span = spans.one("rate_limit.check")
@@ -210,10 +210,10 @@ def test_ratelimit_s_decorator_that_blocks(client: Client, spans: Spans) -> None
         ("login", True, 1),
         ("login", False, 1),
     ]
-    assert said(spans.named("POST /login/")[-1]) == {"rate_limit.blocked": True}
+    assert attributes_of(spans.named("POST /login/")[-1]) == {"rate_limit.blocked": True}
 
 
-def test_ratelimit_s_decorator_that_only_tells(client: Client, spans: Spans) -> None:
+def test_ratelimit_s_decorator_that_does_not_block(client: Client, spans: Spans) -> None:
     assert [client.get("/search/").content for _ in range(2)] == [b"False", b"True"]
     assert [check["rate_limit.remaining"] for check in checks(spans)] == [0, 0]
     assert checks(spans)[0]["rate_limit.operation"] == f"{__name__}.search"
@@ -226,7 +226,7 @@ async def test_ratelimit_in_an_async_view(spans: Spans) -> None:
     assert (check["rate_limit.operation"], check["rate_limit.remaining"]) == ("quote", 2)
 
 
-def test_not_sampled_nothing_is_made(client: Client, spans: Spans) -> None:
+def test_unsampled_requests_make_no_span(client: Client, spans: Spans) -> None:
     answers = [
         client.get("/both/", headers={"x-user": "42", "traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00"})
         for _ in range(3)
@@ -235,7 +235,7 @@ def test_not_sampled_nothing_is_made(client: Client, spans: Spans) -> None:
     assert spans.names == []
 
 
-def test_switched_off_everything_is_as_it_was(client: Client, spans: Spans) -> None:
+def test_uninstall_restores_everything(client: Client, spans: Spans) -> None:
     rate_limit.uninstall()
     try:
         assert APIView.check_throttles.__module__ == "rest_framework.views"
@@ -251,13 +251,13 @@ def test_switched_off_everything_is_as_it_was(client: Client, spans: Spans) -> N
     assert len(checks(spans)) == 2
 
 
-def test_neither_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_either_package(monkeypatch: pytest.MonkeyPatch) -> None:
     assert rate_limit.is_available()
     monkeypatch.setattr(rate_limit, "find_spec", lambda name: None)
     assert not rate_limit.is_available()
 
 
-def test_what_is_not_known_is_left_out() -> None:
+def test_unknown_values_are_left_out() -> None:
     assert rate_limit.describe("a", None, None, None, None) == {"rate_limit.operation": "a"}
     assert rate_limit.describe("a", True, 3, -1, 2.9) == {
         "rate_limit.operation": "a",

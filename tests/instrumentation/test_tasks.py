@@ -1,4 +1,4 @@
-"""Django's own tasks, with the backends that run and keep them in this process."""
+"""Test the spans of Django's tasks, with the backends that run or store them in this process."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def add(first: int, second: int = 0) -> int:
 
 
 @task(takes_context=True)
-def told(context: TaskContext, name: str) -> list[Any]:
+def with_context(context: TaskContext, name: str) -> list[Any]:
     return [context.attempt, name, get_correlation_id()]
 
 
@@ -51,11 +51,11 @@ def is_child(child: ReadableSpan, parent: ReadableSpan) -> bool:
     return child.parent is not None and child.parent.span_id == parent.get_span_context().span_id
 
 
-def test_enqueued_and_run_at_once_in_one_trace(spans: Spans) -> None:
+def test_a_task_that_runs_immediately_is_in_the_same_trace(spans: Spans) -> None:
     with create_span("request"):
         result = add.using(priority=7).enqueue(1, second=2)
     assert result.return_value == 3
-    assert (result.args, result.kwargs) == ([1], {"second": 2}), "nobody sees what was carried"
+    assert (result.args, result.kwargs) == ([1], {"second": 2}), "the carried context is not visible"
     enqueued, run = spans.one("task.enqueue.add"), spans.one("task.run.add")
     assert is_child(enqueued, spans.one("request"))
     assert is_child(run, enqueued)
@@ -86,19 +86,19 @@ def linked() -> Iterator[None]:
 def test_linked_traces(spans: Spans) -> None:
     with create_span("request"):
         own = get_correlation_id()
-        result = told.enqueue("ada")
+        result = with_context.enqueue("ada")
     assert result.return_value == [1, "ada", own]
-    enqueued, run = spans.one("task.enqueue.told"), spans.one("task.run.told")
+    enqueued, run = spans.one("task.enqueue.with_context"), spans.one("task.run.with_context")
     assert run.parent is None
     assert run.get_span_context().trace_id != enqueued.get_span_context().trace_id
     assert [link.context.span_id for link in run.links] == [enqueued.get_span_context().span_id]
 
 
-def test_a_task_that_takes_its_context_gets_it(spans: Spans) -> None:
+def test_a_task_that_takes_its_context_receives_it(spans: Spans) -> None:
     with create_span("request"):
         own = get_correlation_id()
-        assert told.enqueue("ada").return_value == [1, "ada", own]
-    assert spans.one("task.run.told")
+        assert with_context.enqueue("ada").return_value == [1, "ada", own]
+    assert spans.one("task.run.with_context")
 
 
 async def test_async_tasks(spans: Spans) -> None:
@@ -112,7 +112,7 @@ async def test_async_tasks(spans: Spans) -> None:
     assert spans.names == ["task.run.slowly"] * 2
 
 
-def test_a_failure_is_the_task_s_own(spans: Spans) -> None:
+def test_a_failure_is_recorded_on_the_task_only(spans: Spans) -> None:
     with create_span("request"):
         result = fail.enqueue()
     assert result.status == TaskResultStatus.FAILED
@@ -124,13 +124,13 @@ def test_a_failure_is_the_task_s_own(spans: Spans) -> None:
     assert "hunter2" not in run.to_json()
 
 
-def test_outside_a_trace_a_run_is_its_own_and_carries_nothing(spans: Spans) -> None:
+def test_outside_a_trace_a_run_starts_a_trace_and_nothing_is_carried(spans: Spans) -> None:
     assert add.enqueue(1).return_value == 1
     assert spans.names == ["inside", "task.run.add"]
     assert spans.one("task.run.add").parent is None
 
 
-def test_a_trace_that_is_not_sampled_is_not_sampled_in_the_run(spans: Spans) -> None:
+def test_the_run_of_an_unsampled_trace_is_not_sampled(spans: Spans) -> None:
     seen: list[Any] = []
 
     with use_trace_context({"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00"}), create_span("request"):
@@ -141,48 +141,48 @@ def test_a_trace_that_is_not_sampled_is_not_sampled_in_the_run(spans: Spans) -> 
 
 
 @override_settings(TASKS={"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}})
-def test_what_is_carried_survives_a_backend_that_keeps_it(spans: Spans) -> None:
+def test_the_carried_context_survives_in_a_backend_that_stores_tasks(spans: Spans) -> None:
     with create_span("request"):
         own = get_correlation_id()
-        result = told.enqueue("ada")
+        result = with_context.enqueue("ada")
     assert result.kwargs == {}
     [kept] = default_task_backend.results
     assert kept.kwargs == {}
     spans.clear()
-    # As a worker does it, in another process.
+    # As a worker does in another process.
     instrumentation._starting.set(result)
     context = TaskContext(task_result=result)
     assert result.task.call(context, "ada")[1:] == ["ada", own]
-    assert spans.one("task.run.told").parent is not None
+    assert spans.one("task.run.with_context").parent is not None
 
 
-def test_a_worker_that_hands_the_arguments_on_as_they_are(spans: Spans) -> None:
+def test_a_worker_that_passes_the_arguments_unchanged(spans: Spans) -> None:
     with create_span("request"):
         carrier = get_trace_context()
     assert add.call(1, second=2, **{instrumentation.CARRIER: carrier}) == 3
     assert is_child(spans.one("task.run.add"), spans.one("request"))
 
 
-def test_nonsense_that_is_carried_is_left_out(spans: Spans) -> None:
+def test_an_invalid_carried_context_is_ignored(spans: Spans) -> None:
     assert add.call(1, **{instrumentation.CARRIER: "nonsense"}) == 1
     assert add.call(1, **{instrumentation.CARRIER: {"traceparent": 7, "baggage": None}}) == 1
     assert [span.parent for span in spans.named("task.run.add")] == [None] * 2
 
 
-def test_a_wrong_enqueuing_fails_as_before(spans: Spans) -> None:
+def test_enqueuing_with_wrong_arguments_fails_as_before(spans: Spans) -> None:
     with create_span("request"), pytest.raises(TypeError):
         add.enqueue(object())
     assert spans.one("task.enqueue.add").status.status_code is StatusCode.ERROR
 
 
-def test_a_task_that_was_announced_and_never_ran_lends_nothing_to_the_next(spans: Spans) -> None:
+def test_a_task_that_never_ran_does_not_affect_the_next(spans: Spans) -> None:
     def refuse(**kwargs: Any) -> None:
         raise RuntimeError("not now")
 
     task_started.connect(refuse)
     try:
         with create_span("request"), pytest.raises(RuntimeError):
-            told.enqueue("ada")
+            with_context.enqueue("ada")
     finally:
         task_started.disconnect(refuse)
     assert add.call(1) == 1
@@ -191,7 +191,7 @@ def test_a_task_that_was_announced_and_never_ran_lends_nothing_to_the_next(spans
     assert "task.id" not in (run.attributes or {})
 
 
-def test_switched_off_everything_is_as_it_was(spans: Spans) -> None:
+def test_uninstall_restores_everything(spans: Spans) -> None:
     listening = len(task_started.receivers)
     instrumentation.uninstall()
     try:

@@ -1,4 +1,4 @@
-"""``RESPONSE_HEADERS``: what a response tells of its trace, and the spans of a request that others may show."""
+"""Test ``RESPONSE_HEADERS`` and the collection of a request's spans for tools that show them."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ def tracing(*headers: str, **settings: Any) -> Any:
 
 @pytest.fixture(params=["sync", "async"])
 def get(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Asks for a path through the WSGI or the ASGI handler's stack, and gives the response."""
+    """Return a function that requests a path through the WSGI or the ASGI handler and returns the response."""
     if request.param == "sync":
         return lambda path, **query: Client(raise_request_exception=False).get(path, query)
 
-    def ask(path: str, **query: str) -> Any:
+    def send(path: str, **query: str) -> Any:
         async def run() -> Any:
             response = await AsyncClient(raise_request_exception=False).get(path, query)
             # The thread that sync code ran in has a connection of its own.
@@ -65,11 +65,11 @@ def get(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
         return asyncio.run(run())
 
-    return ask
+    return send
 
 
 def metrics(value: str) -> dict[str, tuple[float, str | None]]:
-    """A Server-Timing header as the browser's developer tools read it: name -> duration, description."""
+    """Parse a Server-Timing header as browsers do: name -> duration, description."""
     found = {}
     for metric in value.split(", "):
         matched = re.fullmatch(r'([a-z]+);dur=(\d+\.\d\d)(?:;desc="([^"]*)")?', metric)
@@ -83,10 +83,10 @@ def server(spans: Spans) -> ReadableSpan:
     return span
 
 
-# ----- the views that are asked for
+# ----- Views
 
 breaker = pybreaker.CircuitBreaker(name="paper")
-#: What the views leave for their tests.
+#: Values that the views pass to their tests.
 kept: dict[str, Any] = {}
 
 
@@ -96,7 +96,7 @@ def empty(request: HttpRequest) -> HttpResponse:
 
 def busy(request: HttpRequest) -> HttpResponse:
     with transaction.atomic():
-        # Nothing to stay: under ASGI the connection is not the one that the test rolls back.
+        # Write nothing permanent: under ASGI, the test doesn't roll this connection back.
         Group.objects.update(name="a")
         Group.objects.count()
     cache.set("order:1", 1)
@@ -115,7 +115,7 @@ def one_query(request: HttpRequest) -> HttpResponse:
 
 def own(request: HttpRequest) -> HttpResponse:
     response = HttpResponse()
-    response["server-timing"] = 'paint;dur=3;desc="the view, its own"'
+    response["server-timing"] = 'paint;dur=3;desc="of the view"'
     response["Traceresponse"] = "mine"
     return response
 
@@ -182,7 +182,7 @@ class TestServerTiming:
         statements = [span for span in spans if "db.statement" in (span.attributes or {})]
         assert found["sql"][1] == f"{len(statements)} queries"
         assert found["cache"][1] == "3 calls"
-        # The breaker's span and the announced call's are around a call of the library's each, and no calls besides.
+        # The breaker's span and the announced call's span each surround a call of a library and count no further call.
         assert found["http"][1] == "2 calls"
         assert "Traceresponse" not in response
         total = found["total"][0]
@@ -198,22 +198,22 @@ class TestServerTiming:
         assert found["sql"][1] == "1 query"
 
     @tracing("server-timing", "traceresponse")
-    def test_what_the_view_said_stays(self, get: Callable[..., Any]) -> None:
+    def test_the_views_own_header_is_kept(self, get: Callable[..., Any]) -> None:
         response = get("/own/")
-        theirs = 'paint;dur=3;desc="the view, its own", '
+        theirs = 'paint;dur=3;desc="of the view", '
         assert response["Server-Timing"].startswith(theirs)
         assert list(metrics(response["Server-Timing"].removeprefix(theirs))) == ["total"]
         assert response["traceresponse"] == "mine"
 
     @tracing("Server-Timing", "traceresponse")
-    def test_a_failure_tells_too(self, get: Callable[..., Any]) -> None:
+    def test_a_failed_request_has_the_header(self, get: Callable[..., Any]) -> None:
         response = get("/boom/")
         assert response.status_code == 500
         assert "total" in metrics(response["Server-Timing"])
         assert int(response["traceresponse"][-2:], 16) & 1
 
     @tracing("Server-Timing")
-    def test_a_stream_tells_what_was_before_its_body(self, spans: Spans) -> None:
+    def test_a_stream_has_the_times_before_its_body(self, spans: Spans) -> None:
         response = Client().get("/stream/")
         found = metrics(response["Server-Timing"])
         assert found["sql"][1] == "1 query"
@@ -229,19 +229,19 @@ class TestServerTiming:
         assert server(spans).attributes
 
     @tracing("Server-Timing", "traceresponse", IGNORE_PATHS=["/empty"])
-    def test_a_request_that_is_ignored(self, get: Callable[..., Any]) -> None:
+    def test_an_ignored_request_has_no_header(self, get: Callable[..., Any]) -> None:
         response = get("/empty/")
         assert "Server-Timing" not in response
         assert "traceresponse" not in response
 
     @tracing("Server-Timing", "traceresponse", ENABLED=False)
-    def test_no_tracing(self, get: Callable[..., Any]) -> None:
+    def test_without_tracing_there_is_no_header(self, get: Callable[..., Any]) -> None:
         response = get("/empty/")
         assert "Server-Timing" not in response
         assert "traceresponse" not in response
 
     @tracing("Server-Timing", "traceresponse")
-    def test_an_unsampled_request_tells_its_ids_only(self, get: Callable[..., Any]) -> None:
+    def test_an_unsampled_request_has_only_its_ids(self, get: Callable[..., Any]) -> None:
         parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
         client = Client(headers={"traceparent": parent})
         response = client.get("/one-query/")
@@ -258,7 +258,7 @@ class TestServerTiming:
         assert f"{context.trace_id:032x}-{context.span_id:016x}" in response["traceresponse"]
 
     @tracing("Server-Timing")
-    def test_a_failure_of_ours_costs_the_header_only(self, spans: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_error_of_this_app_loses_only_the_header(self, spans: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
         def fails(*args: Any) -> str:
             raise ZeroDivisionError
 
@@ -272,7 +272,7 @@ class TestServerTiming:
 
 class TestTraceresponse:
     @tracing("traceresponse")
-    def test_it_names_the_requests_span(self, spans: Spans, get: Callable[..., Any]) -> None:
+    def test_it_contains_the_id_of_the_requests_span(self, spans: Spans, get: Callable[..., Any]) -> None:
         response = get("/one-query/")
         context = server(spans).context
         assert context is not None
@@ -283,7 +283,7 @@ class TestTraceresponse:
 
 
 class Ended:
-    """An ended span, as much as is looked at."""
+    """An ended span with the attributes that the function reads."""
 
     def __init__(self, number: int, parent: int, start: float, end: float, **attributes: Any) -> None:
         self.context = SpanContext(1, number, is_remote=False)
@@ -305,17 +305,17 @@ def timing(*ended: Any, total: float = 100) -> dict[str, tuple[float, str | None
 class TestTimes:
     def test_nothing(self) -> None:
         assert server_timing((), 1_234_567) == "total;dur=1.23"
-        # The clock was put back.
+        # The clock was set back.
         assert server_timing((), -5) == "total;dur=0.00"
 
-    def test_side_by_side(self) -> None:
+    def test_calls_one_after_another(self) -> None:
         assert timing(sql(2, 1, 0, 10), sql(3, 1, 20, 25)) == {"total": (100, None), "sql": (15, "2 queries")}
 
-    def test_at_the_same_time(self) -> None:
+    def test_concurrent_calls(self) -> None:
         found = timing(sql(2, 1, 0, 10), sql(3, 1, 5, 12), sql(4, 1, 6, 7))
         assert found["sql"] == (12, "3 queries")
 
-    def test_a_call_in_a_call_of_its_kind(self) -> None:
+    def test_a_call_inside_a_call_of_the_same_kind(self) -> None:
         announced = Ended(2, 1, 0, 10, operation__type="external")
         library = Ended(3, 2, 1, 9, kind=SpanKind.CLIENT, http__method="GET")
         assert timing(library, announced)["http"] == (10, "1 call")
@@ -331,7 +331,7 @@ class TestTimes:
         assert found["cache"] == (3, "1 call")
         assert found["sql"] == (7, "1 query")
 
-    def test_drivers_traced_by_others(self) -> None:
+    def test_drivers_traced_by_other_instrumentations(self) -> None:
         found = timing(
             Ended(2, 1, 0, 1, db__system="redis", db__statement="GET ?"),
             Ended(3, 1, 1, 3, db__system__name="mysql", db__query__text="SELECT ?"),
@@ -339,7 +339,7 @@ class TestTimes:
         )
         assert found == {"total": (100, None), "sql": (3, "1 query"), "cache": (1, "1 call")}
 
-    def test_ids_that_come_again(self) -> None:
+    def test_repeated_ids(self) -> None:
         assert timing(sql(2, 2, 0, 10), sql(3, 4, 0, 1), sql(4, 3, 0, 1))["sql"][0] == 10
         untold = [Ended(3, 4, 0, 1), Ended(4, 3, 0, 1)]
         assert timing(sql(5, 3, 0, 1), *untold)["sql"] == (1, "1 query")
@@ -362,7 +362,7 @@ class TestCollect:
     def test_the_spans_of_a_request_so_far(self, spans: Spans, get: Callable[..., Any]) -> None:
         with Callee() as callee:
             assert get("/collecting/", url=callee.url).status_code == 200
-        # Ours, the user's tracer's and an instrumentation's of OpenTelemetry; redacted as they are sent.
+        # Spans of this app, of the user's tracer and of an OpenTelemetry instrumentation, redacted as when they are exported.
         assert kept["names"] == [
             "db.select.auth_group",
             "db.select.auth_user",
@@ -371,28 +371,28 @@ class TestCollect:
         ]
         assert [span.name for span in kept["collected"]] == [*kept["names"]]
         assert all(span.end_time is not None for span in kept["collected"])
-        # The response is there: nothing is held any more.
+        # After the response, nothing is held.
         assert kept["scope"].collected is None
         assert kept["scope"].span is None
 
     @tracing("Server-Timing")
-    def test_one_request_does_not_see_anothers(self) -> None:
+    def test_a_request_does_not_see_spans_of_another(self) -> None:
         counts: list[str | None] = []
 
-        def ask(queries: int) -> None:
+        def send(queries: int) -> None:
             for _ in range(5):
                 response = Client().get("/one-query/" if queries else "/empty/")
                 counts.append(metrics(response["Server-Timing"]).get("sql", (0, None))[1])
             connections.close_all()
 
-        threads = [threading.Thread(target=ask, args=(number % 2,)) for number in range(4)]
+        threads = [threading.Thread(target=send, args=(number % 2,)) for number in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
         assert sorted(map(str, counts)) == ["1 query"] * 10 + ["None"] * 10
 
-    def test_no_more_than_ten_thousand(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_at_most_ten_thousand_spans_are_collected(self, monkeypatch: pytest.MonkeyPatch) -> None:
         assert MOST_COLLECTED == 10_000
         monkeypatch.setattr("django_tracing.spans.collector.MOST_COLLECTED", 3)
         scope = RequestState("x")
@@ -408,7 +408,7 @@ class TestCollect:
 
     @tracing("Server-Timing")
     def test_nothing_is_held_after_the_response(self, spans: Spans) -> None:
-        """Without waiting for the garbage collector, which would find a list and its spans that hold each other."""
+        """The memory is freed without the garbage collector: the list and its spans don't refer to each other."""
         client = Client()
         client.get("/remembering/")
         gc.collect()

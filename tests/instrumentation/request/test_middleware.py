@@ -1,4 +1,4 @@
-"""The request's span, as a backend receives it, and the response, as a client does."""
+"""Test the request's span as a backend receives it, and the response as a client receives it."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def tracing(**settings: Any) -> Any:
 
 @pytest.fixture(params=["sync", "async"])
 def get(request: pytest.FixtureRequest) -> Callable[..., Any]:
-    """Asks for a path through the WSGI or the ASGI handler's stack, and gives the response."""
+    """Return a function that requests a path through the WSGI or the ASGI handler and returns the response."""
     if request.param == "sync":
         return lambda path, **headers: Client(raise_request_exception=False).get(path, headers=headers)
 
-    def ask(path: str, **headers: str) -> Any:
+    def send(path: str, **headers: str) -> Any:
         async def run() -> Any:
             response = await AsyncClient(raise_request_exception=False).get(path, headers=headers)
             # The thread that sync code ran in has a connection of its own.
@@ -40,7 +40,7 @@ def get(request: pytest.FixtureRequest) -> Callable[..., Any]:
 
         return asyncio.run(run())
 
-    return ask
+    return send
 
 
 def only(spans: Spans, kind: SpanKind = SpanKind.SERVER) -> ReadableSpan:
@@ -58,7 +58,7 @@ def exceptions(span: ReadableSpan) -> list[dict[str, Any]]:
 
 
 class TestSpan:
-    def test_is_current_in_the_view_and_says_what_was_asked(self, get: Callable[..., Any], spans: Spans) -> None:
+    def test_is_current_in_the_view_and_describes_the_request(self, get: Callable[..., Any], spans: Spans) -> None:
         response = get("/empty/?page=2&token=s3cr3t", **{"User-Agent": "curl/8"})
         span = only(spans)
         assert response.content.decode() == f"{span.context.span_id:016x}"
@@ -90,11 +90,11 @@ class TestSpan:
         get(path)
         assert only(spans).name == name
 
-    def test_an_invented_method_makes_no_name(self, spans: Spans) -> None:
+    def test_an_unknown_method_is_not_in_the_name(self, spans: Spans) -> None:
         Client().generic("BREW", "/empty/")
         assert only(spans).name == "HTTP /empty/"
 
-    def test_async_view_under_wsgi_and_the_reverse(self, get: Callable[..., Any], spans: Spans) -> None:
+    def test_async_view_under_wsgi_and_sync_view_under_asgi(self, get: Callable[..., Any], spans: Spans) -> None:
         body = get("/async/").content.decode()
         assert body == f"{only(spans).context.span_id:016x}"
 
@@ -122,14 +122,14 @@ class TestErrors:
         assert "ada@" not in whole
 
     @pytest.mark.parametrize(("path", "status"), [("/missing/", 404), ("/forbidden/", 403), ("/nowhere", 404)])
-    def test_4xx_is_no_error(self, get: Callable[..., Any], spans: Spans, path: str, status: int) -> None:
+    def test_4xx_is_not_an_error(self, get: Callable[..., Any], spans: Spans, path: str, status: int) -> None:
         assert get(path).status_code == status
         span = only(spans)
         assert span.status.status_code is StatusCode.UNSET
         assert exceptions(span) == []
         assert attributes(span)["http.status_code"] == status
 
-    def test_a_5xx_answer_is_an_error_without_an_exception(self, get: Callable[..., Any], spans: Spans) -> None:
+    def test_a_5xx_response_is_an_error_without_an_exception(self, get: Callable[..., Any], spans: Spans) -> None:
         get("/failing/")
         span = only(spans)
         assert span.status.status_code is StatusCode.ERROR
@@ -139,7 +139,7 @@ class TestErrors:
     @override_settings(
         MIDDLEWARE=["django_tracing.middleware.TracingMiddleware", "django.middleware.common.CommonMiddleware"]
     )
-    def test_a_bad_host_is_answered_as_ever_and_the_span_says_so(self, spans: Spans) -> None:
+    def test_a_bad_host_is_answered_as_without_tracing_and_recorded(self, spans: Spans) -> None:
         response = Client().get("/empty/", headers={"Host": "evil example"})
         assert response.status_code == 400
         span = only(spans)
@@ -170,9 +170,9 @@ def raises(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[Htt
 
 
 class TestStreams:
-    def test_the_span_lasts_until_the_body_ended(self, spans: Spans) -> None:
+    def test_the_span_ends_with_the_body(self, spans: Spans) -> None:
         response = Client().get("/stream/")
-        assert spans.names == [], "the span is open while the body is not taken"
+        assert spans.names == [], "the span is open while the body has not been read"
         chunks = [chunk.decode() for chunk in response.streaming_content]
         span = only(spans)
         assert chunks == [f"{span.context.span_id:016x}"] * 3, "it is current while chunks are made"
@@ -198,15 +198,15 @@ class TestStreams:
         response.close()
         assert attributes(only(spans))["http.client_disconnected"] is True
 
-    def test_a_body_nobody_takes(self, spans: Spans) -> None:
+    def test_a_body_that_is_never_read(self, spans: Spans) -> None:
         Client().get("/stream/").close()
         assert "http.client_disconnected" not in attributes(only(spans))
 
     def test_a_body_that_raises(self, spans: Spans) -> None:
         response = Client().get("/broken-stream/")
-        with pytest.raises(RuntimeError, match="in the midst"):
+        with pytest.raises(RuntimeError, match="in the middle"):
             list(response.streaming_content)
-        assert exceptions(only(spans))[0]["exception.message"] == "in the midst of the body"
+        assert exceptions(only(spans))[0]["exception.message"] == "in the middle of the body"
 
     def test_a_file_keeps_its_sendfile(self, spans: Spans) -> None:
         from django_tracing.instrumentation.request.middleware import TracingMiddleware
@@ -215,11 +215,11 @@ class TestStreams:
             response = TracingMiddleware(lambda request: FileResponse(file))(RequestFactory().get("/"))
             assert isinstance(response, FileResponse)
             assert response.file_to_stream is file
-            assert b"".join(response).startswith(b'"""The request')
+            assert b"".join(response).startswith(b'"""Test the request')
             response.close()
         only(spans)
 
-    def test_asgi_disconnect_in_the_midst_of_a_body(self, spans: Spans) -> None:
+    def test_asgi_disconnect_in_the_middle_of_a_body(self, spans: Spans) -> None:
         async def run() -> None:
             sent = asyncio.Event()
             started = False
@@ -235,7 +235,7 @@ class TestStreams:
             async def send(message: dict[str, Any]) -> None:
                 if message.get("body"):
                     sent.set()
-                    await asyncio.Event().wait()  # the client reads no further
+                    await asyncio.Event().wait()  # the client stops reading
 
             scope = {
                 "type": "http",
@@ -257,7 +257,7 @@ class TestStreams:
 
 
 class TestCorrelation:
-    def test_made_and_given_back_and_on_every_span(self, get: Callable[..., Any], spans: Spans) -> None:
+    def test_created_and_returned_and_on_every_span(self, get: Callable[..., Any], spans: Spans) -> None:
         response = get("/query/")
         made = response["X-Correlation-ID"]
         assert len(made) == 32
@@ -265,11 +265,11 @@ class TestCorrelation:
         assert len(spans) == 2
 
     @pytest.mark.parametrize("header", ["X-Correlation-ID", "X-Request-ID"])
-    def test_taken_when_well_formed(self, get: Callable[..., Any], spans: Spans, header: str) -> None:
+    def test_used_when_well_formed(self, get: Callable[..., Any], spans: Spans, header: str) -> None:
         assert get("/empty/", **{header: "order.7:A_b-c"})["X-Correlation-ID"] == "order.7:A_b-c"
 
     @pytest.mark.parametrize("bad", ["a b", "x" * 129, "<script>", "a;b", "é"])
-    def test_made_anew_when_not(self, get: Callable[..., Any], spans: Spans, bad: str) -> None:
+    def test_replaced_when_malformed(self, get: Callable[..., Any], spans: Spans, bad: str) -> None:
         given = get("/empty/", **{"X-Correlation-ID": bad})["X-Correlation-ID"]
         assert given != bad
         assert len(given) == 32
@@ -286,7 +286,7 @@ class TestUser:
         client.force_login(User.objects.create_user("ada", "ada@example.com", "x"))
         return client
 
-    def test_is_on_the_request_and_on_what_comes_after(self, client: Client, spans: Spans) -> None:
+    def test_is_on_the_request_and_on_later_spans(self, client: Client, spans: Spans) -> None:
         spans.clear()
         client.get("/whoami/")
         user = User.objects.get()
@@ -294,11 +294,11 @@ class TestUser:
             assert attributes(span)["user.id"] == str(user.pk)
             assert attributes(span)["user.email"] == "a***@example.com"
 
-    def test_is_left_alone_when_nobody_asked_for_it(self, client: Client, spans: Spans) -> None:
+    def test_is_not_loaded_when_the_view_does_not_use_it(self, client: Client, spans: Spans) -> None:
         spans.clear()
         response = client.get("/empty/")
         assert "user.id" not in attributes(only(spans))
-        assert len(spans) == 1, "tracing asked the database"
+        assert len(spans) == 1, "tracing must not query the database"
         assert "Vary" not in response.headers
 
     @pytest.mark.parametrize(("mode", "email"), [("full", "ada@example.com"), ("off", None)])
@@ -325,7 +325,7 @@ class TestUser:
         assert "user.subscription" not in attributes(spans.named("GET /whoami/")[0])
         assert len([record for record in caplog.records if "needs a database query" in record.message]) == 1
         assert not any("auth_group" in name for name in spans.names)
-        assert User.objects.count() == 1, "the connection goes on working"
+        assert User.objects.count() == 1, "the connection still works"
 
 
 class TestClientAddress:
@@ -342,7 +342,7 @@ class TestClientAddress:
             (["::1"], "::1", "2001:db8::7", "2001:db8::7"),
         ],
     )
-    def test_forwarded_counts_as_far_as_proxies_are_trusted(
+    def test_forwarded_is_used_as_far_as_proxies_are_trusted(
         self, spans: Spans, trusted: list[str], remote: str, forwarded: str, client: str
     ) -> None:
         with tracing(TRUSTED_PROXIES=trusted):
@@ -352,11 +352,13 @@ class TestClientAddress:
 
 class TestIgnored:
     @pytest.mark.parametrize("path", ["/health", "/health/", "/health/db", "/metrics"])
-    def test_no_span_and_none_from_what_it_calls(self, get: Callable[..., Any], spans: Spans, path: str) -> None:
+    def test_neither_the_request_nor_its_calls_make_spans(
+        self, get: Callable[..., Any], spans: Spans, path: str
+    ) -> None:
         get(path)
         assert spans.names == []
 
-    def test_only_what_is_under_the_path(self, get: Callable[..., Any], spans: Spans) -> None:
+    def test_only_paths_below_the_ignored_path(self, get: Callable[..., Any], spans: Spans) -> None:
         get("/healthy/")
         assert "GET /healthy/" in spans.names
 
@@ -371,7 +373,7 @@ class TestIgnored:
 class TestIncomingContext:
     TRACE = "4bf92f3577b34da6a3ce929d0e0e4736"
 
-    def test_a_sampled_parent_is_joined(self, get: Callable[..., Any], spans: Spans) -> None:
+    def test_a_sampled_parent_is_continued(self, get: Callable[..., Any], spans: Spans) -> None:
         get("/empty/", traceparent=f"00-{self.TRACE}-00f067aa0ba902b7-01")
         span = only(spans)
         assert f"{span.context.trace_id:032x}" == self.TRACE
@@ -384,13 +386,13 @@ class TestIncomingContext:
         assert response["X-Correlation-ID"], "the correlation id does not depend on sampling"
 
     @pytest.mark.parametrize("header", ["", "garbage", "00-0-0-0", "ff-" + "f" * 200, "\x00"])
-    def test_a_malformed_one_starts_a_trace(self, get: Callable[..., Any], spans: Spans, header: str) -> None:
+    def test_a_malformed_context_starts_a_new_trace(self, get: Callable[..., Any], spans: Spans, header: str) -> None:
         assert get("/empty/", traceparent=header).status_code == 200
         assert only(spans).parent is None
 
 
 class TestSemanticConventions:
-    """OTEL_SEMCONV_STABILITY_OPT_IN is read when the process starts; here the names are switched in place."""
+    """OTEL_SEMCONV_STABILITY_OPT_IN is read when the process starts; here the convention is replaced in place."""
 
     @pytest.fixture
     def convention(self, request: pytest.FixtureRequest) -> Iterator[None]:
@@ -427,13 +429,13 @@ class TestSemanticConventions:
         assert "db.statement" in attributes(spans.one("db.select"))
 
 
-def test_our_own_fault_costs_a_span_and_no_response(
+def test_an_error_of_this_app_loses_a_span_but_no_response(
     get: Callable[..., Any], spans: Spans, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("django_tracing.faults._logged", set())
 
     def broken(*args: Any, **kwargs: Any) -> Any:
-        raise RuntimeError("a bug of ours")
+        raise RuntimeError("a bug in this app")
 
     for place in (
         *("incoming.extract", "incoming.host_of", "describe.url_of", "describe.resolved_route"),
@@ -447,7 +449,7 @@ def test_our_own_fault_costs_a_span_and_no_response(
     assert 1 <= len(faults) <= 2, "each kind of fault is logged once, not per request"
 
 
-def test_the_middleware_is_placed_first_by_itself() -> None:
+def test_the_middleware_is_placed_first_automatically() -> None:
     from django.conf import settings
 
     assert settings.MIDDLEWARE[0] == "django_tracing.middleware.TracingMiddleware"
@@ -465,7 +467,7 @@ def test_it_stays_where_the_user_lists_it(get: Callable[..., Any], spans: Spans)
     only(spans)
 
 
-def test_another_tracers_server_span_is_enriched(spans: Spans) -> None:
+def test_a_server_span_of_another_tracer_is_enriched(spans: Spans) -> None:
     from opentelemetry import trace
 
     from django_tracing.instrumentation.request.middleware import TracingMiddleware

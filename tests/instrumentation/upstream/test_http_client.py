@@ -1,4 +1,4 @@
-"""Outgoing requests, by every client, to a real server."""
+"""Test the spans of outgoing requests, made with each client to a real server."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_call_is_one_span_named_after_its_service(
 
 
 @pytest.mark.parametrize("status", [404, 503])
-def test_a_refusing_service_is_an_error_of_the_call(
+def test_an_error_response_is_an_error_of_the_call(
     get: Callable[[str], int], callee: Callee, spans: Spans, named: None, status: int
 ) -> None:
     with tracer.start_as_current_span("request"):
@@ -77,11 +77,11 @@ def test_a_refusing_service_is_an_error_of_the_call(
     assert span.status.status_code is StatusCode.ERROR
 
 
-def test_an_unreachable_service_raises_what_it_raises_without_tracing(
+def test_an_unreachable_service_raises_the_same_exception_as_without_tracing(
     get: Callable[[str], int], spans: Spans
 ) -> None:
     url = f"http://127.0.0.1:{free_port()}/?password=hunter2"
-    with pytest.raises(Exception) as plain:  # noqa: PT011  # each client has its own
+    with pytest.raises(Exception) as plain:  # noqa: PT011  # each client raises its own exception
         get(url)
     assert len(spans) == 0
     with tracer.start_as_current_span("request"), pytest.raises(plain.type):
@@ -100,7 +100,7 @@ def test_a_call_outside_a_trace_makes_no_span_and_sends_no_context(
     assert "x-correlation-id" not in callee.received[-1]
 
 
-def test_a_call_in_a_trace_that_is_not_sampled_says_so_to_the_service(
+def test_a_call_in_an_unsampled_trace_sends_that_it_is_not_sampled(
     get: Callable[[str], int], callee: Callee, spans: Spans
 ) -> None:
     parent = trace.SpanContext(0x1234, 0x5678, is_remote=False, trace_flags=trace.TraceFlags(0))
@@ -111,7 +111,7 @@ def test_a_call_in_a_trace_that_is_not_sampled_says_so_to_the_service(
     assert (trace_id, flags) == (f"{0x1234:032x}", "00")
 
 
-def test_baggage_goes_with_the_call(get: Callable[[str], int], callee: Callee, spans: Spans) -> None:
+def test_baggage_is_sent_with_the_call(get: Callable[[str], int], callee: Callee, spans: Spans) -> None:
     token = context_api.attach(baggage.set_baggage("tier", "gold"))
     with tracer.start_as_current_span("request"):
         get(callee.url)
@@ -157,7 +157,7 @@ def test_peer_service(url: str, service: str) -> None:
     assert peer_service(url, services) == service
 
 
-def test_names_keep_their_length() -> None:
+def test_long_names_are_cut() -> None:
     described = describe({"http.request.method": "GET", "url.full": "http://" + "a" * 500}, {})
     assert described is not None
     assert len(described[0]) == 100
@@ -166,5 +166,5 @@ def test_names_keep_their_length() -> None:
 @pytest.mark.parametrize(
     "attributes", [{}, {"http.method": "GET"}, {"http.url": "http://a/"}, {"db.system": "redis"}]
 )
-def test_spans_that_are_no_http_calls_are_left_alone(attributes: dict[str, str]) -> None:
+def test_spans_of_other_calls_are_unchanged(attributes: dict[str, str]) -> None:
     assert describe(attributes, {}) is None

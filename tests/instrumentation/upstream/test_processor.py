@@ -1,4 +1,4 @@
-"""OpenTelemetry's instrumentations: switched on and off, no roots, and nothing in their spans that must not leave."""
+"""Test that OpenTelemetry's instrumentations are enabled and disabled, make no roots, and that their spans are redacted."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from tests.e2e.processes import environment
 tracer = trace.get_tracer("tests")
 
 
-# ----- on and off
+# ----- Enabling and disabling
 
 
-def test_what_is_not_installed_is_left_out_without_a_word(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_instrumentation_is_skipped_silently(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG):
         assert not upstream.is_available("no-such-instrumentation")
         assert upstream.install("no-such-instrumentation") is False
@@ -64,14 +64,14 @@ class Instrumentor(BaseInstrumentor):
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder of packages, beside those that are installed."""
+    """Return a folder of additional packages."""
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
     upstream._entry_points.cache_clear()
 
 
 @pytest.mark.parametrize("dependency", ["no-such-library >= 1", "django < 1"])
-def test_a_library_that_is_missing_or_of_another_version_is_left_out_without_an_error(
+def test_a_missing_library_or_another_version_is_skipped_without_an_error(
     dependency: str, installed: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     name = f"fake{abs(hash(dependency))}"
@@ -101,7 +101,7 @@ def test_installing_is_idempotent_and_reversible() -> None:
     assert RequestsInstrumentor().is_instrumented_by_opentelemetry
 
 
-def test_what_others_switched_on_is_used_and_left_on(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_instrumentation_enabled_elsewhere_is_used_and_stays_enabled(caplog: pytest.LogCaptureFixture) -> None:
     upstream.uninstall("requests")
     try:
         RequestsInstrumentor().instrument()
@@ -136,7 +136,7 @@ with trace.get_tracer("tests").start_as_current_span("request"):
 """
 
 
-def test_a_library_is_instrumented_when_it_is_imported_and_not_imported_for_it() -> None:
+def test_a_library_is_instrumented_on_import_and_not_imported_early() -> None:
     variables = environment(TRACING_SETTINGS='{"EXPORTER": "none"}')
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", LATER], env=variables, capture_output=True, text=True, timeout=60
@@ -179,7 +179,7 @@ def test_sql_of_psycopg_is_named_like_ours_and_has_no_literal(postgres: psycopg.
     assert "ada@" not in sent
 
 
-def test_an_error_of_psycopg_keeps_its_values_to_itself(postgres: psycopg.Connection, spans: Spans) -> None:
+def test_an_error_of_psycopg_has_no_values(postgres: psycopg.Connection, spans: Spans) -> None:
     postgres.execute("INSERT INTO people VALUES (1, 'ada@example.com')")
     with tracer.start_as_current_span("request"), pytest.raises(psycopg.errors.UniqueViolation):
         postgres.execute("INSERT INTO people VALUES (2, %s)", ["ada@example.com"])
@@ -208,7 +208,7 @@ async def test_async_psycopg(spans: Spans, postgres_url: str) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_statement_of_djangos_is_one_span(spans: Spans) -> None:
+def test_a_statement_sent_by_django_is_one_span(spans: Spans) -> None:
     connection.close()
     with tracer.start_as_current_span("request"), connection.cursor() as cursor:
         cursor.execute("SELECT 1")
@@ -287,7 +287,7 @@ def test_an_async_pipeline_shows_patterns_of_keys(spans: Spans, redis_url: str) 
     assert span.attributes["db.statement"] == "SET session:* ?\nEXPIRE session:* ?"
 
 
-def test_pipelines_are_as_before_when_it_is_switched_off() -> None:
+def test_pipelines_are_unchanged_when_disabled() -> None:
     traced = redis.client.Pipeline.__dict__["execute"]
     upstream.uninstall("redis")
     try:
@@ -308,7 +308,7 @@ def test_async_redis(spans: Spans, redis_url: str) -> None:
     assert spans.names == ["redis.get", "request"]
 
 
-def test_an_error_of_redis_keeps_its_values_to_itself(client: redis.Redis, spans: Spans) -> None:
+def test_an_error_of_redis_has_no_values(client: redis.Redis, spans: Spans) -> None:
     client.set("text", "hunter2")
     with tracer.start_as_current_span("request"), pytest.raises(redis.ResponseError):
         client.execute_command("EVAL", "return redis.error_reply('ERR password=hunter2')", 0)
@@ -325,13 +325,13 @@ def test_the_cache_over_redis_is_one_span(spans: Spans) -> None:
     assert spans.names == ["cache.get.blueprint:*", "request"]
 
 
-def test_upstreams_own_suppression_still_works(client: redis.Redis, spans: Spans) -> None:
+def test_opentelemetrys_suppression_still_works(client: redis.Redis, spans: Spans) -> None:
     with tracer.start_as_current_span("request"), suppress_instrumentation():
         client.get("one")
     assert spans.names == ["request"]
 
 
-# ----- what instrumentations put on spans, whichever they are
+# ----- Attributes set by any instrumentation
 
 
 def ended(name: str, attributes: dict[str, Any], scope: str = "opentelemetry.instrumentation.some") -> None:
@@ -428,7 +428,7 @@ def ended(name: str, attributes: dict[str, Any], scope: str = "opentelemetry.ins
         ),
     ],
 )
-def test_what_upstream_takes_as_it_comes_is_redacted(
+def test_unredacted_attributes_of_instrumentations_are_redacted(
     attributes: dict[str, Any], name: str, expected: dict[str, Any], spans: Spans
 ) -> None:
     ended("as it was", attributes)
@@ -439,7 +439,7 @@ def test_what_upstream_takes_as_it_comes_is_redacted(
 
 
 @override_settings(TRACING={"SENSITIVE_KEYS": ["iban"]})
-def test_the_projects_own_sensitive_names_count(spans: Spans) -> None:
+def test_the_projects_sensitive_names_are_redacted(spans: Spans) -> None:
     ended("call", {"http.url": "http://host/?iban=hunter2"})
     assert "hunter2" not in spans.one("call").to_json()
 
@@ -456,7 +456,7 @@ def test_a_span_that_cannot_be_redacted_loses_its_content(spans: Spans, caplog: 
     span.set_attribute("secret", "hunter2")
     span.set_status(StatusCode.ERROR, "hunter2")
     span.add_event("hunter2", {"exception.message": "hunter2"})
-    # As an SDK would look that keeps its events another way.
+    # As if an SDK stored its events differently.
     span._events[0]._attributes = object()
     span.end()
     bare = spans.one("some")
@@ -465,7 +465,7 @@ def test_a_span_that_cannot_be_redacted_loses_its_content(spans: Spans, caplog: 
     assert bare.status.status_code is StatusCode.ERROR
 
 
-def test_the_users_own_spans_get_the_requests_attributes_and_keep_theirs(spans: Spans) -> None:
+def test_spans_of_the_user_get_the_requests_attributes_and_keep_their_own(spans: Spans) -> None:
     token = context_api.attach(with_request_state(RequestState("abc-1")))
     with (
         pytest.raises(ValueError, match="wrong"),
@@ -480,7 +480,7 @@ def test_the_users_own_spans_get_the_requests_attributes_and_keep_theirs(spans: 
 
 
 @pytest.mark.parametrize("name", ["shop", "opentelemetry.instrumentation.some"])
-def test_the_correlation_id_is_the_requests_however_random_it_looks(name: str, spans: Spans) -> None:
+def test_the_requests_correlation_id_is_kept_even_if_it_looks_like_a_secret(name: str, spans: Spans) -> None:
     scope = RequestState(incoming_id({}))
     token = context_api.attach(with_request_state(scope))
     trace.get_tracer(name).start_span("call").end()
@@ -503,7 +503,7 @@ def test_a_secret_under_the_name_of_the_correlation_id_is_redacted(name: str, sp
 
 
 @pytest.mark.parametrize("key", ["http.url", "db.statement", "user_agent.original"])
-def test_an_event_follows_the_guidelines_whatever_its_span_says_under_the_same_name(key: str, spans: Spans) -> None:
+def test_an_event_is_redacted_even_if_its_span_has_an_attribute_of_the_same_name(key: str, spans: Spans) -> None:
     span = trace.get_tracer("opentelemetry.instrumentation.some").start_span("call", kind=SpanKind.CLIENT)
     span.set_attributes({"db.system": "postgresql", "http.url": "http://host/", "db.statement": "SELECT 1"})
     span.set_attribute("user_agent.original", "curl")
@@ -514,8 +514,8 @@ def test_an_event_follows_the_guidelines_whatever_its_span_says_under_the_same_n
 
 
 @in_place
-def test_it_goes_last_and_still_nobody_sees_what_was_there_before() -> None:
-    """Somebody else's provider has its processors already; ours is added behind them."""
+def test_processors_added_before_it_receive_redacted_spans() -> None:
+    """The provider of another library already has processors; this app's is added after them."""
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
