@@ -1,4 +1,4 @@
-"""Whose address counts: for permissions only one that nobody can forge."""
+"""Test the client's address: for permissions, only an address that can't be forged."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ PROXIES: tuple[Network, ...] = (ip_network("10.0.0.0/8"), ip_network("127.0.0.1"
     [
         ({"REMOTE_ADDR": "127.0.0.1"}, (), "127.0.0.1"),
         ({"REMOTE_ADDR": "203.0.113.7"}, PROXIES, "203.0.113.7"),
-        # Through a proxy that nobody listed: everybody would be 127.0.0.1.
+        # Through a proxy that isn't listed: all clients would be 127.0.0.1.
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "203.0.113.7"}, (), ""),
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_REAL_IP": "203.0.113.7"}, (), ""),
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_FORWARDED": "for=203.0.113.7"}, (), ""),
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_VIA": "1.1 nginx"}, (), ""),
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_PROTO": "https"}, (), ""),
         ({"REMOTE_ADDR": "192.0.2.1", "HTTP_X_FORWARDED_FOR": "10.1.1.1"}, PROXIES, ""),
-        # Through a listed one.
+        # Through a listed proxy.
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "203.0.113.7"}, PROXIES, "203.0.113.7"),
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "127.0.0.1, 203.0.113.7"}, PROXIES, "203.0.113.7"),
         (
@@ -48,11 +48,11 @@ PROXIES: tuple[Network, ...] = (ip_network("10.0.0.0/8"), ip_network("127.0.0.1"
             "203.0.113.7",
         ),
         ({"REMOTE_ADDR": "", "HTTP_X_FORWARDED_FOR": "203.0.113.7"}, PROXIES, "203.0.113.7"),
-        # With ports, as some load balancers write them, and as a socket for both kinds gives an address.
+        # With ports, which some load balancers add, and in the notation of dual-stack sockets.
         ({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": "203.0.113.7:4711"}, PROXIES, "203.0.113.7"),
         ({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": "[2001:db8::7]:4711"}, PROXIES, "2001:db8::7"),
         ({"REMOTE_ADDR": "::ffff:10.0.0.1", "HTTP_X_FORWARDED_FOR": "203.0.113.7"}, PROXIES, "203.0.113.7"),
-        # A listed proxy that says nothing that can be read vouches for nobody, least of all as itself.
+        # If the header of a listed proxy can't be parsed, no address is used, not even the proxy's.
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "unknown"}, PROXIES, ""),
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": ""}, PROXIES, ""),
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_VIA": "1.1 nginx"}, PROXIES, ""),
@@ -64,8 +64,8 @@ def test_an_address_for_permissions(headers: dict[str, str], trusted: tuple[Netw
     assert vouched_address(headers, trusted) == address
 
 
-def test_what_a_client_writes_makes_it_nobody_else() -> None:
-    """However long and strange: behind the proxy that wrote down its address, a client is what the proxy saw."""
+def test_a_client_cannot_forge_another_address() -> None:
+    """Whatever header it sends, the client has the address that the proxy appended."""
     numbers = random.Random(5)
     words = [
         "127.0.0.1",
@@ -87,8 +87,8 @@ def test_what_a_client_writes_makes_it_nobody_else() -> None:
         assert vouched_address(headers, PROXIES) == client_address(headers, PROXIES) == "203.0.113.7"
 
 
-def test_a_cut_address_is_no_address() -> None:
-    """Of a long header the nearest hops are read; what is left of one in the middle of which it was cut is not."""
+def test_a_truncated_address_is_ignored() -> None:
+    """Only the nearest hops of a long header are read; the rest of an address that was cut is ignored."""
     for padding in range(20):
         hops = ", ".join(["203.0.113.110.0.0.1"[:19]] + ["10.0.0.1"] * 120)
         headers = {"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": "9" * padding + hops}
@@ -108,10 +108,10 @@ def test_networks() -> None:
     mapped_address=booleans(),
     inside=booleans(),
 )
-def test_an_ipv4_address_is_one_however_it_is_written(
+def test_an_ipv4_address_matches_in_every_notation(
     network: IPv4Network, address: IPv4Address, mapped_network: bool, mapped_address: bool, inside: bool
 ) -> None:
-    """TRUSTED_PROXIES, TRUST_PARENT and SAMPLING_CLIENTS agree on addresses and networks in either notation."""
+    """TRUSTED_PROXIES, TRUST_PARENT and SAMPLING_CLIENTS accept addresses and networks in both notations."""
     if inside:
         address = network[int(address) % network.num_addresses]
     listed = f"::ffff:{network.network_address}/{96 + network.prefixlen}" if mapped_network else str(network)
@@ -125,15 +125,15 @@ def test_an_ipv4_address_is_one_however_it_is_written(
     assert RuleSampler(1.0, settings)._is_trusted(direct.META) is expected
     assert _is_allowed(direct, settings) is expected
     assert client_address(direct.META, settings.trusted_proxies) == str(address)
-    # "198.51.100.7" may be in the network, as a proxy: then the request is a proxy's own.
+    # "198.51.100.7" may be in the network: then the proxy itself made the request.
     forwarded = {**direct.META, "HTTP_X_FORWARDED_FOR": "198.51.100.7"}
     client = "198.51.100.7" if expected else str(address)
     assert client_address(forwarded, settings.trusted_proxies) == client
     assert vouched_address(forwarded, settings.trusted_proxies) == ("198.51.100.7" if expected else "")
 
 
-def test_an_ipv6_network_is_what_it_is() -> None:
+def test_an_ipv6_network_is_not_converted() -> None:
     assert is_within("2001:db8::7", (ip_network("2001:db8::/32"),))
     assert not is_within("::ffff:10.0.0.1", (ip_network("2001:db8::/32"),))
-    # Wider than all IPv4 addresses: an IPv6 network, as it is written.
+    # Larger than the range of IPv4 addresses: it remains an IPv6 network.
     assert is_within("::1", (ip_network("::/0"),))

@@ -1,4 +1,4 @@
-"""One answer to what a request is: for its span, for sampling rules, for remote sampling and for pages."""
+"""Test that a request is described in the same way for its span, sampling rules, remote sampling and pages."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_a_route_is_shown_without_its_regular_expression(route: str, readable: s
 
 @here
 @pytest.mark.parametrize("url", PATHS)
-def test_the_route_that_is_found_early_is_the_one_that_the_span_shows(url: str, spans: Spans, client: Any) -> None:
+def test_the_route_resolved_early_is_the_route_of_the_span(url: str, spans: Spans, client: Any) -> None:
     assert client.get(url).status_code == 200
     [span] = [span for span in spans if span.name.startswith("GET ")]
     assert span.attributes is not None

@@ -1,4 +1,4 @@
-"""Headers of outgoing calls: what the user set stays, and only listed hosts get any. By every client, on the wire."""
+"""Test the headers of outgoing calls with each client: the user's headers are kept, and only listed hosts receive any."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from django_tracing.context.request import RequestState, with_request_state
 from tests.callees import CLIENTS, Callee
 
 tracer = trace.get_tracer("tests")
-#: Of the user's own making, as it would be handed on for somebody else.
+#: A traceparent set by the user, for example to forward one.
 THEIRS = f"00-{'1' * 32}-{'2' * 16}-01"
 STATE = "vendor=theirs"
 
@@ -41,7 +41,7 @@ def get(request: pytest.FixtureRequest) -> Callable[..., int]:
 
 @contextmanager
 def request(*, sampled: bool = True, correlation: str = "ours-1") -> Iterator[str]:
-    """A request's context: a recorded span, or one that is not sampled; its trace id."""
+    """Enter a request's context with a sampled or an unsampled span; yield its trace id."""
     context = baggage.set_baggage("who", "ours", with_request_state(RequestState(correlation)))
     if not sampled:
         parent = SpanContext(7, 8, False, TraceFlags(0))
@@ -58,22 +58,24 @@ def request(*, sampled: bool = True, correlation: str = "ours-1") -> Iterator[st
 
 
 @pytest.mark.parametrize("sampled", [True, False])
-class TestWhatIsThere:
+class TestExistingHeaders:
     @pytest.mark.parametrize("name", ["X-Correlation-ID", "x-correlation-id"])
-    def test_a_correlation_id_stays(self, get: Callable[..., int], callee: Callee, sampled: bool, name: str) -> None:
+    def test_a_correlation_id_is_kept(
+        self, get: Callable[..., int], callee: Callee, sampled: bool, name: str
+    ) -> None:
         with request(sampled=sampled) as trace_id:
             get(callee.url, {name: "theirs-1"})
         headers = callee.received[-1]
         assert headers["x-correlation-id"] == "theirs-1"
-        assert trace_id in headers["traceparent"], "the others are there"
+        assert trace_id in headers["traceparent"], "the other headers are set"
         assert headers["baggage"] == "who=ours"
 
-    def test_a_baggage_stays(self, get: Callable[..., int], callee: Callee, sampled: bool) -> None:
+    def test_a_baggage_header_is_kept(self, get: Callable[..., int], callee: Callee, sampled: bool) -> None:
         with request(sampled=sampled):
             get(callee.url, {"Baggage": "who=theirs"})
         assert callee.received[-1]["baggage"] == "who=theirs"
 
-    def test_a_traceparent_stays_with_its_own_state(
+    def test_a_traceparent_is_kept_with_its_own_state(
         self, get: Callable[..., int], callee: Callee, sampled: bool
     ) -> None:
         for headers in ({"traceparent": THEIRS}, {"Traceparent": THEIRS, "tracestate": STATE}):
@@ -90,8 +92,8 @@ class TestWhatIsThere:
         assert "traceparent" in callee.received[-1]
 
 
-def test_headers_that_are_sent_again_are_not_taken_for_the_user_s(callee: Callee) -> None:
-    """A prepared request, or a request object, keeps what was injected when it was sent the first time."""
+def test_headers_of_a_repeated_request_are_not_taken_for_the_users(callee: Callee) -> None:
+    """A prepared request or a request object contains the headers that were injected when it was first sent."""
     prepared = requests.Request("GET", callee.url).prepare()
     again = urllib.request.Request(callee.url)
     with requests.Session() as session, httpx.Client() as client:
@@ -108,7 +110,7 @@ def test_headers_that_are_sent_again_are_not_taken_for_the_user_s(callee: Callee
                 assert callee.received[-1]["x-correlation-id"] == f"request-{number}"
 
 
-def test_what_get_trace_context_gave_may_be_handed_on(callee: Callee) -> None:
+def test_the_result_of_get_trace_context_can_be_forwarded(callee: Callee) -> None:
     with request():
         headers = get_trace_context()
     with request(correlation="another"):
@@ -117,7 +119,7 @@ def test_what_get_trace_context_gave_may_be_handed_on(callee: Callee) -> None:
 
 
 def test_a_message_s_headers_are_replaced() -> None:
-    """Where headers are handed on from a message to the next, no client of HTTP is at work."""
+    """Headers copied from one message to the next don't pass through an HTTP client."""
     with request() as trace_id:
         carrier = {"traceparent": THEIRS}
         propagate.inject(carrier)
@@ -125,7 +127,7 @@ def test_a_message_s_headers_are_replaced() -> None:
 
 
 @pytest.mark.parametrize("sampled", [True, False])
-class TestWhoGetsAny:
+class TestHosts:
     @pytest.mark.parametrize(
         ("hosts", "gets"),
         [
@@ -148,7 +150,7 @@ class TestWhoGetsAny:
         assert [name in headers for name in ("traceparent", "baggage", "x-correlation-id")] == [gets] * 3
         assert headers["x-own"] == "1"
 
-    def test_without_a_trace_too(self, get: Callable[..., int], callee: Callee, sampled: bool) -> None:
+    def test_without_a_trace(self, get: Callable[..., int], callee: Callee, sampled: bool) -> None:
         token = context_api.attach(with_request_state(RequestState("ours-1")))
         for hosts, gets in ((["127.0.0.1"], True), (["elsewhere"], False)):
             with override_settings(TRACING={"PROPAGATE_TO": hosts}):
@@ -156,7 +158,7 @@ class TestWhoGetsAny:
             assert ("x-correlation-id" in callee.received[-1]) is gets
         context_api.detach(token)
 
-    def test_what_the_user_set_is_theirs_to_send(
+    def test_headers_of_the_user_are_sent_to_every_host(
         self, get: Callable[..., int], callee: Callee, sampled: bool
     ) -> None:
         with override_settings(TRACING={"PROPAGATE_TO": []}), request(sampled=sampled):
@@ -164,7 +166,7 @@ class TestWhoGetsAny:
         assert callee.received[-1]["traceparent"] == THEIRS
         assert callee.received[-1]["x-correlation-id"] == "theirs-1"
 
-    def test_a_redirect_to_somewhere_else_loses_them(
+    def test_a_redirect_to_another_host_removes_them(
         self, get: Callable[..., int], callee: Callee, sampled: bool
     ) -> None:
         with Callee() as elsewhere:
@@ -175,14 +177,14 @@ class TestWhoGetsAny:
         assert not headers.keys() & {"traceparent", "baggage", "x-correlation-id"}
         assert headers["x-own"] == "1"
 
-    def test_a_redirect_keeps_what_the_user_set(self, get: Callable[..., int], callee: Callee, sampled: bool) -> None:
+    def test_a_redirect_keeps_the_users_headers(self, get: Callable[..., int], callee: Callee, sampled: bool) -> None:
         with Callee() as elsewhere:
             with override_settings(TRACING={"PROPAGATE_TO": []}), request(sampled=sampled):
                 assert get(f"{callee.url}/?to={elsewhere.url}/", {"X-Correlation-ID": "theirs-1"}) == 200
             [headers] = elsewhere.received
         assert headers["x-correlation-id"] == "theirs-1"
 
-    def test_a_redirect_to_anybody_keeps_them_where_all_may_get_them(
+    def test_a_redirect_keeps_them_if_all_hosts_are_allowed(
         self, get: Callable[..., int], callee: Callee, sampled: bool
     ) -> None:
         with Callee() as elsewhere:
@@ -192,7 +194,7 @@ class TestWhoGetsAny:
         assert trace_id in headers["traceparent"]
 
 
-def test_other_injections_are_not_hosts() -> None:
+def test_injections_without_a_host() -> None:
     with override_settings(TRACING={"PROPAGATE_TO": []}), request():
         assert "traceparent" in get_trace_context()
         carrier: dict[str, str] = {}
@@ -232,7 +234,7 @@ def test_no_carrier_makes_a_call_fail() -> None:
 
     class Refuses(dict[str, Any]):
         def items(self) -> Any:
-            raise RuntimeError("a carrier of a strange kind")
+            raise RuntimeError("an unusual carrier")
 
     for carrier in ([], Refuses(), {b"traceparent": b"x"}, {None: None}, object(), "text", 7):
         with request(sampled=bool(numbers.getrandbits(1))), CalledContext():
@@ -253,6 +255,6 @@ class CalledContext:
 @pytest.mark.parametrize(
     "wrong", [["*internal"], ["*."], ["api.*"], "*.internal", ["http://x"], ["a/b"], ["a.*"], [7], [""]]
 )
-def test_a_wrong_setting(wrong: Any) -> None:
+def test_an_invalid_setting(wrong: Any) -> None:
     [problem] = load({"PROPAGATE_TO": wrong}, {}).problems
     assert problem.setting == "PROPAGATE_TO"

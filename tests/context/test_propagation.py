@@ -1,4 +1,4 @@
-"""Trace context through a real Django service: in from a caller, out through every client to another service."""
+"""Test trace context through a real Django service: from a caller, and with each client to another service."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ urlpatterns = [path("call/<client>/", call)]
 
 
 class Service:
-    """This project as a WSGI server; ``ask`` sends it a request that makes it call ``callee``."""
+    """This project as a WSGI server; ``send`` sends a request that makes it call ``callee``."""
 
     def __init__(self, callee: Callee) -> None:
         self.callee = callee
@@ -49,8 +49,8 @@ class Service:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True)
         self._thread.start()
 
-    def ask(self, client: str, headers: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
-        """The headers that the callee got and those of the response, names in lower case."""
+    def send(self, client: str, headers: dict[str, str]) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the headers that the callee received and those of the response, with names in lower case."""
         request = urllib.request.Request(
             f"{self.url}/call/{client}/", headers={**headers, "X-Callee": self.callee.url}
         )
@@ -93,7 +93,7 @@ def ids(span: ReadableSpan) -> tuple[str, str]:
     return f"{span.context.trace_id:032x}", f"{span.context.span_id:016x}"
 
 
-#: Name -> what a caller sends, and what the callee shall get for a call's trace and span id.
+#: Name -> headers from a caller, and expected headers at the callee for a call's trace and span id.
 FORMATS = {
     "tracecontext": (
         {"traceparent": f"00-{TRACE}-{PARENT}-01", "tracestate": "vendor=opaque"},
@@ -113,7 +113,7 @@ FORMATS = {
 def test_context_goes_in_and_out(name: str, client: str, service: Service, spans: Spans, propagators: Any) -> None:
     propagators(name)
     sent, wanted = FORMATS[name]
-    got, _ = service.ask(client, sent)
+    got, _ = service.send(client, sent)
     server, outgoing = spans.one("GET /call/<client>/"), spans.one("http.get.users")
     assert ids(server)[0] == ids(outgoing)[0] == TRACE
     assert server.parent is not None
@@ -122,7 +122,7 @@ def test_context_goes_in_and_out(name: str, client: str, service: Service, spans
     assert outgoing.parent is not None
     assert f"{outgoing.parent.span_id:016x}" == ids(server)[1]
     for header, pattern in wanted.items():
-        # Jaeger's ids may come without their leading zeros.
+        # Jaeger's ids may lack their leading zeros.
         trace_id, span_id = ids(outgoing)
         if name == "jaeger":
             span_id = f"0*{span_id.lstrip('0')}"
@@ -140,41 +140,41 @@ def test_context_goes_in_and_out(name: str, client: str, service: Service, spans
         ("jaeger", {"uber-trace-id": f"{TRACE}:{PARENT}:0:0"}),
     ],
 )
-def test_a_caller_that_does_not_sample_is_followed(
+def test_the_decision_of_a_caller_that_does_not_sample_is_kept(
     name: str, headers: dict[str, str], service: Service, spans: Spans, propagators: Any
 ) -> None:
     propagators(name)
-    got, response = service.ask("requests", headers)
+    got, response = service.send("requests", headers)
     assert len(spans) == 0
-    assert TRACE in "".join(got.values()), "the trace goes on, not sampled"
+    assert TRACE in "".join(got.values()), "the trace continues unsampled"
     assert got["x-correlation-id"] == response["x-correlation-id"]
 
 
 def test_several_formats_at_once(service: Service, spans: Spans, propagators: Any) -> None:
     propagators("tracecontext", "baggage", "b3", "jaeger")
-    got, _ = service.ask("requests", {"b3": f"{TRACE}-{PARENT}-1", "baggage": "tier=gold"})
+    got, _ = service.send("requests", {"b3": f"{TRACE}-{PARENT}-1", "baggage": "tier=gold"})
     assert {"traceparent", "b3", "uber-trace-id", "baggage"} <= set(got)
     assert ids(spans.one("http.get.users"))[0] == TRACE
     assert TRACE in got["traceparent"]
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_w3c_and_baggage_are_the_default(client: str, service: Service, spans: Spans) -> None:
-    got, _ = service.ask(client, {"traceparent": f"00-{TRACE}-{PARENT}-01", "baggage": "tier=gold,region=eu"})
+def test_trace_context_and_baggage_are_the_default(client: str, service: Service, spans: Spans) -> None:
+    got, _ = service.send(client, {"traceparent": f"00-{TRACE}-{PARENT}-01", "baggage": "tier=gold,region=eu"})
     assert got["traceparent"].startswith(f"00-{TRACE}-")
     assert set(got["baggage"].split(",")) == {"tier=gold", "region=eu"}
 
 
 @pytest.mark.parametrize("client", CLIENTS)
-def test_the_correlation_id_is_handed_on(client: str, service: Service, spans: Spans) -> None:
-    got, response = service.ask(client, {"X-Correlation-ID": "order-7.1:a"})
+def test_the_correlation_id_is_forwarded(client: str, service: Service, spans: Spans) -> None:
+    got, response = service.send(client, {"X-Correlation-ID": "order-7.1:a"})
     assert got["x-correlation-id"] == response["x-correlation-id"] == "order-7.1:a"
     assert {(span.attributes or {})["correlation.id"] for span in spans} == {"order-7.1:a"}
 
 
 @pytest.mark.parametrize("wrong", ["", "a b", "x" * 129, "<script>", "ä"])
 def test_a_malformed_correlation_id_is_replaced(wrong: str, service: Service, spans: Spans) -> None:
-    got, response = service.ask("requests", {"X-Correlation-ID": wrong.encode("utf-8").decode("latin-1")})
+    got, response = service.send("requests", {"X-Correlation-ID": wrong.encode("utf-8").decode("latin-1")})
     assert got["x-correlation-id"] == response["x-correlation-id"]
     assert re.fullmatch(r"[0-9a-f]{32}", got["x-correlation-id"])
 
@@ -200,11 +200,11 @@ def test_a_malformed_correlation_id_is_replaced(wrong: str, service: Service, sp
         {"uber-trace-id": "%"},
     ],
 )
-def test_malformed_context_begins_a_new_trace(
+def test_malformed_context_starts_a_new_trace(
     headers: dict[str, str], service: Service, spans: Spans, propagators: Any
 ) -> None:
     propagators("tracecontext", "baggage", "b3", "b3multi", "jaeger")
-    got, _ = service.ask("requests", headers)
+    got, _ = service.send("requests", headers)
     server, outgoing = spans.one("GET /call/<client>/"), spans.one("http.get.users")
     assert server.parent is None
     assert server.context.is_valid
@@ -220,14 +220,18 @@ def test_malformed_context_begins_a_new_trace(
         {"baggage": ",".join(f"k{number}=v" for number in range(500))},
     ],
 )
-def test_malformed_company_of_a_context_does_no_harm(headers: dict[str, str], service: Service, spans: Spans) -> None:
-    service.ask("requests", {"traceparent": f"00-{TRACE}-{PARENT}-01", **headers})
+def test_malformed_headers_beside_a_context_are_ignored(
+    headers: dict[str, str], service: Service, spans: Spans
+) -> None:
+    service.send("requests", {"traceparent": f"00-{TRACE}-{PARENT}-01", **headers})
     assert ids(spans.one("http.get.users"))[0] == TRACE
 
 
-def test_no_propagators_send_nothing_but_the_correlation_id(service: Service, spans: Spans, propagators: Any) -> None:
+def test_without_propagators_only_the_correlation_id_is_sent(
+    service: Service, spans: Spans, propagators: Any
+) -> None:
     propagators()
-    got, _ = service.ask("requests", {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Correlation-ID": "abc"})
+    got, _ = service.send("requests", {"traceparent": f"00-{TRACE}-{PARENT}-01", "X-Correlation-ID": "abc"})
     assert "traceparent" not in got
     assert got["x-correlation-id"] == "abc"
     assert ids(spans.one("http.get.users"))[0] != TRACE
@@ -245,7 +249,7 @@ def test_a_missing_package_is_named() -> None:
     assert "pip install opentelemetry-propagator-ot-trace." in str(missing)
 
 
-def test_a_package_that_cannot_be_imported_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_that_cannot_be_imported_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.propagators.b3", None)
     propagator, (missing,) = available_propagator(["tracecontext", "b3"])
     assert 'The propagator "b3" can\'t be imported (ModuleNotFoundError' in str(missing)

@@ -159,10 +159,12 @@ class TestErrors:
         span = within.one("db.insert.auth_user")
         assert span.status.status_code is StatusCode.ERROR
         (event,) = span.events
-        said = str(dict(event.attributes or {})) + str(span.status.description)
-        assert "very-private-name" not in said
-        assert "auth_user_username_key" in said
-        assert dict(event.attributes or {})["exception.type"].endswith("UniqueViolation") or "IntegrityError" in said
+        recorded = str(dict(event.attributes or {})) + str(span.status.description)
+        assert "very-private-name" not in recorded
+        assert "auth_user_username_key" in recorded
+        assert (
+            dict(event.attributes or {})["exception.type"].endswith("UniqueViolation") or "IntegrityError" in recorded
+        )
 
     def test_bad_input_has_no_values(self, within: Spans) -> None:
         with pytest.raises(DataError), transaction.atomic(), connection.cursor() as cursor:

@@ -1,8 +1,9 @@
 """Trace a request while OpenTelemetry's packages have another name for one of their private parts.
 
-Run as a script: ``renamed_sdk.py SECRET NAME ...`` prints a line of JSON for each name, what a site sends under it. A
-name is replaced in the source of all of OpenTelemetry's modules as they are imported, so that these agree with each
-other and only this app does not. ``foreign:NAME`` does so where the site has a tracer provider of its own.
+Run as a script: ``renamed_sdk.py SECRET NAME ...`` prints a line of JSON for each name, which describes what a site
+sends when that name was replaced. The name is replaced in the source of all of OpenTelemetry's modules when they are
+imported, so that they agree with each other and only this app uses the old name. ``foreign:NAME`` does the same in a
+site that has its own tracer provider.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-#: Imported once, before the process is forked for each name. Nothing of OpenTelemetry is.
+#: Imported once, before the process is forked for each name. None of them imports OpenTelemetry.
 import django
 import django.core.handlers.wsgi
 import django.core.mail
@@ -44,8 +45,8 @@ class Renaming(importlib.machinery.SourceFileLoader):
         name = self.renamed.encode()
         if not name or name not in source:
             return super().get_code(fullname)
-        # Not the bytecode that is there, and none is written.
-        # A module of that name keeps it.
+        # Neither reads nor writes bytecode.
+        # A module with that name is not renamed.
         pattern = rb"(?<!\w)(?<!sdk\.trace\.)%s(?!\w)" % name
         return self.source_to_code(re.sub(pattern, name + b"_renamed", source), path)
 
@@ -64,7 +65,7 @@ class Finder:
 
 
 class Receiver(BaseHTTPRequestHandler):
-    """An OTLP receiver that keeps what it is sent."""
+    """An OTLP receiver that stores the requests it receives."""
 
     received: list[bytes] = []
 
@@ -78,13 +79,13 @@ class Receiver(BaseHTTPRequestHandler):
 
 
 def view(request: HttpRequest, secret: str) -> HttpResponse:
-    """Put the secret into everything that a user's code, its tracer and an instrumentation can set."""
+    """Set the secret wherever the user's code, its tracer or an instrumentation can set a value."""
     from opentelemetry import trace
 
     attributes = {"password": secret, "plain": "kept"}
     linked = trace.SpanContext(1, 2, is_remote=True)
     text = f"password={secret}"
-    # An instrumentation's name for a span may stay: it is the method.
+    # The span name of an instrumentation isn't redacted: it is the method.
     for scope, name in (("shop", text), ("opentelemetry.instrumentation.requests", "GET")):
         links = [trace.Link(linked, attributes)]
         with trace.get_tracer(scope).start_as_current_span(name, attributes=attributes, links=links) as span:
@@ -105,7 +106,7 @@ def fill(span: Any, attributes: dict[str, str], text: str) -> None:
 
 
 def run(name: str, secret: str) -> dict[str, Any]:
-    """What a site sends that traces a request in which the secret is everywhere."""
+    """Return a description of what a site sends for a request with the secret in every place."""
     foreign = name.startswith("foreign:")
     Renaming.renamed = name.removeprefix("foreign:")
     sys.meta_path.insert(0, Finder())  # type: ignore[arg-type]

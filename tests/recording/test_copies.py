@@ -1,4 +1,4 @@
-"""Redacted copies of other tracers' spans, where the SDK does not let them be changed in place."""
+"""Test redacted copies of other tracers' spans, for SDKs that don't allow changing spans in place."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ IN_COPIES = Abilities(own_spans=True, redaction_in_place=False, redaction_of_cop
 
 
 class Site:
-    """A provider with an exporter before our processors and one behind them, whose spans are redacted in copies."""
+    """A provider with an exporter before and one after this app's processors, whose spans are redacted in copies."""
 
     def __init__(self, **options: Any) -> None:
         self.provider = TracerProvider(shutdown_on_exit=False, **options)
@@ -63,7 +63,7 @@ def secretive(span: trace.Span) -> None:
 
 
 @pytest.mark.skipif(not hasattr(SpanProcessor, ON_ENDING), reason="old SDKs do not let spans be changed in place")
-def test_every_exporter_gets_what_it_would_get_with_redaction_in_place(site: Site) -> None:
+def test_every_exporter_receives_the_same_as_with_redaction_in_place(site: Site) -> None:
     plain = TracerProvider(shutdown_on_exit=False)
     in_place = InMemorySpanExporter()
     plain.add_span_processor(UpstreamProcessor())
@@ -94,7 +94,7 @@ def test_every_exporter_gets_what_it_would_get_with_redaction_in_place(site: Sit
             assert None not in (copy.start_time, copy.end_time, copy.context)
 
 
-def test_the_counts_of_what_found_no_place_are_copied() -> None:
+def test_the_counts_of_dropped_items_are_copied() -> None:
     site = Site()
     span = site.span()
     span.set_attributes({f"a{number}": number for number in range(200)})
@@ -108,7 +108,7 @@ def test_the_counts_of_what_found_no_place_are_copied() -> None:
     site.provider.shutdown()
 
 
-def test_our_own_spans_are_passed_on_as_they_are(site: Site) -> None:
+def test_spans_of_this_app_are_passed_on_unchanged(site: Site) -> None:
     factory = SpanFactory.of(site.provider.get_tracer("ours"), passed_by=(UpstreamProcessor,))
     assert factory is not None
     span = factory.start("ours", Context(), SpanKind.SERVER, (), {"password": "set by this app"})
@@ -117,7 +117,7 @@ def test_our_own_spans_are_passed_on_as_they_are(site: Site) -> None:
         assert received is span
 
 
-def test_the_requests_attributes_and_the_apps_own_names_survive(site: Site) -> None:
+def test_the_requests_attributes_and_this_apps_names_are_kept(site: Site) -> None:
     state = RequestState("c0ffeec0ffeec0ffeec0ffeec0ffee99")
     context = with_request_state(state, Context())
     site.span(context=context).end()
@@ -137,7 +137,7 @@ def test_copies_are_collected_for_a_request(monkeypatch: pytest.MonkeyPatch) -> 
     site.provider.shutdown()
 
 
-def test_what_cannot_be_redacted_loses_its_content(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_span_that_cannot_be_redacted_loses_its_content(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(processor_module, "redact_content", broken)
     secretive(site.span("opentelemetry.instrumentation.some"))
     for (received,) in site.received():
@@ -151,7 +151,7 @@ def broken(*args: Any) -> Any:
 
 
 @pytest.mark.parametrize(("module", "name"), [(processor_module, "copy_span"), (copies, "SpanCopy")])
-def test_what_cannot_even_be_copied_is_dropped_and_counted(
+def test_a_span_that_cannot_be_copied_is_dropped_and_counted(
     module: Any, name: str, site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, name, broken)
@@ -161,7 +161,7 @@ def test_what_cannot_even_be_copied_is_dropped_and_counted(
 
 
 class Hidden:
-    """A provider of another library's, which has the SDK's inside and does not show it."""
+    """A provider of another library that wraps the SDK's provider and hides it."""
 
     def __init__(self, provider: TracerProvider) -> None:
         self._provider = provider
@@ -173,7 +173,7 @@ class Hidden:
         return object()
 
 
-def test_behind_another_librarys_provider_our_queue_gets_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_with_another_librarys_provider_the_queue_receives_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     inside = TracerProvider(shutdown_on_exit=False)
     exporter = InMemorySpanExporter()
     queue = QueueProcessor(exporter, export_interval=600)
@@ -191,7 +191,7 @@ def test_behind_another_librarys_provider_our_queue_gets_copies(monkeypatch: pyt
 
 
 class OwnMulti(SpanProcessor):
-    """A user's ``active_span_processor``, which does not know the experimental OnEnding."""
+    """A user's ``active_span_processor`` that doesn't implement the experimental OnEnding."""
 
     def __init__(self) -> None:
         self.processors: list[SpanProcessor] = []
@@ -208,7 +208,7 @@ class OwnMulti(SpanProcessor):
             processor.on_end(span)
 
 
-def test_spans_are_redacted_where_the_provider_does_not_announce_their_end() -> None:
+def test_spans_are_redacted_if_the_provider_does_not_call_on_ending() -> None:
     provider = TracerProvider(shutdown_on_exit=False, active_span_processor=OwnMulti())  # type: ignore[arg-type]
     exported = InMemorySpanExporter()
     provider_module._add_processors(provider, IN_COPIES._replace(redaction_in_place=True), [])

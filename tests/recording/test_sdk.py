@@ -1,4 +1,4 @@
-"""The SDK's private names: in one module, and what happens when a release of the SDK changes one."""
+"""Test that only one module uses the SDK's private names, and what happens when a release of the SDK changes one."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def is_private(name: str) -> bool:
 
 @cache
 def names_of_opentelemetry() -> frozenset[str]:
-    """All private names in the source of the API, the SDK and the instrumentations' base."""
+    """Return all private names in the source of the API, the SDK and the base of the instrumentations."""
     root = Path(opentelemetry.context.__file__).parents[1]
     sources = [
         source
@@ -51,12 +51,12 @@ def is_self(node: ast.AST) -> bool:
     return isinstance(node, ast.Name) and node.id in ("self", "cls")
 
 
-#: Where spans and providers of the SDK are handled: a private name of ours may not be the same as one of theirs.
+#: Modules that handle spans and providers of the SDK: their private names must differ from those of the SDK.
 STRICT = ("provider.py", "recording/", "instrumentation/upstream/", "export/", "spans/", "testing/")
 
 
 def used_in(tree: ast.AST) -> Iterator[tuple[int, str, bool]]:
-    """Line and name of attributes, imports, methods and strings like them, and whether it is an attribute of ``self``."""
+    """Yield the line and name of attributes, imports, methods and similar strings, and if it is an attribute of ``self``."""
     for found in ast.walk(tree):
         if isinstance(found, ast.Attribute):
             yield found.lineno, found.attr, is_self(found.value)
@@ -73,7 +73,7 @@ def used_in(tree: ast.AST) -> Iterator[tuple[int, str, bool]]:
 
 
 def own_names(tree: ast.AST) -> frozenset[str]:
-    """Names that a module gives functions, classes, variables and attributes of its own."""
+    """Return the names of functions, classes, variables and attributes that a module defines."""
     own: set[str] = set()
     for found in ast.walk(tree):
         if isinstance(found, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -87,13 +87,13 @@ def own_names(tree: ast.AST) -> frozenset[str]:
 
 @cache
 def names_in_sdk() -> frozenset[str]:
-    """The private names of OpenTelemetry that recording/sdk.py uses."""
+    """Return the private names of OpenTelemetry that recording/sdk.py uses."""
     used = {name for _, name, _ in used_in(ast.parse(SDK.read_text())) if is_private(name)}
     return frozenset(used & names_of_opentelemetry())
 
 
-def test_no_other_module_spells_a_private_name_of_opentelemetry() -> None:
-    """Names of a module's own may be the same, but not where the SDK's objects are handled."""
+def test_no_other_module_contains_a_private_name_of_opentelemetry() -> None:
+    """A module may define the same name, unless it handles the SDK's objects."""
     found = []
     for module in sorted(PACKAGE.rglob("*.py")):
         place = module.relative_to(PACKAGE).as_posix()
@@ -133,14 +133,14 @@ def traced_with(*names: str) -> Iterator[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def renamed() -> list[dict[str, Any]]:
-    """What a site sends when each of the private names has another name, and when none has."""
+    """Return what a site sends when each of the private names is replaced, and when none is."""
     names = sorted(names_in_sdk())
-    # A provider of the site's own, which has a processor before ours, makes spans in the same way.
+    # The site's own provider, which has a processor before this app's, creates spans in the same way.
     foreign = ["", "_on_ending", "_attributes", "_immutable", "_events", "_span_processors", "_active_span_processor"]
     return list(traced_with("", *names, *(f"foreign:{name}" for name in foreign)))
 
 
-def test_whatever_is_renamed_requests_are_traced_and_nothing_leaks(renamed: list[dict[str, Any]]) -> None:
+def test_if_any_name_is_replaced_requests_are_traced_and_nothing_leaks(renamed: list[dict[str, Any]]) -> None:
     assert {"_attributes", "_events", "_span_processors"} < {one["name"] for one in renamed}
     for one in renamed:
         assert one.get("error") is None, one
@@ -148,9 +148,9 @@ def test_whatever_is_renamed_requests_are_traced_and_nothing_leaks(renamed: list
         assert (one["status"], one["flushed"], one["request"], one["other tracers"]) == (500, True, True, True), one
 
 
-def test_the_renamed_names_are_those_that_matter(renamed: list[dict[str, Any]]) -> None:
+def test_replaced_names_have_the_expected_effect(renamed: list[dict[str, Any]]) -> None:
     by_name = {one["name"]: one for one in renamed}
-    # Old SDKs do not call processors before a span has ended.
+    # Old SDKs don't call processors before a span ends.
     in_place = hasattr(SpanProcessor, ON_ENDING)
     works = {"own_spans": True, "redaction_in_place": in_place, "redaction_of_copies": True}
     assert by_name[""]["abilities"] == works

@@ -1,4 +1,4 @@
-"""Our own spans: whatever is asked of them, they are the SDK's spans."""
+"""Test that the spans of this app behave like the SDK's spans."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ from django_tracing.recording.span import RecordingSpan, UnsampledSpan
 from django_tracing.sampling.sampler import RuleSampler
 from tests.export.test_otlp import ATTRIBUTES, CONTEXTS, TEXT, VALUES
 
-#: TraceFlags.RANDOM_TRACE_ID, which old SDKs do not have.
+#: TraceFlags.RANDOM_TRACE_ID, which old SDKs don't have.
 RANDOM_TRACE_ID = 2
 KNOWS_RANDOM = hasattr(TraceFlags, "RANDOM_TRACE_ID")
 
 
 class Kept(SpanProcessor):
-    """What a user's processor sees."""
+    """A user's processor that records its calls."""
 
     def __init__(self) -> None:
         self.started: list[tuple[Span, Context | None]] = []
@@ -70,7 +70,7 @@ class Kept(SpanProcessor):
 
 
 class Source:
-    """A provider, and spans of ours that come from it; ``sdk`` are the SDK's own of the same tracer."""
+    """A provider, and this app's spans made with it; ``sdk`` makes the SDK's spans with the same tracer."""
 
     def __init__(self, *, rate: float | None = 1.0, sampler: Sampler | None = None, **options: Any) -> None:
         ours = RuleSampler(rate if rate is not None else 1.0)
@@ -98,14 +98,14 @@ class Source:
         return self.factory.start(name, Context() if context is None else context, kind, parts, own)
 
 
-# ----- the same as the SDK's
+# ----- Comparison with the SDK's spans
 
 VALUE = VALUES | st.sampled_from([object(), ["a", 1], [b"x"], ("a", None), 2**80, "\ud800", b"\xff"])
 KEYS = st.sampled_from(["a", "b", "db.rows", "", "é"]) | TEXT
 
 
 def calls(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[Any, ...]]]:
-    """Calls of a span's methods, as names and arguments."""
+    """Generate calls of a span's methods as names and arguments."""
     return st.lists(
         st.one_of(
             st.tuples(st.just("set_attribute"), KEYS, values),
@@ -125,14 +125,14 @@ def calls(values: st.SearchStrategy[Any]) -> st.SearchStrategy[list[tuple[Any, .
 
 
 def seen(span: ReadableSpan) -> dict[str, Any]:
-    """All that can be read of a span, its ids and its start aside."""
+    """Return everything readable of a span except its ids and its start."""
     attributes = dict(span.attributes or {})
     return {
         "name": span.name,
         "kind": span.kind,
         "attributes": repr(sorted(attributes.items(), key=lambda item: item[0])),
         "events": [
-            # Of an exception's stack trace, the lines of the caller are others.
+            # The caller's lines in an exception's stack trace differ.
             (
                 event.name,
                 repr({k: v for k, v in (event.attributes or {}).items() if not k.endswith("stacktrace")}),
@@ -155,13 +155,13 @@ def seen(span: ReadableSpan) -> dict[str, Any]:
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(calls(VALUE), ATTRIBUTES, st.none() | CONTEXTS, st.sampled_from(SpanKind))
-def test_every_call_does_what_it_does_to_the_sdks_span(made, attributes, parent, kind) -> None:
+def test_every_call_has_the_same_effect_as_on_the_sdks_span(made, attributes, parent, kind) -> None:
     logging.disable(logging.CRITICAL)
     try:
         source = Source()
         context = Context() if parent is None else trace.set_span_in_context(NonRecordingSpan(parent), Context())
         theirs = source.sdk.start_span("span", context, kind, {**attributes, "shared": "x"})
-        # BoundedAttributes judges attributes at the start; ours are of our own making, and of plain types.
+        # BoundedAttributes validates attributes at the start; this app sets only attributes of plain types.
         plain = dict(theirs.attributes)
         plain.pop("shared")
         ours = source.start("span", context, kind, (SharedAttributes({"shared": "x"}),), plain or None)
@@ -193,7 +193,7 @@ def test_as_a_context_manager(error: Exception | None) -> None:
     assert spans[0].end_time is not None
 
 
-def test_what_comes_after_the_end_is_refused_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_calls_after_the_end_are_ignored_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     span = Source().start(own={"a": 1})
     span.end(5)
     span.end(6)
@@ -204,7 +204,7 @@ def test_what_comes_after_the_end_is_refused_and_logged(caplog: pytest.LogCaptur
     assert len(caplog.records) == 4
 
 
-def test_json_is_the_sdks() -> None:
+def test_json_is_the_same_as_the_sdks() -> None:
     source = Source()
     ours, theirs = source.start(own={"a": 1}), source.sdk.start_span("span", Context(), attributes={"a": 1})
     documents = []
@@ -218,7 +218,7 @@ def test_json_is_the_sdks() -> None:
     assert documents[0] == documents[1]
 
 
-def test_a_later_value_counts_whoever_set_the_first() -> None:
+def test_a_later_value_replaces_an_earlier_one() -> None:
     shared = SharedAttributes({"user.id": "1", "operation.type": "http"})
     source = Source()
     one = source.start(parts=(shared,))
@@ -230,7 +230,7 @@ def test_a_later_value_counts_whoever_set_the_first() -> None:
     assert dict(other.attributes) == dict(shared.attributes) == {"user.id": "1", "operation.type": "http"}
 
 
-def test_a_limit_of_attributes_holds_and_is_counted() -> None:
+def test_the_limit_of_attributes_applies_and_dropped_ones_are_counted() -> None:
     source = Source()
     span = source.start(parts=(SharedAttributes({"shared": 1}),))
     span.set_attributes({f"a{number}": number for number in range(500)})
@@ -244,16 +244,16 @@ def test_a_limit_of_attributes_holds_and_is_counted() -> None:
 @pytest.mark.parametrize(
     "limits", [SpanLimits(max_span_attributes=10), SpanLimits(max_span_attribute_length=5)], ids=["few", "short"]
 )
-def test_the_sdks_own_spans_are_used_where_its_limits_are_tighter(limits: SpanLimits) -> None:
+def test_the_sdks_spans_are_used_if_its_limits_are_lower(limits: SpanLimits) -> None:
     provider = TracerProvider(span_limits=limits, shutdown_on_exit=False)
     assert SpanFactory.of(provider.get_tracer("tests")) is None
 
 
-def test_another_kind_of_tracer_is_used_as_it_is() -> None:
+def test_another_kind_of_tracer_is_used_unchanged() -> None:
     assert SpanFactory.of(trace.NoOpTracer()) is None
 
 
-# ----- what a backend receives
+# ----- Encoding
 
 
 def decode(message: bytes) -> list[Any]:
@@ -275,8 +275,8 @@ def decode(message: bytes) -> list[Any]:
     ),
     calls(VALUES),
 )
-@pytest.mark.skipif(not KNOWS_RANDOM, reason="the encoder of old SDKs knows no null")
-def test_is_encoded_as_upstream_encodes_it_and_not_longer(described, made) -> None:
+@pytest.mark.skipif(not KNOWS_RANDOM, reason="the encoder of old SDKs doesn't support null")
+def test_is_encoded_like_the_sdks_encoder_and_not_longer(described, made) -> None:
     logging.disable(logging.CRITICAL)
     try:
         source = Source()
@@ -293,9 +293,9 @@ def test_is_encoded_as_upstream_encodes_it_and_not_longer(described, made) -> No
             if span.end_time is None:
                 span.end(span.start_time + number)
             spans.append(span)
-        with suppress(UnicodeEncodeError):  # upstream's encoder gives up at a lone surrogate; ours replaces it
+        with suppress(UnicodeEncodeError):  # the SDK's encoder raises for a lone surrogate; this app's replaces it
             theirs = encode_upstream(spans)
-            for _ in range(2):  # the second time, shared attributes are bytes already
+            for _ in range(2):  # the second time, shared attributes are already encoded
                 ours = encode_spans(spans)
                 decoded = ExportTraceServiceRequest.FromString(ours)
                 assert decoded.SerializeToString(deterministic=True) == theirs.SerializeToString(deterministic=True)
@@ -305,7 +305,7 @@ def test_is_encoded_as_upstream_encodes_it_and_not_longer(described, made) -> No
 
 
 @pytest.mark.parametrize("length", [0, 1, 90, 110, *range(118, 130), 250, 16_200, *range(16_250, 16_390, 7), 70_000])
-def test_every_length_is_written_right(length: int) -> None:
+def test_every_length_is_encoded_correctly(length: int) -> None:
     source = Source()
     span = source.start(
         "n" * min(length, 300),
@@ -317,7 +317,7 @@ def test_every_length_is_written_right(length: int) -> None:
     assert ExportTraceServiceRequest.FromString(encode_spans([span])) == theirs
 
 
-def test_a_slice_is_the_same_as_one_by_one() -> None:
+def test_a_batch_is_encoded_like_single_spans() -> None:
     source = Source()
     shared = SharedAttributes({"correlation.id": "c"})
     spans = []
@@ -339,7 +339,7 @@ def test_a_slice_is_the_same_as_one_by_one() -> None:
     assert batch.size == sum(len(encode_span(span)) for span in spans)
 
 
-def test_ours_and_others_in_one_batch() -> None:
+def test_spans_of_this_app_and_of_others_in_one_batch() -> None:
     source, other = Source(), Source()
     spans: list[Any] = []
     for number in range(4):
@@ -353,10 +353,10 @@ def test_ours_and_others_in_one_batch() -> None:
     assert ExportTraceServiceRequest.FromString(encode_spans(spans)) == encode_upstream(spans)
 
 
-# ----- users' processors and exporters
+# ----- The user's processors and exporters
 
 
-def test_a_processor_reads_and_writes_at_the_start_and_is_given_a_readable_span_at_the_end() -> None:
+def test_a_processor_can_change_a_span_at_its_start_and_reads_it_at_its_end() -> None:
     source = Source()
 
     class Tenant(SpanProcessor):
@@ -378,7 +378,7 @@ def test_a_processor_reads_and_writes_at_the_start_and_is_given_a_readable_span_
     assert source.kept.started[0][1] == Context()
 
 
-def test_a_processor_added_later_is_told_from_then_on() -> None:
+def test_a_processor_added_later_receives_later_spans() -> None:
     source = Source()
     source.start("before").end()
     exporter = InMemorySpanExporter()
@@ -387,7 +387,7 @@ def test_a_processor_added_later_is_told_from_then_on() -> None:
     assert [span.name for span in exporter.get_finished_spans()] == ["after"]
 
 
-def test_upstreams_exporters_take_them() -> None:
+def test_the_sdks_exporters_accept_them() -> None:
     source, out = Source(), io.StringIO()
     source.provider.add_span_processor(BatchSpanProcessor(ConsoleSpanExporter(out=out)))
     with source.start("shown", own={"a": [1, 2]}) as span:
@@ -411,25 +411,25 @@ def test_concurrent_processors() -> None:
     processors.shutdown()
 
 
-# ----- users' samplers and ids
+# ----- The user's samplers and ids
 
 
-class Asked(Sampler):
-    """Keeps what it is told to, and what it was asked."""
+class RecordingSampler(Sampler):
+    """A sampler that returns given results and records its calls."""
 
     def __init__(self, answer: Callable[[str], SamplingResult]) -> None:
         self.answer = answer
-        self.asked: list[tuple[Any, ...]] = []
+        self.calls: list[tuple[Any, ...]] = []
 
     def should_sample(self, parent_context, trace_id, name, kind=None, attributes=None, links=None, trace_state=None):  # type: ignore[no-untyped-def]
-        self.asked.append((parent_context, name, kind, dict(attributes or {}), tuple(links or ())))
+        self.calls.append((parent_context, name, kind, dict(attributes or {}), tuple(links or ())))
         return self.answer(name)
 
     def get_description(self) -> str:
-        return "asked"
+        return "recording"
 
 
-def test_a_sampler_of_the_users_is_asked_for_every_span() -> None:
+def test_a_custom_sampler_is_called_for_every_span() -> None:
     def answer(name: str) -> SamplingResult:
         if name == "dropped":
             return SamplingResult(Decision.DROP)
@@ -437,12 +437,12 @@ def test_a_sampler_of_the_users_is_asked_for_every_span() -> None:
         decision = Decision.RECORD_ONLY if name == "recorded" else Decision.RECORD_AND_SAMPLE
         return SamplingResult(decision, {"sampling.rule": "mine"}, state)
 
-    sampler = Asked(answer)
+    sampler = RecordingSampler(answer)
     source = Source(sampler=sampler)
     root = source.start("root", kind=SpanKind.SERVER, parts=(SharedAttributes({"a": 1}),), own={"b": 2})
     below = trace.set_span_in_context(root, Context())
     recorded, dropped = source.start("recorded", below), source.start("dropped", below)
-    assert sampler.asked == [
+    assert sampler.calls == [
         (Context(), "root", SpanKind.SERVER, {"a": 1, "b": 2}, ()),
         (below, "recorded", SpanKind.INTERNAL, {}, ()),
         (below, "dropped", SpanKind.INTERNAL, {}, ()),
@@ -456,7 +456,7 @@ def test_a_sampler_of_the_users_is_asked_for_every_span() -> None:
     )
 
 
-def test_ids_of_the_users_own() -> None:
+def test_a_custom_id_generator() -> None:
     class Counting(IdGenerator):
         def __init__(self) -> None:
             self.last = 0
@@ -490,7 +490,7 @@ def test_a_remote_parent_is_followed(sampled: bool) -> None:
     assert ours.get_span_context().span_id != parent.span_id
 
 
-def test_manual_spans_below_ours_and_ours_below_manual_ones() -> None:
+def test_children_of_other_tracers_and_the_reverse() -> None:
     source = Source()
     ours = source.start("ours")
     manual = source.sdk.start_span("manual", trace.set_span_in_context(ours, Context()))
@@ -501,17 +501,17 @@ def test_manual_spans_below_ours_and_ours_below_manual_ones() -> None:
     assert trace.get_current_span(trace.set_span_in_context(inner, Context())) is inner
 
 
-def test_what_is_not_sampled_has_ids_all_the_same() -> None:
+def test_unsampled_spans_have_ids() -> None:
     span = Source(rate=0.0).start()
     assert isinstance(span, UnsampledSpan)
     found: list[SpanContext] = []
     barrier = threading.Barrier(8)
 
-    def ask() -> None:
+    def sample() -> None:
         barrier.wait()
         found.append(span.get_span_context())
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
+    threads = [threading.Thread(target=sample) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -524,7 +524,7 @@ def test_what_is_not_sampled_has_ids_all_the_same() -> None:
     assert f"{found[0].trace_id:032x}-{found[0].span_id:016x}" in carrier["traceparent"]
 
 
-# ----- memory and threads
+# ----- Memory and threads
 
 
 @pytest.fixture
@@ -538,7 +538,7 @@ def no_garbage() -> Iterator[None]:
         gc.garbage.clear()
 
 
-def test_spans_leave_no_work_to_the_garbage_collector(no_garbage: None) -> None:
+def test_spans_are_freed_without_the_garbage_collector(no_garbage: None) -> None:
     source = Source()
     source.kept.on_start = lambda *args, **kwargs: None  # type: ignore[method-assign]
     source.kept.on_end = lambda *args: None  # type: ignore[method-assign]
@@ -571,7 +571,7 @@ def test_an_ended_span_does_not_hold_its_request() -> None:
     assert span.end_time is not None
 
 
-def test_threads_may_set_attributes_while_a_span_ends(caplog: pytest.LogCaptureFixture) -> None:
+def test_threads_can_set_attributes_while_a_span_ends(caplog: pytest.LogCaptureFixture) -> None:
     source = Source()
     faults: list[BaseException] = []
     for _ in range(30):
@@ -599,8 +599,8 @@ def test_threads_may_set_attributes_while_a_span_ends(caplog: pytest.LogCaptureF
     assert not faults
 
 
-def test_what_waits_is_counted_also_while_another_thread_has_its_turn() -> None:
-    """Each time the counts drifted, until nothing found a place to wait any more."""
+def test_waiting_spans_are_counted_correctly_with_several_threads() -> None:
+    """A wrong count would add up until no span could wait any more."""
 
     class Interrupted(list[Any]):
         def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""``CODE_LOCATIONS``: the line of the user's code on the spans of what it calls, in real requests."""
+"""Test ``CODE_LOCATIONS``, which adds the calling line of the user's code to spans, in real requests."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def location(span: ReadableSpan) -> tuple[Any, ...]:
 
 
 def line_of(function: Any, text: str) -> int:
-    """The number of the one line of ``function`` that holds ``text``."""
+    """Return the number of the only line of ``function`` that contains ``text``."""
     lines, first = inspect.getsourcelines(function)
     (number,) = (first + at for at, line in enumerate(lines) if text in line)
     return number
@@ -61,7 +61,7 @@ def here(function: Any, text: str) -> tuple[str, int, str]:
     return HERE, line_of(function, text), function.__name__
 
 
-# ----- the views that are asked for
+# ----- Views
 
 
 def orders(request: HttpRequest) -> HttpResponse:
@@ -138,13 +138,13 @@ urlpatterns = [
 ]
 
 
-# ----- in requests
+# ----- Requests
 
 
 @pytest.mark.django_db
 class TestRequests:
     @on
-    def test_a_query_says_who_made_it(self, spans: Spans, client: Client) -> None:
+    def test_a_query_has_the_line_that_made_it(self, spans: Spans, client: Client) -> None:
         client.get("/orders/")
         assert location(spans.one("db.select.auth_user")) == here(count_users, "# the query")
 
@@ -154,7 +154,7 @@ class TestRequests:
         assert location(spans.one("db.select.auth_group")) == here(names, "# the names")
 
     @on
-    def test_a_query_of_a_template_is_the_views(self, spans: Spans, client: Client) -> None:
+    def test_a_query_in_a_template_has_the_line_of_the_view(self, spans: Spans, client: Client) -> None:
         client.get("/page/")
         assert location(spans.one("db.select.auth_group")) == here(page, "# the template")
 
@@ -182,20 +182,20 @@ class TestRequests:
         assert location(spans.one("http.post.paper")) == here(calling, "# announced")
 
     @on
-    def test_a_middleware_of_the_users(self, spans: Spans, client: Client) -> None:
+    def test_a_middleware_of_the_user(self, spans: Spans, client: Client) -> None:
         ours = "django_tracing.middleware.TracingMiddleware"
-        with override_settings(MIDDLEWARE=[ours, "tests.spans.test_locations.asking"]):
+        with override_settings(MIDDLEWARE=[ours, "tests.spans.test_locations.querying"]):
             client.get("/orders/")
-        asked, counted = spans.named("db.select.auth_user")
-        assert location(asked) == (HERE, line_of(asking, "# asked first"), "middleware")
+        location_of_query, counted = spans.named("db.select.auth_user")
+        assert location(location_of_query) == (HERE, line_of(querying, "# queried first"), "middleware")
         assert location(counted) == here(count_users, "# the query")
 
     @on
-    def test_what_django_asks_by_itself_is_nobodys(self, spans: Spans, client: Client) -> None:
+    def test_queries_of_django_itself_have_no_location(self, spans: Spans, client: Client) -> None:
         client.force_login(User.objects.create(username="ada"))
         spans.clear()
         client.get("/whoami/")
-        # Neither the test's, which called Django, nor the view's, which the session is saved after.
+        # Not the line of the test, which called Django, nor of the view, which returned before the session is saved.
         assert location(spans.one("db.select.django_session"))[2] == "whoami"
         assert location(spans.one("db.update.django_session")) == (None, None, None)
 
@@ -208,9 +208,9 @@ class TestRequests:
         assert len(spans) > 5
 
 
-def asking(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
+def querying(get_response: Callable[[HttpRequest], HttpResponse]) -> Callable[[HttpRequest], HttpResponse]:
     def middleware(request: HttpRequest) -> HttpResponse:
-        User.objects.exists()  # asked first
+        User.objects.exists()  # queried first
         return get_response(request)
 
     return middleware
@@ -228,12 +228,12 @@ def get_async(path: str) -> None:
 @pytest.mark.django_db
 class TestAsync:
     @on
-    def test_a_function_of_the_users_in_a_thread(self, spans: Spans) -> None:
+    def test_a_function_of_the_user_in_a_thread(self, spans: Spans) -> None:
         get_async("/async-orders/")
         assert location(spans.one("db.select.auth_user")) == here(count_users, "# the query")
 
     @on
-    def test_a_thread_with_none_of_the_users_code_says_nothing(self, spans: Spans) -> None:
+    def test_a_thread_without_the_users_code_has_no_location(self, spans: Spans) -> None:
         get_async("/async-orm/")
         assert location(spans.one("db.select.auth_user")) == (None, None, None)
 
@@ -250,14 +250,14 @@ class TestAsync:
         assert location(spans.one("db.select.auth_user")) == here(count_users, "# the query")
 
 
-# ----- whose code it is
+# ----- The user's code
 
 tracer = trace.get_tracer("tests")
 
 MODULE = """
 from django.contrib.auth.models import User
 
-def ask():
+def count():
     return User.objects.count()
 
 def run(function):
@@ -276,16 +276,16 @@ def load(file: Path) -> ModuleType:
 
 
 @pytest.mark.django_db
-class TestWhose:
+class TestUsersCode:
     @pytest.fixture(autouse=True)
     def _on(self) -> Iterator[None]:
         with on:
             yield
 
-    def asked(self, spans: Spans, ask: Callable[[], Any]) -> tuple[Any, ...]:
+    def location_of_query(self, spans: Spans, count: Callable[[], Any]) -> tuple[Any, ...]:
         spans.clear()
         with tracer.start_as_current_span("root"):
-            ask()
+            count()
         return location(spans.one("db.select.auth_user"))
 
     def test_the_path_is_below_the_longest_entry(
@@ -294,11 +294,11 @@ class TestWhose:
         monkeypatch.syspath_prepend(str(tmp_path / "project"))
         monkeypatch.syspath_prepend(str(tmp_path))
         module = load(tmp_path / "project" / "shop" / "views.py")
-        assert self.asked(spans, module.ask) == ("shop/views.py", 5, "ask")
+        assert self.location_of_query(spans, module.count) == ("shop/views.py", 5, "count")
 
-    def test_outside_of_every_entry_it_is_the_file_alone(self, spans: Spans, tmp_path: Path) -> None:
+    def test_outside_of_every_entry_it_is_only_the_file_name(self, spans: Spans, tmp_path: Path) -> None:
         module = load(tmp_path / "shop" / "views.py")
-        assert self.asked(spans, module.ask) == ("views.py", 5, "ask")
+        assert self.location_of_query(spans, module.count) == ("views.py", 5, "count")
 
     def test_the_home_folder_is_never_shown(
         self, spans: Spans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -307,35 +307,35 @@ class TestWhose:
         monkeypatch.setenv("USERPROFILE", str(tmp_path / "home" / "ada"))
         monkeypatch.syspath_prepend(str(tmp_path / "home"))
         module = load(tmp_path / "home" / "ada" / "shop" / "views.py")
-        assert self.asked(spans, module.ask) == ("views.py", 5, "ask")
-        # Beside it there is nothing to hide.
+        assert self.location_of_query(spans, module.count) == ("views.py", 5, "count")
+        # A path outside of it is not changed.
         module = load(tmp_path / "home" / "shop" / "views.py")
-        assert self.asked(spans, module.ask) == ("shop/views.py", 5, "ask")
+        assert self.location_of_query(spans, module.count) == ("shop/views.py", 5, "count")
         monkeypatch.syspath_prepend(str(tmp_path / "home" / "ada"))
         module = load(tmp_path / "home" / "ada" / "shop" / "models.py")
-        assert self.asked(spans, module.ask) == ("shop/models.py", 5, "ask")
+        assert self.location_of_query(spans, module.count) == ("shop/models.py", 5, "count")
 
     @pytest.mark.parametrize("packages", ["site-packages", "dist-packages"])
-    def test_installed_packages_are_passed_over(self, spans: Spans, tmp_path: Path, packages: str) -> None:
+    def test_installed_packages_are_skipped(self, spans: Spans, tmp_path: Path, packages: str) -> None:
         module = load(tmp_path / "venv" / "lib" / "python3" / packages / "shelf" / "views.py")
-        found = self.asked(spans, module.ask)
-        assert found[::2] == (HERE, "asked")
+        found = self.location_of_query(spans, module.count)
+        assert found[::2] == (HERE, "location_of_query")
 
-    def test_a_project_below_a_virtual_environment_is_the_users(
+    def test_a_project_below_a_virtual_environment_is_the_users_code(
         self, spans: Spans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.syspath_prepend(str(tmp_path / "venv" / "src"))
         module = load(tmp_path / "venv" / "src" / "my-site-packages" / "views.py")
-        assert self.asked(spans, module.ask) == ("my-site-packages/views.py", 5, "ask")
+        assert self.location_of_query(spans, module.count) == ("my-site-packages/views.py", 5, "count")
 
-    def test_code_without_a_file_is_passed_over(self, spans: Spans, tmp_path: Path) -> None:
+    def test_code_without_a_file_is_skipped(self, spans: Spans, tmp_path: Path) -> None:
         module = load(tmp_path / "views.py")
         for filename in ("<string>", "shop/templates/cart.html"):
             names: dict[str, Any] = {}
             exec(compile(MODULE, filename, "exec"), names)  # noqa: S102
-            assert self.asked(spans, lambda ask=names["ask"]: module.run(ask)) == ("views.py", 8, "run")
+            assert self.location_of_query(spans, lambda count=names["count"]: module.run(count)) == ("views.py", 8, "run")
 
-    def test_many_files_and_lines_leave_no_memory_behind(self, spans: Spans) -> None:
+    def test_many_files_and_lines_use_bounded_memory(self, spans: Spans) -> None:
         from django_tracing.spans import locations as code_locations
 
         names: dict[str, Any] = {}
@@ -344,7 +344,7 @@ class TestWhose:
             code_locations._classify(names["run"].__code__.co_filename)
             assert len(code_locations._files) <= code_locations._MOST_FILES
 
-    def test_a_failure_costs_the_location_only(self, spans: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failure_loses_only_the_location(self, spans: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
         from django_tracing.spans import locations as code_locations
 
         def fails(*args: Any) -> str:
@@ -352,11 +352,11 @@ class TestWhose:
 
         monkeypatch.setattr(code_locations, "_files", {})
         monkeypatch.setattr(os.path, "abspath", fails)
-        assert self.asked(spans, User.objects.count) == (None, None, None)
+        assert self.location_of_query(spans, User.objects.count) == (None, None, None)
 
 
 def test_in_a_process_of_its_own(tmp_path: Path) -> None:
-    """A project as it is deployed: its settings say it, no test's ``setting_changed``."""
+    """As in a deployed project: the setting is in its settings module, not changed by a test."""
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "__init__.py").touch()
     (tmp_path / "shop" / "work.py").write_text(MODULE, encoding="utf-8")
@@ -378,11 +378,11 @@ def test_in_a_process_of_its_own(tmp_path: Path) -> None:
         from django.core.management import call_command
         from django_tracing.testing import capture_spans
         from django_tracing import create_span
-        from shop.work import ask
+        from shop.work import count
         call_command("migrate", verbosity=0)
         with capture_spans() as spans:
             with create_span("work"):
-                ask()
+                count()
         found = spans.find("db.select.auth_user").attributes
         print(found["code.filepath"], found["code.lineno"], found["code.function"])
         """
@@ -396,4 +396,4 @@ def test_in_a_process_of_its_own(tmp_path: Path) -> None:
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert run.stdout.split() == ["shop/work.py", "5", "ask"]
+    assert run.stdout.split() == ["shop/work.py", "5", "count"]

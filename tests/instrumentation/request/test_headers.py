@@ -396,14 +396,14 @@ class TestCollect:
         assert MOST_COLLECTED == 10_000
         monkeypatch.setattr("django_tracing.spans.collector.MOST_COLLECTED", 3)
         scope = RequestState("x")
-        begun = our_spans.start_operation("root", {}, context=with_request_state(scope))
-        assert begun is not None
+        started = our_spans.start_operation("root", {}, context=with_request_state(scope))
+        assert started is not None
         collected = our_spans.collect(scope)
-        token = our_spans.attach(begun.context)
+        token = our_spans.attach(started.context)
         for number in range(5):
             our_spans.end_span(our_spans.start_span(f"span {number}"))
         our_spans.detach(token)
-        begun.end()
+        started.end()
         assert [span.name for span in collected] == ["span 0", "span 1", "span 2"]
 
     @tracing("Server-Timing")
