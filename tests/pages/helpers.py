@@ -90,7 +90,7 @@ def fill(store: LocalStore, count: int = 60) -> None:
 
 
 def repeated(count: int, **attributes: Any) -> list[dict[str, Any]]:
-    said = {
+    attributes = {
         "operation.type": "database",
         "db.system": "postgresql",
         "db.operation": "select",
@@ -101,7 +101,7 @@ def repeated(count: int, **attributes: Any) -> list[dict[str, Any]]:
         row(5, 1, 0, "GET /list", kind="server", took=100),
         row(5, 2, 1, "db.select.owners", kind="client", start=1, attributes={"db.system": "postgresql"}),
         *(
-            row(5, 10 + number, 1, "db.select.blueprints", kind="client", start=2 + number * 3, attributes=said)
+            row(5, 10 + number, 1, "db.select.blueprints", kind="client", start=2 + number * 3, attributes=attributes)
             for number in range(count)
         ),
         row(5, 3, 1, "cache.get.x", start=90, attributes={"operation.type": "cache"}),

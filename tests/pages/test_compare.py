@@ -20,8 +20,8 @@ def test_comparing(root: Client, store: LocalStore) -> None:
     text = content(root, f"{5:032x}/")
     option = re.search(rf'<option value="{6:032x}">([^<]+)</option>', text)
     assert option is not None, "traces of the same route are offered"
-    said = words(content(root, f"{5:032x}/compare/", **{"with": f"{6:032x}"}))
-    assert "GET /list shop 1 1 100 ms 500 µs −99.5 ms" in said
-    assert "db.select.blueprints shop 12 3 12.0 ms 1.50 ms −10.5 ms" in said
+    shown = words(content(root, f"{5:032x}/compare/", **{"with": f"{6:032x}"}))
+    assert "GET /list shop 1 1 100 ms 500 µs −99.5 ms" in shown
+    assert "db.select.blueprints shop 12 3 12.0 ms 1.50 ms −10.5 ms" in shown
     assert "is not stored" in content(root, f"{5:032x}/compare/", status=404, **{"with": "e" * 32})
     assert root.get(f"{TRACES}{5:032x}/compare/").status_code == 404

@@ -97,6 +97,6 @@ def test_a_download_that_breaks_off_is_visible_and_logged(
     assert read
     with pytest.raises(ValueError):
         json.loads(b"".join(read))
-    said = [record.getMessage() for record in caplog.records if record.name == "django_tracing"]
-    assert len(said) == 1
-    assert said[0].startswith(f"The download of trace {77:032x} broke off: ")
+    messages = [record.getMessage() for record in caplog.records if record.name == "django_tracing"]
+    assert len(messages) == 1
+    assert messages[0].startswith(f"The download of trace {77:032x} broke off: ")

@@ -88,16 +88,18 @@ def test_searching(root: Client, path: Path, query: dict[str, str], numbers: lis
         ({"limit": "1000000"}, "not one of the available choices"),
     ],
 )
-def test_what_is_no_search_is_said_beside_its_field(root: Client, query: dict[str, str], message: str) -> None:
+def test_an_invalid_search_shows_the_error_beside_its_field(
+    root: Client, query: dict[str, str], message: str
+) -> None:
     assert message in words(content(root, **query))
 
 
 @pytest.mark.parametrize("before", ["x", "1", "-", "9" * 30 + "-a", "9" * 19 + "-a", "1-<b>", "1-\0"])
-def test_a_page_that_is_not_there(root: Client, store: LocalStore, before: str) -> None:
+def test_a_page_beyond_the_last(root: Client, store: LocalStore, before: str) -> None:
     content(root, before=before)
 
 
-def test_the_four_searches_are_one_click_away(root: Client, store: LocalStore) -> None:
+def test_the_four_predefined_searches(root: Client, store: LocalStore) -> None:
     text = content(root, **{"min_duration": "1s"})
     for query in (
         {"min_duration": "1s"},
@@ -123,12 +125,12 @@ def test_the_plot_has_a_dot_for_each_trace(root: Client, path: Path) -> None:
         assert not re.search(r'c[xy]="[0-9]+,', content(root))
 
 
-def test_a_list_of_nothing_says_how_to_get_something(root: Client) -> None:
+def test_an_empty_list_explains_how_to_get_traces(root: Client) -> None:
     assert "There are no traces yet." in content(root)
     assert "python manage.py check_tracing" in content(root)
 
 
-def test_a_part_of_the_page_for_the_live_list(root: Client, store: LocalStore) -> None:
+def test_the_part_of_the_page_that_the_live_list_loads(root: Client, store: LocalStore) -> None:
     part = root.get(TRACES, {"part": "results"}).content.decode()
     assert listed(part) == [BLUEPRINT]
     assert "<html" not in part

@@ -28,14 +28,14 @@ pytestmark = pytest.mark.django_db
 
 
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_looking_needs_the_permission(store: LocalStore, address: str) -> None:
+def test_viewing_requires_the_permission(store: LocalStore, address: str) -> None:
     assert Client().get(TRACES + address).status_code == 302, "to the login"
     assert staff("view_samplingrule").get(TRACES + address).status_code == 403
     User.objects.all().delete()
     assert staff("view_trace").get(TRACES + address).status_code == 200
 
 
-def test_nothing_can_be_changed_and_the_index_shows_it(root: Client) -> None:
+def test_traces_cannot_be_changed_and_the_index_says_view(root: Client) -> None:
     index = root.get("/admin/").content.decode()
     assert f'href="{TRACES}"' in index
     assert f"{TRACES}add/" not in index
@@ -43,7 +43,7 @@ def test_nothing_can_be_changed_and_the_index_shows_it(root: Client) -> None:
         assert root.get(TRACES + address).status_code == 404
 
 
-def test_looking_at_traces_makes_none(root: Client, store: LocalStore, spans: Any) -> None:
+def test_viewing_traces_makes_no_traces(root: Client, store: LocalStore, spans: Any) -> None:
     for address in ADDRESSES:
         root.get(TRACES + address)
     assert spans.names == []
@@ -51,7 +51,7 @@ def test_looking_at_traces_makes_none(root: Client, store: LocalStore, spans: An
     assert spans.names != []
 
 
-def test_links_stay_within_the_admin_that_they_are_of(root: Client, store: LocalStore) -> None:
+def test_links_stay_within_their_admin_site(root: Client, store: LocalStore) -> None:
     store.write([{**span, "trace_id": f"{2:032x}"} for span in blueprint_trace()])
     for address in [*ADDRESSES[:5], f"{BLUEPRINT}/compare/?with={2:032x}", f"{'f' * 32}/"]:
         text = root.get(f"/ops/django_tracing/trace/{address}").content.decode()
@@ -71,16 +71,16 @@ def test_every_field_is_escaped(root: Client, store: LocalStore) -> None:
         "events": [{"name": SCRIPT, "time": NOON, "attributes": {SCRIPT: SCRIPT, "exception.stacktrace": SCRIPT}}],
         "links": [{"trace_id": "ab" * 16, "span_id": "cd" * 8, "attributes": {SCRIPT: SCRIPT}}],
     }
-    said = {
+    attributes = {
         **{SCRIPT: SCRIPT, "db.system": SCRIPT, "db.name": SCRIPT, "db.statement": f"SELECT {SCRIPT} FROM x"},
         **{"db.operation": "select", "code.filepath": SCRIPT, "code.function": SCRIPT, "http.status_code": SCRIPT},
         **{"user.id": SCRIPT, "user.subscription": SCRIPT, "correlation.id": SCRIPT, "peer.service": SCRIPT},
     }
     breaker = {"operation.type": "circuit_breaker", "circuit_breaker.name": SCRIPT, "circuit_breaker.state": SCRIPT}
-    spans = [row(7, 1, 0, kind="server", attributes=said, took=50, **evil)]
-    spans += [row(7, 10 + each, 1, kind="client", start=each, attributes=said, **evil) for each in range(6)]
+    spans = [row(7, 1, 0, kind="server", attributes=attributes, took=50, **evil)]
+    spans += [row(7, 10 + each, 1, kind="client", start=each, attributes=attributes, **evil) for each in range(6)]
     spans.append(row(7, 20, 1, attributes=breaker, **evil))
-    store.write([*spans, row(8, 1, 0, kind="server", attributes=said, **evil)])
+    store.write([*spans, row(8, 1, 0, kind="server", attributes=attributes, **evil)])
     trace, span = f"{7:032x}", f"{1:016x}"
     for address in (
         *("", f"?{urlencode({'service': SCRIPT, 'operation': SCRIPT, 'attributes': SCRIPT, 'before': SCRIPT})}"),
@@ -97,7 +97,7 @@ def test_every_field_is_escaped(root: Client, store: LocalStore) -> None:
     assert "<script" not in root.get(f"{TRACES}{trace}/otlp.json")["Content-Disposition"]
 
 
-def test_numbers_are_the_browsers_whatever_the_language(root: Client, store: LocalStore, settings: Any) -> None:
+def test_numbers_for_the_browser_are_not_localized(root: Client, store: LocalStore, settings: Any) -> None:
     settings.LANGUAGE_CODE = "de"
     settings.USE_THOUSAND_SEPARATOR = True
     store.write([row(5, 1, 0, "GET /x", took=5_000_000)])
@@ -107,8 +107,8 @@ def test_numbers_are_the_browsers_whatever_the_language(root: Client, store: Loc
     assert 'data-total="5000000000000"' in content(root, f"{5:032x}/")
 
 
-def test_every_page_is_in_a_list(root: Client, store: LocalStore) -> None:
-    """A page is a module with a function ``page`` and a line in a list; only what replaces Django's views is not."""
+def test_every_page_is_registered(root: Client, store: LocalStore) -> None:
+    """A page is a module with a function ``page`` and a line in a list, except for pages that replace Django's views."""
     folder = Path(pages.__file__).parent
     modules = {path.stem for path in folder.glob("*.py") if "\ndef page(" in path.read_text()}
     listed = {page.module for page in (*pages.TRACE_PAGES, *pages.RULE_PAGES)}
@@ -117,10 +117,10 @@ def test_every_page_is_in_a_list(root: Client, store: LocalStore) -> None:
     patterns = {page.pattern for page in pages.TRACE_PAGES}
     for address in ADDRESSES:
         patterns -= {pattern for pattern in patterns if re.search(pattern, address.partition("?")[0])}
-    assert patterns == set(), "the tests of permissions visit each page"
+    assert patterns == set(), "the tests of permissions must visit each page"
 
 
-def test_a_page_is_added_by_one_line(root: Client, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_line_adds_a_page(root: Client, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its address and its tab come from the list."""
     added = pages.Page("routes", r"^again/$", "again", "Once more")
     monkeypatch.setattr(pages, "TRACE_PAGES", (*pages.TRACE_PAGES, added))

@@ -11,12 +11,12 @@ from tests.pages.helpers import RULES, page
 pytestmark = pytest.mark.django_db
 
 
-def preview(client: Client, **asked: str) -> tuple[str, list[str]]:
-    answer = client.get(f"{RULES}preview/", {"operation": "request", **asked})
+def preview(client: Client, **request: str) -> tuple[str, list[str]]:
+    answer = client.get(f"{RULES}preview/", {"operation": "request", **request})
     return answer.context["decision"], [reason["outcome"] for reason in answer.context["reasons"]]
 
 
-def test_a_preview_finds_a_rule_by_the_route_that_spans_show(root: Client) -> None:
+def test_a_preview_matches_rules_by_the_route_of_spans(root: Client) -> None:
     SamplingRule.objects.create(name="people", path="/people/<pk>/", rate=50)
     assert preview(root, path="/people/7/") == (
         "The rule “people” decides: 50 % of the traces are kept.",
@@ -24,7 +24,7 @@ def test_a_preview_finds_a_rule_by_the_route_that_spans_show(root: Client) -> No
     )
 
 
-def test_a_preview_says_which_rule_decides_and_why(root: Client) -> None:
+def test_a_preview_shows_which_rule_decides_and_why(root: Client) -> None:
     SamplingRule.objects.create(name="posts", order=1, method="POST")
     SamplingRule.objects.create(name="ada", order=2, user_id="42", rate=50)
     SamplingRule.objects.create(name="tenant", order=3, header_name="X-Tenant", header_value="acme")

@@ -12,7 +12,7 @@ from tests.pages.helpers import RULES
 pytestmark = pytest.mark.django_db
 
 
-def test_ordering_is_saved_at_once_and_in_the_history(root: Client) -> None:
+def test_the_order_is_saved_immediately_and_recorded_in_the_history(root: Client) -> None:
     rules = [
         SamplingRule.objects.create(name=name, order=order) for name, order in zip("abcd", (0, 0, 5, 9), strict=True)
     ]

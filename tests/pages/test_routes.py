@@ -34,7 +34,7 @@ def test_routes(root: Client, path: Path) -> None:
     assert len(first(within="900")) == 2
     text = content(root, "routes/", o="-p95")
     assert 'aria-sort="descending"' in text
-    assert 'href="?o=p95"' in text, "a second click turns the order"
+    assert 'href="?o=p95"' in text, "a second click reverses the order"
     # The route links to its traces, and the slowest time to its trace.
     assert f'href="{TRACES}?service=shop&amp;operation=GET+%2Fitems"' in text
     assert f'href="{TRACES}{119:032x}/">19.0 ms' in text

@@ -26,7 +26,7 @@ from tests.traces.readers.jaeger.helpers import Server
 pytestmark = pytest.mark.django_db
 
 
-def test_a_jaeger_that_is_down_is_said_at_once(root: Client, settings: Any) -> None:
+def test_a_jaeger_that_is_down_is_reported_immediately(root: Client, settings: Any) -> None:
     port = free_port()
     settings.TRACING = {"ENDPOINT": "http://127.0.0.1:4318", "QUERY_URL": f"http://127.0.0.1:{port}"}
     for address in ADDRESSES:
@@ -37,14 +37,14 @@ def test_a_jaeger_that_is_down_is_said_at_once(root: Client, settings: Any) -> N
         assert "/admin/django_tracing/processstatus/" in text, "the admin's own check"
 
 
-def test_only_who_may_check_is_sent_there(settings: Any) -> None:
+def test_only_users_who_may_run_the_check_get_its_link(settings: Any) -> None:
     settings.TRACING = {"EXPORTER": "none"}
     text = content(staff("view_trace"))
     assert "Traces can&#x27;t be read:" in text
     assert "processstatus" not in text.split('role="alert"')[1]
 
 
-def test_a_jaeger_that_hangs_is_given_up(root: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_jaeger_that_hangs_times_out(root: Client, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("django_tracing.pages.source.ANSWER_TIMEOUT", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -52,7 +52,7 @@ def test_a_jaeger_that_hangs_is_given_up(root: Client, settings: Any, monkeypatc
         assert "did not answer within 0.2 s" in words(content(root))
 
 
-def test_a_jaeger_with_many_slow_services_is_given_up(
+def test_a_jaeger_with_many_slow_services_times_out(
     root: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each answer is fast enough, but all of them together are not."""
@@ -70,20 +70,20 @@ def test_a_jaeger_with_many_slow_services_is_given_up(
         assert len(server.asked) < 20
 
 
-def test_a_file_that_is_another_programs(root: Client, path: Path) -> None:
+def test_a_file_of_another_program(root: Client, path: Path) -> None:
     path.write_bytes(b"SQLite format 3\0" + b"\x10\x00" + b"\1" * 50 + b"\0" * 5000)
     assert "another program" in words(content(root))
 
 
-def test_a_store_with_too_much_in_it_is_given_up(root: Client, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_in_a_large_store_times_out(root: Client, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = LocalStore(path)
     fill(store, 2000)
     store.close()
     assert listed(content(root, user="nobody")) == []
     monkeypatch.setattr("django_tracing.traces.readers.sqlite.store.READING_TIMEOUT", -1.0)
     for address, query in (("", {"user": "nobody"}), ("routes/", {})):
-        said = words(content(root, address, **query))
-        assert "holds too much to look through within -1 s. Ask for less: a shorter time, one service." in said
+        shown = words(content(root, address, **query))
+        assert "holds too much to look through within -1 s. Ask for less: a shorter time, one service." in shown
 
 
 class Broken:
@@ -107,7 +107,7 @@ class Broken:
         raise ReadError("It sleeps.", "asleep")
 
 
-def test_a_reader_of_the_users_own_that_fails(root: Client, settings: Any) -> None:
+def test_a_custom_reader_that_fails(root: Client, settings: Any) -> None:
     settings.TRACING = {"READER": f"{__name__}.Broken"}
     assert "Broken.services failed: ZeroDivisionError: of its own." in words(content(root))
     assert "It sleeps." in words(content(root, "map/"))
@@ -122,7 +122,7 @@ def test_the_same_pages_from_jaeger(
     version: str, request: pytest.FixtureRequest, root: Client, settings: Any, store: LocalStore
 ) -> None:
     jaeger = request.getfixturevalue("jaeger" if version == "jaeger" else "jaeger_151")
-    # A new id and today's date: the tests share this Jaeger, and it searches the last 24 hours.
+    # A new id and the current date: the tests share this Jaeger, and it searches the last 24 hours.
     trace_id = f"{time.time_ns():032x}"
     shift = time.time_ns() - 60 * 10**9 - NOON
     store.write(
@@ -170,8 +170,8 @@ def test_the_same_pages_from_jaeger(
     assert "8 spans" in words(text)
     assert "requests.exceptions.ReadTimeout" in words(content(root, f"{trace_id}/spans/{5:016x}/"))
     assert "GET /api/blueprints/" in words(content(root, "routes/", service="api-gateway"))
-    said = words(content(root, "map/"))
-    assert "The calls between services are Jaeger's counts" in said
-    assert re.search(r"api-gateway blueprint-service service \d+", said)
+    shown = words(content(root, "map/"))
+    assert "The calls between services are Jaeger's counts" in shown
+    assert re.search(r"api-gateway blueprint-service service \d+", shown)
     assert json.loads(root.get(f"{TRACES}{trace_id}/jaeger.json").getvalue())["data"][0]["traceID"] == trace_id
     assert "is not stored" in content(root, f"{'f' * 31}0/", status=404)

@@ -16,7 +16,7 @@ from tests.traces.builders import exception, row
 pytestmark = pytest.mark.django_db
 
 
-def test_a_span_says_everything(root: Client, store: LocalStore) -> None:
+def test_a_span_shows_everything(root: Client, store: LocalStore) -> None:
     event = exception("ValueError", "boom")
     event["attributes"]["exception.stacktrace"] = 'Traceback:\n  File "x.py", line 1\nValueError: boom'
     store.write(
@@ -35,9 +35,9 @@ def test_a_span_says_everything(root: Client, store: LocalStore) -> None:
     )
     for address in (f"{6:032x}/spans/{1:016x}/", f"{6:032x}/spans/{1:016x}/?part=1"):
         text = root.get(TRACES + address).content.decode()
-        said = words(text)
+        shown = words(text)
         for wanted in ("it broke", "exception.type ValueError", "http.method POST", 'tags ["a", "b"]', str(2**60)):
-            assert wanted in said
+            assert wanted in shown
         assert "ValueError: boom</pre>" in text
         assert f'href="{TRACES}{BLUEPRINT}/"' in text
         assert f'href="{TRACES}?attributes=http.method%3DPOST"' in text
@@ -54,7 +54,7 @@ def test_an_attributes_link_finds_its_traces(root: Client, store: LocalStore) ->
     assert listed(content(root, link)) == [f"{6:032x}"]
 
 
-def test_a_link_to_what_is_no_trace(root: Client, store: LocalStore) -> None:
+def test_a_link_with_an_invalid_trace_id(root: Client, store: LocalStore) -> None:
     links = [{"trace_id": trace_id, "span_id": "", "attributes": {}} for trace_id in ("", "x/../y", "abc")]
     store.write([row(6, links=links)])
     text = content(root, f"{6:032x}/spans/{1:016x}/")
@@ -62,9 +62,7 @@ def test_a_link_to_what_is_no_trace(root: Client, store: LocalStore) -> None:
     assert 'href="">' not in text
 
 
-def test_a_span_that_is_asked_for_is_the_only_one_read(
-    root: Client, store: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_the_requested_span_is_read(root: Client, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     read = []
     original = local.span_of_row
     monkeypatch.setattr(local, "span_of_row", lambda *args: read.append(1) or original(*args))

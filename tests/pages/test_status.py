@@ -78,8 +78,8 @@ def test_a_button_checks_whether_traces_arrive(root: Client, settings: Any, arri
     assert answer.context["outcome"] == ("The trace was sent." if arrives else "The trace did not arrive.")
 
 
-def test_a_check_leads_to_its_trace(root: Client) -> None:
-    """With the local store, the command's link is another command, which no browser can open."""
+def test_a_check_links_to_its_trace(root: Client) -> None:
+    """With the local store, the command prints another command instead of a link, which a browser can't open."""
     answer = root.post(STATUS)
     link = re.search(
         r'role="status">The trace arrived\.\s*<a href="([^"]+)">Show the trace</a>', answer.content.decode()
@@ -88,6 +88,6 @@ def test_a_check_leads_to_its_trace(root: Client) -> None:
     assert "check_tracing.child" in root.get(link[1]).content.decode()
 
 
-def test_who_may_not_look_at_traces_gets_the_command() -> None:
+def test_users_who_may_not_view_traces_get_the_command() -> None:
     text = staff("view_processstatus").post(STATUS).content.decode()
     assert re.search(r"The trace arrived\.\s*<code>python manage.py traces [0-9a-f]{32}</code>", text)

@@ -17,40 +17,40 @@ pytestmark = pytest.mark.django_db
 
 def test_a_waterfall(root: Client, store: LocalStore) -> None:
     text = content(root, f"{BLUEPRINT}/")
-    said = words(text)
-    assert "api-gateway" in said
-    assert "8 spans" in said
-    assert "2 errors" in said
+    shown = words(text)
+    assert "api-gateway" in shown
+    assert "8 spans" in shown
+    assert "2 errors" in shown
     names = re.findall(r'<a href="spans/[0-9a-f]{16}/">([^<]+)</a>', text)
     assert [html.unescape(name) for name in names] == [
         *("GET /api/blueprints/<int:pk>", "middleware.auth", "db.select.users", "cache.get.blueprint:*"),
         *("circuit_breaker.blueprint-service", "http.post.blueprint-service", "POST /validate", "rate_limit.check"),
     ]
     assert re.findall(r'aria-level="(\d)"', text) == ["1", "2", "3", "2", "2", "3", "4", "1"]
-    assert "The parent of one span is not stored here." in said
+    assert "The parent of one span is not stored here." in shown
     assert f'href="{TRACES}{BLUEPRINT}/otlp.json"' in text
 
 
-def test_the_beginning_of_an_id_leads_to_the_trace(root: Client, store: LocalStore) -> None:
+def test_a_prefix_of_an_id_redirects_to_the_trace(root: Client, store: LocalStore) -> None:
     answer = root.get(f"{TRACES}{BLUEPRINT[:31]}/")
     assert (answer.status_code, answer["Location"]) == (302, f"{TRACES}{BLUEPRINT}/")
 
 
 @pytest.mark.parametrize("address", ["f" * 32 + "/", "f" * 32 + "/otlp.json", "f" * 32 + f"/spans/{1:016x}/"])
-def test_a_trace_that_has_left(root: Client, store: LocalStore, address: str) -> None:
+def test_a_trace_that_was_deleted(root: Client, store: LocalStore, address: str) -> None:
     assert f"The trace {'f' * 32} is not stored." in content(root, address, status=404)
     assert "is not stored" in content(root, f"{BLUEPRINT}/spans/{99:016x}/", status=404)
     assert root.get(f"{TRACES}nonsense/").status_code == 404
 
 
-def test_repeated_queries_are_folded_and_blamed(root: Client, store: LocalStore) -> None:
+def test_repeated_queries_are_folded_and_reported(root: Client, store: LocalStore) -> None:
     location = {"code.filepath": "shop/views.py", "code.lineno": 42, "code.function": "checkout"}
     store.write(repeated(12, **location))
     text = content(root, f"{5:032x}/")
-    said = words(text)
-    assert "N+1: the same query 12 times, 12.0 ms in total. Called from shop/views.py:42 in checkout ." in said
-    assert "SELECT … FROM blueprints WHERE id = %s" in said
-    assert "12 × db.select.blueprints" in said
+    shown = words(text)
+    assert "N+1: the same query 12 times, 12.0 ms in total. Called from shop/views.py:42 in checkout ." in shown
+    assert "SELECT … FROM blueprints WHERE id = %s" in shown
+    assert "12 × db.select.blueprints" in shown
     assert text.count('aria-level="3"') == 12
     # Folded rows are in the page, but hidden until the row is opened.
     assert len(re.findall(r'aria-level="3"[^>]* hidden', text)) == 12
@@ -59,7 +59,9 @@ def test_repeated_queries_are_folded_and_blamed(root: Client, store: LocalStore)
     assert "CODE_LOCATIONS" in text
 
 
-def test_a_trace_too_long_for_a_browser(root: Client, store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_start_of_a_long_trace_is_shown(
+    root: Client, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("django_tracing.traces.readers.sqlite.store.MOST_SPANS", 6)
     text = content(root, f"{BLUEPRINT}/")
     assert len(set(re.findall(r'href="spans/([0-9a-f]{16})/"', text))) == 6
@@ -68,21 +70,21 @@ def test_a_trace_too_long_for_a_browser(root: Client, store: LocalStore, monkeyp
     assert "MAX_TRACE_SPANS" not in text
 
 
-def test_a_few_alike_are_folded_and_not_blamed(root: Client, store: LocalStore) -> None:
+def test_a_few_equal_queries_are_folded_and_not_reported(root: Client, store: LocalStore) -> None:
     store.write(repeated(4))
-    said = words(content(root, f"{5:032x}/"))
-    assert "4 × db.select.blueprints" in said
-    assert "N+1" not in said
+    shown = words(content(root, f"{5:032x}/"))
+    assert "4 × db.select.blueprints" in shown
+    assert "N+1" not in shown
 
 
-def test_one_span_is_one_span(root: Client, store: LocalStore) -> None:
+def test_the_number_of_spans_is_in_the_singular(root: Client, store: LocalStore) -> None:
     store.write([row(6, status="error")])
-    said = words(content(root, f"{6:032x}/"))
-    assert "1 span ·" in said
-    assert "1 error " in said
+    shown = words(content(root, f"{6:032x}/"))
+    assert "1 span ·" in shown
+    assert "1 error " in shown
 
 
-def test_what_tells_of_the_lines_of_the_code(root: Client, store: LocalStore) -> None:
+def test_the_hint_about_code_locations(root: Client, store: LocalStore) -> None:
     query = {"db.system": "postgresql", "db.statement": "SELECT x FROM y", "operation.type": "database"}
     spans = [row(6, n, 1, "db.select.y", kind="client", start=n, attributes=query) for n in range(2, 9)]
     store.write([row(6, 1, took=50), *spans])
@@ -93,11 +95,13 @@ def test_what_tells_of_the_lines_of_the_code(root: Client, store: LocalStore) ->
 
 def test_where_the_time_went(root: Client, store: LocalStore) -> None:
     store.write(repeated(12))
-    said = words(content(root, f"{5:032x}/"))
-    assert "Python 86.0 ms 86 % SQL 13.0 ms 13 % Cache 1.00 ms 1 %" in said
+    shown = words(content(root, f"{5:032x}/"))
+    assert "Python 86.0 ms 86 % SQL 13.0 ms 13 % Cache 1.00 ms 1 %" in shown
 
 
-def test_what_was_not_stored_is_said_in_the_list_and_on_the_page(root: Client, store: LocalStore) -> None:
+def test_spans_that_were_not_stored_are_mentioned_in_the_list_and_on_the_page(
+    root: Client, store: LocalStore
+) -> None:
     bounded = LocalStore(store.path, max_trace_spans=3)
     bounded.write([row(88, number) for number in range(1, 11)])
     bounded.close()
@@ -108,7 +112,7 @@ def test_what_was_not_stored_is_said_in_the_list_and_on_the_page(root: Client, s
     assert "Download the trace to see" not in text
 
 
-def test_a_trace_of_very_many_services(root: Client, store: LocalStore) -> None:
+def test_a_trace_with_very_many_services(root: Client, store: LocalStore) -> None:
     store.write([row(99, number, service=f"service-{number}") for number in range(1, 131)])
     text = content(root, f"{99:032x}/")
     assert text.count('class="tracing-key"') <= 102

@@ -333,7 +333,11 @@ class TestUsersCode:
         for filename in ("<string>", "shop/templates/cart.html"):
             names: dict[str, Any] = {}
             exec(compile(MODULE, filename, "exec"), names)  # noqa: S102
-            assert self.location_of_query(spans, lambda count=names["count"]: module.run(count)) == ("views.py", 8, "run")
+            assert self.location_of_query(spans, lambda count=names["count"]: module.run(count)) == (
+                "views.py",
+                8,
+                "run",
+            )
 
     def test_many_files_and_lines_use_bounded_memory(self, spans: Spans) -> None:
         from django_tracing.spans import locations as code_locations

@@ -1,4 +1,4 @@
-"""Spans for the tests of reading back, as the exporter would hand them to the store."""
+"""Build spans for the tests of readers, in the form in which the exporter passes them to the store."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def row(
     base: int = NOON,
     **changes: Any,
 ) -> dict[str, Any]:
-    """One span; ``start`` and ``took`` are in milliseconds after ``base``."""
+    """Return one span; ``start`` and ``took`` are in milliseconds after ``base``."""
     service = changes.pop("service", "shop")
     began = base + int(start * MS)
     return {
@@ -49,7 +49,7 @@ def exception(kind: str = "ValueError", message: str = "boom", at: int = NOON) -
 
 
 def blueprint_trace() -> list[dict[str, Any]]:
-    """A request to a gateway that calls another service, which fails, and falls back."""
+    """Return the trace of a request to a gateway that calls another service, which fails, and uses a fallback."""
     return [
         row(1, 1, 0, "GET /api/blueprints/<int:pk>", took=124.4, kind="server", service="api-gateway",
             attributes={"http.status_code": 200, "http.method": "GET"}),

@@ -1,4 +1,4 @@
-"""A trace has a bound: what is stored, shown and read of one that never ends, e.g. of a traceparent that is repeated."""
+"""Test the limits of a trace that grows without end, for example because a traceparent is repeated."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def make(path: Path) -> Iterator[Callable[..., LocalStore]]:
 
 
 def request_of(number: int, **changes: Any) -> list[dict[str, Any]]:
-    """A request with two queries, as they end, in the trace that its caller's traceparent names each time."""
+    """Return the spans of a request with two queries, in the order in which they end and in the same trace each time."""
     root = number * 10
     return [
         row(1, root + 2, root, "db.select.x", start=number * 10 + 1, kind="client"),
@@ -64,12 +64,12 @@ def test_a_repeated_traceparent_is_one_trace_with_a_bound(make: Callable[..., Lo
     trace = store.trace(ONE)
     assert trace is not None
     assert (len(trace.spans), trace.span_count, trace.left_out, trace.unstored) == (30, 300, 270, 270)
-    # The first requests, whole.
+    # The first requests, complete.
     assert [span.name for span in trace.spans].count("GET /health") == 10
     assert summary.duration == (1000 - 10 + 9) * 10**6
 
 
-def test_what_was_left_out_is_said(make: Callable[..., LocalStore]) -> None:
+def test_left_out_spans_are_mentioned(make: Callable[..., LocalStore]) -> None:
     store = make(max_trace_spans=3)
     store.write(request_of(1) + request_of(2))
     trace = store.trace(ONE)
@@ -84,7 +84,7 @@ def test_what_was_left_out_is_said(make: Callable[..., LocalStore]) -> None:
     assert found["warnings"] == ["3 more spans were not stored."]
 
 
-def test_a_trace_within_the_bound_says_nothing_of_it(make: Callable[..., LocalStore]) -> None:
+def test_a_trace_within_the_limit_does_not_mention_it(make: Callable[..., LocalStore]) -> None:
     store = make(max_trace_spans=3)
     store.write(request_of(1))
     trace = store.trace(ONE)
@@ -94,8 +94,8 @@ def test_a_trace_within_the_bound_says_nothing_of_it(make: Callable[..., LocalSt
     assert "not stored)" not in render_list(store.search())
 
 
-def test_the_root_that_ends_last_is_stored_beyond_the_bound(make: Callable[..., LocalStore]) -> None:
-    """A command of 1,000 queries, each in a function of its own: the command, which began first, is told of last."""
+def test_the_root_that_ends_last_is_stored_beyond_the_limit(make: Callable[..., LocalStore]) -> None:
+    """A command makes 1,000 queries, each in its own function. The command starts first and is stored last."""
     store = make(max_trace_spans=100)
     for number in range(500):
         store.write([row(1, 1000 + number, 10, "db.select.x", start=number), row(1, 2000 + number, 20, start=number)])
@@ -116,7 +116,7 @@ def test_the_root_that_ends_last_is_stored_beyond_the_bound(make: Callable[..., 
 )
 @settings(deadline=None, max_examples=60)
 def test_every_span_is_stored_or_counted_once(spans: list[tuple[int, int]], most: int, size: int) -> None:
-    """Whatever hangs below what, in whatever batches, with batches that are sent again."""
+    """With any tree and any batches, and with batches that are sent again."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -134,9 +134,9 @@ def test_every_span_is_stored_or_counted_once(spans: list[tuple[int, int]], most
         assert len(trace.spans) >= min(most, len(rows))
 
 
-def test_a_chain_without_end_has_the_same_bound(make: Callable[..., LocalStore]) -> None:
+def test_an_endless_chain_has_the_same_limit(make: Callable[..., LocalStore]) -> None:
     store = make(max_trace_spans=100)
-    # Each is the parent of the one before it, as spans end.
+    # Each is the parent of the previous span, in the order in which spans end.
     for number in range(1, 1001):
         store.write([row(1, number, number + 1)])
     trace = store.trace(ONE)
@@ -144,7 +144,7 @@ def test_a_chain_without_end_has_the_same_bound(make: Callable[..., LocalStore])
     assert (len(trace.spans), trace.left_out) == (110, 890)
 
 
-def test_processes_share_the_bound(path: Path) -> None:
+def test_processes_share_the_limit(path: Path) -> None:
     stores = [LocalStore(path, max_trace_spans=50) for _ in range(4)]
 
     def write(number: int) -> None:
@@ -159,12 +159,12 @@ def test_processes_share_the_bound(path: Path) -> None:
         store.close()
     assert trace is not None
     assert summary.span_count == trace.span_count == 240
-    # The request that met the bound is whole.
+    # The request that reached the limit is complete.
     assert 50 <= len(trace.spans) <= 51
 
 
 class _Counting:
-    """Counts the steps of SQLite's virtual machine."""
+    """Count the steps of SQLite's virtual machine."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.steps = 0
@@ -189,10 +189,10 @@ class _Counting:
         return self.steps - before
 
 
-def test_a_span_of_a_long_trace_costs_as_much_as_any(
+def test_storing_a_span_of_a_long_trace_takes_constant_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
-    """No batch reads or writes again what is stored: neither below the bound nor beyond it."""
+    """No batch reads or writes stored spans again, neither below the limit nor above it."""
     counting = _Counting(monkeypatch)
     batches = [request_of(number) for number in range(1, 1601)]
     apart = [[{**span, "trace_id": f"{number:032x}"} for span in batch] for number, batch in enumerate(batches, 1)]
@@ -211,12 +211,12 @@ def test_a_span_of_a_long_trace_costs_as_much_as_any(
 # ----- Reading
 
 
-def test_the_earliest_are_shown_and_what_they_hang_below(
+def test_the_earliest_spans_and_their_ancestors_are_shown(
     make: Callable[..., LocalStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "MOST_SPANS", 20)
     store = make()
-    # The caller's clock runs ahead: its spans seem to be the last.
+    # The caller's clock is ahead: its spans seem to be the last.
     store.write([row(1, 1, 0, "POST /", start=9000, took=50), row(1, 2, 1, "http.get.shop", start=9001)])
     store.write([row(1, 10 + number, 2, start=number) for number in range(100)])
     trace = store.trace(ONE)
@@ -251,7 +251,7 @@ def test_one_span_reads_one_span(make: Callable[..., LocalStore], monkeypatch: p
 
 
 @pytest.mark.parametrize("kind", ["otlp", "jaeger"])
-def test_the_file_has_all_that_is_stored_in_order(
+def test_the_file_contains_all_stored_spans_in_order(
     kind: str, make: Callable[..., LocalStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "MOST_SPANS", 20)
@@ -303,7 +303,7 @@ def test_a_file_takes_no_more_memory_for_more_spans(kind: str, make: Callable[..
     assert peak(2) < 1.5 * peak(1)
 
 
-def test_a_trace_that_leaves_while_it_is_read_ends_the_file(
+def test_a_trace_deleted_while_it_is_read_ends_the_file(
     make: Callable[..., LocalStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(local, "SLICE", 5)
@@ -312,7 +312,7 @@ def test_a_trace_that_leaves_while_it_is_read_ends_the_file(
     found = store.stream(ONE)
     assert found is not None
     read = [next(found.spans) for _ in range(5)]
-    # Its rows' numbers may be others' by now.
+    # The ids of its rows may belong to other traces by now.
     store.write([row(2, number) for number in range(1, 21)])
     with pytest.raises(StoreError, match="left the local store .* while it was read"):
         read += found.spans
@@ -320,7 +320,9 @@ def test_a_trace_that_leaves_while_it_is_read_ends_the_file(
 
 
 @pytest.mark.parametrize("column", ["attributes", "more"])
-def test_what_is_stored_too_deep_is_told(column: str, make: Callable[..., LocalStore], path: Path) -> None:
+def test_stored_values_that_are_too_deep_raise_an_error(
+    column: str, make: Callable[..., LocalStore], path: Path
+) -> None:
     store = make()
     store.write([row(1, 1)])
     connection = sqlite3.connect(path)

@@ -1,4 +1,4 @@
-"""Files to take away, as the programs that they are for take them."""
+"""Test the files to download with the programs that read them."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def post(jaeger: Any, trace: Trace) -> None:
 
 
 def checkout() -> Trace:
-    """Everything that a span can say, over two services."""
-    # Jaeger looks back a day only, and its older dialect keeps whole microseconds.
+    """Return a trace of two services with every field of a span."""
+    # Jaeger searches only the last day, and its older API keeps whole microseconds.
     now = (time.time_ns() // 10**9 - 60) * 10**9
-    # Of all 128 bits: 1.51 leaves leading zeros out.
+    # An id of the full 128 bits: 1.51 omits leading zeros.
     number = time.time_ns() << 64 | 1
-    said = {"text": "a", "yes": True, "count": 3, "ratio": 0.25, "big": 2**53 - 2, "tags": ["a", "b"]}
+    attributes = {"text": "a", "yes": True, "count": 3, "ratio": 0.25, "big": 2**53 - 2, "tags": ["a", "b"]}
     event = exception("Declined", "no", now + 10**7)
     link = {"trace_id": "ab" * 16, "span_id": f"{7:016x}", "attributes": {}}
     rows = [
-        row(number, 0xA1, 0, "POST /checkout", base=now, took=90, kind="server", attributes=said, status="ok"),
+        row(number, 0xA1, 0, "POST /checkout", base=now, took=90, kind="server", attributes=attributes, status="ok"),
         row(number, 0xA2, 0xA1, "http.post.billing", base=now, start=5, took=60, kind="client", links=[link]),
         row(number, 0xA3, 0xA2, "POST /charge", base=now, start=9, took=40, kind="server", service="billing",
             status="error", status_message="card declined", events=[event]),
@@ -47,7 +47,7 @@ def checkout() -> Trace:
 
 
 @pytest.mark.parametrize("version", ["jaeger", "jaeger_151"])
-def test_otlp_is_taken_and_comes_back_the_same(version: str, request: pytest.FixtureRequest) -> None:
+def test_jaeger_accepts_otlp_and_returns_the_same(version: str, request: pytest.FixtureRequest) -> None:
     jaeger = request.getfixturevalue(version)
     trace = checkout()
     post(jaeger, trace)
@@ -61,13 +61,13 @@ def test_otlp_is_taken_and_comes_back_the_same(version: str, request: pytest.Fix
     for sent, came in zip(trace.spans, found.spans, strict=True):
         wanted, got = sent.as_dict(), came.as_dict()
         if version == "jaeger_151" and "tags" in wanted["attributes"]:
-            # It writes lists as text.
+            # It converts lists to text.
             wanted["attributes"]["tags"] = '["a","b"]'
         assert got == wanted
 
 
 def normal(answer: Any) -> Any:
-    """Jaeger's answer without the order of things that have none, and without what only a server can know."""
+    """Return Jaeger's response in a fixed order and without values that only a server knows."""
     (trace,) = answer["data"]
     processes = trace["processes"]
     return sorted(
@@ -91,11 +91,11 @@ def normal(answer: Any) -> Any:
 
 
 def _ours(tag: dict[str, Any]) -> bool:
-    # 1.51 adds the format, and takes the scope for a part of the process, where later ones have a tag for it.
+    # 1.51 adds the format, and adds the scope to the process; later versions have a tag for it.
     return tag["key"] not in ("internal.span.format", "otel.library.name", "otel.scope.name")
 
 
-def test_jaeger_json_is_what_jaeger_itself_answers(jaeger_151: Any) -> None:
+def test_jaeger_json_is_the_same_as_the_response_of_jaeger(jaeger_151: Any) -> None:
     trace = checkout()
     post(jaeger_151, trace)
 
@@ -115,12 +115,12 @@ def test_jaeger_json_is_what_jaeger_itself_answers(jaeger_151: Any) -> None:
     assert normal(ours) == normal(theirs)
 
 
-def test_values_that_json_has_no_name_for() -> None:
-    said = {
+def test_values_that_json_cannot_represent() -> None:
+    attributes = {
         **{"nan": math.nan, "inf": -math.inf, "huge": 2**63, "small": -(2**63), "none": None, "bytes": b"\0\xff"},
         "nested": {"a": [1, {"b": True}]},
     }
-    trace = Trace("1" * 32, [span_of(row(1, 1, attributes=said))])
+    trace = Trace("1" * 32, [span_of(row(1, 1, attributes=attributes))])
     text = "".join(otlp_json(trace.spans))
     (span,) = json.loads(text, parse_constant=pytest.fail)["resourceSpans"][0]["scopeSpans"][0]["spans"]
     values = {item["key"]: item["value"] for item in span["attributes"]}

@@ -1,4 +1,4 @@
-"""Traces as they come: incomplete, late, with clocks that disagree."""
+"""Test the tree and the summary of traces: incomplete, late, with clocks that disagree."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def span(span_id: str, parent_id: str = "", start: int = 0, end: int = 10, **cha
 
 
 def shape(nodes: list[Node]) -> Any:
-    """The tree as nested lists of names, orphans with a question mark."""
+    """Return the tree as nested lists of names, with a question mark after orphans."""
     return [[node.span.name + ("?" if node.orphan else ""), *shape(node.children)] for node in nodes]
 
 
@@ -44,7 +44,7 @@ def test_tree_of_several_roots() -> None:
     assert shape(Trace(TRACE_ID, [span("b", start=2), span("a", start=1)]).tree()) == [["a"], ["b"]]
 
 
-def test_a_child_that_starts_before_its_parent_stays_its_child() -> None:
+def test_a_child_that_starts_before_its_parent_remains_its_child() -> None:
     trace = Trace(TRACE_ID, [span("child", "root", -5), span("root", start=0)])
     assert shape(trace.tree()) == [["root", ["child"]]]
     assert trace.root.name == "root"
@@ -56,7 +56,7 @@ def test_a_child_that_starts_before_its_parent_stays_its_child() -> None:
     [
         ([span("own", "own")], [["own?"]]),
         ([span("a", "b", 1), span("b", "a", 2)], [["a?", ["b"]]]),
-        # What hangs below a circle stays where it is, also when it began first.
+        # A span below a cycle keeps its place, even if it started first.
         (
             [span("leaf", "b", 0), span("a", "b", 1), span("b", "a", 2), span("root", "", 0)],
             [["root"], ["a?", ["b", ["leaf"]]]],
@@ -67,11 +67,11 @@ def test_a_child_that_starts_before_its_parent_stays_its_child() -> None:
         ),
     ],
 )
-def test_circles_are_cut_open(spans: list[Span], expected: Any) -> None:
+def test_cycles_are_broken(spans: list[Span], expected: Any) -> None:
     assert shape(Trace(TRACE_ID, spans).tree()) == expected
 
 
-def test_spans_with_the_same_id_both_stand_in_the_tree() -> None:
+def test_spans_with_the_same_id_are_both_in_the_tree() -> None:
     trace = Trace(
         TRACE_ID, [span("root"), span("twin", "root", 1), span("twin", "root", 2), span("child", "twin", 3)]
     )
@@ -113,7 +113,7 @@ def test_the_earliest_span_is_the_root_where_the_caller_is_not_stored() -> None:
     assert Trace(TRACE_ID, [span("b", "gone", 5), span("a", "gone", 1)]).root.name == "a"
 
 
-def test_a_span_without_an_end_lasts_nothing() -> None:
+def test_a_span_without_an_end_has_no_duration() -> None:
     unfinished = Trace(TRACE_ID, [span("open", start=5_000, end=0)])
     assert unfinished.duration == 0
     assert unfinished.spans[0].duration == 0
@@ -140,14 +140,14 @@ def test_a_trace_has_spans() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "abc", "xyzxyzxyz", "a" * 33, "é" * 8, "../../etc/passwd", "1' OR 1=1 --"])
-def test_what_is_no_trace_id(text: str) -> None:
+def test_an_invalid_trace_id(text: str) -> None:
     with pytest.raises(ReadError, match="not a trace id"):
         trace_id_prefix(text)
 
 
-def test_trace_ids_are_taken_in_any_case() -> None:
+def test_trace_ids_are_accepted_in_any_case() -> None:
     assert trace_id_prefix(" ABCDEF12 ") == "abcdef12"
 
 
-def test_times_no_calendar_holds() -> None:
+def test_times_beyond_the_range_of_datetime() -> None:
     assert iso_time(10**30) == "1970-01-01T00:00:00.000000Z"

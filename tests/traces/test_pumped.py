@@ -1,4 +1,4 @@
-"""Whatever the shape of a trace, four times as many spans take about four times as much work: counted, not timed."""
+"""Test that four times as many spans take about four times as much work for any shape of trace. Work is counted, not timed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.traces.builders import exception, row
 from tests.work_counter import growth, work
 
 SIZES = (64, 256, 1024)
-#: A sort compares n log n times; four times as much of one takes up to five times as long.
+#: A sort makes n log n comparisons; four times as many items take up to five times as much work.
 MOST = 5.0
 
 
@@ -45,8 +45,8 @@ def same_name(number: int, size: int) -> dict[str, Any]:
 
 
 def same_sql(number: int, size: int) -> dict[str, Any]:
-    said = {"db.statement": "SELECT a FROM b WHERE c = ?", "db.operation": "select", "db.system": "sqlite"}
-    return row(1, number, 1 if number > 1 else 0, "db.select.b", start=number, kind="client", attributes=said)
+    attributes = {"db.statement": "SELECT a FROM b WHERE c = ?", "db.operation": "select", "db.system": "sqlite"}
+    return row(1, number, 1 if number > 1 else 0, "db.select.b", start=number, kind="client", attributes=attributes)
 
 
 def all_failed(number: int, size: int) -> dict[str, Any]:
@@ -65,19 +65,19 @@ def orphans(number: int, size: int) -> dict[str, Any]:
     return row(1, number, 10**6 + number, start=number)
 
 
-def one_circle(number: int, size: int) -> dict[str, Any]:
+def one_cycle(number: int, size: int) -> dict[str, Any]:
     return row(1, number, number + 1 if number < size else 1, start=number)
 
 
-def circles_of_two(number: int, size: int) -> dict[str, Any]:
+def cycles_of_two(number: int, size: int) -> dict[str, Any]:
     return row(1, number, number + 1 if number % 2 else number - 1, start=number)
 
 
-def a_circle_with_much_below_it(number: int, size: int) -> dict[str, Any]:
+def a_cycle_with_many_children(number: int, size: int) -> dict[str, Any]:
     return row(1, number, {1: 2, 2: 1}.get(number, 1 if number % 2 else 2), start=number)
 
 
-def a_chain_below_a_circle(number: int, size: int) -> dict[str, Any]:
+def a_chain_below_a_cycle(number: int, size: int) -> dict[str, Any]:
     return row(1, number, 2 if number == 1 else number - 1, start=size - number)
 
 
@@ -90,7 +90,7 @@ def the_same_id(number: int, size: int) -> dict[str, Any]:
 
 
 def layers_around_each_other(number: int, size: int) -> dict[str, Any]:
-    """As with LAYERS = "slow": middleware in middleware, beside what they did."""
+    """As with LAYERS = "slow": nested middleware, as siblings of the calls in them."""
     if number == 1:
         return row(1, 1, 0, "GET /", took=3 * size)
     if number % 2:
@@ -109,13 +109,13 @@ def a_service_each(number: int, size: int) -> dict[str, Any]:
 
 
 def targets(number: int, size: int) -> dict[str, Any]:
-    said = {"http.url": f"http://host{number}/x", "peer.service": f"host{number}", "http.method": "GET"}
-    return row(1, number, 1 if number > 1 else 0, "http.get.x", start=number, kind="client", attributes=said)
+    attributes = {"http.url": f"http://host{number}/x", "peer.service": f"host{number}", "http.method": "GET"}
+    return row(1, number, 1 if number > 1 else 0, "http.get.x", start=number, kind="client", attributes=attributes)
 
 
 SHAPES: list[Callable[[int, int], dict[str, Any]]] = [
-    *(wide, deep, same_name, same_sql, all_failed, all_at_once, roots, orphans, one_circle, circles_of_two),
-    *(a_circle_with_much_below_it, a_chain_below_a_circle, own_parents, the_same_id, layers_around_each_other),
+    *(wide, deep, same_name, same_sql, all_failed, all_at_once, roots, orphans, one_cycle, cycles_of_two),
+    *(a_cycle_with_many_children, a_chain_below_a_cycle, own_parents, the_same_id, layers_around_each_other),
     *(layers_side_by_side, a_service_each, targets),
 ]
 
@@ -131,7 +131,7 @@ def page(trace: Trace) -> None:
     side_rows(fall, trace.duration, colors)
     differences(trace, trace)
     left_out_sentences(trace)
-    # The services' share of its head; the rest of it are links.
+    # The services of its header; the rest of the header are links.
     trace.spans_by_service()
     trace.summary().as_dict()
 
@@ -157,19 +157,19 @@ def test_work_grows_with_the_trace(function: str, shape: Callable[[int, int], di
     assert max(found) < MOST, found
 
 
-@pytest.mark.parametrize("shape", [deep, one_circle, a_chain_below_a_circle])
-def test_no_depth_is_too_deep(shape: Callable[[int, int], dict[str, Any]]) -> None:
+@pytest.mark.parametrize("shape", [deep, one_cycle, a_chain_below_a_cycle])
+def test_any_depth(shape: Callable[[int, int], dict[str, Any]]) -> None:
     trace = Trace("1" * 32, spans_of(shape, 5_000))
     for function in FUNCTIONS.values():
         function(trace)
 
 
-def test_the_text_of_a_deep_trace_is_as_long_as_its_lines() -> None:
+def test_the_text_of_a_deep_trace_grows_with_its_lines() -> None:
     text = render_trace(Trace("1" * 32, spans_of(deep, 5000)), width=100)
     assert all(len(line) <= 100 for line in text.splitlines())
 
 
-# ----- The map
+# ----- The service map
 
 
 def links(shape: str, size: int) -> list[Dependency]:
@@ -205,7 +205,7 @@ def as_dot_of(found: list[Dependency]) -> str:
     return as_dot(Dependencies(found))
 
 
-# ----- What is stored, and what people type
+# ----- Stored data and user input
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -262,7 +262,7 @@ def test_texts(text: Callable[[int], str]) -> None:
 
 
 def test_the_layer_around_each_is_the_shortest_that_there_is() -> None:
-    """The sweep, against looking at all of them."""
+    """Compare the sweep with a search through all layers."""
     from random import Random
 
     random = Random(7)

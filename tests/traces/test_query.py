@@ -1,4 +1,4 @@
-"""What people write when they look for traces."""
+"""Test the parsing of searches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_durations(text: str, expected: float) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "5", "ms", "-1s", "1 year", "1e3s", "1s1s", "١s"])
-def test_what_is_no_duration(text: str) -> None:
+def test_an_invalid_duration(text: str) -> None:
     with pytest.raises(ValueError):
         seconds(text)
 
@@ -31,8 +31,8 @@ def test_attributes() -> None:
     assert attribute("a=b=c") == ("a", "b=c")
 
 
-@pytest.mark.parametrize(("text", "said"), [("a=b urgent", "urgent"), ("=b", "=b"), ("'a=b", "")])
-def test_what_is_no_attribute(text: str, said: str) -> None:
+@pytest.mark.parametrize(("text", "message"), [("a=b urgent", "urgent"), ("=b", "=b"), ("'a=b", "")])
+def test_an_invalid_attribute(text: str, message: str) -> None:
     with pytest.raises(ValueError) as caught:
         attributes(text)
-    assert str(caught.value) == said
+    assert str(caught.value) == message

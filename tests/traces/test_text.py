@@ -1,4 +1,4 @@
-"""What a person sees in a terminal."""
+"""Test the output in a terminal."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ Python 12467 ms · Other 3.20 ms
 
 
 def test_a_trace_as_a_waterfall() -> None:
-    """Bars say where a span lies, and darkly where the end waited for it; queries of one shape are one line."""
+    """Bars show when a span ran, with darker parts on the critical path; queries of one shape are one line."""
     query = {
         **{"db.system": "postgresql", "db.operation": "select", "db.statement": "SELECT a FROM owners WHERE id = %s"},
         **{"code.filepath": "shop/views.py", "code.lineno": 7, "code.function": "owners"},
@@ -124,7 +124,7 @@ bbbbbbbbbbbbbbbbbbbbbbbbbbbbbbbb  2026-11-23 14:00:00  98.8 ms      3      12  a
 
 
 @pytest.mark.parametrize("width", [1, 40, 79, 100])
-def test_no_line_is_wider_than_asked(width: int) -> None:
+def test_no_line_is_wider_than_the_terminal(width: int) -> None:
     trace = one(name="x" * 500, attributes={"http.status_code": "9" * 500}, status="error", status_message="m" * 900)
     for color in (False, True):
         lines = render_trace(trace, width=width, color=color).split("\n")
@@ -132,7 +132,7 @@ def test_no_line_is_wider_than_asked(width: int) -> None:
         assert max(len(COLORS.sub("", line)) for line in lines) <= max(width, 40)
 
 
-def test_deep_branches_leave_room_for_names() -> None:
+def test_deep_branches_leave_space_for_names() -> None:
     spans = [
         Span("a" * 32, f"{number:016x}", f"{number - 1:016x}" if number > 1 else "", f"step-{number}", "internal",
              "shop", NOON + number, NOON + 1000)
@@ -145,7 +145,7 @@ def test_deep_branches_leave_room_for_names() -> None:
 EVIL = "a\033[31mred\033]0;title\007\r\nnew\tline\x9b1m\u202egnp.exe\u2066\u200b\udcff\x00"
 
 
-def test_a_terminal_obeys_nothing_that_a_request_says() -> None:
+def test_escape_sequences_of_a_request_are_removed() -> None:
     trace = one(
         name=EVIL,
         service=EVIL,
@@ -159,7 +159,7 @@ def test_a_terminal_obeys_nothing_that_a_request_says() -> None:
     assert "a\\x1b[31mred\\x1b]0;title\\x07\\r\\nnew\\tline\\x9b1m\\u202egnp.exe\\u2066\\u200b\\udcff\\x00" in text
 
 
-def test_plain_leaves_ordinary_text_alone() -> None:
+def test_plain_does_not_change_ordinary_text() -> None:
     assert plain("GET /käse/日本/<int:pk> 🥋") == "GET /käse/日本/<int:pk> 🥋"
     assert plain(True) == "true"
     assert plain(["a", 1]) == '["a", 1]'
@@ -188,12 +188,12 @@ def test_durations_have_three_digits(nanoseconds: int, expected: str) -> None:
     assert milliseconds(nanoseconds) == expected
 
 
-def test_stable_names_are_shown_as_the_usual_ones() -> None:
+def test_stable_names_are_shown_like_the_older_ones() -> None:
     text = render_trace(one(attributes={"http.response.status_code": 404, "db.response.returned_rows": 2}))
     assert "http.status_code=404  db.rows=2" in text
 
 
-def test_the_message_of_a_failed_span_is_its_exceptions() -> None:
+def test_the_message_of_a_failed_span_is_that_of_its_exception() -> None:
     event = Event("exception", NOON, {"exception.type": "KeyError"})
     narrow = render_trace(one(status="error", status_message="no", events=[event]), width=79)
     assert "\n" + " " * 18 + "KeyError" in narrow

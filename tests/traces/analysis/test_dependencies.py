@@ -1,4 +1,4 @@
-"""Who calls whom, drawn and written."""
+"""Test the service map as a drawing and as text."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def places(drawing: Map) -> dict[str, tuple[int, int]]:
     return {box.name: (box.x, box.y) for box in drawing.boxes}
 
 
-def test_callers_stand_left_of_what_they_call() -> None:
+def test_callers_are_left_of_the_services_that_they_call() -> None:
     drawing = layout(
         [link("web", "shop"), link("shop", "billing"), link("web", "billing"), link("shop", "pg", "database")]
     )
@@ -41,7 +41,7 @@ def test_callers_stand_left_of_what_they_call() -> None:
 def test_a_line_goes_around_the_boxes_that_it_passes() -> None:
     drawing = layout([link("web", "shop"), link("shop", "billing"), link("web", "billing")])
     at = places(drawing)
-    # The straight piece of the long line, in the column of the shop.
+    # The straight part of the long line, in the column of the shop.
     (bend,) = re.findall(r"L\d+,(\d+)", drawing.lines[2].path)
     assert not at["shop"][1] <= int(bend) <= at["shop"][1] + BOX_HEIGHT
 
@@ -75,7 +75,7 @@ def test_any_shape_can_be_drawn(links: list[Dependency]) -> None:
         unique=True,
     )
 )
-def test_boxes_never_lie_on_each_other(found: list[tuple[str, str, str]]) -> None:
+def test_boxes_do_not_overlap(found: list[tuple[str, str, str]]) -> None:
     drawing = layout([link(*each) for each in found])
     for number, box in enumerate(drawing.boxes):
         assert 0 <= box.x <= drawing.width - BOX_WIDTH
@@ -86,20 +86,20 @@ def test_boxes_never_lie_on_each_other(found: list[tuple[str, str, str]]) -> Non
         assert 0 <= line.label_y <= drawing.height
 
 
-def test_a_level_line_stays_below_its_label() -> None:
+def test_a_horizontal_line_is_below_its_label() -> None:
     [line] = layout([link("a", "b", "service")]).lines
     level = int(line.path.rpartition(",")[2])
     assert line.label_y < level
 
 
-def test_links_of_whole_traces() -> None:
+def test_links_of_complete_traces() -> None:
     breaker = {"operation.type": "circuit_breaker", "circuit_breaker.name": "mail"}
     traces = [
         [
             row(1, 1, 0, kind="server"),
             row(1, 2, 1, kind="client", attributes={"http.method": "GET", "http.url": "http://billing/x"}),
             row(1, 3, 2, kind="server", service="billing", status="error"),
-            # Nobody traces what answers this.
+            # The service that answers this isn't traced.
             row(1, 4, 1, kind="client", attributes={"http.method": "GET", "http.url": "http://smtp.example:25/x"}),
             row(1, 5, 1, attributes={**breaker, "circuit_breaker.state": "closed"}),
             row(1, 6, 1, kind="client", attributes={"db.system": "redis", "operation.type": "cache"}),
@@ -131,18 +131,20 @@ def test_a_service_that_calls_itself_is_not_called_untraced(tmp_path: Path) -> N
     store.close()
 
 
-def test_how_often_in_vain() -> None:
+def test_the_rate_of_errors() -> None:
     assert errors_of(link("a", "b", calls=3)) == "0 %"
     assert errors_of(link("a", "b", calls=3, errors=1)) == "33 %"
     assert errors_of(link("a", "b", calls=1000, errors=1)) == "<1 %"
-    assert errors_of(Dependency("a", "b", "service", 12, 0, 0)) == "?", "only counted, never looked at"
+    assert errors_of(Dependency("a", "b", "service", 12, 0, 0)) == "?", (
+        "the calls were counted, but their errors were not"
+    )
 
 
 HOSTILE = ['a"b', "a]b", "a\\", "end", "a\nb", "<script>", "a-->b", "\x1b[31m", 'x"];evil["', "#35;", "日本"]
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_names_stay_names(name: str) -> None:
+def test_names_are_escaped(name: str) -> None:
     found = Dependencies([link(name, name + "2", "breaker", 7, 1, name)])
     mermaid = as_mermaid(found).splitlines()
     assert len(mermaid) == 4
@@ -150,12 +152,12 @@ def test_names_stay_names(name: str) -> None:
     assert re.fullmatch(r'    n1\{\{"[^"<>\[\]\\\n]+"\}\}', mermaid[2])
     dot = as_dot(found).splitlines()
     assert len(dot) == 6
-    # A quoted string of DOT: no bare quotation mark within, no backslash that takes the last one away.
+    # A quoted string of DOT contains no unescaped quotation mark and no backslash that escapes the last one.
     quoted = r'"(?:[^"\\\n]|\\.)*"'
     assert re.fullmatch(rf"    n0 \[label={quoted}, shape=box\];", dot[2])
     assert re.fullmatch(rf"    n0 -> n1 \[label={quoted}\];", dot[4])
     assert all(line.isprintable() for line in as_text(found).splitlines())
 
 
-def test_what_was_only_looked_up_is_said() -> None:
+def test_the_number_of_traces_read_is_shown() -> None:
     assert "from the newest 12 traces" in as_text(Dependencies([link("a", "b")], sampled=12))

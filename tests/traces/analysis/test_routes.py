@@ -1,4 +1,4 @@
-"""Statistics by route."""
+"""Test the statistics by route."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def statistics(*found: list[dict[str, Any]], service: str | None = None) -> dict
     return {f"{route.service} {route.name}": route for route in route_statistics(parts, service)}
 
 
-def test_percentiles_are_durations_that_there_were() -> None:
+def test_percentiles_are_measured_durations() -> None:
     (route,) = statistics(*([row(number, 1, took=number)] for number in range(1, 201))).values()
     assert (route.count, route.p50, route.p95, route.p99) == (200, 100 * MS, 190 * MS, 198 * MS)
     assert (route.slowest, int(route.slowest_trace_id, 16)) == (200 * MS, 200)
@@ -28,7 +28,7 @@ def test_percentiles_are_durations_that_there_were() -> None:
     assert (one.p50, one.p95, one.p99) == (7 * MS, 7 * MS, 7 * MS)
 
 
-def test_a_call_to_another_service_is_waiting_for_it() -> None:
+def test_a_call_to_another_service_counts_as_waiting() -> None:
     database = {"db.system": "postgresql", "operation.type": "database"}
     found = statistics(
         [
@@ -43,8 +43,8 @@ def test_a_call_to_another_service_is_waiting_for_it() -> None:
     assert found["billing GET /b"].time_by_work == {"sql": 20 * MS, "python": 10 * MS}
 
 
-def test_a_view_that_was_timed_is_not_counted_twice() -> None:
-    """As the tree has it: what was done in a view is none of its own time, though it stands beside it."""
+def test_a_view_with_its_own_span_is_not_counted_twice() -> None:
+    """As in the tree, the calls in a view don't count as the view's own time, although they are its siblings."""
     database = {"db.system": "postgresql", "operation.type": "database"}
     (route,) = statistics(
         [
@@ -57,7 +57,7 @@ def test_a_view_that_was_timed_is_not_counted_twice() -> None:
     assert route.time_by_work == {"python": 70 * MS, "sql": 30 * MS}
 
 
-def test_what_begins_a_route() -> None:
+def test_which_spans_start_a_route() -> None:
     found = statistics(
         [
             row(1, 1, 0, "command.import", took=50),
@@ -75,15 +75,15 @@ def test_one_service_of_many() -> None:
     assert set(statistics(rows, service="billing")) == {"billing GET /b"}
 
 
-def test_time_that_is_a_spans_own() -> None:
+def test_a_spans_own_time() -> None:
     assert self_time(0, 100, []) == 100
     assert self_time(0, 100, [(10, 20), (15, 30), (90, 200), (-5, 3)]) == 67
     assert self_time(0, 100, [(-10, 300)]) == 0
 
 
 @given(traces())
-def test_times_never_pass_what_there_was(rows: list[dict[str, Any]]) -> None:
-    """Whatever circles and clocks a trace has."""
+def test_times_never_exceed_the_total(rows: list[dict[str, Any]]) -> None:
+    """With any cycles and clocks in a trace."""
     total = sum(each["end"] - each["start"] for each in rows)
     found = statistics(rows).values()
     assert sum(sum(route.time_by_work.values()) for route in found) <= total

@@ -1,4 +1,4 @@
-"""A trace as rows: the tree, what is folded, what was waited for, where the time went."""
+"""Test the rows of a trace: the tree, folded calls, the critical path and the time per category."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ def test_the_tree_from_top_to_bottom() -> None:
     assert fall.time_by_work == {"python": 101 * MS}
 
 
-def test_a_view_that_was_timed_takes_in_what_was_done_in_it() -> None:
-    """With LAYERS = "slow" layers are made afterwards, beside what they did."""
+def test_a_view_with_its_own_span_contains_its_calls() -> None:
+    """With LAYERS = "slow", spans of layers are made afterwards, as siblings of the calls in them."""
     fall = fall_of(
         [
             row(1, 1, 0, "request", took=100, kind="server"),
@@ -77,13 +77,13 @@ def test_a_view_that_was_timed_takes_in_what_was_done_in_it() -> None:
     assert fall.time_by_work["sql"] == 35 * MS
 
 
-# ----- folding
+# ----- Folding
 
 
-def test_calls_of_one_shape_are_folded_where_the_first_of_them_is() -> None:
+def test_calls_of_one_shape_are_folded_at_the_first_of_them() -> None:
     rows = [row(1, 1, 0, "request", took=100)]
     for number in range(6):
-        # In turns with others, as a loop over a list makes them.
+        # Alternating with others, as in a loop over a list.
         rows.append(row(1, 10 + number, 1, "db.select.a", start=number * 10, kind="client", attributes=SELECT))
         rows.append(row(1, 20 + number, 1, f"step.{number}", start=number * 10 + 5))
     fall = fall_of(rows)
@@ -94,7 +94,7 @@ def test_calls_of_one_shape_are_folded_where_the_first_of_them_is() -> None:
     assert folded.n_plus_one
     assert fall.repeated == [folded]
     assert fall.rows[0].below == 13
-    # Their time counts once.
+    # Their time is counted once.
     assert fall.time_by_work == {"python": 94 * MS, "sql": 6 * MS}
 
 
@@ -110,7 +110,7 @@ def test_calls_of_one_shape_are_folded_where_the_first_of_them_is() -> None:
         (9, {"operation.type": "cache"}, True, False),
     ],
 )
-def test_when_calls_are_folded_and_blamed(
+def test_when_calls_are_folded_and_reported(
     count: int, attributes: dict[str, Any], folded: bool, n_plus_one: bool
 ) -> None:
     rows = [row(1, 1, 0, "request", took=100)]
@@ -119,7 +119,7 @@ def test_when_calls_are_folded_and_blamed(
     assert (second.folds, second.n_plus_one) == (folded, n_plus_one)
 
 
-def test_what_differs_is_not_folded() -> None:
+def test_different_calls_are_not_folded() -> None:
     rows = [row(1, 1, 0, "request", took=100)]
     for number in range(4):
         other = {**SELECT, "db.statement": f"SELECT {'b' * number} FROM t"}
@@ -131,13 +131,13 @@ def test_what_differs_is_not_folded() -> None:
     assert not any(found.folds for found in fall_of(rows).rows)
 
 
-def test_a_failure_among_many() -> None:
+def test_a_failed_call_among_many_is_not_folded() -> None:
     rows = [row(1, 1, 0, "request", took=100)]
     rows += [row(1, 10 + each, 1, "call", start=each, status="error" if each == 2 else "unset") for each in range(4)]
     assert fall_of(rows).rows[1].failed == 1
 
 
-# ----- the critical path
+# ----- The critical path
 
 
 def test_the_critical_path_of_calls_in_a_row() -> None:
@@ -157,8 +157,8 @@ def test_the_critical_path_of_calls_in_a_row() -> None:
     }
 
 
-def test_the_critical_path_of_calls_side_by_side() -> None:
-    """The one that ended last was waited for; what ran beside it was not."""
+def test_the_critical_path_of_concurrent_calls() -> None:
+    """The parent waits for the call that ends last, not for the calls beside it."""
     fall = fall_of(
         [
             row(1, 1, 0, "request", took=100),
@@ -169,19 +169,19 @@ def test_the_critical_path_of_calls_side_by_side() -> None:
     assert critical(fall) == {"request": [(0, 20), (90, 100)], "long": [(20, 90)]}
 
 
-def test_nobody_waits_for_what_outlives_its_parent() -> None:
+def test_a_span_that_ends_after_its_parent_is_not_on_the_path() -> None:
     fall = fall_of([row(1, 1, 0, "request", took=100), row(1, 2, 1, "task", start=90, took=500)])
     assert critical(fall) == {"request": [(0, 90)], "task": [(90, 100)]}
     fall = fall_of([row(1, 1, 0, "request", took=100), row(1, 2, 1, "later", start=200, took=500)])
     assert critical(fall) == {"request": [(0, 100)]}
 
 
-# ----- anything
+# ----- Any trace
 
 
 @st.composite
 def traces(draw: st.DrawFn) -> list[dict[str, Any]]:
-    """Spans in any order, with strays and circles, and clocks that disagree."""
+    """Generate spans in any order, with orphans, cycles and clocks that disagree."""
     count = draw(st.integers(1, 25))
     return [
         row(
@@ -200,7 +200,7 @@ def traces(draw: st.DrawFn) -> list[dict[str, Any]]:
 
 
 @given(traces())
-def test_every_span_has_one_row_of_its_own(rows: list[dict[str, Any]]) -> None:
+def test_every_span_has_exactly_one_row(rows: list[dict[str, Any]]) -> None:
     fall = fall_of(rows)
     own = [found for found in fall.rows if not found.folds]
     assert sorted(found.span.span_id for found in own) == sorted(each["span_id"] for each in rows)
@@ -224,8 +224,8 @@ def _is_below(rows: list[Row], number: int, above: int) -> bool:
 
 
 @given(traces())
-def test_the_critical_path_is_a_way_through_time(rows: list[dict[str, Any]]) -> None:
-    """No moment is waited for twice, none outside its span, and all of the root's time is."""
+def test_the_critical_path_covers_each_moment_once(rows: list[dict[str, Any]]) -> None:
+    """Intervals don't overlap, lie within their span, and together cover the root."""
     fall = fall_of(rows)
     own = [found for found in fall.rows if not found.folds]
     parts = sorted(part for found in own for part in found.critical)
@@ -247,7 +247,7 @@ def test_ten_thousand_spans_and_a_chain_of_five_thousand() -> None:
     assert max(found.depth for found in fall.rows) == 4_999
 
 
-# ----- words
+# ----- Text
 
 
 @pytest.mark.parametrize(

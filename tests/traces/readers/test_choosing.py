@@ -1,4 +1,4 @@
-"""Where traces are read back from, by the settings."""
+"""Test that the settings choose the reader."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_jaeger(configured: dict[str, Any], expected: str) -> None:
 
 
 @pytest.mark.parametrize("exporter", ["console", "none"])
-def test_where_nothing_is_kept(exporter: str) -> None:
+def test_an_exporter_whose_traces_cannot_be_read(exporter: str) -> None:
     with pytest.raises(ReadError) as caught:
         get_reader(load({"EXPORTER": exporter}, {}))
     assert caught.value.reason == "no_reader"

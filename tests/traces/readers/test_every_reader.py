@@ -1,4 +1,4 @@
-"""What every reader promises, on the local store and on real Jaegers of both dialects, over the same spans."""
+"""Test the interface of readers with the same spans in the local store and in real Jaegers of both APIs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.jaegers import Jaeger, wait_until
 
 MS = 1_000_000
-#: Jaeger looks back a day only; whole milliseconds, which its older dialect keeps too.
+#: Jaeger searches only the last day. Whole milliseconds, which its older API also keeps.
 NOW = int(time.time() - 600) * 1000 * MS
 
 CHECKOUT = 0xAAAAAA11 << 96 | 1
@@ -97,7 +97,7 @@ def jaeger_reader(version: Any) -> Iterator[Reader]:
         exporter = OTLPHTTPExporter(jaeger.otlp_http)
         reader = JaegerReader(jaeger.query)
         assert reader.version == ("v3" if version == "jaeger" else "v1")
-        # Oldest first, one by one: the newest of Jaeger's memory is what came last, and within a request that is chance.
+        # Send the oldest first, one by one: Jaeger's memory orders by arrival, which is random within a request.
         for trace_id in (LISTING, CHECKOUT, LISTING_TWIN, LONELY):
             exporter.export([each for each in SPANS if each.context.trace_id == trace_id])
             wait_until(lambda wanted=f"{trace_id:032x}": reader.trace(wanted), "a trace to be stored")
@@ -135,7 +135,7 @@ class TestEveryReader:
         assert ids(reader.search(limit=2)) == [LONELY, LISTING_TWIN]
 
     def test_pages(self, reader: Reader) -> None:
-        """Each goes on where the one before it ended."""
+        """Each page continues where the previous one ended."""
         found: list[int] = []
         before = None
         while page := reader.search(limit=2, before=before):
@@ -143,8 +143,8 @@ class TestEveryReader:
             before = page[-1].start, page[-1].trace_id
         assert found == [LONELY, LISTING_TWIN, CHECKOUT, LISTING]
 
-    def test_as_many_as_are_asked_for(self, reader: Reader) -> None:
-        """Also where a backend knows only durations of spans, and finds others first."""
+    def test_the_limit(self, reader: Reader) -> None:
+        """Also if a backend knows only durations of spans and finds other traces first."""
         assert ids(reader.search(max_duration=0.05, limit=1)) == [LISTING_TWIN]
         assert ids(reader.search(service="shop", max_duration=0.015, limit=1)) == [LISTING_TWIN]
 
@@ -156,7 +156,7 @@ class TestEveryReader:
         assert (checkout.span_count, checkout.error_count) == (3, 1)
 
     @pytest.mark.parametrize(
-        ("asked", "expected"),
+        ("search", "expected"),
         [
             ({"service": "shop"}, [LISTING_TWIN, CHECKOUT, LISTING]),
             ({"service": "billing"}, [CHECKOUT]),
@@ -172,7 +172,7 @@ class TestEveryReader:
             ({"attributes": {"http.status_code": "502"}}, [CHECKOUT]),
             ({"attributes": {"cache.hit": "false"}}, [LISTING]),
             ({"attributes": {"http.status_code": "502", "cache.hit": "true"}}, [CHECKOUT]),
-            # All of them on one span.
+            # All attributes must be on one span.
             ({"attributes": {"http.status_code": "502", "peer.service": "billing"}}, []),
             ({"attributes": {"http.status_code": "5"}}, []),
             ({"attributes": {"error": "true"}}, [CHECKOUT, LISTING]),
@@ -186,11 +186,11 @@ class TestEveryReader:
             ({"min_duration": 1e15}, []),
             ({"max_duration": 1e15, "errors": True}, [CHECKOUT, LISTING]),
         ],
-        # Not by value: times are this run's, and every worker of pytest-xdist must collect the same names.
+        # Without values: times differ by run, and every worker of pytest-xdist must collect the same names.
         ids=lambda value: "-".join(value) if isinstance(value, dict) else f"{len(value)}-found",
     )
-    def test_search(self, reader: Reader, asked: dict[str, Any], expected: list[int]) -> None:
-        assert ids(reader.search(**asked)) == expected
+    def test_search(self, reader: Reader, search: dict[str, Any], expected: list[int]) -> None:
+        assert ids(reader.search(**search)) == expected
 
     def test_a_trace(self, reader: Reader) -> None:
         trace = reader.trace(f"{CHECKOUT:032x}")
@@ -217,7 +217,7 @@ class TestEveryReader:
         assert (event.name, event.time) == ("exception", NOW + 2030 * MS)
         assert event.attributes == {"exception.type": "Declined", "exception.message": "no"}
 
-    def test_a_trace_whose_root_is_elsewhere(self, reader: Reader) -> None:
+    def test_a_trace_whose_root_is_in_another_service(self, reader: Reader) -> None:
         trace = reader.trace(f"{LONELY:032x}")
         assert trace is not None
         (node,) = trace.tree()
@@ -231,7 +231,7 @@ class TestEveryReader:
 
     def test_routes(self, reader: Reader) -> None:
         items = {(route.service, route.name): route for route in reader.routes()}
-        # The mail's sender is elsewhere: it begins with a consumer.
+        # The sender of the mail is in another service: the trace starts with a consumer.
         assert set(items) == {
             ("shop", "GET /items"),
             ("shop", "POST /checkout"),
@@ -243,7 +243,7 @@ class TestEveryReader:
         assert (listing.p50, listing.p95, listing.p99) == (10 * MS, 20 * MS, 20 * MS)
         assert (int(listing.slowest_trace_id, 16), listing.slowest) == (LISTING, 20 * MS)
         assert listing.time_by_work == {"python": 23 * MS, "sql": 5 * MS, "http": MS, "cache": MS}
-        # A call to another service is the caller's waiting, as a whole.
+        # A call to another service counts completely as waiting of the caller.
         assert items["shop", "POST /checkout"].time_by_work == {"http": 60 * MS, "python": 30 * MS}
         assert items["billing", "POST /charge"].error_count == 1
         assert {route.service for route in reader.routes(service="billing")} == {"billing"}
@@ -264,12 +264,12 @@ class TestEveryReader:
         assert all(link.examined == 1 for link in found.links)
         assert found.sampled in (None, 4)
 
-    def test_where_it_reads_from(self, reader: Reader) -> None:
+    def test_describe(self, reader: Reader) -> None:
         link = reader.trace_link("ab")
         assert link is None or link == f"{reader.describe()}/trace/ab"
         assert reader.describe()
 
-    def test_the_beginning_of_an_id_is_enough(self, reader: Reader) -> None:
+    def test_a_prefix_of_an_id_is_enough(self, reader: Reader) -> None:
         for beginning in ("aaaaaa", "AAAAAA11", f"{CHECKOUT:032x}"[:31]):
             trace = reader.trace(beginning)
             assert trace is not None
@@ -278,11 +278,11 @@ class TestEveryReader:
             reader.trace("bbbbbb")
         assert caught.value.reason == "ambiguous"
 
-    def test_a_trace_that_is_not_there(self, reader: Reader) -> None:
+    def test_a_trace_that_is_not_stored(self, reader: Reader) -> None:
         assert reader.trace("d" * 32) is None
         assert reader.trace("d" * 8) is None
 
-    def test_what_is_no_id(self, reader: Reader) -> None:
+    def test_an_invalid_id(self, reader: Reader) -> None:
         with pytest.raises(ReadError, match="not a trace id") as caught:
             reader.trace("../services")
         assert caught.value.reason == "bad_id"

@@ -1,4 +1,4 @@
-"""Serve what Jaeger's query API, or another program, answers."""
+"""Serve responses of Jaeger's query API or of another program."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PAGE = "<!DOCTYPE html><title>Jaeger UI</title>"
 
 
 class Server:
-    """An HTTP server on a free port that answers what ``answer`` makes of a path; bodies that are no text are JSON."""
+    """An HTTP server on a free port that sends the result of ``answer`` for a path; bodies other than text are JSON."""
 
     def __init__(self, answer: Callable[[str], Answer], headers: dict[str, str] | None = None) -> None:
         self.asked: list[str] = []
@@ -52,7 +52,7 @@ class Server:
 
 
 def v1(path: str) -> Answer:
-    """A Jaeger before 2.19 as a proxy or a backend with the same API would be: no v3 at all, pages elsewhere."""
+    """Answer like a proxy or a backend with the API of Jaeger before 2.19: no v3 API, and pages at another address."""
     parts = urlsplit(path)
     if parts.path == "/api/services":
         return 200, {"data": ["shop"], "total": 1, "errors": None}
@@ -69,7 +69,7 @@ def v1(path: str) -> Answer:
     return 200, PAGE
 
 
-#: As clients of Jaeger's own sent them, before OpenTelemetry: short ids, no kinds, errors as text, log fields.
+#: Spans of Jaeger's former clients, before OpenTelemetry: short ids, no kinds, errors as text, log fields.
 TRACE_V1 = {
     "traceID": "ab" * 8,
     "spans": [
@@ -123,7 +123,7 @@ def v3(path: str) -> Answer:
     return 404, "404 page not found"
 
 
-#: Nothing but what a span can't be without, and one value of each kind.
+#: Only the required fields of a span, and one value of each kind.
 SPAN_V3 = {
     "traceId": "AB" * 16,
     "spanId": "12" * 8,

@@ -1,4 +1,4 @@
-"""What goes wrong with requests to Jaeger's query API, by cause."""
+"""Test the errors of requests to Jaeger's query API, by cause."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.traces.readers.jaeger.helpers import PAGE, Server, v3
 
 @pytest.fixture
 def silent() -> Iterator[int]:
-    """The port of a server that accepts and says nothing."""
+    """Yield the port of a server that accepts connections and sends nothing."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         yield listener.getsockname()[1]
 
 
 def talker(sent: bytes) -> Iterator[int]:
-    """The port of a server that greets with ``sent`` and closes."""
+    """Yield the port of a server that sends ``sent`` and closes the connection."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
@@ -35,7 +35,7 @@ def talker(sent: bytes) -> Iterator[int]:
                     connection, _ = listener.accept()
                 except OSError:
                     return
-                # The other side may hang up at any time.
+                # The client may close the connection at any time.
                 with connection, suppress(OSError):
                     connection.sendall(sent)
                     connection.shutdown(socket.SHUT_WR)
@@ -45,7 +45,7 @@ def talker(sent: bytes) -> Iterator[int]:
         thread = threading.Thread(target=serve)
         thread.start()
         yield listener.getsockname()[1]
-        # Unlike closing, this wakes up who waits in accept().
+        # Unlike close(), this wakes up the thread in accept().
         listener.shutdown(socket.SHUT_RDWR)
         thread.join()
 
@@ -75,13 +75,13 @@ def test_an_unknown_host(host: str) -> None:
     assert host in str(error)
 
 
-def test_a_server_that_says_nothing(silent: int) -> None:
+def test_a_server_that_sends_nothing(silent: int) -> None:
     error = fails(f"http://127.0.0.1:{silent}", timeout=0.1)
     assert error.reason == "timeout"
     assert "within 0.1 s" in str(error)
 
 
-def test_a_server_that_drips() -> None:
+def test_a_server_that_sends_slowly() -> None:
     stop = threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -104,7 +104,7 @@ def test_a_server_that_drips() -> None:
             thread.join()
 
 
-def test_an_answer_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_endless_response(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http, "MAX_ANSWER", 1 << 20)
     with Server(lambda path: (200, "x" * (1 << 21))) as server:
         error = fails(server.url)
@@ -112,18 +112,18 @@ def test_an_answer_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "longer than 1 MiB" in str(error)
 
 
-def test_tls_spoken_to_a_server_without(ssh: int) -> None:
+def test_tls_to_a_server_without_tls(ssh: int) -> None:
     error = fails(f"https://127.0.0.1:{ssh}")
     assert error.reason == "tls"
     assert "http://" in str(error)
 
 
-def test_something_that_speaks_no_http(ssh: int) -> None:
+def test_a_server_that_does_not_speak_http(ssh: int) -> None:
     assert fails(f"http://127.0.0.1:{ssh}").reason == "not_jaeger"
 
 
 @pytest.mark.parametrize("status", [401, 403])
-def test_credentials_are_asked_for(status: int) -> None:
+def test_missing_credentials(status: int) -> None:
     with Server(lambda path: (status, "no")) as server:
         error = fails(server.url)
     assert error.reason == "unauthorized"
@@ -148,12 +148,12 @@ def test_no_query_api_at_this_address() -> None:
 
 
 @pytest.mark.parametrize("body", [PAGE, {"hello": "world"}, ["data"], "", "[" * 100_000, 7, None])
-def test_something_else_answers(body: Any) -> None:
+def test_a_response_of_another_program(body: Any) -> None:
     with Server(lambda path: (200, body)) as server:
         assert fails(server.url).reason == "not_jaeger"
 
 
-def test_a_jaeger_that_is_ill() -> None:
+def test_a_server_error() -> None:
     with Server(lambda path: (503, {"error": {"httpCode": 503, "message": "no storage"}})) as server:
         error = fails(server.url)
     assert error.reason == "failed"

@@ -1,4 +1,4 @@
-"""JSON that is read piece by piece says what ``json.loads`` says of all of it."""
+"""Test that JSON read in parts has the same result as ``json.loads``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def stream(text: str | bytes, size: int) -> JsonStream:
 
 
 def walked(source: JsonStream) -> Any:
-    """All of it, by walking wherever there is something to walk through."""
+    """Return the whole value, by iterating over each object and array."""
     character = source._peek()
     if character == "{":
         return {key: walked(source) for key in source.members()}
@@ -43,7 +43,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @given(values, st.integers(1, 9), st.sampled_from([None, 1]), st.booleans())
 @settings(deadline=None)
-def test_what_is_walked_through_is_what_is_there(value: Any, size: int, indent: int | None, ascii_only: bool) -> None:
+def test_iterating_yields_the_whole_value(value: Any, size: int, indent: int | None, ascii_only: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     assert walked(stream(text, size)) == value
     assert stream(text, size).value() == value
@@ -52,12 +52,12 @@ def test_what_is_walked_through_is_what_is_there(value: Any, size: int, indent: 
 @pytest.mark.parametrize(
     "text", ["", " ", "{", '{"a"', '{"a":', '{"a":1', '{"a" 1}', "{1:2}", "[1", "[1 2]", "[,]", "nope"]
 )
-def test_what_is_no_json_is_refused(text: str) -> None:
+def test_invalid_json_is_rejected(text: str) -> None:
     with pytest.raises(ValueError):
         walked(stream(text, 3))
 
 
-def test_what_is_something_else_than_was_meant() -> None:
+def test_a_value_of_another_type() -> None:
     with pytest.raises(TypeError):
         list(stream("[]", 9).members())
     with pytest.raises(TypeError):
@@ -65,19 +65,19 @@ def test_what_is_something_else_than_was_meant() -> None:
     assert list(stream("null", 9).items()) == []
 
 
-def test_bytes_that_are_no_text() -> None:
+def test_invalid_utf8() -> None:
     with pytest.raises(ValueError):
         walked(stream(b'["\xff"]', 9))
 
 
-def test_a_value_of_any_depth_ends_in_an_error_and_not_in_a_crash() -> None:
+def test_a_deeply_nested_value_raises_an_error() -> None:
     with pytest.raises((RecursionError, ValueError)):
         stream("[" * 100_000, 1000).value()
     with pytest.raises((RecursionError, ValueError)):
         stream('{"a":' * 100_000, 1000).value()
 
 
-def test_a_value_that_is_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_value_that_is_too_long_raises_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(json_stream, "MOST_CHARACTERS", 1000)
     read = 0
 
@@ -101,7 +101,7 @@ def test_a_value_that_is_too_long_is_given_up(monkeypatch: pytest.MonkeyPatch) -
         lambda size: json.dumps({str(number): [] for number in range(size)}),
     ],
 )
-def test_reading_takes_as_much_more_as_there_is_more(make: Any) -> None:
+def test_reading_takes_linear_time(make: Any) -> None:
     def read(text: str) -> None:
         source = stream(text, 7)
         for _ in source.members() if text[0] == "{" else source.items():

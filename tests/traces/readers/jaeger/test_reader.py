@@ -1,4 +1,4 @@
-"""Answers of both versions of Jaeger's query API, and of servers that are not quite Jaeger."""
+"""Test responses of both versions of Jaeger's query API, and of servers that imitate it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from django_tracing.traces.readers.jaeger.reader import JaegerReader
 from tests.traces.readers.jaeger.helpers import RESOURCE_V3, TRACE_V1, WHOLE_V3, Answer, Server, v1, v3
 
 
-def test_the_older_dialect() -> None:
+def test_the_older_api() -> None:
     with Server(v1) as server:
         reader = JaegerReader(server.url)
         assert reader.version == "v1"
         assert reader.services() == ["shop"]
         assert reader.operations("shop") == []
-        # Found out once.
+        # Detected once.
         assert [urlsplit(path).path for path in server.asked] == [
             "/api/v3/trace-summaries",
             "/api/services",
@@ -46,7 +46,7 @@ def test_the_older_dialect() -> None:
         assert reader.trace("f" * 32) is None
 
 
-def test_what_the_older_dialect_is_asked() -> None:
+def test_the_requests_to_the_older_api() -> None:
     with Server(v1) as server:
         reader = JaegerReader(server.url)
         reader.search(service="shop", operation="x", min_duration=0.0015, errors=True, attributes={"a": "b"},
@@ -57,7 +57,7 @@ def test_what_the_older_dialect_is_asked() -> None:
             "service": "shop",
             "operation": "x",
             "start": "1000000",
-            # What began in the same microsecond may be older by its id.
+            # A trace that started in the same microsecond may follow because of its id.
             "end": "2000001",
             "minDuration": "1500us",
             "tags": '{"a": "b", "error": "true"}',
@@ -65,14 +65,14 @@ def test_what_the_older_dialect_is_asked() -> None:
         }
 
 
-def test_an_error_of_the_older_dialect() -> None:
+def test_an_error_of_the_older_api() -> None:
     with Server(v1) as server, pytest.raises(JaegerError, match=r"\(500\): storage is full\.") as caught:
         JaegerReader(server.url).search(service="explode")
     assert caught.value.reason == "failed"
 
 
 def test_a_proxy_without_the_older_ui() -> None:
-    """Where unknown paths give 404 with JSON, as gateways do, that is no sign of v3."""
+    """If a gateway answers unknown paths with 404 and JSON, this doesn't indicate v3."""
 
     def answer(path: str) -> Answer:
         return v1(path) if path.startswith(("/api/services", "/api/traces")) else (404, {"error": "no route"})
@@ -81,11 +81,11 @@ def test_a_proxy_without_the_older_ui() -> None:
         assert JaegerReader(server.url).version == "v1"
 
 
-def test_the_newer_dialect_below_a_path() -> None:
+def test_the_newer_api_below_a_path() -> None:
     with Server(v3) as server:
         reader = JaegerReader(f"{server.url}/jaeger/")
         assert reader.version == "v3"
-        # Jaeger's own traces are nobody's.
+        # Jaeger's own traces are left out.
         (summary,) = reader.search()
         assert not [path for path in server.asked if "serviceName=jaeger" in path]
         assert (summary.trace_id, summary.name, summary.span_count, summary.services) == ("ab" * 16, "", 0, ())
@@ -106,13 +106,13 @@ def test_the_newer_dialect_below_a_path() -> None:
         assert reader.trace_link("ab" * 16) == f"{server.url}/jaeger/trace/{'ab' * 16}"
 
 
-def test_an_answer_of_a_strange_shape() -> None:
+def test_a_response_of_an_unexpected_shape() -> None:
     with Server(v3) as server, pytest.raises(JaegerError, match="not one of Jaeger's") as caught:
         JaegerReader(f"{server.url}/jaeger").search(service="strange")
     assert caught.value.reason == "not_jaeger"
 
 
-#: Each of its values is replaced by each of these.
+#: Each value of a response is replaced by each of these.
 STRANGE = (None, True, -1, 2**80, 1.5, "x", "9" * 40, [7], {"a": None})
 SUMMARY_V3 = {
     "traceId": "ab" * 16,
@@ -148,7 +148,7 @@ ANSWERS: dict[str, dict[str, Any]] = {
 
 
 def replaced(node: Any) -> Iterator[Any]:
-    """``node`` with one of its values replaced, or left out, in every way."""
+    """Yield copies of ``node``, each with one value replaced or left out."""
     yield from STRANGE
     for key in list(node) if isinstance(node, dict) else range(len(node)) if isinstance(node, list) else ():
         for value in replaced(node[key]):
@@ -161,7 +161,7 @@ def replaced(node: Any) -> Iterator[Any]:
 
 
 def read_everything(reader: JaegerReader, trace_id: str) -> None:
-    """As the pages do."""
+    """Call all methods that the pages call."""
     for service in reader.services():
         reader.operations(service)
     for summary in reader.search():
@@ -170,7 +170,7 @@ def read_everything(reader: JaegerReader, trace_id: str) -> None:
         duration_text(route.p99)
     layout(reader.dependencies().links)
     trace = reader.trace(trace_id)
-    if trace is None:  # what is answered is another trace's
+    if trace is None:  # the response contains another trace
         return
     assert waterfall(trace).rows
     found = reader.stream(trace_id)
@@ -181,14 +181,12 @@ def read_everything(reader: JaegerReader, trace_id: str) -> None:
 
 
 @pytest.mark.parametrize("dialect", ["v3", "v1"])
-def test_no_answer_is_so_strange_that_a_page_fails(
-    dialect: Literal["v3", "v1"], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_response_makes_a_page_fail(dialect: Literal["v3", "v1"], monkeypatch: pytest.MonkeyPatch) -> None:
     answers = dict(ANSWERS[dialect])
 
     @contextmanager
     def answer_of(client: http.QueryClient, path: str, query: Any, longest: float | None = None) -> Iterator[Any]:
-        # A server would take minutes: what is tried is what is made of its JSON.
+        # A server would take minutes: this tests only how the JSON is read.
         pieces = iter([json.dumps(answers[path]).encode()])
         yield 200, lambda: next(pieces, b"")
 

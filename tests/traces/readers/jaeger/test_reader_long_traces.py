@@ -1,4 +1,4 @@
-"""Long traces of Jaeger are read with bounded memory and in linear time."""
+"""Test that long traces of Jaeger are read with bounded memory and in linear time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.work_counter import growth
 
 
 def long_v3(count: int, size: int = 100) -> dict[str, Any]:
-    """A trace whose root is the last to come, and says that it began last: its clock runs ahead."""
+    """Return a trace whose root comes last and has the latest start, because its clock is ahead."""
     spans = [
         {
             **WHOLE_V3,
@@ -38,7 +38,7 @@ def long_v3(count: int, size: int = 100) -> dict[str, Any]:
     ]
     root = {**WHOLE_V3, "spanId": f"{1:016x}", "parentSpanId": "", "startTimeUnixNano": str(2 * 10**9)}
     scope = {"scope": {"name": "django_tracing"}, "spans": [*spans, root]}
-    # In the order that Jaeger does not write: what belongs to the spans comes behind them.
+    # Not in Jaeger's order: the processes follow the spans.
     return {"result": {"resourceSpans": [{"scopeSpans": [scope], "resource": RESOURCE_V3}]}}
 
 
@@ -72,7 +72,7 @@ LONG: dict[str, Callable[..., dict[str, Any]]] = {"v3": long_v3, "v1": long_v1}
 
 @pytest.fixture
 def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], JaegerReader]:
-    """A reader of one answer, whatever is asked."""
+    """Return a function that makes a reader which gets the same response for each request."""
 
     def make(dialect: str, answer: Any) -> JaegerReader:
         body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
@@ -90,7 +90,7 @@ def answering(monkeypatch: pytest.MonkeyPatch) -> Callable[[str, Any], JaegerRea
 
 
 @pytest.mark.parametrize("dialect", ["v3", "v1"])
-def test_of_a_long_trace_the_earliest_are_kept(
+def test_the_earliest_spans_of_a_long_trace_are_kept(
     dialect: str, answering: Callable[[str, Any], JaegerReader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jaeger, "MOST_SPANS", 50)
@@ -99,7 +99,7 @@ def test_of_a_long_trace_the_earliest_are_kept(
     scale = 1 if dialect == "v3" else 1000
     assert [span.start - 10**9 for span in trace.spans[:50]] == [number * scale for number in range(50)]
     assert {span.service for span in trace.spans} == {"shop"}
-    # They hang together: the root is there though it seems to be the last.
+    # They are connected: the root is kept although it seems to be the last.
     (root,) = trace.tree()
     assert root.span.parent_id == ""
     assert (len(trace.spans), trace.span_count, trace.left_out, trace.unstored) == (51, 400, 349, 0)
@@ -124,7 +124,7 @@ def test_one_span_of_a_long_trace(
 
 
 @pytest.mark.parametrize("dialect", ["v3", "v1"])
-def test_a_file_has_all_of_a_long_trace(
+def test_a_file_contains_all_spans_of_a_long_trace(
     dialect: str, answering: Callable[[str, Any], JaegerReader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(jaeger, "MOST_SPANS", 50)
@@ -138,7 +138,7 @@ def test_a_file_has_all_of_a_long_trace(
 
 @pytest.mark.parametrize("dialect", ["v3", "v1"])
 @pytest.mark.parametrize("what", ["trace", "span", "stream", "search", "routes", "dependencies"])
-def test_no_more_memory_for_a_longer_trace(
+def test_a_longer_trace_takes_no_more_memory(
     dialect: str, what: str, answering: Callable[[str, Any], JaegerReader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if dialect == "v3" and what == "search":
@@ -170,7 +170,7 @@ def test_no_more_memory_for_a_longer_trace(
 
 @pytest.mark.parametrize("dialect", ["v3", "v1"])
 @pytest.mark.parametrize("what", ["trace", "span", "stream", "search"])
-def test_work_grows_with_the_answer(
+def test_reading_takes_linear_time(
     dialect: str, what: str, answering: Callable[[str, Any], JaegerReader], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(JaegerReader, "_services", lambda reader, service: ["shop"])
@@ -192,8 +192,8 @@ def test_work_grows_with_the_answer(
 
 
 @pytest.mark.parametrize("dialect", ["v3", "v1"])
-def test_an_answer_that_is_longer_than_is_read_shows_what_came(dialect: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """For one trace there is nothing less to ask for."""
+def test_a_response_above_the_limit_shows_the_spans_read(dialect: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request for one trace can't be made smaller."""
     monkeypatch.setattr(http, "MAX_ANSWER", 400_000)
     monkeypatch.setattr(JaegerReader, "version", dialect)
     with Server(lambda path: (200, LONG[dialect](2000))) as server:
@@ -205,7 +205,7 @@ def test_an_answer_that_is_longer_than_is_read_shows_what_came(dialect: str, mon
 
 
 def test_a_file_may_take_longer_than_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not waited for: what came is sent on. Each read of it has the timeout of a page's answer."""
+    """A file is sent while it is read. Each read has the timeout of a page's response."""
     monkeypatch.setattr(JaegerReader, "version", "v3")
     body = json.dumps(long_v3(40)).encode()
     with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -229,7 +229,7 @@ def test_a_file_may_take_longer_than_a_page(monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize("dialect", ["v3", "v1"])
 @pytest.mark.parametrize("depth", [50, 400, 100_000])
 def test_values_of_any_depth(dialect: str, depth: int, answering: Callable[[str, Any], JaegerReader]) -> None:
-    """They are shown as deep as they can be, or the answer is refused; nothing runs out of Python's stack."""
+    """They are shown up to a depth, or the response is rejected; there is no RecursionError."""
     answer = json.dumps(LONG[dialect](2))
     nested = "[" * depth + "]" * depth
     if dialect == "v3":

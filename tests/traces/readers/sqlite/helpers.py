@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[4]
 
 
 def run(script: str, *arguments: object) -> subprocess.Popen[str]:
-    """A Python of its own that runs ``script`` with ``sys.argv[1:]``, warnings being errors."""
+    """Start a Python process that runs ``script`` with ``sys.argv[1:]`` and with warnings as errors."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *map(str, arguments)],
         cwd=REPOSITORY,

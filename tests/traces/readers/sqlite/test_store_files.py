@@ -1,4 +1,4 @@
-"""The local store's file: its permissions, older versions, damage, and files of other programs."""
+"""Test the local store's file: its permissions, older versions, damage, and files of other programs."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def modes(folder: Path) -> dict[str, str]:
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
 @pytest.mark.parametrize("mask", [0o000, 0o022, 0o077])
 @pytest.mark.parametrize("name", [".tracing", "elsewhere"])
-def test_what_is_stored_is_its_users_alone(tmp_path: Path, mask: int, name: str) -> None:
-    """Whatever the umask; SQLite's log and its index as well, which are there while a writer is."""
+def test_the_files_are_readable_only_by_their_user(tmp_path: Path, mask: int, name: str) -> None:
+    """With any umask, and including SQLite's log and its index, which exist while a writer is open."""
     path = tmp_path / "new" / name / "traces.sqlite3"
     script = """
         import os, stat, sys
@@ -56,7 +56,7 @@ def test_what_is_stored_is_its_users_alone(tmp_path: Path, mask: int, name: str)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
-def test_a_store_of_an_older_version_is_tightened(store: LocalStore, path: Path) -> None:
+def test_permissions_of_an_older_store_are_restricted(store: LocalStore, path: Path) -> None:
     store.write([row()])
     for suffix in ("corrupt-20260101-000000-1", "corrupt-20260101-000000-1-wal"):
         (path.parent / f"{path.name}.{suffix}").touch()
@@ -79,7 +79,7 @@ def test_a_store_of_an_older_version_is_tightened(store: LocalStore, path: Path)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
-def test_a_folder_that_was_there_is_left_as_it_is(tmp_path: Path) -> None:
+def test_an_existing_folder_is_unchanged(tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(0o755)
@@ -92,7 +92,7 @@ def test_a_folder_that_was_there_is_left_as_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
 @pytest.mark.parametrize("content", [b"this is no database" * 100, b"damaged"])
-def test_what_is_set_aside_is_its_users_alone(store: LocalStore, path: Path, content: bytes) -> None:
+def test_a_file_set_aside_is_readable_only_by_its_user(store: LocalStore, path: Path, content: bytes) -> None:
     path.parent.mkdir()
     path.write_bytes(content)
     path.chmod(0o644)
@@ -101,7 +101,7 @@ def test_what_is_set_aside_is_its_users_alone(store: LocalStore, path: Path, con
     assert len(set_asides(path)) == 1
 
 
-def test_nothing_is_made_before_the_first_write(store: LocalStore, path: Path) -> None:
+def test_nothing_is_created_before_the_first_write(store: LocalStore, path: Path) -> None:
     assert store.search() == []
     assert store.services() == []
     assert store.operations("shop") == []
@@ -109,19 +109,19 @@ def test_nothing_is_made_before_the_first_write(store: LocalStore, path: Path) -
     assert not path.parent.exists()
 
 
-def test_a_folder_of_its_own_keeps_out_of_git(store: LocalStore, path: Path) -> None:
+def test_git_ignores_a_folder_that_the_store_created(store: LocalStore, path: Path) -> None:
     store.write([row()])
     assert (path.parent / ".gitignore").read_text() == "*\n"
 
 
-def test_somebody_elses_folder_is_left_as_it_is(tmp_path: Path) -> None:
+def test_a_folder_with_other_files_is_unchanged(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "traces.sqlite3")
     store.write([row()])
     store.close()
     assert [each.name for each in tmp_path.iterdir()] == ["traces.sqlite3"]
 
 
-def test_a_file_deleted_under_the_writer_is_begun_anew(store: LocalStore, path: Path) -> None:
+def test_a_file_deleted_under_the_writer_is_created_again(store: LocalStore, path: Path) -> None:
     store.write([row(1)])
     for each in path.parent.iterdir():
         each.unlink()
@@ -139,7 +139,7 @@ def test_an_empty_file_is_filled(store: LocalStore, path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"this is no database" * 100, b"x"])
-def test_a_file_that_is_no_database_is_set_aside(
+def test_a_file_that_is_not_a_database_is_set_aside(
     store: LocalStore, path: Path, content: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
     path.parent.mkdir()
@@ -153,7 +153,7 @@ def test_a_file_that_is_no_database_is_set_aside(
     assert str(aside) in caplog.text
 
 
-def test_reading_a_file_that_is_no_database_finds_nothing(store: LocalStore, path: Path) -> None:
+def test_reading_a_file_that_is_not_a_database_finds_nothing(store: LocalStore, path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"this is no database" * 100)
     assert store.search() == []
@@ -187,7 +187,7 @@ def test_a_damaged_file_is_set_aside(store: LocalStore, path: Path, caplog: pyte
         (b"CREATE TABLE traces", b"CREATE TABLE tr\xffces"),
     ],
 )
-def test_damage_that_sqlite_does_not_see(store: LocalStore, path: Path, written: bytes, damaged: bytes) -> None:
+def test_damage_that_sqlite_does_not_detect(store: LocalStore, path: Path, written: bytes, damaged: bytes) -> None:
     store.write(
         [
             row(1, 1, 0, "GET /items", attributes={"color": "red"}),
@@ -198,8 +198,8 @@ def test_damage_that_sqlite_does_not_see(store: LocalStore, path: Path, written:
     content = path.read_bytes()
     assert written in content
     path.write_bytes(content.replace(written, damaged))
-    said = []
-    for ask in (
+    messages = []
+    for use in (
         store.services,
         lambda: store.operations("shop"),
         store.search,
@@ -209,19 +209,19 @@ def test_damage_that_sqlite_does_not_see(store: LocalStore, path: Path, written:
         store.dependencies,
     ):
         try:
-            ask()
+            use()
         except StoreError as error:
-            said.append(str(error))
-    assert said
-    assert all("created again with the next trace" in message for message in said)
-    # More of the trace, and another.
+            messages.append(str(error))
+    assert messages
+    assert all("created again with the next trace" in message for message in messages)
+    # Another span of the trace, and another trace.
     store.write([row(1, 3, 1), row(7)])
     assert store.trace(f"{7:032x}") is not None
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_a_file_of_an_older_version_is_brought_up_to_date(path: Path, version: int) -> None:
-    """The tables as they were before pages asked what a span spends its time on, and before traces had a bound."""
+def test_a_file_of_an_older_version_is_migrated(path: Path, version: int) -> None:
+    """The versions are from before spans had a category and from before traces had a limit."""
     first = LocalStore(path)
     first.write(
         [
@@ -283,7 +283,7 @@ def test_the_database_of_another_program_is_never_touched(store: LocalStore, pat
     assert not set_asides(path)
 
 
-def test_what_another_program_has_not_yet_moved_into_its_file_counts_too(store: LocalStore, path: Path) -> None:
+def test_tables_in_another_programs_write_ahead_log_are_detected(store: LocalStore, path: Path) -> None:
     path.parent.mkdir()
     connection = sqlite3.connect(path, isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
@@ -295,7 +295,7 @@ def test_what_another_program_has_not_yet_moved_into_its_file_counts_too(store: 
     connection.close()
 
 
-def test_processes_that_meet_on_a_damaged_file_go_on_together(path: Path) -> None:
+def test_processes_that_find_a_damaged_file_at_once_share_the_new_one(path: Path) -> None:
     path.parent.mkdir()
     path.write_bytes(b"this is no database" * 100)
     script = """
@@ -342,12 +342,12 @@ def test_processes_that_meet_on_a_damaged_file_go_on_together(path: Path) -> Non
     assert len(LocalStore(path).search(limit=1000)) == 80
 
 
-def nobodys(script: str, *arguments: object) -> str:
-    """What ``script`` prints as a user who may write nowhere."""
+def output_as_another_user(script: str, *arguments: object) -> str:
+    """Return the output of ``script``, run as a user without write permissions."""
     return finished(
         run(
             """
-            # What is imported late would be looked for as a user who may not read it.
+            # Import before changing the user, who may not be able to read the modules.
             import os, sys, urllib.parse
             sys.path.insert(0, ".")
             from django_tracing.exceptions import StoreError
@@ -364,7 +364,7 @@ def nobodys(script: str, *arguments: object) -> str:
 
 @pytest.fixture
 def open_folder(without_coverage: None) -> Iterator[Path]:
-    """A folder that every user may enter, unlike pytest's."""
+    """Yield a folder that every user may enter, unlike pytest's."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o555)
         yield Path(name)
@@ -373,7 +373,7 @@ def open_folder(without_coverage: None) -> Iterator[Path]:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
 @pytest.mark.parametrize("inside", ["traces.sqlite3", "new/traces.sqlite3"])
-def test_a_folder_that_may_not_be_written(open_folder: Path, inside: str) -> None:
+def test_a_folder_without_write_permission(open_folder: Path, inside: str) -> None:
     script = """
             try:
                 LocalStore(sys.argv[1]).write([row()])
@@ -381,7 +381,7 @@ def test_a_folder_that_may_not_be_written(open_folder: Path, inside: str) -> Non
                 print(error.reason, error)
             print(LocalStore(sys.argv[1]).search())
             """
-    out = nobodys(script, open_folder / inside)
+    out = output_as_another_user(script, open_folder / inside)
     assert out.startswith("read_only ")
     assert str(open_folder) in out
     assert "set LOCAL_STORE to another path" in out
@@ -389,12 +389,12 @@ def test_a_folder_that_may_not_be_written(open_folder: Path, inside: str) -> Non
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
-def test_a_store_that_may_only_be_read(open_folder: Path) -> None:
+def test_a_read_only_store(open_folder: Path) -> None:
     open_folder.chmod(0o755)
     store = LocalStore(open_folder / "traces.sqlite3")
-    # Open, as by the server whose traces somebody else looks at.
+    # The store stays open, as in a server while another user views its traces.
     store.write([row()])
-    # Whatever the umask, and whoever runs this: it may be read, and no more.
+    # With any umask and any user: the files may only be read.
     for file in open_folder.iterdir():
         file.chmod(0o444)
     open_folder.chmod(0o555)
@@ -405,31 +405,31 @@ def test_a_store_that_may_only_be_read(open_folder: Path) -> None:
             except StoreError as error:
                 print(error.reason, error)
             """
-    out = nobodys(script, store.path)
+    out = output_as_another_user(script, store.path)
     store.close()
     assert out.startswith("1\nread_only ")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() != 0, reason="needs two users")
-def test_another_user_is_told_whose_it_is(open_folder: Path) -> None:
+def test_the_error_for_another_user_names_the_owner(open_folder: Path) -> None:
     open_folder.chmod(0o755)
     store = LocalStore(open_folder / "new" / "traces.sqlite3")
     store.write([row()])
     script = """
-            for ask in (lambda store: store.search(), lambda store: store.write([row(2)])):
+            for use in (lambda store: store.search(), lambda store: store.write([row(2)])):
                 try:
-                    ask(LocalStore(sys.argv[1]))
+                    use(LocalStore(sys.argv[1]))
                 except StoreError as error:
                     print(error.reason, error)
             """
-    out = nobodys(script, store.path)
+    out = output_as_another_user(script, store.path)
     store.close()
     assert out.count("read_only ") == 2
     assert "only the user that the site runs as may read it. Run this as that user" in out
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs resource limits")
-def test_a_disk_that_takes_no_more(path: Path) -> None:
+def test_a_full_disk(path: Path) -> None:
     out = finished(
         run(
             """
@@ -456,13 +456,13 @@ def test_a_disk_that_takes_no_more(path: Path) -> None:
         )
     )
     assert out.startswith("refused: The local store")
-    # All of a batch or nothing of it, and on it goes when there is room.
+    # A batch is written completely or not at all, and writing continues when there is space.
     assert out.endswith("[1]\n2\n")
     assert integrity(path) == "ok"
     assert not set_asides(path)
 
 
-def test_a_writer_that_is_waited_for_in_vain(store: LocalStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_lock_that_is_not_released(store: LocalStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(local, "BUSY_TIMEOUT", 0.05)
     store.write([row(1)])
     store.close()

@@ -1,4 +1,4 @@
-"""The local store, used by many processes and threads at once."""
+"""Test the local store with many processes and threads at once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_eight_processes_write_while_others_read(path: Path) -> None:
         for found in store.search(limit=50):
             trace = store.trace(found.trace_id)
             assert trace is not None
-            # What one sees is never half of a batch; the second look may see more than the first.
+            # A reader never sees half of a batch; the second read may see more than the first.
             assert trace.span_count >= found.span_count >= 1
     for writer in writers:
         finished(writer)
@@ -53,7 +53,7 @@ def test_eight_processes_write_while_others_read(path: Path) -> None:
     assert integrity(path) == "ok"
 
 
-def test_a_killed_writer_leaves_a_store_that_can_be_used(path: Path) -> None:
+def test_a_killed_writer_leaves_a_usable_store(path: Path) -> None:
     process = run(
         """
         import itertools, sys
@@ -93,7 +93,7 @@ def test_threads_share_a_store(store: LocalStore) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
-def test_a_store_survives_a_fork(path: Path) -> None:
+def test_a_store_works_after_a_fork(path: Path) -> None:
     out = finished(
         run(
             """
@@ -121,7 +121,7 @@ def test_a_store_survives_a_fork(path: Path) -> None:
     assert integrity(path) == "ok"
 
 
-def test_a_store_left_open_says_nothing_at_exit(path: Path) -> None:
+def test_a_store_left_open_prints_nothing_at_exit(path: Path) -> None:
     assert not finished(
         run(
             """

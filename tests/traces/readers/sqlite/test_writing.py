@@ -1,4 +1,4 @@
-"""What the local store keeps: the limits of the ring, and the content of spans."""
+"""Test what the local store keeps: the limits of the ring, and the content of spans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.traces.readers.sqlite.helpers import finished, integrity, run
 # ----- The ring
 
 
-def test_the_traces_that_came_last_are_kept(path: Path) -> None:
+def test_the_latest_traces_are_kept(path: Path) -> None:
     store = LocalStore(path, max_traces=10)
     for number in range(1, 26):
         store.write([row(number, 1, start=number), row(number, 2, 1, start=number)])
@@ -34,7 +34,7 @@ def test_one_batch_may_be_larger_than_the_ring(path: Path) -> None:
     store.close()
 
 
-def test_a_clock_that_runs_behind_loses_no_trace(path: Path) -> None:
+def test_a_clock_that_is_behind_loses_no_trace(path: Path) -> None:
     store = LocalStore(path, max_traces=2)
     store.write([row(1), row(2)])
     store.write([row(3, base=NOON - 10**15)])
@@ -55,7 +55,7 @@ def test_the_file_does_not_grow(path: Path) -> None:
     assert fill(1000) <= settled * 1.1
 
 
-def test_a_smaller_ring_gives_its_room_back(path: Path) -> None:
+def test_a_smaller_ring_frees_its_space(path: Path) -> None:
     large = LocalStore(path, max_traces=500)
     large.write([row(number, attributes={"x": "y" * 2000}) for number in range(1, 501)])
     large.close()
@@ -87,13 +87,13 @@ def test_one_endless_trace_is_bounded_by_bytes(path: Path) -> None:
     assert path.stat().st_size < 3_000_000
 
 
-def test_traces_leave_when_they_are_old(path: Path) -> None:
+def test_old_traces_are_deleted(path: Path) -> None:
     now = time.time_ns()
     store = LocalStore(path, max_age=3600)
     store.write([row(1, base=now - 7200 * 10**9), row(2, base=now - 1800 * 10**9)])
     store.write([row(3, base=now)])
     assert [int(found.trace_id, 16) for found in store.search()] == [3, 2]
-    # The newest stays, whatever its clock says.
+    # The newest trace is kept, whatever its start is.
     store.write([row(4, base=now - 7200 * 10**9)])
     assert store.trace(f"{4:032x}") is not None
     store.close()
@@ -102,7 +102,7 @@ def test_traces_leave_when_they_are_old(path: Path) -> None:
 # ----- Spans
 
 
-def test_late_spans_bring_the_summary_up_to_date(store: LocalStore) -> None:
+def test_late_spans_update_the_summary(store: LocalStore) -> None:
     store.write([row(1, 3, 2, "db.select.x", start=5, took=1)])
     assert store.search()[0].name == "db.select.x"
     store.write([row(1, 2, 1, "view.x", start=2, took=6, service="billing", status="error")])
@@ -127,7 +127,7 @@ def test_a_batch_sent_twice_is_stored_once(store: LocalStore) -> None:
     assert (found.span_count, found.error_count) == (2, 1)
 
 
-def test_everything_of_a_span_comes_back(store: LocalStore) -> None:
+def test_every_field_of_a_span_is_read_back(store: LocalStore) -> None:
     written = row(
         0xABC, 0xDE, 0xF, "naïve \udcff name", kind="client", status="error", status_message="no",
         attributes={"text": "ü\udcff\x00", "flag": True, "number": 1, "float": 1.5, "list": [1, 2], "none": None},
@@ -150,7 +150,7 @@ def test_everything_of_a_span_comes_back(store: LocalStore) -> None:
     ]
 
 
-def test_a_row_that_is_no_span_costs_itself_only(store: LocalStore) -> None:
+def test_an_invalid_row_loses_only_itself(store: LocalStore) -> None:
     broken = [{}, row(trace_state=None) | {"trace_id": "nonsense"}, row() | {"start": None}, row() | {"end": "soon"},
               row() | {"start": 2**70}, row() | {"start": -(2**70)}, row() | {"end": 2**70}]  # fmt: skip
     store.write([*broken, row(5)])
@@ -159,21 +159,21 @@ def test_a_row_that_is_no_span_costs_itself_only(store: LocalStore) -> None:
     store.write(broken)
 
 
-def test_values_that_json_has_no_name_for(store: LocalStore) -> None:
+def test_values_that_json_cannot_represent(store: LocalStore) -> None:
     store.write([row(attributes={"path": Path("/x"), "nan": float("nan")})])
     (span,) = store.trace(f"{1:032x}").spans  # type: ignore[union-attr]
     assert span.attributes["path"] == "/x"
 
 
 @pytest.mark.parametrize("damage", ["'; DROP TABLE traces; --", '"', "%", "\x00", "\udcff"])
-def test_search_takes_any_text(store: LocalStore, damage: str) -> None:
+def test_search_accepts_any_text(store: LocalStore, damage: str) -> None:
     store.write([row()])
     assert store.search(service=damage, operation=damage, attributes={damage: damage}) == []
     assert len(store.search()) == 1
 
 
-def test_reading_drops_no_lock_of_the_writer_beside_it(store: LocalStore, path: Path) -> None:
-    """Else another process takes itself for the last one, and deletes the log that this one goes on writing to."""
+def test_reading_keeps_the_lock_of_a_writer_in_the_same_process(store: LocalStore, path: Path) -> None:
+    """Otherwise another process would consider itself the last user and delete the log that this process writes to."""
     store.write([row(1)])
     assert store.services() == ["shop"]
     script = """
