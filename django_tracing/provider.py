@@ -111,9 +111,13 @@ def _start(settings: Settings) -> None:
     registered = _make_registered_sampler(settings, sampler) if ours and settings.sampler is not None else None
     if ours:
         provider = make_provider(settings, registered or sampler)
-    add_processor = getattr(provider, "add_span_processor", None)
+    convention = Convention(settings.semconv_stability_opt_in)
+    sanitizer = AttributeSanitizer(settings.sensitive_keys, settings.max_attribute_length, settings.redact)
+    # Before the provider has our processors: other threads may end spans in it at any time.
+    use_vocabulary(Vocabulary(settings.sensitive_keys, read_site_words))
+    runtime.use(runtime.current.replace(convention=convention, sanitizer=sanitizer))
     queues: list[QueueProcessor] = []
-    if add_processor is not None:
+    if getattr(provider, "add_span_processor", None) is not None:
         if ours or _explicitly_exported(settings):
             queues = _make_queues(settings)
         _add_processors(provider, abilities, queues)
@@ -125,13 +129,10 @@ def _start(settings: Settings) -> None:
     else:
         # Another provider's choice of propagators stands. The correlation id is added to it.
         _add_correlation()
-    convention = Convention(settings.semconv_stability_opt_in)
     tracer = provider.get_tracer(runtime.SCOPE_NAME, __version__)
     # A provider and a sampler that are not ours are asked for each span.
     ours = ours and registered is None
     keep = sampler.keep if ours else None
-    sanitizer = AttributeSanitizer(settings.sensitive_keys, settings.max_attribute_length, settings.redact)
-    use_vocabulary(Vocabulary(settings.sensitive_keys, read_site_words))
     factory = (
         SpanFactory.of(tracer, keep, passed_by=(UpstreamProcessor,), sanitizer=sanitizer)
         if abilities.own_spans
@@ -145,8 +146,6 @@ def _start(settings: Settings) -> None:
             tracing=True,
             tracer=tracer,
             factory=factory,
-            convention=convention,
-            sanitizer=sanitizer,
             sampler=sampler if ours else None,
             refresher=refresher,
             queue=queues[0] if queues else None,
@@ -165,24 +164,22 @@ def _make_queues(settings: Settings) -> list[QueueProcessor]:
 
 def _add_processors(provider: Any, abilities: Abilities, queues: Sequence[QueueProcessor]) -> None:
     """Redact the spans of other tracers, and send all spans to ``queues``."""
+
+    def count_lost() -> None:
+        for queue in queues:
+            queue.counters.drop("unredacted")
+
     # The SDK's tracers have the object that all spans are given to; those of other providers may hide it.
     multi = getattr(provider.get_tracer(runtime.SCOPE_NAME, __version__), "span_processor", None)
-    in_place = abilities.redaction_in_place and (multi is None or sdk.passes_on_ending(multi))
-    upstream = UpstreamProcessor(in_place=in_place)
+    upstream = UpstreamProcessor(in_place=abilities.redaction_in_place)
     provider.add_span_processor(upstream)
-    if not in_place and multi is not None:
-
-        def count_lost() -> None:
-            for queue in queues:
-                queue.counters.drop("unredacted")
-
-        upstream.redact_copies(multi, count_lost)
-    for queue in queues:
-        if in_place or multi is not None:
+    in_place = abilities.redaction_in_place and sdk.holds(multi, upstream)
+    if in_place or (multi is not None and upstream.redact_copies(multi, count_lost)):
+        for queue in queues:
             provider.add_span_processor(queue)
-        else:
-            lost = functools.partial(queue.counters.drop, "unredacted")
-            provider.add_span_processor(RedactedProcessor(queue, upstream, lost))
+    else:
+        upstream.check_spans()
+        provider.add_span_processor(RedactedProcessor(queues, upstream, count_lost))
 
 
 def _report() -> dict[str, Any]:

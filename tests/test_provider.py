@@ -181,3 +181,62 @@ def test_the_package_imports_without_django_or_settings() -> None:
 
 def test_the_provider_of_the_tests_is_the_apps() -> None:
     assert isinstance(trace.get_tracer_provider(), TracerProvider)
+
+
+DURING_START = """
+import django, threading
+from opentelemetry import trace
+from opentelemetry.sdk.trace import SynchronousMultiSpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from django_tracing.spans import runtime
+
+class Busy(TracerProvider):
+    # Its spans end in another thread whenever this app does something with it.
+    def busy(self):
+        def work():
+            tracer = super(Busy, self).get_tracer("shop")
+            for _ in range(2):
+                span = tracer.start_span("checkout", attributes={"tariff_code": "s3cret", "plan": "hunter2"})
+                span.add_event("tariff_code=s3cret")
+                span.end()
+        if multi._span_processors[1:]:
+            thread = threading.Thread(target=work)
+            thread.start()
+            thread.join()
+
+    def add_span_processor(self, processor):
+        super().add_span_processor(processor)
+        self.busy()
+
+    def get_tracer(self, *args, **kwargs):
+        self.busy()
+        return super().get_tracer(*args, **kwargs)
+
+multi = SynchronousMultiSpanProcessor()
+own = Busy(active_span_processor=multi)
+kept = InMemorySpanExporter()
+own.add_span_processor(SimpleSpanProcessor(kept))
+trace.set_tracer_provider(own)
+use = runtime.use
+def busy_use(*args):
+    own.busy()
+    return use(*args)
+runtime.use = busy_use
+django.setup()
+own.get_tracer("shop").start_span("late").end()
+print(json.dumps([span.to_json() for span in kept.get_finished_spans()]))
+"""
+
+
+def test_spans_that_end_while_tracing_starts_are_redacted_as_the_settings_say() -> None:
+    settings = '{"SENSITIVE_KEYS": ["tariff_code"], "REDACT": "tests.test_provider.redact_plans"}'
+    texts = run(DURING_START, TRACING_SETTINGS=settings)
+    assert len(texts) > 4
+    for text in texts:
+        assert "s3cret" not in text
+        assert "hunter2" not in text
+
+
+def redact_plans(key: str, value: Any) -> Any:
+    return "a plan" if key == "plan" else value

@@ -17,7 +17,15 @@ from typing import Any, Final
 from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.sdk.environment_variables import OTEL_SDK_DISABLED
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import ReadableSpan, Span, SpanLimits, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import (
+    ConcurrentMultiSpanProcessor,
+    ReadableSpan,
+    Span,
+    SpanLimits,
+    SpanProcessor,
+    SynchronousMultiSpanProcessor,
+    TracerProvider,
+)
 from opentelemetry.sdk.trace import Tracer as SDKTracer
 from opentelemetry.sdk.util import BoundedList
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
@@ -34,10 +42,10 @@ __all__ = [
     "content_of",
     "dependency_conflict",
     "events_of",
+    "holds",
     "is_enabled",
     "links_of",
     "make_provider",
-    "passes_on_ending",
     "plain_attributes",
     "processors_of",
     "propagators_of",
@@ -131,10 +139,14 @@ def set_processors(provider: Any, processors: tuple[SpanProcessor, ...]) -> None
     provider._active_span_processor._span_processors = processors
 
 
-def passes_on_ending(multi: Any) -> bool:
-    """Whether what all spans are given to calls ON_ENDING of its processors. One of the user's may not have it."""
-    inherited = getattr(SpanProcessor, ON_ENDING, None)
-    return getattr(type(multi), ON_ENDING, inherited) is not inherited
+def holds(multi: Any, processor: SpanProcessor) -> bool:
+    """Whether ``multi``, which all spans of a provider are given to, is the SDK's own and calls ``processor`` itself.
+
+    Another one, or one that holds a wrapper of ``processor``, may not call ON_ENDING.
+    """
+    if type(multi) not in (SynchronousMultiSpanProcessor, ConcurrentMultiSpanProcessor):
+        return False
+    return any(held is processor for held in getattr(multi, PROCESSORS, ()))
 
 
 def tracers_of(provider: TracerProvider) -> list[SDKTracer]:

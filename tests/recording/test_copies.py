@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
 from typing import Any
 
 import pytest
 from opentelemetry import trace
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import ConcurrentMultiSpanProcessor, ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace import (
+    ConcurrentMultiSpanProcessor,
+    ReadableSpan,
+    SpanProcessor,
+    SynchronousMultiSpanProcessor,
+    TracerProvider,
+)
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.sampling import Decision, Sampler, SamplingResult
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode
 
 from django_tracing import provider as provider_module
@@ -18,11 +27,13 @@ from django_tracing.context.request import RequestState, with_request_state
 from django_tracing.export.queue import QueueProcessor
 from django_tracing.instrumentation.upstream import processor as processor_module
 from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
-from django_tracing.recording import copies
+from django_tracing.recording import copies, sdk
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.probe import Abilities
 from django_tracing.recording.sdk import ON_ENDING
-from django_tracing.spans import collector
+from django_tracing.recording.undecided import SamplingDecision, UndecidedTrace, late, undecided_traces
+from django_tracing.redaction.attributes import AttributeSanitizer
+from django_tracing.spans import collector, runtime
 
 LINKED = SpanContext(1, 2, is_remote=True)
 IN_COPIES = Abilities(own_spans=True, redaction_in_place=False, redaction_of_copies=True)
@@ -217,3 +228,119 @@ def test_spans_are_redacted_if_the_provider_does_not_call_on_ending() -> None:
     (span,) = exported.get_finished_spans()
     assert "hunter2" not in span.to_json()
     assert span.events[0].attributes == {"password": "[redacted]", "count": 3}
+
+
+class Silent(SynchronousMultiSpanProcessor):
+    """What does not announce that a span is ending: its method for it does nothing."""
+
+    def _on_ending(self, span: Any) -> None:
+        pass
+
+
+class Copying(SynchronousMultiSpanProcessor):
+    """What announces the end of a copy: a change in place changes nothing that processors get."""
+
+    def _on_ending(self, span: Any) -> None:
+        ending = copy(span)
+        ending._attributes = BoundedAttributes(None, dict(span.attributes), immutable=False)
+        super()._on_ending(ending)
+
+
+class Adding(SynchronousMultiSpanProcessor):
+    """What adds a secret when the span has been announced."""
+
+    def _on_ending(self, span: Any) -> None:
+        super()._on_ending(span)
+        sdk.change_attributes(span, {"password": "hunter2"}, ())
+
+
+class Fixed(Silent):
+    """One that can't be changed."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "on_end":
+            raise AttributeError(name)
+        super().__setattr__(name, value)
+
+
+class Wrapping(TracerProvider):
+    """A provider that passes processors' public methods on."""
+
+    def add_span_processor(self, span_processor: Any) -> None:
+        super().add_span_processor(_Wrapped(span_processor))
+
+
+class _Wrapped(SpanProcessor):
+    def __init__(self, processor: SpanProcessor) -> None:
+        self.on_start = processor.on_start  # type: ignore[method-assign]
+        self.on_end = processor.on_end  # type: ignore[method-assign]
+        self.force_flush = processor.force_flush  # type: ignore[method-assign]
+
+
+MULTIS = [SynchronousMultiSpanProcessor, ConcurrentMultiSpanProcessor, Silent, Copying, Adding, Fixed, OwnMulti]
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("kind", [TracerProvider, Wrapping])
+@pytest.mark.parametrize("is_hidden", [True, False])
+@pytest.mark.parametrize("multi", MULTIS)
+def test_each_queue_gets_each_span_redacted_once_whatever_the_provider_does(
+    multi: Any,
+    is_hidden: bool,
+    kind: Any,
+    in_place: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+) -> None:
+    def redact(key: str, value: Any) -> Any:
+        return f"<{value}>"
+
+    monkeypatch.setattr(runtime, "current", runtime.current.replace(sanitizer=AttributeSanitizer(redact=redact)))
+    inside = kind(shutdown_on_exit=False, active_span_processor=multi())
+    exporters = [InMemorySpanExporter() for _ in range(2)]
+    queues = [QueueProcessor(exporter, export_interval=600) for exporter in exporters]
+    outside: Any = Hidden(inside) if is_hidden else inside
+    provider_module._add_processors(outside, IN_COPIES._replace(redaction_in_place=in_place), queues)
+    request.addfinalizer(lambda: [queue.shutdown() for queue in queues])
+    secretive(inside.get_tracer("shop").start_span("span", Context(), attributes={"plan": "team"}))
+    for queue, exporter in zip(queues, exporters, strict=True):
+        assert queue.force_flush(5000)
+        [sent] = exporter.get_finished_spans()
+        assert "hunter2" not in sent.to_json()
+        if multi in (Copying, Adding) and in_place:
+            # What they pass on is not what was redacted: all of it is redacted again.
+            continue
+        assert dict(sent.attributes or {})["plan"] == "<team>"
+        assert sent.events[0].attributes == {"password": "<[redacted]>", "count": "<3>"}
+
+
+@pytest.mark.parametrize("multi", [SynchronousMultiSpanProcessor, Silent])
+def test_behind_a_provider_that_hides_the_sdk_a_late_decision_sends_each_span_once(multi: Any) -> None:
+    inside = TracerProvider(shutdown_on_exit=False, active_span_processor=multi(), sampler=_Recorded())
+    exporters = [InMemorySpanExporter() for _ in range(2)]
+    queues = [QueueProcessor(exporter, export_interval=600) for exporter in exporters]
+    provider_module._add_processors(Hidden(inside), IN_COPIES._replace(redaction_in_place=True), queues)
+    late.extend(queue.on_end for queue in queues)
+    undecided = UndecidedTrace(7, lambda last: SamplingDecision(True))
+    undecided_traces[7] = undecided
+    try:
+        parent = trace.NonRecordingSpan(SpanContext(7, 8, is_remote=False))
+        secretive(inside.get_tracer("shop").start_span("span", trace.set_span_in_context(parent, Context())))
+        undecided.reconsider()
+        for queue, exporter in zip(queues, exporters, strict=True):
+            assert queue.force_flush(5000)
+            [sent] = exporter.get_finished_spans()
+            assert "hunter2" not in sent.to_json()
+            queue.shutdown()
+    finally:
+        del undecided_traces[7], late[-2:]
+
+
+class _Recorded(Sampler):
+    """Record every span, as those of a trace that waits for its decision."""
+
+    def should_sample(self, *args: Any, **kwargs: Any) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_ONLY)
+
+    def get_description(self) -> str:
+        return "recorded"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from typing import Any, Final
 from weakref import WeakValueDictionary
@@ -38,6 +38,8 @@ _CELERY: Final = f"{UPSTREAM_SCOPES}celery"
 
 #: What the names start with under which this app notes things in the ``__dict__`` of a span.
 _NOTES: Final = "_django_tracing_"
+#: The note of what a span contained when it was redacted in place.
+_REDACTED: Final = f"{_NOTES}redacted"
 
 
 class UpstreamProcessor(EndingProcessor):
@@ -48,10 +50,14 @@ class UpstreamProcessor(EndingProcessor):
 
     By default, spans are redacted in place as they end, before any processor is given them. Where the SDK does not
     allow that (see :mod:`django_tracing.recording.probe`), :meth:`redact_copies` makes processors get copies.
+
+    A provider that is not the SDK's own may not call :meth:`on_ending`, or call it with another object. After
+    :meth:`check_spans`, a span counts as redacted in place only if what processors get is what was redacted.
     """
 
     def __init__(self, *, in_place: bool = True) -> None:
         self._in_place = in_place
+        self._checked = False
         #: Started spans by trace id and span id: what processors get at the end is a copy of another class.
         self._started: WeakValueDictionary[tuple[int, int], Span] = WeakValueDictionary()
 
@@ -60,9 +66,8 @@ class UpstreamProcessor(EndingProcessor):
             return
         try:
             scope = scope_name(span)
-            if not self._in_place:
-                context = span.get_span_context()
-                self._started[context.trace_id, context.span_id] = span
+            if self._checked or not self._in_place:
+                self._remember(span)
             if scope == SCOPE_NAME:
                 return
             self._complete(span, scope, parent_context)
@@ -91,73 +96,117 @@ class UpstreamProcessor(EndingProcessor):
         if attributes:
             span.set_attributes(attributes)
 
+    def _remember(self, span: Span) -> None:
+        context = span.get_span_context()
+        self._started[context.trace_id, context.span_id] = span
+
     # ----- in place
 
     def on_ending(self, span: Span) -> None:
         if not self._in_place or span.__class__ is RecordingSpan:
             return
         _redact(span)
-        if undecided_traces:
+        if self._checked:
+            try:
+                span.__dict__[_REDACTED] = _content(span)
+                self._remember(span)
+            except Exception:
+                log_once("upstream-ending", "A span that was redacted in place can't be known again; it is copied.")
+        elif undecided_traces:
             _keep_undecided(span)
 
     # ----- in copies
 
-    def redact_copies(self, multi: Any, lost: Callable[[], None]) -> None:
+    def check_spans(self) -> None:
+        """Don't rely on the provider to call :meth:`on_ending`."""
+        self._checked = True
+
+    def redact_copies(self, multi: Any, lost: Callable[[], None]) -> bool:
         """Make ``multi``, which all spans are given to at their end, pass on redacted copies.
 
-        ``lost`` is called for each span that could not be redacted, which is not passed on.
+        ``lost`` is called for each span that could not be redacted, which is not passed on. Return False if ``multi``
+        can't be changed.
         """
-        on_end = multi.on_end
+        self.check_spans()
+        try:
+            on_end = multi.on_end
 
-        def on_redacted_end(span: ReadableSpan) -> None:
-            redacted = self.redacted(span)
-            if redacted is None:
-                lost()
-            else:
-                _keep_undecided(redacted)
-                on_end(redacted)
+            def on_redacted_end(span: ReadableSpan) -> None:
+                redacted = self.redacted(span)
+                if redacted is None:
+                    lost()
+                else:
+                    on_end(redacted)
 
-        # All tracers of the provider have this object, and all processors are reached through it.
-        multi.on_end = on_redacted_end
+            # All tracers of the provider have this object, and all processors are reached through it.
+            multi.on_end = on_redacted_end
+        except Exception:  # an object with slots, for example
+            return False
+        return True
 
     def redacted(self, span: ReadableSpan) -> ReadableSpan | None:
-        """Return a redacted copy of a span of another tracer, our own spans as they are; None where that fails."""
+        """Return a span of another tracer redacted, our own spans as they are; None if it can't be redacted.
+
+        A span that was redacted in place is returned as it is, any other one as a copy. A span of an undecided trace
+        is kept with it: call this once for a span.
+        """
         if span.__class__ is RecordingSpan or span.__class__ is SpanCopy:
             return span
         try:
             context = span.get_span_context()
-            started = None if context is None else self._started.pop((context.trace_id, context.span_id), None)
+            started = None if context is None else self._started.get((context.trace_id, context.span_id))
             notes = {key: note for key, note in vars(started or span).items() if key.startswith(_NOTES)}
-            return copy_span(span, notes, _redact)
+            content = notes.pop(_REDACTED, None)
+            redacted = span
+            if content is None or content != _content(span):
+                redacted = copy_span(span, notes, _redact)
+            _keep_undecided(redacted, passed_on=True)
         except Exception:
             log_once("upstream-copy", "A span of another instrumentation could not be redacted; it is dropped.")
             return None
+        return redacted
 
 
 class RedactedProcessor(SpanProcessor):
-    """Another processor, which is given redacted copies of other tracers' spans."""
+    """Other processors, which are given other tracers' spans redacted."""
 
-    def __init__(self, processor: SpanProcessor, upstream: UpstreamProcessor, lost: Callable[[], None]) -> None:
-        self.processor = processor
+    def __init__(
+        self, processors: Sequence[SpanProcessor], upstream: UpstreamProcessor, lost: Callable[[], None]
+    ) -> None:
+        self.processors = processors
         self._upstream = upstream
         self._lost = lost
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
-        self.processor.on_start(span, parent_context=parent_context)
+        for processor in self.processors:
+            processor.on_start(span, parent_context=parent_context)
 
     def on_end(self, span: ReadableSpan) -> None:
         redacted = self._upstream.redacted(span)
         if redacted is None:
             self._lost()
-        else:
-            _keep_undecided(redacted)
-            self.processor.on_end(redacted)
+            return
+        for processor in self.processors:
+            processor.on_end(redacted)
 
     def shutdown(self) -> None:
-        self.processor.shutdown()
+        for processor in self.processors:
+            processor.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        return self.processor.force_flush(timeout_millis)
+        return all([processor.force_flush(timeout_millis) for processor in self.processors])
+
+
+def _content(span: Any) -> tuple[object, ...]:
+    """What a span contains, to be compared."""
+    status = span.status
+    return (
+        span.name,
+        dict(span.attributes or {}),
+        [(event.name, dict(event.attributes or {})) for event in span.events],
+        [dict(link.attributes or {}) for link in span.links],
+        None if status is None else status.description,
+    )
 
 
 def _redact(span: Any) -> None:
@@ -170,7 +219,7 @@ def _redact(span: Any) -> None:
         clear(span, scope_name(span).rpartition(".")[2])
 
 
-def _keep_undecided(span: ReadableSpan) -> None:
+def _keep_undecided(span: ReadableSpan, *, passed_on: bool = False) -> None:
     """Keep a span whose trace is undecided: processors do not take spans that are not sampled."""
     if not undecided_traces:
         return
@@ -178,4 +227,4 @@ def _keep_undecided(span: ReadableSpan) -> None:
     undecided = None if context is None else undecided_traces.get(context.trace_id)
     if context is not None and undecided is not None and not context.trace_flags.sampled:
         # Another object than processors get, which may still wait in a queue when it becomes sampled.
-        undecided.end_sdk_span(copy(span) if span.__class__ is SpanCopy else span)
+        undecided.end_sdk_span(copy(span) if passed_on else span)
