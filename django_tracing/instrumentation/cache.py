@@ -101,7 +101,10 @@ def uninstall() -> None:
     for cache in caches.all(initialized_only=True):
         original = vars(type(cache)).get("_django_tracing_original")
         if original is not None:
-            cache.__class__ = original
+            try:
+                cache.__class__ = original
+            except Exception:
+                spans.log_once("cache-restore", "The class of a cache could not be restored; it traces nothing.")
 
 
 def _traced_create_connection(original: Callable[..., Any]) -> Callable[..., Any]:

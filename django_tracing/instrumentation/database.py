@@ -88,7 +88,10 @@ def uninstall() -> None:
     """Stop tracing SQL. The wrapper stays on the connections of other threads, and does nothing there."""
     _patches.stop()
     for connection in connections.all(initialized_only=True):
-        _unwrap(connection)
+        try:
+            _unwrap(connection)
+        except Exception:
+            spans.log_once("database-restore", "A connection's wrapper could not be removed; it traces nothing.")
 
 
 def _traced_connect(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -11,11 +11,13 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import wrapt
 from django.core.cache import CacheHandler
 from django.core.handlers import base
 from django.core.management.base import BaseCommand
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
+from django.utils.functional import SimpleLazyObject
 
 from django_tracing.conf.loading import load
 from django_tracing.instrumentation import log_records
@@ -171,6 +173,195 @@ def test_many_threads_wrap_once() -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    assert Library().send("hello") == "hello!"
+
+
+# ----- with other tools, in every order
+
+
+def replace_send(replacement: Any) -> None:
+    setattr(Library, "send", replacement)  # noqa: B010 - what such tools do
+
+
+class Tool:
+    """Another tool: it takes what it finds, and puts it back when it is switched off, whatever stands there by then."""
+
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+        self.found: Any = None
+
+    def on(self) -> None:
+        if self.found is None:
+            self.found = vars(Library)["send"]
+            replace_send(self.wrapper(self.found))
+
+    def off(self) -> None:
+        if self.found is not None:
+            found, self.found = self.found, None
+            replace_send(found)
+
+    def wrapper(self, original: Any) -> Any:
+        mark = self.mark
+
+        def send(self: Any, text: str) -> Any:
+            return original(self, text) + mark
+
+        return send
+
+
+class Wrapt(Tool):
+    """As ddtrace and OpenTelemetry do."""
+
+    def wrapper(self, original: Any) -> Any:
+        def send(wrapped: Any, instance: Any, args: Any, kwargs: Any) -> Any:
+            return wrapped(*args, **kwargs) + self.mark
+
+        return wrapt.FunctionWrapper(original, send)
+
+
+_kept: dict[str, Any] = {}
+
+
+class Registry(Tool):
+    """It keeps what it wraps in a module's dict."""
+
+    def wrapper(self, original: Any) -> Any:
+        mark = self.mark
+        _kept[mark] = original
+
+        def send(self: Any, text: str) -> Any:
+            return _kept[mark](self, text) + mark
+
+        return send
+
+    def off(self) -> None:
+        super().off()
+        _kept.pop(self.mark, None)
+
+
+class Indirect(Tool):
+    """Its wrapper keeps a method of an object with slots in a default argument."""
+
+    def wrapper(self, original: Any) -> Any:
+        method = functools.partial(_Sender(original, self.mark).send)
+
+        def send(self: Any, text: str, call: Any = method) -> Any:
+            return call(self, text)
+
+        return send
+
+
+class _Sender:
+    __slots__ = ("mark", "original")
+
+    def __init__(self, original: Any, mark: str) -> None:
+        self.original = original
+        self.mark = mark
+
+    def send(self, instance: Any, text: str) -> Any:
+        return self.original(instance, text) + self.mark
+
+
+def orders(names: tuple[str, ...], length: int) -> Iterator[tuple[str, ...]]:
+    """Every order of steps in which each tool is switched on and off in turns."""
+
+    def following(steps: tuple[str, ...], on: frozenset[str]) -> Iterator[tuple[str, ...]]:
+        if len(steps) == length:
+            yield steps
+            return
+        for name in names:
+            step = f"{name} {'off' if name in on else 'on'}"
+            yield from following((*steps, step), on ^ {name})
+
+    return following((), frozenset())
+
+
+# Two tools of the kind with one dict would call each other forever, without ours too.
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [*((kind, ("ours", "a", "b")) for kind in (Tool, Wrapt, Indirect)), (Registry, ("ours", "a"))],
+)
+def test_other_tools_in_every_order(kind: type[Tool], names: tuple[str, ...]) -> None:
+    original = vars(Library)["send"]
+    for steps in orders(names, 7):
+        replace_send(original)
+        patches, a, b = Patches(), kind("a"), kind("b")
+        for number, step in enumerate(steps):
+            before = Library().send("")
+            if step == "ours on":
+                patches.start()
+                patches.wrap(Library, "send", loud(patches))
+            elif step == "ours off":
+                patches.stop()
+            else:
+                tool = a if step[0] == "a" else b
+                (tool.on if step.endswith("on") else tool.off)()
+            after = Library().send("")
+            done = steps[: number + 1]
+            if step == "ours on":
+                assert after.count("!") == 1, done
+            elif step == "ours off":
+                assert "!" not in after, done
+            assert after.count("!") <= 1, done
+            if step.startswith("ours"):
+                assert after.replace("!", "") == before.replace("!", ""), f"{done}: another tool's wrapper went"
+
+
+def test_one_place_that_cannot_be_restored_leaves_the_others_restored(caplog: pytest.LogCaptureFixture) -> None:
+    class Closing(type):
+        closed = False
+
+        def __setattr__(cls, name: str, value: Any) -> None:
+            if cls.closed and name == "send":
+                raise AttributeError("it can't be set")
+            super().__setattr__(name, value)
+
+    class Closed(metaclass=Closing):
+        def send(self, text: str) -> str:
+            return text
+
+    original, version = vars(Library)["send"], vars(Library)["version"]
+    patches = Patches()
+    patches.start()
+    patches.wrap(Library, "version", lambda found: staticmethod(lambda: "2"))
+    patches.wrap(Closed, "send", loud(patches))
+    patches.wrap(Library, "send", loud(patches))
+    Closing.closed = True
+    assert patches.stop() is True
+    assert vars(Library)["send"] is original
+    assert vars(Library)["version"] is version
+    assert Closed().send("hello") == "hello", "what stays does nothing"
+    assert "could not be removed" in caplog.text
+    Closing.closed = False
+    patches.start()
+    patches.wrap(Closed, "send", loud(patches))
+    assert Closed().send("hello") == "hello!"
+    patches.stop()
+
+
+def test_a_wrapper_whose_code_another_tool_has_changed_stays() -> None:
+    """ddtrace replaces the code of the function that it finds."""
+    patches = Patches()
+    patches.start()
+    patches.wrap(Library, "send", lambda original: lambda self, text: text + "!")
+    ours = vars(Library)["send"]
+    ours.__code__ = (lambda self, text: text + " theirs").__code__
+    patches.stop()
+    assert Library().send("hello") == "hello theirs"
+
+
+def test_a_lazy_object_of_another_tool_is_not_evaluated() -> None:
+    def evaluate() -> Any:
+        raise AssertionError("evaluated")
+
+    patches = Patches()
+    patches.start()
+    patches.wrap(Library, "send", loud(patches))
+    patches.stop()
+    lazy = SimpleLazyObject(evaluate)
+    replace_send(lambda self, text: text if lazy is None else text)
+    patches.start()
+    patches.wrap(Library, "send", loud(patches))
     assert Library().send("hello") == "hello!"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from copy import copy
+from copy import copy as copied
 from typing import Any
 
 import pytest
@@ -241,7 +241,7 @@ class Copying(SynchronousMultiSpanProcessor):
     """What announces the end of a copy: a change in place changes nothing that processors get."""
 
     def _on_ending(self, span: Any) -> None:
-        ending = copy(span)
+        ending = copied(span)
         ending._attributes = BoundedAttributes(None, dict(span.attributes), immutable=False)
         super()._on_ending(ending)
 

@@ -194,7 +194,8 @@ class RedactedProcessor(SpanProcessor):
             processor.shutdown()
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        return all([processor.force_flush(timeout_millis) for processor in self.processors])
+        flushed = [processor.force_flush(timeout_millis) for processor in self.processors]
+        return all(flushed)
 
 
 def _content(span: Any) -> tuple[object, ...]:
