@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 from django.apps import AppConfig
 
+from django_tracing.faults import CONTAINED, contained
 from django_tracing.redaction.printable import printable
 
 __all__ = ["DjangoTracingConfig"]
@@ -19,13 +21,16 @@ class DjangoTracingConfig(AppConfig):
     def ready(self) -> None:
         # If this app can't start, the project starts without it.
         try:
-            from django_tracing import checks, provider
+            with contained():
+                from django_tracing import checks, provider
 
-            checks.register()
-            provider.start()
+                checks.register()
+                provider.start()
         except Exception as error:
-            logging.getLogger("django_tracing").error(
-                "Tracing is off: it could not be started (%s: %s). The application goes on without it.",
-                type(error).__name__,
-                printable(str(error), 300),
-            )
+            # A filter of the user's log may raise.
+            with suppress(*CONTAINED):
+                logging.getLogger("django_tracing").error(
+                    "Tracing is off: it could not be started (%s: %s). The application goes on without it.",
+                    type(error).__name__,
+                    printable(str(error), 300),
+                )

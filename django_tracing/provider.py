@@ -11,6 +11,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import propagate, trace
@@ -30,6 +31,7 @@ from django_tracing.context.outgoing import OutgoingPropagator
 from django_tracing.context.propagation import CorrelationPropagator, available_propagator
 from django_tracing.export import build_exporter
 from django_tracing.export.queue import QueueProcessor
+from django_tracing.faults import CONTAINED, contained
 from django_tracing.instrumentation import log_records as logs
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.site_words import read_site_words
@@ -68,26 +70,31 @@ def start() -> None:
         return
     runtime.use(runtime.current.replace(started=True))
     try:
-        settings = get_settings()
-        runtime.use(runtime.current.replace(settings=settings))
-        # Also where tracing is off: a log format that names the fields keeps working.
-        logs.install(settings)
-        if settings.problems:
-            problems = " / ".join(str(problem) for problem in settings.problems)
-            _set_trouble(f"Tracing is off: {problems} Run `python manage.py check` for the whole list.")
-        elif not settings.enabled:
-            # As configured: nothing to log.
-            _set_trouble(f"Tracing is off: it is switched off by {settings.source('ENABLED')}.", level=logging.DEBUG)
-        else:
-            for problem in (*environment.problems(), *settings.warnings):
-                _logger.warning("The %s", problem)
-            with environment.hidden():
-                _start(settings)
+        with contained():
+            _read_settings_and_start()
     except Exception as error:
         _set_trouble(
             f"Tracing is off: it could not be set up ({type(error).__name__}). The application goes on without it.",
             error=error,
         )
+
+
+def _read_settings_and_start() -> None:
+    settings = get_settings()
+    runtime.use(runtime.current.replace(settings=settings))
+    # Also where tracing is off: a log format that names the fields keeps working.
+    logs.install(settings)
+    if settings.problems:
+        problems = " / ".join(str(problem) for problem in settings.problems)
+        _set_trouble(f"Tracing is off: {problems} Run `python manage.py check` for the whole list.")
+    elif not settings.enabled:
+        # As configured: nothing to log.
+        _set_trouble(f"Tracing is off: it is switched off by {settings.source('ENABLED')}.", level=logging.DEBUG)
+    else:
+        for problem in (*environment.problems(), *settings.warnings):
+            _warn("The %s", problem)
+        with environment.hidden():
+            _start(settings)
 
 
 def queue() -> QueueProcessor | None:
@@ -98,13 +105,23 @@ def queue() -> QueueProcessor | None:
 
 def _set_trouble(trouble: str, *, level: int = logging.ERROR, error: Exception | None = None) -> None:
     runtime.use(runtime.current.replace(trouble=trouble))
-    _logger.log(level, "%s", trouble, exc_info=error)
+    _log(level, "%s", trouble, exc_info=error)
+
+
+def _warn(message: str, *args: object) -> None:
+    _log(logging.WARNING, message, *args)
+
+
+def _log(level: int, message: str, *args: object, exc_info: BaseException | None = None) -> None:
+    # A filter of the user's log may raise. That must not end the start.
+    with suppress(*CONTAINED):
+        _logger.log(level, message, *args, exc_info=exc_info)
 
 
 def _start(settings: Settings) -> None:
     if settings.semconv_stability_opt_in and settings.source("SEMCONV_STABILITY_OPT_IN").startswith("TRACING"):
         os.environ[_SEMCONV] = ",".join(sorted(settings.semconv_stability_opt_in))
-    provider = trace.get_tracer_provider()
+    provider = _existing_provider()
     ours = isinstance(provider, trace.ProxyTracerProvider)
     abilities = probe()
     sampler = RuleSampler(settings.sample_rate, settings)
@@ -152,6 +169,22 @@ def _start(settings: Settings) -> None:
         )
     )
     instrumentation.install(instrumentation.wanted(settings))
+
+
+def _existing_provider() -> trace.TracerProvider:
+    """Return this process's provider: OpenTelemetry's proxy, where there is none yet."""
+    try:
+        with contained():
+            return trace.get_tracer_provider()
+    except Exception as error:
+        name = "OTEL_PYTHON_TRACER_PROVIDER"
+        _warn("The provider of %s can't be made (%s). This app's is used instead.", name, _reason(error))
+        with environment.hidden([name]):
+            return trace.get_tracer_provider()
+
+
+def _reason(error: Exception) -> str:
+    return printable(f"{type(error).__name__}: {error}", 300)
 
 
 def _make_queues(settings: Settings) -> list[QueueProcessor]:
@@ -212,24 +245,27 @@ def _make_registered_sampler(settings: Settings, fallback: Sampler) -> Sampler |
     try:
         return make_registered_sampler(str(settings.sampler), settings.sampler_argument, fallback)
     except Exception as error:
-        _logger.warning(
+        _warn(
             "The sampler %r (%s) can't be made (%s). SAMPLE_RATE and the rules are used instead.",
             settings.sampler,
             settings.source("SAMPLER"),
-            printable(f"{type(error).__name__}: {error}", 300),
+            _reason(error),
         )
         return None
 
 
 def _make_id_generator(name: str) -> IdGenerator | None:
+    from django_tracing.recording.ids import GuardedIdGenerator
+
     try:
-        generator = load_entry_point("opentelemetry_id_generator", name)()
+        with contained():
+            generator = load_entry_point("opentelemetry_id_generator", name)()
         if isinstance(generator, IdGenerator):
-            return generator
+            return GuardedIdGenerator(generator)
         problem = "it is no IdGenerator"
     except Exception as error:
-        problem = printable(f"{type(error).__name__}: {error}", 300)
-    _logger.warning("The ID generator %r can't be used (%s). Ids are random.", name, problem)
+        problem = _reason(error)
+    _warn("The ID generator %r can't be used (%s). Ids are random.", name, problem)
     return None
 
 
@@ -265,7 +301,7 @@ def make_resource(settings: Settings) -> Resource:
         # The name that Jaeger's users search for, and the name of the current conventions.
         attributes["deployment.environment"] = settings.environment
         attributes["deployment.environment.name"] = settings.environment
-    resource = Resource.create(attributes)
+    resource = _detect_resource(attributes)
     # Attributes set by an operator, also those that the SDK read from the environment. This app's own are safe.
     given = {
         key: value
@@ -273,6 +309,17 @@ def make_resource(settings: Settings) -> Resource:
         if key not in attributes or key in settings.resource_attributes
     }
     return resource.merge(Resource(redact_resource(given, SensitiveKeys(settings.sensitive_keys))))
+
+
+def _detect_resource(attributes: dict[str, Any]) -> Resource:
+    try:
+        with contained():
+            return Resource.create(attributes)
+    except Exception as error:
+        name = "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"
+        _warn("A detector of %s failed (%s). None of them is used.", name, _reason(error))
+        with environment.hidden([name]):
+            return Resource.create(attributes)
 
 
 def make_exporter(settings: Settings) -> SpanExporter | None:
@@ -316,7 +363,8 @@ def _local_write(settings: Settings) -> Callable[[list[dict[str, object]]], None
 
 def _make_queue(settings: Settings) -> QueueProcessor | None:
     try:
-        exporter = make_exporter(settings)
+        with contained():
+            exporter = make_exporter(settings)
     except Exception as error:
         _set_trouble(f"Spans are not exported ({settings.source('EXPORTER')}): {error}")
         return None
@@ -387,7 +435,7 @@ def _after_fork() -> None:
 def _set_propagators(settings: Settings) -> None:
     propagator, missing = available_propagator(settings.propagators)
     for problem in missing:
-        _logger.warning(
+        _warn(
             "%s asks for a propagator that is not installed; the others are used. %s",
             settings.source("PROPAGATORS"),
             problem,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from django_tracing.faults import contained
+
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
@@ -24,11 +26,15 @@ def is_registered(group: str, name: str) -> bool:
 
 
 def load_entry_point(group: str, name: str) -> Any:
-    """Import what ``name`` of ``group`` refers to. Raise LookupError where no installed package has one."""
+    """Import what ``name`` of ``group`` refers to. Raise LookupError where no installed package has one.
+
+    Raise what the import raises, and ``faults.ForeignExit`` where it would end the process.
+    """
     point = find_entry_point(group, name)
     if point is None:
         raise LookupError(f"No installed package has {name!r} in the entry points {group}.")
-    return point.load()
+    with contained():
+        return point.load()
 
 
 def loads(group: str, name: str) -> bool:

@@ -18,6 +18,7 @@ from typing import Final, NamedTuple
 
 from django_tracing.conf.entry_points import loads
 from django_tracing.conf.patterns import regex_problem
+from django_tracing.faults import contained
 
 __all__ = ["EnvironmentProblem", "hidden", "prepare", "problems"]
 
@@ -85,7 +86,7 @@ def prepare() -> None:
         return
     try:
         _found.extend(_validate(suspects))
-        with hidden():
+        with hidden(), contained():
             _import()
     except Exception as error:
         # It is none of the variables that are known to matter, so it may be any of them.
@@ -95,7 +96,7 @@ def prepare() -> None:
             EnvironmentProblem(name, reason, "Unset it, or correct it.") for name in suspects if name not in known
         )
         try:
-            with hidden():
+            with hidden(), contained():
                 _import()
         except Exception:  # noqa: S110 - it is not the environment; the next import raises it again
             pass

@@ -26,6 +26,7 @@ from django_tracing.conf.patterns import regex_problem
 from django_tracing.conf.selection import select_exporter, select_sampler
 from django_tracing.conf.table import NAMES, OUR_INSTRUMENTATIONS, SPECS, Spec
 from django_tracing.conf.values import Problem, Settings
+from django_tracing.faults import contained
 
 __all__ = ["DEFAULT_ENDPOINTS", "Loader", "DISABLING", "QUERY_PORT", "get_settings", "load"]
 
@@ -92,7 +93,8 @@ class Loader:
     def parse(self, name: str, source: str, value: Any, parser: Parser, from_env: bool) -> tuple[bool, Any]:
         """Return whether ``value`` could be parsed, and the result. Record the problem where it could not be."""
         try:
-            return True, parser(value, from_env)
+            with contained():
+                return True, parser(value, from_env)
         except WrongValue as error:
             wrong = error
         except Exception as error:
@@ -321,7 +323,8 @@ def load(configured: Any, environ: Mapping[str, str]) -> Settings:
     Never raises: wrong settings are in ``problems``, and ``enabled`` is then False.
     """
     try:
-        return Loader(configured, environ).load()
+        with contained():
+            return Loader(configured, environ).load()
     except Exception as error:
         return _unreadable(configured, type(error).__name__)
 
@@ -329,7 +332,8 @@ def load(configured: Any, environ: Mapping[str, str]) -> Settings:
 def _unreadable(configured: Any, why: str) -> Settings:
     """Return settings for a TRACING or an environment that raises in a way that no parser expects."""
     try:
-        settings, source = Loader(configured, {}).load(), "environment variables of OpenTelemetry"
+        with contained():
+            settings, source = Loader(configured, {}).load(), "environment variables of OpenTelemetry"
     except Exception:
         settings, source = Loader(None, {}).load(), "settings.TRACING"
     problem = Problem("TRACING", source, f"can't be read ({why}).", "Write it as docs/settings.md describes.")

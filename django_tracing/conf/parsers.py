@@ -16,6 +16,7 @@ from django.utils.module_loading import import_string
 
 from django_tracing.conf.entry_points import is_registered
 from django_tracing.conf.values import Settings
+from django_tracing.faults import contained
 from django_tracing.net import shown_address
 
 __all__ = [
@@ -374,7 +375,8 @@ def parse_callable(value: Any, from_env: bool) -> Callable[[str, Any], Any]:
         if not ("." in value and all(part.isidentifier() for part in value.split("."))):
             raise WrongValue(f"is {display(value)}, which is not a dotted path.", hint)
         try:
-            value = import_string(value)
+            with contained():
+                value = import_string(value)
         except Exception as error:
             raise WrongValue(f"is {display(value)}, which can't be imported: {error}.", hint) from None
     if not callable(value):

@@ -18,7 +18,7 @@ from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import CarrierT, Getter, TextMapPropagator
 
-from django_tracing.faults import log_once
+from django_tracing.faults import CONTAINED, log_once
 from django_tracing.recording.sdk import propagators_of
 
 __all__ = [
@@ -65,8 +65,9 @@ def extract(carrier: CarrierT, context: Context, getter: Getter[CarrierT]) -> Co
     _silence(propagator)
     token = _at_work.set(True)
     try:
-        return propagator.extract(carrier, context, _WellFormed(getter))
-    except Exception:
+        found: object = propagator.extract(carrier, context, _WellFormed(getter))
+        return found if isinstance(found, Context) else context
+    except CONTAINED:
         log_once("extract", "The context of a caller could not be read. It is ignored.")
         return context
     finally:

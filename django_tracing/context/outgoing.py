@@ -25,7 +25,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, get_cur
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.context.current import span_context
-from django_tracing.faults import log_once
+from django_tracing.faults import CONTAINED, log_once
 from django_tracing.recording.sdk import propagators_of
 from django_tracing.semconv.names import HTTP_URL, URL_FULL
 
@@ -78,7 +78,7 @@ class OutgoingPropagator(CompositePropagator):
                     _is_ours(name, value) for name, value in there.items()
                 ):
                     propagator.inject(carrier, context, _RememberingSetter(setter))
-        except Exception:
+        except CONTAINED:
             log_once("outgoing", "An outgoing call was made without the headers of its trace.")
 
     def inject_all(

@@ -20,6 +20,7 @@ from opentelemetry.propagators.textmap import (
 from django_tracing.conf.entry_points import find_entry_point
 from django_tracing.context.request import HEADER, RequestState, get_request_state, well_formed, with_request_state
 from django_tracing.exceptions import MissingExtra
+from django_tracing.faults import contained
 from django_tracing.redaction.printable import printable
 
 __all__ = ["PROPAGATOR_GROUP", "CorrelationPropagator", "MissingPropagator", "available_propagator"]
@@ -103,8 +104,9 @@ def _propagator(name: str) -> TextMapPropagator:
         raise MissingPropagator(f'The propagator "{name}" {remedy}')
     try:
         # As the API itself does it: an entry point is a class, or a function that makes a propagator.
-        factory: Any = getattr(import_module(module), attribute) if point is None else point.load()
-        propagator = factory()
+        with contained():
+            factory: Any = getattr(import_module(module), attribute) if point is None else point.load()
+            propagator = factory()
     except Exception as error:
         reason = printable(f"{type(error).__name__}: {error}", 200)
         raise MissingPropagator(f'The propagator "{name}" can\'t be imported ({reason}).') from error

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from opentelemetry.sdk.trace.export import SpanExporter
 
+from django_tracing.faults import contained
+
 if TYPE_CHECKING:
     from django_tracing.conf.values import Settings
 
@@ -26,12 +28,14 @@ def make_custom_exporter(path: str, settings: Settings | None = None) -> SpanExp
     if not module:
         raise ImportError(f"{path!r} is not the dotted path of an exporter.")
     try:
-        factory = getattr(import_module(module), name)
+        with contained():
+            factory = getattr(import_module(module), name)
     except AttributeError:
         raise ImportError(f"The module {module} has no {name}.") from None
     if not callable(factory):
         raise TypeError(f"{path} is not a class or function: it is an object of type {type(factory).__name__}.")
-    exporter = _call(path, factory, settings)
+    with contained():
+        exporter = _call(path, factory, settings)
     if not callable(getattr(exporter, "export", None)):
         if inspect.iscoroutine(exporter):
             exporter.close()

@@ -23,6 +23,7 @@ from opentelemetry.trace import TraceFlags
 from django_tracing.exceptions import ExportError
 from django_tracing.export.batches import SpanBatch
 from django_tracing.export.counters import Counters, DropReason
+from django_tracing.faults import CONTAINED
 from django_tracing.recording.span import RecordingSpan
 from django_tracing.redaction import cut, redact_text
 from django_tracing.redaction.printable import printable
@@ -493,7 +494,7 @@ class QueueProcessor(SpanProcessor):
     def _shut_exporter(self) -> None:
         try:
             self.exporter.shutdown()
-        except Exception:
+        except CONTAINED:
             _logger.debug("The exporter could not be shut down.", exc_info=True)
 
 

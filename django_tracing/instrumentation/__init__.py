@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import Any, Final, Protocol
 
 from django_tracing.conf.values import Settings
+from django_tracing.faults import contained
 from django_tracing.instrumentation import third_party
 from django_tracing.instrumentation.upstream import registry as upstream
 
@@ -77,17 +78,18 @@ def install(names: Iterable[str]) -> None:
             continue
         instrumentation: Instrumentation | None = None
         try:
-            instrumentation = _load(name)
-            if instrumentation is None:
-                if not upstream.install(name):
+            with contained():
+                instrumentation = _load(name)
+                if instrumentation is None:
+                    if not upstream.install(name):
+                        continue
+                    if name == "django":
+                        # Our middleware, inside OpenTelemetry's, puts the user and the correlation id on its span.
+                        import_module(_MODULES["request"]).install()
+                elif not instrumentation.is_available():
                     continue
-                if name == "django":
-                    # Our middleware, inside OpenTelemetry's, puts the user and the correlation id on its span.
-                    import_module(_MODULES["request"]).install()
-            elif not instrumentation.is_available():
-                continue
-            else:
-                instrumentation.install()
+                else:
+                    instrumentation.install()
         except Exception:
             _logger.warning('The instrumentation "%s" could not be switched on; it is left out.', name, exc_info=True)
             if instrumentation is not None:
@@ -104,10 +106,11 @@ def uninstall() -> None:
 
 def _uninstall(name: str, instrumentation: Instrumentation | None) -> None:
     try:
-        if instrumentation is None:
-            upstream.uninstall(name)
-        else:
-            instrumentation.uninstall()
+        with contained():
+            if instrumentation is None:
+                upstream.uninstall(name)
+            else:
+                instrumentation.uninstall()
     except Exception:
         _logger.warning('The instrumentation "%s" could not be switched off.', name, exc_info=True)
 
@@ -115,8 +118,9 @@ def _uninstall(name: str, instrumentation: Instrumentation | None) -> None:
 def is_available(name: str) -> bool:
     """Return whether the instrumentation ``name`` and what it traces are installed. Never raises."""
     try:
-        instrumentation = _load(name)
-        return bool(upstream.is_available(name) if instrumentation is None else instrumentation.is_available())
+        with contained():
+            instrumentation = _load(name)
+            return bool(upstream.is_available(name) if instrumentation is None else instrumentation.is_available())
     except Exception:
         _logger.debug('The instrumentation "%s" could not be loaded.', name, exc_info=True)
         return False

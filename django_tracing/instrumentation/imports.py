@@ -14,7 +14,7 @@ from threading import local
 from types import ModuleType
 from typing import Any, Final
 
-from django_tracing.faults import log_once
+from django_tracing.faults import contained, log_once
 
 __all__ = ["when_imported"]
 
@@ -86,7 +86,8 @@ class _Loader:
         # Only after the import: one that failed may be tried again.
         for callback, args in _waiting.pop(self._name, {}):
             try:
-                callback(*args)
+                with contained():
+                    callback(*args)
             except Exception:
                 log_once(f"imported-{self._name}", "%s was imported, and could not be traced.", self._name)
 

@@ -14,6 +14,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
+from django_tracing.faults import contained
+
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
@@ -34,8 +36,9 @@ def names() -> tuple[str, ...]:
 
 def load(name: str) -> Any:
     """Import the instrumentation ``name`` and return it. Raises what its import raises, and KeyError."""
-    loaded = _found()[name].load()
-    return loaded() if isinstance(loaded, type) else loaded
+    with contained():
+        loaded = _found()[name].load()
+        return loaded() if isinstance(loaded, type) else loaded
 
 
 def _found() -> Mapping[str, EntryPoint]:

@@ -18,6 +18,7 @@ from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind
 
+from django_tracing.faults import CONTAINED, contained
 from django_tracing.recording.sdk import ON_ENDING, PROCESSORS, is_enabled, records_metrics, scope_of, span_limits_of
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.recording.span import SAMPLED, SPAN_KEY, UNSET, RecordingSpan, UnsampledSpan, context_of
@@ -76,7 +77,7 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., None]:
     def call(*args: Any, **kwargs: Any) -> None:
         try:
             method(*args, **kwargs)
-        except Exception as error:
+        except CONTAINED as error:
             name = type(getattr(method, "__self__", method)).__qualname__
             if name not in _blamed and len(_blamed) < 10:
                 _blamed.add(name)
@@ -233,7 +234,8 @@ class SpanFactory:
             for part in shared:
                 given.update(part.attributes)
             given.update(own or {})
-            result = self.tracer.sampler.should_sample(context, trace_id, name, kind, given, ())
+            with contained():
+                result = self.tracer.sampler.should_sample(context, trace_id, name, kind, given, ())
             trace_state = result.trace_state
             if result.decision is Decision.DROP:
                 return UnsampledSpan(trace_id, flags, trace_state)

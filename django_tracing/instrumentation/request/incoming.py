@@ -15,6 +15,7 @@ from django_tracing.conf.patterns import bounded_search
 from django_tracing.conf.values import Settings
 from django_tracing.context.description import host_of, resolve_early
 from django_tracing.context.extraction import extract
+from django_tracing.faults import CONTAINED, log_once
 
 __all__ = ["caller_context", "is_left_out"]
 
@@ -92,7 +93,12 @@ _getter: Final = _EnvironGetter()
 def caller_context(meta: Mapping[str, Any], current: Context) -> Context:
     """Return ``current`` with the context that the caller sent. Most requests carry none: nothing is parsed then."""
     propagator = propagate.get_global_textmap()
-    for key in _environ_keys(propagator):
+    try:
+        keys = _environ_keys(propagator)
+    except CONTAINED:
+        log_once("fields", "The headers of the propagator %s are not known.", type(propagator).__name__)
+        return current
+    for key in keys:
         if key in meta:
             return extract(meta, current, _getter)
     return current

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Protocol, cast
 
 from django_tracing.exceptions import ReadError
+from django_tracing.faults import contained
 from django_tracing.traces.model import FoundSpan, SpanStream
 from django_tracing.traces.readers.base import Reader
 from django_tracing.traces.readers.jaeger.reader import JaegerReader
@@ -88,9 +89,10 @@ def _named_reader(settings: ReaderSettings) -> Reader:
     make: Any = settings.reader
     shown = make if isinstance(make, str) else getattr(make, "__qualname__", repr(make))
     try:
-        if isinstance(make, str):
-            make = _import(make)
-        reader = make(settings)
+        with contained():
+            if isinstance(make, str):
+                make = _import(make)
+            reader = make(settings)
     except ReadError:
         raise
     except Exception as error:
@@ -128,7 +130,8 @@ class _GuardedReader:
 
         def call(*args: Any, **kwargs: Any) -> Any:
             try:
-                return method(*args, **kwargs)
+                with contained():
+                    return method(*args, **kwargs)
             except ReadError:
                 raise
             except Exception as error:
