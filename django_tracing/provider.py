@@ -121,6 +121,7 @@ def _log(level: int, message: str, *args: object, exc_info: BaseException | None
 def _start(settings: Settings) -> None:
     if settings.semconv_stability_opt_in and settings.source("SEMCONV_STABILITY_OPT_IN").startswith("TRACING"):
         os.environ[_SEMCONV] = ",".join(sorted(settings.semconv_stability_opt_in))
+    _check_meter_provider()
     provider = _existing_provider()
     ours = isinstance(provider, trace.ProxyTracerProvider)
     abilities = probe()
@@ -169,6 +170,21 @@ def _start(settings: Settings) -> None:
         )
     )
     instrumentation.install(instrumentation.wanted(settings))
+
+
+def _check_meter_provider() -> None:
+    """Make the provider of metrics that a variable names. Without one, no tracer of the SDK can be made."""
+    name = environment.METER_PROVIDER
+    if name not in os.environ:
+        return
+    from opentelemetry import metrics
+
+    try:
+        with contained():
+            metrics.get_meter_provider()
+    except Exception as error:
+        del os.environ[name]
+        _warn("The provider of %s can't be made (%s). No metrics are made.", name, _reason(error))
 
 
 def _existing_provider() -> trace.TracerProvider:

@@ -16,11 +16,11 @@ from functools import cache
 from importlib import import_module
 from typing import Final, NamedTuple
 
-from django_tracing.conf.entry_points import loads
+from django_tracing.conf.entry_points import load_entry_point, loads
 from django_tracing.conf.patterns import regex_problem
 from django_tracing.faults import contained
 
-__all__ = ["EnvironmentProblem", "hidden", "prepare", "problems"]
+__all__ = ["METER_PROVIDER", "EnvironmentProblem", "hidden", "prepare", "problems"]
 
 
 class EnvironmentProblem(NamedTuple):
@@ -57,6 +57,8 @@ _IMPORTED: Final = (
     "opentelemetry.sdk.trace",
     "opentelemetry.sdk.trace.export",
 )
+#: The variable of the provider that the SDK's tracers count their spans with.
+METER_PROVIDER: Final = "OTEL_PYTHON_METER_PROVIDER"
 #: Names in OTEL_PROPAGATORS that the API itself provides.
 _OWN_PROPAGATORS: Final = frozenset({"tracecontext", "baggage", "none"})
 #: Prefixes of variables that can't break an import. They are set nearly everywhere, so nothing is imported for them.
@@ -114,6 +116,8 @@ def hidden(variables: Iterable[str] = ()) -> Iterator[None]:
     try:
         yield
     finally:
+        # The SDK reads this one for each tracer that the user's code gets, too.
+        originals.pop(METER_PROVIDER, None)
         os.environ.update(originals)
 
 
@@ -160,6 +164,26 @@ def _entry_point(group: str, otherwise: str) -> Callable[[str, str], Environment
     return validate
 
 
+def _context(name: str, value: str) -> EnvironmentProblem | None:
+    """Also try it out: each call of OpenTelemetry's API would fail with one that does not work."""
+    problem = _entry_point("opentelemetry_context", "Python's contextvars are used.")(name, value)
+    if problem is not None:
+        return problem
+    try:
+        with contained():
+            made = load_entry_point("opentelemetry_context", value)()
+            current = made.get_current()
+            made.detach(made.attach(current))
+            works = isinstance(current, dict)
+    except Exception:
+        works = False
+    if works:
+        return None
+    return EnvironmentProblem(
+        name, f"is {_display(value)}, which does not work.", "Unset it. Python's contextvars are used."
+    )
+
+
 def _detectors(name: str, value: str) -> EnvironmentProblem | None:
     wanted = [part.strip() for part in value.split(",") if part.strip()]
     problem = _missing(name, "opentelemetry_resource_detector", [part for part in wanted if part != "*"])
@@ -200,11 +224,11 @@ def _boolean(name: str, value: str) -> EnvironmentProblem | None:
 _VALIDATORS: Final[dict[str, Callable[[str, str], EnvironmentProblem | None]]] = {
     **dict.fromkeys(_LIMITS, _limit),
     "OTEL_PROPAGATORS": _propagators,
-    "OTEL_PYTHON_CONTEXT": _entry_point("opentelemetry_context", "Python's contextvars are used."),
+    "OTEL_PYTHON_CONTEXT": _context,
     "OTEL_PYTHON_TRACER_PROVIDER": _entry_point(
         "opentelemetry_tracer_provider", "The provider of django_tracing is used."
     ),
-    "OTEL_PYTHON_METER_PROVIDER": _entry_point("opentelemetry_meter_provider", "No metrics are made."),
+    METER_PROVIDER: _entry_point("opentelemetry_meter_provider", "No metrics are made."),
     "OTEL_PYTHON_ID_GENERATOR": _entry_point("opentelemetry_id_generator", "Random ids are used."),
     "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS": _detectors,
     "OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED": _boolean,

@@ -107,9 +107,10 @@ def _propagator(name: str) -> TextMapPropagator:
         with contained():
             factory: Any = getattr(import_module(module), attribute) if point is None else point.load()
             propagator = factory()
+            usable = all(callable(getattr(propagator, method, None)) for method in ("extract", "inject"))
     except Exception as error:
         reason = printable(f"{type(error).__name__}: {error}", 200)
         raise MissingPropagator(f'The propagator "{name}" can\'t be imported ({reason}).') from error
-    if not all(callable(getattr(propagator, method, None)) for method in ("extract", "inject")):
+    if not usable:
         raise MissingPropagator(f'The propagator "{name}" is {type(propagator).__name__}, which is none.')
     return propagator  # type: ignore[no-any-return]
