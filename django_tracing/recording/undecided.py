@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import SpanContext, StatusCode, TraceFlags, TraceState
+from opentelemetry.trace import SpanContext, StatusCode, TraceFlags, TraceState, get_current_span
 
 from django_tracing.recording.copies import SpanCopy
 from django_tracing.recording.sdk import set_context
@@ -211,6 +212,27 @@ class UndecidedTrace:
             return False
         self._wait(span)
         return True
+
+
+def _after_fork_in_child() -> None:
+    """Leave what waits to the parent, which sends or drops it. What the child ends is its own."""
+    _waiting.spans = 0
+    current = None
+    try:
+        current = undecided_traces.get(get_current_span().get_span_context().trace_id)
+    except Exception:
+        _logger.debug("The current span of a forked process is of an unknown kind.", exc_info=True)
+    for undecided in undecided_traces.values():
+        undecided.ended = []
+        undecided.lost = 0
+    # The other traces are of the parent's other threads, and never end here.
+    undecided_traces.clear()
+    if current is not None:
+        undecided_traces[current.trace_id] = current
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 #: What takes the SDK's own spans of a trace that was kept late: the queue.
