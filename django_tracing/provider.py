@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -208,7 +209,15 @@ def _make_queues(settings: Settings) -> list[QueueProcessor]:
     made = [_make_queue(settings)]
     for kind in settings.more_exporters:
         made.append(_make_queue(settings._replace(exporter=kind, endpoint=DEFAULT_ENDPOINTS.get(kind))))
-    return [queue for queue in made if queue is not None]
+    queues = [queue for queue in made if queue is not None]
+    for queue in queues:
+        queue.others = [other for other in queues if other is not queue]
+    if queues:
+        if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+            os.register_at_fork(after_in_child=_after_fork)
+        _flush_before_uvicorn_ends(queues, settings.shutdown_timeout)
+        when_imported("celery.signals", _flush_before_celery_ends, tuple(queues))
+    return queues
 
 
 def _add_processors(provider: Any, abilities: Abilities, queues: Sequence[QueueProcessor]) -> None:
@@ -395,28 +404,34 @@ def _make_queue(settings: Settings) -> QueueProcessor | None:
         shutdown_timeout=settings.shutdown_timeout,
         muted=None if settings.enabled_in_tests else in_tests,
     )
-    if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
-        os.register_at_fork(after_in_child=_after_fork)
-    _flush_before_uvicorn_ends(queue, settings.shutdown_timeout)
-    when_imported("celery.signals", _flush_before_celery_ends, queue)
     return queue
 
 
-def _flush_before_celery_ends(queue: QueueProcessor) -> None:
-    """Flush ``queue`` when one of Celery's prefork processes has run its last task: it ends without ``atexit``."""
+def _flush(queues: Sequence[QueueProcessor], timeout: float) -> None:
+    """Send what waits in all ``queues`` at the same time, within ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    for queue in queues:
+        # It starts to send.
+        queue.force_flush(0)
+    for queue in queues:
+        queue.force_flush(max(int((deadline - time.monotonic()) * 1000), 0))
+
+
+def _flush_before_celery_ends(queues: Sequence[QueueProcessor]) -> None:
+    """Flush ``queues`` when one of Celery's prefork processes has run its last task: it ends without ``atexit``."""
     from celery.signals import worker_process_shutdown
 
     def flush(**kwargs: Any) -> None:
         try:
-            queue.force_flush(int(get_settings().shutdown_timeout * 1000))
+            _flush(queues, get_settings().shutdown_timeout)
         except Exception:
             _logger.debug("Spans could not be sent before a worker's process ended.", exc_info=True)
 
-    worker_process_shutdown.connect(flush, weak=False, dispatch_uid=f"django_tracing.provider.{id(queue)}")
+    worker_process_shutdown.connect(flush, weak=False, dispatch_uid="django_tracing.provider")
 
 
-def _flush_before_uvicorn_ends(queue: QueueProcessor, timeout: float) -> None:
-    """Flush the queue when uvicorn shuts down.
+def _flush_before_uvicorn_ends(queues: Sequence[QueueProcessor], timeout: float) -> None:
+    """Flush the queues when uvicorn shuts down.
 
     uvicorn then ends by the signal that stopped it, which runs no ``atexit``, and Django has no lifespan events.
     """
@@ -432,7 +447,7 @@ def _flush_before_uvicorn_ends(queue: QueueProcessor, timeout: float) -> None:
     async def shutdown(*args: Any, **kwargs: Any) -> None:
         await original(*args, **kwargs)
         try:
-            await asyncio.to_thread(queue.force_flush, int(timeout * 1000))
+            await asyncio.to_thread(_flush, queues, timeout)
         except Exception:
             _logger.debug("Spans could not be sent before uvicorn ended.", exc_info=True)
 

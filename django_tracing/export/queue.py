@@ -8,7 +8,7 @@ import random
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import Token
 from threading import Condition, RLock, Thread
@@ -78,6 +78,8 @@ class QueueProcessor(SpanProcessor):
         self._queue_bytes = queue_bytes
         self._shutdown_timeout = shutdown_timeout
         self._muted = muted
+        #: The queues of other exporters, which end with this one: all of them share the time limit.
+        self.others: Sequence[QueueProcessor] = ()
         self._reset()
         if hasattr(os, "register_at_fork"):
             weak = weakref.WeakMethod(self._reset)
@@ -116,6 +118,7 @@ class QueueProcessor(SpanProcessor):
         self._thread: Thread | None = None
         self._stopping = False
         self._stopped = False
+        self._finished = False
         self._deadline: float | None = None
         self._down = False
         self._dropped_when_down = 0
@@ -442,8 +445,17 @@ class QueueProcessor(SpanProcessor):
 
     def shutdown(self) -> None:
         """Sends what waits, for at most ``shutdown_timeout`` seconds; the rest is dropped and counted."""
+        with self._lock:
+            if self._finished:
+                return
+            self._finished = True
+        for queue in (self, *self.others):
+            queue._begin_shutdown()
+        self._finish_shutdown()
+
+    def _begin_shutdown(self) -> None:
         with self._changed:
-            if self._stopping or self._stopped:
+            if self._deadline is not None:
                 return
             self._deadline = time.monotonic() + self._shutdown_timeout
             self._gather()
@@ -455,12 +467,14 @@ class QueueProcessor(SpanProcessor):
         with self._changed:
             if self._stopping:
                 return
-            thread = self._thread
             self._stopping = True
             self._changed.notify_all()
+
+    def _finish_shutdown(self) -> None:
+        thread = self._thread
         if thread is not None:
             with suppress(RuntimeError):  # another thread is about to start it
-                thread.join(self._shutdown_timeout)
+                thread.join(max((self._deadline or 0.0) - time.monotonic(), 0.0))
         elif self.queued:
             self._work_here()
         with self._changed:
