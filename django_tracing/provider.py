@@ -272,7 +272,7 @@ def _make_registered_sampler(settings: Settings, fallback: Sampler) -> Sampler |
     except Exception as error:
         _warn(
             "The sampler %r (%s) can't be made (%s). SAMPLE_RATE and the rules are used instead.",
-            settings.sampler,
+            printable(str(settings.sampler), 60),
             settings.source("SAMPLER"),
             _reason(error),
         )
@@ -290,7 +290,7 @@ def _make_id_generator(name: str) -> IdGenerator | None:
         problem = "it is no IdGenerator"
     except Exception as error:
         problem = _reason(error)
-    _warn("The ID generator %r can't be used (%s). Ids are random.", name, problem)
+    _warn("The ID generator %r can't be used (%s). Ids are random.", printable(name, 60), problem)
     return None
 
 

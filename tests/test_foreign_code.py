@@ -171,6 +171,15 @@ def test_a_sampler_that_raises_or_returns_anything_decides_nothing(result: str, 
     assert "traceparent" in done.out
 
 
+def test_a_huge_name_makes_a_short_log_line(forks: Forks) -> None:
+    names = ("OTEL_PYTHON_ID_GENERATOR", "OTEL_TRACES_SAMPLER", "OTEL_PROPAGATORS", "OTEL_PYTHON_CONTEXT")
+    for name in (*names, "OTEL_PYTHON_TRACER_PROVIDER", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS"):
+        done = forks.run(f"TRACING = {{'EXPORTER': 'none'}}\n{APP}{USE}", {name: "x" * 50_000})
+        assert done.code == 0, done.err
+        assert name in done.err or name == "OTEL_PYTHON_ID_GENERATOR"
+        assert all(len(line) < 1000 for line in done.err.splitlines()), name
+
+
 IDS = """
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 class Planted(IdGenerator):

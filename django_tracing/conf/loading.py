@@ -343,11 +343,29 @@ def _unreadable(configured: Any, why: str) -> Settings:
 @cache
 def get_settings() -> Settings:
     """Return the effective settings of this process. They are read once, and again after ``setting_changed``."""
-    return load(getattr(django_settings, "TRACING", None), os.environ)
+    while True:
+        before = _changes.number
+        settings = load(getattr(django_settings, "TRACING", None), os.environ)
+        # Another thread may have changed them meanwhile, and the cache would keep the former ones.
+        if _changes.number == before:
+            return settings
+
+
+class _Changes:
+    """How often the settings have changed."""
+
+    __slots__ = ("number",)
+
+    def __init__(self) -> None:
+        self.number = 0
+
+
+_changes: Final = _Changes()
 
 
 def _forget(*, setting: str, **kwargs: Any) -> None:
     if setting in ("TRACING", "BASE_DIR"):
+        _changes.number += 1
         get_settings.cache_clear()
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 from django.test import override_settings
 
+from django_tracing.conf import loading
 from django_tracing.conf.loading import get_settings, load
 from django_tracing.conf.table import DEFAULT_INSTRUMENTATIONS, OUR_INSTRUMENTATIONS, SPECS
 from django_tracing.conf.values import Settings
@@ -105,6 +107,28 @@ class TestPrecedence:
         settings = from_env(OTEL_TRACES_SAMPLER="always_on", OTEL_TRACES_SAMPLER_ARG="endpoint=http://x")
         assert settings.sample_rate == 1.0
         assert settings.problems == settings.warnings == ()
+
+    def test_a_change_while_another_thread_reads_the_settings_is_followed(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        reading, changed = threading.Event(), threading.Event()
+
+        def slow_load(configured: Any, environ: Any) -> Settings:
+            settings = load(configured, environ)
+            reading.set()
+            assert changed.wait(20)
+            return settings
+
+        get_settings.cache_clear()
+        monkeypatch.setattr(loading, "load", slow_load)
+        # As in a live server's thread.
+        thread = threading.Thread(target=get_settings)
+        thread.start()
+        assert reading.wait(20)
+        with override_settings(TRACING={"SERVICE_NAME": "other"}):
+            changed.set()
+            thread.join()
+            assert get_settings().service_name == "other"
 
     def test_setting_changed_is_followed(self) -> None:
         with override_settings(TRACING={"SERVICE_NAME": "other"}):
