@@ -180,6 +180,15 @@ def test_a_huge_name_makes_a_short_log_line(forks: Forks) -> None:
         assert all(len(line) < 1000 for line in done.err.splitlines()), name
 
 
+def test_a_list_of_thousands_of_names_delays_no_start(forks: Forks) -> None:
+    value = ",".join(f"name{number}" for number in range(10_000))
+    for name in ("OTEL_PROPAGATORS", "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS", "OTEL_TRACES_EXPORTER"):
+        # A fork ends after a minute.
+        done = forks.run(f"TRACING = {{'EXPORTER': 'none'}}\n{APP}{USE}", {name: value})
+        assert done.code == 0, done.err
+        assert len(done.err) < 3000, done.err
+
+
 IDS = """
 from opentelemetry.sdk.trace.id_generator import IdGenerator
 class Planted(IdGenerator):

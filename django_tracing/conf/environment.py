@@ -68,6 +68,9 @@ _HARMLESS: Final = (
     *("OTEL_SEMCONV_", "OTEL_PYTHON_DJANGO_INSTRUMENT", "OTEL_PYTHON_DJANGO_TRACED_", "OTEL_INSTRUMENTATION_"),
 )
 
+#: How many names of a list are looked for: each time in the metadata of all packages.
+_MOST_NAMES: Final = 20
+
 #: What :func:`prepare` found.
 _found: Final[list[EnvironmentProblem]] = []
 
@@ -189,12 +192,16 @@ def _detectors(name: str, value: str) -> EnvironmentProblem | None:
     problem = _missing(name, "opentelemetry_resource_detector", [part for part in wanted if part != "*"])
     if problem is None:
         return None
+    if len(wanted) > _MOST_NAMES:
+        return problem
     # The SDK would log a traceback for each of the others.
     good = [part for part in wanted if part == "*" or loads("opentelemetry_resource_detector", part)]
     return problem._replace(instead=",".join(good))
 
 
 def _missing(name: str, group: str, wanted: list[str]) -> EnvironmentProblem | None:
+    if len(wanted) > _MOST_NAMES:
+        return EnvironmentProblem(name, f"has {len(wanted)} names.", f"Name at most {_MOST_NAMES}.")
     missing = [part for part in wanted if not loads(group, part)]
     if not missing:
         return None

@@ -97,11 +97,12 @@ def available_propagator(names: Iterable[str]) -> tuple[TextMapPropagator, list[
 
 def _propagator(name: str) -> TextMapPropagator:
     module, attribute = _OWN.get(name, ("", ""))
+    shown = printable(name, 60)
     point = None if module else find_entry_point(PROPAGATOR_GROUP, name)
     if not module and point is None:
         package = _PACKAGES.get(name)
         remedy = f"needs the package {package}: pip install {package}." if package else "is not installed here."
-        raise MissingPropagator(f'The propagator "{name}" {remedy}')
+        raise MissingPropagator(f'The propagator "{shown}" {remedy}')
     try:
         # As the API itself does it: an entry point is a class, or a function that makes a propagator.
         with contained():
@@ -110,7 +111,7 @@ def _propagator(name: str) -> TextMapPropagator:
             usable = all(callable(getattr(propagator, method, None)) for method in ("extract", "inject"))
     except Exception as error:
         reason = printable(f"{type(error).__name__}: {error}", 200)
-        raise MissingPropagator(f'The propagator "{name}" can\'t be imported ({reason}).') from error
+        raise MissingPropagator(f'The propagator "{shown}" can\'t be imported ({reason}).') from error
     if not usable:
-        raise MissingPropagator(f'The propagator "{name}" is {type(propagator).__name__}, which is none.')
+        raise MissingPropagator(f'The propagator "{shown}" is {type(propagator).__name__}, which is none.')
     return propagator  # type: ignore[no-any-return]
