@@ -15,7 +15,8 @@ WHEEL ?= wheel
 BIN = $(VENV)/bin
 # Its data: one file from each process, some of which run in other folders.
 MEASURED = COVERAGE_FILE=$(abspath $(VENV))/coverage/data $(BIN)/python -m coverage
-PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Without setuptools' advice about editable installations, which pip would show despite --quiet.
+PIP = PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip --disable-pip-version-check --quiet
 
 .PHONY: setup demo test lint types unit wheel docs release-check release benchmark screenshots clean
 
@@ -64,14 +65,16 @@ $(VENV)/.docs: $(VENV)/bin/python setup.cfg
 	touch $@
 
 # What is missing for a release (TAG=v1.2.3 compares the tag, too), and the files of one, in dist/.
-release-check: $(VENV)/.test
+release-check: $(VENV)/bin/python
 	$(BIN)/python -m tests.release check $(if $(TAG),--tag $(TAG))
 
 release: $(VENV)/.test
 	$(BIN)/python -m tests.release build
 
+# An interpreter that cannot be used leaves no bin/python, which the next make would take for a good one.
 $(VENV)/bin/python:
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "This is Python %s, and 3.10 or later is needed. Choose another one, for example: make setup PYTHON=python3.13" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV) || { rm -rf $(BIN); exit 1; }
 	$(PIP) install --upgrade pip
 
 $(VENV)/.demo: $(VENV)/bin/python setup.cfg

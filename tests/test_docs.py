@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
 import pytest
 
 import django_tracing
+from django_tracing.conf.table import DEFAULT_INSTRUMENTATIONS
 from django_tracing.instrumentation import OURS
 
 ROOT = Path(__file__).parent.parent
@@ -48,7 +50,13 @@ def test_every_command_has_its_page() -> None:
 
 def test_every_instrumentation_of_ours_is_in_the_index() -> None:
     index = (ROOT / "docs" / "instrumentations" / "index.md").read_text()
-    assert set(OURS) <= set(re.findall(r"^\| `(\w+)` \| ours", index, re.MULTILINE))
+    assert set(OURS) == set(re.findall(r"^\| `(\w+)` \| ours", index, re.MULTILINE))
+
+
+def test_the_default_instrumentations_are_those_of_the_index() -> None:
+    index = (ROOT / "docs" / "instrumentations" / "index.md").read_text()
+    [listed] = re.findall(r"^```python\n(\[.*?\])\n```$", index, re.MULTILINE | re.DOTALL)
+    assert ast.literal_eval(listed) == list(DEFAULT_INSTRUMENTATIONS)
 
 
 def test_the_architecture_has_every_package_and_module_at_the_top() -> None:

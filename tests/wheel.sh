@@ -1,16 +1,19 @@
 #!/bin/sh
-# Builds the wheel, installs it with nothing but what it requires, and traces a request with it.
+# Builds the source distribution, and from it the wheel, installs this with nothing but what it requires, and traces a
+# request with it.
 set -eu
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-"$PYTHON" -m build --wheel --outdir "$work/dist" . >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
-contents=$("$PYTHON" -m zipfile --list "$work"/dist/*.whl)
-for file in py.typed static/django_tracing/tracing.js templates/admin/django_tracing/samplingrule/preview.html; do
-	echo "$contents" | grep -q "django_tracing/$file" || { echo "$file is missing from the wheel"; exit 1; }
-done
+"$PYTHON" -m build --outdir "$work/dist" . >"$work/log" 2>&1 || { cat "$work/log"; exit 1; }
 ls "$work"/dist/django_tracing_otel-*.whl >/dev/null || { echo "the wheel has another project's name"; exit 1; }
-if echo "$contents" | grep -E "^(tests|example_project|benchmarks)/"; then echo "the wheel holds more than the package"; exit 1; fi
+# Exactly the files of the package.
+find django_tracing -name __pycache__ -prune -o -type f -print | LC_ALL=C sort >"$work/expected"
+"$PYTHON" -m zipfile --list "$work"/dist/*.whl | sed -n 's/ .*//; /\.dist-info\//d; /\//p' | LC_ALL=C sort >"$work/found"
+diff "$work/expected" "$work/found" || { echo "the wheel (>) has other files than django_tracing/ (<)"; exit 1; }
+tar -tzf "$work"/dist/*.tar.gz | sed 's,^[^/]*/,,' >"$work/sources"
+if grep -E "^(tests|docs|example_project|benchmarks)/." "$work/sources"; then echo "the source distribution has a part of these folders"; exit 1; fi
+grep -qx CHANGELOG.md "$work/sources" || { echo "the source distribution has no CHANGELOG.md"; exit 1; }
 
 "$PYTHON" -m venv "$work/venv"
 "$work/venv/bin/python" -m pip --disable-pip-version-check --quiet install "$work"/dist/*.whl

@@ -2,8 +2,8 @@
 
 A name is that of a module here, or of an entry point of another package: in the group
 ``django_tracing_instrumentation`` (``third_party``), or of an OpenTelemetry instrumentation (``upstream``). To add
-one here, write a module with the three functions of :class:`Instrumentation`, a line in ``_MODULES`` and a page in
-docs/.
+one here, write a module with the three functions of :class:`Instrumentation`, a line in ``conf/table.py`` and a page
+in docs/.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import Any, Final, Protocol
 
+from django_tracing.conf.table import OUR_INSTRUMENTATIONS as OURS
 from django_tracing.conf.values import Settings
 from django_tracing.faults import contained
 from django_tracing.instrumentation import third_party
@@ -24,16 +25,9 @@ _logger = logging.getLogger("django_tracing")
 
 #: Name in INSTRUMENTATIONS -> module.
 _MODULES: Final[Mapping[str, str]] = {
-    "request": "django_tracing.instrumentation.request.placing",
-    "layers": "django_tracing.instrumentation.layers",
-    "database": "django_tracing.instrumentation.database",
-    "cache": "django_tracing.instrumentation.cache",
-    "circuit_breaker": "django_tracing.instrumentation.circuit_breaker",
-    "rate_limit": "django_tracing.instrumentation.rate_limit",
-    "commands": "django_tracing.instrumentation.commands",
-    "tasks": "django_tracing.instrumentation.tasks",
+    **{name: f"{__name__}.{name}" for name in OURS},
+    "request": f"{__name__}.request.placing",
 }
-OURS: Final = tuple(_MODULES)
 
 #: Name -> what was switched on: a module of ours, or another package's; None for one of OpenTelemetry's.
 _installed: Final[dict[str, Any]] = {}

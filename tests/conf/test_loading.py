@@ -16,9 +16,8 @@ from django.test import override_settings
 
 from django_tracing.conf import loading
 from django_tracing.conf.loading import get_settings, load
-from django_tracing.conf.table import DEFAULT_INSTRUMENTATIONS, OUR_INSTRUMENTATIONS, SPECS
+from django_tracing.conf.table import SPECS
 from django_tracing.conf.values import Settings
-from django_tracing.instrumentation import OURS
 
 
 def from_env(**environ: str) -> Settings:
@@ -318,10 +317,6 @@ def test_the_documentation_has_every_setting_and_no_other() -> None:
     page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
     documented = set(re.findall(r"^\| `(?!OTEL_)([A-Z_]+)` \|", page, re.MULTILINE))
     assert documented == {spec.name for spec in SPECS}
-
-
-def test_our_instrumentations_are_those_of_the_registry() -> None:
-    assert OUR_INSTRUMENTATIONS == OURS == DEFAULT_INSTRUMENTATIONS[: len(OURS)]
 
 
 # ----- strange values
