@@ -170,7 +170,7 @@ def _unwrap(connection: BaseDatabaseWrapper) -> None:
 
 def _prepare(connection: BaseDatabaseWrapper) -> None:
     # Made again for each connection: a test run renames its database.
-    connection.__dict__[_FACTS] = _Facts(connection)
+    connection.__dict__.pop(_FACTS, None)
     if _execute not in connection.execute_wrappers:
         # The first in the list is the outermost, and `with connection.execute_wrapper()` removes the last one.
         connection.execute_wrappers.insert(0, _execute)
@@ -205,7 +205,7 @@ class _Facts:
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         #: The generation of the names in ``part``.
         self.generation = _statements.generation
-        self.part = spans.share(_static_attributes(connection))
+        self.part = _part(connection)
         self.dialect = _dialect(connection)
         #: Whether the meaning of a backslash depends on the session, where each statement may change it.
         self.asks = self.dialect in ("postgresql", "mysql")
@@ -259,36 +259,50 @@ def _facts(connection: BaseDatabaseWrapper) -> _Facts:
     return facts
 
 
-def _static_attributes(connection: BaseDatabaseWrapper) -> Attributes:
+#: What all spans of the connections to a database share, by its settings. Without CONN_MAX_AGE each request connects.
+_parts: Final[spans.Cache[tuple[str, ...], SharedAttributes]] = spans.Cache(1024)
+
+
+def _part(connection: BaseDatabaseWrapper) -> SharedAttributes:
     settings = connection.settings_dict
     vendor = connection.vendor
-    attributes: Attributes = {
-        OPERATION_TYPE: "database",
-        DB_SYSTEM: "mariadb" if _is_mariadb(connection) else _SYSTEMS.get(vendor, vendor),
-        DB_ALIAS: connection.alias,
-    }
-    if settings.get("NAME"):
-        name = str(settings["NAME"])
+    system = "mariadb" if _is_mariadb(connection) else _SYSTEMS.get(vendor, vendor)
+    name, user, host, port = (str(settings.get(key) or "") for key in ("NAME", "USER", "HOST", "PORT"))
+    key = (vendor, system, connection.alias, name, user, host, port)
+    return _parts.get(key) or _parts.keep(key, spans.share(_static_attributes(*key)))
+
+
+def _static_attributes(
+    vendor: str, system: str, alias: str, name: str, user: str, host: str, port: str
+) -> Attributes:
+    attributes: Attributes = {OPERATION_TYPE: "database", DB_SYSTEM: system, DB_ALIAS: alias}
+    if name:
         if vendor == "sqlite":
             # Its folder may show whose machine it is, and a URI's parameters may contain anything.
             name = name.removeprefix("file:").partition("?")[0].replace("\\", "/").rpartition("/")[2]
         attributes[DB_NAME] = cut(redact_text(name), 255)
-    if settings.get("USER"):
+    if user:
         # In databases with personal accounts it may be an e-mail address.
-        attributes[DB_USER] = cut(redact_text(str(settings["USER"])), 255)
-    if settings.get("HOST"):
+        attributes[DB_USER] = cut(redact_text(user), 255)
+    if host:
         # A folder of sockets may be in a home folder. Host names may look random, as secrets do.
-        attributes[NET_PEER_NAME] = cut(redact_text(str(settings["HOST"]), random=False), 255)
-        port = str(settings.get("PORT") or _DEFAULT_PORTS.get(vendor, ""))
+        attributes[NET_PEER_NAME] = cut(redact_text(host, random=False), 255)
+        port = port or str(_DEFAULT_PORTS.get(vendor, ""))
         # A folder means a Unix socket, which has no port.
-        if port.isdigit() and not str(settings["HOST"]).startswith("/"):
+        if port.isdigit() and not host.startswith("/"):
             attributes[NET_PEER_PORT] = int(port)
     return attributes
 
 
 def _is_mariadb(connection: Any) -> bool:
-    # Django asks the server once, while it connects. Before that, to read the property would connect.
-    return "mysql_server_data" in vars(connection) and bool(connection.mysql_is_mariadb)
+    if not hasattr(type(connection), "mysql_is_mariadb"):
+        return False
+    if "mysql_server_data" in vars(connection):
+        return bool(connection.mysql_is_mariadb)
+    # Django asks the server while it connects. Until then, the property would connect. The driver knows it before.
+    with suppress(Exception):
+        return "mariadb" in str(connection.connection.get_server_info()).lower()
+    return False
 
 
 def _execute(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:

@@ -22,6 +22,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
+from django_tracing.spans import clear_caches
 from example_project.servers import database_settings
 from tests.conftest import Spans
 
@@ -649,6 +650,7 @@ class TestHost:
         for place in ("describe_sql", "_static_attributes"):
             with monkeypatch.context() as patch:
                 patch.setattr(f"django_tracing.instrumentation.database.{place}", broken)
+                clear_caches()
                 assert User.objects.count() == 0
 
 

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from time import time_ns
 from typing import Any
@@ -18,10 +18,12 @@ from asgiref.sync import sync_to_async
 from django.core.management import BaseCommand, call_command
 from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.signals import connection_created
+from django.db.backends.sqlite3.base import DatabaseWrapper as SQLite
 from django.db.utils import ConnectionHandler, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, override_settings
 from django.urls import path
+from django.utils.functional import cached_property
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
@@ -29,7 +31,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from django_tracing.export.wire import encode_spans
 from django_tracing.instrumentation import commands
 from django_tracing.semconv.categories import category_of
-from django_tracing.spans import SCOPE_NAME, runtime
+from django_tracing.spans import SCOPE_NAME, clear_caches, runtime
 from example_project.servers import database_settings
 from tests.conftest import Spans
 
@@ -228,6 +230,51 @@ class TestBelow:
             ours.ensure_connection()
             assert ours.connection.info.parameter_status("TimeZone") == "Asia/Tokyo"
         assert within.names == ["db.connect"]
+
+    @pytest.mark.parametrize("version", ["5.5.5-10.11.19-MariaDB", "8.4.3"])
+    def test_mysql_asks_the_server_what_it_is(self, within: Spans, tmp_path: Path, version: str) -> None:
+        """As Django's backend for MySQL does with its cached properties, here with SQLite behind them."""
+        system = "mariadb" if "MariaDB" in version else "mysql"
+        lite: Any = MySQL({**SQLITE, "NAME": str(tmp_path / "x"), "OPTIONS": {"factory": MySQLClient}}, "default")
+        MySQLClient.version = version
+        try:
+            for _ in range(2):
+                lite.ensure_connection()
+                lite.close()
+        finally:
+            lite.close()
+        assert within.names == ["db.select", "db.set", "db.connect", "db.set", "db.connect"]
+        assert [attributes(span)["db.system"] for span in within] == [system] * 5
+
+
+SQLITE = ConnectionHandler({"default": {"ENGINE": "django.db.backends.sqlite3"}}).settings["default"]
+
+
+class MySQLClient(sqlite3.Connection):
+    version = ""
+
+    def get_server_info(self) -> str:
+        return self.version
+
+
+class MySQL(SQLite):
+    vendor = "mysql"
+
+    @cached_property
+    def mysql_server_data(self) -> dict[str, Any]:
+        with self.temporary_connection() as cursor:
+            cursor.execute("SELECT 1")
+        return {"version": MySQLClient.version}
+
+    @cached_property
+    def mysql_is_mariadb(self) -> bool:
+        return "mariadb" in self.mysql_server_data["version"].lower()
+
+    def init_connection_state(self) -> None:
+        assert self.mysql_server_data
+        # No statement of SQLite's: it has gone through Django's cursor all the same.
+        with self.cursor() as cursor, suppress(OperationalError):
+            cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
 
 class TestPool:
@@ -541,6 +588,7 @@ class TestNotTraced:
         for place in ("_static_attributes", "_is_pooled", "_describe_connect", "_pool_figures"):
             with monkeypatch.context() as patch, database(OPTIONS={"pool": True}) as ours:
                 patch.setattr(f"django_tracing.instrumentation.database.{place}", broken)
+                clear_caches()
                 ours.ensure_connection()
                 assert ours.is_usable()
 
