@@ -43,6 +43,8 @@ def pieces() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     def execute(sql: Any, params: Any, many: bool, context: Any) -> None:
         return None
 
+    connect = database._traced_connect(lambda connection: None)
+
     class Nothing(BaseCache):
         def get(self, key: str, default: Any = None, version: Any = None) -> Any:
             return default
@@ -68,6 +70,7 @@ def pieces() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
             lambda: database._execute(execute, sql, (1,), False, context),
             lambda: execute(sql, (1,), False, context),
         ),
+        "connecting": (lambda: connect(connection), lambda: None),
         "cache": (lambda: traced_cache.get("customer:1"), lambda: untraced_cache.get("customer:1")),
         "breaker": (lambda: breaker.call(work), lambda: call(breaker, work)),
         "the SDK's own span, 8 attributes": (

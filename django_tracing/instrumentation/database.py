@@ -1,7 +1,8 @@
-"""Trace SQL on Django's connections, of every vendor: ``db.select.blueprints``, ``db.commit``, ``db.rollback``.
+"""Trace Django's database connections, of every vendor: ``db.connect``, ``db.select.blueprints``, ``db.commit``.
 
-Django's own hook, ``connection.execute_wrappers``, is called once for each statement, whatever the driver. Statements
-that Django sends while it connects make no span. Drivers that are used directly are traced by OpenTelemetry's
+Django's own hook, ``connection.execute_wrappers``, is called once for each statement, whatever the driver. There is
+no such hook for connecting (the signal ``connection_created`` is sent only after it has worked), so ``connect`` is
+wrapped, which Django calls for new connections only. Drivers that are used directly are traced by OpenTelemetry's
 instrumentations; these are removed from Django's own connections, so that no statement is traced twice.
 """
 
@@ -13,7 +14,7 @@ from functools import wraps
 from typing import Any, Final
 
 from django.db import connections
-from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.base.base import NO_DB_ALIAS, BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
@@ -99,15 +100,70 @@ def _traced_connect(original: Callable[..., Any]) -> Callable[..., Any]:
     def connect(self: BaseDatabaseWrapper) -> Any:
         if not _patches.active:
             return original(self)
-        # What Django sends on a new connection (the time zone, the role) is not traced. When Django reconnects, our
-        # wrapper is there already, and such statements of MySQL and Oracle would go through it.
-        _unwrap(self)
-        with spans.SuppressedUpstream():
+        parent = spans.recording_span()
+        span = INVALID_SPAN if parent is None else _start_connect(parent, self)
+        # OpenTelemetry's instrumentation of the driver would trace what Django sends on a new connection.
+        token = spans.attach(spans.suppressed() if span is INVALID_SPAN else spans.with_suppressed_span(span))
+        try:
             result = original(self)
+        except BaseException as error:
+            spans.detach(token)
+            if span is not INVALID_SPAN:
+                spans.record_error(span, error)
+                _end_connect(span, self, error)
+            raise
+        spans.detach(token)
         _wrap(self)
+        if span is not INVALID_SPAN:
+            _end_connect(span, self)
         return result
 
     return connect
+
+
+def _start_connect(parent: Span, connection: BaseDatabaseWrapper) -> Span:
+    try:
+        # For the statements on the new connection: MySQL's settings, those of receivers of ``connection_created``.
+        _prepare(connection)
+        name = f"db.{'pool.wait' if _is_pooled(connection) else 'connect'}"
+        # Its attributes come when it ends: not all are known before.
+        return spans.start_child(parent, name, SpanKind.CLIENT, ())
+    except Exception:
+        spans.log_once("database-connect", "Connecting to a database could not be traced.")
+        return INVALID_SPAN
+
+
+def _end_connect(span: Span, connection: BaseDatabaseWrapper, error: BaseException | None = None) -> None:
+    try:
+        facts = _facts(connection)
+        pooled = _is_pooled(connection)
+        # When connecting has failed before there was a pool, ``connection.pool`` would create it.
+        if facts.pooled or (pooled and type(error).__module__.partition(".")[0] == "psycopg_pool"):
+            spans.set_attributes(span, _pool_figures(connection))
+        shared: tuple[SharedAttributes, ...] = (facts.part, _connects.get(pooled) or _describe_connect(pooled))
+        if code_locations.on is not False:
+            shared = code_locations.add_to(shared)
+        spans.set_shared(span, shared)
+    except Exception:
+        spans.log_once("database-connect", "Connecting to a database could not be traced.")
+    spans.end_span(span)
+
+
+#: The attributes of connecting alone, by whether a pool gives the connection.
+_connects: Final[spans.Cache[bool, SharedAttributes]] = spans.Cache()
+
+
+def _describe_connect(pooled: bool) -> SharedAttributes:
+    return _connects.keep(pooled, spans.share({DB_OPERATION: "pool.wait" if pooled else "connect"}))
+
+
+def _is_pooled(connection: BaseDatabaseWrapper) -> bool:
+    """Return whether Django's own pool (of PostgreSQL and Oracle) gives the connection. Does not create the pool."""
+    return (
+        hasattr(type(connection), "pool")
+        and bool(connection.settings_dict.get("OPTIONS", {}).get("pool"))
+        and connection.alias != NO_DB_ALIAS
+    )
 
 
 def _unwrap(connection: BaseDatabaseWrapper) -> None:
@@ -115,13 +171,17 @@ def _unwrap(connection: BaseDatabaseWrapper) -> None:
         connection.execute_wrappers.remove(_execute)
 
 
+def _prepare(connection: BaseDatabaseWrapper) -> None:
+    # Made again for each connection: a test run renames its database.
+    connection.__dict__.pop(_FACTS, None)
+    if _execute not in connection.execute_wrappers:
+        # The first in the list is the outermost, and `with connection.execute_wrapper()` removes the last one.
+        connection.execute_wrappers.insert(0, _execute)
+
+
 def _wrap(connection: BaseDatabaseWrapper) -> None:
     try:
-        # Made again for each connection: a test run renames its database.
-        connection.__dict__[_FACTS] = _Facts(connection)
-        if _execute not in connection.execute_wrappers:
-            # The first in the list is the outermost, and `with connection.execute_wrapper()` removes the last one.
-            connection.execute_wrappers.insert(0, _execute)
+        _prepare(connection)
         _take_from_upstream(connection)
     except Exception:
         spans.log_once("database-connect", "A database connection could not be traced.")
@@ -148,12 +208,12 @@ class _Facts:
     def __init__(self, connection: BaseDatabaseWrapper) -> None:
         #: The generation of the names in ``part``.
         self.generation = _statements.generation
-        self.part = spans.share(_static_attributes(connection))
+        self.part = _part(connection)
         self.dialect = _dialect(connection)
         #: Whether the meaning of a backslash depends on the session, where each statement may change it.
         self.asks = self.dialect in ("postgresql", "mysql")
-        # Drivers of other vendors have other kinds of pools.
-        self.pooled = hasattr(getattr(connection, "pool", None), "get_stats")
+        # Drivers of other vendors have other kinds of pools. Before there is a connection, ``pool`` would create one.
+        self.pooled = connection.connection is not None and hasattr(getattr(connection, "pool", None), "get_stats")
 
 
 #: Django backends from which others, with a vendor name of their own, are derived: PlanetScale's and TiDB's derive
@@ -202,31 +262,50 @@ def _facts(connection: BaseDatabaseWrapper) -> _Facts:
     return facts
 
 
-def _static_attributes(connection: BaseDatabaseWrapper) -> Attributes:
+#: What all spans of the connections to a database share, by its settings. Without CONN_MAX_AGE each request connects.
+_parts: Final[spans.Cache[tuple[str, ...], SharedAttributes]] = spans.Cache(1024)
+
+
+def _part(connection: BaseDatabaseWrapper) -> SharedAttributes:
     settings = connection.settings_dict
     vendor = connection.vendor
-    attributes: Attributes = {
-        OPERATION_TYPE: "database",
-        DB_SYSTEM: "mariadb" if getattr(connection, "mysql_is_mariadb", False) else _SYSTEMS.get(vendor, vendor),
-        DB_ALIAS: connection.alias,
-    }
-    if settings.get("NAME"):
-        name = str(settings["NAME"])
+    system = "mariadb" if _is_mariadb(connection) else _SYSTEMS.get(vendor, vendor)
+    name, user, host, port = (str(settings.get(key) or "") for key in ("NAME", "USER", "HOST", "PORT"))
+    key = (vendor, system, connection.alias, name, user, host, port)
+    return _parts.get(key) or _parts.keep(key, spans.share(_static_attributes(*key)))
+
+
+def _static_attributes(
+    vendor: str, system: str, alias: str, name: str, user: str, host: str, port: str
+) -> Attributes:
+    attributes: Attributes = {OPERATION_TYPE: "database", DB_SYSTEM: system, DB_ALIAS: alias}
+    if name:
         if vendor == "sqlite":
             # Its folder may show whose machine it is, and a URI's parameters may contain anything.
             name = name.removeprefix("file:").partition("?")[0].replace("\\", "/").rpartition("/")[2]
         attributes[DB_NAME] = cut(redact_text(name), 255)
-    if settings.get("USER"):
+    if user:
         # In databases with personal accounts it may be an e-mail address.
-        attributes[DB_USER] = cut(redact_text(str(settings["USER"])), 255)
-    if settings.get("HOST"):
+        attributes[DB_USER] = cut(redact_text(user), 255)
+    if host:
         # A folder of sockets may be in a home folder. Host names may look random, as secrets do.
-        attributes[NET_PEER_NAME] = cut(redact_text(str(settings["HOST"]), random=False), 255)
-        port = str(settings.get("PORT") or _DEFAULT_PORTS.get(vendor, ""))
+        attributes[NET_PEER_NAME] = cut(redact_text(host, random=False), 255)
+        port = port or str(_DEFAULT_PORTS.get(vendor, ""))
         # A folder means a Unix socket, which has no port.
-        if port.isdigit() and not str(settings["HOST"]).startswith("/"):
+        if port.isdigit() and not host.startswith("/"):
             attributes[NET_PEER_PORT] = int(port)
     return attributes
+
+
+def _is_mariadb(connection: Any) -> bool:
+    if not hasattr(type(connection), "mysql_is_mariadb"):
+        return False
+    if "mysql_server_data" in vars(connection):
+        return bool(connection.mysql_is_mariadb)
+    # Django asks the server while it connects. Until then, the property would connect. The driver knows it before.
+    with suppress(Exception):
+        return "mariadb" in str(connection.connection.get_server_info()).lower()
+    return False
 
 
 def _execute(execute: Callable[..., Any], sql: Any, params: Any, many: bool, context: dict[str, Any]) -> Any:
@@ -279,11 +358,7 @@ def _start(parent: Span, sql: Any, params: Any, many: bool, context: dict[str, A
         if many and hasattr(params, "__len__"):
             attributes = {DB_BATCH_SIZE: len(params)}
         if facts.pooled:
-            figures = connection.pool.get_stats()
-            attributes = attributes or {}
-            attributes[DB_POOL_SIZE] = figures.get("pool_size", 0)
-            attributes[DB_POOL_AVAILABLE] = figures.get("pool_available", 0)
-            attributes[DB_POOL_WAITING] = figures.get("requests_waiting", 0)
+            attributes = {**(attributes or {}), **_pool_figures(connection)}
         shared: tuple[SharedAttributes, ...] = (facts.part, statement)
         if code_locations.on is not False:
             shared = code_locations.add_to(shared)
@@ -291,6 +366,15 @@ def _start(parent: Span, sql: Any, params: Any, many: bool, context: dict[str, A
     except Exception:
         spans.log_once("database", "A statement could not be traced.")
         return INVALID_SPAN
+
+
+def _pool_figures(connection: Any) -> Attributes:
+    figures = connection.pool.get_stats()
+    return {
+        DB_POOL_SIZE: figures.get("pool_size", 0),
+        DB_POOL_AVAILABLE: figures.get("pool_available", 0),
+        DB_POOL_WAITING: figures.get("requests_waiting", 0),
+    }
 
 
 def _describe(sql: str, dialect: Dialect) -> tuple[str, SharedAttributes]:

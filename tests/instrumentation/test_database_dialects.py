@@ -31,6 +31,7 @@ tracer = trace.get_tracer("tests")
 
 def statement(spans: Spans, connection: Any, sql: str) -> str:
     """Return the recorded statement of ``sql``, even if the database behind the connection doesn't accept it."""
+    connection.ensure_connection()
     with tracer.start_as_current_span("root"):
         spans.clear()
         # A statement that the server rejects is recorded too.

@@ -363,7 +363,8 @@ class TestCollect:
         with Callee() as callee:
             assert get("/collecting/", url=callee.url).status_code == 200
         # Spans of this app, of the user's tracer and of an OpenTelemetry instrumentation, redacted as when they are exported.
-        assert kept["names"] == [
+        # The threads of the async view may have a connection already.
+        assert [name for name in kept["names"] if name != "db.connect"] == [
             "db.select.auth_group",
             "db.select.auth_user",
             "mine of a***@example.com",
