@@ -27,10 +27,12 @@ MOST_REQUESTS: Final = 40
 MOST_SECONDS: Final = 20.0
 #: How long before its first matching span a trace may have started to be found on a later page, in seconds.
 LONGEST_MARGIN: Final = 60.0
-#: The margin if no trace is known, in seconds.
+#: The shortest such margin.
 _SHORTEST_MARGIN: Final = 1.0
 #: How many requests find traces that started before a page, and of which a span that matches started later.
 _MARGIN_REQUESTS: Final = 12
+#: Each storage can search for so many traces.
+_FEWEST: Final = 50
 #: A window of so many microseconds is not divided.
 _SHORTEST: Final = 4
 
@@ -64,11 +66,6 @@ class WindowSearch:
             return None
         return sorted(summary.start for summary in self.found.values())[-self._limit] // 1000
 
-    @property
-    def margin(self) -> int:
-        """How long after the start of a trace its spans may start."""
-        return min(max(self._longest, int(_SHORTEST_MARGIN * 1e6)), int(LONGEST_MARGIN * 1e6))
-
     def run(self, ask: Ask, since: int, until: int) -> int:
         """Search back from ``until``. Return a time: every trace is found that has a span since then.
 
@@ -77,8 +74,21 @@ class WindowSearch:
         return self._run(ask, since, until, self._limit, MOST_REQUESTS)
 
     def run_above(self, ask: Ask, since: int) -> None:
-        """Find traces that started before ``since`` and have spans that match only later."""
-        self._run(ask, since, since + self.margin, None, _MARGIN_REQUESTS)
+        """Find traces that started before ``since`` and have spans that match only later.
+
+        How much later is not known: as long as the traces take that were found, up to :data:`LONGEST_MARGIN`.
+        """
+        last_request = self._requests + _MARGIN_REQUESTS
+        lower, upper = since, since
+        while self._requests < last_request:
+            longest = self._longest if self._longest else int(LONGEST_MARGIN * 1e6)
+            margin = min(max(longest, int(_SHORTEST_MARGIN * 1e6)), int(LONGEST_MARGIN * 1e6))
+            if since + margin <= lower:
+                return
+            # The nearest first: if traces are many, the rest is not searched.
+            upper = since + (margin // 8 if lower == since else margin)
+            self._run(ask, lower, upper, None, last_request - self._requests)
+            lower = upper
 
     def _run(self, ask: Ask, since: int, until: int, limit: int | None, most_requests: int) -> int:
         lower, upper, depth = since, until, self._base
@@ -101,12 +111,16 @@ class WindowSearch:
                 # If no window is complete, the search must not start at the same time again.
                 return lower if complete or upper == until else upper
             if complete:
-                width = (upper - lower) * (self._base // 2) // len(answer) if answer else upper - since
+                # As long as about half of the wanted traces need.
+                width = (_newest(answer, upper) - lower) * (self._base // 2) // len(answer) if answer else upper
                 upper, lower = lower, max(lower - width, since)
-                answer, depth = None, self._base if lower == since else self._depth()
+                answer, depth = None, self._base if lower == since else max(depth, self._depth())
+            elif newer is not None:
+                lower, answer, depth = (lower + upper) // 2, newer, self._most
             else:
-                lower = (lower + upper) // 2 if newer is not None else self._narrowed(lower, upper, answer)
-                answer, depth = newer, self._depth() if newer is None else self._most
+                lower = self._narrowed(lower, upper, answer)
+                # The more traces overlap, the more have a span in the shortest window.
+                answer, depth = None, max(min(3 * depth, self._most), self._depth())
 
     def _examined(
         self, ask: Ask, lower: int, upper: int, depth: int, answer: list[TraceSummary]
@@ -140,11 +154,12 @@ class WindowSearch:
             # Cassandra leaves out what starts at the ends of the window.
             answer = ask(lower - 1, upper + 1, depth)
         except JaegerError as error:
-            if depth <= self._base or error.reason != "failed":
+            if error.reason != "failed" or depth <= _FEWEST:
                 raise
-            # A storage may refuse to search for so many.
-            self._most = self._base
-            return self._ask(ask, lower, upper, depth)
+            # Memory refuses to search for more traces than it may hold.
+            self._most = max(min(depth // 2, self._base), _FEWEST)
+            self._base = min(self._base, self._most)
+            return self._ask(ask, lower, upper, self._most)
         for summary in answer:
             self._traces += 1
             self._spans += summary.span_count
@@ -167,8 +182,13 @@ class WindowSearch:
         """The start of a window, at most half as long, that about half of the wanted traces start in."""
         starts = sorted((summary.start // 1000 for summary in answer), reverse=True)
         guess = starts[min(self._base // 2, len(starts) - 1)]
-        middle = (lower + upper) // 2
+        middle = (lower + _newest(answer, upper)) // 2
         return max(guess, middle) if guess < upper else middle
+
+
+def _newest(answer: Collection[TraceSummary], upper: int) -> int:
+    """The last end of the traces in a window that ends at ``upper``."""
+    return min(max(summary.start + summary.duration for summary in answer) // 1000 + 1, upper)
 
 
 def _ids(summaries: Collection[TraceSummary]) -> set[str]:

@@ -133,8 +133,8 @@ def test_few_traces_take_few_requests() -> None:
 def test_conditions_that_cassandra_intersects() -> None:
     """Of two attributes, each in many rows, only a few old traces have both."""
     both = [Stored(number, [10**12 + number]) for number in range(3)]
-    first = [Stored(1000 + number, [10**12 + 10**7 + number * 100]) for number in range(9000)]
-    second = [Stored(20_000 + number, [10**12 + 10**7 + number * 100 + 50]) for number in range(9000)]
+    first = [Stored(1000 + number, [10**12 + 10**7 + number * 1000]) for number in range(9000)]
+    second = [Stored(20_000 + number, [10**12 + 10**7 + number * 1000 + 500]) for number in range(9000)]
 
     def ask(lower: int, upper: int, depth: int) -> list[TraceSummary]:
         known = traces_of_rows(both + first, lower, upper, depth)
@@ -142,7 +142,7 @@ def test_conditions_that_cassandra_intersects() -> None:
         return [trace.summary() for number, trace in found.items() if number in known]
 
     search = WindowSearch(lambda each: True, 20, joint=True)
-    search.run(ask, 0, 2 * 10**12)
+    search.run(ask, 10**12 - 10**7, 10**12 + 2 * 10**7)
     assert sorted(search.found) == [f"{number:032x}" for number in range(3)]
 
 
