@@ -199,7 +199,9 @@ def start_cassandra(stack: ExitStack, folder: Path) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path("/tmp/django-tracing-storages"), help="where to download to")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("/tmp/django-tracing-storages"), help="where to download to"
+    )
     parser.add_argument("--only", choices=["opensearch", "cassandra"], help="start one of them")
     parser.add_argument("command", nargs="+", help="what to run")
     options = parser.parse_args()

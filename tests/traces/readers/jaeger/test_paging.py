@@ -48,7 +48,13 @@ def cassandra() -> dict[str, Any]:
 def storage_of(name: str, folder: Path) -> dict[str, Any]:
     if name == "badger":
         return {"badger": {"directories": {"keys": str(folder / "keys"), "values": str(folder / "values")}}}
-    return opensearch() if name == "opensearch" else cassandra() if name == "cassandra" else {"memory": {"max_traces": 1000}}
+    return (
+        opensearch()
+        if name == "opensearch"
+        else cassandra()
+        if name == "cassandra"
+        else {"memory": {"max_traces": 1000}}
+    )
 
 
 def trace_id(number: int) -> int:
@@ -142,7 +148,7 @@ def test_each_trace_is_on_one_page_and_in_order(reader: JaegerReader, query: dic
 
 
 def test_a_period_has_the_traces_that_started_in_it(reader: JaegerReader) -> None:
-    start, end = NOW / 1e9 + 40 * EVERY / 1e3, NOW / 1e9 + 60 * EVERY / 1e3
+    start, end = (NOW / 1e9 + number * EVERY / 1e3 for number in (40, 60.5))
     found = pages(reader, 10, service="billing", start=start, end=end)
     assert [int(summary.trace_id, 16) for page in found for summary in page] == [
         trace_id(number) for number in range(60, 39, -1)
