@@ -98,7 +98,8 @@ def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         for first in range(0, TRACES, 10):
             exporter.export([span for number in numbers[first : first + 10] for span in spans_of(number)])
         exporter.shutdown()
-        reader = JaegerReader(jaeger.query)
+        # A loaded machine may take long to answer.
+        reader = JaegerReader(jaeger.query, timeout=60)
         for number in range(TRACES):
             wait_until(lambda wanted=number: is_whole(reader, wanted), "a trace to be stored", 60)
         wait_until(lambda: "billing" in reader.services(), "the services to be known", 60)
