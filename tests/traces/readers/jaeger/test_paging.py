@@ -95,7 +95,8 @@ def reader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         exporter = OTLPHTTPExporter(jaeger.otlp_http)
         # In an order in which they may arrive: that of their ends, every fourth much later.
         numbers = sorted(range(TRACES), key=lambda number: number + 500 * (number % 4 == 0))
-        for first in range(0, TRACES, 10):
+        # On a loaded machine, Cassandra loses rows of its index. What is written twice is stored once.
+        for first in (*range(0, TRACES, 10), *(range(0, TRACES, 10) if request.param == "cassandra" else ())):
             exporter.export([span for number in numbers[first : first + 10] for span in spans_of(number)])
         exporter.shutdown()
         # A loaded machine may take long to answer.
