@@ -18,7 +18,7 @@ MEASURED = COVERAGE_FILE=$(abspath $(VENV))/coverage/data $(BIN)/python -m cover
 # Without setuptools' advice about editable installations, which pip would show despite --quiet.
 PIP = PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: setup demo test lint types unit wheel docs release-check release benchmark screenshots clean
+.PHONY: setup demo test lint types unit wheel storages docs release-check release benchmark screenshots clean
 
 setup: $(VENV)/.test
 
@@ -53,6 +53,10 @@ endif
 # The wheel as a user gets it, in its own virtual environment, used from outside the checkout.
 wheel: $(VENV)/.test
 	PYTHON=$(BIN)/python sh tests/wheel.sh
+
+# Reading from a Jaeger with OpenSearch and with Cassandra. Needs Java 17 and Maven; not part of make test.
+storages: $(VENV)/.test
+	$(BIN)/python -m tests.storages -- $(BIN)/python -m pytest tests/traces/readers/jaeger/test_paging.py
 
 # The documentation site, in docs/_build/html. A warning is an error.
 docs: $(VENV)/.docs

@@ -35,10 +35,17 @@ def wait_until(predicate: Callable[[], Any], what: str, timeout: float = 20) -> 
 
 
 class Jaeger:
-    """``with Jaeger("jaeger") as jaeger``: an all-in-one with memory storage; skips the test where it is not on PATH."""
+    """``with Jaeger("jaeger") as jaeger``: an all-in-one; skips the test where it is not on PATH."""
 
-    def __init__(self, version: Version = "jaeger", strategies: dict[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        version: Version = "jaeger",
+        strategies: dict[str, Any] | None = None,
+        storage: dict[str, Any] | None = None,
+    ) -> None:
         self.version = version
+        #: Its storage, in the shape of Jaeger's own configuration; by default memory.
+        self._storage = storage or {"memory": {"max_traces": 100000}}
         #: What it serves at ``sampling``, in the shape of Jaeger's own strategies file.
         self._strategies = strategies
         self._executable = shutil.which(version)
@@ -91,11 +98,11 @@ class Jaeger:
             },
             "extensions": {
                 "jaeger_query": {
-                    "storage": {"traces": "memory"},
+                    "storage": {"traces": "storage"},
                     "http": {"endpoint": at["query"]},
                     "grpc": {"endpoint": at["query_grpc"]},
                 },
-                "jaeger_storage": {"backends": {"memory": {"memory": {"max_traces": 100000}}}},
+                "jaeger_storage": {"backends": {"storage": self._storage}},
                 "remote_sampling": {
                     "file": {
                         "path": "" if strategies is None else str(strategies),
@@ -114,7 +121,7 @@ class Jaeger:
                     }
                 },
             },
-            "exporters": {"jaeger_storage_exporter": {"trace_storage": "memory"}},
+            "exporters": {"jaeger_storage_exporter": {"trace_storage": "storage"}},
         }
         path = folder / "config.yaml"
         path.write_text(json.dumps(config))  # JSON is YAML
@@ -155,7 +162,7 @@ class Jaeger:
         return True
 
     def __exit__(self, *exc_info: Any) -> None:
-        # Its storage is memory: there is nothing to end in order, and that takes it ten seconds.
+        # What it stores is of no use after the test, and an end in order takes it ten seconds.
         self._process.kill()
         try:
             self._process.wait(15)

@@ -90,11 +90,16 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
 def _found(request: HttpRequest, summaries: list[TraceSummary], limit: int) -> dict[str, Any]:
     shown = summaries[:limit]
     longest = max((summary.duration for summary in shown), default=0)
-    more = len(summaries) > limit
+    # Set if the search took too long to find all.
+    reached = getattr(summaries, "reached", None)
+    older = (
+        f"{shown[-1].start}-{shown[-1].trace_id}" if len(summaries) > limit else reached and f"{reached}-{'0' * 32}"
+    )
     return {
         "found": [_listed(summary, longest) for summary in shown],
         "plot": plot(shown),
-        "older": changed_query(request, before=f"{shown[-1].start}-{shown[-1].trace_id}") if more else "",
+        "older": changed_query(request, before=older) if older else "",
+        "reached": None if reached is None else local_time(reached),
         "shown": ngettext("%(count)d trace", "%(count)d traces", len(shown)) % {"count": len(shown)},
     }
 

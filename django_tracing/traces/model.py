@@ -31,6 +31,7 @@ __all__ = [
     "SpanStream",
     "Status",
     "Trace",
+    "TraceList",
     "TraceSummary",
     "root_first",
     "span_of",
@@ -150,6 +151,15 @@ class TraceSummary:
             "error_count": self.error_count,
             "left_out": self.left_out,
         }
+
+
+class TraceList(list[TraceSummary]):
+    """The traces that a search found, the newest first."""
+
+    def __init__(self, found: Iterable[TraceSummary] = (), reached: int | None = None) -> None:
+        super().__init__(found)
+        #: Set if the search took too long: traces that started before it (nanoseconds) were not searched.
+        self.reached = reached
 
 
 class FoundSpan(NamedTuple):

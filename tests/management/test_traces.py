@@ -21,7 +21,7 @@ from django.core.management import CommandError, call_command
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from example_project.servers import free_port
 from tests.traces.builders import blueprint_trace, row
-from tests.traces.readers.jaeger.helpers import Server, v3
+from tests.traces.readers.jaeger.helpers import Server, endless, v3
 
 BLUEPRINT = "0" * 31 + "1"
 
@@ -288,3 +288,19 @@ def test_following(shop: LocalStore, path: Path) -> None:
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
     assert (out, err, process.returncode) == ("", "", 0)
+
+
+def test_a_search_that_takes_too_long(settings: Any) -> None:
+    """It prints what it has, and from where to go on."""
+    with Server(endless) as server:
+        settings.TRACING = {"QUERY_URL": server.url, "EXPORTER": "otlp", "ENDPOINT": "http://127.0.0.1:1"}
+        errors = io.StringIO()
+        printed = traces("--errors", "--json", stderr=errors)
+        assert json.loads(printed) == []
+        goes_on = re.search(r"--until (\S+)", errors.getvalue())
+        assert goes_on is not None
+        assert "found all matching traces that started after" in errors.getvalue()
+        traces("--errors", "--until", goes_on[1], stderr=(later := io.StringIO()))
+        further = re.search(r"--until (\S+)", later.getvalue())
+        assert further is not None
+        assert further[1] < goes_on[1]

@@ -6,6 +6,7 @@ import html
 import re
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode
 
 import pytest
@@ -15,6 +16,7 @@ from django.utils import translation
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.pages.helpers import BLUEPRINT, TRACES, content, fill, listed, words
 from tests.traces.builders import row
+from tests.traces.readers.jaeger.helpers import Server, endless
 
 pytestmark = pytest.mark.django_db
 
@@ -135,3 +137,20 @@ def test_the_part_of_the_page_that_the_live_list_loads(root: Client, store: Loca
     assert listed(part) == [BLUEPRINT]
     assert "<html" not in part
     assert "part=results" not in part
+
+
+def test_a_search_of_jaeger_that_takes_too_long_goes_on(root: Client, settings: Any) -> None:
+    with Server(endless) as server:
+        settings.TRACING = {"QUERY_URL": server.url, "EXPORTER": "otlp", "ENDPOINT": "http://127.0.0.1:1"}
+        address, reached = "", []
+        for _ in range(2):
+            text = content(root, address, **({} if address else {"errors_only": "on"}))
+            assert "No traces match this search." in text
+            assert "This search took too long. It has found all matching traces that started after" in words(text)
+            reached.append(re.search(r'<time datetime="([^"]+)"', text)[1])  # type: ignore[index]
+            address = html.unescape(re.search(r'href="(\?[^"]+)" rel="next"', text)[1])  # type: ignore[index]
+        assert reached[1] < reached[0]
+        # Without a condition, a page is full, and the next one starts where it ends.
+        text = content(root)
+        assert len(listed(text)) == 50
+        assert "too long" not in text

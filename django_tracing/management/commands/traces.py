@@ -22,6 +22,7 @@ from django_tracing.traces.model import TraceSummary
 from django_tracing.traces.readers.base import Reader, limits_of
 from django_tracing.traces.readers.choosing import get_reader
 from django_tracing.traces.text import render_list, render_trace
+from django_tracing.traces.times import iso_time
 
 __all__ = ["Command"]
 
@@ -125,6 +126,13 @@ class Command(BaseCommand):
     def _print_list(self, reader: Reader, options: dict[str, Any]) -> None:
         query = _query(options)
         summaries = reader.search(**query, limit=options["limit"])
+        reached = getattr(summaries, "reached", None)
+        if reached is not None:
+            # Not on standard output: --json stays valid JSON.
+            self.stderr.write(
+                f"The search took too long. It has found all matching traces that started after {iso_time(reached)}. "
+                f"To search on from there: --until {iso_time(reached)}"
+            )
         if options["json"]:
             self._write_json([summary.as_dict() for summary in summaries])
         elif summaries:

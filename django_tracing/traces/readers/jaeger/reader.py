@@ -25,6 +25,7 @@ from django_tracing.traces.model import (
     Span,
     SpanStream,
     Trace,
+    TraceList,
     TraceSummary,
 )
 from django_tracing.traces.query import trace_id_prefix
@@ -33,11 +34,12 @@ from django_tracing.traces.readers.jaeger import v1, v3
 from django_tracing.traces.readers.jaeger.conversion import EarliestSpans, Group, QueryAPI, ReadSpan
 from django_tracing.traces.readers.jaeger.http import QueryClient, Version
 from django_tracing.traces.readers.jaeger.json_stream import JsonStream
+from django_tracing.traces.readers.jaeger.windows import Ask, WindowSearch
+from django_tracing.traces.times import to_nanoseconds
 
 __all__ = [
     "CLOCK_SKEW",
     "LOOKBACK",
-    "MAX_ROUNDS",
     "OWN_SERVICES",
     "PREFIX_DEPTH",
     "WHOLE_SPANS",
@@ -55,8 +57,6 @@ PREFIX_DEPTH: Final = 200
 WHOLE_TRACES: Final = 200
 #: At most this many of their spans are kept.
 WHOLE_SPANS: Final = 20_000
-#: How often a search continues with older traces, when some that Jaeger found are not what was asked for.
-MAX_ROUNDS: Final = 5
 #: Jaeger traces itself. Its own services are only read by name.
 OWN_SERVICES: Final = frozenset({"jaeger", "jaeger-query", "jaeger-all-in-one"})
 
@@ -149,33 +149,75 @@ class JaegerReader:
         wanted = dict(attributes or {})
         if errors:
             wanted["error"] = "true"
+        first, last = to_nanoseconds(since) // 1000, to_nanoseconds(until) // 1000 + 1
+        past = end is not None
         if before is not None:
-            # Jaeger's times are in microseconds.
-            until = min(until, before[0] / 1e9 + 1e-6)
-        api = self._api
-        found: dict[str, TraceSummary] = {}
+            last, past = min(last, before[0] // 1000 + 1), True
+
+        def matches(summary: TraceSummary) -> bool:
+            # Jaeger compares the times and durations of single spans, and some of its storages ignore "error".
+            return (
+                (min_duration is None or summary.duration >= min_duration * 1e9)
+                and (max_duration is None or summary.duration <= max_duration * 1e9)
+                and (not errors or summary.error_count > 0)
+                and (before is None or (summary.start, summary.trace_id) < before)
+                and (start is None or summary.start // 1000 >= first)
+                and (end is None or summary.start // 1000 <= last)
+            )
+
+        search = WindowSearch(matches, limit, joint=len(wanted) + (operation is not None) > 1)
+        reached = first
         for name in self._services(service):
-            oldest, depth = until, limit + (before is not None)
-            for _ in range(MAX_ROUNDS):
-                answer = api.search(
-                    self._client, api.query(name, since, oldest, depth, operation, min_duration, wanted)
-                )
-                # Jaeger compares the durations of single spans, and some of its storages ignore "error".
-                kept = [
-                    summary
+            ask = self._asker(name, operation, min_duration, wanted)
+            lowest = max(first, search.floor or first)
+            reached = max(reached, search.run(ask, lowest, last)) if lowest < last else reached
+            known = search.found.values()
+            if past and (
+                wanted
+                or (operation is not None and not (known and all(each.name == operation for each in known)))
+                or (service is not None and not (known and all(each.service == service for each in known)))
+            ):
+                # The spans that match may start after the page's traces.
+                search.run_above(ask, last)
+        newest = sorted(search.found.values(), key=lambda summary: (summary.start, summary.trace_id), reverse=True)
+        if reached > first:
+            # Older ones are known, too, but maybe not all of them.
+            newest = [summary for summary in newest if summary.start // 1000 >= reached]
+        return TraceList(newest[:limit], reached * 1000 if len(newest) < limit and reached > first else None)
+
+    def _asker(self, service: str, operation: str | None, min_duration: float | None, wanted: dict[str, str]) -> Ask:
+        """A function that searches a window of time."""
+        api = self._api
+        shortest = min_duration
+
+        def ask(lower: int, upper: int, depth: int) -> list[TraceSummary]:
+            nonlocal shortest
+            if lower > upper:
+                return []
+            query = api.query(service, lower / 1e6, upper / 1e6, depth, operation, shortest, wanted)
+            try:
+                answer = api.search(self._client, query)
+            except JaegerError as error:
+                # With Cassandra, Jaeger can't search for a duration and for attributes at once.
+                if shortest is None or not wanted or error.reason != "failed":
+                    raise
+                answer = None
+            if answer is None or (
+                # With Cassandra, it searches for durations in whole hours, whatever the window is.
+                shortest is not None
+                and len(answer) >= depth
+                and any(
+                    summary.start > (upper + 1) * 1000 or summary.start + summary.duration < lower * 1000
                     for summary in answer
-                    if (min_duration is None or summary.duration >= min_duration * 1e9)
-                    and (max_duration is None or summary.duration <= max_duration * 1e9)
-                    and (not errors or summary.error_count)
-                    and (before is None or (summary.start, summary.trace_id) < before)
-                ]
-                found.update((summary.trace_id, summary) for summary in kept)
-                if len(answer) < depth or len(kept) >= limit:
-                    break
-                # Some traces were not what was asked for: continue with older ones.
-                oldest, depth = min(summary.start for summary in answer) / 1e9, depth * 2
-        newest = sorted(found.values(), key=lambda summary: (summary.start, summary.trace_id), reverse=True)
-        return newest[:limit]
+                )
+            ):
+                shortest = None
+                answer = api.search(
+                    self._client, api.query(service, lower / 1e6, upper / 1e6, depth, operation, None, wanted)
+                )
+            return answer
+
+        return ask
 
     def routes(
         self, *, service: str | None = None, start: float | None = None, end: float | None = None

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable
+from datetime import datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 
 Answer = tuple[int, Any]
 PAGE = "<!DOCTYPE html><title>Jaeger UI</title>"
@@ -121,6 +122,35 @@ def v3(path: str) -> Answer:
     if parts.path.startswith("/jaeger/api/v3/traces/"):
         return 404, {"error": {"httpCode": 404, "message": "No traces found"}}
     return 404, "404 page not found"
+
+
+def endless(path: str) -> Answer:
+    """A Jaeger of the shop that has a trace for each millisecond, always, and none with an error."""
+    parts = urlsplit(path)
+    if parts.path != "/api/v3/trace-summaries":
+        return (200, {"services": ["shop"]}) if parts.path == "/api/v3/services" else (404, {"error": {}})
+    query = {key: values[0] for key, values in parse_qs(parts.query).items()}
+    if not query:
+        return 400, {"error": {"httpCode": 400, "message": "query.startTimeMin is required"}}
+    # Python 3.10 does not parse Z.
+    first, last = (
+        int(datetime.fromisoformat(query[f"query.startTime{end}"].replace("Z", "+00:00")).timestamp() * 1000)
+        for end in ("Min", "Max")
+    )
+    starts = range(last, max(first, last - int(query["query.searchDepth"])), -1)
+    return 200, {
+        "summaries": [
+            {
+                "traceId": f"{start:032x}",
+                "rootServiceName": "shop",
+                "rootOperationName": "GET /items",
+                "minStartTimeUnixNano": str(start * 1_000_000),
+                "maxEndTimeUnixNano": str(start * 1_000_000 + 1000),
+                "spanCount": 1,
+            }
+            for start in starts
+        ]
+    }
 
 
 #: Only the required fields of a span, and one value of each kind.

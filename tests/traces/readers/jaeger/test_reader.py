@@ -51,17 +51,17 @@ def test_the_requests_to_the_older_api() -> None:
         reader = JaegerReader(server.url)
         reader.search(service="shop", operation="x", min_duration=0.0015, errors=True, attributes={"a": "b"},
                       start=1, end=9, limit=5, before=(2_000_000_000, "ab"))  # fmt: skip
-        parts = urlsplit(server.asked[-1])
-        assert parts.path == "/api/traces"
+        parts = next(filter(lambda parts: parts.path == "/api/traces", map(urlsplit, server.asked)))
         assert {key: values[0] for key, values in parse_qs(parts.query).items()} == {
             "service": "shop",
             "operation": "x",
-            "start": "1000000",
+            # Some storages leave out what starts at the limits.
+            "start": "999999",
             # A trace that started in the same microsecond may follow because of its id.
-            "end": "2000001",
+            "end": "2000002",
             "minDuration": "1500us",
             "tags": '{"a": "b", "error": "true"}',
-            "limit": "6",
+            "limit": "20",
         }
 
 
