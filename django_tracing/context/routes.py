@@ -42,7 +42,7 @@ def readable_route(route: str) -> str:
     ``^users/(?P<pk>[0-9]+)/$`` becomes ``/users/<pk>/``, and ``^files/(.*)$`` becomes ``/files/<var>``. Optional
     parts are shown: ``^late/?$`` becomes ``/late/``. :func:`route_name` keeps two routes apart that this makes alike.
     """
-    return _with_slash(_read(route, exact=False)[0] if _REGEX.search(route) else route)
+    return _tidy(_read(route, exact=False)[0]) if _REGEX.search(route) else _with_slash(route)
 
 
 def route_name(route: str, urlconf: Any = None) -> str:
@@ -176,7 +176,7 @@ def _read(regex: str, exact: bool) -> tuple[str, bool]:
             literal = False
             shown = regex[start:at] if exact else "" if group.parts[-1:] == [_VARIABLE] else _VARIABLE
         elif exact and quantifier is not None and shown:
-            repeated = shown if at - start < 3 or shown[0] in "<(" else f"({shown})"
+            repeated = f"({shown})" if len(shown) > 1 and shown[0] not in "<(" else shown
             shown = f"{repeated}{quantifier[0]}"
         if shown:
             group.parts.append(shown)
@@ -184,7 +184,12 @@ def _read(regex: str, exact: bool) -> tuple[str, bool]:
     while len(groups) > 1:
         group = groups.pop()
         groups[-1].parts.append(f"({group.text()}")
-    return _SLASHES.sub("/", groups[0].text()), literal
+    return groups[0].text(), literal
+
+
+def _tidy(shown: str) -> str:
+    """Return what is shown of regular expressions with single slashes, which are joined of two."""
+    return _with_slash(_SLASHES.sub("/", shown))
 
 
 def _with_slash(route: str) -> str:
@@ -206,18 +211,19 @@ class _Route(NamedTuple):
 
     def name(self, exact: bool) -> str:
         shown = "".join(_read(text, exact)[0] if is_regex else text for text, is_regex in self.parts)
-        return _with_slash(_SLASHES.sub("/", shown) if any(is_regex for _, is_regex in self.parts) else shown)
+        return _tidy(shown) if any(is_regex for _, is_regex in self.parts) else _with_slash(shown)
 
     @property
-    def is_exact(self) -> bool:
-        """Whether it matches no other path than its name."""
+    def only_path(self) -> str | None:
+        """The one path that it matches; None if there are others."""
         *before, (last, is_regex) = self.parts
-        if is_regex and not last.endswith(("$", r"\Z", r"\z")):
-            return False
         # Django searches for the start of a path, but matches all of the rest with what ends in ``$``.
-        return all(not is_regex or text.startswith("^") for text, is_regex in before) and all(
-            _read(text, exact=False)[1] if is_regex else "<" not in text for text, is_regex in self.parts
-        )
+        if (is_regex and not last.endswith(("$", r"\Z", r"\z"))) or not all(
+            text.startswith("^") for text, is_regex in before if is_regex
+        ):
+            return None
+        read = [_read(text, exact=False) if is_regex else (text, "<" not in text) for text, is_regex in self.parts]
+        return "/" + "".join(text for text, _ in read) if all(literal for _, literal in read) else None
 
 
 class _Named(NamedTuple):
@@ -270,7 +276,6 @@ def _name_all(routes: Iterable[_Route]) -> _Named:
     """Name routes: readable if that tells them apart, or else exact, or else as they are joined."""
     by_joined = {route.joined: route for route in islice(routes, _MOST_ROUTES)}
     names = {joined: route.name(exact=False) for joined, route in by_joined.items()}
-    inexact = {joined for joined, route in by_joined.items() if not route.is_exact}
     levels: list[Callable[[_Route], str]] = [lambda route: route.name(exact=True), lambda route: f"/{route.joined}"]
     level = dict.fromkeys(names, 0)
     while True:
@@ -285,7 +290,7 @@ def _name_all(routes: Iterable[_Route]) -> _Named:
             level[joined] += 1
     return _Named(
         {joined: name for joined, name in names.items() if name != _readable(joined)},
-        frozenset(names[joined] for joined in inexact),
+        frozenset(name for joined, name in names.items() if name != by_joined[joined].only_path),
     )
 
 
