@@ -216,10 +216,11 @@ class _Route(NamedTuple):
     @property
     def only_path(self) -> str | None:
         """The one path that it matches; None if there are others."""
-        *before, (last, is_regex) = self.parts
-        # Django searches for the start of a path, but matches all of the rest with what ends in ``$``.
+        # Django searches a path for an expression, but compares all of it with the last one if that ends in ``$``.
+        last, is_regex = self.parts[-1]
+        starts = self.parts[:-1] if last.endswith("$") else self.parts
         if (is_regex and not last.endswith(("$", r"\Z", r"\z"))) or not all(
-            text.startswith("^") for text, is_regex in before if is_regex
+            text.startswith("^") for text, is_regex in starts if is_regex
         ):
             return None
         read = [_read(text, exact=False) if is_regex else (text, "<" not in text) for text, is_regex in self.parts]
@@ -274,7 +275,12 @@ class _Site:
 
 def _name_all(routes: Iterable[_Route]) -> _Named:
     """Name routes: readable if that tells them apart, or else exact, or else as they are joined."""
-    by_joined = {route.joined: route for route in islice(routes, _MOST_ROUTES)}
+    by_joined: dict[str, _Route] = {}
+    #: A path() and a re_path() may be joined alike, and match different paths.
+    only_paths: dict[str, set[str | None]] = defaultdict(set)
+    for route in islice(routes, _MOST_ROUTES):
+        by_joined.setdefault(route.joined, route)
+        only_paths[route.joined].add(route.only_path)
     names = {joined: route.name(exact=False) for joined, route in by_joined.items()}
     levels: list[Callable[[_Route], str]] = [lambda route: route.name(exact=True), lambda route: f"/{route.joined}"]
     level = dict.fromkeys(names, 0)
@@ -290,7 +296,7 @@ def _name_all(routes: Iterable[_Route]) -> _Named:
             level[joined] += 1
     return _Named(
         {joined: name for joined, name in names.items() if name != _readable(joined)},
-        frozenset(name for joined, name in names.items() if name != by_joined[joined].only_path),
+        frozenset(name for joined, name in names.items() if only_paths[joined] != {name}),
     )
 
 

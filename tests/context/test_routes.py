@@ -230,6 +230,8 @@ def test_nothing_of_the_regular_expression_is_left(regex: str, start: str, end: 
     assert re.fullmatch(r"/(?:[\w./|()-]|<var>|<p>)*", shown), shown
 
 
+@example(Site(re_path(r"\Z", view)), "a")
+@example(Site(path("", view), re_path("", view)), "a")
 @given(
     sites, st.lists(st.sampled_from(["a", "b/", "/", "things/", ".", "7", "x", "(", "+"]), max_size=4).map("".join)
 )
