@@ -24,6 +24,8 @@ _DEEPEST: Final = 16
 _REGEX: Final = re.compile(r"[\^$\\(\[*?|]")
 _SLASHES: Final = re.compile(r"/{2,}")
 _QUANTIFIER: Final = re.compile(r"(?:[*+?]|\{[0-9]+(?:,[0-9]*)?\}|\{,[0-9]+\})[?+]?")
+#: Characters that stand for themselves, once.
+_PLAIN: Final = re.compile(r"[\w/<>:-]+(?![*+?{])")
 _CLASS: Final = re.compile(r"\[\^?\]?(?:[^\]\\]|\\.)*\]", re.DOTALL)
 #: A class of one character, which is written so because it is special elsewhere: ``[.]``.
 _ONE: Final = re.compile(r"\[\\?([^\w^\\])\]")
@@ -106,6 +108,7 @@ class _Group:
         return self.text()
 
 
+@lru_cache(maxsize=1024)
 def _read(regex: str, exact: bool) -> tuple[str, bool]:
     """Return what to show of a regular expression, and whether it matches that text only.
 
@@ -118,6 +121,11 @@ def _read(regex: str, exact: bool) -> tuple[str, bool]:
     while at < length:
         start = at
         group = groups[-1]
+        plain = _PLAIN.match(regex, at)
+        if plain is not None:
+            at = plain.end()
+            group.parts.append(plain[0])
+            continue
         shown = regex[at]
         at += 1
         variable = False
