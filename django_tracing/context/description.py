@@ -6,9 +6,8 @@ matches that span. The client's address is in :mod:`django_tracing.context.clien
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
-from functools import lru_cache
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Final
 
 from django.conf import settings as site
@@ -16,21 +15,25 @@ from django.http import HttpRequest
 from django.urls import ResolverMatch, resolve
 from django.utils import translation
 
+from django_tracing.context.routes import route_name
+
 __all__ = [
+    "NO_ROUTE",
     "find_route",
     "host_of",
     "method_of",
-    "readable_route",
     "resolve_early",
     "resolved_route",
     "span_name",
     "url_of",
+    "urlconf_of",
 ]
 
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"})
 #: The method that spans show for any other.
 OTHER_METHOD: Final = "HTTP"
-_SLASHES: Final = re.compile(r"/{2,}")
+#: What names show in place of a route if no route matches.
+NO_ROUTE: Final = "(no route)"
 
 
 def method_of(request: HttpRequest) -> str:
@@ -70,56 +73,45 @@ def resolved_route(request: HttpRequest) -> str | None:
     return None if route is None else str(route)
 
 
+def urlconf_of(request: HttpRequest) -> Any:
+    """Return the request's URLconf: ROOT_URLCONF, unless a middleware chose another."""
+    return getattr(request, "urlconf", None) or getattr(site, "ROOT_URLCONF", None)
+
+
 def find_route(path_info: str, urlconf: Any = None) -> str:
     """Return the readable route of a path that Django has not resolved yet; empty if no route matches.
 
     This is the route that the request's span will show.
     """
-    match = resolve_early(path_info, urlconf)
-    return "" if match is None else readable_route(str(match.route))
+    try:
+        with _language_of(path_info, urlconf):
+            return route_name(str(resolve(path_info, urlconf).route), urlconf)
+    except Exception:  # no such page, or an error in the site's URLs or converters: Django reports it
+        return ""
 
 
 def resolve_early(path_info: str, urlconf: Any = None) -> ResolverMatch | None:
     """Resolve a path as Django will, before any middleware has run; None if it leads nowhere. Never raises."""
-    # Only sites with rules by route come here, and Django imports it with the first request anyway.
-    from django.conf.urls.i18n import is_language_prefix_patterns_used
-
     try:
-        if not is_language_prefix_patterns_used(urlconf or site.ROOT_URLCONF)[0]:
+        with _language_of(path_info, urlconf):
             return resolve(path_info, urlconf)
-        # The path starts with a language, which LocaleMiddleware has not activated yet. On other sites the language
-        # is not read from the path: the client would choose which message catalogs are loaded.
-        language = translation.get_language_from_path(path_info) or translation.get_language()
-        with translation.override(language):
-            return resolve(path_info, urlconf)
-    except Exception:  # no such page, or an error in the site's URLs or converters: Django reports it
+    except Exception:  # as above
         return None
 
 
-@lru_cache(maxsize=1024)
-def readable_route(route: str) -> str:
-    """Return a route of the URLconf as span names show it: with a leading slash, regular expressions simplified.
+def _language_of(path_info: str, urlconf: Any) -> AbstractContextManager[object]:
+    """Activate the language that a path starts with, as LocaleMiddleware will."""
+    # Only sites with rules by route come here, and Django imports it with the first request anyway.
+    from django.conf.urls.i18n import is_language_prefix_patterns_used
 
-    ``re_path(r"^users/(?P<pk>[0-9]+)/$")`` becomes ``/users/<pk>/``.
-    """
-    if "^" in route or "(?" in route or "\\" in route:
-        # Django's own simplification of regular expressions, from its admin documentation pages.
-        from django.contrib.admindocs.utils import (
-            remove_non_capturing_groups,
-            replace_metacharacters,
-            replace_named_groups,
-            replace_unnamed_groups,
-        )
-
-        route = replace_metacharacters(
-            replace_unnamed_groups(replace_named_groups(remove_non_capturing_groups(route)))
-        )
-        route = _SLASHES.sub("/", route)
-    return route if route.startswith("/") else f"/{route}"
+    if not is_language_prefix_patterns_used(urlconf or site.ROOT_URLCONF)[0]:
+        # The language is not read from the path: the client would choose which message catalogs are loaded.
+        return nullcontext()
+    return translation.override(translation.get_language_from_path(path_info) or translation.get_language())
 
 
 def span_name(request: HttpRequest) -> str:
-    """Return the name of the request's span: its method and, once it is resolved, its readable route."""
+    """Return the name of the request's span: its method and, if it was resolved, its readable route."""
     method = method_of(request)
     route = resolved_route(request)
-    return method if route is None else f"{method} {readable_route(route)}"
+    return f"{method} {NO_ROUTE if route is None else route_name(route, urlconf_of(request))}"

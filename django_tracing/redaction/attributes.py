@@ -45,11 +45,21 @@ from django_tracing.semconv.names import (
     EXCEPTION_STACKTRACE,
     HTTP_ROUTE,
     HTTP_URL,
+    HTTP_USER_AGENT,
     URL_FULL,
+    USER_AGENT_ORIGINAL,
 )
 from django_tracing.untraced import Untraced
 
-__all__ = ["LONG_LENGTH", "MESSAGE_LENGTH", "STACKTRACE_LENGTH", "AttributeSanitizer", "Redact", "attribute_name"]
+__all__ = [
+    "AGENT_LENGTH",
+    "LONG_LENGTH",
+    "MESSAGE_LENGTH",
+    "STACKTRACE_LENGTH",
+    "AttributeSanitizer",
+    "Redact",
+    "attribute_name",
+]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -58,6 +68,8 @@ Redact = Callable[[str, Any], Any]
 
 #: URLs and statements keep more than other attributes do, in characters: a cut one is of no use.
 LONG_LENGTH: Final = 2000
+#: User agents, too: Edge and Opera name themselves at the end, after Chrome.
+AGENT_LENGTH: Final = 512
 #: How much of a stack trace an event keeps: the innermost frames and the message.
 STACKTRACE_LENGTH: Final = 8000
 MESSAGE_LENGTH: Final = 1000
@@ -67,6 +79,7 @@ _SHORTEST_CARD: Final = 10**12
 #: Nobody reads on in a longer name, and its value is not to leave unread.
 _KEY_LENGTH: Final = 1000
 
+_AGENTS: Final = frozenset({HTTP_USER_AGENT, USER_AGENT_ORIGINAL})
 _URLS: Final = frozenset({HTTP_URL, URL_FULL, "http.target", "url.path"})
 #: The query of a URL by itself.
 _QUERIES: Final = ("url.query", "query_string", "querystring")
@@ -207,7 +220,8 @@ class AttributeSanitizer:
             return cut(redact_db_error(text), MESSAGE_LENGTH)
         if key == EXCEPTION_STACKTRACE:
             return redact_stacktrace(text, STACKTRACE_LENGTH)
-        return cut(redact_text(text, random=not numbers_machines(key)), self._max_length)
+        length = max(self._max_length, AGENT_LENGTH) if key in _AGENTS else self._max_length
+        return cut(redact_text(text, random=not numbers_machines(key)), length)
 
     def name(self, name: str) -> str:
         """The name of a span or an event as it may leave."""

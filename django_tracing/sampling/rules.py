@@ -22,6 +22,9 @@ _LITERAL: Final = re.compile(r"\^((?:[\w/ -]|\\[./-])*)")
 _BARE: Final = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 #: These make the character before them optional.
 _OPTIONAL: Final = ("?", "*", "{", "|")
+#: More pairs of a pattern and a route are not compared in advance.
+_MOST_COMPARED: Final = 10_000
+_MOST_URLCONFS: Final = 16
 
 
 class Rule(NamedTuple):
@@ -112,7 +115,10 @@ def _glob(pattern: str) -> re.Pattern[str]:
 class _Compiled:
     """A rule that is ready for matching."""
 
-    __slots__ = ("_path", "by_user", "header", "method", "operation", "position", "prefix", "rule", "valid_until")
+    __slots__ = (
+        *("_path", "by_user", "header", "is_literal", "method", "operation", "position", "prefix", "rule"),
+        "valid_until",
+    )
 
     def __init__(self, position: int, rule: Rule, sharing: int = 1) -> None:
         self.position = position
@@ -123,6 +129,8 @@ class _Compiled:
         self.by_user = bool(rule.user_id or rule.subscription)
         self.header = header_key(rule.header_name) if rule.header_name else ""
         self._path: Callable[[str], object] | None = None
+        #: Whether the path has no wildcards.
+        self.is_literal = False
         #: The prefix of every path that matches.
         self.prefix = ""
         path = rule.path
@@ -133,6 +141,7 @@ class _Compiled:
             wildcard = _WILDCARDS.search(path)
             if wildcard is None:
                 self._path = path.__eq__
+                self.is_literal = True
                 self.prefix = path
             else:
                 fullmatch = _glob(path).fullmatch
@@ -147,11 +156,10 @@ class _Compiled:
             return "operation"
         if self.method and self.method != asked.method:
             return "method"
-        matches = self._path
         if (
-            matches is not None
-            and matches(asked.path) in (None, False, NotImplemented)
-            and (not asked.route or matches(asked.route) in (None, False, NotImplemented))
+            self._path is not None
+            and not self.matches_path(asked.path)
+            and not (asked.route and self.matches_path(asked.route))
         ):
             return "path"
         if self.header:
@@ -159,6 +167,10 @@ class _Compiled:
             if value is None or (self.rule.header_value and str(value) != self.rule.header_value):
                 return "header"
         return ""
+
+    def matches_path(self, path: str) -> bool:
+        """Return whether the rule's path, if it has one, matches a path or a route."""
+        return self._path is None or self._path(path) not in (None, False, NotImplemented)
 
     def user_failed(self, asked: Asked) -> str:
         """Return the first condition on a known user that is false; empty if all are true."""
@@ -190,8 +202,9 @@ class RuleSet:
         self.left_out = left_out
         #: Whether a rule is for a user or a subscription. Only then are traces recorded before they are decided on.
         self.asks_for_users = any(rule.by_user for rule in rules)
-        #: Whether a rule is for a route, which is known only after the URL is resolved.
-        self.asks_for_routes = any("<" in rule.rule.path for rule in rules)
+        #: The rules that have a path, which may be a route. A route is known only after the URL is resolved.
+        self._with_paths = [rule for rule in rules if rule.rule.path]
+        self._for_routes: dict[frozenset[str], bool] = {}
         self._users: dict[str, list[_Compiled]] = defaultdict(list)
         self._subscriptions: dict[str, list[_Compiled]] = defaultdict(list)
         self._prefixes: dict[int, dict[str, list[_Compiled]]] = defaultdict(lambda: defaultdict(list))
@@ -216,6 +229,33 @@ class RuleSet:
 
     def __len__(self) -> int:
         return len(self.compiled)
+
+    @property
+    def has_paths(self) -> bool:
+        """Whether a rule has a path."""
+        return bool(self._with_paths)
+
+    def asks_for_routes(self, routes: frozenset[str] | None) -> bool:
+        """Return whether a rule matches one of ``routes``, the site's that match other paths than their own name.
+
+        If it does not, no rule needs to know the route of a request. None: the routes are not known.
+        """
+        if routes is None:
+            return self.has_paths
+        asks = self._for_routes.get(routes)
+        if asks is None:
+            if len(self._for_routes) >= _MOST_URLCONFS:
+                self._for_routes.clear()
+            asks = self._for_routes[routes] = self._match_any(routes)
+        return asks
+
+    def _match_any(self, routes: frozenset[str]) -> bool:
+        patterns = [rule for rule in self._with_paths if not rule.is_literal]
+        if any(rule.rule.path in routes for rule in self._with_paths if rule.is_literal):
+            return True
+        return len(patterns) * len(routes) > _MOST_COMPARED or any(
+            rule.matches_path(route) for rule in patterns for route in routes
+        )
 
     def match(self, asked: Asked, now: float) -> Match:
         """Return the first rule that matches. ``now`` is in seconds since the epoch."""

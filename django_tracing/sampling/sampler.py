@@ -19,8 +19,9 @@ from opentelemetry.util.types import Attributes as OTelAttributes
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
 from django_tracing.context.clients import is_within, vouched_address
-from django_tracing.context.description import find_route
+from django_tracing.context.description import NO_ROUTE, find_route, urlconf_of
 from django_tracing.context.request import get_request_state
+from django_tracing.context.routes import inexact_routes
 from django_tracing.context.user import identify
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.recording.span import RecordingSpan, context_of
@@ -230,7 +231,7 @@ class RuleSampler(Sampler):
         asked = self._asked(request, name, meta)
         if request is not None and self.remote is not None and self.remote.strategy.operations:
             # The span's name at its end.
-            name = f"{name} {asked.route or _route_of(request)}".rstrip()
+            name = f"{name} {asked.route or _route_of(request) or NO_ROUTE}"
         found = self.rules.match(asked, time.time())
         if found.open:
 
@@ -307,7 +308,12 @@ class RuleSampler(Sampler):
                     return Asked(operation, "", name[len(prefix) :])
             return Asked("", "", name)
         path = request.path
-        route = _route_of(request) if self.rules.asks_for_routes else ""
+        rules = self.rules
+        # Below a prefix (SCRIPT_NAME), no route is its path.
+        asks = rules.has_paths and (
+            path != request.path_info or rules.asks_for_routes(inexact_routes(urlconf_of(request)))
+        )
+        route = _route_of(request) if asks else ""
         return Asked("request", request.method or "", path, route, meta)
 
     def _with_user(self, asked: Asked, state: Any, *, last: bool) -> Asked | None:
@@ -386,7 +392,7 @@ def _decided_by(rule: str, rate: float) -> SharedAttributes:
 
 def _route_of(request: Any) -> str:
     """Return the route of a request that Django has not resolved yet, as its span will show it; empty if none."""
-    return find_route(request.path_info, getattr(request, "urlconf", None))
+    return find_route(request.path_info, urlconf_of(request))
 
 
 def __getattr__(name: str) -> Any:

@@ -29,6 +29,7 @@ HTTP_URL: Final = "http.url"
 HTTP_ROUTE: Final = "http.route"
 HTTP_STATUS_CODE: Final = "http.status_code"
 HTTP_USER_AGENT: Final = "http.user_agent"
+USER_AGENT_ORIGINAL: Final = "user_agent.original"
 HTTP_CLIENT_IP: Final = "http.client_ip"
 #: Followed by the parameter's name: ``http.query.page``.
 HTTP_QUERY: Final = "http.query."
@@ -115,7 +116,7 @@ _HTTP_COMMON: Final[Mapping[str, str]] = {
     HTTP_METHOD: "http.request.method",
     HTTP_URL: "url.full",
     HTTP_STATUS_CODE: "http.response.status_code",
-    HTTP_USER_AGENT: "user_agent.original",
+    HTTP_USER_AGENT: USER_AGENT_ORIGINAL,
     HTTP_CLIENT_IP: "client.address",
 }
 

@@ -163,7 +163,7 @@ class TestAll:
     def test_a_middleware_that_returns_a_response(self, get: Callable[[str], Any], spans: Spans) -> None:
         with layers("ShortMiddleware", "plain", LAYERS="all"):
             assert get("/empty/").content == b"answered early"
-        assert spans.names == ["middleware.short", "GET /empty/"] or spans.names == ["middleware.short", "GET"]
+        assert spans.names == ["middleware.short", "GET (no route)"]
 
     def test_unused_middleware_is_left_out(self, get: Callable[[str], Any], spans: Spans) -> None:
         with layers("UnusedMiddleware", "plain", LAYERS="all"):

@@ -11,7 +11,8 @@ import pytest
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 from django.test import Client
-from django.urls import path, re_path
+from django.urls import path, re_path, register_converter
+from django.urls.converters import IntConverter
 from opentelemetry import trace as trace_api
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -63,11 +64,23 @@ def plain(request: HttpRequest) -> HttpResponse:
         return HttpResponse("ok")
 
 
+class Counted(IntConverter):
+    calls = 0
+
+    def to_python(self, value: str) -> int:
+        Counted.calls += 1
+        return super().to_python(value)
+
+
+register_converter(Counted, "counted")
+
 urlpatterns = [
     path("late/", view),
     path("plain/", plain),
     path("things/<int:pk>/", lambda r, pk: plain(r)),
     re_path(r"^people/(?P<pk>\d+)/$", lambda r, pk: plain(r)),
+    re_path(r"^optional/?$", plain),
+    path("counted/<counted:pk>/", lambda r, pk: plain(r)),
 ]
 
 
@@ -163,6 +176,31 @@ def test_a_rule_by_the_route_of_a_regular_expression(site: Any) -> None:
     assert one.get("/people/7/") == ["GET /people/<pk>/", "inside"]
     assert one.root() == {"sampling.rule": "people", "sampling.rate": 1.0}
     assert one.get("/things/7/") == []
+
+
+@pytest.mark.parametrize("rule", ["/optional/", "/optional/*", "~^/optional/$"])
+def test_a_rule_by_a_route_that_differs_from_the_path(site: Any, rule: str) -> None:
+    one = site(Rule(1, "optional", path=rule), SAMPLE_RATE=0.0)
+    assert one.get("/optional") == ["GET /optional/", "inside"]
+    assert one.get("/optional/") == ["GET /optional/", "inside"]
+    assert one.get("/plain/") == []
+
+
+def test_a_rule_by_route_below_a_prefix(site: Any) -> None:
+    one = site(Rule(1, "plain", path="/plain/"), SAMPLE_RATE=0.0)
+    one.client.get("/site/plain/", SCRIPT_NAME="/site", PATH_INFO="/plain/")
+    assert one.root() == {"sampling.rule": "plain", "sampling.rate": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("rule", "resolved"), [("/plain/", 1), ("/plain/*", 1), ("~^/plain", 1), ("/things/<int:pk>/", 2), ("/c*", 2)]
+)
+def test_a_url_is_resolved_early_only_for_a_rule_that_some_route_matches(site: Any, rule: str, resolved: int) -> None:
+    one = site(Rule(1, "it", path=rule), SAMPLE_RATE=1.0)
+    one.get("/counted/1/")
+    Counted.calls = 0
+    one.get("/counted/1/")
+    assert Counted.calls == resolved
 
 
 def test_a_rule_for_a_user_keeps_the_whole_request_though_she_is_known_late(site: Any) -> None:

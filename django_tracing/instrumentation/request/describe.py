@@ -15,10 +15,12 @@ from opentelemetry.trace import Span
 from django_tracing import spans
 from django_tracing.conf.values import Settings
 from django_tracing.context.clients import client_address
-from django_tracing.context.description import readable_route, resolved_route, url_of
+from django_tracing.context.description import NO_ROUTE, resolved_route, url_of, urlconf_of
 from django_tracing.context.request import RequestState
+from django_tracing.context.routes import route_name
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import REDACTED, SensitiveKeys, cut, redact_query, redact_text, sanitise_url
+from django_tracing.redaction.attributes import AGENT_LENGTH
 from django_tracing.semconv import names
 from django_tracing.semconv.names import Attributes
 
@@ -30,8 +32,8 @@ _URL_LENGTH: Final = 2000
 _KEPT_LENGTH: Final = 512
 
 _starts: Final[spans.Cache[str, SharedAttributes]] = spans.Cache()
-#: By method, route and status.
-_results: Final[spans.Cache[tuple[str, str | None, int | None], tuple[str, SharedAttributes]]] = spans.Cache()
+#: By method, route, URLconf and status.
+_results: Final[spans.Cache[tuple[str, str | None, Any, int | None], tuple[str, SharedAttributes]]] = spans.Cache()
 #: By user agent, address and the longest attribute.
 _clients: Final[spans.Cache[tuple[str | None, str, int], SharedAttributes]] = spans.Cache()
 #: By scheme, host, path, query, the secret values in the path, sensitive keys and the longest attribute.
@@ -50,8 +52,8 @@ def set_result(
 ) -> None:
     """Set on ``span`` what was requested, by which client and user, and how it was answered; and set its name.
 
-    ``status`` is the response's; None if there is no response. A span that another library started, and that is not
-    ``owned`` by this app, keeps its name.
+    ``status`` is the response's; None if there is no response. A span keeps a name that the site's code gave it, and
+    one that another library started, and that is not ``owned`` by this app, its own.
     """
     request = state.request
     meta = request.META
@@ -62,7 +64,7 @@ def set_result(
     secrets = _secret_arguments(arguments, settings.sensitive_keys) if arguments else ()
     url = (request.scheme, host, request.path, query, secrets, settings.sensitive_keys, limit)
     client = (meta.get("HTTP_USER_AGENT"), client_address(meta, settings.trusted_proxies), limit)
-    result = (method, resolved_route(request), status)
+    result = (method, resolved_route(request), urlconf_of(request), status)
     name, attributes = _results.get(result) or _describe_result(*result)
     shared = (
         attributes,
@@ -72,29 +74,31 @@ def set_result(
     user = state.user_attributes
     spans.set_shared(span, shared if user is None else (*shared, user))
     if owned:
-        if name:
+        # It starts with the method as its name.
+        if getattr(span, "name", method) == method:
             spans.set_name(span, name)
     elif user is not None:
         spans.set_request_attributes(span, user.attributes)
 
 
-def _describe_result(method: str, route: str | None, status: int | None) -> tuple[str, SharedAttributes]:
+def _describe_result(
+    method: str, route: str | None, urlconf: Any, status: int | None
+) -> tuple[str, SharedAttributes]:
     attributes: Attributes = {}
-    name = ""
+    shown = NO_ROUTE
     if route is not None:
-        readable = readable_route(route)
-        name = f"{method} {readable}"
-        attributes[names.HTTP_ROUTE] = cut(readable, _URL_LENGTH)
+        shown = route_name(route, urlconf)
+        attributes[names.HTTP_ROUTE] = cut(shown, _URL_LENGTH)
     if status is not None:
         attributes[names.HTTP_STATUS_CODE] = status
-    return _results.keep((method, route, status), (name, spans.share(attributes)))
+    return _results.keep((method, route, urlconf, status), (f"{method} {shown}", spans.share(attributes)))
 
 
 def _describe_client(agent: str | None, address: str, limit: int) -> SharedAttributes:
     attributes: Attributes = {}
     redacted = redact_text(agent) if agent else agent
     if redacted:
-        attributes[names.HTTP_USER_AGENT] = cut(redacted, limit)
+        attributes[names.HTTP_USER_AGENT] = cut(redacted, max(limit, AGENT_LENGTH))
     if address:
         attributes[names.HTTP_CLIENT_IP] = address
     shared = spans.share(attributes)
@@ -108,7 +112,8 @@ def _describe_url(request: HttpRequest, key: tuple[Any, ...]) -> SharedAttribute
     *_, query, secrets, sensitive_keys, limit = key
     sensitive = _sensitive_keys(sensitive_keys)
     url = url_of(request, request.path)
-    shown = url_of(request, _without(request.path, resolved_route(request), secrets)) if secrets else url
+    route = route_name(resolved_route(request) or "", urlconf_of(request)) if secrets else ""
+    shown = url_of(request, _without(request.path, route, secrets)) if secrets else url
     sanitized = sanitise_url(shown, sensitive)
     attributes: Attributes = {names.HTTP_URL: cut(sanitized, _URL_LENGTH)}
     if query:
@@ -125,7 +130,7 @@ def _secret_arguments(arguments: Mapping[str, Any], sensitive_keys: tuple[str, .
     return tuple(str(value) for name, value in arguments.items() if sensitive.matches(name))
 
 
-def _without(path: str, route: str | None, secrets: tuple[str, ...]) -> str:
+def _without(path: str, route: str, secrets: tuple[str, ...]) -> str:
     """Return ``path`` with ``[redacted]`` for the segments that are, or contain, one of ``secrets``."""
     for value in secrets:
         segments = path.split("/")
@@ -135,7 +140,7 @@ def _without(path: str, route: str | None, secrets: tuple[str, ...]) -> str:
             path = path.replace(value, REDACTED)
         else:
             # A converter has changed the text, so its place in the path is not known.
-            return readable_route(route or "")
+            return route
     return path
 
 

@@ -13,7 +13,7 @@ from opentelemetry.propagators.textmap import Getter, TextMapPropagator
 
 from django_tracing.conf.patterns import bounded_search
 from django_tracing.conf.values import Settings
-from django_tracing.context.description import host_of, resolve_early
+from django_tracing.context.description import host_of, resolve_early, urlconf_of
 from django_tracing.context.extraction import extract
 from django_tracing.faults import CONTAINED, log_once
 
@@ -65,7 +65,7 @@ def _searches(patterns: tuple[str, ...]) -> tuple[Callable[[str], object], ...]:
 
 def _is_own_page(request: HttpRequest) -> bool:
     """Return whether the path leads to an admin page of traces, and does not only look like one."""
-    match = resolve_early(request.path_info, getattr(request, "urlconf", None))
+    match = resolve_early(request.path_info, urlconf_of(request))
     return (
         match is not None
         and "admin" in match.app_names

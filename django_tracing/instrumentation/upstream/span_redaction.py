@@ -28,6 +28,7 @@ from django_tracing.redaction import (
     redact_text,
     sanitise_url,
 )
+from django_tracing.redaction.attributes import AGENT_LENGTH
 from django_tracing.semconv.names import (
     DB_OPERATION,
     DB_QUERY_TEXT,
@@ -39,6 +40,7 @@ from django_tracing.semconv.names import (
     HTTP_USER_AGENT,
     OPERATION_TYPE,
     URL_FULL,
+    USER_AGENT_ORIGINAL,
     Attributes,
 )
 from django_tracing.spans import runtime
@@ -52,7 +54,7 @@ UPSTREAM_SCOPES: Final = "opentelemetry.instrumentation."
 
 _URLS: Final = (HTTP_URL, URL_FULL, "http.target", "url.path")
 _URL_LENGTH: Final = 2000
-_AGENTS: Final = (HTTP_USER_AGENT, "user_agent.original")
+_AGENTS: Final = (HTTP_USER_AGENT, USER_AGENT_ORIGINAL)
 #: Followed by the header's name, where OTEL_INSTRUMENTATION_HTTP_CAPTURE_HEADERS_... asks for headers.
 _HEADERS: Final = ("http.request.header.", "http.response.header.")
 _SYSTEMS: Final = ("db.system", "db.system.name")
@@ -99,7 +101,7 @@ def _redact_attributes(span: Any) -> frozenset[str]:
         elif key == "url.query":
             changes[key] = cut(sanitise_url(f"?{value}", sensitive)[1:], _URL_LENGTH)
         elif key in _AGENTS:
-            changes[key] = redact_text(str(value))
+            changes[key] = cut(redact_text(str(value)), AGENT_LENGTH)
         elif key in _SYSTEMS:
             system = str(value)
         elif key.startswith(_HEADERS):

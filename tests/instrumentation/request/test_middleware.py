@@ -83,7 +83,7 @@ class TestSpan:
             ("/blueprints/12/", "GET /blueprints/<int:pk>/"),
             ("/articles/2024/x-y/", "GET /articles/<year>/<slug>/"),
             ("/nested/6ba7b810-9dad-11d1-80b4-00c04fd430c8/x", "GET /nested/<uuid:key>/x"),
-            ("/no/such/page", "GET"),
+            ("/no/such/page", "GET (no route)"),
         ],
     )
     def test_name_is_the_route(self, get: Callable[..., Any], spans: Spans, path: str, name: str) -> None:
