@@ -1,4 +1,4 @@
-"""What is taken for a test run, and what is not."""
+"""Test how a test run is detected."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def test_only_the_test_environment_is_a_test_run() -> None:
-    """A site whose mail goes nowhere, and who imports Django's test tools, is none: it sent nothing from then on."""
+    """A site with a dummy mail backend that imports Django's test tools isn't a test run and must export its spans."""
     script = """
 from django.core import mail
 from django.core.mail.backends.locmem import EmailBackend
