@@ -49,7 +49,7 @@ from django_tracing.sampling import refresh
 from django_tracing.sampling.database import as_rule, read_rules
 from django_tracing.sampling.refresh import Refresher
 from django_tracing.sampling.remote import JaegerRemoteSampler
-from django_tracing.sampling.rules import Asked, Rule, compile_rules, pattern_problem
+from django_tracing.sampling.rules import Rule, TraceStart, compile_rules, pattern_problem
 from django_tracing.sampling.sampler import RuleSampler
 from django_tracing.sampling.strategies import serve
 from django_tracing.spans import runtime
@@ -89,7 +89,7 @@ urlpatterns = [
 
 
 def matches(rule: Rule, **asked: Any) -> bool:
-    return compile_rules([rule], "shop").match(Asked(**asked), 0.0).rule is not None
+    return compile_rules([rule], "shop").match(TraceStart(**asked), 0.0).rule is not None
 
 
 # ----- patterns
@@ -108,10 +108,10 @@ SLOW = (
 def test_no_path_takes_a_pattern_long(pattern: str, asked: str) -> None:
     program = (
         "import sys\n"
-        "from django_tracing.sampling.rules import Asked, Rule, compile_rules\n"
+        "from django_tracing.sampling.rules import TraceStart, Rule, compile_rules\n"
         "pattern, asked = sys.argv[1:]\n"
         "rules = compile_rules([Rule(1, 'x', path=pattern)], 'shop')\n"
-        "assert rules.match(Asked(path=asked), 0.0).rule is None\n"
+        "assert rules.match(TraceStart(path=asked), 0.0).rule is None\n"
     )
     subprocess.run([sys.executable, "-c", program, pattern, asked], timeout=20, check=True)
 

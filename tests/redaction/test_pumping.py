@@ -64,7 +64,7 @@ from django_tracing.redaction.commands import redact_commands
 from django_tracing.redaction.keys import _key_pattern
 from django_tracing.redaction.patterns import Pattern
 from django_tracing.sampling.remote import parse_strategy
-from django_tracing.sampling.rules import Asked, Rule, compile_rules
+from django_tracing.sampling.rules import Rule, TraceStart, compile_rules
 from django_tracing.sampling.trace_state import with_own_randomness, with_threshold
 from django_tracing.spans.errors import record_error
 from tests.linear import steps
@@ -240,7 +240,7 @@ READERS = {
     "Redis": Reader(lambda text: statement_of(["get", *text.split(":")]), "aA1._- :{}"),
     "commands": Reader(lambda text: redact_commands(text, pipelined=True), "aA1 \n\t."),
     "a command": Reader(lambda text: redact_commands(text, pipelined=False), "aA1 \n\t."),
-    "rules": Reader(lambda text: _rules.match(Asked(path=f"/{text}", user_id=""), 0.0), "abc/"),
+    "rules": Reader(lambda text: _rules.match(TraceStart(path=f"/{text}", user_id=""), 0.0), "abc/"),
     "host of a call": Reader(lambda text: may_get(f"http://{text}", ("a.b", "*.x")), "a.:/@[]%"),
     "caller's randomness": Reader(
         lambda text: (

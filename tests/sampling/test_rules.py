@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from django_tracing.conf import patterns as module
 from django_tracing.conf.patterns import _longest, _most_steps
 from django_tracing.sampling.rules import (
-    Asked,
     Match,
     Rule,
+    TraceStart,
     _Compiled,
     _glob,
     compile_rules,
@@ -27,7 +27,7 @@ NOW = 1_000.0
 
 
 def decide(rules: list[Rule], now: float = NOW, **asked: Any) -> str | None:
-    found = compile_rules(rules, "shop").match(Asked(**{"method": "GET", "user_id": "", **asked}), now)
+    found = compile_rules(rules, "shop").match(TraceStart(**{"method": "GET", "user_id": "", **asked}), now)
     assert not found.open
     return None if found.rule is None else found.rule.name
 
@@ -88,11 +88,11 @@ def test_the_first_that_matches_decides() -> None:
 
 def test_while_nobody_knows_the_user_it_stays_open() -> None:
     rules = compile_rules([Rule(1, "ada", path="/api/*", user_id="42"), Rule(2, "all")], "shop")
-    assert rules.asks_for_users
-    assert rules.match(Asked(path="/api/x"), NOW) == Match(rules.compiled[1].rule, True)
-    assert rules.match(Asked(path="/x"), NOW) == Match(rules.compiled[1].rule, False), "she could not change it"
+    assert rules.uses_users
+    assert rules.match(TraceStart(path="/api/x"), NOW) == Match(rules.compiled[1].rule, True)
+    assert rules.match(TraceStart(path="/x"), NOW) == Match(rules.compiled[1].rule, False), "she could not change it"
     before = compile_rules([Rule(2, "all"), Rule(1, "ada", user_id="42")], "shop")
-    assert not before.match(Asked(path="/x"), NOW).open, "another decides before"
+    assert not before.match(TraceStart(path="/x"), NOW).open, "another decides before"
 
 
 def test_what_cannot_be_used_is_left_out_and_said() -> None:
@@ -108,7 +108,7 @@ def test_what_cannot_be_used_is_left_out_and_said() -> None:
 
 def test_explained() -> None:
     rules = [Rule(1, "posts", method="POST"), Rule(2, "ada", user_id="42"), Rule(3, "all"), Rule(4, "never asked")]
-    reasons = compile_rules(rules, "shop").explain(Asked(method="GET", user_id="7"), NOW)
+    reasons = compile_rules(rules, "shop").explain(TraceStart(method="GET", user_id="7"), NOW)
     assert [(reason.rule.name, reason.matches, reason.failed) for reason in reasons] == [
         ("posts", False, "method"),
         ("ada", False, "user_id"),
@@ -140,7 +140,7 @@ _RULES = st.builds(
         lambda rules: [rule._replace(id=n, name=str(n)) for n, rule in enumerate(rules)]
     ),
     st.builds(
-        Asked,
+        TraceStart,
         operation=st.sampled_from(["request", "task"]),
         method=st.sampled_from(["GET", "POST"]),
         path=_PATHS,
@@ -149,7 +149,7 @@ _RULES = st.builds(
         subscription=st.sampled_from(["", "pro"]),
     ),
 )
-def test_the_index_finds_the_first(rules: list[Rule], asked: Asked) -> None:
+def test_the_index_finds_the_first(rules: list[Rule], asked: TraceStart) -> None:
     expected = None
     for position, rule in enumerate(rules):
         one = _Compiled(position, rule)
