@@ -145,7 +145,7 @@ class SpanFactory:
         passed_by: tuple[type[SpanProcessor], ...] = (),
         sanitizer: AttributeSanitizer | None = None,
     ) -> SpanFactory | None:
-        """The origin for ``tracer``; None for one that does something that these spans do not."""
+        """Return the factory for ``tracer``; None if the tracer has a feature that these spans don't support."""
         if type(tracer) is not SDKTracer:
             return None
         try:

@@ -115,7 +115,7 @@ class RuleSampler(Sampler):
 
     @property
     def is_simple(self) -> bool:
-        """Whether :meth:`keep` alone can decide."""
+        """Return True if :meth:`keep` alone can decide."""
         settings = self._settings
         if self.rules.compiled or self.remote is not None:
             return False

@@ -153,7 +153,7 @@ def test_an_invalid_id(stored: LocalStore) -> None:
 
 
 def test_an_ambiguous_prefix(stored: LocalStore) -> None:
-    with pytest.raises(CommandError, match="Several traces begin with 000000"):
+    with pytest.raises(CommandError, match="Several traces start with 000000"):
         traces("000000")
 
 
