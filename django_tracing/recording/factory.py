@@ -304,6 +304,7 @@ class SpanFactory:
         trace_state: Any,
         undecided: UndecidedTrace | None = None,
     ) -> RecordingSpan:
+        # new_child() repeats these assignments. A shared function or __init__ would take longer, for every span.
         span: RecordingSpan = _new(RecordingSpan)
         span.factory = self
         span.request_state = request_state
@@ -348,6 +349,7 @@ def new_child(
     elif not (factory.follows and parent.flags & SAMPLED):
         context = get_current() if context is None else context
         return factory._decide(parent, name, context, kind, shared, own, start_time, parent.request_state)
+    # The same assignments as in _record(), written out for speed: most spans are children.
     span: RecordingSpan = _new(RecordingSpan)
     span.factory = factory
     span.request_state = parent.request_state
