@@ -49,7 +49,7 @@ class Program(NamedTuple):
     """A pattern as a backtracking machine runs it."""
 
     code: list[Instruction]
-    #: The sets of characters that it tells apart, each as a question.
+    #: The sets of characters that it distinguishes, each as a predicate.
     sets: list[Callable[[str], bool]]
 
 
@@ -283,7 +283,7 @@ def _whole_program(pattern: str, flags: int) -> Program:
 
 
 def alphabet(pattern: str, flags: int) -> list[str]:
-    """One character of each kind that the pattern tells apart."""
+    """One character of each kind that the pattern distinguishes."""
     return _automaton(pattern, flags, "search").atoms
 
 
@@ -313,7 +313,7 @@ class _Automaton:
         for character in _UNIVERSE:
             key = tuple(question(character) for question in sets) + (character == "\n", _is_word(character, False))
             kinds.setdefault(key, character)
-        #: One character for each kind that the pattern tells apart.
+        #: One character for each kind that the pattern distinguishes.
         self.atoms = list(kinds.values())
         self._member = [[question(atom) for atom in self.atoms] for question in sets]
         looked: dict[tuple[Any, ...], int] = {}

@@ -58,11 +58,11 @@ def test_the_distribution_has_a_unique_name() -> None:
 
 
 def test_every_hint_installs_this_project_or_what_it_depends_on() -> None:
-    told = _instructions()
-    assert len([word for word, _ in told if word.startswith(NAME)]) >= 8
+    found = _instructions()
+    assert len([word for word, _ in found if word.startswith(NAME)]) >= 8
     extras = set(_setup()["options.extras_require"])
     known = _required() | EXAMPLES | {NAME}
-    for word, where in told:
+    for word, where in found:
         requirement = Requirement(word)
         assert canonicalize_name(requirement.name) in known, f"{where} has: pip install {word}"
         if canonicalize_name(requirement.name) == NAME:

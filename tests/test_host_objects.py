@@ -313,12 +313,12 @@ async def _later(user: Any) -> str:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize(
-    ("subscription", "said"),
+    ("subscription", "recorded"),
     [(_save, None), (_atomic, None), (_swallowing, "nobody"), (_leaving, None), (_later, None)],
     ids=["save", "atomic", "swallowing", "exit", "coroutine"],
 )
 def test_reading_the_subscription_does_not_use_the_database(
-    subscription: Any, said: str | None, settings: Any, spans: Spans, monkeypatch: pytest.MonkeyPatch
+    subscription: Any, recorded: str | None, settings: Any, spans: Spans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(identity, "_warned", set())
     monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
@@ -332,7 +332,7 @@ def test_reading_the_subscription_does_not_use_the_database(
     # The view's data was saved: no refused query broke its transaction.
     assert Group.objects.filter(name="written by the view").exists()
     (request,) = spans.named("GET /signed-in/")
-    assert (request.attributes or {}).get("user.subscription") == said
+    assert (request.attributes or {}).get("user.subscription") == recorded
     assert "connect" not in vars(connection), "a guard of a test's own would stand here"
 
 

@@ -307,8 +307,8 @@ pid = os.fork()
 if pid == 0:
     signal.alarm(10)
     kept = sampler.decide(None, "GET", SpanKind.SERVER, None, 1).kept
-    told = sampler.drain()
-    os._exit(7 if kept and told == {1: (1, 0)} and remote.decide("GET", 1)[0] else 8)
+    found = sampler.drain()
+    os._exit(7 if kept and found == {1: (1, 0)} and remote.decide("GET", 1)[0] else 8)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 os._exit(0)
 """

@@ -126,10 +126,10 @@ def test_all_variables_of_the_specification_wrong_at_once(value: str, disabled: 
 def test_a_wrong_setting_in_the_environment_stops_no_command(variable: str) -> None:
     done = start({variable: "jaeger:4318" if "JAEGER" in variable else "http://wrong value"}, "{}")
     assert done.stdout.startswith(f"Tracing is off: environment variable {variable}")
-    said = [line for line in done.stderr.splitlines() if line.startswith("Tracing is off")]
-    assert len(said) == 1
+    recorded = [line for line in done.stderr.splitlines() if line.startswith("Tracing is off")]
+    assert len(recorded) == 1
     if "JAEGER" in variable:
-        assert "http://jaeger:4318" in said[0]
+        assert "http://jaeger:4318" in recorded[0]
 
 
 def test_a_missing_extra_stops_no_command() -> None:

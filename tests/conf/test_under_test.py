@@ -18,12 +18,12 @@ from django_tracing.conf.under_test import in_tests
 
 EmailBackend()
 mail.outbox
-said = [in_tests()]
+recorded = [in_tests()]
 setup_test_environment()
-said.append(in_tests())
+recorded.append(in_tests())
 teardown_test_environment()
-said.append(in_tests())
-print(said)
+recorded.append(in_tests())
+print(recorded)
 """
     answer = subprocess.run(
         [sys.executable, "-c", f"import django\ndjango.setup()\n{script}"],

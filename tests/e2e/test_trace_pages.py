@@ -280,9 +280,9 @@ def test_routes_and_the_map(page: Any, site: Site) -> None:
     follow(page, page.locator("#tracing-routes tbody a", has_text="GET /api/reports"))
     assert page.input_value("#id_operation") == "GET /api/reports"
     follow(page, "text=Service map")
-    said = page.inner_text("#tracing-dependencies")
-    assert re.search(r"api-gateway\s+iac-generator\s+circuit breaker: open\s+\d+\s+100 %", said)
-    assert re.search(r"api-gateway\s+blueprint-service\s+service", said)
+    recorded = page.inner_text("#tracing-dependencies")
+    assert re.search(r"api-gateway\s+iac-generator\s+circuit breaker: open\s+\d+\s+100 %", recorded)
+    assert re.search(r"api-gateway\s+blueprint-service\s+service", recorded)
     assert page.locator(".tracing-map .tracing-box").count() >= 6
     page.locator(".tracing-map a").first.click()
     page.wait_for_selector(".tracing-list")

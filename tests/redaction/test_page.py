@@ -1,7 +1,7 @@
 """Test every row of the tables of docs/redaction.md in one request, one command and one task.
 
-What the page says goes is in no byte that is exported; what it says stays is readable, also what it says that
-redaction can't judge. Rows of the page and of the tables here are the same: neither goes stale alone.
+Values that the page says are removed must not be in the exported bytes. Values that it says are kept, or can't be
+recognized, must be readable. The page and the tables here must have the same rows, so that neither becomes outdated.
 """
 
 from __future__ import annotations
@@ -232,8 +232,8 @@ def readable(*values: str) -> Callable[[str], None]:
 
 def attribute(**attributes: str) -> Callable[[str], None]:
     def action(secret: str) -> None:
-        said = {name.replace("__", "."): value for name, value in attributes.items()}
-        with trace_api.get_tracer("shop").start_as_current_span("attributes", attributes=said):
+        recorded = {name.replace("__", "."): value for name, value in attributes.items()}
+        with trace_api.get_tracer("shop").start_as_current_span("attributes", attributes=recorded):
             pass
 
     return action
@@ -463,15 +463,15 @@ def test_every_row_in_every_place(way: Callable[[], None], spans: Spans) -> None
     _said.clear()
     way()
     exported = encode_spans(list(spans)).decode("utf-8", "replace")
-    said = [*_said]
+    recorded = [*_said]
     for span in spans:
-        said += [span.name, span.instrumentation_scope.name if span.instrumentation_scope else ""]
+        recorded += [span.name, span.instrumentation_scope.name if span.instrumentation_scope else ""]
         for of in (span, *span.events, *span.links):
-            said += [f"{name} {value}" for name, value in (of.attributes or {}).items()]
-    everything_said = "\n".join([exported, *said])
+            recorded += [f"{name} {value}" for name, value in (of.attributes or {}).items()]
+    everything_said = "\n".join([exported, *recorded])
     for kind, (_, secrets) in KINDS.items():
         for secret in secrets:
-            assert secret not in everything_said, (kind, [text for text in said if secret in text][:5])
+            assert secret not in everything_said, (kind, [text for text in recorded if secret in text][:5])
     for table in ROWS.values():
         for row, (_, kept) in table.items():
             for text in kept:

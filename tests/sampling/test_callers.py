@@ -185,10 +185,10 @@ class TestForcing:
         while not one.get("/work/", **CHOSEN):
             pass
         [root] = [span for span in one.exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
-        said = dict(part.split(":") for part in root.context.trace_state["ot"].split(";"))
-        assert said["th"] == "8"
-        assert said["rv"] != "f" * 14
-        assert int(said["rv"], 16) >= 1 << 55, "it is above the threshold"
+        recorded = dict(part.split(":") for part in root.context.trace_state["ot"].split(";"))
+        assert recorded["th"] == "8"
+        assert recorded["rv"] != "f" * 14
+        assert int(recorded["rv"], 16) >= 1 << 55, "it is above the threshold"
 
 
 class TestNetworks:

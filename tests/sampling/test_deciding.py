@@ -175,7 +175,7 @@ def test_a_rule_for_a_user_keeps_the_complete_request_although_the_user_is_known
     for span in one.exporter.get_finished_spans():
         assert span.context is not None
         assert span.context.trace_flags.sampled
-    assert one.get("/plain/") == [], "nobody was known"
+    assert one.get("/plain/") == [], "the user was unknown"
 
 
 def test_a_rule_for_another_user_keeps_nothing(site: Any) -> None:

@@ -113,7 +113,7 @@ def test_old_processes_and_counts_are_deleted(tmp_path: Path) -> None:
         assert [row.pk for row in where.processes()] == [live.pk]
         refresher._status_stored = float("-inf")
         refresher.refresh()
-        assert refresher._processes == 1, "nobody shares with those that have gone"
+        assert refresher._processes == 1, "processes that ended don't share the budget"
         """
     run(script, tmp_path)
 
@@ -138,8 +138,8 @@ def test_a_damaged_status_file_is_replaced(tmp_path: Path, kept: int) -> None:
         assert names(refresher) == ["one"]
         print(len(figures(refresher.settings).processes()))
         """
-    said, processes = run(script, tmp_path, kept).splitlines()
-    assert "is created again" in said
+    recorded, processes = run(script, tmp_path, kept).splitlines()
+    assert "is created again" in recorded
     assert processes == "1"
 
 

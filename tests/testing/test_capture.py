@@ -155,8 +155,8 @@ def test_the_errors_explain_why_nothing_can_be_captured() -> None:
     from django.test import override_settings
     override_settings(TRACING={"ENABLED": True}).enable()
     """
-    said = run(textwrap.dedent(late) + MESSAGE, TRACING_SETTINGS='{"ENABLED": false}')
-    assert "tracing was off" in said and "too late" in said
+    recorded = run(textwrap.dedent(late) + MESSAGE, TRACING_SETTINGS='{"ENABLED": false}')
+    assert "tracing was off" in recorded and "too late" in recorded
     other = "from opentelemetry import trace\ntrace.set_tracer_provider(trace.NoOpTracerProvider())\nimport django\n"
     assert "NoOpTracerProvider" in run(other + "django.setup()\n" + MESSAGE)
 
