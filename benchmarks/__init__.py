@@ -1,1 +1,1 @@
-"""What tracing costs, measured on this machine: ``make benchmark``."""
+"""Measure the cost of tracing on this machine: ``make benchmark``."""

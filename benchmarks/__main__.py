@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: what tracing costs on this machine, as ratios within one run.
+"""Measure the cost of tracing on this machine, as ratios within one run: ``python -m benchmarks``.
 
 Processes of all variants take turns in short bursts, so that what disturbs the machine disturbs all of them; a round
 is a turn of each process, and each figure is the median of the rounds, with the least and the greatest. CPU is that
@@ -28,13 +28,13 @@ from example_project.servers import free_port
 
 PAGES: Final = {"page": "/page/NUMBER/", "empty view": "/empty/"}
 RATES: Final = {"every request": "1", "10 %": "0.1", "no request": "0"}
-#: Processes of each variant, one after the other in a round: where in memory things happen to lie makes tenths.
+#: Processes of each variant, one after the other in a round: the random layout of memory changes results by tenths.
 PROCESSES: Final = 4
 
 
 @contextmanager
 def servers() -> Iterator[dict[str, str]]:
-    """PostgreSQL with a table of customers, and Redis, as environment variables."""
+    """Start PostgreSQL with a table of customers, and Redis; yield their environment variables."""
     postgres, redis = example_servers.postgres(), example_servers.redis()
     try:
         postgres.start()
@@ -75,16 +75,16 @@ class Run:
         self.workers.clear()
         self.parts += 1
 
-    def rounds(self, ask: Callable[[Worker], dict[str, Any]], what: str) -> dict[str, list[list[dict[str, Any]]]]:
-        """What each worker answers: a list of rounds, each a list of turns. The first round only warms up."""
+    def rounds(self, send: Callable[[Worker], dict[str, Any]], what: str) -> dict[str, list[list[dict[str, Any]]]]:
+        """Return the workers' answers: a list of rounds, each a list of turns. The first round only warms up."""
         answers: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in self.workers}
         for number in range(self.arguments.rounds + 1):
             self.progress(f"{what}: round {number} of {self.arguments.rounds}")
             turns: dict[str, list[dict[str, Any]]] = {name: [] for name in self.workers}
             for process in range(PROCESSES):
-                # In another order each time: who comes after whom makes a difference too.
+                # In another order each time, because the order makes a difference too.
                 for name, workers in random.sample(list(self.workers.items()), len(self.workers)):
-                    turns[name].append(ask(workers[process % len(workers)]))
+                    turns[name].append(send(workers[process % len(workers)]))
             if number:
                 for name, answer in turns.items():
                     answers[name].append(answer)
@@ -115,12 +115,12 @@ def table(title: str, head: list[str], rows: list[list[str]]) -> None:
 
 
 def cpu_of(rounds: list[list[dict[str, Any]]]) -> list[float]:
-    """Microseconds a request, by round."""
+    """Return the microseconds per request, by round."""
     return [sum(turn["cpu"] for turn in turns) / len(turns) * 1e6 for turns in rounds]
 
 
 def latency_of(rounds: list[list[dict[str, Any]]], share: float = 0.5) -> list[float]:
-    """A percentile of the latencies, in microseconds, by round."""
+    """Return a percentile of the latencies, in microseconds, by round."""
     values = []
     for turns in rounds:
         latencies = sorted(latency for turn in turns for latency in turn["latencies"])
@@ -137,7 +137,7 @@ def ratios(values: list[float], base: list[float]) -> list[float]:
 
 
 def compare(run: Run) -> None:
-    """CPU and latency, ours against upstream's and, where asked for, the peers."""
+    """Compare CPU and latency with OpenTelemetry and, on request, with other tracers."""
     run.start("untraced", "untraced")
     for variant in ("ours", "upstream"):
         for rate, value in RATES.items():
@@ -147,7 +147,7 @@ def compare(run: Run) -> None:
             run.start(f"{variant}, {rate}", variant, BENCHMARK_RATE=RATES[rate])
     arrived_before = run.sink.count()["spans"]
     for page, path in PAGES.items():
-        answers = run.rounds(lambda w, path=path: w.ask("run", path=path, requests=run.arguments.requests), page)
+        answers = run.rounds(lambda w, path=path: w.send("run", path=path, requests=run.arguments.requests), page)
         arrived = run.sink.count()["spans"]
         asked = (run.arguments.rounds + 1) * PROCESSES * run.arguments.requests
         cpu = {name: cpu_of(rounds) for name, rounds in answers.items()}
@@ -182,7 +182,7 @@ def compare(run: Run) -> None:
         name: dropped
         for name, workers in run.workers.items()
         for w in workers
-        if name.startswith("ours") and (dropped := w.ask("dropped")["dropped"])
+        if name.startswith("ours") and (dropped := w.send("dropped")["dropped"])
     }
     counts = run.sink.count()
     sizes = {
@@ -198,11 +198,11 @@ def compare(run: Run) -> None:
 
 
 def tail(run: Run) -> None:
-    """The slowest requests of a process under continuous load."""
+    """Measure the slowest requests of a process under continuous load."""
     for variant in ("untraced", "ours", "upstream"):
         run.start(variant, variant)
     seconds = run.arguments.seconds / PROCESSES
-    answers = run.rounds(lambda worker: worker.ask("load", path=PAGES["page"], seconds=seconds), "tail")
+    answers = run.rounds(lambda worker: worker.send("load", path=PAGES["page"], seconds=seconds), "tail")
     rows = []
     for label, share in (("median", 0.5), ("p99", 0.99), ("p99.9", 0.999)):
         base = latency_of(answers["untraced"], share)
@@ -216,14 +216,14 @@ def tail(run: Run) -> None:
 
 
 def away(run: Run) -> None:
-    """Latency while the receiver is there, is down, hangs."""
+    """Measure the latency while the receiver runs, is down, and hangs."""
     with hanging_receiver() as hanging:
         run.start("up", "ours")
         run.start("down", "ours", BENCHMARK_ENDPOINT=f"http://127.0.0.1:{free_port()}")
         run.start("hanging", "ours", BENCHMARK_ENDPOINT=hanging)
         run.start("up, another process", "ours")
         seconds = run.arguments.seconds / PROCESSES / 2
-        answers = run.rounds(lambda worker: worker.ask("load", path=PAGES["page"], seconds=seconds), "receiver away")
+        answers = run.rounds(lambda worker: worker.send("load", path=PAGES["page"], seconds=seconds), "receiver away")
         rows = []
         for name, rounds in answers.items():
             row = [name]
@@ -236,30 +236,30 @@ def away(run: Run) -> None:
 
 
 def memory(run: Run) -> None:
-    """How memory grows."""
+    """Measure the growth of memory."""
     requests = run.arguments.memory_requests
     rows = []
     for variant in ("untraced", "ours", "upstream"):
         run.start(variant, variant, processes=1)
-        answer = run.workers[variant][0].ask("memory", path=PAGES["page"], requests=requests)
+        answer = run.workers[variant][0].send("memory", path=PAGES["page"], requests=requests)
         rows.append([variant, f"{answer['grown'] / 1e6:.1f}", f"{answer['peak'] / 1e6:.1f}"])
     run.stop()
     table(f"Resident memory over {requests} requests of the page, MB", ["", "grown", "at most"], rows)
 
 
 def many(run: Run) -> None:
-    """64 threads, and 1,000 async requests at once."""
+    """Measure 64 threads, and 1,000 async requests at once."""
     rows = []
-    for title, ask in (
-        ("64 threads", lambda worker: worker.ask("threads", path=PAGES["page"], threads=64, requests=5)),
-        ("1,000 async requests", lambda worker: worker.ask("concurrent", path="/waiting/", requests=1000)),
+    for title, send in (
+        ("64 threads", lambda worker: worker.send("threads", path=PAGES["page"], threads=64, requests=5)),
+        ("1,000 async requests", lambda worker: worker.send("concurrent", path="/waiting/", requests=1000)),
     ):
         for variant in ("untraced", "ours", "upstream"):
             run.start(variant, variant, processes=1)
         rounds: dict[str, list[list[dict[str, Any]]]] = {name: [] for name in run.workers}
         for number in range(4):
             for name, (worker,) in run.workers.items():
-                answer = ask(worker)
+                answer = send(worker)
                 if number:
                     rounds[name].append([answer])
         for name in run.workers:
@@ -272,7 +272,7 @@ def many(run: Run) -> None:
 
 
 def growth(run: Run) -> None:
-    """Added CPU by spans a request and rate."""
+    """Measure the added CPU by spans per request and by rate."""
     run.start("untraced", "untraced")
     rates = {"100 %": "1", "10 %": "0.1", "1 %": "0.01", "0 %": "0"}
     for rate, value in rates.items():
@@ -281,7 +281,7 @@ def growth(run: Run) -> None:
     for spans in (1, 5, 20, 100):
         requests = max(run.arguments.requests // max(spans // 5, 1), 20)
         answers = run.rounds(
-            lambda w, n=requests, s=spans: w.ask("run", path=f"/spans/{s}/", requests=n), f"{spans} spans"
+            lambda w, n=requests, s=spans: w.send("run", path=f"/spans/{s}/", requests=n), f"{spans} spans"
         )
         base = cpu_of(answers["untraced"])
         rows.append([str(spans), *(f"{median(over(cpu_of(answers[rate]), base)):.0f}" for rate in rates)])
@@ -290,12 +290,12 @@ def growth(run: Run) -> None:
 
 
 def layers(run: Run) -> None:
-    """Added CPU by what is switched on."""
+    """Measure the added CPU by enabled instrumentations."""
     run.start("untraced", "untraced")
     names = ("request", "layers", "database", "cache", "circuit_breaker")
     for count in range(1, len(names) + 1):
         run.start(f"+ {names[count - 1]}", "ours", BENCHMARK_INSTRUMENTATIONS=",".join(names[:count]))
-    answers = run.rounds(lambda w: w.ask("run", path=PAGES["page"], requests=run.arguments.requests), "layers")
+    answers = run.rounds(lambda w: w.send("run", path=PAGES["page"], requests=run.arguments.requests), "layers")
     base = cpu_of(answers.pop("untraced"))
     rows = [[name, spread(over(cpu_of(rounds), base), 0)] for name, rounds in answers.items()]
     table("Added CPU of the page, us a request, each with those above it", ["INSTRUMENTATIONS", "added us"], rows)
@@ -303,7 +303,7 @@ def layers(run: Run) -> None:
 
 
 def micro(run: Run) -> None:
-    """What each piece costs by itself."""
+    """Measure the cost of each part alone."""
     costs = {}
     for rate in ("1", "0"):
         environment = {
@@ -324,7 +324,7 @@ def micro(run: Run) -> None:
 
 
 def start(run: Run) -> None:
-    """What it adds to the start of a process."""
+    """Measure what this app adds to the start of a process."""
     print("\nThe start of a process\n", flush=True)
     command = [str(virtual_environment("ours")), "-m", "benchmarks.startup", "--rounds", str(run.arguments.rounds)]
     subprocess.run(command, cwd=ROOT, check=True)
@@ -344,14 +344,14 @@ PARTS: Final = {
 
 
 def profile(run: Run, folder: Path) -> None:
-    """Writes where the time of a page goes, and where 64 threads of it wait."""
+    """Write a profile of a page, and where 64 threads of it wait."""
     folder.mkdir(parents=True, exist_ok=True)
     run.start("ours", "ours", processes=1)
     worker = run.workers["ours"][0]
     for name, path in PAGES.items():
-        report = worker.ask("profile", path=path, requests=2000)["report"]
+        report = worker.send("profile", path=path, requests=2000)["report"]
         (folder / f"{name.replace(' ', '-')}.txt").write_text(report)
-    report = worker.ask("sample_threads", path=PAGES["page"], threads=64, requests=20)["report"]
+    report = worker.send("sample_threads", path=PAGES["page"], threads=64, requests=20)["report"]
     (folder / "64-threads.txt").write_text(report)
     run.stop()
     print(f"Profiles are in {folder}: " + ", ".join(sorted(path.name for path in folder.iterdir())))

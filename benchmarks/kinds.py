@@ -1,4 +1,4 @@
-"""Kinds of secrets, and how their makers make them: beginning, alphabet, length.
+"""Define kinds of secrets and how they are made: prefix, alphabet, length.
 
 The kinds are those that gitleaks has a rule for (November 2026), except the rules for files and commands: what stands
 behind ``curl -u`` or in a Kubernetes manifest has no look of its own. Where makers draw from a range of lengths, the
@@ -33,7 +33,7 @@ ALPHABETS: Final = {
 }
 _DRAWN: Final = re.compile(r"<([^>:]+)(?::(\d+))?>")
 
-#: ``<alphabet:length>`` is drawn, everything else stands as it is.
+#: ``<alphabet:length>`` is random, the rest is fixed.
 KINDS: Final = {
     "1password-secret-key": "A3-<upper:6>-<upper:6>-<upper:5>-<upper:5>-<upper:5>-<upper:5>",
     "1password-service-account-token": "ops_eyJ<base64:250>",
@@ -255,7 +255,7 @@ KINDS: Final = {
 
 
 def draw(kind: str, rng: random.Random) -> tuple[str, list[str]]:
-    """A secret of ``kind``, and the parts of it that were drawn."""
+    """Return a secret of ``kind``, and its random parts."""
     parts: list[str] = []
 
     def drawn(match: re.Match[str]) -> str:
@@ -268,12 +268,12 @@ def draw(kind: str, rng: random.Random) -> tuple[str, list[str]]:
         return parts[-1]
 
     token = _DRAWN.sub(drawn, KINDS[kind])
-    # The number of an application, beside its secret, is none.
+    # An application's number isn't secret, unlike the secret beside it.
     return token, [part for part in parts if not part.isdigit()] or parts
 
 
 def is_left(parts: list[str], text: str, share: float = 0) -> bool:
-    """Whether so much of what was drawn stands in ``text``, in a row: six characters at least."""
+    """Return True if ``text`` contains that share of a random part in one piece, but at least six characters."""
     return any(
         part[start : start + length] in text
         for part in parts

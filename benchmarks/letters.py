@@ -1,4 +1,4 @@
-"""``python -m benchmarks.letters NAMES...``: fits the table of letters of ``redaction/looks.py``.
+"""Fit the table of letters of ``redaction/looks.py``: ``python -m benchmarks.letters NAMES...``.
 
 Takes files of names, titles and words, one a line, and prints the constants. Each pair of neighboring characters has
 a weight, so has each pair of their kinds (small letter, capital, digit, separator); the sum says how much rather a
@@ -22,7 +22,7 @@ from typing import Final
 
 from django_tracing.redaction import looks
 
-#: A random token of each is as likely as it stands here.
+#: Random tokens are drawn from each of these, with equal probability for each entry.
 ALPHABETS: Final = [
     *[string.ascii_lowercase + string.digits] * 4,
     *[string.ascii_uppercase + "234567"] * 3,
@@ -61,7 +61,7 @@ def tokens(count: int, rng: random.Random) -> list[str]:
 
 
 def features(word: str) -> tuple[list[int], int, int]:
-    """The places of its pairs in the weights, its kind, its length."""
+    """Return the indices of its pairs in the weights, its kind and its length."""
     folded = word if any(map(str.islower, word)) else word.lower()
     places = []
     before, case_before = looks.symbol("-"), looks.case("-")
@@ -74,7 +74,7 @@ def features(word: str) -> tuple[list[int], int, int]:
 
 
 def fit(words: list[str], randoms: list[str], rng: random.Random) -> list[float]:
-    """The weights: of pairs of symbols, of pairs of cases, of a character by kind, of a word by kind."""
+    """Return the weights of pairs of symbols, of pairs of cases, of a character by kind, and of a word by kind."""
     pairs = _SYMBOLS * _SYMBOLS + 16
     weights = [0.0] * (pairs + 16)
     squares = [1e-3] * (pairs + 16)

@@ -1,6 +1,6 @@
-"""What each piece costs by itself, in microseconds: run in the virtual environment of ours, as a worker.
+"""Measure the cost of each part alone, in microseconds. Runs in this app's virtual environment, like a worker.
 
-The traced thing itself does nothing: a statement is not sent, a cache has one key. So it is the price of tracing it.
+The traced operation itself does nothing (a statement isn't sent, a cache has one key), so this is tracing's cost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _CALLS: Final = 2000
 
 
 def pieces() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
-    """Name -> the traced thing, and the same untraced."""
+    """Return name -> the traced operation, and the same untraced."""
     import pybreaker
     from django.core.cache.backends.base import BaseCache
     from django.db import connection
@@ -82,7 +82,7 @@ def pieces() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
 
 
 def measure(function: Callable[[], Any]) -> float:
-    """The least of several means: what disturbs only adds."""
+    """Return the smallest of several means, because disturbances only add time."""
     means = []
     for _ in range(9):
         started = time.perf_counter()
@@ -93,7 +93,7 @@ def measure(function: Callable[[], Any]) -> float:
 
 
 def deciding() -> Callable[[], Any]:
-    """A request's decision among 10,000 rules of all kinds, none of which is for it."""
+    """Return a function that makes the decision for a request that matches none of 10,000 rules of all kinds."""
     from django.test import RequestFactory
     from opentelemetry.trace import SpanKind
 

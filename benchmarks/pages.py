@@ -1,4 +1,4 @@
-"""``python -m benchmarks.pages``: how long the admin's pages of traces take over a full local store.
+"""Measure the admin's pages of traces with a full local store: ``python -m benchmarks.pages``.
 
 Each page is asked for as a browser would, templates and all, in the same process over two stores: one of a thousand
 spans and one of as many as ``--spans`` says. The last column is the one over the other.
@@ -28,10 +28,10 @@ ROUNDS: Final = 5
 SPANS_A_TRACE: Final = 20
 MS: Final = 1_000_000
 TRACES: Final = "/admin/django_tracing/trace/"
-#: The longest trace there is, see docs/traces.md.
+#: The longest possible trace, see docs/traces.md.
 LONG: Final = 10_000
 
-#: Filled when the settings are there.
+#: Set when the settings are loaded.
 urlpatterns: list[Any] = []
 
 
@@ -54,7 +54,7 @@ def span(
 
 
 def trace(number: int, began: int, rng: random.Random) -> list[dict[str, Any]]:
-    """A request of one service that asks the database, a cache and another service."""
+    """Return the spans of a request that calls the database, a cache and another service."""
     took = int(rng.lognormvariate(3.5, 1) * MS)
     route = rng.choice(["/items", "/items/<int:pk>", "/orders", "/cart"])
     failed = number % 40 == 0
@@ -77,7 +77,7 @@ def trace(number: int, began: int, rng: random.Random) -> list[dict[str, Any]]:
 
 
 def fill(folder: Path, spans: int) -> Path:
-    """A store of ``spans`` spans, the last of them in one long trace."""
+    """Create a store of ``spans`` spans, with one long trace at the end."""
     store = LocalStore(folder / f"{spans}.sqlite3", max_traces=spans)
     rng = random.Random(1)
     now = time.time_ns()
@@ -100,18 +100,18 @@ def fill(folder: Path, spans: int) -> Path:
     return store.path
 
 
-def measure(ask: Callable[[], Any]) -> float:
-    """Milliseconds, the median of some rounds after one to warm up."""
+def measure(send: Callable[[], Any]) -> float:
+    """Return the median of some rounds, after one to warm up, in milliseconds."""
     times = []
     for _ in range(ROUNDS + 1):
         began = time.perf_counter()
-        ask()
+        send()
         times.append((time.perf_counter() - began) * 1000)
     return median(times[1:])
 
 
 def pages(store: LocalStore) -> dict[str, str]:
-    """What is asked for, by what a person would call it."""
+    """Return the addresses of the pages by their names."""
     found = store.search(limit=store.max_traces)
     deep = found[len(found) * 9 // 10]
     newest = next(summary for summary in found if summary.span_count == SPANS_A_TRACE)

@@ -1,4 +1,4 @@
-"""The comparison as a picture for the README."""
+"""Draw the comparison for the README."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Final
 
 __all__ = ["draw"]
 
-#: Between the two: legible on a light page and on a dark one, behind which nothing is drawn.
+#: A medium color: legible on light and dark pages, because the background is transparent.
 _INK: Final = "#7a828e"
 _OURS: Final = "#2da44e"
 _OTHERS: Final = "#8c959f"
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Draws the CPU that each tracer adds to a request, as SVG, into ``path``."""
+    """Draw the CPU that each tracer adds to a request, as SVG, into ``path``."""
     import matplotlib
 
     matplotlib.use("svg")

@@ -1,4 +1,4 @@
-"""The processes of a comparison: servers, the receiver, one worker a variant in its own virtual environment."""
+"""Run the processes of a comparison: servers, the receiver, and a worker for each variant's virtual environment."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ VENVS: Final = ROOT / ".venv-benchmarks"
 
 
 def virtual_environment(variant: str) -> Path:
-    """The interpreter of ``variant``'s virtual environment, made when it is not there yet."""
+    """Return the interpreter of ``variant``'s virtual environment, which is created if it doesn't exist."""
     folder = VENVS / f"{variant}-{sys.version_info.major}.{sys.version_info.minor}"
     python = folder / "bin" / "python"
     wanted = [f"--editable={ROOT}" if name == "." else name for name in REQUIREMENTS[variant]]
@@ -46,7 +46,7 @@ class Receiver:
         self.url = f"http://127.0.0.1:{port}"
 
     def count(self) -> dict[str, dict[str, int]]:
-        """Spans and bytes that arrived so far, by service."""
+        """Return the spans and bytes that have arrived, by service."""
         with urllib.request.urlopen(f"{self.url}/spans") as answer:  # noqa: S310
             return json.load(answer)  # type: ignore[no-any-return]
 
@@ -72,7 +72,7 @@ def receiver() -> Iterator[Receiver]:
 
 @contextmanager
 def hanging_receiver() -> Iterator[str]:
-    """The address of one that takes connections and never answers."""
+    """Yield the address of a receiver that accepts connections and never answers."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen(16)
@@ -80,7 +80,7 @@ def hanging_receiver() -> Iterator[str]:
 
 
 class Worker:
-    """A benchmarked process, told what to run over its standard input."""
+    """A benchmarked process, controlled through its standard input."""
 
     def __init__(self, variant: str, service: str, environment: dict[str, str], **settings: str) -> None:
         self.service = service
@@ -107,7 +107,7 @@ class Worker:
             raise SystemExit(f"the process of {self.service} ended: see above")
         return json.loads(line)  # type: ignore[no-any-return]
 
-    def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+    def send(self, do: str, **arguments: Any) -> dict[str, Any]:
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps({"do": do, **arguments}) + "\n")
         self.process.stdin.flush()

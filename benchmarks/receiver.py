@@ -1,4 +1,4 @@
-"""The receiver, in a process of its own: takes what tracers send over HTTP, and counts spans when asked.
+"""Receive what tracers send over HTTP, in a separate process, and count the spans on request.
 
 ``GET /spans`` answers ``{service.name: spans}``. Bodies are kept and read only then, so that counting takes no
 processor from what is being measured.
@@ -30,12 +30,12 @@ def _otlp(body: bytes) -> None:
 
 
 def _datadog(body: bytes) -> None:
-    """Version 0.5 of the agent's traces: a table of strings, then each span as a list of indices and values."""
-    import msgpack  # only who measures that one needs it
+    """Count traces of version 0.5 of the agent: a table of strings, then a list of indices and values per span."""
+    import msgpack  # only needed to measure this tracer
 
     strings, traces = msgpack.unpackb(body, strict_map_key=False)
     for trace in traces:
-        # The first span is the request's; its service is the one that was set up, others are "redis" or "postgres".
+        # The first span is the request's, with the configured service; others have "redis" or "postgres".
         _spans[strings[trace[0][0]]] += len(trace)
 
 
@@ -100,10 +100,10 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/spans":
             answer: dict[str, Any] = count()
         elif self.path == "/info":
-            # What Datadog's library asks its agent.
+            # Datadog's library requests this from its agent.
             answer = {"endpoints": ["/v0.5/traces"], "client_drop_p0s": False}
         else:
-            answer = {"version": "8.17.0"}  # Elastic's asks its server's.
+            answer = {"version": "8.17.0"}  # Elastic's library requests the server's version.
         self._answer(json.dumps(answer).encode())
 
     def _answer(self, body: bytes) -> None:
@@ -125,7 +125,7 @@ class Server(ThreadingHTTPServer):
 if __name__ == "__main__":
     server = Server(("127.0.0.1", 0), Handler)
     print(server.server_address[1], flush=True)
-    # Ends with whoever started it.
+    # Ends with the process that started it.
     import threading
 
     threading.Thread(target=server.serve_forever, daemon=True).start()

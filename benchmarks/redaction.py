@@ -1,4 +1,4 @@
-"""``python -m benchmarks.redaction``: how many secrets are known by their look, what else is taken for one.
+"""Measure how many secrets are recognized, and what else is taken for one: ``python -m benchmarks.redaction``.
 
 Secrets are drawn as their makers draw them (``benchmarks/kinds.py``) and put where values stand. Names are those of
 packages; slugs and titles are drawn from their words. Lists of your own come with ``--names``.
@@ -22,7 +22,7 @@ from django_tracing.redaction import SensitiveKeys, redact_db_error, redact_stac
 NAMES: Final = Path(__file__).parent.parent / "tests/data/names.txt"
 _KEYS: Final = SensitiveKeys()
 
-#: Where a value may stand, and what is made of it.
+#: The places of a value, and the function that redacts each.
 PLACES: Final[dict[str, Callable[[str], str]]] = {
     "query": lambda value: unquote(sanitise_url(f"https://h/a?q={quote(value, safe='')}", _KEYS)),
     "path": lambda value: unquote(sanitise_url(f"https://h/a/{quote(value, safe='')}/b", _KEYS)),
@@ -35,7 +35,7 @@ PLACES: Final[dict[str, Callable[[str], str]]] = {
     "URL in a message": lambda value: redact_text(f"404 for url: https://h/x?q={quote(value, safe='')} (once)"),
 }
 _STRICT: Final = ("query", "path", "URL in a message")
-#: What random tokens are written with.
+#: The alphabets of random tokens.
 TOKENS: Final = {
     "hexadecimal": "0123456789abcdef",
     "base32": string.ascii_uppercase + "234567",
@@ -47,10 +47,10 @@ _WORD: Final = re.compile(r"[A-Za-z]{2,}")
 
 
 def readable(place: str, samples: int, rng: random.Random) -> dict[str, float]:
-    """The share, by kind, of secrets that can be read in ``place``; no kind of which none can.
+    """Return the share of secrets that can be read in ``place``, by kind, without kinds that can't be read at all.
 
-    In a URL six characters in a row are too many; in a text, where a token's ``=`` may stand for another thing too,
-    half of it in a row.
+    In a URL, six characters in one piece count as readable; in a text, where a token's ``=`` may mean something else,
+    half of the secret in one piece.
     """
     redact = PLACES[place]
     share = 0 if place in _STRICT else 0.5
@@ -66,7 +66,7 @@ def readable(place: str, samples: int, rng: random.Random) -> dict[str, float]:
 
 
 def texts(names: list[str], count: int, rng: random.Random) -> dict[str, list[str]]:
-    """``names``, and slugs and titles of their words, each ``count`` times."""
+    """Return ``names``, and ``count`` slugs and titles each, made of their words."""
     words = sorted({word for name in names for word in _WORD.findall(name)})
 
     def slug() -> str:
@@ -83,19 +83,19 @@ def texts(names: list[str], count: int, rng: random.Random) -> dict[str, list[st
 
 
 def changed(values: list[str], place: str = "query") -> list[str]:
-    """Those of ``values`` that are taken for a secret."""
+    """Return those of ``values`` that are taken for a secret."""
     redact = PLACES[place]
     return [value for value in values if "[redacted]" in redact(value)]
 
 
 def passing(alphabet: str, length: int, count: int, rng: random.Random) -> list[str]:
-    """Those of ``count`` random tokens that are taken for words."""
+    """Return those of ``count`` random tokens that are taken for words."""
     drawn = ("".join(rng.choices(TOKENS[alphabet], k=length)) for _ in range(count))
     return [token for token in drawn if token in PLACES["query"](token)]
 
 
 def costs() -> Iterator[tuple[str, float, float]]:
-    """Microseconds for a text that is read first, and for one that comes again: the least of several means."""
+    """Yield the microseconds for a new and for a repeated text: the smallest of several means."""
     for text in (
         "Not Found",
         "The report is ready, and the next one follows soon after it.",

@@ -1,4 +1,4 @@
-"""The benchmarked site: what ``startproject`` gives, on PostgreSQL and Redis, traced as BENCHMARK_VARIANT says."""
+"""Settings of the benchmarked site, as of ``startproject`` with PostgreSQL and Redis, traced by BENCHMARK_VARIANT."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ if os.environ.get("BENCHMARK_VARIANT") == "elastic":
     ELASTIC_APM = {
         "SERVER_URL": os.environ["BENCHMARK_ENDPOINT"],
         "SERVICE_NAME": "benchmark",
-        # A service's name may hold no comma there.
+        # A service's name can't contain a comma there.
         "ENVIRONMENT": os.environ["BENCHMARK_SERVICE"],
         "TRANSACTION_SAMPLE_RATE": float(os.environ["BENCHMARK_RATE"]),
         # Only traces.

@@ -1,4 +1,4 @@
-"""``python -m benchmarks.startup``: what having this app in INSTALLED_APPS adds to the start of a process.
+"""Measure what this app in INSTALLED_APPS adds to the start of a process: ``python -m benchmarks.startup``.
 
 Each figure is a process of its own: ``django.setup()`` of a project like ``startproject`` makes, on SQLite, timed
 with ``django_tracing`` and without it. The baseline has imported ``opentelemetry.sdk.trace`` too, and where libraries
@@ -84,9 +84,9 @@ print(json.dumps({"setup": (total - collected) * 1e3, "collector": collected * 1
 
 
 def measure(imports: list[str], tracing: Mapping[str, Any] | None) -> dict[str, Any]:
-    """One process; ``tracing`` is its TRACING, None for a project without this app.
+    """Run one process; ``tracing`` is its TRACING, None for a project without this app.
 
-    Gives ``setup`` and ``collector`` (ms), and ``ready`` with its own ``ms`` and the ``modules`` that it imported.
+    Return ``setup`` and ``collector`` (ms), and ``ready`` with its own ``ms`` and the ``modules`` that it imported.
     """
     done = subprocess.run(
         [sys.executable, "-c", CHILD, json.dumps({"imports": imports, "tracing": tracing})],
@@ -106,7 +106,7 @@ def measure(imports: list[str], tracing: Mapping[str, Any] | None) -> dict[str, 
 
 
 def variants(store: str) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Name -> what is imported (a key of the baselines), TRACING."""
+    """Return name -> the imports (a key of the baselines) and TRACING."""
     otlp = {"EXPORTER": "otlp", "ENDPOINT": "http://127.0.0.1:9"}
     local = {"EXPORTER": "local", "LOCAL_STORE": store}
     none = {"EXPORTER": "none"}

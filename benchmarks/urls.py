@@ -1,4 +1,4 @@
-"""The benchmarked pages."""
+"""Define the benchmarked pages."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _user = User(pk=42, username="ada", email="ada@example.com")
 
 @sync_and_async_middleware
 def known_user(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
-    """A user as authentication by token gives it: without a query."""
+    """Set a user without a query, as authentication by token does."""
     if iscoroutinefunction(get_response):
 
         async def middleware(request: HttpRequest) -> Any:
@@ -42,7 +42,7 @@ def empty(request: HttpRequest) -> HttpResponse:
 
 
 def page(request: HttpRequest, number: int) -> HttpResponse:
-    """One query, a cache get, a cache set, a call through a circuit breaker."""
+    """Make one query, a cache get, a cache set, and a call through a circuit breaker."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT id, name, email FROM benchmark_customers WHERE id = %s", [number])
         row = cursor.fetchone()
@@ -53,14 +53,14 @@ def page(request: HttpRequest, number: int) -> HttpResponse:
 
 
 def many(request: HttpRequest, spans: int) -> HttpResponse:
-    """A request of ``spans`` spans: itself, and one cache get each for the rest."""
+    """Make a request of ``spans`` spans: its own span, and one for each cache get."""
     for number in range(spans - 1):
         cache.get(f"customer:{number}")
     return HttpResponse("ok")
 
 
 async def waiting(request: HttpRequest) -> HttpResponse:
-    """What a page of an async site does most: wait for others."""
+    """Wait for others, which is what a page of an async site mostly does."""
     await asyncio.sleep(0.05)
     return HttpResponse("ok")
 

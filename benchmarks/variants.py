@@ -1,4 +1,4 @@
-"""What is compared: each tracer as its own documentation says to set it up, everything it makes sent over HTTP."""
+"""Set up each compared tracer as in its documentation, exporting all its spans over HTTP."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Final
 __all__ = ["PEERS", "REQUIREMENTS", "start"]
 
 _SITE: Final = ("django", "psycopg[binary]", "django-redis", "pybreaker")
-#: Variant -> what its virtual environment holds; "." is this checkout.
+#: Variant -> the packages of its virtual environment; "." is this checkout.
 REQUIREMENTS: Final[dict[str, tuple[str, ...]]] = {
     "untraced": _SITE,
     "ours": (*_SITE, "."),
@@ -31,7 +31,7 @@ PEERS: Final = ("ddtrace", "sentry", "logfire", "elastic")
 
 
 def start(variant: str) -> Callable[[], Any]:
-    """Sets ``variant`` up in this process; gives what sends all that waits."""
+    """Set up ``variant`` in this process; return a function that sends all waiting spans."""
     return globals()[f"_start_{variant}"]()  # type: ignore[no-any-return]
 
 
@@ -40,7 +40,7 @@ def _start_untraced() -> Callable[[], Any]:
 
 
 def _start_ours() -> Callable[[], Any]:
-    # It is in INSTALLED_APPS: that is all.
+    # Its entry in INSTALLED_APPS is enough.
     from opentelemetry import trace
 
     return lambda: trace.get_tracer_provider().force_flush()  # type: ignore[attr-defined]
@@ -119,7 +119,7 @@ def _start_logfire() -> Callable[[], Any]:
 
 
 def _start_elastic() -> Callable[[], Any]:
-    # Its app and middleware are in benchmarks/settings.py; the client is made when Django is set up.
+    # Its app and middleware are in benchmarks/settings.py; django.setup() creates the client.
     from elasticapm import get_client
 
     def flush() -> None:

@@ -1,4 +1,4 @@
-"""One benchmarked process: sets a tracer up, then runs the requests that it is told to on standard input.
+"""Set up a tracer, then run the requests that are read from standard input.
 
 Each line in is a JSON object, ``{"do": "run", "path": "/page/1/", "requests": 400}``, each line out its answer.
 """
@@ -22,7 +22,7 @@ from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "benchmarks.settings")
 
-#: What a browser sends with a request.
+#: The headers that a browser sends.
 ENVIRON: dict[str, Any] = {
     "REQUEST_METHOD": "GET",
     "SCRIPT_NAME": "",
@@ -47,7 +47,7 @@ ENVIRON: dict[str, Any] = {
 
 
 def resident() -> int:
-    """Resident memory, in bytes."""
+    """Return the resident memory, in bytes."""
     with open("/proc/self/statm") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -77,7 +77,7 @@ class Worker:
             raise SystemExit(f"{path_info} answered {statuses[0]}")
 
     def run(self, path: str, requests: int) -> dict[str, Any]:
-        """CPU of the whole process, all spans sent, and each request's latency."""
+        """Return the CPU of the whole process until all spans are sent, and each request's latency."""
         get = self.get
         latencies: list[float] = []
         self.flush()
@@ -92,7 +92,7 @@ class Worker:
         return {"cpu": cpu / requests, "latencies": latencies}
 
     def load(self, path: str, seconds: float) -> dict[str, Any]:
-        """Continuous load from one thread, nothing flushed: the latency of every request."""
+        """Return the latency of every request under continuous load from one thread, without flushing."""
         get = self.get
         latencies: list[float] = []
         end = time.perf_counter() + seconds
@@ -104,7 +104,7 @@ class Worker:
         return {"latencies": latencies}
 
     def threads(self, path: str, threads: int, requests: int) -> dict[str, Any]:
-        """``threads`` threads with ``requests`` requests each."""
+        """Run ``threads`` threads with ``requests`` requests each."""
         latencies: list[float] = []
 
         def work() -> None:
@@ -130,7 +130,7 @@ class Worker:
         }
 
     def concurrent(self, path: str, requests: int) -> dict[str, Any]:
-        """``requests`` async requests at once, through the ASGI handler."""
+        """Run ``requests`` async requests at once, through the ASGI handler."""
         from django.core.asgi import get_asgi_application
 
         application = get_asgi_application()
@@ -182,7 +182,7 @@ class Worker:
         return {"cpu": (time.process_time() - cpu) / requests, "latencies": latencies}
 
     def memory(self, path: str, requests: int) -> dict[str, Any]:
-        """How much resident memory grows over ``requests`` requests."""
+        """Return the growth of resident memory over ``requests`` requests."""
         for _ in range(20):
             self.get(path)
         self.flush()
@@ -195,14 +195,14 @@ class Worker:
         return {"grown": resident() - before, "peak": peak - before, "flushed": self.flush()}
 
     def dropped(self) -> dict[str, Any]:
-        """Of ours: what was dropped, by reason."""
+        """Return this app's number of dropped spans, by reason."""
         from django_tracing.spans import runtime
 
         queue = runtime.current.queue
         return {"dropped": {} if queue is None else queue.counters.snapshot()["dropped"]}
 
     def profile(self, path: str, requests: int) -> dict[str, Any]:
-        """Where the time goes: every function's own, and the share of each package."""
+        """Return a profile: the time of each function, and the share of each package."""
         for _ in range(300):
             self.get(path)
         self.flush()
@@ -228,7 +228,7 @@ class Worker:
         return {"report": text.getvalue()}
 
     def sample_threads(self, path: str, threads: int, requests: int) -> dict[str, Any]:
-        """What the threads of a busy process are at, looked at every 2 ms: waiting for a lock shows as its line."""
+        """Return what the threads of a busy process do, sampled every 2 ms: waiting for a lock shows as its line."""
         seen: Counter[str] = Counter()
         samples = 0
         done = threading.Event()
@@ -259,7 +259,7 @@ class Worker:
 
 
 def main() -> None:
-    # What the answers are written to; nobody else may write there.
+    # Only answers may be written to standard output.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     worker = Worker()

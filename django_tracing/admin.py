@@ -154,7 +154,7 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description=_("for other services"))
     def served(self, rule: SamplingRule) -> str:
-        """Whether services in other languages receive the rule through Jaeger's remote sampling protocol."""
+        """Return True if services in other languages receive the rule through Jaeger's remote sampling protocol."""
         reason = inexpressible(as_rule(rule))
         return gettext("not served: %(reason)s") % {"reason": reason} if reason else gettext("served")
 

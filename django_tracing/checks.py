@@ -89,7 +89,7 @@ def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
         )
     for missing in available_propagator(settings.propagators)[1]:
         yield checks.Warning(
-            f"{settings.source('PROPAGATORS')} names a propagator that is not installed. The others are used.",
+            f"{settings.source('PROPAGATORS')} names a propagator that can't be used. The others are used.",
             hint=str(missing),
             id=NO_PROPAGATOR,
         )

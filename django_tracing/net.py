@@ -85,7 +85,7 @@ def parse_address(url: str, *, port: int | None = None) -> Address:
 
 
 def host_and_port(host: str, port: int) -> str:
-    """``host:port``, with brackets around an IPv6 address."""
+    """Return ``host:port``, with brackets around an IPv6 address."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
@@ -123,7 +123,7 @@ def read_at_most(response: HTTPResponse, length: int) -> tuple[bytes, bool]:
 
 @cache
 def timed_response() -> type[HTTPResponse]:
-    """The class of responses whose timeout applies to the whole response, from its first byte to its last.
+    """Return the class of responses whose timeout applies to the whole response, from its first byte to its last.
 
     A socket's timeout applies to each read: a response that sends a byte each second would never end. Use it as the
     ``response_class`` of a connection. After the timeout, reading raises TimeoutError.
@@ -229,7 +229,7 @@ _HIDDEN: Final = "…"
 
 
 def shown_address(url: str) -> str:
-    """``url`` without possible secrets, for logs, pages and terminals.
+    """Return ``url`` without possible secrets, for logs, pages and terminals.
 
     It shows scheme, host, port and the well-known words of the path, without credentials. Any other part is ``…``:
     ``https://collector:4318/…/v1/traces?…``. Accepts any text and never raises.
@@ -267,7 +267,7 @@ def _shown_host(authority: str) -> str:
 
 
 def link_base(url: str) -> str | None:
-    """``url`` as the start of links for people, without credentials and query.
+    """Return ``url`` as the start of links for people, without credentials and query.
 
     None if its path may hold a secret: a link shows the whole path.
     """

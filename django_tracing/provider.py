@@ -467,7 +467,7 @@ def _set_propagators(settings: Settings) -> None:
     propagator, missing = available_propagator(settings.propagators)
     for problem in missing:
         _warn(
-            "%s asks for a propagator that is not installed; the others are used. %s",
+            "%s names a propagator that can't be used. The others are used. %s",
             settings.source("PROPAGATORS"),
             problem,
         )

@@ -156,7 +156,7 @@ def identity_of(path: Path) -> tuple[int, int] | None:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether ``error`` means that the file is damaged, so that trying again does not help."""
+    """Return True if ``error`` means that the file is damaged, so that trying again does not help."""
     text = str(error)
     return isinstance(error, UNREADABLE) or any(
         word in text for word in ("malformed", "not a database", "Could not decode")
@@ -195,7 +195,7 @@ class _HeaderFiles:
         self._lock = Lock()
 
     def read(self, path: Path) -> tuple[os.stat_result, bytes]:
-        """The status of the file, and its first 100 bytes."""
+        """Return the status of the file, and its first 100 bytes."""
         with self._lock:
             key = identity_of(path)
             descriptor = None if key is None else self._open.get(key)

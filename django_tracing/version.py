@@ -1,3 +1,3 @@
-"""The version, also setup.cfg's."""
+"""Define the version, which setup.cfg reads."""
 
 __version__ = "0.1.0"

@@ -1,6 +1,6 @@
-"""The demo: both services on real servers, requests to them, and what their traces must show.
+"""Run both services on real servers, send them requests, and check their traces.
 
-The command ``demo`` runs it for people; the tests run the same flows against a receiver and real Jaegers.
+The command ``demo`` runs this for people; the tests run the same flows with a receiver and real Jaegers.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ TOKEN = "demo-token-of-grace"
 class Flow:
     """One request to the gateway, and the spans that its trace must have.
 
-    ``expected`` maps a span's name to the name of its parent ("" where it does not matter); ``said`` maps a name to
-    attributes that one span of that name must carry; ``absent`` names what must not be there.
+    ``expected`` maps a span's name to the name of its parent ("" if any is right); ``attributes`` maps a name to
+    attributes that one span of that name must have; ``absent`` names spans that must not exist.
     """
 
     title: str
@@ -47,7 +47,7 @@ class Flow:
     path: str
     status: int
     expected: dict[str, str]
-    said: dict[str, dict[str, Any]] = field(default_factory=dict)
+    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
     absent: tuple[str, ...] = ()
     services: tuple[str, ...] = ("api-gateway",)
 
@@ -192,14 +192,14 @@ FLOWS = (
 
 
 class Failed(Exception):
-    """The demo can't go on; the message says why."""
+    """The demo can't continue; the message has the reason."""
 
 
 class Demo:
     """The servers and both services, started in ``stack`` and stopped with it.
 
-    ``server`` is gunicorn or uvicorn, ``environment`` what the services get beside this process's own, ``write``
-    takes a line for people.
+    ``server`` is gunicorn or uvicorn, ``environment`` is added to this process's own for the services, and ``write``
+    prints a line for people.
     """
 
     def __init__(
@@ -239,7 +239,7 @@ class Demo:
         for command in (["migrate", "--verbosity", "0"], ["seed"]):
             done = subprocess.run(
                 [sys.executable, "manage.py", *command],
-                # The admin has all that the services have, and tables of its own.
+                # The admin has all tables of the services, and its own.
                 env={**self._environment, "SERVICE_NAME": "admin", "OTEL_SDK_DISABLED": "true"},
                 cwd=ROOT,
                 capture_output=True,
@@ -254,7 +254,7 @@ class Demo:
             self._wait_for(service)
 
     def _start_server(self, server: servers.Server) -> str:
-        """Start ``server`` and return its address, or "" where it cannot start."""
+        """Start ``server`` and return its address, or "" if it can't start."""
         self._stack.callback(server.stop)
         try:
             server.start()
@@ -264,7 +264,7 @@ class Demo:
         return server.url
 
     def start_admin(self) -> str:
-        """Starts an admin that shows the traces; gives the address of their list."""
+        """Start an admin that shows the traces; return the address of their list."""
         port = self._ports["admin"] = free_port()
         self._stack.enter_context(self._service("admin", port))
         self._wait_for("admin")
@@ -273,7 +273,7 @@ class Demo:
     @contextlib.contextmanager
     def _service(self, service: str, port: int) -> Iterator[None]:
         if service == "admin":
-            # For one person who looks. It serves its stylesheets too.
+            # For one user. It serves its stylesheets too.
             command = ["django", "runserver", f"127.0.0.1:{port}", "--noreload", "--insecure"]
         elif self._server == "gunicorn":
             command = ["gunicorn", "example_project.wsgi", "--bind", f"127.0.0.1:{port}", "--worker-class", "gthread"]
@@ -294,7 +294,7 @@ class Demo:
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C is for the demo, which then stops its services in order.
+                # Ctrl-C goes to the demo, which then stops its services in order.
                 start_new_session=True,
             )
             self._processes[service] = process
@@ -328,7 +328,7 @@ class Demo:
             if result:
                 return result
             if time.monotonic() > deadline:
-                raise Failed(f"Waited {seconds:g} s in vain for {what}.\n{self._tail('api-gateway')}")
+                raise Failed(f"Timed out after {seconds:g} s: waited for {what}.\n{self._tail('api-gateway')}")
             time.sleep(0.05)
 
     def _tail(self, service: str) -> str:
@@ -361,7 +361,7 @@ class Demo:
         self._write(f"Sent {count} requests, 8 at a time.")
 
     def send(self, flow: Flow) -> tuple[str, str | None]:
-        """Sends a flow's request; gives its correlation id, and what is wrong with the answer."""
+        """Send a flow's request; return its correlation id, and what is wrong with the response."""
         correlation = f"demo-{secrets.token_hex(8)}"
         headers = {"Authorization": f"Bearer {TOKEN}", "X-Correlation-ID": correlation}
         status = _ask(self.gateway + flow.path, flow.method, **headers)[0]
@@ -369,7 +369,7 @@ class Demo:
 
 
 def lacking(trace: Trace | None, flow: Flow) -> list[str]:
-    """What a flow's trace must have and has not; nothing when it is whole."""
+    """Return what is missing in a flow's trace; empty if it is complete."""
     if trace is None:
         return ["the trace did not arrive"]
     spans: dict[str, Span] = {span.span_id: span for span in trace.spans}
@@ -380,10 +380,10 @@ def lacking(trace: Trace | None, flow: Flow) -> list[str]:
             missing.append(f"no span {name}")
         elif parent and not any(span.parent_id in spans and spans[span.parent_id].name == parent for span in named):
             missing.append(f"{name} is not below {parent}")
-    for name, attributes in flow.said.items():
+    for name, attributes in flow.attributes.items():
         named = [span for span in trace.spans if span.name == name]
         if named and not any(attributes.items() <= span.attributes.items() for span in named):
-            missing.append(f"{name} does not say {json.dumps(attributes)}")
+            missing.append(f"{name} does not have {json.dumps(attributes)}")
     missing += [
         f"a span {name} that should not be there"
         for name in flow.absent

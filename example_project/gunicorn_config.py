@@ -1,4 +1,4 @@
-"""What gunicorn has no option for in every version: names that a version does not know are passed over here."""
+"""Settings that not every version of gunicorn has as an option: a version ignores names that it doesn't know."""
 
-#: Two services of one user would have one socket at the same place; the second one logs that as an error.
+#: Two services of a user would use the same socket, which the second one logs as an error.
 control_socket_disable = True

@@ -1,4 +1,4 @@
-"""A service that is too slow: takes connections, never answers. ``python -m example_project.iac_generator PORT``."""
+"""Run a service that is too slow: it never answers. ``python -m example_project.iac_generator PORT``."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 
 
 def listen(port: int, host: str = "127.0.0.1") -> socket.socket:
-    """A listening socket whose connections nobody ever takes; closing it ends the service."""
+    """Return a listening socket whose connections are never accepted; closing it ends the service."""
     listener = socket.create_server((host, port), backlog=128)
     return listener
 

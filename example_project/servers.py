@@ -21,35 +21,35 @@ __all__ = ["CannotStart", "Server", "database_settings", "free_port", "postgres"
 
 
 class CannotStart(Exception):
-    """A server could be neither found nor started; the message says what to install or set."""
+    """A server could be neither found nor started; the message has what to install or set."""
 
 
 class Server:
-    """A server whose address is known before it starts. This one is run by somebody else: nothing happens here."""
+    """A server whose address is known before it starts. This class is for a running one, so it does nothing."""
 
     def __init__(self, url: str) -> None:
         self.url = url
 
     def start(self) -> None:
-        """Start the server. Raise CannotStart where that is not possible."""
+        """Start the server. Raise CannotStart if that isn't possible."""
 
     def stop(self) -> None:
         """Stop the server, if it was started here."""
 
 
-#: Below the ports that systems give to outgoing connections: one of those may be gone a moment later.
+#: Below the ports that systems use for outgoing connections, which may be taken a moment later.
 _PORTS: Final = range(15_000, 32_000)
 _given: Final[set[int]] = set()
-#: The longest path of a Unix socket that every system takes (macOS: 103 bytes).
+#: The longest path of a Unix socket that every system accepts (macOS: 103 bytes).
 _SOCKET_PATH: Final = 103
 
 
 def free_port() -> int:
     """Return a port of 127.0.0.1 that nothing uses right now, by TCP or UDP, and that was not given before.
 
-    Raise CannotStart where there is none.
+    Raise CannotStart if there is none.
     """
-    # The system's: processes whose random was seeded alike would choose alike.
+    # The system's random numbers: processes with the same seed would choose the same port.
     chance = random.SystemRandom()
     for _ in range(200):
         port = chance.choice(_PORTS)
@@ -106,9 +106,9 @@ class _Postgres(Server):
 
 @contextmanager
 def _runtime_folder() -> Iterator[None]:
-    """Set where the wheel keeps its lock: by default all users share a file in /tmp. It looks when it is imported."""
+    """Set the path of the wheel's lock, which it reads on import: by default, all users share a file in /tmp."""
     folder = Path(tempfile.gettempdir()) / f"django_tracing-{os.getuid()}"
-    # As the XDG Base Directory Specification wants it.
+    # As in the XDG Base Directory Specification.
     folder.mkdir(mode=0o700, exist_ok=True)
     (folder / "python_PostgresServer").mkdir(exist_ok=True)
     before = os.environ.get("XDG_RUNTIME_DIR")
@@ -133,7 +133,7 @@ def redis() -> Server:
 
 class _Redis(Server):
     def __init__(self) -> None:
-        # Bound but not listening: nobody else takes the port before the server does, which sets SO_REUSEADDR too.
+        # Bound but not listening: no other process takes the port before the server, which sets SO_REUSEADDR too.
         self._reserved = socket.socket()
         self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self._port = free_port()
@@ -153,7 +153,7 @@ class _Redis(Server):
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             cwd=tempfile.gettempdir(),
-            # Ctrl-C is for the demo, which then stops its servers in order.
+            # Ctrl-C goes to the demo, which then stops its servers in order.
             start_new_session=True,
         )
         deadline = time.monotonic() + 10
@@ -187,7 +187,7 @@ def _redis_executable() -> str | None:
 
 
 def database_settings(url: str) -> dict[str, Any]:
-    """One entry of DATABASES for ``postgresql://user:password@host:port/name?host=/socket/folder`` or ``sqlite:///path``."""
+    """Return an entry of DATABASES for ``postgresql://user:password@host:port/name?host=/socket/folder`` or ``sqlite:///path``."""
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
         return {"ENGINE": "django.db.backends.sqlite3", "NAME": str(Path(unquote(parts.path[1:])))}

@@ -1,6 +1,6 @@
-"""Two services and the admin from one code base: SERVICE_NAME says which one a process is.
+"""Two services and the admin from one code base: SERVICE_NAME selects the one that a process runs.
 
-Everything comes from the environment; with none of it set, the gateway runs on SQLite and in memory.
+All settings come from the environment; without any, the gateway uses SQLite and a cache in memory.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ if SERVICE == "api-gateway":
     ]
 
 if SERVICE == "admin":
-    # Shows the traces of the others, and makes none.
+    # Shows the traces of the other services and makes none.
     INSTALLED_APPS += [
         "django.contrib.admin",
         "django.contrib.messages",
@@ -73,7 +73,7 @@ if SERVICE == "admin":
     ]
     STATIC_URL = "/static/"
     if django.VERSION >= (6, 0):
-        # Nothing but the site's own files: the pages need no more.
+        # Only the site's own files: the pages need no others.
         MIDDLEWARE.insert(0, "django.middleware.csp.ContentSecurityPolicyMiddleware")
         SECURE_CSP = {"default-src": ["'self'"], "img-src": ["'self'", "data:"]}
 
@@ -90,14 +90,14 @@ CACHES = {
 
 TRACING = {
     "SERVICE_NAME": SERVICE,
-    # Each middleware and view as a span, quick or not: this is for looking at.
+    # A span for each middleware and view, fast or slow, because the demo shows them.
     "LAYERS": "all",
     "SUBSCRIPTION": "tier",
     "PEER_SERVICES": {
         urlsplit(BLUEPRINT_SERVICE_URL).netloc: "blueprint-service",
         urlsplit(IAC_GENERATOR_URL).netloc: "iac-generator",
     },
-    # "report:seen" is not the key of a person, as "report:jane" would be.
+    # "report:seen" isn't personal, as "report:jane" would be.
     "CACHE_KEY_PREFIXES": ["report:"],
     "EXPORT_INTERVAL": 0.5,
     "CODE_LOCATIONS": True,

@@ -1,4 +1,4 @@
-"""The paths of the service that this process is."""
+"""Define the paths of the service that this process runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real HTTP service that traced code calls: it remembers the headers that came."""
+"""Run an HTTP service that traced code calls, and record the headers of the requests."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def _urllib(url: str, headers: Headers = None) -> int:
             return error.code
 
 
-#: Name -> a GET by that library; gives the status.
+#: Name -> a GET with that library, which returns the status.
 CLIENTS: dict[str, Callable[..., int]] = {
     "requests": _requests,
     "httpx": _httpx,

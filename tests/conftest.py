@@ -1,4 +1,4 @@
-"""Fixtures of all tests."""
+"""Provide the fixtures of all tests."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.jaegers import jaeger_fixture
 
 
 class Spans:
-    """The spans that ended since the test began, as a backend would receive them."""
+    """The spans that have ended since the test started, as a backend would receive them."""
 
     def __init__(self, exporter: InMemorySpanExporter) -> None:
         self._exporter = exporter
@@ -46,7 +46,7 @@ _exporter = InMemorySpanExporter()
 
 @pytest.fixture
 def spans() -> Iterator[Spans]:
-    """Keeps the spans of a test in memory, behind the very provider that the app set up."""
+    """Collect the spans of a test in memory, with the provider that the app set up."""
     provider = trace.get_tracer_provider()
     assert isinstance(provider, TracerProvider)
     if not getattr(provider, "_kept_for_tests", False):

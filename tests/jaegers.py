@@ -1,4 +1,4 @@
-"""Real Jaegers for the tests: today's (``jaeger`` on PATH) and the 1.51 all-in-one (``jaeger-1.51``), on free ports."""
+"""Run real Jaegers for the tests on free ports: ``jaeger`` (current) and ``jaeger-1.51`` (all-in-one) on PATH."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ Version = Literal["jaeger", "jaeger-1.51"]
 
 
 def wait_until(predicate: Callable[[], Any], what: str, timeout: float = 20) -> Any:
-    """What ``predicate`` gives once it is true; fails after ``timeout`` seconds, saying what it waited for."""
+    """Wait until ``predicate`` returns a true value, and return it. Fail after ``timeout`` seconds and name ``what``."""
     deadline = time.monotonic() + timeout
     while True:
         result = predicate()
         if result:
             return result
-        assert time.monotonic() < deadline, f"waited {timeout} s in vain for {what}"
+        assert time.monotonic() < deadline, f"timed out after {timeout} s: waited for {what}"
         time.sleep(0.05)
 
 
@@ -162,7 +162,7 @@ class Jaeger:
         return True
 
     def __exit__(self, *exc_info: Any) -> None:
-        # What it stores is of no use after the test, and an end in order takes it ten seconds.
+        # Its storage is not needed after the test, and a normal shutdown takes ten seconds.
         self._process.kill()
         try:
             self._process.wait(15)

@@ -1,4 +1,4 @@
-"""A checker for regular expressions: is the work that Python's ``re`` does linear in the length of the text?
+"""Check if the work of Python's ``re`` for a regular expression is linear in the length of the text.
 
 Python's engine backtracks, so a pattern takes more than linear time exactly where it can read one text in a growing
 number of ways before it fails. :func:`verdict` looks for such a text in the pattern's automaton:
@@ -32,7 +32,7 @@ LINEAR = "linear"
 POLYNOMIAL = "polynomial"
 EXPONENTIAL = "exponential"
 
-#: One character of each kind that patterns tell apart: all of Latin, and some of everything else.
+#: One character of each kind that patterns distinguish: all Latin ones, and some others.
 _UNIVERSE = [chr(code) for code in range(0x250)] + list(
     "ΑαжК\u0660\u2028\u3000\uff10漢€„“”…\u212a\U0001f600\udc80\u0130\u0131"
 )
@@ -49,7 +49,7 @@ class Program(NamedTuple):
     """A pattern as a backtracking machine runs it."""
 
     code: list[Instruction]
-    #: The sets of characters that it tells apart, each as a question.
+    #: The sets of characters that it distinguishes, each as a predicate.
     sets: list[Callable[[str], bool]]
 
 
@@ -283,7 +283,7 @@ def _whole_program(pattern: str, flags: int) -> Program:
 
 
 def alphabet(pattern: str, flags: int) -> list[str]:
-    """One character of each kind that the pattern tells apart."""
+    """One character of each kind that the pattern distinguishes."""
     return _automaton(pattern, flags, "search").atoms
 
 
@@ -313,7 +313,7 @@ class _Automaton:
         for character in _UNIVERSE:
             key = tuple(question(character) for question in sets) + (character == "\n", _is_word(character, False))
             kinds.setdefault(key, character)
-        #: One character for each kind that the pattern tells apart.
+        #: One character for each kind that the pattern distinguishes.
         self.atoms = list(kinds.values())
         self._member = [[question(atom) for atom in self.atoms] for question in sets]
         looked: dict[tuple[Any, ...], int] = {}

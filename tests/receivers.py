@@ -1,4 +1,4 @@
-"""A real OTLP/HTTP receiver that decodes what it is sent with opentelemetry-proto, and fails on request."""
+"""Run an OTLP/HTTP receiver that decodes requests with opentelemetry-proto and can fail on demand."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class OTLPReceiver:
         self.headers: list[dict[str, str]] = []
         self.bodies: list[bytes] = []
         self.paths: list[str] = []
-        #: How many connections were made so far.
+        #: The number of connections so far.
         self.connections = 0
         self.answer_headers: dict[str, str] = {}
         self.answer_body = b""
@@ -131,7 +131,7 @@ class OTLPReceiver:
             allow_reuse_address = True
 
             def handle_error(self, *args: Any) -> None:
-                pass  # a client that went away
+                pass  # a client that disconnected
 
         self._server = Server(("127.0.0.1", port), Handler)
         self.port = self._server.server_port
@@ -190,13 +190,13 @@ class OTLPReceiver:
         if clients is not None:
             context.verify_mode = ssl.CERT_REQUIRED
             context.load_verify_locations(clients)
-        # The handshake belongs to each connection's own thread: here it would hold up the others.
+        # Each connection's thread does its handshake: here, it would block other connections.
         self._server.socket = context.wrap_socket(
             self._server.socket, server_side=True, do_handshake_on_connect=False
         )
 
     def close_connections(self) -> None:
-        """Closes what is connected, as a receiver does that is tired of idle clients."""
+        """Close all connections, as a receiver does with idle clients."""
         with self._changed:
             connections, self._open = self._open, []
         for connection in connections:
@@ -208,11 +208,11 @@ class OTLPReceiver:
         predicate = wanted if callable(wanted) else lambda spans: len(spans) >= wanted
         with self._changed:
             arrived = self._changed.wait_for(lambda: predicate(self.spans), timeout)
-            assert arrived, f"waited {timeout} s in vain; there are {[span.name for span in self.spans]}"
+            assert arrived, f"timed out after {timeout} s; there are {[span.name for span in self.spans]}"
             return list(self.spans)
 
     def wait_for_requests(self, count: int, timeout: float = 20) -> None:
-        """Waits until ``count`` requests came, whatever they were answered."""
+        """Wait until ``count`` requests have arrived, with any response."""
         with self._changed:
             assert self._changed.wait_for(lambda: len(self.headers) >= count, timeout), (
                 f"{len(self.headers)} requests came"

@@ -1,4 +1,4 @@
-"""Settings of the unit tests: real PostgreSQL and Redis, spans kept in memory by the ``spans`` fixture."""
+"""Settings of the unit tests: real PostgreSQL and Redis; the ``spans`` fixture collects spans in memory."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ CACHES = {
 TRACING = {
     "SERVICE_NAME": "tests",
     "EXPORTER": "none",
-    # Layers by the clock would make spans as the machine pleases; their own tests switch them on.
+    # With LAYERS = "slow", the spans would depend on the machine's speed. Their own tests enable layers.
     "LAYERS": "off",
-    # What the tests' keys begin with: there is no model that is called so.
+    # Prefixes of the tests' keys; there are no models with these names.
     "CACHE_KEY_PREFIXES": ["after:", "async:", "blueprint:", "chunk:", "inner", "price:"],
 }

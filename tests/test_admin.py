@@ -39,7 +39,7 @@ def root() -> Client:
     return client
 
 
-def test_the_list_says_what_each_rule_did(root: Client) -> None:
+def test_the_list_shows_the_counts_of_each_rule(root: Client) -> None:
     rule = SamplingRule.objects.create(name="orders", path="/orders/*", header_name="X-A", header_value="1")
     SamplingRule.objects.create(name="ended", valid_until=timezone.now(), path="/x", method="GET")
     SamplingCount.objects.create(rule=rule, process="p", minute=timezone.now(), kept=3, passed_over=4)
@@ -50,7 +50,7 @@ def test_the_list_says_what_each_rule_did(root: Client) -> None:
     assert '<td class="field-kept">13</td>' in text
     assert '<td class="field-passed_over">4</td>' in text
     assert "not served: it has a header" in text
-    assert text.count("icon-no.svg") >= 1, "what has ended is not in force"
+    assert text.count("icon-no.svg") >= 1, "an expired rule is not in force"
 
 
 @pytest.mark.parametrize(
@@ -62,13 +62,13 @@ def test_the_list_says_what_each_rule_did(root: Client) -> None:
         ({"operation": "task", "method": "GET"}, "method", "for requests only"),
     ],
 )
-def test_what_is_wrong_is_said(root: Client, given: dict[str, str], field: str, message: str) -> None:
+def test_errors_of_the_form(root: Client, given: dict[str, str], field: str, message: str) -> None:
     answer = root.post(f"{RULES}add/", {"name": "x", "order": 1, "rate": "50", **given})
     assert message in answer.context["adminform"].form.errors[field][0]
     assert not SamplingRule.objects.exists()
 
 
-def test_permissions_are_django_s() -> None:
+def test_permissions_are_those_of_django() -> None:
     SamplingRule.objects.create(name="a")
     nobody = staff()
     assert [nobody.get(url).status_code for url in (RULES, f"{RULES}preview/", STATUS)] == [403] * 3
@@ -90,7 +90,7 @@ def unmigrated(transactional_db: None) -> Iterator[None]:
     call_command("migrate", "django_tracing", verbosity=0)
 
 
-def test_pages_without_their_tables_say_how_to_make_them(unmigrated: None, root: Client) -> None:
+def test_pages_without_their_tables_explain_how_to_create_them(unmigrated: None, root: Client) -> None:
     for address in (RULES, f"{RULES}add/", f"{RULES}1/change/", f"{RULES}preview/?path=/"):
         assert "python manage.py migrate django_tracing" in page(root, address)
     text = page(root, STATUS)
@@ -121,7 +121,7 @@ def fresh_runtime() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("url", [RULES, STATUS, "/admin/django_tracing/trace/"])
-def test_pages_say_at_the_top_why_nothing_is_traced(
+def test_pages_show_at_the_top_why_nothing_is_traced(
     url: str, root: Client, fresh_runtime: None, settings: Any, tmp_path: Any
 ) -> None:
     settings.TRACING = {"LOCAL_STORE": str(tmp_path / "traces.sqlite3")}

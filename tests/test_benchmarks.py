@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: every span made arrives, and is counted."""
+"""Test the benchmark: every span arrives and is counted."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def environment() -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def sink(monkeypatch: pytest.MonkeyPatch) -> Iterator[Receiver]:
-    # All packages are here already: no virtual environment is made for each variant.
+    # All packages are installed, so no virtual environments are created.
     monkeypatch.setattr(processes, "virtual_environment", lambda variant: Path(sys.executable))
     with receiver() as started:
         yield started
@@ -46,7 +46,7 @@ def working(variant: str, environment: dict[str, str], sink: Receiver, rate: str
         BENCHMARK_INSTRUMENTATIONS="request,database,cache,circuit_breaker",
     )
     try:
-        # The first page connects to the servers, which is spans of its own.
+        # The first page connects to the servers, which makes additional spans.
         worker.ask("run", path=PAGES["page"], requests=1)
         yield worker
     finally:
@@ -66,7 +66,7 @@ def test_every_span_of_a_page_arrives(
             assert worker.ask("dropped") == {"dropped": {}}
 
 
-def test_nothing_arrives_of_what_is_not_sampled(environment: dict[str, str], sink: Receiver) -> None:
+def test_unsampled_spans_do_not_arrive(environment: dict[str, str], sink: Receiver) -> None:
     with working("ours", environment, sink, rate="0") as worker:
         worker.ask("run", path=PAGES["page"], requests=REQUESTS)
         assert sink.count()["spans"] == {}

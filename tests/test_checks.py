@@ -1,4 +1,4 @@
-"""System checks, as `manage.py check` prints them."""
+"""Test the system checks, as `manage.py check` prints them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def the_one(tracing: Any, id: str, *, deploy: bool = False) -> django_checks.Che
     return message
 
 
-def test_good_settings_say_nothing() -> None:
+def test_valid_settings_have_no_messages() -> None:
     tracing = {"SERVICE_NAME": "shop", "EXPORTER": "none", "TRUST_PARENT": ["10.0.0.0/8"]}
     assert run(tracing, deploy=True) == []
 
 
-def test_a_wrong_setting_fails_the_command_with_its_mend(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_setting_fails_the_command_and_names_the_fix(capsys: pytest.CaptureFixture[str]) -> None:
     with override_settings(TRACING={"SAMPLING_RATE": 1}), pytest.raises(SystemCheckError) as failed:
         call_command("check")
     assert 'TRACING["SAMPLING_RATE"]' in str(failed.value)
@@ -76,7 +76,7 @@ def test_an_instrumentation_that_is_not_installed_is_a_warning() -> None:
     assert message.level < django_checks.ERROR
 
 
-def test_what_the_environment_sets_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_in_the_environment_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAEGER_ENDPOINT", "jaeger:4318")
     message = the_one({}, checks.WRONG_ENVIRONMENT)
     assert message.level < django_checks.ERROR
@@ -91,11 +91,11 @@ def test_a_propagator_that_is_not_installed_is_a_warning(monkeypatch: pytest.Mon
     assert "xray-of-nobody" in str(the_one({"EXPORTER": "none"}, checks.NO_PROPAGATOR).hint)
 
 
-def test_two_for_the_same() -> None:
+def test_two_instrumentations_for_the_same() -> None:
     the_one({"EXPORTER": "none", "INSTRUMENTATIONS": ["request", "django"]}, checks.TRACED_TWICE)
 
 
-def test_credentials_in_the_clear_on_deploy() -> None:
+def test_unencrypted_credentials_on_deploy() -> None:
     tracing = {"ENDPOINT": "http://collector:4318", "HEADERS": {"authorization": "x"}, "TRUST_PARENT": "never"}
     the_one(tracing, checks.CREDENTIALS_IN_THE_CLEAR, deploy=True)
     assert run(tracing) == []
@@ -112,7 +112,7 @@ async def awaited(user: Any) -> str:
     return "gold"
 
 
-def test_a_subscription_that_nobody_can_wait_for() -> None:
+def test_a_subscription_that_is_a_coroutine_function() -> None:
     for subscription in (awaited, Awaited()):
         message = the_one({"EXPORTER": "none", "SUBSCRIPTION": subscription}, checks.SUBSCRIPTION_AWAITED)
         assert isinstance(message, django_checks.Error)
@@ -135,7 +135,7 @@ def test_every_caller_decides_on_deploy(tracing: dict[str, Any], most: str) -> N
     assert run({"EXPORTER": "none", "ENABLED": False, **tracing}, deploy=True) == []
 
 
-def test_the_documentation_has_every_check_and_no_other() -> None:
+def test_the_documentation_has_exactly_the_checks() -> None:
     page = (Path(__file__).parent.parent / "docs" / "checks.md").read_text()
     documented = set(re.findall(r"^## (\S+)$", page, re.MULTILINE))
     ids = {

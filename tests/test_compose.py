@@ -1,4 +1,4 @@
-"""docker-compose.yml, held against the settings: there is no Docker where the tests run."""
+"""Compare docker-compose.yml with the settings, because the tests run without Docker."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text
 SERVICES: dict[str, Any] = COMPOSE["services"]
 
 
-def test_both_services_send_to_the_jaeger_that_is_there() -> None:
+def test_both_services_send_to_the_jaeger_of_the_file() -> None:
     for name in ("api-gateway", "blueprint-service"):
         environment = SERVICES[name]["environment"]
         assert environment["SERVICE_NAME"] == name

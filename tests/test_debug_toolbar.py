@@ -131,7 +131,7 @@ def panel(
 
 
 def rows(content: str) -> list[tuple[int, str]]:
-    """The indentation and the name of each row."""
+    """Return the indentation and the name of each row."""
     found = re.findall(
         r'width="(\d+)" height="10" aria-hidden="true"></svg\s*>(?:<strong>)?([^<]+)<', content.split("<tbody>")[1]
     )
@@ -176,12 +176,12 @@ def test_a_request_that_is_not_recorded(tmp_path: Path, path: str, tracing: dict
     assert "not recorded" in found["nav"]
 
 
-def test_our_middleware_below_the_toolbars_is_explained(tmp_path: Path) -> None:
+def test_the_wrong_order_of_middleware_is_explained(tmp_path: Path) -> None:
     found = panel(tmp_path, after=["django_tracing.middleware.TracingMiddleware"])
     assert "TracingMiddleware comes after the toolbar&#x27;s middleware in MIDDLEWARE" in found["content"]
 
 
-def test_what_is_below_a_span_that_goes_on_stays_below_the_request(tmp_path: Path) -> None:
+def test_children_of_an_open_span_are_shown_below_the_request(tmp_path: Path) -> None:
     found = panel(tmp_path, "/old/7/", before=["toolbar_urls.around"])
     (indent, name), (below, second), *_ = rows(found["content"])
     assert (indent, name) == (0, "GET /old/<number>/".replace("<", "&lt;").replace(">", "&gt;"))
@@ -189,7 +189,7 @@ def test_what_is_below_a_span_that_goes_on_stays_below_the_request(tmp_path: Pat
     assert "script" in second
 
 
-def test_a_long_trace_says_what_is_left_out(tmp_path: Path) -> None:
+def test_a_long_trace_shows_how_much_is_left_out(tmp_path: Path) -> None:
     found = panel(tmp_path, "/long/")
     assert len(rows(found["content"])) == 1000
     assert "101 more rows are not shown." in found["content"]
@@ -205,7 +205,7 @@ def test_a_long_trace_says_what_is_left_out(tmp_path: Path) -> None:
     ],
     ids=["stats", "template", "collect"],
 )
-def test_a_fault_of_the_panels_is_no_ones_but_its_own(tmp_path: Path, fault: str) -> None:
+def test_an_error_of_the_panel_affects_only_the_panel(tmp_path: Path, fault: str) -> None:
     found = panel(tmp_path, fault=fault)
     assert "The spans could not be shown. The log has the details." in found["content"]
     assert "The toolbar's panel could not" in found["stderr"]

@@ -1,4 +1,4 @@
-"""Former public names work for two minor versions, with a warning that names the new one."""
+"""Test that former public names work for two minor versions, with a warning that names the new one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a person is told to install is this project, or a package that this project itself depends on."""
+"""Test that installation instructions name only this project and packages that it depends on."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 NAME = "django-tracing-otel"
-#: All that a user reads: the package's own words, and the documentation.
+#: All text for users: the package's messages and the documentation.
 READ_BY_USERS = [
     *(path for kind in ("*.py", "*.html") for path in (ROOT / "django_tracing").rglob(kind)),
     ROOT / "README.md",
@@ -36,15 +36,15 @@ def _setup() -> ConfigParser:
 
 
 def _required() -> set[str]:
-    """The distributions that setup.cfg names, as the package index spells them."""
+    """Return the distributions that setup.cfg names, as the package index spells them."""
     lines = _setup()["options"]["install_requires"].splitlines()
     for extra in _setup()["options.extras_require"].values():
         lines += extra.splitlines()
     return {canonicalize_name(Requirement(line).name) for line in lines if line.strip()}
 
 
-def _told() -> list[tuple[str, str]]:
-    """Each requirement after a "pip install" that users read, and where it stands."""
+def _instructions() -> list[tuple[str, str]]:
+    """Return each requirement after a "pip install" in text for users, and its place."""
     found = []
     for path in READ_BY_USERS:
         for match in PIP.finditer(path.read_text()):
@@ -53,23 +53,23 @@ def _told() -> list[tuple[str, str]]:
     return found
 
 
-def test_the_distribution_has_a_name_of_its_own() -> None:
+def test_the_distribution_has_a_unique_name() -> None:
     assert _setup()["metadata"]["name"] == NAME
 
 
 def test_every_hint_installs_this_project_or_what_it_depends_on() -> None:
-    told = _told()
-    assert len([word for word, _ in told if word.startswith(NAME)]) >= 8
+    found = _instructions()
+    assert len([word for word, _ in found if word.startswith(NAME)]) >= 8
     extras = set(_setup()["options.extras_require"])
     known = _required() | EXAMPLES | {NAME}
-    for word, where in told:
+    for word, where in found:
         requirement = Requirement(word)
-        assert canonicalize_name(requirement.name) in known, f"{where} says: pip install {word}"
+        assert canonicalize_name(requirement.name) in known, f"{where} has: pip install {word}"
         if canonicalize_name(requirement.name) == NAME:
-            assert requirement.extras <= extras, f"{where} says: pip install {word}"
+            assert requirement.extras <= extras, f"{where} has: pip install {word}"
 
 
 @pytest.mark.parametrize("path", READ_BY_USERS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_the_name_that_belongs_to_another_project_stands_nowhere(path: Path) -> None:
-    # "django-tracing" on the index traces changes of models, and is somebody else's.
+def test_the_name_of_another_project_is_not_used(path: Path) -> None:
+    # "django-tracing" on the index is another project, which traces changes of models.
     assert not re.findall(r"django-tracing(?!-otel)", path.read_text())

@@ -48,7 +48,7 @@ def test_every_command_has_its_page() -> None:
     assert all(f"docs/{command}.md" in readme for command in commands)
 
 
-def test_every_instrumentation_of_ours_is_in_the_index() -> None:
+def test_every_instrumentation_of_this_app_is_in_the_index() -> None:
     index = (ROOT / "docs" / "instrumentations" / "index.md").read_text()
     assert set(OURS) == set(re.findall(r"^\| `(\w+)` \| ours", index, re.MULTILINE))
 

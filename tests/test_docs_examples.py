@@ -1,4 +1,4 @@
-"""The examples of the pages run as they stand there."""
+"""Run the examples of the documentation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the host's code owns (contexts, processors, responses, settings, connections, errors) is left as it was."""
+"""Test that objects of the site (contexts, processors, responses, settings, connections, errors) are unchanged."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ urlpatterns = [
 
 
 class Hostile:
-    """Whatever is asked of it raises."""
+    """Every access to an attribute raises."""
 
     def __getattribute__(self, name: str) -> Any:
         if name in ("__class__", "__dict__"):
@@ -93,7 +93,7 @@ STRANGE = {
 
 @pytest.fixture(params=STRANGE, ids=str)
 def strange(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A context in which something stands where a span should: the API takes it without a word."""
+    """Use a context with another object in place of the span, which the API accepts."""
     token = context_api.attach(trace_api.set_span_in_context(STRANGE[request.param]))
     yield
     context_api.detach(token)
@@ -129,7 +129,7 @@ TRACED: dict[str, Callable[[], object]] = {
 
 @pytest.mark.django_db
 @pytest.mark.parametrize("name", TRACED)
-def test_what_stands_in_the_context_is_never_trusted_to_be_a_span(
+def test_an_object_in_place_of_a_span_in_the_context(
     name: str, strange: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     token = context_api.attach(context_api.Context())
@@ -144,7 +144,7 @@ def test_what_stands_in_the_context_is_never_trusted_to_be_a_span(
 
 
 class Delegating:
-    """Does nothing itself, as wrappers do."""
+    """Passes everything on, like a wrapper."""
 
     def __init__(self, inner: Any) -> None:
         self.inner = inner
@@ -162,7 +162,9 @@ class Raising(Delegating):
 
 
 @pytest.mark.parametrize("make", [Delegating, Raising, lambda inner: Mock()], ids=["delegating", "raising", "mock"])
-def test_any_processor_is_called_as_the_sdk_calls_it_and_costs_itself_only(make: Callable[[Any], Any]) -> None:
+def test_any_processor_is_called_like_the_sdk_does_and_its_errors_affect_nothing_else(
+    make: Callable[[Any], Any],
+) -> None:
     provider = TracerProvider(shutdown_on_exit=False)
     behind, last = InMemorySpanExporter(), InMemorySpanExporter()
     provider.add_span_processor(make(SimpleSpanProcessor(behind)))
@@ -181,7 +183,7 @@ def test_any_processor_is_called_as_the_sdk_calls_it_and_costs_itself_only(make:
 
 
 @pytest.mark.urls(__name__)
-def test_a_response_that_is_handed_out_again_tells_of_its_own_request(settings: Any) -> None:
+def test_a_reused_response_has_the_headers_of_the_current_request(settings: Any) -> None:
     settings.TRACING = {**settings.TRACING, "RESPONSE_HEADERS": ["Server-Timing", "traceresponse"]}
     seen = []
     for number in range(3):
@@ -195,7 +197,7 @@ def test_a_response_that_is_handed_out_again_tells_of_its_own_request(settings: 
 
 @pytest.mark.urls(__name__)
 @pytest.mark.parametrize("asked", ["ignored", "ignored and awaited", "not sampled", "switched off"])
-async def test_nor_does_it_tell_a_request_without_a_trace_of_another_s(settings: Any, asked: str) -> None:
+async def test_a_reused_response_has_no_headers_of_an_earlier_request(settings: Any, asked: str) -> None:
     tracing = {
         **settings.TRACING,
         "RESPONSE_HEADERS": ["Server-Timing", "traceresponse"],
@@ -232,7 +234,7 @@ def test_middleware_keeps_its_type(before: Any, monkeypatch: pytest.MonkeyPatch)
 
 @pytest.mark.urls(__name__)
 @pytest.mark.django_db
-def test_only_the_admin_s_own_pages_go_untraced(spans: Spans) -> None:
+def test_only_this_apps_admin_pages_are_not_traced(spans: Spans) -> None:
     looks_like_it = Client().get("/files/django_tracing/trace/x")
     assert looks_like_it.content == b"django_tracing/trace/x"
     assert looks_like_it["X-Correlation-ID"]
@@ -247,7 +249,7 @@ def test_only_the_admin_s_own_pages_go_untraced(spans: Spans) -> None:
 
 
 @pytest.mark.django_db
-def test_the_admin_s_own_pages_below_a_language(spans: Spans, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_this_apps_admin_pages_below_a_language(spans: Spans, settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     prefixed: Any = ModuleType("tests_prefixed_urls")
     prefixed.urlpatterns = i18n_patterns(path("admin/", admin.site.urls))
     monkeypatch.setitem(sys.modules, prefixed.__name__, prefixed)
@@ -256,22 +258,22 @@ def test_the_admin_s_own_pages_below_a_language(spans: Spans, settings: Any, mon
     client = Client()
     client.force_login(User.objects.create(username="root", is_staff=True, is_superuser=True))
     spans.clear()
-    # The middleware leaves the language of the last request behind.
+    # The middleware leaves the language of the last request active.
     with translation.override("en"):
         assert client.get("/de/admin/django_tracing/trace/").status_code == 200
     assert spans.names == []
 
 
 @pytest.mark.urls(__name__)
-def test_a_caller_does_not_choose_which_catalogs_are_loaded(spans: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hundred languages are a second and 15 MB, for paths that there are not."""
+def test_a_caller_cannot_choose_which_catalogs_are_loaded(spans: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred languages take a second and 15 MB, for paths that don't exist."""
     monkeypatch.setattr(trans_real, "_translations", {})
     for language in ("de", "fr", "pl"):
         Client().get(f"/{language}/django_tracing/trace/")
     assert not {"de", "fr", "pl"} & set(trans_real._translations)
 
 
-def test_an_error_is_left_as_it_was(spans: Spans) -> None:
+def test_an_error_is_unchanged(spans: Spans) -> None:
     error = ValueError("once")
     with pytest.raises(ValueError, match="once"), create_span("by.hand"):
         raise error
@@ -279,7 +281,7 @@ def test_an_error_is_left_as_it_was(spans: Spans) -> None:
     assert [event.name for event in spans.one("by.hand").events] == ["exception"]
 
 
-# ----- callables of the user's
+# ----- Callables of the user
 
 
 def _save(user: Any) -> str:
@@ -311,12 +313,12 @@ async def _later(user: Any) -> str:
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 @pytest.mark.parametrize(
-    ("subscription", "said"),
+    ("subscription", "recorded"),
     [(_save, None), (_atomic, None), (_swallowing, "nobody"), (_leaving, None), (_later, None)],
     ids=["save", "atomic", "swallowing", "exit", "coroutine"],
 )
-def test_reading_the_subscription_touches_no_database(
-    subscription: Any, said: str | None, settings: Any, spans: Spans, monkeypatch: pytest.MonkeyPatch
+def test_reading_the_subscription_does_not_use_the_database(
+    subscription: Any, recorded: str | None, settings: Any, spans: Spans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(identity, "_warned", set())
     monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
@@ -327,14 +329,14 @@ def test_reading_the_subscription_touches_no_database(
     spans.clear()
     answer = client.get("/signed-in/")
     assert answer.content == str(user.pk).encode()
-    # What the view wrote is there: no refused query broke its transaction.
+    # The view's data was saved: no refused query broke its transaction.
     assert Group.objects.filter(name="written by the view").exists()
     (request,) = spans.named("GET /signed-in/")
-    assert (request.attributes or {}).get("user.subscription") == said
+    assert (request.attributes or {}).get("user.subscription") == recorded
     assert "connect" not in vars(connection), "a guard of a test's own would stand here"
 
 
-def test_the_subscription_is_read_untraced_and_for_this_thread_only(spans: Spans) -> None:
+def test_reading_the_subscription_is_not_traced_in_this_thread_only(spans: Spans) -> None:
     def subscription(user: Any) -> str:
         cache.get("tier:7")
         with create_span("inside"):

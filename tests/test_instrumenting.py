@@ -1,4 +1,4 @@
-"""Another package's instrumentation, as docs/instrumentations/your_library.md describes it."""
+"""Test an instrumentation of another package, as described in docs/instrumentations/your_library.md."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ UNTRACED = "[('work', {})]"
 
 
 def package(folder: Path, name: str, code: str) -> Path:
-    """Another package with an instrumentation, as an installer leaves it."""
+    """Create another package with an instrumentation, as installed."""
     (folder / f"{name}_tracing.py").write_text(code)
     metadata = folder / f"{name}_tracing-1.0.dist-info"
     metadata.mkdir()
@@ -88,7 +88,7 @@ def package(folder: Path, name: str, code: str) -> Path:
     return folder
 
 
-def test_it_is_on_when_it_is_installed_and_off_again() -> None:
+def test_it_is_enabled_if_installed_and_can_be_disabled() -> None:
     ended = run()
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[:3] == ["['acme']", SENT, "['work']"]
@@ -100,7 +100,7 @@ def test_a_list_in_the_settings_is_complete() -> None:
     assert ended.stdout.splitlines()[:2] == ["[]", UNTRACED]
 
 
-def test_it_is_on_by_its_name_and_a_check_knows_it() -> None:
+def test_it_is_enabled_by_its_name_and_a_check_accepts_it() -> None:
     ended = run(INSTRUMENTATIONS=["request", "acme"])
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[:2] == ["['acme']", SENT]
@@ -116,21 +116,21 @@ def test_it_is_on_by_its_name_and_a_check_knows_it() -> None:
         "def is_available():\n    return True\ndef install():\n    raise RuntimeError('switched on')",
     ],
 )
-def test_an_error_in_one_costs_that_one_only(code: str, tmp_path: Path) -> None:
+def test_an_error_in_one_affects_only_this_one(code: str, tmp_path: Path) -> None:
     ended = run(package(tmp_path, "broken", code))
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[:3] == ["['acme']", SENT, "['work']"]
     assert 'The instrumentation "broken" could not be switched on; it is left out.' in ended.stderr
 
 
-def test_one_of_a_library_that_is_not_installed_is_left_out_without_a_log_line(tmp_path: Path) -> None:
+def test_an_instrumentation_of_a_missing_library_is_skipped_without_a_log_line(tmp_path: Path) -> None:
     ended = run(package(tmp_path, "broken", "def is_available():\n    return False"))
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines()[0] == "['acme']"
     assert "broken" not in ended.stderr
 
 
-def test_the_name_of_one_of_ours_is_not_replaced(tmp_path: Path) -> None:
+def test_an_instrumentation_of_this_app_is_not_replaced(tmp_path: Path) -> None:
     taken = package(tmp_path, "database", "raise RuntimeError('not imported')")
     ended = run(taken, names=("acme", "database"))
     assert ended.returncode == 0, ended.stderr
@@ -166,7 +166,7 @@ def test_the_page_shows_the_example_that_is_tested() -> None:
     assert shown == (EXAMPLE / "acme_tracing.py").read_text()
 
 
-def test_the_page_names_all_that_is_public() -> None:
+def test_the_page_has_all_public_names() -> None:
     page = PAGE.read_text()
     headings = {name for line in re.findall(r"^### (.*)$", page, re.MULTILINE) for name in line.split(", ")}
     assert headings == set(instrumenting.__all__)
@@ -199,7 +199,7 @@ def test_outside_a_trace_it_does_nothing(spans: Spans) -> None:
     assert spans.names == []
 
 
-def test_what_it_says_is_redacted(spans: Spans, traced: None) -> None:
+def test_its_attributes_are_redacted(spans: Spans, traced: None) -> None:
     with pytest.raises(ConnectionError), child_span("acme.send", {"acme.password": "hunter2"}):
         raise ConnectionError("password=hunter2")
     sent = spans.one("acme.send")

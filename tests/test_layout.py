@@ -1,4 +1,4 @@
-"""The layout of the package: one trade a module, named by the first line of its docstring, and no module too long."""
+"""Test the layout of the package: the docstring and the length of modules, and state in globals."""
 
 from __future__ import annotations
 

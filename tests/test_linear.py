@@ -1,4 +1,4 @@
-"""Every regular expression of the app takes linear time: proven by the checker, and counted."""
+"""Test that every regular expression of the app takes linear time, with the checker and by counting steps."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _patterns(name: str, value: object, depth: int = 0) -> Iterator[tuple[str, s
 
 @lru_cache(maxsize=1)
 def _used() -> dict[str, set[str]]:
-    """What is called of each name, anywhere in the app."""
+    """Return the methods that are called on each name, anywhere in the app."""
     used: dict[str, set[str]] = defaultdict(set)
     for path in ROOT.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -87,7 +87,7 @@ def found() -> tuple[Found, ...]:
     for module in _modules():
         for constant, value in vars(module).items():
             for name, source, flags in _patterns(constant, value):
-                # What stands in a container, or is handed on, may be searched for: that asks most of a pattern.
+                # A pattern in a container or an argument may be used for a search, which is the hardest case.
                 methods = tuple(sorted(_used()[constant])) if name == constant else ()
                 by_source.setdefault(
                     (source, flags), Found(f"{module.__name__}.{name}", source, flags, methods or ("search",))
@@ -103,14 +103,14 @@ def test_patterns_are_found() -> None:
 @pytest.mark.parametrize("pattern", found(), ids=lambda pattern: pattern.where.removeprefix("django_tracing."))
 def test_every_pattern_is_linear(pattern: Found) -> None:
     for method in pattern.methods:
-        judged = verdict(pattern.source, pattern.flags, method)
-        assert judged.kind == LINEAR, (
-            f"{pattern.where}.{method} takes {judged.kind} time on {judged.prefix!r} and many times {judged.word!r}"
+        decision = verdict(pattern.source, pattern.flags, method)
+        assert decision.kind == LINEAR, (
+            f"{pattern.where}.{method} takes {decision.kind} time on {decision.prefix!r} and many times {decision.word!r}"
         )
 
 
 @pytest.mark.parametrize("pattern", found(), ids=lambda pattern: pattern.where.removeprefix("django_tracing."))
-def test_every_pattern_takes_as_many_steps_more_as_the_text_is_longer(pattern: Found) -> None:
+def test_the_steps_of_every_pattern_are_linear(pattern: Found) -> None:
     random = Random(pattern.source)
     kinds = alphabet(pattern.source, pattern.flags)
     words = [*kinds, *("".join(random.choices(kinds, k=random.randint(2, 5))) for _ in range(10))]
@@ -157,7 +157,7 @@ def test_no_pattern_escapes_the_proof() -> None:
     assert seen == set(ELSEWHERE)
 
 
-# ----- the checker itself
+# ----- The checker
 
 
 @pytest.mark.parametrize(
@@ -193,17 +193,17 @@ def test_no_pattern_escapes_the_proof() -> None:
     ],
 )
 def test_the_checker_knows(source: str, method: str, kind: str) -> None:
-    judged = verdict(source, 0, method)
-    assert judged.kind == kind
+    decision = verdict(source, 0, method)
+    assert decision.kind == kind
     if kind == LINEAR:
         return
-    # What it gives as a proof does grow: four times the text, more than six times the steps.
+    # Its proof grows: four times the text takes more than six times the steps.
     for short, long in ((4, 16), (10, 40), (40, 160)):
-        few = steps(source, 0, method, judged.prefix + judged.word * short + "\0\0", 300_000)
-        many = steps(source, 0, method, judged.prefix + judged.word * long + "\0\0", 300_000)
+        few = steps(source, 0, method, decision.prefix + decision.word * short + "\0\0", 300_000)
+        many = steps(source, 0, method, decision.prefix + decision.word * long + "\0\0", 300_000)
         if many > 6 * few or many > 300_000:
             return
-    raise AssertionError(f"{judged} does not grow")
+    raise AssertionError(f"{decision} does not grow")
 
 
 ATOMS = st.sampled_from(["a", "b", "[ab]", "c", r"\b", "."])
@@ -220,7 +220,7 @@ def _longer(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(st.recursive(ATOMS, _longer, max_leaves=6), st.sampled_from(["match", "search", "fullmatch"]), st.data())
-def test_what_the_checker_calls_linear_is(source: str, method: str, data: st.DataObject) -> None:
+def test_patterns_that_the_checker_accepts_are_linear(source: str, method: str, data: st.DataObject) -> None:
     if verdict(source, 0, method).kind != LINEAR:
         return
     word = data.draw(st.text("abc", min_size=1, max_size=4))

@@ -1,4 +1,4 @@
-"""A server that answers a byte at a time, as slow as it likes, holds nobody longer than the timeout says."""
+"""Test that a server which answers byte by byte delays nothing longer than the timeout."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PAUSE = 0.05
 BYTES = 400
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
-#: What is sent at once; the rest comes byte by byte.
+#: Sent at once; the rest follows byte by byte.
 ANSWERS = {
     "status": b"HTTP/1.1 2",
     "headers": HEAD + b"X-Slow: ",
@@ -33,7 +33,7 @@ ANSWERS = {
 
 @pytest.fixture(params=ANSWERS)
 def dripping(request: pytest.FixtureRequest) -> Iterator[str]:
-    """The address of such a server."""
+    """Yield the address of such a server."""
     ended = threading.Event()
     server = socket.create_server(("127.0.0.1", 0))
 
@@ -47,7 +47,7 @@ def dripping(request: pytest.FixtureRequest) -> Iterator[str]:
                     if ended.wait(PAUSE):
                         break
             except OSError:
-                pass  # the client has had enough
+                pass  # the client has disconnected
 
     def serve() -> None:
         while True:
@@ -66,7 +66,7 @@ def dripping(request: pytest.FixtureRequest) -> Iterator[str]:
     thread.join(10)
 
 
-def test_an_exporter_gives_up(dripping: str) -> None:
+def test_an_exporter_times_out(dripping: str) -> None:
     exporter = OTLPHTTPExporter(dripping, timeout=TIMEOUT)
     span = TracerProvider().get_tracer("x").start_span("x")
     span.end()
@@ -76,12 +76,12 @@ def test_an_exporter_gives_up(dripping: str) -> None:
     exporter.shutdown()
 
 
-def test_jaeger_s_thrift_gives_up(dripping: str, request: pytest.FixtureRequest) -> None:
+def test_jaegers_thrift_times_out(dripping: str, request: pytest.FixtureRequest) -> None:
     exporter = make_jaeger_exporter(f"{dripping}/api/traces", timeout=TIMEOUT)
     span = TracerProvider().get_tracer("x").start_span("x")
     span.end()
     if request.node.callspec.params["dripping"] == "body":
-        # Nobody reads it: the status says all.
+        # The body isn't read: the status is enough.
         exporter.export([span])  # type: ignore[list-item]
     else:
         with pytest.raises(ExportError) as caught:
@@ -90,18 +90,18 @@ def test_jaeger_s_thrift_gives_up(dripping: str, request: pytest.FixtureRequest)
     exporter.shutdown()
 
 
-def test_a_probe_gives_up(dripping: str) -> None:
+def test_a_probe_times_out(dripping: str) -> None:
     with pytest.raises(TimeoutError):
         post(parse_address(f"{dripping}/api/traces"), {}, TIMEOUT)
 
 
-def test_a_reader_gives_up(dripping: str) -> None:
+def test_a_reader_times_out(dripping: str) -> None:
     with pytest.raises(ReadError) as caught:
         JaegerReader(dripping, timeout=TIMEOUT).services()
     assert caught.value.reason == "timeout"
 
 
-def test_the_sampler_gives_up(dripping: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_sampler_times_out(dripping: str, caplog: pytest.LogCaptureFixture) -> None:
     sampler = JaegerRemoteSampler("shop", dripping, timeout=TIMEOUT)
     assert sampler.ask() is False
     assert "did not answer in time" in caplog.text

@@ -1,4 +1,4 @@
-"""No part of an address that may be secret stands in a log, on a page, in a command's output; nor do resources'."""
+"""Test that secret parts of addresses and resources are not in logs, on pages or in the output of commands."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.traces.builders import blueprint_trace
 from tests.traces.readers.jaeger.helpers import Server
 
 SECRET = "kD3vX9qLm2ZtR8wYb5Nc"
-#: An address with a secret in each of its parts but the host.
+#: An address with a secret in each part except the host.
 PLANTED = [
     "http://{secret}:x@{host}/v1/traces",
     "http://user:{secret}@{host}/v1/traces",
@@ -46,7 +46,7 @@ PLANTED = [
     "http://{host}/?a=1&b={secret}#x",
     "http://{host}/v1/traces#{secret}",
 ]
-#: As far as they are addresses at all.
+#: The valid addresses among them.
 VALID = [planted for planted in PLANTED if "pa/" not in planted]
 
 words = st.text(
@@ -99,7 +99,7 @@ def test_what_an_operator_needs_is_shown(address: str, shown: str) -> None:
     assert shown_address(address) == shown
 
 
-def test_links_go_without_credentials_and_not_to_secrets() -> None:
+def test_links_contain_no_credentials_and_no_secrets() -> None:
     assert (
         link_base("https://us:pw@example.com/monitoring/shop-jaeger/?x=1")
         == "https://example.com/monitoring/shop-jaeger"
@@ -108,12 +108,12 @@ def test_links_go_without_credentials_and_not_to_secrets() -> None:
     assert link_base(f"https://example.com/{SECRET}/jaeger") is None
 
 
-# ----- Wherever an address stands
+# ----- Places of an address
 
 
 @pytest.fixture
 def admin(settings: Any, client: Client, db: None) -> Callable[..., str]:
-    """Pages of the admin, as a superuser sees them."""
+    """Return a function that gets pages of the admin as a superuser."""
     settings.ROOT_URLCONF = "tests.pages.urls"
     client.force_login(User.objects.create(username="root", is_staff=True, is_superuser=True))
 
@@ -148,12 +148,12 @@ def test_the_sampling_server_in_the_log(pattern: str, all_logs: Callable[[], str
             sampler = JaegerRemoteSampler("shop", address)
             assert not sampler.ask()
             assert SECRET not in sampler.get_description()
-    said = all_logs()
-    assert said.count("No sampling strategy from http://") == 4
-    assert "127.0.0.1:1" in said
-    # What the server answers is not this site's secret; it is bounded.
-    assert SECRET not in said.replace(SECRET * 2, "").replace(f"'{SECRET}", "")
-    assert all(len(line) < 3000 for line in said.splitlines())
+    logged = all_logs()
+    assert logged.count("No sampling strategy from http://") == 4
+    assert "127.0.0.1:1" in logged
+    # The server's response is not a secret of this site; its length is bounded.
+    assert SECRET not in logged.replace(SECRET * 2, "").replace(f"'{SECRET}", "")
+    assert all(len(line) < 3000 for line in logged.splitlines())
 
 
 @pytest.mark.parametrize("pattern", PLANTED)
@@ -184,7 +184,7 @@ def test_a_setting_that_is_refused(name: str, pattern: str) -> None:
 
 
 @pytest.mark.parametrize("pattern", VALID)
-def test_what_a_backend_that_fails_is_called(pattern: str, all_logs: Callable[[], str]) -> None:
+def test_the_name_of_a_backend_that_fails(pattern: str, all_logs: Callable[[], str]) -> None:
     for status in (401, 404, 405, 415, 400, 429, 500, 302, 418):
         assert SECRET not in str(from_status(status, planted(pattern)))
     with Server(lambda path: (500, {"errors": [{"msg": "no storage"}]})) as server:
@@ -213,7 +213,7 @@ def test_pages_and_commands(
     assert get_settings().problems == ()
     shown = [json.dumps(provider._report())]
     assert f"127.0.0.1:{port}" in shown[0]
-    # A process of this version, and one of an older version, which said more.
+    # A process of this version, and one of an older version, which stored more.
     now = timezone.now()
     for number, report in enumerate((provider._report(), {"exporter": "otlp", "endpoint": address})):
         ProcessStatus.objects.create(
@@ -258,7 +258,7 @@ HARMLESS = ("team", "k8s.pod.name", "container.id", "service.instance.id")
 
 
 def test_secrets_of_the_resource_are_not_sent(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither those of the setting nor what the SDK itself reads of the environment."""
+    """Neither those of the setting nor those that the SDK reads from the environment."""
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", f"db.password={SECRET},region=eu")
     resource = provider.make_resource(load({"RESOURCE_ATTRIBUTES": RESOURCE, "SERVICE_NAME": "shop"}, {}))
     assert SECRET not in resource.to_json()
@@ -269,16 +269,16 @@ def test_secrets_of_the_resource_are_not_sent(monkeypatch: pytest.MonkeyPatch) -
     assert isinstance(resource, Resource)
 
 
-def test_names_that_the_settings_call_sensitive_are_so_in_resources() -> None:
+def test_configured_sensitive_names_apply_to_resources() -> None:
     settings = load({"RESOURCE_ATTRIBUTES": {"honeycomb.team": SECRET}, "SENSITIVE_KEYS": ["honeycomb"]}, {})
     assert provider.make_resource(settings).attributes["honeycomb.team"] == REDACTED
     assert redact_resource({"list": [f"token={SECRET}", 7]}, SensitiveKeys()) == {"list": ["token=[redacted]", 7]}
 
 
-def test_secrets_of_a_resource_that_was_stored_are_on_no_page(
+def test_secrets_in_a_stored_resource_are_on_no_page(
     settings: Any, tmp_path: Path, admin: Callable[..., str]
 ) -> None:
-    """Of an older version, or of another service."""
+    """The resource was stored by an older version or by another service."""
     path = tmp_path / "traces.sqlite3"
     settings.TRACING = {"EXPORTER": "local", "LOCAL_STORE": str(path)}
     store = LocalStore(path)

@@ -1,4 +1,4 @@
-"""Nothing that people read shows credentials or query of an address, whatever the shape of the address."""
+"""Test that credentials and queries of addresses of any form are not shown to people."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def test_no_failure_shows_them(
 
 
 def test_the_text_of_an_error_of_http_is_not_shown() -> None:
-    """It may be the target of the request."""
+    """The text may contain the target of the request."""
     import http.client
 
     error = http.client.InvalidURL(f"URL can't contain control characters. '/v1/traces?api_key={SECRET}\\n'")

@@ -1,4 +1,4 @@
-"""What an attacker or an unlucky operator may do to sampling, its pages and the helpers, and what becomes of it."""
+"""Test sampling, its pages and the helpers with hostile or accidental input."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ from django_tracing.sampling import refresh
 from django_tracing.sampling.database import as_rule, read_rules
 from django_tracing.sampling.refresh import Refresher
 from django_tracing.sampling.remote import JaegerRemoteSampler
-from django_tracing.sampling.rules import Asked, Rule, compile_rules, pattern_problem
+from django_tracing.sampling.rules import Rule, TraceStart, compile_rules, pattern_problem
 from django_tracing.sampling.sampler import RuleSampler
 from django_tracing.sampling.strategies import serve
 from django_tracing.spans import runtime
@@ -58,7 +58,7 @@ from tests.jaegers import wait_until
 
 
 class Failing:
-    """A converter of a site's own that fails for reasons of its own."""
+    """A custom converter that fails."""
 
     regex = "[^/]+"
 
@@ -88,13 +88,13 @@ urlpatterns = [
 ]
 
 
-def matches(rule: Rule, **asked: Any) -> bool:
-    return compile_rules([rule], "shop").match(Asked(**asked), 0.0).rule is not None
+def matches(rule: Rule, **start: Any) -> bool:
+    return compile_rules([rule], "shop").match(TraceStart(**start), 0.0).rule is not None
 
 
-# ----- patterns
+# ----- Patterns
 
-#: What Python would not be done with: each path was made for its pattern. In another process, which can be ended.
+#: Pairs for which Python would never finish. They run in another process, which can be stopped.
 SLOW = (
     ("/api/*/orders/*/items/*/x*y*z/w", "/api/" + "/orders//items//x/y/z" * 90),
     ("*a*a*a*a*a*a*b", "a" * 3000),
@@ -104,29 +104,29 @@ SLOW = (
 )
 
 
-@pytest.mark.parametrize(("pattern", "asked"), SLOW)
-def test_no_path_takes_a_pattern_long(pattern: str, asked: str) -> None:
+@pytest.mark.parametrize(("pattern", "text"), SLOW)
+def test_no_path_makes_a_pattern_slow(pattern: str, text: str) -> None:
     program = (
         "import sys\n"
-        "from django_tracing.sampling.rules import Asked, Rule, compile_rules\n"
-        "pattern, asked = sys.argv[1:]\n"
+        "from django_tracing.sampling.rules import TraceStart, Rule, compile_rules\n"
+        "pattern, text = sys.argv[1:]\n"
         "rules = compile_rules([Rule(1, 'x', path=pattern)], 'shop')\n"
-        "assert rules.match(Asked(path=asked), 0.0).rule is None\n"
+        "assert rules.match(TraceStart(path=text), 0.0).rule is None\n"
     )
-    subprocess.run([sys.executable, "-c", program, pattern, asked], timeout=20, check=True)
+    subprocess.run([sys.executable, "-c", program, pattern, text], timeout=20, check=True)
 
 
 @pytest.mark.parametrize(
     "pattern", ["^(a+)+$", "(a|aa)*b", "(a?){40}a{40}", "^(.*,){12}P", "^/(x+x+)+y", r"^/\w+_\w+_\w+_\w+_\w+$"]
 )
-def test_a_pattern_that_may_take_forever_is_refused(pattern: str) -> None:
+def test_a_pattern_that_may_take_forever_is_rejected(pattern: str) -> None:
     assert "may take too long" in pattern_problem("~" + pattern)
     [(rule, why)] = compile_rules([Rule(1, "x", path="~" + pattern)], "shop").left_out
     assert (rule.name, why) == ("x", pattern_problem("~" + pattern))
 
 
 @pytest.mark.parametrize(
-    ("pattern", "asked"),
+    ("pattern", "text"),
     [
         (r"^/\w+/\w+/\w+/\w+/$", "/a/b/c/d/"),
         (r"^/(?P<shop>[^/]+)/(\d+)/[\w-]+/.*\.json$", "/a/1/x-y/z.json"),
@@ -137,19 +137,19 @@ def test_a_pattern_that_may_take_forever_is_refused(pattern: str) -> None:
         ("", "/"),
     ],
 )
-def test_patterns_as_people_write_them_are_read(pattern: str, asked: str) -> None:
+def test_ordinary_patterns_are_accepted(pattern: str, text: str) -> None:
     assert pattern_problem("~" + pattern) == ""
-    assert matches(Rule(1, "x", path="~" + pattern), path=asked)
+    assert matches(Rule(1, "x", path="~" + pattern), path=text)
 
 
 @pytest.mark.parametrize("pattern", ["a{99999999999999999999}", "[", "(?P<x>", "(" * 3000 + ")" * 3000])
-def test_a_pattern_that_cannot_be_read_is_said(pattern: str) -> None:
+def test_an_invalid_pattern_is_reported(pattern: str) -> None:
     assert pattern_problem("~" + pattern).startswith("This regular expression can't be read: ")
 
 
 @pytest.mark.parametrize("nested", [("(?:", "a", ")?"), ("(a|", "b", ")"), ("(", "a", "){1,2}")])
-def test_parentheses_within_each_other_are_read_or_refused_wherever_that_is(nested: tuple[str, str, str]) -> None:
-    """What reads them is recursive: it read some with much of the stack left, and raised with less."""
+def test_nested_parentheses_are_accepted_or_rejected_at_any_stack_depth(nested: tuple[str, str, str]) -> None:
+    """The parser is recursive: it used to accept some if much of the stack was left, and raised with less."""
 
     def deep(frames: int, pattern: str) -> str:
         return deep(frames - 1, pattern) if frames else pattern_problem("~" + pattern)
@@ -175,20 +175,20 @@ def test_parentheses_within_each_other_are_read_or_refused_wherever_that_is(nest
     ],
 )
 def test_wildcards(pattern: str, met: list[str], not_met: list[str]) -> None:
-    for asked in met:
-        assert matches(Rule(1, "x", path=pattern), path=asked), asked
-    for asked in not_met:
-        assert not matches(Rule(1, "x", path=pattern), path=asked), asked
+    for text in met:
+        assert matches(Rule(1, "x", path=pattern), path=text), text
+    for text in not_met:
+        assert not matches(Rule(1, "x", path=pattern), path=text), text
 
 
-def test_a_rule_by_a_header_that_wsgi_calls_otherwise() -> None:
+def test_a_rule_by_a_header_with_another_name_in_wsgi() -> None:
     rule = Rule(1, "x", header_name="Content-Type", header_value="application/json")
     request = RequestFactory().post("/", "{}", content_type="application/json")
     assert matches(rule, path="/", headers=request.META)
     assert not matches(rule, path="/", headers=RequestFactory().get("/").META)
 
 
-# ----- decisions
+# ----- Decisions
 
 
 @pytest.fixture
@@ -211,39 +211,39 @@ def sampler_of(*rules: Rule, **tracing: Any) -> RuleSampler:
     return sampler
 
 
-def judged(sampler: RuleSampler, trace_id: int = 1, parent: SpanContext | None = None) -> Any:
+def decided(sampler: RuleSampler, trace_id: int = 1, parent: SpanContext | None = None) -> Any:
     return sampler.decide(None, "GET", SpanKind.CONSUMER, parent, trace_id)
 
 
-def test_at_most_none_a_second_is_none() -> None:
+def test_a_budget_of_zero_keeps_nothing() -> None:
     rule = Rule(1, "none", max_per_second=0)
     sampler = sampler_of(rule)
-    assert not judged(sampler).kept
+    assert not decided(sampler).kept
     assert serve([rule], "node", 1.0).document == {
         "strategyType": "PROBABILISTIC",
         "probabilisticSampling": {"samplingRate": 0.0},
     }
     sampler.use(compile_rules([Rule(1, "some", max_per_second=5)], "shop"))
-    assert judged(sampler).kept
+    assert decided(sampler).kept
     sampler.use(compile_rules([rule], "shop"))
-    assert not judged(sampler).kept
+    assert not decided(sampler).kept
 
 
-def test_a_caller_s_tracestate_is_never_too_much(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_callers_long_tracestate(caplog: pytest.LogCaptureFixture) -> None:
     sampler = sampler_of(SAMPLE_RATE=0.5, TRUST_PARENT="never")
     full = TraceState([(f"k{n}", "v") for n in range(32)])
     long = TraceState([("ot", "rv:" + "f" * 14 + ";x:" + "y" * 230)])
     endless = TraceState([("ot", "rv:" + "f" * 250)])
     for state in (full, long, endless):
         parent = SpanContext(2**56 - 1, 7, True, TraceFlags(0), state)
-        kept = judged(sampler, 2**56 - 1, parent)
+        kept = decided(sampler, 2**56 - 1, parent)
         assert kept.kept
         assert "th:8" in kept.trace_state["ot"]
-    assert len(judged(sampler, 2**56 - 1, SpanContext(1, 7, True, TraceFlags(0), full)).trace_state) == 32
-    assert caplog.records == [], "a caller writes no log"
+    assert len(decided(sampler, 2**56 - 1, SpanContext(1, 7, True, TraceFlags(0), full)).trace_state) == 32
+    assert caplog.records == [], "a caller must not cause log lines"
 
 
-def test_urls_that_fail_cost_no_decision_and_no_error(settings: Any, provider: Any) -> None:
+def test_urls_that_fail_affect_no_decision_and_raise_no_error(settings: Any, provider: Any) -> None:
     settings.ROOT_URLCONF = __name__
     sampler = sampler_of(Rule(1, "a route", path="/shops/<failing:shop>/", rate=0.0), SAMPLE_RATE=1.0)
     scope = RequestState("x", RequestFactory().get("/shops/one/"))
@@ -252,7 +252,9 @@ def test_urls_that_fail_cost_no_decision_and_no_error(settings: Any, provider: A
         assert span.is_recording()
 
 
-def test_a_fault_of_ours_never_leaves_somebody_else_s_tracer(provider: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_of_this_app_is_not_raised_into_another_tracer(
+    provider: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     sampler = sampler_of(Rule(1, "one"), SAMPLE_RATE=1.0)
     monkeypatch.setattr(sampler, "rules", None)
     monkeypatch.setattr(RuleSampler, "is_simple", False)
@@ -261,7 +263,7 @@ def test_a_fault_of_ours_never_leaves_somebody_else_s_tracer(provider: Any, monk
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "::ffff:127.0.0.1"])
-def test_an_address_as_a_socket_for_both_gives_it(address: str, settings: Any, db: None) -> None:
+def test_an_address_of_a_dual_stack_socket(address: str, settings: Any, db: None) -> None:
     settings.ROOT_URLCONF = __name__
     assert Client(REMOTE_ADDR=address).get("/tracing/sampling?service=node").status_code == 200
     sampler = sampler_of(SAMPLE_RATE=1.0, TRUST_PARENT=["127.0.0.0/8"])
@@ -270,7 +272,7 @@ def test_an_address_as_a_socket_for_both_gives_it(address: str, settings: Any, d
     assert not sampler.decide(scope, "GET", SpanKind.SERVER, parent, 1).kept, "it is trusted"
 
 
-# ----- processes, threads, forks
+# ----- Processes, threads, forks
 
 FORKED = """
 import os, signal, threading
@@ -305,15 +307,15 @@ pid = os.fork()
 if pid == 0:
     signal.alarm(10)
     kept = sampler.decide(None, "GET", SpanKind.SERVER, None, 1).kept
-    told = sampler.drain()
-    os._exit(7 if kept and told == {1: (1, 0)} and remote.decide("GET", 1)[0] else 8)
+    found = sampler.drain()
+    os._exit(7 if kept and found == {1: (1, 0)} and remote.decide("GET", 1)[0] else 8)
 assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
 os._exit(0)
 """
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_child_forked_while_a_thread_decides_goes_on() -> None:
+def test_a_child_forked_while_a_thread_decides_works() -> None:
     program = f"import django\nfrom django.conf import settings\nsettings.configure()\ndjango.setup()\n{FORKED}"
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", program], timeout=60, capture_output=True, text=True, check=False
@@ -323,7 +325,7 @@ def test_a_child_forked_while_a_thread_decides_goes_on() -> None:
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    # The tests' own process is not to follow the rules of a test.
+    # The tests' own process must not apply the rules of a test.
     monkeypatch.setattr(runtime, "current", runtime.current.replace(refresher=None))
     made: list[tuple[Refresher, TracerProvider]] = []
 
@@ -358,7 +360,7 @@ def test_without_refreshing_a_saved_rule_starts_nothing(make: Any, monkeypatch: 
     refresher = make(SAMPLING_REFRESH=0)
     monkeypatch.setattr(runtime, "current", runtime.current.replace(refresher=refresher))
     SamplingRule.objects.create(name="new")
-    assert refresher._thread is None, "it would look again and again, without a pause"
+    assert refresher._thread is None, "the thread would read the rules without a pause"
 
 
 def no_threads(self: threading.Thread) -> None:
@@ -386,7 +388,7 @@ def test_a_thread_that_cannot_be_started_is_started_later(make: Any, monkeypatch
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_rule_that_is_left_out_is_said_once(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_rule_that_is_left_out_is_logged_once(make: Any, caplog: pytest.LogCaptureFixture) -> None:
     SamplingRule.objects.create(name="unreadable", path="~[")
     SamplingRule.objects.create(name="too much", path="~a{99999999999999999999}")
     SamplingRule.objects.create(name="good", path="/a/")
@@ -398,12 +400,12 @@ def test_a_rule_that_is_left_out_is_said_once(make: Any, caplog: pytest.LogCaptu
     assert len(caplog.records) == 2
     SamplingRule.objects.filter(name="unreadable").update(path="~(")
     refresher.refresh()
-    assert len(caplog.records) == 3, "another fault is said again"
+    assert len(caplog.records) == 3, "another error is logged again"
 
 
 @pytest.mark.django_db(transaction=True)
 @pytest.mark.parametrize("error", [InterfaceError, OSError, TypeError])
-def test_whatever_keeps_rules_from_being_read_is_said_once(
+def test_any_error_when_reading_rules_is_logged_once(
     error: type[Exception], make: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     SamplingRule.objects.create(name="known")
@@ -465,10 +467,10 @@ def test_a_site_without_a_database(
     with caplog.at_level(logging.INFO):
         refresher.refresh()
         refresher.refresh()
-    assert [record.levelname for record in caplog.records] == ["INFO"], "it has not asked for rules"
+    assert [record.levelname for record in caplog.records] == ["INFO"], "it has no rules"
 
 
-def test_names_of_hosts_that_differ_at_the_end_are_two(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_names_of_hosts_that_differ_at_the_end_are_distinguished(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
     for end in ("x2k4q", "x2k4r"):
         monkeypatch.setattr("socket.gethostname", lambda end=end: "shop-" * 11 + "abc" + end)
@@ -476,7 +478,7 @@ def test_names_of_hosts_that_differ_at_the_end_are_two(make: Any, monkeypatch: p
     assert len(seen) == 2
 
 
-# ----- the admin
+# ----- The admin
 
 
 @pytest.fixture
@@ -488,14 +490,14 @@ def root(settings: Any, db: None) -> Client:
 
 
 @pytest.mark.parametrize("path", ["~a{99999999999999999999}", "~^(a+)+$"])
-def test_the_form_says_what_is_wrong_with_a_pattern(root: Client, path: str) -> None:
+def test_the_form_shows_what_is_wrong_with_a_pattern(root: Client, path: str) -> None:
     answer = root.post("/admin/django_tracing/samplingrule/add/", {"name": "x", "path": path, "order": 1, "rate": 1})
     assert answer.status_code == 200
     assert "This regular expression" in answer.content.decode()
     assert not SamplingRule.objects.exists()
 
 
-def test_an_order_of_nonsense_changes_nothing(root: Client) -> None:
+def test_an_invalid_order_changes_nothing(root: Client) -> None:
     rules = [SamplingRule.objects.create(name=f"{n}", order=n) for n in (10, 20)]
     ids = f"²,{'9' * 5000},-1,x,{rules[1].pk},{rules[0].pk},{rules[0].pk}"
     assert root.post("/admin/django_tracing/samplingrule/reorder/", {"ids": ids}).status_code == 302
@@ -513,7 +515,7 @@ def test_links_stay_within_their_site(root: Client) -> None:
     assert answer["Location"] == f"{site}samplingrule/"
 
 
-def test_a_key_in_an_address_is_nobody_s_to_read(root: Client, settings: Any) -> None:
+def test_a_key_in_an_address_is_not_shown(root: Client, settings: Any) -> None:
     endpoint = "https://user:hunter2@traces.example/v1/traces?api-key=hunter3"
     settings.TRACING = {**settings.TRACING, "ENDPOINT": endpoint}
     text = root.get("/admin/django_tracing/processstatus/").content.decode()
@@ -523,7 +525,7 @@ def test_a_key_in_an_address_is_nobody_s_to_read(root: Client, settings: Any) ->
 
 
 class Whose:
-    """A callable object: it has no name of its own."""
+    """A callable object without a name."""
 
     def __call__(self, user: Any) -> str:
         return "gold"
@@ -535,11 +537,11 @@ def test_the_status_with_a_callable_without_a_name(root: Client, settings: Any, 
     assert type(value).__qualname__ in root.get("/admin/django_tracing/processstatus/").content.decode()
 
 
-# ----- helpers
+# ----- Helpers
 
 
 class Connected:
-    """As redis.asyncio's: of use as it is, and it can be awaited."""
+    """Like redis.asyncio's: it can be used directly or awaited."""
 
     def __await__(self) -> Generator[Any, None, Connected]:
         yield from ()
@@ -550,7 +552,7 @@ class Connected:
 
 
 class Block:
-    """As aiohttp's request: a coroutine, and a block."""
+    """Like aiohttp's request: a coroutine and an async context manager."""
 
     def __init__(self) -> None:
         self._coroutine = asyncio.sleep(0, "response")
@@ -574,7 +576,7 @@ class Block:
         pass
 
 
-async def test_what_can_be_awaited_is_handed_on_as_it_is(spans: Spans) -> None:
+async def test_awaitables_are_returned_unchanged(spans: Spans) -> None:
     assert trace_function("client", Connected).get() == "got"
     assert trace("traced")(lambda: Connected())().get() == "got"
     async with trace_function("block", Block) as response:  # type: ignore[attr-defined]
@@ -589,7 +591,7 @@ def test_a_lazy_result_stays_lazy(spans: Spans) -> None:
     assert type(lazy) is SimpleLazyObject
 
 
-def test_headers_of_the_caller_s_own_stay(spans: Spans) -> None:
+def test_headers_of_the_caller_are_kept(spans: Spans) -> None:
     def get(url: str, *, headers: dict[str, str] | None = None) -> dict[str, str] | None:
         return headers
 
@@ -599,14 +601,14 @@ def test_headers_of_the_caller_s_own_stay(spans: Spans) -> None:
     assert "traceparent" in (trace_external_call("users", "get", "/", functools.partial(get, "/")) or {})
 
 
-class Untold:
+class Undescribed:
     def __str__(self) -> str:
-        raise AssertionError("nobody asked for it")
+        raise AssertionError("it must not be converted")
 
 
 @pytest.mark.parametrize("where", ["off", "unsampled", "sampled"])
-def test_what_cannot_be_described_is_called_all_the_same(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    odd: Any = Untold()
+def test_calls_that_cannot_be_described_are_made(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    odd: Any = Undescribed()
     if where == "off":
         monkeypatch.setattr(runtime, "current", runtime.Runtime())
     span = NonRecordingSpan(SpanContext(1, 2, is_remote=False)) if where == "unsampled" else create_span("x").span
@@ -619,7 +621,7 @@ def test_what_cannot_be_described_is_called_all_the_same(where: str, monkeypatch
 
 
 @pytest.mark.django_db
-def test_a_user_that_nobody_looked_at_stays_so(spans: Spans) -> None:
+def test_a_user_that_was_not_loaded_is_not_loaded(spans: Spans) -> None:
     User.objects.create(pk=42, username="ada")
     user = SimpleLazyObject(lambda: User.objects.get(pk=42))
     with CaptureQueriesContext(connection) as queries, trace_rate_limit_check("orders", user=user):
@@ -629,11 +631,11 @@ def test_a_user_that_nobody_looked_at_stays_so(spans: Spans) -> None:
     for known in (user, AnonymousUser()):
         with trace_rate_limit_check("orders", user=known):
             pass
-    said = [(span.attributes or {}).get("user.id") for span in spans.named("rate_limit.check")]
-    assert said == [None, "42", None]
+    recorded = [(span.attributes or {}).get("user.id") for span in spans.named("rate_limit.check")]
+    assert recorded == [None, "42", None]
 
 
-def test_baggage_of_one_request_is_not_the_next_one_s(settings: Any, rf: RequestFactory) -> None:
+def test_baggage_does_not_leak_into_the_next_request(settings: Any, rf: RequestFactory) -> None:
     settings.TRACING = {**settings.TRACING, "ENABLED": False}
     found = []
 

@@ -1,4 +1,4 @@
-"""How tracing is set up in a process: by itself, once, and beside what is there already."""
+"""Test how tracing is set up in a process: automatically, once, and beside an existing provider."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.receivers import OTLPReceiver
 
 
 def run(code: str, **variables: str) -> Any:
-    """What ``code`` prints as JSON in a fresh process, after ``django.setup()`` unless it calls that itself."""
+    """Return the JSON that ``code`` prints in a new process, after ``django.setup()`` unless it calls that itself."""
     prelude = "import json\n" + ("" if "django.setup()" in code else "import django\ndjango.setup()\n")
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", prelude + textwrap.dedent(code)],
@@ -37,7 +37,7 @@ assert Client().get("/empty/").status_code == 200
 """
 
 
-def test_the_resource_says_who_sends() -> None:
+def test_the_resource_identifies_the_sender() -> None:
     with OTLPReceiver() as receiver:
         run(
             ASK,
@@ -60,14 +60,14 @@ def test_the_resource_says_who_sends() -> None:
     assert span.scope == "django_tracing"
 
 
-def test_headers_go_along() -> None:
+def test_headers_are_sent() -> None:
     with OTLPReceiver() as receiver:
         run(ASK, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint, OTEL_EXPORTER_OTLP_HEADERS="authorization=Bearer%20x")
         receiver.wait_for(1)
         assert receiver.headers[0]["authorization"] == "Bearer x"
 
 
-def test_a_sample_rate_of_zero_sends_nothing_but_what_a_caller_sampled() -> None:
+def test_with_a_sample_rate_of_zero_only_sampled_callers_are_traced() -> None:
     with OTLPReceiver() as receiver:
         run(
             """
@@ -82,7 +82,7 @@ def test_a_sample_rate_of_zero_sends_nothing_but_what_a_caller_sampled() -> None
     assert span.trace_id == "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
-def test_tracing_wins_over_a_switched_off_sdk() -> None:
+def test_tracing_takes_precedence_over_a_disabled_sdk() -> None:
     with OTLPReceiver() as receiver:
         run(
             ASK,
@@ -93,7 +93,7 @@ def test_tracing_wins_over_a_switched_off_sdk() -> None:
         receiver.wait_for(1)
 
 
-def test_setting_up_twice_is_setting_up_once() -> None:
+def test_setting_up_twice_has_no_effect() -> None:
     counts = run(
         """
         from django.conf import settings
@@ -129,17 +129,17 @@ print(json.dumps([[span.name, dict(span.attributes), span.resource.attributes["s
 """
 
 
-def test_a_provider_of_the_users_own_is_used() -> None:
+def test_an_existing_provider_is_used() -> None:
     ((name, attributes, service),) = run(OWN)
     assert (name, service) == ("GET /empty/", "mine")
     assert attributes["http.query.token"] == "[redacted]"
     assert attributes["correlation.id"]
 
 
-def test_beside_a_users_own_provider_only_what_is_asked_for_is_exported() -> None:
+def test_with_an_existing_provider_spans_are_exported_only_if_configured() -> None:
     with OTLPReceiver() as receiver:
         run(OWN, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)
-        assert receiver.spans == [], "that variable is for whoever made the provider"
+        assert receiver.spans == [], "that variable is for the existing provider"
         run(OWN, JAEGER_ENDPOINT=receiver.endpoint)
         (span,) = receiver.wait_for(1)
     assert span.service == "mine"
@@ -154,11 +154,11 @@ def test_nothing_is_imported_that_is_not_used() -> None:
         """,
         JAEGER_ENDPOINT="http://127.0.0.1:9",
     )
-    # django-redis and PostgreSQL of the test settings import what they like, but none of these.
+    # django-redis and PostgreSQL of the test settings import other modules, but none of these.
     assert loaded == []
 
 
-def test_a_missing_extra_is_one_log_line_and_the_application_goes_on() -> None:
+def test_a_missing_extra_is_one_log_line_and_the_application_works() -> None:
     done = subprocess.run(
         [sys.executable, "-c", "import sys; sys.modules['grpc'] = None\nimport django; django.setup()\n" + ASK],
         env=environment(JAEGER_ENDPOINT="http://127.0.0.1:4317"),
@@ -179,7 +179,7 @@ def test_the_package_imports_without_django_or_settings() -> None:
     assert done.returncode == 0
 
 
-def test_the_provider_of_the_tests_is_the_apps() -> None:
+def test_the_provider_of_the_tests_is_this_apps() -> None:
     assert isinstance(trace.get_tracer_provider(), TracerProvider)
 
 

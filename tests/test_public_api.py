@@ -1,4 +1,4 @@
-"""docs/api.md, ``__all__`` and what can be imported agree."""
+"""Test that docs/api.md, ``__all__`` and the importable names agree."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_all_lists_what_other_modules_may_use(module: str) -> None:
 
 
 @pytest.mark.parametrize("module", public_names())
-def test_what_the_page_lists_is_what_a_public_module_has(module: str) -> None:
+def test_the_page_lists_the_names_of_each_public_module(module: str) -> None:
     home, listed = imported(module), public_names()[module]
     # Only where pytest runs.
     listed -= {"spans"} if module == "django_tracing.testing" else set()
@@ -161,7 +161,7 @@ def test_every_exception_has_the_base_class() -> None:
     assert not set(defined) & public
 
 
-def test_the_page_s_exporter(tmp_path: Path, settings: Any) -> None:
+def test_the_exporter_of_the_page(tmp_path: Path, settings: Any) -> None:
     _, source = examples("docs/api.md")
     exporter_class = run(source)["FileExporter"]
     from django_tracing.conf.loading import load
@@ -172,7 +172,7 @@ def test_the_page_s_exporter(tmp_path: Path, settings: Any) -> None:
     assert len((tmp_path / "traces.jsonl").read_text().splitlines()) == 2
 
 
-def test_the_package_s_modules_are_all_looked_at() -> None:
+def test_all_modules_of_the_package_are_tested() -> None:
     found = {
         module.name
         for module in pkgutil.walk_packages([str(PACKAGE)], "django_tracing.")

@@ -1,4 +1,4 @@
-"""The public names for readers: the example in docs/traces.md uses nothing else, and all pages and commands read it."""
+"""Test the public names for readers: the example in docs/traces.md uses only these, and all pages and commands use it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def example(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def write_spans() -> None:
-    """As the example's program would: the spans that a store is given."""
+    """Write spans like the example's program, in the form that a store receives."""
     fields = readers.Span.__slots__
     lines = [
         json.dumps({key: value for key, value in span.items() if key in fields and key not in ("events", "links")})
@@ -57,7 +57,7 @@ def test_the_example_uses_public_names_only(example: Any) -> None:
     assert [name for name in vars(readers.Reader) if not name.startswith("_") and not hasattr(reader, name)] == []
 
 
-def test_all_names_are_there_and_documented() -> None:
+def test_all_names_exist_and_are_documented() -> None:
     text = (ROOT / "docs" / "traces.md").read_text()
     for module in (readers, exceptions):
         assert [name for name in module.__all__ if not hasattr(module, name)] == []
@@ -75,14 +75,14 @@ def test_one_base_class() -> None:
     assert issubclass(exceptions.MissingExtra, ImportError)
 
 
-def test_the_path_that_the_docs_named_before() -> None:
+def test_the_former_path() -> None:
     from django_tracing.traces.readers.base import Reader
 
     assert Reader is readers.Reader
 
 
 @pytest.mark.usefixtures("without_coverage")
-def test_importing_the_exceptions_costs_nothing() -> None:
+def test_importing_the_exceptions_imports_nothing_else() -> None:
     program = (
         "import sys, django_tracing.exceptions; "
         "print([name for name in ('http.client', 'ssl', 'sqlite3', 'opentelemetry.sdk') if name in sys.modules])"
@@ -151,7 +151,7 @@ class TestLimits:
         assert limits_of(get_reader(load({"READER": limited}, {}))).newest_only
 
     @pytest.mark.parametrize("wrong", [None, "newest", property(lambda reader: 1 / 0)])
-    def test_wrong_ones_count_as_none(self, example: Any, wrong: Any) -> None:
+    def test_invalid_limits_count_as_none(self, example: Any, wrong: Any) -> None:
         limited = type("Limited", (example,), {"limits": wrong})
         assert limits_of(get_reader(load({"READER": limited}, {}))) == NO_LIMITS
 

@@ -1,4 +1,4 @@
-"""Files of the app's own: how many of them a process holds open."""
+"""Test how many of this app's files a process holds open."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_process_holds_a_bounded_number_of_files(tmp_path: Path) -> None:
         assert len(LocalStore(tmp_path / f"{number}.sqlite3").search()) == 1
 
 
-def test_what_was_deleted_gives_its_place_on_the_disk_back(tmp_path: Path) -> None:
+def test_deleting_frees_space_on_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "traces.sqlite3"
     for _ in range(5):
         store = LocalStore(path)

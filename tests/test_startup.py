@@ -1,4 +1,4 @@
-"""What starting costs: which modules a process imports for having this app, and what is traced that comes later."""
+"""Test which modules a process imports because of this app, and that later imports are traced."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.e2e.processes import ROOT, environment
 
 pytestmark = pytest.mark.usefixtures("without_coverage")
 
-#: A project without a database, so that whoever needs SQLite has imported it themselves.
+#: A project without a database, so that only code that needs SQLite imports it.
 PROJECT = """
 import json, sys
 import opentelemetry.sdk.trace
@@ -66,7 +66,7 @@ TRACING: dict[str, dict[str, Any]] = {
 
 
 def start(code: str, exporter: str = "none", imports: tuple[str, ...] = (), **tracing: Any) -> Any:
-    """What ``code`` prints as JSON in a fresh process that has started with this app; ``imports`` come first."""
+    """Return the JSON that ``code`` prints in a new process with this app, after importing ``imports``."""
     asked = {"imports": imports, "tracing": {**TRACING[exporter], **tracing}}
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROJECT + textwrap.dedent(code), json.dumps(asked)],
@@ -88,7 +88,7 @@ def test_nothing_is_imported_that_is_not_used(exporter: str, tmp_path: Path) -> 
     foreign = [
         name for name in imported if name.partition(".")[0] not in ("django", "django_tracing", "opentelemetry")
     ]
-    assert foreign == [], "no library, and of Python nothing that Django has not imported by itself"
+    assert foreign == [], "no library, and only modules of Python that Django imports itself"
     upstream = ("opentelemetry.instrumentation.", "opentelemetry.exporter.", "opentelemetry.proto.")
     assert [name for name in imported if name.startswith(upstream)] == []
     exporters = {name for name in imported if name.startswith("django_tracing.export.")} - {
@@ -144,7 +144,7 @@ def test_a_breaker_imported_before_the_start_is_traced() -> None:
     assert start(BREAKER, imports=("pybreaker",)) == [False, ["circuit_breaker.payment-service", "request"]]
 
 
-def test_a_breaker_imported_after_tracing_was_switched_off_is_not_traced() -> None:
+def test_a_breaker_imported_after_tracing_was_disabled_is_not_traced() -> None:
     off = "from django_tracing import instrumentation\ninstrumentation.uninstall()\n"
     assert start(off + BREAKER) == [False, ["request"]]
 

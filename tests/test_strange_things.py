@@ -1,4 +1,4 @@
-"""Nothing found in the context, on a request, on a user, on an error or in a setting is what it should be.
+"""Test unusual objects in the context, on a request, on a user, on an error and in settings.
 
 The host's own work goes on as without this app, whatever traced thing does it. What the API lets stand in a context is
 in tests/test_host_objects.py for the span; here is everything else.
@@ -59,7 +59,7 @@ from tests.callees import Callee
 
 
 class Hostile:
-    """Whatever is asked of it raises."""
+    """Every operation raises."""
 
     def __getattribute__(self, name: str) -> Any:
         if name in ("__class__", "__dict__"):
@@ -105,7 +105,7 @@ STRANGE: dict[str, Any] = {
 }
 
 
-# ----- contexts
+# ----- Contexts
 
 _baggage_key = next(iter(baggage_api.set_baggage("a", "b", Context())))
 KEYS: dict[str, Any] = {"span": SPAN_KEY, "scope": correlation._STATE_KEY, "call": CALL_KEY, "baggage": _baggage_key}
@@ -158,7 +158,7 @@ def _continued() -> int:
 
 
 class Host:
-    """Everything that is traced, as a site does it."""
+    """A site with everything that is traced."""
 
     def __init__(self, callee: Callee, store: redis.Redis) -> None:
         self.work: dict[str, Callable[[], object]] = {
@@ -199,7 +199,7 @@ def host(redis_url: str) -> Iterator[Host]:
 @pytest.mark.django_db
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("thing", STRANGE)
-def test_work_goes_on_whatever_stands_in_the_context(
+def test_calls_work_with_any_object_in_the_context(
     key: str, thing: str, host: Host, settings: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings.TRACING = {**settings.TRACING, "LOG_ERRORS": True}
@@ -213,11 +213,11 @@ def test_work_goes_on_whatever_stands_in_the_context(
             assert work() == expected, name
         finally:
             context_api.detach(token)
-        said = [record.getMessage() for record in caplog.records if record.name.startswith("django_tracing")]
-        assert said == [], name
+        messages = [record.getMessage() for record in caplog.records if record.name.startswith("django_tracing")]
+        assert messages == [], name
 
 
-# ----- requests and users
+# ----- Requests and users
 
 
 def answer(request: HttpRequest) -> HttpResponse:
@@ -231,7 +231,7 @@ def fail(request: HttpRequest) -> HttpResponse:
 
 
 class StrangeUser:
-    """A user of whom one thing is strange."""
+    """A user with one unusual attribute."""
 
     def __init__(self, name: str, value: Any) -> None:
         self.__dict__.update({"pk": 7, "is_anonymous": False, "email": "ada@example.com", name: value})
@@ -246,7 +246,7 @@ class RaisingUser:
 
 @pytest.mark.parametrize("subscription", [None, "tier.name", "tier"])
 @pytest.mark.parametrize("thing", STRANGE)
-def test_a_request_is_answered_whoever_its_user_is(thing: str, subscription: Any) -> None:
+def test_a_request_with_any_user_is_answered(thing: str, subscription: Any) -> None:
     value = STRANGE[thing]
     users = [
         value,
@@ -264,7 +264,7 @@ def test_a_request_is_answered_whoever_its_user_is(thing: str, subscription: Any
 
 
 @pytest.mark.parametrize("thing", STRANGE)
-def test_a_request_is_answered_whatever_it_holds(thing: str) -> None:
+def test_a_request_with_any_content_is_answered(thing: str) -> None:
     value = STRANGE[thing]
     names = [
         *("REMOTE_ADDR", "QUERY_STRING", "HTTP_HOST", "SERVER_NAME", "SERVER_PORT", "HTTP_USER_AGENT", "HTTP_VIA"),
@@ -289,7 +289,7 @@ def test_a_request_is_answered_whatever_it_holds(thing: str) -> None:
             assert TracingMiddleware(answer)(request).content == b"ok", name  # type: ignore[union-attr]
 
 
-# ----- errors
+# ----- Errors
 
 
 class Unspeakable(Exception):
@@ -327,7 +327,7 @@ ERRORS: dict[str, Callable[[], BaseException]] = {
 
 
 @pytest.mark.parametrize("name", ERRORS)
-def test_an_error_leaves_as_it_came(name: str) -> None:
+def test_an_error_propagates_unchanged(name: str) -> None:
     error = ERRORS[name]()
 
     def work() -> None:
@@ -347,12 +347,12 @@ def test_an_error_leaves_as_it_came(name: str) -> None:
     assert caught.value is error
 
 
-# ----- settings
+# ----- Settings
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=lambda spec: spec.name)
 def test_no_value_of_a_setting_raises(spec: Any) -> None:
-    """A wrong one is a problem that says so; what is taken is what the setting promises."""
+    """A wrong value is reported as a problem; an accepted one has the promised type."""
     values = [
         *STRANGE.values(),
         *("", " ", "\x00", "\udcff", "x" * 10_000, -1, 0, 2**70, float("nan"), float("inf"), True, b"x"),

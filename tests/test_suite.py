@@ -1,4 +1,4 @@
-"""The test suite itself: what it starts, and where its files are."""
+"""Test the test suite itself: the servers that it starts, and the places of its files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from django.db import connection
 from example_project import servers
 
 ROOT = Path(__file__).parent.parent
-#: Each writes that it was asked for, and fails.
+#: Each writes a file when it is started, and fails.
 PROGRAM = "#!/bin/sh\necho > '{folder}/{name}'\nexit 1\n"
 MODULE = "from pathlib import Path\nPath({path!r}).touch()\nraise ImportError\n"
 
@@ -46,7 +46,7 @@ def started_by(folder: Path, *arguments: str) -> tuple[set[str], str]:
     return {path.name for path in asked.iterdir()}, done.stdout
 
 
-class TestServersStartWithTheFirstTestThatAsksForThem:
+class TestServersStartWithTheFirstTestThatNeedsThem:
     @pytest.mark.parametrize("processes", [(), ("-n", "1")], ids=["one process", "a worker of xdist"])
     def test_none_for_tests_that_need_none(self, processes: tuple[str, ...], tmp_path: Path) -> None:
         started, output = started_by(tmp_path, "tests/traces/test_model.py", *processes)
@@ -87,7 +87,7 @@ def test_a_test_with_the_fixture_has_redis(redis_url: str) -> None:
         assert client.ping()
 
 
-# ----- where the files are
+# ----- Places of the files
 
 
 def modules() -> dict[str, set[Path]]:

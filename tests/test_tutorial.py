@@ -1,4 +1,4 @@
-"""The tutorial, followed step by step as it is written, in a new project."""
+"""Follow the tutorial step by step in a new project."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def get(address: str) -> str:
 
 
 class Reader:
-    """Somebody who follows the tutorial in a folder."""
+    """A reader who follows the tutorial in a folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

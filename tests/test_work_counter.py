@@ -1,4 +1,4 @@
-"""The counter of work tells linear from quadratic, whichever way the work is written."""
+"""Test that the counter of work distinguishes linear from quadratic code, in any style."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ def _items(size: int) -> list[int]:
 
 
 @pytest.mark.parametrize("function", LINEAR)
-def test_what_is_linear_grows_by_four_with_four_times_as_much(function: Callable[[list[int]], object]) -> None:
+def test_linear_work_grows_by_four_with_four_times_the_input(function: Callable[[list[int]], object]) -> None:
     for ratio in growth(function, _items, 300, 1200, 4800):
         assert 3.5 <= ratio <= 4.5
 
 
 @pytest.mark.parametrize("function", QUADRATIC)
-def test_what_is_quadratic_grows_by_more(function: Callable[[list[int]], object]) -> None:
+def test_quadratic_work_grows_by_more(function: Callable[[list[int]], object]) -> None:
     assert growth(function, _items, 250, 1000)[0] > 8
 
 
@@ -71,7 +71,7 @@ def test_the_same_call_counts_the_same() -> None:
     assert work(_loop, _items(100)) == work(_loop, _items(100)) > 100
 
 
-def test_what_is_raised_is_raised_and_nothing_is_left_behind() -> None:
+def test_exceptions_propagate_and_tracing_is_restored() -> None:
     before = sys.gettrace(), sys.getprofile()
 
     with pytest.raises(ZeroDivisionError):

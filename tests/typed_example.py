@@ -1,6 +1,6 @@
-"""How a user's strictly typed code sees the public API: checked by mypy (``make types``), not run.
+"""Use the public API in strictly typed code. mypy checks this file (``make types``); it isn't run.
 
-What is marked to be ignored has to be an error: mypy says so when it is none.
+Each ignored line must be an error: otherwise mypy reports the comment.
 """
 
 from __future__ import annotations

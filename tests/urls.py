@@ -1,4 +1,4 @@
-"""The views that the unit tests ask for."""
+"""Define the views of the unit tests."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def query(request: HttpRequest) -> HttpResponse:
 
 
 def whoami(request: HttpRequest) -> JsonResponse:
-    """Evaluates the user, as views do; then uses the cache."""
+    """Evaluate the user, as views do; then use the cache."""
     name = request.user.get_username()
     cache.get("blueprint:123")
     return JsonResponse({"user": name, "correlation": get_correlation_id()})
@@ -74,7 +74,7 @@ def stream(request: HttpRequest) -> StreamingHttpResponse:
 
 
 def endless(request: HttpRequest) -> StreamingHttpResponse:
-    """Goes on until the client has had enough."""
+    """Stream until the client disconnects."""
 
     def body() -> Iterator[bytes]:
         while True:

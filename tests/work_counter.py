@@ -1,4 +1,4 @@
-"""Counts the work that Python code does, for tests of how it grows with its input. No clock: the same on any machine.
+"""Count the work of Python code, to test how it grows with the input. The result is the same on any machine.
 
 What counts: each line that runs, each round of a comprehension or a generator, and of calls into C those that go
 through all of a text or a list (``list.remove``, ``str.replace``): as many as it has items. What is not seen: work in C
@@ -30,7 +30,7 @@ _ITEMS_A_LINE: Final = 50
 
 
 def work(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> int:
-    """How much work ``function(*args, **kwargs)`` does, in lines of Python. What it raises is raised."""
+    """Return the work of ``function(*args, **kwargs)`` in lines of Python. Raise its exceptions."""
     lines = items = 0
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
@@ -47,7 +47,7 @@ def work(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> int:
                 items += len(owner)
 
     traced, profiled, collecting = sys.gettrace(), sys.getprofile(), gc.isenabled()
-    # What finalizers of others do is not the function's work.
+    # Finalizers of other objects are not the function's work.
     gc.disable()
     try:
         sys.setprofile(profile)
@@ -66,7 +66,7 @@ def growth(function: Callable[[Any], Any], make: Callable[[int], Any], *sizes: i
 
     What the call does once, whatever the size, is taken off first; ``make`` does not count.
     """
-    # What is compiled or cached with the first call is no work of the later ones.
+    # The first call compiles and caches patterns, which later calls don't repeat.
     work(function, make(1))
     base = work(function, make(1))
     found = [max(work(function, make(size)) - base, 1) for size in sizes]

@@ -66,7 +66,7 @@ class ManualSpan:
 
     @property
     def is_recording(self) -> bool:
-        """Whether the span keeps what is set on it."""
+        """Return True if the span keeps what is set on it."""
         return self.span.is_recording()
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:

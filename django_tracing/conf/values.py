@@ -33,7 +33,7 @@ class Problem(NamedTuple):
 
     @property
     def in_environment(self) -> bool:
-        """Whether it was set outside of the project's code: by a deployment, not by a developer."""
+        """Return True if it was set outside of the project's code: by a deployment, not by a developer."""
         return self.source.startswith("environment variable")
 
 

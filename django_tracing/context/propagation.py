@@ -19,20 +19,20 @@ from opentelemetry.propagators.textmap import (
 
 from django_tracing.conf.entry_points import find_entry_point
 from django_tracing.context.request import HEADER, RequestState, get_request_state, well_formed, with_request_state
-from django_tracing.exceptions import MissingExtra
+from django_tracing.exceptions import TracingError
 from django_tracing.faults import contained
 from django_tracing.redaction.printable import printable
 
-__all__ = ["PROPAGATOR_GROUP", "CorrelationPropagator", "MissingPropagator", "available_propagator"]
+__all__ = ["PROPAGATOR_GROUP", "CorrelationPropagator", "PropagatorError", "available_propagator"]
 
 #: OpenTelemetry's entry points of propagators.
 PROPAGATOR_GROUP: Final = "opentelemetry_propagator"
-#: Name -> (module, class), of those that the API itself provides: looking for entry points takes milliseconds.
+#: Name -> (module, class) of the API's own propagators: searching the entry points would take milliseconds.
 _OWN: Final = {
     "tracecontext": ("opentelemetry.trace.propagation.tracecontext", "TraceContextTextMapPropagator"),
     "baggage": ("opentelemetry.baggage.propagation", "W3CBaggagePropagator"),
 }
-#: Name -> the package that provides it, of those that the specification names.
+#: Name -> package of the other propagators that the specification names.
 _PACKAGES: Final = {
     "b3": "opentelemetry-propagator-b3",
     "b3multi": "opentelemetry-propagator-b3",
@@ -42,14 +42,17 @@ _PACKAGES: Final = {
 }
 
 
-class MissingPropagator(MissingExtra):
-    """A propagator of ``PROPAGATORS`` that is not available here. The message names it and what to install."""
+class PropagatorError(TracingError):
+    """A propagator of ``PROPAGATORS`` can't be used. The message names it and the package to install.
+
+    It becomes a check message and a line of the log; nothing raises it to the user's code.
+    """
 
 
 class CorrelationPropagator(TextMapPropagator):
     """Send the current request's correlation id to called services as ``X-Correlation-ID``, and read a caller's.
 
-    Where a trace has no id yet, the code that starts it makes one: the middleware, a command.
+    If a trace has no id yet, the code that starts it makes one, such as the middleware or a command.
     """
 
     def extract(
@@ -80,17 +83,17 @@ class CorrelationPropagator(TextMapPropagator):
         return {HEADER}
 
 
-def available_propagator(names: Iterable[str]) -> tuple[TextMapPropagator, list[MissingPropagator]]:
-    """Return one propagator of those ``names`` (as in ``OTEL_PROPAGATORS``) that are available, and the problems.
+def available_propagator(names: Iterable[str]) -> tuple[TextMapPropagator, list[PropagatorError]]:
+    """Return one propagator made of the available ``names`` (as in ``OTEL_PROPAGATORS``), and the problems.
 
-    The correlation id's own propagator is the last one.
+    The propagator of the correlation id is the last one.
     """
     found: list[TextMapPropagator] = []
-    missing: list[MissingPropagator] = []
+    missing: list[PropagatorError] = []
     for name in names:
         try:
             found.append(_propagator(name))
-        except MissingPropagator as error:
+        except PropagatorError as error:
             missing.append(error)
     return CompositePropagator([*found, CorrelationPropagator()]), missing
 
@@ -102,7 +105,7 @@ def _propagator(name: str) -> TextMapPropagator:
     if not module and point is None:
         package = _PACKAGES.get(name)
         remedy = f"needs the package {package}: pip install {package}." if package else "is not installed here."
-        raise MissingPropagator(f'The propagator "{shown}" {remedy}')
+        raise PropagatorError(f'The propagator "{shown}" {remedy}')
     try:
         # As the API itself does it: an entry point is a class, or a function that makes a propagator.
         with contained():
@@ -111,7 +114,9 @@ def _propagator(name: str) -> TextMapPropagator:
             usable = all(callable(getattr(propagator, method, None)) for method in ("extract", "inject"))
     except Exception as error:
         reason = printable(f"{type(error).__name__}: {error}", 200)
-        raise MissingPropagator(f'The propagator "{shown}" can\'t be imported ({reason}).') from error
+        raise PropagatorError(f'The propagator "{shown}" can\'t be imported ({reason}).') from error
     if not usable:
-        raise MissingPropagator(f'The propagator "{shown}" is {type(propagator).__name__}, which is none.')
+        raise PropagatorError(
+            f'The propagator "{shown}" has the type {type(propagator).__name__}, which is no propagator.'
+        )
     return propagator  # type: ignore[no-any-return]

@@ -166,7 +166,7 @@ class _GRPCExporter(SpanExporter):
 
 
 def _failure(code: str, details: str, where: str, *, compressed: bool) -> ExportError:
-    """The :class:`ExportError` of a gRPC status (https://grpc.io/docs/guides/status-codes/)."""
+    """Return the :class:`ExportError` of a gRPC status (https://grpc.io/docs/guides/status-codes/)."""
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return ExportError(f"{where} rejected the credentials ({code}).", reason="unauthorized", retryable=False)
     if code == "UNIMPLEMENTED":

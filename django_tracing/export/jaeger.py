@@ -108,7 +108,7 @@ def _clean(text: str) -> str:
 
 @cache
 def _timed(transport: Any) -> Any:
-    """A class of thrift's transports whose timeout counts for an answer as a whole."""
+    """Return a subclass of a Thrift transport whose timeout applies to the whole response."""
     if transport.__name__ == "_TimedTransport":
         return transport
 

@@ -425,7 +425,7 @@ class QueueProcessor(SpanProcessor):
     # ----- the end
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
-        """Sends what waits; True when all of it was sent within ``timeout_millis`` milliseconds."""
+        """Send all waiting spans. Return True if they were sent within ``timeout_millis`` milliseconds."""
         with self._changed:
             self._gather()
             if not self.queued:
@@ -444,7 +444,7 @@ class QueueProcessor(SpanProcessor):
             return self._settled >= target and self._lost == lost
 
     def shutdown(self) -> None:
-        """Sends what waits, for at most ``shutdown_timeout`` seconds; the rest is dropped and counted."""
+        """Send waiting spans for at most ``shutdown_timeout`` seconds; the rest is dropped and counted."""
         with self._lock:
             if self._finished:
                 return
@@ -459,7 +459,7 @@ class QueueProcessor(SpanProcessor):
                 return
             self._deadline = time.monotonic() + self._shutdown_timeout
             self._gather()
-            # What ends from now on is counted as dropped at once.
+            # Spans that end from now on are immediately counted as dropped.
             self._slice = 1
             waits = self.queued > 0
         if waits:
@@ -484,7 +484,7 @@ class QueueProcessor(SpanProcessor):
             left = self.queued
             self._full.clear()
             self._filling = self._new_batch()
-            # What an exporter hangs on stays where it is.
+            # The batch of a hanging exporter stays in the queue.
             self._settled = self._accepted - (0 if self._batch is None else self._batch.count)
             if left:
                 self.counters.drop("shutdown", left)
@@ -495,7 +495,7 @@ class QueueProcessor(SpanProcessor):
             self._shut_exporter()
 
     def _work_here(self) -> None:
-        """Sends from this thread: the interpreter ends, and starts no other any more."""
+        """Send from this thread: the interpreter is ending and starts no other thread."""
         timeout = getattr(self.exporter, "timeout", None)
         if isinstance(timeout, (int, float)):
             self.exporter.timeout = min(timeout, self._shutdown_timeout)  # type: ignore[attr-defined]

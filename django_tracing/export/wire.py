@@ -61,7 +61,7 @@ def _varint(value: int) -> bytes:
 
 
 def _field(tag: int, payload: bytes) -> bytes:
-    """A length-delimited field; ``tag`` is the whole tag byte, e.g. 0x0A for field 1."""
+    """Return a length-delimited field; ``tag`` is the whole tag byte, e.g. 0x0A for field 1."""
     length = len(payload)
     if length < 0x80:
         return bytes((tag, length)) + payload

@@ -285,7 +285,7 @@ async def _awaited(guarded: GuardedCall, awaitable: Awaitable[T]) -> T:
 
 
 def iterated(guarded: GuardedCall, generator: Generator[Any, Any, T]) -> Generator[Any, Any, T]:
-    # The span is not current between two items: the caller is at work then.
+    # The span is not current between two items, while the caller's code runs.
     try:
         result = yield from generator
     except BaseException as error:

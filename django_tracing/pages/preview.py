@@ -17,7 +17,7 @@ from django_tracing.models import SamplingRule
 from django_tracing.pages import unmigrated
 from django_tracing.pages.responses import respond
 from django_tracing.sampling.database import read_rules, table_exists
-from django_tracing.sampling.rules import Asked, compile_rules, header_key
+from django_tracing.sampling.rules import TraceStart, compile_rules, header_key
 
 __all__ = ["PreviewForm", "page"]
 
@@ -52,12 +52,12 @@ class PreviewForm(forms.Form):
         help_text=_("One per line, for example “X-Debug: 1”."),
     )
 
-    def asked(self) -> Asked:
+    def trace_start(self) -> TraceStart:
         """Return the form's values as the rules compare them."""
         data = self.cleaned_data
         path_info = data["path"]
         lines = [line.partition(":") for line in data["headers"].splitlines() if line.strip()]
-        return Asked(
+        return TraceStart(
             operation=data["operation"] or "request",
             method=data["method"].upper(),
             path=path_info,
@@ -81,7 +81,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
 
 def _decision(form: PreviewForm) -> dict[str, Any]:
     service = form.cleaned_data["service"] or get_settings().service_name
-    reasons = compile_rules(read_rules(), service).explain(form.asked(), timezone.now().timestamp())
+    reasons = compile_rules(read_rules(), service).explain(form.trace_start(), timezone.now().timestamp())
     decisive = reasons[-1].rule if reasons and reasons[-1].matches else None
     return {
         "reasons": [

@@ -146,7 +146,7 @@ class SpanFactory:
         passed_by: tuple[type[SpanProcessor], ...] = (),
         sanitizer: AttributeSanitizer | None = None,
     ) -> SpanFactory | None:
-        """The origin for ``tracer``; None for one that does something that these spans do not."""
+        """Return the factory for ``tracer``; None if the tracer has a feature that these spans don't support."""
         if type(tracer) is not SDKTracer:
             return None
         try:
@@ -306,6 +306,7 @@ class SpanFactory:
         trace_state: Any,
         undecided: UndecidedTrace | None = None,
     ) -> RecordingSpan:
+        # new_child() repeats these assignments. A shared function or __init__ would take longer, for every span.
         span: RecordingSpan = _new(RecordingSpan)
         span.factory = self
         span.request_state = request_state
@@ -350,6 +351,7 @@ def new_child(
     elif not (factory.follows and parent.flags & SAMPLED):
         context = get_current() if context is None else context
         return factory._decide(parent, name, context, kind, shared, own, start_time, parent.request_state)
+    # The same assignments as in _record(), written out for speed: most spans are children.
     span: RecordingSpan = _new(RecordingSpan)
     span.factory = factory
     span.request_state = parent.request_state

@@ -57,7 +57,7 @@ _LINKED: Final = SpanContext(1, 2, is_remote=True)
 
 @cache
 def probe() -> Abilities:
-    """Make spans with a provider of its own and look at what comes out. Never raises."""
+    """Make spans with a separate provider and examine the result. Never raises."""
     ended = _Ended()
     provider = sdk.make_provider(
         sampler=ALWAYS_ON, resource=Resource({_KEPT: _KEPT}), span_limits=_LIMITS, shutdown_on_exit=False
@@ -88,7 +88,7 @@ def _works(check: Callable[[Any, _Ended], bool], tracer: Any, ended: _Ended) -> 
     try:
         return check(tracer, ended)
     except Exception:
-        # Whatever has changed: another name, another type, another number of arguments.
+        # Any change: another name, another type, another number of arguments.
         _logger.debug("opentelemetry-sdk %s is not as expected.", sdk_version, exc_info=True)
         return False
 
@@ -136,7 +136,7 @@ def _leaks(span: ReadableSpan) -> bool:
 
 
 def _is_whole(span: ReadableSpan) -> bool:
-    """Whether everything that :func:`_fill` put in is still there, redacted."""
+    """Return True if everything that :func:`_fill` set is still there, redacted."""
     content = {"changed": _KEPT}
     scope = span.instrumentation_scope
     return (
@@ -191,7 +191,7 @@ def _own_span(tracer: Any, ended: _Ended) -> bool:
         and [id(one) for one in ended.spans] == [id(child), id(span)]
         and all(isinstance(one, RecordingSpan) and _is_whole(one) for one in ended.spans)
         and ended.spans[0].parent == span.get_span_context()
-        # What reads the SDK's own attributes.
+        # Only code that reads the SDK's own attributes.
         and all(_SECRET not in one.to_json(indent=None) for one in ended.spans)
     )
 

@@ -98,23 +98,23 @@ def make_provider(**options: Any) -> TracerProvider:
 
 
 def span_limits_of(tracer: SDKTracer) -> SpanLimits:
-    """The limits of a tracer's spans. Raises AttributeError where the SDK keeps them elsewhere."""
+    """Return the limits of a tracer's spans. Raise AttributeError if the SDK stores them elsewhere."""
     return tracer._span_limits
 
 
 def scope_of(tracer: SDKTracer) -> InstrumentationScope:
-    """The instrumentation scope of a tracer. Raises AttributeError where the SDK keeps it elsewhere."""
+    """Return the instrumentation scope of a tracer. Raise AttributeError if the SDK stores it elsewhere."""
     return tracer._instrumentation_scope
 
 
 def records_metrics(tracer: SDKTracer) -> bool:
-    """Whether the SDK counts the spans of a tracer (OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED)."""
+    """Return True if the SDK counts the spans of a tracer (OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED)."""
     metrics = getattr(tracer, "_tracer_metrics", None)
     return metrics is not None and type(metrics).__name__ != "NoOpTracerMetrics"
 
 
 def is_enabled(tracer: SDKTracer) -> bool:
-    """Whether a tracer makes spans; True where the SDK cannot switch tracers off."""
+    """Return True if a tracer makes spans, or if the SDK can't disable tracers."""
     config = getattr(tracer, "_tracer_config", None)
     return config is None or bool(config.is_enabled)
 
@@ -129,7 +129,7 @@ def set_resource(provider: Any, tracer: Any, changes: Resource) -> None:
 
 
 def processors_of(provider: Any) -> tuple[SpanProcessor, ...]:
-    """The span processors of the SDK's provider. Raises AttributeError for another provider."""
+    """Return the span processors of the SDK's provider. Raise AttributeError for another provider."""
     processors: tuple[SpanProcessor, ...] = provider._active_span_processor._span_processors
     return processors
 
@@ -140,7 +140,7 @@ def set_processors(provider: Any, processors: tuple[SpanProcessor, ...]) -> None
 
 
 def holds(multi: Any, processor: SpanProcessor) -> bool:
-    """Whether ``multi``, which all spans of a provider are given to, is the SDK's own and calls ``processor`` itself.
+    """Return True if ``multi``, a provider's span processor, is the SDK's own and calls ``processor`` itself.
 
     Another one, or one that holds a wrapper of ``processor``, may not call ON_ENDING.
     """
@@ -150,7 +150,7 @@ def holds(multi: Any, processor: SpanProcessor) -> bool:
 
 
 def tracers_of(provider: TracerProvider) -> list[SDKTracer]:
-    """The tracers that a provider has made. Slow with an old SDK, which does not keep them: for tests."""
+    """Return the tracers that a provider has made. Slow with an old SDK, which does not keep them: for tests."""
     known = getattr(provider, "_tracers", None)
     if known is not None:
         return list(known.values())
@@ -166,12 +166,12 @@ def tracers_of(provider: TracerProvider) -> list[SDKTracer]:
 
 
 def propagators_of(propagator: Any) -> Sequence[Any]:
-    """The propagators that a composite one consists of; none for any other."""
+    """Return the propagators that a composite one consists of; none for any other."""
     return getattr(propagator, "_propagators", ())
 
 
 def dependency_conflict(instrumentor: Any) -> object:
-    """What is missing for an instrumentor, or has the wrong version; None where it can work."""
+    """Return what is missing for an instrumentor, or has the wrong version; None if it can work."""
     check = getattr(instrumentor, "_check_dependency_conflicts", None)
     if check is not None:
         return check()
@@ -252,7 +252,7 @@ SDKSpan._status = property(attrgetter("span_status"), _set_span_status)  # type:
 
 
 def plain_attributes(holder: Any) -> Mapping[str, Any]:
-    """The attributes of a span, an event, a link, a resource or a scope; empty where it has none.
+    """Return the attributes of a span, an event, a link, a resource or a scope; empty if it has none.
 
     The SDK keeps them in a mapping of its own, behind a proxy, whose every look-up runs Python code: reading the dict
     within costs a tenth. Where there is no such dict, the public attribute is read.

@@ -76,7 +76,7 @@ MESSAGE_LENGTH: Final = 1000
 _MOST_ITEMS: Final = 100
 #: A card's number may come as a number, too: no shorter one can be one.
 _SHORTEST_CARD: Final = 10**12
-#: Nobody reads on in a longer name, and its value is not to leave unread.
+#: The value of a longer name is redacted, because the rest of the name isn't read.
 _KEY_LENGTH: Final = 1000
 
 _AGENTS: Final = frozenset({HTTP_USER_AGENT, USER_AGENT_ORIGINAL})
@@ -85,13 +85,13 @@ _URLS: Final = frozenset({HTTP_URL, URL_FULL, "http.target", "url.path"})
 _QUERIES: Final = ("url.query", "query_string", "querystring")
 #: Keys of stores, and Kafka's, which are people's as often.
 _KEYS: Final = frozenset({CACHE_KEY, "messaging.kafka.message.key", "messaging.kafka.message_key"})
-#: What speaks in commands whose words are keys and values.
+#: Systems with commands whose words are keys and values.
 _KEY_VALUE_STORES: Final = ("redis", "valkey", "keydb", "dragonfly", "memcached")
 _Dialect = Dialect | Literal["no-sql"]
 _PARAMETERS_OF_ROUTE: Final = re.compile(r"(<[^<>]*>)")
 _STATEMENTS: Final = frozenset({DB_STATEMENT, DB_QUERY_TEXT})
 _DB_SYSTEM_NAME: Final = "db.system.name"
-#: What stands for itself as text.
+#: Types that are converted to text.
 _TEXTUAL: Final = (UUID, Decimal, date, time, timedelta, PurePath)
 
 _NAME: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*")
@@ -120,7 +120,7 @@ def _snake_case(name: str) -> str:
 
 
 def attribute_name(name: str) -> str:
-    """``name`` as dotted snake_case: ``orderId`` and ``Order ID`` are ``order_id``; at most 100 characters.
+    """Return ``name`` as dotted snake_case of at most 100 characters: ``orderId`` and ``Order ID`` are ``order_id``.
 
     Convention: https://opentelemetry.io/docs/specs/semconv/general/naming/
     """
@@ -148,7 +148,7 @@ class AttributeSanitizer:
         self.redact = redact
 
     def attributes(self, attributes: Mapping[str, Any], *, rename: bool = True) -> dict[str, Any]:
-        """``attributes`` as they may leave. None is left out. Never raises."""
+        """Return the redacted ``attributes``, without those that are None. Never raises."""
         kept: dict[str, Any] = {}
         dialect: _Dialect = "unknown"
         if DB_STATEMENT in attributes or DB_QUERY_TEXT in attributes:
@@ -168,7 +168,7 @@ class AttributeSanitizer:
         return kept
 
     def value(self, key: str, value: Any, dialect: _Dialect = "unknown") -> Any:
-        """``value`` of the attribute ``key`` as it may leave; of a type that can be no attribute, as it is.
+        """Return the redacted ``value`` of the attribute ``key``; a type that can't be an attribute is unchanged.
 
         ``dialect`` is what a statement is read as.
         """
@@ -224,15 +224,15 @@ class AttributeSanitizer:
         return cut(redact_text(text, random=not numbers_machines(key)), length)
 
     def name(self, name: str) -> str:
-        """The name of a span or an event as it may leave."""
+        """Return the redacted name of a span or an event."""
         return cut(redact_text(name), self._max_length)
 
     def message(self, text: str | None) -> str | None:
-        """The description of a status as it may leave: mostly it is an exception's message."""
+        """Return the redacted description of a status, which is usually an exception's message."""
         return text and cut(redact_db_error(text), MESSAGE_LENGTH)
 
     def last(self, attributes: Mapping[str, Any]) -> dict[str, Any]:
-        """``attributes`` after the user's ``REDACT``: without those that it gives None for, or raises for."""
+        """Return ``attributes`` after the user's ``REDACT``, without those for which it returns None or raises."""
         redact = self.redact
         if redact is None:
             return dict(attributes)
@@ -242,7 +242,7 @@ class AttributeSanitizer:
             return kept
         _redacting.now = True
         try:
-            # What it calls makes no spans, whose attributes it would be given in turn.
+            # The function's calls make no spans: their attributes would be passed to it again.
             with Untraced():
                 for key, value in attributes.items():
                     try:

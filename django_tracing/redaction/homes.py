@@ -9,7 +9,7 @@ from django_tracing.redaction.patterns import pattern
 
 __all__ = ["without_homes"]
 
-#: What is looked for first: most texts hold none of them.
+#: Searched for first: most texts contain none of them.
 _BASES: Final = ("/home/", "/Users/", "\\Users\\", "\\\\Users\\\\", "Documents and Settings")
 _NAME: Final = r"[^/\\\s:'\"<>|,;()\[\]{}]{1,64}(?=[/\\\s:'\"<>|,;()\[\]{}]|$)"
 #: In a URL's path, ``/home/`` is a page: there a host stands before it.

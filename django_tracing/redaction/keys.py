@@ -44,7 +44,7 @@ _ONE_VALUE: Final = pattern(
     r"|\d{1,3}(?:\.\d{1,3}){3}"
     r")(?![0-9A-Za-z])"
 )
-#: What Django puts before a key: its KEY_PREFIX and the version.
+#: The text that Django adds before a key: its KEY_PREFIX and the version.
 _HEAD: Final = pattern(r"([^:]{0,64}):\d{1,9}:")
 _FRAGMENT: Final = pattern(r"([^:/|\s]{1,200})\.[0-9a-f]{32}")
 #: How the keys of Django's cached pages begin, and the hashes in them.
@@ -59,7 +59,7 @@ _LIBRARY: Final = pattern("|".join(sorted(LIBRARIES, key=len, reverse=True)).rep
 _STARS: Final = pattern(r"\*(?:[-_]\*)+")
 #: ``jane.m.doe`` or ``(1, 2)``, which could be of any length.
 _LOOSE_STARS: Final = pattern(r"\*(?:[-_.,\[\]{}()<>\"']{1,4}\*)+")
-#: A path, or a text of many words: how many there were makes no pattern of its own.
+#: A path, or a text of many words: the number of words doesn't change the pattern.
 _MANY_STARS: Final = pattern(r"\*(?:[:/.|,;=#&?\[\]{}()<>\"']{1,3}\*){3,}")
 _NOTHING: Final[frozenset[str]] = frozenset()
 
@@ -72,7 +72,7 @@ def _key_pattern(key: str) -> str:
         if head is None or head[1] not in vocabulary.heads:
             shown = _judged(key, vocabulary)
         else:
-            # What the site wrote into its settings, and a number.
+            # The prefix from the site's settings, and a number.
             key = key[head.end() :]
             shown = f"{head[1]}:*:{_under_prefix(key, vocabulary.prefixes) or _judged(key, vocabulary)}"
     return cut(shown, _PATTERN_LENGTH)
@@ -135,7 +135,7 @@ def _of_a_page(rest: str, vocabulary: KeyWords) -> str:
 
 
 def _begins_there(literal: re.Match[str]) -> bool:
-    """Whether what goes before makes no longer word of it, as in ``taxes-``."""
+    """Return True if the text before is not part of the same word, as in ``taxes-``."""
     start = literal.start()
     return start == 0 or not (literal.string[start - 1].isalnum() and literal.string[start].isalnum())
 

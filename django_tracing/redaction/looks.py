@@ -23,7 +23,7 @@ __all__ = [
     *("redact_pem", "redact_webhooks", "symbol", "without_known", "written"),
 ]
 
-#: What is shorter is too short to be judged: every name has a few odd letters.
+#: Shorter text is too short to judge: every name has a few unusual letters.
 SHORTEST: Final = 13
 
 # ----- well-known beginnings
@@ -67,7 +67,7 @@ _KNOWN_BEGINNING: Final = pattern(rf"(?<![A-Za-z0-9])(?:{'|'.join(_BEGINNINGS)})
 
 # ----- random words
 
-#: What pairs are made of: letters in either case, digits, and all else.
+#: The classes of characters in pairs: letters in either case, digits, and others.
 SYMBOLS: Final = "abcdefghijklmnopqrstuvwxyz0-"
 _LEVELS: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
 #: How much rather than in a name the second symbol follows the first in a random token; a line for each first one.
@@ -175,7 +175,7 @@ def _is_random(word: str) -> bool:
         word = word.lower()
     weights = _weights()
     total = sum(map(weights.__getitem__, map(add, f"-{word}", word)))
-    # What is drawn has many different characters; a line of dashes has not.
+    # A random token has many different characters; a line of dashes doesn't.
     return total + _A_CHARACTER[kind] * len(word) + _A_WORD[kind] + shouted > 0 and len(set(word)) > 5
 
 

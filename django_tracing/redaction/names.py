@@ -52,7 +52,7 @@ _SENSITIVE_PARTS: Final = (
     "recoverycode",
     "backupcode",
     "mfacode",
-    # What is sent to a phone or by mail.
+    # Codes that are sent to a phone or by email.
     *("verificationcode", "confirmationcode", "securitycode", "activationcode", "accesscode", "logincode"),
     *("onetimecode", "smscode", "2facode", "securityanswer", "seedphrase", "mnemonic", "maidenname"),
     *("accountkey", "masterkey", "sharedkey", "storagekey", "licensekey", "licencekey", "clientkey", "sshkey"),
@@ -100,7 +100,7 @@ _SENSITIVE_WORDS: Final = frozenset(
 _SENSITIVE_PARAMETERS: Final = frozenset(
     ["code", "state", "ticket", "assertion", "key", "magic", "invite", "invitation", "reset", "mfa", "verifier"]
 )
-#: What ends like a key's name and is none.
+#: Words that end like a key's name but are none.
 _NO_KEYS: Final = frozenset(["donkey", "hockey", "hotkey", "jockey", "monkey", "sortkey", "turkey", "whiskey"])
 #: Between the parts of a parameter's name: ``oauth[code]``, ``code[]``, ``amp;code``; no dot.
 _NOT_OF_A_PARAMETER: Final = pattern(r"[^\w.-]+")
@@ -108,7 +108,7 @@ _NOT_OF_A_PARAMETER: Final = pattern(r"[^\w.-]+")
 _COUNTED: Final = frozenset(
     ["age", "attempts", "count", "length", "limit", "ms", "remaining", "seconds", "size", "tokens", "total", "ttl"]
 )
-#: One of these is in every sensitive name: what free text is asked before anything dearer.
+#: Every sensitive name contains one of these: free text is searched for them before slower checks.
 STEMS: Final = (
     *("sms", "2fa", "seed", "mnemonic", "maiden"),
     *("pass", "secret", "token", "auth", "cookie", "key", "ses", "csrf", "card", "cred", "sig", "jwt"),
@@ -141,7 +141,7 @@ LAST_WORDS: Final = frozenset(
 )
 #: Between a name and its value in a sentence, in English and the same languages.
 VERBS: Final = "is|was|ist|war|lautet|est|était|es|era|é|è|jest"
-#: What follows the verb where the sentence is about the value and does not give it.
+#: Words after the verb of a sentence about the value that doesn't contain it.
 STATES: Final = frozenset(
     """
     a abgelaufen about absent accepted again al all allowed already also always an and as at ausente available

@@ -19,7 +19,7 @@ MARK: Final = "…"
 #: Longer texts hardly come again.
 LONGEST_KEPT: Final = 200
 
-#: What is called of a pattern here.
+#: The methods of patterns that this app calls.
 _METHODS: Final = ("findall", "finditer", "fullmatch", "match", "search", "sub")
 
 
@@ -36,7 +36,7 @@ class Pattern:
         self.flags = flags
 
     def __getattr__(self, name: str) -> Any:
-        # Asked once: from then on the slots hold the compiled pattern's own methods, as quick to call as they are.
+        # Reached once: from then on, the slots contain the compiled pattern's methods, which are called directly.
         compiled = re.compile(self.source, self.flags)
         for method in _METHODS:
             setattr(self, method, getattr(compiled, method))

@@ -17,7 +17,7 @@ _URL_INPUT: Final = 8192
 #: Longer ones are not what most URLs are.
 _PLAIN_LENGTH: Final = 1000
 _QUERY_PARAMETERS: Final = 50
-#: So many are looked at: repeated and empty ones make none of the 50.
+#: The number of parameters that are read, which include repeated and empty ones beside the 50.
 _MOST_PARTS: Final = 200
 
 
@@ -76,7 +76,7 @@ def _sanitise_any_url(url: str, sensitive: SensitiveKeys) -> str:
         return head
     parts = []
     first, *rest = query.split("&", _MOST_PARTS)
-    # What is left undivided may be all secret.
+    # The rest, which isn't divided, may be secret.
     left_out = rest.pop() if len(rest) == _MOST_PARTS else ""
     for part in (first, *rest):
         name, equals, value = part.partition("=")

@@ -1,4 +1,4 @@
-"""Hold the words of the site that redaction goes by: names of secrets, and words that may stay in keys."""
+"""Store the site's words that redaction uses: names of secrets, and words that are kept in keys."""
 
 from __future__ import annotations
 

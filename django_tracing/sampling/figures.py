@@ -17,6 +17,7 @@ from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from django_tracing.conf.values import Settings
+from django_tracing.exceptions import TracingError
 from django_tracing.sampling.database import file_of, is_sqlite, use_autocommit
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ COUNTS_KEPT: Final = 2
 Counts = dict["int | None", "tuple[int, int]"]
 
 
-class StatusError(Exception):
+class StatusError(TracingError):
     """The status file can't be written or read. The message has the cause; ``reason`` is one word for programs."""
 
     def __init__(self, message: str, reason: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from django_tracing.conf.patterns import LONGEST, bounded_search, regex_problem
 
-__all__ = ["Asked", "Match", "Reason", "Rule", "RuleSet", "compile_rules", "header_key", "pattern_problem"]
+__all__ = ["TraceStart", "Match", "Reason", "Rule", "RuleSet", "compile_rules", "header_key", "pattern_problem"]
 
 _WILDCARDS: Final = re.compile(r"[*?]")
 #: The literal prefix of a regular expression that matches at the start only.
@@ -53,7 +53,7 @@ class Rule(NamedTuple):
     valid_until: float | None = None
 
 
-class Asked(NamedTuple):
+class TraceStart(NamedTuple):
     """What starts a trace: a request, a command or a task."""
 
     operation: str = "request"
@@ -148,22 +148,22 @@ class _Compiled:
                 self._path = lambda text: fullmatch(text[:LONGEST])
                 self.prefix = path[: wildcard.start()]
 
-    def failed(self, asked: Asked, now: float) -> str:
+    def failed(self, start: TraceStart, now: float) -> str:
         """Return the first condition, except those on the user, that is false; empty if all are true."""
         if self.valid_until is not None and now >= self.valid_until:
             return "valid_until"
-        if self.operation and self.operation != asked.operation:
+        if self.operation and self.operation != start.operation:
             return "operation"
-        if self.method and self.method != asked.method:
+        if self.method and self.method != start.method:
             return "method"
         if (
             self._path is not None
-            and not self.matches_path(asked.path)
-            and not (asked.route and self.matches_path(asked.route))
+            and not self.matches_path(start.path)
+            and not (start.route and self.matches_path(start.route))
         ):
             return "path"
         if self.header:
-            value = asked.headers.get(self.header)
+            value = start.headers.get(self.header)
             if value is None or (self.rule.header_value and str(value) != self.rule.header_value):
                 return "header"
         return ""
@@ -172,12 +172,12 @@ class _Compiled:
         """Return whether the rule's path, if it has one, matches a path or a route."""
         return self._path is None or self._path(path) not in (None, False, NotImplemented)
 
-    def user_failed(self, asked: Asked) -> str:
+    def user_failed(self, start: TraceStart) -> str:
         """Return the first condition on a known user that is false; empty if all are true."""
         rule = self.rule
-        if rule.user_id and rule.user_id != asked.user_id:
+        if rule.user_id and rule.user_id != start.user_id:
             return "user_id"
-        if rule.subscription and rule.subscription != asked.subscription:
+        if rule.subscription and rule.subscription != start.subscription:
             return "subscription"
         return ""
 
@@ -201,7 +201,7 @@ class RuleSet:
         #: Rules that can't be used, and the reason.
         self.left_out = left_out
         #: Whether a rule is for a user or a subscription. Only then are traces recorded before they are decided on.
-        self.asks_for_users = any(rule.by_user for rule in rules)
+        self.uses_users = any(rule.by_user for rule in rules)
         #: The rules that have a path, which may be a route. A route is known only after the URL is resolved.
         self._with_paths = [rule for rule in rules if rule.rule.path]
         self._for_routes: dict[frozenset[str], bool] = {}
@@ -235,7 +235,7 @@ class RuleSet:
         """Whether a rule has a path."""
         return bool(self._with_paths)
 
-    def asks_for_routes(self, routes: frozenset[str] | None) -> bool:
+    def uses_routes(self, routes: frozenset[str] | None) -> bool:
         """Return whether a rule matches one of ``routes``, the site's that match other paths than their own name.
 
         If it does not, no rule needs to know the route of a request. None: the routes are not known.
@@ -257,59 +257,59 @@ class RuleSet:
             rule.matches_path(route) for rule in patterns for route in routes
         )
 
-    def match(self, asked: Asked, now: float) -> Match:
+    def match(self, start: TraceStart, now: float) -> Match:
         """Return the first rule that matches. ``now`` is in seconds since the epoch."""
         best: _Compiled | None = None
-        for candidates in self._candidates(asked):
+        for candidates in self._candidates(start):
             for compiled in candidates:
                 if best is not None and compiled.position >= best.position:
                     break
-                if not compiled.failed(asked, now) and not compiled.user_failed(asked):
+                if not compiled.failed(start, now) and not compiled.user_failed(start):
                     best = compiled
                     break
         is_open = False
-        if self.asks_for_users and asked.user_id is None:
+        if self.uses_users and start.user_id is None:
             before = len(self.compiled) if best is None else best.position
-            is_open = self._may_match(asked, now, before)
+            is_open = self._may_match(start, now, before)
         return Match(None if best is None else best.rule, is_open)
 
-    def _candidates(self, asked: Asked) -> Iterable[list[_Compiled]]:
+    def _candidates(self, start: TraceStart) -> Iterable[list[_Compiled]]:
         if self._others:
             yield self._others
-        if asked.user_id is not None:
-            found = self._users.get(asked.user_id)
+        if start.user_id is not None:
+            found = self._users.get(start.user_id)
             if found is not None:
                 yield found
-            found = None if asked.subscription is None else self._subscriptions.get(asked.subscription)
+            found = None if start.subscription is None else self._subscriptions.get(start.subscription)
             if found is not None:
                 yield found
         for header, found in self._headers.items():
-            if header in asked.headers:
+            if header in start.headers:
                 yield found
-        yield from _by_prefix(self._prefixes, asked)
+        yield from _by_prefix(self._prefixes, start)
 
-    def _may_match(self, asked: Asked, now: float, before: int) -> bool:
-        for candidates in _by_prefix(self._open_prefixes, asked):
+    def _may_match(self, start: TraceStart, now: float, before: int) -> bool:
+        for candidates in _by_prefix(self._open_prefixes, start):
             for compiled in candidates:
                 if compiled.position >= before:
                     break
-                if not compiled.failed(asked, now):
+                if not compiled.failed(start, now):
                     return True
         return False
 
-    def explain(self, asked: Asked, now: float) -> list[Reason]:
+    def explain(self, start: TraceStart, now: float) -> list[Reason]:
         """Return why each rule matches or not, in their order, up to the one that decides."""
         reasons = []
         for compiled in self.compiled:
-            failed = compiled.failed(asked, now) or compiled.user_failed(asked)
+            failed = compiled.failed(start, now) or compiled.user_failed(start)
             reasons.append(Reason(compiled.rule, not failed, failed))
             if not failed:
                 break
         return reasons
 
 
-def _by_prefix(prefixes: Mapping[int, Mapping[str, list[_Compiled]]], asked: Asked) -> Iterable[list[_Compiled]]:
-    path, route = asked.path, asked.route
+def _by_prefix(prefixes: Mapping[int, Mapping[str, list[_Compiled]]], start: TraceStart) -> Iterable[list[_Compiled]]:
+    path, route = start.path, start.route
     for length, by_prefix in prefixes.items():
         found = by_prefix.get(path[:length])
         if found is not None:

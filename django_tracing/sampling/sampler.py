@@ -28,7 +28,7 @@ from django_tracing.recording.span import RecordingSpan, context_of
 from django_tracing.recording.undecided import SamplingDecision, UndecidedTrace, undecided_traces
 from django_tracing.sampling.bucket import TokenBucket
 from django_tracing.sampling.debug_header import is_valid_debug_header
-from django_tracing.sampling.rules import Asked, Rule, RuleSet, compile_rules, header_key
+from django_tracing.sampling.rules import Rule, RuleSet, TraceStart, compile_rules, header_key
 from django_tracing.sampling.trace_state import (
     RANDOM_BITS,
     RANDOM_MASK,
@@ -116,7 +116,7 @@ class RuleSampler(Sampler):
 
     @property
     def is_simple(self) -> bool:
-        """Whether :meth:`keep` alone can decide."""
+        """Return True if :meth:`keep` alone can decide."""
         settings = self._settings
         if self.rules.compiled or self.remote is not None:
             return False
@@ -228,15 +228,15 @@ class RuleSampler(Sampler):
         self, state: Any, request: Any, name: str, meta: Any, trace_id: int, trace_state: TraceState | None
     ) -> SamplingDecision:
         """Return this site's own decision."""
-        asked = self._asked(request, name, meta)
+        start = self._trace_start(request, name, meta)
         if request is not None and self.remote is not None and self.remote.strategy.operations:
             # The span's name at its end.
-            name = f"{name} {asked.route or _route_of(request) or NO_ROUTE}"
-        found = self.rules.match(asked, time.time())
+            name = f"{name} {start.route or _route_of(request) or NO_ROUTE}"
+        found = self.rules.match(start, time.time())
         if found.open:
 
             def again(last: bool) -> SamplingDecision | None:
-                known = self._with_user(asked, state, last=last)
+                known = self._with_user(start, state, last=last)
                 if known is None:
                     return None
                 return self._decide(self.rules.match(known, time.time()).rule, name, trace_id, trace_state)
@@ -275,13 +275,13 @@ class RuleSampler(Sampler):
         """Do not keep it, as its caller decided, unless it fails or is slow and a rule or the settings keep that."""
         if not self._rules_keep:
             return self._passed_over(None, trace_id)
-        asked = self._asked(request, name, meta)
-        found = self.rules.match(asked, time.time())
+        start = self._trace_start(request, name, meta)
+        found = self.rules.match(start, time.time())
         if not found.open:
             return self._passed_over(found.rule, trace_id)
 
         def again(last: bool) -> SamplingDecision | None:
-            known = self._with_user(asked, state, last=last)
+            known = self._with_user(start, state, last=last)
             return None if known is None else self._passed_over(self.rules.match(known, time.time()).rule, trace_id)
 
         return SamplingDecision(False, UndecidedTrace(trace_id, again))
@@ -301,28 +301,28 @@ class RuleSampler(Sampler):
             False, UndecidedTrace(trace_id, None, keep_errors=keep_errors, slower_than=slower_than), part
         )
 
-    def _asked(self, request: Any, name: str, meta: Any) -> Asked:
+    def _trace_start(self, request: Any, name: str, meta: Any) -> TraceStart:
         if request is None:
             for operation, prefix in (("command", "command."), ("task", "task.run.")):
                 if name.startswith(prefix):
-                    return Asked(operation, "", name[len(prefix) :])
-            return Asked("", "", name)
+                    return TraceStart(operation, "", name[len(prefix) :])
+            return TraceStart("", "", name)
         path = request.path
         rules = self.rules
         # Below a prefix (SCRIPT_NAME), no route is its path.
         asks = rules.has_paths and (
-            path != request.path_info or rules.asks_for_routes(inexact_routes(urlconf_of(request)))
+            path != request.path_info or rules.uses_routes(inexact_routes(urlconf_of(request)))
         )
         route = _route_of(request) if asks else ""
-        return Asked("request", request.method or "", path, route, meta)
+        return TraceStart("request", request.method or "", path, route, meta)
 
-    def _with_user(self, asked: Asked, state: Any, *, last: bool) -> Asked | None:
+    def _with_user(self, start: TraceStart, state: Any, *, last: bool) -> TraceStart | None:
         if state is not None and state.user_known and state.user_attributes is not None:
             known = state.user_attributes.attributes
-            return asked._replace(
+            return start._replace(
                 user_id=str(known.get(USER_ID, "")), subscription=str(known.get(USER_SUBSCRIPTION, ""))
             )
-        return asked._replace(user_id="", subscription="") if last else None
+        return start._replace(user_id="", subscription="") if last else None
 
     def _is_trusted(self, meta: Any) -> bool:
         trusted = "always" if self._settings is None else self._settings.trust_parent

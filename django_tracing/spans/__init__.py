@@ -1,4 +1,4 @@
-"""The door of this room: what instrumentations use to make spans.
+"""Provide the functions with which instrumentations make spans.
 
 Nothing here raises because of tracing: an error of this app costs a span, and is logged once a process.
 """

@@ -91,7 +91,7 @@ V = TypeVar("V")
 
 
 def clear_caches() -> None:
-    """Forget the names and attributes that spans share, which are then made again."""
+    """Clear the caches of names and attributes that spans share."""
     for cache in _caches:
         cache.forget()
 

@@ -53,7 +53,7 @@ class CapturedSpan:
 
     @property
     def error(self) -> bool:
-        """Whether the span failed."""
+        """Return True if the span failed."""
         return self.status == "error"
 
     @property

@@ -19,7 +19,7 @@ _WORDS: Final[dict[str, str]] = {
 
 
 def errors_of(link: Dependency) -> str:
-    """The share of failed calls, if it is known."""
+    """Return the share of failed calls, if it is known."""
     if not link.examined:
         return "?"
     share = 100 * link.errors / link.examined
@@ -27,7 +27,7 @@ def errors_of(link: Dependency) -> str:
 
 
 def as_text(dependencies: Dependencies) -> str:
-    """A table for a terminal."""
+    """Return a table for a terminal."""
     titles = ("caller", "calls", "what", "how often", "failed")
     rows = [
         (
@@ -53,7 +53,7 @@ def as_text(dependencies: Dependencies) -> str:
 
 
 def as_mermaid(dependencies: Dependencies) -> str:
-    """A flowchart for https://mermaid.js.org, which GitHub renders in Markdown."""
+    """Return a flowchart for https://mermaid.js.org, which GitHub renders in Markdown."""
     # Shapes: https://mermaid.js.org/syntax/flowchart.html
     shapes = {
         "service": '["{}"]',
@@ -72,7 +72,7 @@ def as_mermaid(dependencies: Dependencies) -> str:
 
 
 def as_dot(dependencies: Dependencies) -> str:
-    """A graph for Graphviz (https://graphviz.org/doc/info/lang.html)."""
+    """Return a graph for Graphviz (https://graphviz.org/doc/info/lang.html)."""
     shapes = {
         "service": "box",
         "database": "cylinder",
@@ -90,7 +90,7 @@ def as_dot(dependencies: Dependencies) -> str:
 
 
 def _numbered(dependencies: Dependencies) -> dict[tuple[str, str], tuple[int, str]]:
-    """The number and label of each node. The numbers are used as ids, because names may contain anything."""
+    """Return the number and label of each node. The numbers are used as ids, because names may contain anything."""
     found: dict[tuple[str, str], tuple[int, str]] = {}
     for link in dependencies.links:
         found.setdefault(("service", link.caller), (len(found), ""))

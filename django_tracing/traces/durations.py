@@ -20,7 +20,7 @@ def parse_duration(text: str) -> float:
 
 
 def milliseconds(nanoseconds: int) -> str:
-    """``12.3 ms``: always milliseconds, with three significant digits and all digits before the point."""
+    """Return ``12.3 ms``: always milliseconds, with three significant digits and all digits before the point."""
     value = nanoseconds / 1e6
     if abs(value) >= 99.95 or value == 0:
         return f"{value:.0f} ms"
@@ -29,7 +29,7 @@ def milliseconds(nanoseconds: int) -> str:
 
 
 def duration_text(nanoseconds: int) -> str:
-    """``58.3 µs``, ``12.3 ms``, ``1.57 s``: three significant digits in the unit that fits."""
+    """Return ``58.3 µs``, ``12.3 ms``, ``1.57 s``: three significant digits in the unit that fits."""
     size = abs(nanoseconds)
     for unit, scale in (("s", 1e9), ("ms", 1e6), ("µs", 1e3)):
         if size >= 0.9995 * scale:
@@ -40,7 +40,7 @@ def duration_text(nanoseconds: int) -> str:
 
 
 def period_text(seconds: float) -> str:
-    """``24 hours``, ``90 minutes``, ``10 seconds``: a period in the largest unit that is a whole number."""
+    """Return ``24 hours``, ``90 minutes``, ``10 seconds``: a period in the largest unit that is a whole number."""
     for unit, length in (("hour", 3600), ("minute", 60)):
         count, rest = divmod(seconds, length)
         if count and not rest:

@@ -251,11 +251,11 @@ class Trace:
         )
 
     def spans_by_service(self) -> Counter[str]:
-        """The number of ``spans`` of each service."""
+        """Return the number of ``spans`` of each service."""
         return Counter(span.service for span in self.spans)
 
     def tree(self) -> list[Node]:
-        """The roots, each with its children, in the order of their starts. Every span occurs exactly once.
+        """Return the roots, each with its children, in the order of their starts. Every span occurs exactly once.
 
         A span whose parent is not stored is a root marked ``orphan``. If spans are each other's ancestors, the
         earliest of them becomes a root. Spans of views and middleware that were created afterwards, as with
@@ -338,7 +338,7 @@ class Dependencies:
 
 
 def span_of(row: Mapping[str, Any]) -> Span:
-    """The span of a row that ``export.local.span_row`` made of a span that is not stored yet."""
+    """Return the span of a row that ``export.local.span_row`` made of a span that is not stored yet."""
     known = {key: row[key] for key in Span.__slots__ if key in row}
     known["events"] = [Event(**event) for event in row.get("events", ())]
     known["links"] = [Link(**link) for link in row.get("links", ())]
@@ -346,7 +346,7 @@ def span_of(row: Mapping[str, Any]) -> Span:
 
 
 def summarize(spans: Iterable[Span]) -> list[TraceSummary]:
-    """The summaries of the traces of ``spans``, the newest first."""
+    """Return the summaries of the traces of ``spans``, the newest first."""
     by_trace: dict[str, list[Span]] = {}
     for span in spans:
         by_trace.setdefault(span.trace_id, []).append(span)
@@ -355,6 +355,6 @@ def summarize(spans: Iterable[Span]) -> list[TraceSummary]:
 
 
 def root_first(root: str, services: Iterable[str]) -> tuple[str, ...]:
-    """Names of services: the root's first, then the others in alphabetical order."""
+    """Return the names of services: the root's first, then the others in alphabetical order."""
     others = sorted({name for name in services if name and name != root})
     return (root, *others) if root else tuple(others)

@@ -43,7 +43,7 @@ def searched_attributes(
     user: str | None = None,
     correlation_id: str | None = None,
 ) -> dict[str, str] | None:
-    """The attributes of a search, or None. ``opt_in`` is SEMCONV_STABILITY_OPT_IN, which changes their names."""
+    """Return a search's attributes, or None. ``opt_in`` is SEMCONV_STABILITY_OPT_IN, which changes their names."""
     wanted = dict(given)
     if status_code is not None:
         wanted[next(iter(Convention(opt_in).apply({HTTP_STATUS_CODE: 0})))] = str(status_code)

@@ -88,13 +88,13 @@ class _Line:
 
 
 def plain(value: Any) -> str:
-    """``value`` on one line, without control characters."""
+    """Return ``value`` on one line, without control characters."""
     text = value if isinstance(value, str) else json.dumps(value, default=str, ensure_ascii=False)
     return printable(text)
 
 
 def key_attributes(attributes: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The most useful attributes of a span, in a fixed order: default names and short values."""
+    """Return the most useful attributes of a span, in a fixed order: default names and short values."""
     found: list[tuple[str, str]] = []
     for names in _KEYS:
         for name in names:
@@ -171,7 +171,7 @@ def left_out(trace: Trace) -> str:
 def render_list(
     summaries: Sequence[TraceSummary], *, width: int = 120, color: bool = False, timezone: tzinfo | None = None
 ) -> str:
-    """A table of traces, the newest first: start, duration, spans, errors, service, root and id."""
+    """Return a table of traces, the newest first: start, duration, spans, errors, service, root and id."""
     width = max(width, _MINIMUM_WIDTH)
     rows = [
         (
@@ -230,7 +230,7 @@ class _Found(NamedTuple):
 
 
 def _rows(fall: Waterfall, width: int) -> Iterable[_Found]:
-    """The rows from top to bottom, without folded ones. Branches are cut to their last ``width`` characters."""
+    """Yield the rows from top to bottom, without folded ones. Branches are cut to their last ``width`` characters."""
     rows = fall.rows
     shown = [number for number, row in enumerate(rows) if row.parent < 0 or not rows[row.parent].folds]
     last_of = {rows[number].parent: number for number in shown}
@@ -266,7 +266,7 @@ def _bar(row: Row, total: int, width: int) -> str:
 
 
 def _shortened(branch: str, tree_width: int) -> str:
-    """The end of a branch, so that half of the tree's width is left for names."""
+    """Return the end of a branch, so that half of the tree's width is left for names."""
     room = tree_width // 2
     return branch if len(branch) <= room else "…" + branch[-room + 1 :]
 
@@ -292,7 +292,7 @@ def _describe(line: _Line, row: Row, service_changes: bool) -> None:
 
 
 def _message(span: Span | None) -> str:
-    """The error of the span: its exception, or else the message of its status."""
+    """Return the error of the span: its exception, or else the message of its status."""
     if span is None:
         return ""
     for event in reversed(span.events):

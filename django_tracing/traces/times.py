@@ -13,7 +13,7 @@ FARTHEST: Final = 9.2e18
 
 
 def to_nanoseconds(seconds: float) -> int:
-    """Seconds as nanoseconds, limited to 64 bits: the years 1678 to 2261."""
+    """Return seconds as nanoseconds, limited to 64 bits: the years 1678 to 2261."""
     return round(min(max(seconds * 1e9, -FARTHEST), FARTHEST))
 
 
@@ -23,7 +23,7 @@ def iso_time(nanoseconds: int) -> str:
 
 
 def to_datetime(nanoseconds: int) -> datetime:
-    """An aware datetime in UTC. The epoch for times that a datetime can't represent."""
+    """Return an aware datetime in UTC. The epoch for times that a datetime can't represent."""
     try:
         return _EPOCH + timedelta(microseconds=nanoseconds // 1000)
     except OverflowError:

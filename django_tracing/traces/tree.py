@@ -23,7 +23,7 @@ class Node:
 
 
 def build_tree(spans: Sequence[Span]) -> list[Node]:
-    """The roots of a trace's ``spans``, see :meth:`django_tracing.traces.model.Trace.tree`."""
+    """Return the roots of a trace's ``spans``, see :meth:`django_tracing.traces.model.Trace.tree`."""
     nodes = [Node(span) for span in spans]
     by_id: dict[str, Node] = {}
     for node in nodes:
@@ -50,7 +50,7 @@ def build_tree(spans: Sequence[Span]) -> list[Node]:
 
 
 def is_layer(span: Span | Any) -> bool:
-    """Whether ``span``, or an object with its name and kind, is a span of this app for a view or a middleware."""
+    """Return True if ``span``, or an object with its name and kind, is this app's span of a view or a middleware."""
     return span.kind == "internal" and span.name.startswith(("view.", "middleware."))
 
 
@@ -94,7 +94,7 @@ class _Shortest:
             place += place & -place
 
     def up_to(self, count: int) -> int | None:
-        """The number of the shortest among the first ``count`` places."""
+        """Return the number of the shortest among the first ``count`` places."""
         best: tuple[int, int] | None = None
         while count:
             known = self._least[count]
@@ -148,7 +148,7 @@ def _below(roots: list[Node]) -> Iterable[Node]:
 
 
 def _earliest_of_circle(node: Node, by_id: dict[str, Node]) -> Node:
-    """The earliest span of the circle that ``node`` is in or below."""
+    """Return the earliest span of the circle that ``node`` is in or below."""
     seen: dict[int, Node] = {}
     while id(node) not in seen:
         seen[id(node)] = node

@@ -12,7 +12,7 @@ DEEPEST: Final = 16
 
 
 def shallow(value: Any, depth: int = DEEPEST) -> Any:
-    """``value`` with … in place of what is nested deeper than ``depth`` lists and objects."""
+    """Return ``value`` with … in place of what is nested deeper than ``depth`` lists and objects."""
     if not isinstance(value, (dict, list)):
         return value
     if not depth:
@@ -23,7 +23,7 @@ def shallow(value: Any, depth: int = DEEPEST) -> Any:
 
 
 def json_safe(value: Any, depth: int = DEEPEST) -> Any:
-    """``value`` with text in place of NaN and infinities, which JSON does not have."""
+    """Return ``value`` with text in place of NaN and infinities, which JSON does not have."""
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     if isinstance(value, (dict, list)) and not depth:

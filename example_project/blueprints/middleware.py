@@ -8,12 +8,12 @@ from django.utils.deprecation import MiddlewareMixin
 
 from example_project.blueprints.models import Customer
 
-#: Requests a minute.
+#: Requests per minute.
 LIMITS = {"free": 60, "pro": 6000}
 
 
 class AuthMiddleware(MiddlewareMixin):
-    """Makes the customer of ``Authorization: Bearer TOKEN`` the request's user."""
+    """Set the request's user to the customer of ``Authorization: Bearer TOKEN``."""
 
     def process_request(self, request: HttpRequest) -> HttpResponse | None:
         if not request.path.startswith("/api/"):
@@ -27,7 +27,7 @@ class AuthMiddleware(MiddlewareMixin):
 
 
 class RateLimitMiddleware(MiddlewareMixin):
-    """At most so many requests a minute, by tier, counted in the cache."""
+    """Limit the requests per minute by tier, counted in the cache."""
 
     def process_request(self, request: HttpRequest) -> HttpResponse | None:
         user = getattr(request, "user", None)

@@ -1,4 +1,4 @@
-"""The calls to other services, each behind its breaker."""
+"""Call other services, each through its circuit breaker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from django.conf import settings
 
 from django_tracing import trace_circuit_breaker_call
 
-#: Seconds for the generator to answer; it never does.
+#: How long to wait for the generator, which never answers, in seconds.
 GENERATOR_TIMEOUT = 0.5
 
 

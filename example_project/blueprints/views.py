@@ -29,7 +29,7 @@ def blueprint_list(request: HttpRequest) -> JsonResponse:
 
 
 def blueprint_owners(request: HttpRequest) -> JsonResponse:
-    """As it should not be done: a query for the list, and one more for each of its owners."""
+    """Show an N+1 problem: one query for the list, and one more for each owner."""
     blueprints = Blueprint.objects.order_by("pk")[:12]
     return JsonResponse({"owners": {blueprint.name: blueprint.owner.username for blueprint in blueprints}})
 

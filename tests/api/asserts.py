@@ -1,4 +1,4 @@
-"""Reading ended spans in tests."""
+"""Read ended spans in tests."""
 
 from __future__ import annotations
 

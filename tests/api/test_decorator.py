@@ -1,4 +1,4 @@
-"""The decorator @trace."""
+"""Test the decorator @trace."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def test_a_decorated_function_looks_as_before() -> None:
     assert inspect.iscoroutinefunction(Shop.fetch)
 
 
-def test_a_wrong_call_is_python_s_to_refuse(spans: Spans) -> None:
+def test_a_call_with_wrong_arguments_raises_pythons_error(spans: Spans) -> None:
     with pytest.raises(TypeError, match="missing"):
         asyncio.run(Shop().fetch())  # type: ignore[call-arg]
     assert spans.one("Shop.fetch").status.status_code is StatusCode.ERROR
 
 
-def test_what_cannot_be_captured_is_said_when_decorating() -> None:
+def test_an_unknown_parameter_to_capture_raises_an_error_when_decorating() -> None:
     with pytest.raises(TypeError, match=r'capture lists "order", which is not a parameter of pay\(order_id\)'):
 
         @trace("pay", capture=("order",))
@@ -85,7 +85,7 @@ def test_what_cannot_be_captured_is_said_when_decorating() -> None:
         trace("pay")(7)
 
 
-def test_a_generator_s_span_lasts_as_long_as_the_iteration(spans: Spans) -> None:
+def test_the_span_of_a_generator_lasts_as_long_as_the_iteration(spans: Spans) -> None:
     @trace("rows")
     def rows() -> Iterator[int]:
         for number in range(2):
@@ -105,7 +105,7 @@ def test_a_generator_s_span_lasts_as_long_as_the_iteration(spans: Spans) -> None
     assert is_child(spans.one("between"), spans.one("request"))
 
 
-def test_a_generator_can_be_sent_to_thrown_into_and_closed(spans: Spans) -> None:
+def test_send_throw_and_close_of_a_generator(spans: Spans) -> None:
     closed: list[str] = []
 
     @trace("talk")

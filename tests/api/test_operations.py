@@ -1,4 +1,4 @@
-"""Calls that Django does not mediate."""
+"""Test the functions that trace calls outside of Django."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.callees import Callee
 from tests.conftest import Spans
 
 
-def test_a_cache_that_django_does_not_know(spans: Spans) -> None:
+def test_a_cache_outside_of_django(spans: Spans) -> None:
     store: dict[str, int] = {}
     assert trace_cache_operation("get", "blueprint:4711", lambda: store.get("x"), system="memcached") is None
     assert trace_cache_operation("set", "blueprint:4711", lambda: True, system="memcached")
@@ -34,7 +34,7 @@ def test_a_cache_that_django_does_not_know(spans: Spans) -> None:
     assert spans.one("cache.set.blueprint:*").kind is SpanKind.CLIENT
 
 
-async def test_a_database_that_django_does_not_know(spans: Spans) -> None:
+async def test_a_database_outside_of_django(spans: Spans) -> None:
     async def run() -> list[int]:
         return [1]
 
@@ -51,7 +51,7 @@ async def test_a_database_that_django_does_not_know(spans: Spans) -> None:
     }
 
 
-def test_a_call_by_a_library_that_nobody_traces(spans: Spans) -> None:
+def test_a_call_with_a_library_that_is_not_traced(spans: Spans) -> None:
     sent: dict[str, str] = {}
 
     def call(headers: dict[str, str]) -> SimpleNamespace:
@@ -73,7 +73,7 @@ def test_a_call_by_a_library_that_nobody_traces(spans: Spans) -> None:
     assert sent["X-Correlation-ID"] == (span.attributes or {})["correlation.id"]
 
 
-def test_a_call_by_a_traced_library_is_one_client_span(spans: Spans) -> None:
+def test_a_call_with_a_traced_library_is_one_client_span(spans: Spans) -> None:
     with Callee() as callee, create_span("request"):
         answer = trace_external_call(
             "user-service", "GET", callee.url, lambda headers: requests.get(callee.url, headers=headers, timeout=5)
@@ -89,7 +89,7 @@ def test_a_call_by_a_traced_library_is_one_client_span(spans: Spans) -> None:
     assert parent_of_callee == f"{theirs.get_span_context().span_id:016x}"
 
 
-def test_a_rate_limit_of_ones_own(spans: Spans) -> None:
+def test_a_custom_rate_limit(spans: Spans) -> None:
     with create_span("request"):
         with trace_rate_limit_check("orders.create", user=SimpleNamespace(pk=42), subscription="pro") as check:
             check.allowed, check.limit, check.remaining, check.reset = False, 100, 0, 30

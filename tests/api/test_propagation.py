@@ -1,4 +1,4 @@
-"""Context in and out, and across threads and tasks."""
+"""Test context from and to messages, and across threads and tasks."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def test_a_consumer_continues_the_trace(spans: Spans, kind: Callable[[dict[str, 
     assert get_correlation_id() is None
 
 
-async def test_a_consumer_of_nothing_and_of_nonsense_begins_a_trace(spans: Spans) -> None:
+async def test_a_consumer_without_a_valid_context_starts_a_trace(spans: Spans) -> None:
     for headers in ({}, {"traceparent": "nonsense", "X-Correlation-ID": "a b"}, [("traceparent", 7)], 7):
         async with use_trace_context(headers), create_span("consume"):  # type: ignore[arg-type]
             assert get_correlation_id()
     assert [span.parent for span in spans.named("consume")] == [None] * 4
 
 
-def test_a_consumer_respects_that_the_caller_did_not_sample(spans: Spans) -> None:
+def test_a_consumer_keeps_the_decision_of_an_unsampled_caller(spans: Spans) -> None:
     with use_trace_context({"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00"}), create_span("consume"):
         assert current_trace_id() == "ab" * 16
         assert get_trace_context()["traceparent"].startswith(f"00-{'ab' * 16}-")
@@ -55,7 +55,7 @@ def test_a_consumer_respects_that_the_caller_did_not_sample(spans: Spans) -> Non
     assert spans.names == []
 
 
-# ----- across threads and tasks
+# ----- Threads and tasks
 
 
 def work() -> str | None:
@@ -68,7 +68,7 @@ def test_a_thread_pool(spans: Spans) -> None:
         own = current_trace_id()
         assert pool.submit(bind_trace_context(work)).result() == own
         assert list(pool.map(bind_trace_context(lambda _: work()), range(8))) == [own] * 8
-        assert pool.submit(work).result() != own, "by itself a thread begins anew"
+        assert pool.submit(work).result() != own, "without the helper, a thread has no context"
 
 
 def test_a_thread(spans: Spans) -> None:

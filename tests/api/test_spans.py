@@ -1,4 +1,4 @@
-"""What a user's own code calls."""
+"""Test the functions that a user's code calls."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from tests.conftest import Spans
 
 @pytest.fixture
 def unsampled() -> Iterator[None]:
-    """Inside a trace that is not sampled."""
+    """Enter an unsampled trace."""
     parent = NonRecordingSpan(SpanContext(1, 2, is_remote=False))
     with trace_api.use_span(parent):
         yield
@@ -43,20 +43,20 @@ def unsampled() -> Iterator[None]:
 # ----- trace_function
 
 
-def test_a_function_runs_in_a_span_and_gives_its_result(spans: Spans) -> None:
+def test_a_function_runs_in_a_span_and_its_result_is_returned(spans: Spans) -> None:
     with create_span("request"):
         assert trace_function("orders.total", lambda: 42, {"orderCount": 3}) == 42
     assert attributes(spans.one("orders.total")) == {"order_count": 3}
     assert is_child(spans.one("orders.total"), spans.one("request"))
 
 
-def test_an_error_is_recorded_and_goes_on_as_it_is(spans: Spans) -> None:
+def test_an_error_is_recorded_and_propagates_unchanged(spans: Spans) -> None:
     error = ValueError("password=hunter2")
 
     def fail() -> None:
         raise error
 
-    with pytest.raises(ValueError) as caught:  # noqa: PT011 - it is the very object that counts
+    with pytest.raises(ValueError) as caught:  # noqa: PT011 - the test compares the object
         trace_function("orders.total", fail)
     assert caught.value is error
     span = spans.one("orders.total")
@@ -83,7 +83,7 @@ async def test_an_awaitable_is_awaited_in_the_span(spans: Spans) -> None:
     assert is_child(spans.one("future"), spans.one("request"))
 
 
-async def test_a_cancelled_call_is_no_error(spans: Spans) -> None:
+async def test_a_cancelled_call_is_not_an_error(spans: Spans) -> None:
     started = asyncio.Event()
 
     async def wait() -> None:
@@ -104,7 +104,7 @@ async def test_a_cancelled_call_is_no_error(spans: Spans) -> None:
 # ----- create_span
 
 
-def test_a_span_is_current_inside_its_block_only(spans: Spans) -> None:
+def test_a_span_is_current_only_inside_its_block(spans: Spans) -> None:
     span = create_span("invoice.render", {"pages": 2})
     with create_span("beside"):
         pass
@@ -124,7 +124,7 @@ def test_a_span_is_current_inside_its_block_only(spans: Spans) -> None:
     assert spans.one("beside").parent is None
 
 
-def test_a_span_ends_once_and_says_nothing_after(spans: Spans, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_span_ends_once_and_ignores_later_calls(spans: Spans, caplog: pytest.LogCaptureFixture) -> None:
     span = create_span("by hand")
     assert span.is_recording
     span.end()
@@ -148,7 +148,7 @@ async def test_async_blocks(spans: Spans) -> None:
     assert spans.one("outer").status.status_code is StatusCode.ERROR
 
 
-def test_a_span_without_a_parent_begins_a_trace_with_a_correlation_id(spans: Spans) -> None:
+def test_a_span_without_a_parent_starts_a_trace_with_a_correlation_id(spans: Spans) -> None:
     with create_span("nightly.sync"):
         correlation_id = get_correlation_id()
         with create_span("step"):
@@ -159,11 +159,11 @@ def test_a_span_without_a_parent_begins_a_trace_with_a_correlation_id(spans: Spa
     assert get_correlation_id() is None
 
 
-# ----- not sampled, off
+# ----- Unsampled or disabled
 
 
 def every_helper() -> list[Any]:
-    """What each of them gives back, called once."""
+    """Call each helper once and return the results."""
 
     def generate() -> Iterator[int]:
         yield from (1, 2)
@@ -189,7 +189,7 @@ def every_helper() -> list[Any]:
 
 
 @pytest.mark.usefixtures("unsampled")
-def test_in_a_trace_that_is_not_sampled_everything_is_called_and_nothing_made(spans: Spans) -> None:
+def test_in_an_unsampled_trace_helpers_call_the_code_and_make_no_spans(spans: Spans) -> None:
     assert every_helper() == [1, 2, [1, 2], 3, 4, 5, []]
     assert spans.names == []
     assert trace_url() is None
@@ -198,7 +198,7 @@ def test_in_a_trace_that_is_not_sampled_everything_is_called_and_nothing_made(sp
         trace_function("f", lambda: 1 / 0)
 
 
-def test_when_tracing_is_off_everything_is_called_and_nothing_made(
+def test_when_tracing_is_disabled_helpers_call_the_code_and_make_no_spans(
     spans: Spans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(runtime, "current", runtime.Runtime())
@@ -209,7 +209,7 @@ def test_when_tracing_is_off_everything_is_called_and_nothing_made(
         trace_function("f", lambda: 1 / 0)
 
 
-# ----- the current span
+# ----- The current span
 
 
 def test_the_current_span(spans: Spans) -> None:
@@ -230,14 +230,14 @@ def test_the_address_of_a_trace() -> None:
             assert trace_url() == f"https://jaeger.example.com/trace/{current_trace_id()}"
             assert trace_url("ab" * 16) == f"https://jaeger.example.com/trace/{'ab' * 16}"
         with override_settings(TRACING={"EXPORTER": "local"}):
-            assert trace_url() is None, "there is no admin"
+            assert trace_url() is None, "the admin is not installed"
             with override_settings(ROOT_URLCONF="tests.e2e.test_admin"):
                 assert trace_url() == f"/admin/django_tracing/trace/{current_trace_id()}/"
         with override_settings(TRACING={"EXPORTER": "console"}, ROOT_URLCONF="tests.e2e.test_admin"):
             assert trace_url() is None, "nothing is kept"
 
 
-def test_public_names_are_all_there() -> None:
+def test_all_public_names_exist() -> None:
     for name in django_tracing.__all__:
         assert getattr(django_tracing, name) is not None
     with pytest.raises(AttributeError, match="no attribute 'trase'"):

@@ -1,6 +1,6 @@
 """Run code in forks of a process that has imported Django, but no part of OpenTelemetry.
 
-A fork reads its environment as a process that starts does, without the time that Django's import takes.
+A fork reads its environment like a new process, but doesn't need to import Django again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.e2e.processes import ROOT, environment
 
 __all__ = ["APP", "Done", "Forks", "plant_package"]
 
-#: Sets a project up, with the TRACING of the variable of that name.
+#: Code that sets up a project with the TRACING of the variable of that name.
 APP = """
 import django
 from django.conf import settings
@@ -70,7 +70,7 @@ for line in sys.stdin:
 
 
 class Done(NamedTuple):
-    """What a fork did."""
+    """The exit code and output of a fork."""
 
     code: int
     out: str

@@ -1,4 +1,4 @@
-"""An environment that is set for all pods keeps no project from starting, whatever stands in it."""
+"""Test that environment variables that are set for all pods never keep a project from starting."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e.processes import ROOT, environment
 
-#: A project that is looked at, migrated and asked for a page: each in the way that a deployment does.
+#: A project that is checked, migrated and sends a response, as in a deployment.
 PROJECT = """
 import django
 from django.conf import settings
@@ -76,8 +76,8 @@ OTEL_EXPERIMENTAL_RESOURCE_DETECTORS OTEL_SEMCONV_STABILITY_OPT_IN OTEL_PYTHON_C
 OTEL_PYTHON_TRACER_PROVIDER OTEL_PYTHON_METER_PROVIDER OTEL_PYTHON_LOGGER_PROVIDER OTEL_PYTHON_ID_GENERATOR
 OTEL_PYTHON_SDK_INTERNAL_METRICS_ENABLED OTEL_PYTHON_DISABLED_INSTRUMENTATIONS OTEL_PYTHON_EXCLUDED_URLS
 OTEL_PYTHON_DJANGO_EXCLUDED_URLS OTEL_PYTHON_DJANGO_INSTRUMENT OTEL_PYTHON_LOG_CORRELATION
-""".split()  # noqa: SIM905 - a list literal of this length would be a page
-#: Those that OpenTelemetry raises for, or logs a stack for, when this app is not there to judge them.
+""".split()  # noqa: SIM905 - a list literal would be much longer
+#: Those for which OpenTelemetry raises an exception or logs a stack trace if this app doesn't handle them.
 READ_BY_OPENTELEMETRY = [
     *(name for name in VARIABLES if name.endswith("_LIMIT") and "LOGRECORD" not in name),
     "OTEL_PROPAGATORS",
@@ -109,15 +109,15 @@ def start(variables: dict[str, str], tracing: str) -> subprocess.CompletedProces
 def test_a_variable_that_opentelemetry_cannot_read_counts_as_unset(variable: str, tmp_path: Path) -> None:
     done = start({variable: WRONG}, repr({"EXPORTER": "local", "LOCAL_STORE": str(tmp_path / "traces.sqlite3")}))
     assert done.stdout == "traced\n"
-    # A warning of the log and one of the check that migrate runs; each names the variable.
+    # A warning in the log and one of the check that migrate runs; each names the variable.
     lines = [line for line in done.stderr.splitlines() if variable in line and "django_tracing.W" not in line]
     assert 1 <= len(lines) <= 2
 
 
 @pytest.mark.parametrize("disabled", ["false", "true"])
 @pytest.mark.parametrize("value", [WRONG, "-1", "", "\N{SNOWMAN}"], ids=["wrong", "negative", "empty", "snowman"])
-def test_every_variable_of_the_specification_may_be_wrong_at_once(value: str, disabled: str, tmp_path: Path) -> None:
-    # What becomes a file in the working directory is none of what is asked here.
+def test_all_variables_of_the_specification_wrong_at_once(value: str, disabled: str, tmp_path: Path) -> None:
+    # The test doesn't check which files are created in the working directory.
     variables = {**dict.fromkeys(VARIABLES, value), "OTEL_SDK_DISABLED": disabled}
     start(variables, repr({"LOCAL_STORE": str(tmp_path / "traces.sqlite3")}))
 
@@ -126,10 +126,10 @@ def test_every_variable_of_the_specification_may_be_wrong_at_once(value: str, di
 def test_a_wrong_setting_in_the_environment_stops_no_command(variable: str) -> None:
     done = start({variable: "jaeger:4318" if "JAEGER" in variable else "http://wrong value"}, "{}")
     assert done.stdout.startswith(f"Tracing is off: environment variable {variable}")
-    said = [line for line in done.stderr.splitlines() if line.startswith("Tracing is off")]
-    assert len(said) == 1
+    recorded = [line for line in done.stderr.splitlines() if line.startswith("Tracing is off")]
+    assert len(recorded) == 1
     if "JAEGER" in variable:
-        assert "http://jaeger:4318" in said[0]
+        assert "http://jaeger:4318" in recorded[0]
 
 
 def test_a_missing_extra_stops_no_command() -> None:
@@ -139,7 +139,7 @@ def test_a_missing_extra_stops_no_command() -> None:
     assert done.stdout.startswith("Spans are not exported (environment variable JAEGER_ENDPOINT)")
 
 
-def test_whatever_keeps_the_app_from_starting_the_project_starts() -> None:
+def test_if_the_app_cannot_start_the_project_starts() -> None:
     broken = "__import__('sys').modules.update({'django_tracing.provider': None}) or {}"
     known = {name: value for name, value in os.environ.items() if not name.startswith("OTEL_")}
     code = PROJECT.replace("TRACING=TRACING", f"TRACING={broken}").partition("from django_tracing import trace")[0]
@@ -179,15 +179,15 @@ print([span.attributes["http.url"].partition("testserver")[2] for span in spans.
         ({"OTEL_PYTHON_DJANGO_EXCLUDED_URLS": "empty,nothing"}, ["/async/"]),
         ({"OTEL_PYTHON_DJANGO_EXCLUDED_URLS": r"/empty/\?$, ^http://elsewhere/"}, ["/async/", "/plain/empty/x"]),
         ({"OTEL_PYTHON_EXCLUDED_URLS": "^http://testserver/async"}, ["/empty/", "/empty/?a=plain", "/plain/empty/x"]),
-        # The one for Django stands for the one for all.
+        # The variable for Django replaces the general one.
         ({"OTEL_PYTHON_DJANGO_EXCLUDED_URLS": "async", "OTEL_PYTHON_EXCLUDED_URLS": "empty"}, 3),
         ({"OTEL_PYTHON_DJANGO_EXCLUDED_URLS": "", "OTEL_PYTHON_EXCLUDED_URLS": "empty"}, 4),
-        # What can't be read, or could take forever, leaves nothing out.
+        # An expression that is invalid or could take forever excludes nothing.
         ({"OTEL_PYTHON_DJANGO_EXCLUDED_URLS": "empty(,async"}, 3),
         ({"OTEL_PYTHON_DJANGO_EXCLUDED_URLS": "(e+m*)+p,async"}, 3),
     ],
 )
-def test_paths_that_opentelemetry_s_variable_leaves_out(variables: dict[str, str], traced: Any) -> None:
+def test_paths_excluded_by_opentelemetrys_variable(variables: dict[str, str], traced: Any) -> None:
     known = {name: value for name, value in environment().items() if not name.startswith("OTEL_")}
     done = subprocess.run(
         [sys.executable, "-c", EXCLUDED],

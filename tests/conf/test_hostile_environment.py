@@ -1,4 +1,4 @@
-"""No value of any variable of OpenTelemetry keeps a project from starting, or a command from ending well."""
+"""Test that no value of an OpenTelemetry variable keeps a project from starting or makes a command fail."""
 
 from __future__ import annotations
 
@@ -74,19 +74,19 @@ def test_all_of_them_wrong_at_once(forks: Forks, disabled: str) -> None:
 @example(variables={"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_CERTIFICATE": "/dev/zero"})
 @example(variables={"OTEL_EXPORTER_OTLP_ENDPOINT": "https://c", "OTEL_EXPORTER_OTLP_CERTIFICATE": "/nowhere"})
 def test_any_of_them_with_any_value(forks: Forks, variables: dict[str, str]) -> None:
-    # As the operating system gives them: bytes that are no UTF-8 are surrogates.
+    # As from the operating system: invalid UTF-8 bytes are surrogates.
     known = {name: value.encode("utf-8", "replace").decode() for name, value in variables.items()}
     done = forks.run(CODE, known)
     assert done.code == 0, done
     assert done.out.splitlines()[-1:] == ["200"] or '"name"' in done.out, done
     assert "Traceback" not in done.err
-    # A line or two for each, and one for each check.
+    # One or two lines for each, and one for each check.
     assert len(done.err.splitlines()) < 20 + 12 * len(known)
     assert len(done.err) < 40_000
 
 
 @pytest.mark.parametrize("arguments", [["check"], ["migrate"], ["check", "--deploy"]], ids=" ".join)
-def test_commands_end_well(arguments: list[str], tmp_path: Path) -> None:
+def test_commands_succeed(arguments: list[str], tmp_path: Path) -> None:
     (tmp_path / "manage.py").write_text(
         "import sys\n"
         "from django.core.management import execute_from_command_line\n"

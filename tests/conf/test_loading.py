@@ -1,4 +1,4 @@
-"""Load settings from TRACING and the environment, and report wrong ones."""
+"""Test loading settings from TRACING and the environment, and the messages for wrong ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def from_env(**environ: str) -> Settings:
 
 def the_problem(settings: Settings) -> str:
     assert len(settings.problems) == 1, settings.problems
-    assert not settings.enabled, "a wrong setting turns tracing off"
+    assert not settings.enabled, "a wrong setting must disable tracing"
     return str(settings.problems[0])
 
 
@@ -40,7 +40,7 @@ class TestPrecedence:
         assert settings.export_interval == 0.5
         assert settings.problems == ()
 
-    def test_tracing_wins_over_otel_and_otel_over_the_short_names(self) -> None:
+    def test_tracing_takes_precedence_over_otel_and_otel_over_the_short_names(self) -> None:
         short = {"SERVICE_NAME": "short", "JAEGER_ENDPOINT": "http://short:4318"}
         otel = {"OTEL_SERVICE_NAME": "otel", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://otel:4318"}
         configured = {"SERVICE_NAME": "tracing", "ENDPOINT": "http://tracing:4318"}
@@ -55,7 +55,7 @@ class TestPrecedence:
         assert load(configured, otel).source("SERVICE_NAME") == 'TRACING["SERVICE_NAME"]'
         assert load(None, otel).source("SERVICE_NAME") == "environment variable OTEL_SERVICE_NAME"
 
-    def test_resource_attributes_name_the_service_where_only_short_names_do(self) -> None:
+    def test_resource_attributes_take_precedence_over_the_short_service_name(self) -> None:
         attributes = "service.name=res,service.version=7,deployment.environment=prod,team=a%20b"
         settings = from_env(OTEL_RESOURCE_ATTRIBUTES=attributes, SERVICE_NAME="short", ENVIRONMENT="dev")
         assert (settings.service_name, settings.service_version, settings.environment) == ("res", "7", "prod")
@@ -90,7 +90,7 @@ class TestPrecedence:
         assert from_env(OTEL_EXPORTER_OTLP_COMPRESSION=value).compression == wanted
         assert load({"COMPRESSION": value}, {}).compression == wanted
 
-    def test_the_traces_own_compression_wins_over_that_of_all_signals_and_tracing_over_both(self) -> None:
+    def test_compression_of_traces_takes_precedence_over_that_of_all_signals_and_tracing_over_both(self) -> None:
         general = {"OTEL_EXPORTER_OTLP_COMPRESSION": "gzip"}
         traces = {**general, "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION": "none"}
         for tracing, environ, value, source in (
@@ -129,7 +129,7 @@ class TestPrecedence:
             thread.join()
             assert get_settings().service_name == "other"
 
-    def test_setting_changed_is_followed(self) -> None:
+    def test_setting_changed_reloads_the_settings(self) -> None:
         with override_settings(TRACING={"SERVICE_NAME": "other"}):
             assert get_settings().service_name == "other"
         assert get_settings().service_name == "tests"
@@ -169,18 +169,18 @@ class TestEndpointDecidesTheProtocol:
         settings = load({"EXPORTER": exporter}, {})
         assert (settings.exporter, settings.endpoint) == (exporter, sent_to)
 
-    def test_exporter_wins_over_what_the_endpoint_says(self) -> None:
+    def test_exporter_takes_precedence_over_the_endpoint(self) -> None:
         settings = load({"EXPORTER": "otlp"}, {"JAEGER_ENDPOINT": "http://j:4317"})
         assert (settings.exporter, settings.endpoint) == ("otlp", "http://j:4317/v1/traces")
         assert load({"EXPORTER": "jaeger", "ENDPOINT": "http://j:14268"}, {}).endpoint == "http://j:14268/api/traces"
 
-    def test_the_otlp_variables_are_base_and_exact_address(self) -> None:
+    def test_the_otlp_variables_are_a_base_and_an_exact_address(self) -> None:
         assert from_env(OTEL_EXPORTER_OTLP_ENDPOINT="http://c/otlp").endpoint == "http://c/otlp/v1/traces"
         assert from_env(OTEL_EXPORTER_OTLP_TRACES_ENDPOINT="http://c/exact").endpoint == "http://c/exact"
         grpc = from_env(OTEL_EXPORTER_OTLP_ENDPOINT="c:9999", OTEL_EXPORTER_OTLP_PROTOCOL="grpc")
         assert (grpc.exporter, grpc.endpoint) == ("otlp-grpc", "http://c:9999")
 
-    def test_the_protocol_variable_says_nothing_of_other_backends(self) -> None:
+    def test_the_protocol_variable_does_not_affect_other_backends(self) -> None:
         assert from_env(OTEL_EXPORTER_OTLP_PROTOCOL="grpc").exporter == "local"
         jaeger = from_env(OTEL_EXPORTER_OTLP_PROTOCOL="grpc", JAEGER_ENDPOINT="http://j:14268/api/traces")
         assert jaeger.exporter == "jaeger"
@@ -237,7 +237,7 @@ class TestErrors:
         assert f'TRACING["{name}"]' in problem
         assert fix in problem
 
-    def test_tracing_that_is_no_dict(self) -> None:
+    def test_tracing_that_is_not_a_dict(self) -> None:
         assert "settings.TRACING must be a dict, not list." in the_problem(load(["x"], {}))
 
     @pytest.mark.parametrize(
@@ -248,7 +248,7 @@ class TestErrors:
             ("OTEL_EXPORTER_OTLP_HEADERS", "team", "key1=value1"),
         ],
     )
-    def test_the_environment_is_named_too(self, variable: str, value: str, fix: str) -> None:
+    def test_a_variable_is_named(self, variable: str, value: str, fix: str) -> None:
         problem = the_problem(from_env(**{variable: value}))
         assert f"environment variable {variable}" in problem
         assert fix in problem
@@ -277,7 +277,7 @@ class TestErrors:
             "environment variable JAEGER_ENDPOINT is 'jaeger:4318', which is not a URL"
         )
 
-    def test_what_is_wrong_is_why_tracing_is_off(self) -> None:
+    def test_the_source_of_enabled_is_the_wrong_setting(self) -> None:
         settings = load({"ENABLED": True}, {"JAEGER_ENDPOINT": "jaeger:4318"})
         assert not settings.enabled
         assert settings.source("ENABLED") == "environment variable JAEGER_ENDPOINT, which is wrong"
@@ -292,7 +292,7 @@ class TestErrors:
         ]
 
     @pytest.mark.parametrize("endpoint", ["http://me:hunter2@h:99999", "ftp://me:hunter2@h", "me:hunter2@h:4318"])
-    def test_no_credential_stands_in_a_message(self, endpoint: str) -> None:
+    def test_no_message_contains_credentials(self, endpoint: str) -> None:
         assert "hunter2" not in the_problem(load({"ENDPOINT": endpoint}, {}))
         assert "hunter2" not in the_problem(from_env(OTEL_EXPORTER_OTLP_HEADERS="hunter2", JAEGER_ENDPOINT=""))
 
@@ -313,17 +313,17 @@ def test_values_are_typed() -> None:
     assert settings.layers == "all"
 
 
-def test_the_documentation_has_every_setting_and_no_other() -> None:
+def test_the_documentation_has_exactly_the_settings() -> None:
     page = (Path(__file__).parents[2] / "docs" / "settings.md").read_text()
     documented = set(re.findall(r"^\| `(?!OTEL_)([A-Z_]+)` \|", page, re.MULTILINE))
     assert documented == {spec.name for spec in SPECS}
 
 
-# ----- strange values
+# ----- Unusual values
 
 
 @pytest.mark.parametrize("base", [None, 5, object(), b"/srv/shop", "/srv/shop", Path("/srv/shop")])
-def test_base_dir_may_be_anything(settings: Any, base: Any) -> None:
+def test_base_dir_of_any_type(settings: Any, base: Any) -> None:
     settings.BASE_DIR = base
     loaded = load({}, {})
     assert loaded.enabled
@@ -331,8 +331,8 @@ def test_base_dir_may_be_anything(settings: Any, base: Any) -> None:
     assert loaded.local_store == (Path("/srv/shop") if known else Path.cwd()) / ".tracing" / "traces.sqlite3"
 
 
-def test_commands_and_requests_go_on_in_a_folder_that_was_deleted(tmp_path: Path) -> None:
-    """``check`` and ``migrate`` ended with a FileNotFoundError."""
+def test_commands_and_requests_work_in_a_deleted_folder(tmp_path: Path) -> None:
+    """``check`` and ``migrate`` used to end with a FileNotFoundError."""
     gone = tmp_path / "release-1"
     gone.mkdir()
     program = """
@@ -362,7 +362,7 @@ with create_span("shop") as span:
     assert span.is_recording
 print(WSGIHandler().get_response(RequestFactory().get("/")).status_code)
 """
-    # A file: with "-c", Python 3.13 itself stumbles over the working folder.
+    # A file, because "python -c" fails in a deleted working folder on Python 3.13.
     (tmp_path / "run.py").write_text(program)
     done = subprocess.run(
         [sys.executable, str(tmp_path / "run.py"), str(tmp_path / "shop.sqlite3")],
@@ -386,7 +386,7 @@ class Unreadable(dict[str, Any]):
     ("tracing", "environ", "in_environment"),
     [(Unreadable(x=1), {}, False), ({}, Unreadable(), True), (Unreadable(x=1), Unreadable(), False)],
 )
-def test_what_raises_when_it_is_looked_at_is_a_problem(tracing: Any, environ: Any, in_environment: bool) -> None:
+def test_a_value_that_raises_when_it_is_read_is_a_problem(tracing: Any, environ: Any, in_environment: bool) -> None:
     loaded = load(tracing, environ)
     assert not loaded.enabled
     [problem] = loaded.problems

@@ -1,4 +1,4 @@
-"""What is taken for a test run, and what is not."""
+"""Test how a test run is detected."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def test_only_the_test_environment_is_a_test_run() -> None:
-    """A site whose mail goes nowhere, and who imports Django's test tools, is none: it sent nothing from then on."""
+    """A site with a dummy mail backend that imports Django's test tools isn't a test run and must export its spans."""
     script = """
 from django.core import mail
 from django.core.mail.backends.locmem import EmailBackend
@@ -18,12 +18,12 @@ from django_tracing.conf.under_test import in_tests
 
 EmailBackend()
 mail.outbox
-said = [in_tests()]
+recorded = [in_tests()]
 setup_test_environment()
-said.append(in_tests())
+recorded.append(in_tests())
 teardown_test_environment()
-said.append(in_tests())
-print(said)
+recorded.append(in_tests())
+print(recorded)
 """
     answer = subprocess.run(
         [sys.executable, "-c", f"import django\ndjango.setup()\n{script}"],

@@ -1,4 +1,4 @@
-"""OpenTelemetry's variables: the table in the documentation, and what each of them does."""
+"""Test the documentation and the effect of OpenTelemetry's variables."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ for _option, _case in {
 }.items():
     FIELDS |= {f"OTEL_EXPORTER_OTLP_{_option}": _case, f"OTEL_EXPORTER_OTLP_TRACES_{_option}": _case}
 
-#: What is shown by a test below, or in test_environment.py and test_loading.py.
+#: Variables with a test of their own below, or in test_environment.py or test_loading.py.
 SHOWN_ELSEWHERE = {
     "OTEL_PYTHON_DISABLED_INSTRUMENTATIONS",
     "OTEL_EXPERIMENTAL_RESOURCE_DETECTORS",
@@ -83,11 +83,11 @@ def test_the_sdk_has_no_other_variable() -> None:
 
     for module in (opentelemetry.environment_variables, opentelemetry.sdk.environment_variables):
         names = {value for name, value in vars(module).items() if re.fullmatch("_?OTEL_[A-Z_]+", name)}
-        # Those of Jaeger come back with its old exporter.
+        # The variables for Jaeger are added by its old exporter.
         assert names <= HONORED | BY_A_PACKAGE | NOT_HONORED.keys(), names
 
 
-def test_every_honored_variable_is_shown() -> None:
+def test_every_honored_variable_has_a_test() -> None:
     assert FIELDS.keys() | SHOWN_ELSEWHERE == HONORED
 
 
@@ -135,13 +135,13 @@ def test_a_variable_without_an_effect_is_a_warning_that_names_it(name: str) -> N
 
 
 @pytest.mark.parametrize("name", ["OTEL_METRICS_EXPORTER", "OTEL_LOGS_EXPORTER"])
-def test_no_metrics_and_no_logs_is_what_there_is(name: str) -> None:
+def test_disabling_metrics_and_logs_is_no_warning(name: str) -> None:
     assert not_honored({name: "None"}) == []
 
 
 @pytest.mark.parametrize("name", sorted(HONORED - {"OTEL_SERVICE_NAME", "OTEL_PROPAGATORS"}))
 @pytest.mark.parametrize("value", ["wrong value;%,b3x", "-1", "\N{SNOWMAN}"], ids=["wrong", "negative", "snowman"])
-def test_a_wrong_value_is_named_or_taken_as_it_is(name: str, value: str) -> None:
+def test_a_wrong_value_is_reported_or_used_unchanged(name: str, value: str) -> None:
     settings = load({}, {name: value})
     for problem in (*settings.problems, *settings.warnings):
         assert name in problem.source
@@ -151,7 +151,7 @@ def test_a_wrong_value_is_named_or_taken_as_it_is(name: str, value: str) -> None
         assert settings._replace(warnings=()) == load({}, {})
 
 
-# ----- what a receiver gets
+# ----- Spans at a receiver
 
 REQUEST = (
     APP
@@ -173,7 +173,7 @@ getattr(trace.get_tracer_provider(), "force_flush", int)()
 )
 UNSAMPLED = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00"}
 SAMPLED = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"}
-#: Ids that a ratio of one half keeps, and does not keep.
+#: Ids that a ratio of one half keeps and drops.
 HIGH = {"traceparent": "00-4bf92f3577b34da6a3fffffffffffff0-00f067aa0ba902b7-00"}
 LOW = {"traceparent": "00-4bf92f3577b34da6a300000000000001-00f067aa0ba902b7-01"}
 
@@ -226,7 +226,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Sent:
-    """What a project sent, and wrote."""
+    """The spans and the output of a project."""
 
     def __init__(self, receiver: OTLPReceiver, out: str, err: str) -> None:
         self.receiver = receiver
@@ -263,7 +263,7 @@ def run(forks: Forks, planted: Path) -> Run:
     return Run(forks, planted)
 
 
-def test_without_a_variable_all_is_sent(run: Run) -> None:
+def test_without_a_variable_everything_is_sent(run: Run) -> None:
     assert run().names == ["GET /empty/", "work"]
 
 
@@ -281,7 +281,7 @@ def test_without_a_variable_all_is_sent(run: Run) -> None:
         ("parentbased_always_off", "", {}, False),
         ("parentbased_traceidratio", "0.5", LOW, True),
         ("PARENTBASED_TRACEIDRATIO", "0", {}, False),
-        # Another one's: the argument is a span's name to it.
+        # A sampler of another package, which takes a span's name as its argument.
         ("planted", "work", SAMPLED, False),
     ],
 )
@@ -294,7 +294,7 @@ def test_samplers(run: Run, sampler: str, argument: str, headers: dict[str, str]
 
 
 @pytest.mark.parametrize(("sampler", "argument"), [("planted", "raise"), ("broken", ""), ("nowhere", "")])
-def test_a_sampler_that_fails_costs_a_line_of_the_log(run: Run, sampler: str, argument: str) -> None:
+def test_a_sampler_that_fails_is_logged(run: Run, sampler: str, argument: str) -> None:
     sent = run(OTEL_TRACES_SAMPLER=sampler, OTEL_TRACES_SAMPLER_ARG=argument)
     assert sent.names == ["GET /empty/", "work"]
     assert len(re.findall("^.*OTEL_TRACES_SAMPLER.*$", sent.err, re.MULTILINE)) == 1
@@ -352,7 +352,7 @@ def test_requests_of_the_exporter(run: Run) -> None:
 
 @pytest.mark.parametrize("signal", ["", "TRACES_"])
 def test_tls_files(forks: Forks, tmp_path: Path, signal: str) -> None:
-    # It needs trustme, which nothing else here does.
+    # Import trustme here: no other test of this module needs it.
     from tests.export.test_tls import make_files
 
     files = make_files(tmp_path)
@@ -398,7 +398,7 @@ def test_limits(run: Run) -> None:
     assert sent.out == "1 [1]\n"
 
 
-def test_names_ids_and_whether_at_all(run: Run) -> None:
+def test_names_ids_and_disabling(run: Run) -> None:
     sent = run(OTEL_SEMCONV_STABILITY_OPT_IN="http", OTEL_PYTHON_ID_GENERATOR="planted")
     assert sent.one("GET /empty/").attributes["http.request.method"] == "GET"
     assert {span.trace_id for span in sent.receiver.spans} == {f"{0xABC:032x}"}
@@ -433,7 +433,7 @@ def test_disabled_instrumentations() -> None:
     assert load(listed, {variable: "redis"}).instrumentations == ("request", "redis")
 
 
-# ----- rules of the specification
+# ----- Rules of the specification
 
 
 @pytest.mark.parametrize(
@@ -502,7 +502,7 @@ def test_timeouts_are_milliseconds_and_the_shorter_one_applies() -> None:
     both = {"OTEL_EXPORTER_OTLP_TIMEOUT": "5000", "OTEL_BSP_EXPORT_TIMEOUT": "2000"}
     assert load({}, both).export_timeout == 2.0
     assert load({}, {**both, "OTEL_BSP_EXPORT_TIMEOUT": "9000"}).export_timeout == 5.0
-    # A wrong one for traces counts as unset: the general one applies.
+    # A wrong variable for traces counts as unset, so the general one applies.
     wrong = {"OTEL_EXPORTER_OTLP_TIMEOUT": "5000", "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT": "soon"}
     assert load({}, wrong).export_timeout == 5.0
 

@@ -20,7 +20,7 @@ from tests.jaegers import Jaeger
 from tests.receivers import OTLPReceiver
 
 
-def test_the_test_trace_is_sent_as_spans_are(receiver: OTLPReceiver) -> None:
+def test_the_test_trace_is_sent_like_other_spans(receiver: OTLPReceiver) -> None:
     result = Result({"ENDPOINT": receiver.endpoint, "COMPRESSION": "gzip"}, query=False)
     assert result.exit_code == 0
     assert {headers["content-encoding"] for headers in receiver.headers} == {"gzip"}
@@ -29,7 +29,7 @@ def test_the_test_trace_is_sent_as_spans_are(receiver: OTLPReceiver) -> None:
 
 
 @pytest.mark.parametrize("address", ["otlp_http", "otlp_grpc", "thrift_http", "thrift_udp"])
-def test_a_jaeger_that_takes_and_shows_the_trace(any_jaeger: Jaeger, address: str) -> None:
+def test_a_jaeger_that_accepts_and_shows_the_trace(any_jaeger: Jaeger, address: str) -> None:
     tracing = {"ENDPOINT": getattr(any_jaeger, address), "QUERY_URL": any_jaeger.query}
     if address == "otlp_grpc":
         tracing["EXPORTER"] = "otlp-grpc"  # the port does not imply the protocol
@@ -46,13 +46,13 @@ def test_a_jaeger_that_takes_and_shows_the_trace(any_jaeger: Jaeger, address: st
     assert {"service.version": "7"}.items() <= {tag["key"]: tag["value"] for tag in process["tags"]}.items()
 
 
-def test_udp_into_the_void(any_jaeger: Jaeger) -> None:
+def test_udp_to_a_closed_port(any_jaeger: Jaeger) -> None:
     result = Result({"ENDPOINT": f"udp://127.0.0.1:{free_port()}", "QUERY_URL": any_jaeger.query}, timeout=1.5)
     assert "UDP" in failed(result, "read").meaning
 
 
 @pytest.mark.parametrize("query", [True, False])
-def test_udp_that_nobody_confirms(query: bool) -> None:
+def test_udp_without_a_query_api(query: bool) -> None:
     endpoint = f"udp://127.0.0.1:{free_port()}"
     result = Result({"ENDPOINT": endpoint, "QUERY_URL": f"http://127.0.0.1:{free_port()}"}, timeout=2, query=query)
     assert result.exit_code == 1
@@ -60,7 +60,7 @@ def test_udp_that_nobody_confirms(query: bool) -> None:
     assert "unknown whether the trace arrived" in result.last.meaning
 
 
-def test_taken_and_not_read_back(receiver: OTLPReceiver) -> None:
+def test_accepted_and_not_read_back(receiver: OTLPReceiver) -> None:
     result = Result({"ENDPOINT": receiver.endpoint}, query=False)
     assert result.exit_code == 0
     assert result.last.outcome == "skipped"
@@ -70,7 +70,7 @@ def test_taken_and_not_read_back(receiver: OTLPReceiver) -> None:
     assert root.trace_id == result.diagnosis.trace_id
 
 
-def test_the_very_exporter_sends_it(receiver: OTLPReceiver) -> None:
+def test_the_configured_exporter_sends_it(receiver: OTLPReceiver) -> None:
     endpoint = f"http://us%40er:pass-word-1@127.0.0.1:{receiver.port}/in?key=query-secret"
     result = Result({"ENDPOINT": endpoint, "HEADERS": {"x-api-key": "header-secret"}}, query=False)
     assert result.exit_code == 0, result.text
@@ -80,7 +80,7 @@ def test_the_very_exporter_sends_it(receiver: OTLPReceiver) -> None:
         assert secret not in result.text
 
 
-def test_taken_and_never_shown(receiver: OTLPReceiver) -> None:
+def test_accepted_and_never_shown(receiver: OTLPReceiver) -> None:
     with Web(empty_jaeger) as web:
         result = Result({"ENDPOINT": receiver.endpoint, "QUERY_URL": web.url}, timeout=1.0)
     step = failed(result, "read")
@@ -89,7 +89,7 @@ def test_taken_and_never_shown(receiver: OTLPReceiver) -> None:
     assert "--timeout" in step.remedy
 
 
-def test_a_query_api_that_is_not_there_is_a_warning(receiver: OTLPReceiver) -> None:
+def test_a_missing_query_api_is_a_warning(receiver: OTLPReceiver) -> None:
     url = f"http://127.0.0.1:{free_port()}"
     result = Result({"ENDPOINT": receiver.endpoint, "QUERY_URL": url})
     assert result.exit_code == 0
@@ -99,7 +99,7 @@ def test_a_query_api_that_is_not_there_is_a_warning(receiver: OTLPReceiver) -> N
 
 
 @pytest.mark.parametrize("status", [401, 404, 500])
-def test_a_query_api_that_refuses_is_a_warning(receiver: OTLPReceiver, status: int) -> None:
+def test_a_query_api_that_rejects_requests_is_a_warning(receiver: OTLPReceiver, status: int) -> None:
     with Web(always(status)) as web:
         result = Result(
             {"ENDPOINT": receiver.endpoint, "QUERY_URL": web.url.replace("//", "//user:query-pass@")}, timeout=2
@@ -109,7 +109,7 @@ def test_a_query_api_that_refuses_is_a_warning(receiver: OTLPReceiver, status: i
     assert "query-pass" not in result.text
 
 
-def test_a_query_api_that_stumbles_is_asked_again(receiver: OTLPReceiver) -> None:
+def test_a_query_api_that_fails_once_is_requested_again(receiver: OTLPReceiver) -> None:
     asked: list[str] = []
 
     def stumbling(method: str, path: str) -> tuple[int, str, bytes]:
@@ -128,7 +128,7 @@ def test_a_query_api_that_stumbles_is_asked_again(receiver: OTLPReceiver) -> Non
     assert len(asked) == 2
 
 
-def test_a_query_api_that_never_answers_ends_in_time(receiver: OTLPReceiver) -> None:
+def test_a_query_api_that_never_answers_times_out(receiver: OTLPReceiver) -> None:
     with deaf() as port:
         result = Result({"ENDPOINT": receiver.endpoint, "QUERY_URL": f"http://127.0.0.1:{port}"}, timeout=1.0)
     assert (result.exit_code, result.last.outcome) == (0, "warning")
@@ -146,7 +146,7 @@ def test_the_local_store(tmp_path: Path) -> None:
     assert {span.name for span in trace.spans} == {"check_tracing", "check_tracing.child"}
 
 
-def test_a_folder_that_can_not_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     step = failed(Result({"LOCAL_STORE": tmp_path / "file" / "traces.sqlite3"}), "send")
     assert str(tmp_path / "file") in step.detail
@@ -168,7 +168,7 @@ def test_another_program_s_database(tmp_path: Path) -> None:
 
 
 class Exporter(SpanExporter):
-    """Returns, raises or waits for ``mode``."""
+    """An exporter that returns, raises or waits for ``mode``."""
 
     mode: Any = SpanExportResult.SUCCESS
     spans: list[ReadableSpan] = []
@@ -194,7 +194,7 @@ def custom(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return {"EXPORTER": "tests.diagnosis.test_arrival.Exporter"}
 
 
-def test_an_exporter_of_one_s_own(custom: dict[str, Any]) -> None:
+def test_a_custom_exporter(custom: dict[str, Any]) -> None:
     result = Result(custom)
     assert result.exit_code == 0
     assert [span.name for span in Exporter.spans] == ["check_tracing.child", "check_tracing"]
@@ -202,19 +202,19 @@ def test_an_exporter_of_one_s_own(custom: dict[str, Any]) -> None:
     assert "name" not in result.names
 
 
-def test_an_exporter_of_one_s_own_that_fails(custom: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_exporter_that_fails(custom: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Exporter, "mode", SpanExportResult.FAILURE)
     failed(Result(custom), "send")
 
 
-def test_an_exporter_of_one_s_own_that_raises(custom: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_exporter_that_raises(custom: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Exporter, "mode", RuntimeError("no route for header-secret-1"))
     result = Result({**custom, "HEADERS": {"authorization": "Bearer header-secret-1"}})
     assert "RuntimeError: no route" in failed(result, "send").detail
     assert "header-secret-1" not in result.text
 
 
-def test_an_exporter_of_one_s_own_that_hangs(custom: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_custom_exporter_that_hangs(custom: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     ends = threading.Event()
     monkeypatch.setattr(Exporter, "mode", ends)
     try:

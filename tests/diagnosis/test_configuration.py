@@ -15,7 +15,7 @@ from tests.jaegers import Jaeger
 from tests.receivers import OTLPReceiver
 
 
-def test_wrong_settings_are_all_named_and_nothing_is_tried() -> None:
+def test_all_wrong_settings_are_reported_and_nothing_is_sent() -> None:
     result = Result({"SAMPLING_RATE": 1, "BATCH_SIZE": 0}, {"JAEGER_ENDPOINT": "jaeger:4318"})
     assert result.exit_code == 2
     assert result.names == ["settings"] * 3
@@ -34,17 +34,17 @@ def test_wrong_settings_are_all_named_and_nothing_is_tried() -> None:
         ({}, {"OTEL_SDK_DISABLED": "true"}, "environment variable OTEL_SDK_DISABLED"),
     ],
 )
-def test_switched_off(tracing: dict[str, Any], environ: dict[str, str], source: str) -> None:
+def test_disabled(tracing: dict[str, Any], environ: dict[str, str], source: str) -> None:
     assert source in failed(Result(tracing, environ), "settings").detail
 
 
-def test_tracing_wins_over_a_switched_off_sdk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_tracing_takes_precedence_over_a_disabled_sdk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
     result = Result({"ENABLED": True, "LOCAL_STORE": tmp_path / "t.sqlite3"}, dict(os.environ))
     assert result.exit_code == 0
 
 
-def test_exporting_nowhere() -> None:
+def test_no_exporter() -> None:
     step = failed(Result({"EXPORTER": "none"}), "exporter")
     assert 'TRACING["EXPORTER"]' in step.detail
     assert "local" in step.remedy
@@ -53,19 +53,19 @@ def test_exporting_nowhere() -> None:
 @pytest.mark.parametrize(
     "path", ["nowhere.Exporter", "tests.diagnosis.helpers.Result", "tests.diagnosis.test_arrival.NoExporter"]
 )
-def test_a_dotted_path_that_gives_no_exporter(path: str) -> None:
+def test_a_dotted_path_that_is_not_an_exporter(path: str) -> None:
     step = failed(Result({"EXPORTER": path}), "exporter", code=2)
     assert path in step.detail
 
 
-def test_a_missing_extra_names_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "grpc", None)
     step = failed(Result({"ENDPOINT": "http://localhost:4317"}), "exporter", code=2)
     assert "django-tracing-otel[otlp-grpc]" in step.meaning + step.remedy
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25])
-def test_a_sampled_service_is_told_so(receiver: OTLPReceiver, rate: float) -> None:
+def test_a_sampling_rate_is_explained(receiver: OTLPReceiver, rate: float) -> None:
     result = Result({"ENDPOINT": receiver.endpoint, "SAMPLE_RATE": rate}, query=False)
     step = result.step("sampling")
     assert step.outcome == "warning"
@@ -76,7 +76,7 @@ def test_a_sampled_service_is_told_so(receiver: OTLPReceiver, rate: float) -> No
     assert len(receiver.spans) == 2
 
 
-def test_instrumentations_that_are_not_there(receiver: OTLPReceiver) -> None:
+def test_missing_instrumentations(receiver: OTLPReceiver) -> None:
     result = Result({"ENDPOINT": receiver.endpoint, "INSTRUMENTATIONS": ["request", "pika"]}, query=False)
     on, missing = (step for step in result.steps if step.name == "traced")
     assert (on.outcome, on.detail) == ("ok", "request")
@@ -86,7 +86,7 @@ def test_instrumentations_that_are_not_there(receiver: OTLPReceiver) -> None:
 
 
 @pytest.mark.django_db(transaction=True)
-def test_a_rate_says_only_what_rules_leave_to_it(receiver: OTLPReceiver) -> None:
+def test_a_rate_applies_only_to_traces_without_a_rule(receiver: OTLPReceiver) -> None:
     SamplingRule.objects.create(name="Orders", rate=50)
     kept = {"KEEP_ERRORS": True, "KEEP_SLOWER_THAN": 1.5}
     result = Result({"ENDPOINT": receiver.endpoint, "SAMPLE_RATE": 0.0, **kept}, query=False)
@@ -114,7 +114,7 @@ def test_a_jaeger_s_strategy() -> None:
     assert result.step("sampling").detail == f"by {jaeger.sampling}: 25 %"
 
 
-def test_a_jaeger_that_gives_no_strategy(receiver: OTLPReceiver) -> None:
+def test_a_jaeger_without_a_strategy(receiver: OTLPReceiver) -> None:
     url = f"http://127.0.0.1:{free_port()}/sampling"
     result = Result({"ENDPOINT": receiver.endpoint, "REMOTE_SAMPLING_URL": url}, query=False)
     step = result.step("sampling")
@@ -123,7 +123,7 @@ def test_a_jaeger_that_gives_no_strategy(receiver: OTLPReceiver) -> None:
     assert result.exit_code == 0
 
 
-def test_a_compression_that_the_exporter_does_not_do(tmp_path: Path) -> None:
+def test_a_compression_that_the_exporter_does_not_support(tmp_path: Path) -> None:
     result = Result({"LOCAL_STORE": tmp_path / "traces.sqlite3", "COMPRESSION": "gzip"})
     step = result.step("exporter")
     assert step.outcome == "warning"

@@ -66,7 +66,7 @@ def test_a_second_address_that_answers_is_enough(receiver: OTLPReceiver, monkeyp
 
 
 @pytest.mark.parametrize("extra", [{}, {"EXPORTER": "otlp-grpc"}, {"EXPORTER": "jaeger"}])
-def test_a_port_that_never_answers_ends_in_time(extra: dict[str, str]) -> None:
+def test_a_port_that_never_answers_times_out(extra: dict[str, str]) -> None:
     with deaf() as port:
         result = Result({"ENDPOINT": f"http://127.0.0.1:{port}", **extra}, timeout=1.0)
     assert result.last.outcome == "failed"
@@ -83,7 +83,7 @@ def test_a_port_that_never_answers_ends_in_time(extra: dict[str, str]) -> None:
         ("other.pem", "other.pem", "localhost"),
     ],
 )
-def test_certificates_that_prove_nothing(
+def test_certificates_that_are_not_trusted(
     certificate: str, trusted: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if trusted:
@@ -101,25 +101,25 @@ def test_a_trusted_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0, result.text
 
 
-def test_https_spoken_to_a_plain_port(receiver: OTLPReceiver) -> None:
+def test_https_to_a_port_without_tls(receiver: OTLPReceiver) -> None:
     step = failed(Result({"ENDPOINT": f"https://localhost:{receiver.port}"}), "tls")
     assert f"http://localhost:{receiver.port}" in step.remedy
 
 
 @pytest.mark.parametrize("extra", [{}, {"EXPORTER": "otlp-grpc"}, {"EXPORTER": "jaeger"}])
-def test_http_spoken_to_a_tls_port(extra: dict[str, str]) -> None:
+def test_http_to_a_port_with_tls(extra: dict[str, str]) -> None:
     with Web(always(200), certificate="localhost.pem") as web:
         step = failed(Result({"ENDPOINT": f"http://localhost:{web.port}", **extra}, timeout=5), "protocol")
     assert f"https://localhost:{web.port}" in step.remedy
 
 
-def test_a_tls_port_that_says_so_in_http() -> None:
+def test_a_port_with_tls_that_answers_in_http() -> None:
     with Web(always(400, "text/plain", b"Client sent an HTTP request to an HTTPS server.\n")) as web:
         step = failed(Result({"ENDPOINT": web.url}), "protocol")
     assert f"https://localhost:{web.port}" in step.remedy
 
 
-def test_grpc_over_tls_brings_authorities_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_grpc_over_tls_uses_its_own_authorities(monkeypatch: pytest.MonkeyPatch) -> None:
     with Web(always(200), certificate="localhost.pem") as web:
         result = Result({"ENDPOINT": web.url, "EXPORTER": "otlp-grpc"}, timeout=5)
         assert result.step("tls").outcome == "warning"
@@ -148,7 +148,7 @@ def test_credentials(status: int, path: str) -> None:
         ({}, {"OTEL_EXPORTER_OTLP_COMPRESSION": "gzip"}, "the environment variable OTEL_EXPORTER_OTLP_COMPRESSION"),
     ],
 )
-def test_a_backend_that_takes_no_gzip(
+def test_a_backend_that_does_not_support_gzip(
     receiver: OTLPReceiver, tracing: dict[str, Any], environ: dict[str, str], place: str
 ) -> None:
     receiver.mode = 415
@@ -158,12 +158,12 @@ def test_a_backend_that_takes_no_gzip(
 
 
 @pytest.mark.parametrize(("status", "word"), [(500, "500"), (503, "503"), (429, "429")])
-def test_a_backend_in_trouble(receiver: OTLPReceiver, status: int, word: str) -> None:
+def test_a_backend_that_is_overloaded(receiver: OTLPReceiver, status: int, word: str) -> None:
     receiver.mode = status
     assert word in failed(Result({"ENDPOINT": receiver.endpoint}), "send").detail
 
 
-def test_a_path_that_takes_no_spans(receiver: OTLPReceiver) -> None:
+def test_a_path_that_does_not_accept_spans(receiver: OTLPReceiver) -> None:
     receiver.mode = 404
     step = failed(Result({"ENDPOINT": f"{receiver.endpoint}/tracing"}), "protocol")
     assert f"{receiver.endpoint}/tracing" in step.detail
@@ -171,7 +171,7 @@ def test_a_path_that_takes_no_spans(receiver: OTLPReceiver) -> None:
     assert 'TRACING["ENDPOINT"]' in step.remedy
 
 
-def test_a_path_of_another_s_otlp(any_jaeger: Jaeger) -> None:
+def test_a_path_of_another_otlp_backend(any_jaeger: Jaeger) -> None:
     step = failed(Result({}, {"JAEGER_ENDPOINT": f"{any_jaeger.otlp_http}/otlp"}), "protocol")
     assert "at another path" in step.meaning
     assert step.remedy == f'Set the environment variable JAEGER_ENDPOINT to "{any_jaeger.otlp_http}".'
@@ -183,13 +183,13 @@ def test_a_login_page() -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/api/traces"])
-def test_a_web_page_takes_no_spans_though_it_says_200(path: str) -> None:
+def test_a_web_page_with_status_200_is_not_a_success(path: str) -> None:
     with Web(always(200, "text/html; charset=utf-8", b"<!DOCTYPE html><title>Shop</title>")) as web:
         step = failed(Result({"ENDPOINT": web.url + path}, query=False), "protocol")
     assert "web page" in step.detail
 
 
-def test_ports_of_old_jaegers(any_jaeger: Jaeger, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ports_of_old_jaeger_versions(any_jaeger: Jaeger, monkeypatch: pytest.MonkeyPatch) -> None:
     # Jaeger's old protocol is gRPC, too, but does not accept OTLP.
 
     netloc = urlsplit(any_jaeger.otlp_grpc).netloc
@@ -201,7 +201,7 @@ def test_ports_of_old_jaegers(any_jaeger: Jaeger, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("mode", ["drop", "garbage"])
-def test_what_speaks_no_http(receiver: OTLPReceiver, mode: str) -> None:
+def test_a_server_that_does_not_speak_http(receiver: OTLPReceiver, mode: str) -> None:
     receiver.mode = mode
     step = failed(Result({"ENDPOINT": receiver.endpoint}, timeout=5), "protocol")
     assert "4318" in step.remedy
@@ -289,7 +289,9 @@ def test_a_redis_instead_of_a_jaeger(extra: dict[str, str], redis_url: str) -> N
         ("query", "jaeger", ["query", "4318", "QUERY_URL"]),
     ],
 )
-def test_a_jaeger_spoken_to_wrongly(any_jaeger: Jaeger, port: str, exporter: str, words: Sequence[str]) -> None:
+def test_the_wrong_protocol_for_a_port_of_jaeger(
+    any_jaeger: Jaeger, port: str, exporter: str, words: Sequence[str]
+) -> None:
     netloc = urlsplit(getattr(any_jaeger, port)).netloc
     # Also without reading back: a server that answers 200 to everything has not accepted the trace.
     result = Result({"ENDPOINT": f"http://{netloc}", "EXPORTER": exporter}, query=False)

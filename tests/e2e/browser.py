@@ -1,4 +1,4 @@
-"""Debian's chromium, driven by Playwright, and a page of it that may not complain."""
+"""Run Debian's chromium with Playwright, and fail on errors of a page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ needs_chromium = pytest.mark.skipif(not Path(CHROMIUM).exists(), reason=f"needs 
 
 @contextlib.contextmanager
 def chromium() -> Iterator[Any]:
-    """The browser."""
+    """Start the browser."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright")
     with sync_api.sync_playwright() as playwright:
         started = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -27,35 +27,35 @@ def chromium() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def watched_page(browser: Any, **context: Any) -> Iterator[Any]:
-    """A page; at its end nothing may be missing, no script have failed, and nothing have been stopped by a policy."""
+    """Yield a page; at its end, fail on missing files, script errors and violations of the policy."""
     options = {"viewport": {"width": 1280, "height": 900}, "color_scheme": "light", **context}
     with browser.new_context(**options) as opened:
         page = opened.new_page()
         failures: list[str] = []
 
         def missing(answer: Any) -> None:
-            # Every browser asks for it; no site has to have one.
+            # Every browser requests it, but a site needn't have one.
             if answer.status >= 400 and not answer.url.endswith("/favicon.ico"):
                 failures.append(f"{answer.status} {answer.url}")
 
-        def complained(message: Any) -> None:
+        def logged(message: Any) -> None:
             if message.type == "error" and "Failed to load resource" not in message.text:
                 failures.append(message.text)
 
-        def asked(dialog: Any) -> None:
+        def dialog_opened(dialog: Any) -> None:
             failures.append(f"a script ran: {dialog.message}")
             dialog.dismiss()
 
         page.on("response", missing)
-        page.on("console", complained)
+        page.on("console", logged)
         page.on("pageerror", lambda error: failures.append(str(error)))
-        page.on("dialog", asked)
+        page.on("dialog", dialog_opened)
         yield page
-        assert failures == [], "neither an error of a script nor anything that the policy stopped"
+        assert failures == [], "no script may fail and nothing may violate the policy"
 
 
 def sign_in(page: Any, address: str, user: str, password: str) -> None:
-    """Through the admin's login at ``address``."""
+    """Sign in through the admin's login at ``address``."""
     page.goto(address)
     page.fill("#id_username", user)
     page.fill("#id_password", password)

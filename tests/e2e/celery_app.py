@@ -1,4 +1,4 @@
-"""A Celery app in a Django project, as Celery's documentation sets it up."""
+"""Set up a Celery app in a Django project, as Celery's documentation does."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the servers of these tests connect to."""
+"""Start the services that the servers of these tests connect to."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import pytest
 
 @pytest.fixture(scope="session", autouse=True)
 def _servers(postgres_url: str, redis_url: str) -> None:
-    """Start PostgreSQL and Redis: a process that a test starts finds their addresses in its environment."""
+    """Start PostgreSQL and Redis. Processes started by a test find their addresses in the environment."""

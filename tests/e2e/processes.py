@@ -1,4 +1,4 @@
-"""Servers as operators start them: gunicorn, uvicorn, runserver, each a process of its own."""
+"""Start gunicorn, uvicorn and runserver in processes, as operators do."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 def environment(**variables: str) -> dict[str, str]:
-    """This process's environment without any tracing variable of the machine's, with ``variables``."""
+    """Return this process's environment without tracing variables, plus ``variables``."""
     names = ("OTEL_", "JAEGER_", "SERVICE_", "ENVIRONMENT", "TRACING_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(names)}
     return {**kept, "DJANGO_SETTINGS_MODULE": "tests.e2e.settings", "PYTHONPATH": str(ROOT), **variables}
@@ -65,7 +65,7 @@ class Process:
         return True
 
     def wait_for_port(self) -> None:
-        """Waits until it listens, without asking it for anything."""
+        """Wait until the server listens, without sending a request."""
 
         def listens() -> bool:
             assert self.process.poll() is None, self.log()
@@ -78,7 +78,7 @@ class Process:
         return Path(self._log.name).read_text()
 
     def get(self, path: str, **headers: str) -> tuple[int, bytes, dict[str, str]]:
-        """Status, body and headers (names in lower case) of a GET."""
+        """Send a GET; return the status, body and headers (with names in lower case)."""
         request = urllib.request.Request(self.url + path, headers=headers)
         try:
             with urllib.request.urlopen(request, timeout=20) as response:
@@ -95,7 +95,7 @@ class Process:
         return json.loads(self.get(path)[1])
 
     def stop(self, sig: signal.Signals = signal.SIGTERM) -> int:
-        """Asks it to end; gives its exit code."""
+        """Stop the process; return its exit code."""
         if self.process.poll() is None:
             self.process.send_signal(sig)
             try:

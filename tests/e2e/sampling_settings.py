@@ -1,4 +1,4 @@
-"""Settings of servers whose sampling is steered from a database that they share."""
+"""Settings of servers that read sampling rules from a shared database."""
 
 from __future__ import annotations
 

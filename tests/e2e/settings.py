@@ -1,4 +1,4 @@
-"""Settings of processes that tests start: tracing is set by the environment, as in a container."""
+"""Settings of processes that tests start: the environment configures tracing, as in a container."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import os
 from tests.settings import *  # noqa: F403
 
 DEBUG = os.environ.get("DEBUG") == "1"
-# Layers by the clock would make spans as the machine pleases.
+# With LAYERS = "slow", the spans would depend on the machine's speed.
 TRACING = {
     "LAYERS": "off",
-    # What keys begin with here: there is no model that is called so.
+    # Prefixes of the keys used here; there are no models with these names.
     "CACHE_KEY_PREFIXES": ["blueprint:", "chunk:"],
     **json.loads(os.environ.get("TRACING_SETTINGS", "{}")),
 }

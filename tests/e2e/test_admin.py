@@ -1,4 +1,4 @@
-"""The admin's pages in a real browser."""
+"""Test the admin's pages in a real browser."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ urlpatterns = [path("admin/", admin.site.urls)]
 def site(settings: Any, live_server: LiveServer) -> str:
     settings.ROOT_URLCONF = __name__
     if django.VERSION >= (6, 0):
-        # As strict as the admin itself allows: scripts and styles from the site's own files only.
+        # As strict as the admin itself allows: only scripts and styles from the site's files.
         settings.MIDDLEWARE = ["django.middleware.csp.ContentSecurityPolicyMiddleware", *settings.MIDDLEWARE]
         settings.SECURE_CSP = {"default-src": ["'self'"], "img-src": ["'self'", "data:"]}
     User.objects.create_superuser("root", "root@example.com", "secret")
@@ -35,7 +35,7 @@ def site(settings: Any, live_server: LiveServer) -> str:
 
 @pytest.fixture
 def rules(site: str) -> Iterator[Any]:
-    # Playwright's own loop runs in this thread; Django's ORM is used between its calls.
+    # Playwright's event loop runs in this thread; the tests use Django's ORM between its calls.
     os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
     with chromium() as browser, watched_page(browser) as page:
         sign_in(page, f"{site}/admin/login/?next=/admin/django_tracing/samplingrule/", "root", "secret")
@@ -44,11 +44,11 @@ def rules(site: str) -> Iterator[Any]:
 
 
 def rules_by_name() -> dict[str, int]:
-    """The rules in their order: name to id."""
+    """Return the ids of the rules by name, in their order."""
     try:
         return dict(SamplingRule.objects.values_list("name", "pk"))
     finally:
-        # Between Playwright's calls an event loop runs: the connection is of no context that pytest-django would close.
+        # An event loop runs between Playwright's calls, so pytest-django wouldn't close this connection.
         connection.close()
 
 
@@ -64,14 +64,14 @@ def test_adding_ordering_previewing_and_expiring(rules: Any) -> None:
         rules.click("[name=_save]")
     assert names() == ["first", "second", "third"]
 
-    # By the keyboard.
+    # With the keyboard.
     button = rules.get_by_role("button", name="Move third up")
     button.focus()
     with rules.expect_navigation():
         rules.keyboard.press("Enter")
     assert names() == ["first", "third", "second"]
 
-    # By the mouse.
+    # With the mouse.
     rows = rules.locator("#result_list tbody tr")
     with rules.expect_navigation():
         rows.nth(2).drag_to(rows.nth(0), source_position={"x": 5, "y": 8}, target_position={"x": 5, "y": 2})

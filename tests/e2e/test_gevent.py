@@ -1,4 +1,4 @@
-"""gunicorn's gevent workers: threads become greenlets after this app was loaded, and none may wait for another."""
+"""Test gunicorn's gevent workers, where threads become greenlets after this app was loaded and must not block each other."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_many_greenlets_at_once(tmp_path: Path, preload: list[str], database: bo
     arguments = ["gunicorn", "site_of_greenlets_wsgi", "--bind", "127.0.0.1:{port}", "--worker-class", "gevent"]
     with (
         OTLPReceiver() as receiver,
-        # Nothing has been traced before the first of them: the threads of this app start in the middle of it.
+        # Nothing was traced before, so the first requests start the threads of this app.
         Process([*arguments, *preload], ready=None, JAEGER_ENDPOINT=receiver.endpoint, **variables) as server,
         ThreadPoolExecutor(30) as pool,
     ):
@@ -61,12 +61,12 @@ def test_many_greenlets_at_once(tmp_path: Path, preload: list[str], database: bo
         assert len({span.trace_id for span in spans}) == 30
         log = server.log()
     assert "Traceback" not in log, log
-    # All greenlets share Django's connections then: this app's thread keeps away from them, and says so.
+    # All greenlets share Django's connections then, so this app's thread doesn't use them and logs this.
     assert ("sampling rules are not read" in log) is bool(preload and database)
 
 
 def test_gevent_that_patched_first(tmp_path: Path) -> None:
-    """With --preload too, each greenlet has connections of its own, and the rules are read."""
+    """With --preload too, each greenlet has its own connections, and the rules are read."""
     (tmp_path / "site_of_greenlets.py").write_text(SITE)
     (tmp_path / "site_of_greenlets_wsgi.py").write_text(WSGI)
     configuration = tmp_path / "gunicorn_configuration.py"

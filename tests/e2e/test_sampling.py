@@ -1,4 +1,4 @@
-"""Processes that follow a rule which another one has saved."""
+"""Test that processes apply a rule saved by another process."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def run(*arguments: str, **variables: str) -> str:
     return finished.stdout
 
 
-def test_gunicorn_s_workers_and_uvicorn_follow_a_rule_saved_elsewhere(tmp_path: Path) -> None:
+def test_gunicorns_workers_and_uvicorn_apply_a_rule_saved_elsewhere(tmp_path: Path) -> None:
     variables = {
         "DJANGO_SETTINGS_MODULE": "tests.e2e.sampling_settings",
         "RULES_DATABASE": str(tmp_path / "rules.sqlite3"),
@@ -65,7 +65,7 @@ def test_gunicorn_s_workers_and_uvicorn_follow_a_rule_saved_elsewhere(tmp_path: 
         ask()
         assert pids() == set()
         run("-c", SAVE % 100, **variables)
-        wait_until(lambda: len(pids()) == 3, "all three processes to follow the rule", 30)
+        wait_until(lambda: len(pids()) == 3, "all three processes to apply the rule", 30)
         roots = receiver.named("GET /empty/")
         assert {span.attributes["sampling.rule"] for span in roots} == {"empty"}
         assert {span.attributes["sampling.rate"] for span in roots} == {1.0}
@@ -78,10 +78,10 @@ def test_gunicorn_s_workers_and_uvicorn_follow_a_rule_saved_elsewhere(tmp_path: 
                 receiver.wait_for(lambda spans: len(spans) > before, 0.5)
             return len(receiver.named("GET /empty/")) == before
 
-        wait_until(quiet, "all of them to keep nothing again", 30)
+        wait_until(quiet, "all of them to drop all traces again", 30)
 
-        def told() -> tuple[int, set[int]]:
-            """What was written of counts, and which processes told of themselves."""
+        def stored() -> tuple[int, set[int]]:
+            """Return the sum of the stored counts, and the processes whose status is stored."""
             written = run(
                 "-c",
                 "import django; django.setup()\n"
@@ -97,10 +97,10 @@ def test_gunicorn_s_workers_and_uvicorn_follow_a_rule_saved_elsewhere(tmp_path: 
             kept, *processes = map(int, written.split())
             return kept, set(processes)
 
-        # Those that saved the rules may have told of themselves too; who met a lock does so at its next look.
+        # Processes that saved the rules may have stored a status too; one that met a lock stores it the next time.
         pids_of_roots = {span.resource["process.pid"] for span in roots}
-        wait_until(lambda: pids_of_roots <= told()[1], "all three processes to tell of themselves")
-        kept, _processes = told()
+        wait_until(lambda: pids_of_roots <= stored()[1], "all three processes to store their status")
+        kept, _processes = stored()
         assert kept > 0
-        # What a process has counted may still be on its way.
+        # Some counts may not be stored yet.
         receiver.wait_for(lambda spans: len([span for span in spans if span.name == "GET /empty/"]) >= kept)

@@ -1,4 +1,4 @@
-"""Every worker of every server exports: what a receiver gets from gunicorn, uvicorn and runserver."""
+"""Test that every worker of gunicorn, uvicorn and runserver exports its spans."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ def test_gunicorn_and_uvicorn_workers_export(subtests_servers: tuple[list[str], 
         ) as server,
     ):
 
-        def ask(number: int) -> str:
+        def send(number: int) -> str:
             return server.get(f"/query/?n={number}")[2]["x-correlation-id"]
 
-        asked: set[str] = set()
+        sent: set[str] = set()
 
         def enough(spans: list[ReceivedSpan]) -> bool:
             pids = {span.resource["process.pid"] for span in requests_of(spans)}
-            return len(requests_of(spans)) >= len(asked) and len(pids) >= workers
+            return len(requests_of(spans)) >= len(sent) and len(pids) >= workers
 
-        def asked_enough() -> bool:
+        def sent_enough() -> bool:
             with ThreadPoolExecutor(8) as pool:
-                asked.update(pool.map(ask, range(16)))
-            receiver.wait_for(lambda spans: len(requests_of(spans)) >= len(asked))
+                sent.update(pool.map(send, range(16)))
+            receiver.wait_for(lambda spans: len(requests_of(spans)) >= len(sent))
             return enough(receiver.spans)
 
-        # Which worker takes a request is the kernel's to say, and one may start long after the other.
-        wait_until(asked_enough, "each worker to have had a request", 60)
+        # The kernel chooses the worker for a request, and one may start long after the other.
+        wait_until(sent_enough, "each worker to receive a request", 60)
         spans = receiver.wait_for(enough)
-        assert {span.attributes["correlation.id"] for span in requests_of(spans)} == asked
-        assert len(requests_of(spans)) == len(asked), "each request is one span, and arrives once"
+        assert {span.attributes["correlation.id"] for span in requests_of(spans)} == sent
+        assert len(requests_of(spans)) == len(sent), "each request is one span, and arrives once"
         assert server.process.pid not in {span.resource["process.pid"] for span in spans} or workers == 1
         assert {span.service for span in spans} == {"served"}
         by_id = {span.span_id: span for span in spans}
         statements = [span for span in spans if span.name == "db.select"]
-        assert len(statements) == len(asked)
+        assert len(statements) == len(sent)
         assert all(by_id[span.parent_id].name == "GET /query/" for span in statements)
 
 
@@ -82,7 +82,7 @@ def subtests_servers(request: pytest.FixtureRequest) -> tuple[list[str], int]:
 
 
 @pytest.mark.parametrize("arguments", [GUNICORN, UVICORN], ids=["gunicorn", "uvicorn"])
-def test_what_waits_is_sent_when_the_server_ends(arguments: list[str]) -> None:
+def test_waiting_spans_are_sent_when_the_server_ends(arguments: list[str]) -> None:
     with OTLPReceiver() as receiver:
         with Process(
             arguments, JAEGER_ENDPOINT=receiver.endpoint, TRACING_SETTINGS='{"EXPORT_INTERVAL": 3600}'
@@ -94,7 +94,7 @@ def test_what_waits_is_sent_when_the_server_ends(arguments: list[str]) -> None:
 
 
 @pytest.mark.parametrize("arguments", [GUNICORN, UVICORN], ids=["gunicorn", "uvicorn"])
-def test_a_backend_that_is_down_costs_no_response_and_one_log_line(arguments: list[str]) -> None:
+def test_a_backend_that_is_down_loses_no_response_and_logs_one_line(arguments: list[str]) -> None:
     with Process(
         arguments,
         JAEGER_ENDPOINT="http://127.0.0.1:9",
@@ -108,7 +108,7 @@ def test_a_backend_that_is_down_costs_no_response_and_one_log_line(arguments: li
     assert "Traceback" not in log
 
 
-def test_a_hanging_backend_does_not_hold_up_the_end() -> None:
+def test_a_hanging_backend_does_not_delay_the_end() -> None:
     with OTLPReceiver() as receiver:
         receiver.mode = "hang"
         with Process(
@@ -118,7 +118,7 @@ def test_a_hanging_backend_does_not_hold_up_the_end() -> None:
         ) as server:
             server.get("/empty/")
             receiver.wait_for_requests(1)
-            # Process.stop fails when it is not over within 20 s; the exporter would wait for 600.
+            # Process.stop fails if it takes more than 20 s; the exporter would wait for 600 s.
             assert server.stop() == 0
 
 
@@ -135,10 +135,12 @@ def test_runserver_exports_once_from_the_process_that_serves() -> None:
         server.get("/empty/?only=this")
         spans = receiver.wait_for(lambda spans: requests_of(spans))
         assert [span.name for span in requests_of(spans)] == ["GET /empty/"]
-        assert requests_of(spans)[0].resource["process.pid"] != server.process.pid, "the reloader does not serve"
+        assert requests_of(spans)[0].resource["process.pid"] != server.process.pid, (
+            "the reloader doesn't handle requests"
+        )
 
 
-def test_wrong_settings_leave_the_application_running_and_say_why_once() -> None:
+def test_with_wrong_settings_the_application_runs_and_logs_the_reason_once() -> None:
     with Process(GUNICORN, TRACING_SETTINGS=json.dumps({"SAMPLING_RATE": 1})) as server:
         assert server.get("/empty/")[0] == 200
         log = server.log()
@@ -162,7 +164,7 @@ def test_a_disabled_sdk_does_nothing() -> None:
         assert receiver.spans == []
 
 
-def test_with_nothing_set_traces_go_to_the_local_store(tmp_path: Path) -> None:
+def test_without_settings_traces_are_written_to_the_local_store(tmp_path: Path) -> None:
     from django_tracing.traces.readers.sqlite.store import LocalStore
 
     path = tmp_path / "traces.sqlite3"
@@ -176,7 +178,7 @@ def test_with_nothing_set_traces_go_to_the_local_store(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "path"), [(GUNICORN, "/endless/"), (UVICORN, "/endless-async/")], ids=["gunicorn", "uvicorn"]
 )
-def test_a_client_that_goes_away_ends_the_span_of_a_stream(arguments: list[str], path: str) -> None:
+def test_a_client_that_disconnects_ends_the_span_of_a_stream(arguments: list[str], path: str) -> None:
     with (
         OTLPReceiver() as receiver,
         Process(
@@ -189,7 +191,7 @@ def test_a_client_that_goes_away_ends_the_span_of_a_stream(arguments: list[str],
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             assert client.recv(100_000)
             assert client.recv(100_000)
-            assert requests_of(receiver.spans) == [], "the body goes on, and so does its span"
+            assert requests_of(receiver.spans) == [], "the span must not end before the body"
         (span,) = requests_of(receiver.wait_for(lambda spans: requests_of(spans)))
         assert span.name == f"GET {path}"
         assert span.attributes["http.client_disconnected"] is True
@@ -199,7 +201,7 @@ def test_a_client_that_goes_away_ends_the_span_of_a_stream(arguments: list[str],
 
 
 @pytest.mark.parametrize("arguments", [GUNICORN, UVICORN], ids=["gunicorn", "uvicorn"])
-def test_a_stream_that_is_taken_whole(arguments: list[str]) -> None:
+def test_a_stream_that_is_read_completely(arguments: list[str]) -> None:
     with (
         OTLPReceiver() as receiver,
         Process(arguments, JAEGER_ENDPOINT=receiver.endpoint, TRACING_SETTINGS='{"EXPORT_INTERVAL": 0.05}') as server,

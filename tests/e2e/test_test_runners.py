@@ -1,4 +1,4 @@
-"""Test suites of users, by Django's runner and by pytest-django: they pass as without us, and nothing leaves them."""
+"""Test that users' test suites pass as before with Django's runner and pytest-django, and export nothing."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TRACING = {"SUBSCRIPTION": tier, "LOCAL_STORE": str(HERE / "store" / "traces.sql
 TRACING.update(json.loads(os.environ.get("TRACING_SETTINGS", "{}")))
 """
 
-#: A subscription that would write, if it could, and says so if it was let.
+#: A subscription that tries to write, and whose value shows if it was allowed to.
 TIERS = """
 def tier(user):
     try:
@@ -163,7 +163,7 @@ def run(shop: Path, *command: str, **variables: str) -> str:
 
 
 RUNNERS: Any = pytest.mark.parametrize(
-    ("runner", "said"),
+    ("runner", "result"),
     [
         (("django", "test", "shop"), "Ran 4 tests"),
         (("django", "test", "shop", "--parallel", "2"), "Ran 4 tests"),
@@ -174,30 +174,30 @@ RUNNERS: Any = pytest.mark.parametrize(
 
 
 @RUNNERS
-def test_a_suite_passes_and_nothing_leaves_it(shop: Path, runner: tuple[str, ...], said: str) -> None:
+def test_a_suite_passes_and_exports_nothing(shop: Path, runner: tuple[str, ...], result: str) -> None:
     with OTLPReceiver() as receiver:
-        assert said in run(shop, *runner, JAEGER_ENDPOINT=receiver.endpoint)
+        assert result in run(shop, *runner, JAEGER_ENDPOINT=receiver.endpoint)
         assert receiver.connections == 0
 
 
-def test_the_developer_s_own_store_stays_as_it_is(shop: Path) -> None:
+def test_the_developers_store_is_unchanged(shop: Path) -> None:
     run(shop, "django", "test", "shop")
     assert not (shop / "store").exists()
 
 
 @RUNNERS
-def test_a_suite_that_asks_is_exported(shop: Path, runner: tuple[str, ...], said: str) -> None:
+def test_a_suite_that_opts_in_is_exported(shop: Path, runner: tuple[str, ...], result: str) -> None:
     with OTLPReceiver() as receiver:
         asked = json.dumps({"ENABLED_IN_TESTS": True})
-        assert said in run(shop, *runner, JAEGER_ENDPOINT=receiver.endpoint, TRACING_SETTINGS=asked)
+        assert result in run(shop, *runner, JAEGER_ENDPOINT=receiver.endpoint, TRACING_SETTINGS=asked)
         received = receiver.wait_for(4)
     assert {"GET /plain/", "GET /rename/"} <= {span.name for span in received}
-    # The subscription's own query is refused; what it makes of that is what it says.
+    # The subscription's query is refused, and its value shows this.
     assert {span.attributes.get("user.subscription", "caught") for span in received} == {"caught"}
 
 
 WRONG: Any = pytest.mark.parametrize(
-    ("variables", "says"),
+    ("variables", "message"),
     [
         ({"JAEGER_ENDPOINT": "jaeger:4318"}, "Tracing is off"),
         ({"JAEGER_ENDPOINT": "http://127.0.0.1:4317", "WITHOUT": "grpc"}, "Spans are not exported"),
@@ -210,15 +210,15 @@ WRONG: Any = pytest.mark.parametrize(
 
 
 @WRONG
-def test_a_wrong_environment_stops_no_test_run(shop: Path, variables: dict[str, str], says: str) -> None:
+def test_a_wrong_environment_does_not_stop_a_test_run(shop: Path, variables: dict[str, str], message: str) -> None:
     (shop / "sitecustomize.py").write_text(WITHOUT)
-    said = run(shop, "django", "test", "shop", **variables)
-    assert "Ran 4 tests" in said
-    assert says in said
+    result = run(shop, "django", "test", "shop", **variables)
+    assert "Ran 4 tests" in result
+    assert message in result
 
 
 @WRONG
-def test_a_wrong_environment_stops_no_runserver(shop: Path, variables: dict[str, str], says: str) -> None:
+def test_a_wrong_environment_does_not_stop_runserver(shop: Path, variables: dict[str, str], message: str) -> None:
     (shop / "sitecustomize.py").write_text(WITHOUT)
     known = {
         "DJANGO_SETTINGS_MODULE": "shop_settings",
@@ -230,13 +230,13 @@ def test_a_wrong_environment_stops_no_runserver(shop: Path, variables: dict[str,
         server.wait_for_port()
         assert server.get("/plain/", Host="localhost")[:2] == (200, b"plain")
         log = server.log()
-    assert says in log
+    assert message in log
     assert "Traceback" not in log
-    lines = [line for line in log.splitlines() if says and line.startswith(("Tracing is off", "Spans are not"))]
+    lines = [line for line in log.splitlines() if message and line.startswith(("Tracing is off", "Spans are not"))]
     assert len(lines) <= 1
 
 
-#: A package that is not there.
+#: Code that makes a package unavailable.
 WITHOUT = """
 import os, sys
 if "WITHOUT" in os.environ:
@@ -258,7 +258,7 @@ class TestCaptured(SimpleTestCase):
 """
 
 
-def test_one_block_that_asks_is_exported(shop: Path) -> None:
+def test_one_block_that_opts_in_is_exported(shop: Path) -> None:
     (shop / "shop" / "tests.py").write_text(CAPTURED)
     with OTLPReceiver() as receiver:
         run(shop, "django", "test", "shop", JAEGER_ENDPOINT=receiver.endpoint)

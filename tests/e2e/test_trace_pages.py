@@ -1,4 +1,4 @@
-"""The pages of traces in a real browser, over the demo's traffic: real servers, real requests, the demo's own admin."""
+"""Test the pages of traces in a real browser, with traces of real requests to the demo and in its admin."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from tests.traces.builders import row
 pytestmark = needs_chromium
 
 SCRIPT = "<script>alert(1)</script><img src=x onerror=alert(2)>"
-#: So many spans are in the longest trace that a page has to show.
+#: The number of spans of the longest trace that a page must show.
 LONGEST = 10_000
 
 
 class Site:
-    """The demo, its store, and where its admin is."""
+    """The demo, its store and the address of its admin."""
 
     def __init__(self, demo: Any, store: Path) -> None:
         self.demo = demo
@@ -61,7 +61,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
             demo.send(flow)
         reader = LocalStore(store)
         wait_until(lambda: len(reader.search(limit=100)) >= 20 + len(FLOWS), "the demo's traces")
-        wait_until(lambda: reader.search(operation="GET /internal/statistics"), "the last of them to be whole")
+        wait_until(lambda: reader.search(operation="GET /internal/statistics"), "the last trace to be complete")
         yield Site(demo, store)
 
 
@@ -73,7 +73,7 @@ def browser() -> Iterator[Any]:
 
 @contextlib.contextmanager
 def signed_in(browser: Any, login: str, **context: Any) -> Iterator[Any]:
-    """A page of somebody who may look, on the list of traces."""
+    """Yield a page with the list of traces for a user who may view it."""
     with watched_page(browser, **context) as page:
         sign_in(page, f"{login}?next=/admin/django_tracing/trace/", "demo", "demo")
         yield page
@@ -86,13 +86,13 @@ def page(site: Site, browser: Any) -> Iterator[Any]:
 
 
 def follow(page: Any, what: Any) -> None:
-    """Clicks on a link or a button, and waits until the page that it leads to is whole, its script included."""
+    """Click on a link or a button, and wait until the next page and its script are loaded."""
     with page.expect_navigation():
         (page.locator(what).first if isinstance(what, str) else what).click()
 
 
 def enter(page: Any, field: str) -> None:
-    """Sends a form by the keyboard, and waits as ``follow`` does."""
+    """Submit a form with the keyboard, and wait like ``follow``."""
     with page.expect_navigation():
         page.press(field, "Enter")
 
@@ -104,12 +104,12 @@ def open_trace(page: Any, site: Site, operation: str) -> None:
 
 
 def focused(page: Any) -> str:
-    """The name of the span whose row has the focus."""
+    """Return the name of the span whose row has the focus."""
     name = page.evaluate("document.activeElement.querySelector('.tracing-name a, .tracing-name strong').textContent")
     return str(name)
 
 
-# ----- the list
+# ----- The list
 
 
 def test_from_the_list_to_a_trace(page: Any, site: Site) -> None:
@@ -123,17 +123,17 @@ def test_from_the_list_to_a_trace(page: Any, site: Site) -> None:
         "POST /api/iac/generate",
         "POST /api/blueprints/<int:blueprint_id>/validate",
     }
-    # By a dot of the plot.
+    # With a dot of the plot.
     follow(page, page.locator(".tracing-dot-failed").first)
     page.wait_for_selector(".tracing-waterfall")
     assert page.locator("h1").inner_text() == "POST /api/iac/generate"
     assert page.locator("text=circuit_breaker.iac-generator").count() == 1
 
 
-def test_searching_by_the_form(page: Any, site: Site) -> None:
+def test_searching_with_the_form(page: Any, site: Site) -> None:
     page.select_option("#id_service", "blueprint-service")
     follow(page, "[value=Search]")
-    # What is left empty is not in the address.
+    # Empty fields are not in the address.
     assert page.url.endswith("?service=blueprint-service")
     page.fill("#id_operation", "GET /internal/statistics")
     enter(page, "#id_operation")
@@ -144,7 +144,7 @@ def test_searching_by_the_form(page: Any, site: Site) -> None:
     assert "Enter a duration with its unit" in page.inner_text(".tracing-field-max_duration")
 
 
-def test_new_traces_come_by_themselves(page: Any, site: Site) -> None:
+def test_new_traces_are_added_automatically(page: Any, site: Site) -> None:
     from example_project.demo import FLOWS
 
     boom = next(flow for flow in FLOWS if flow.path == "/api/boom")
@@ -155,18 +155,18 @@ def test_new_traces_come_by_themselves(page: Any, site: Site) -> None:
     site.demo.send(boom)
     page.locator(".tracing-list tbody tr").nth(before).wait_for()
     assert page.inner_text("#tracing-live-status") == "New traces were added."
-    # Who is on a row stays there, and nothing else of the page moved.
+    # The focused row keeps the focus, and the rest of the page doesn't move.
     assert page.evaluate("document.activeElement.textContent") == "GET /api/boom"
     assert page.is_checked("#tracing-live")
 
 
-def test_times_are_those_of_whoever_looks(site: Site, browser: Any) -> None:
+def test_times_are_in_the_users_time_zone(site: Site, browser: Any) -> None:
     with signed_in(browser, site.login, timezone_id="Asia/Tokyo") as page:
         shown = page.locator(".tracing-list tbody time").first
         moment = datetime.fromisoformat(shown.get_attribute("datetime"))
         assert shown.inner_text() == moment.astimezone(timezone(timedelta(hours=9))).strftime("%Y-%m-%d %H:%M:%S")
         assert page.locator(".tracing-plot text").last.text_content() == shown.inner_text()
-        # And they are asked for so.
+        # Searches use the same time zone.
         page.click("summary:has-text('More')")
         page.fill("#id_start", shown.inner_text())
         enter(page, "#id_start")
@@ -176,13 +176,13 @@ def test_times_are_those_of_whoever_looks(site: Site, browser: Any) -> None:
         assert "No traces match this search." in page.inner_text("#tracing-results")
 
 
-# ----- one trace
+# ----- One trace
 
 
-def test_a_waterfall_by_the_keyboard(page: Any, site: Site) -> None:
+def test_a_waterfall_with_the_keyboard(page: Any, site: Site) -> None:
     open_trace(page, site, "GET /api/blueprints/owners")
     assert "N+1: the same query 12 times" in page.inner_text(".tracing-warning")
-    # Which line it was, since the demo has CODE_LOCATIONS on.
+    # The line of code is shown because the demo enables CODE_LOCATIONS.
     assert "example_project/blueprints/views.py:" in page.inner_text(".tracing-warning")
     assert "in blueprint_owners" in page.inner_text(".tracing-warning")
 
@@ -205,11 +205,11 @@ def test_a_waterfall_by_the_keyboard(page: Any, site: Site) -> None:
     assert focused(page) == "12 × db.select.customers"
     page.keyboard.press("ArrowLeft")
     assert rows.count() == folded
-    # One row at a time is in the order of Tab.
+    # Only one row at a time is in the tab order.
     assert page.locator(".tracing-waterfall [tabindex='0']").count() == 1
 
 
-def test_a_waterfall_by_the_mouse(page: Any, site: Site) -> None:
+def test_a_waterfall_with_the_mouse(page: Any, site: Site) -> None:
     open_trace(page, site, "GET /api/reports")
     rows = page.locator(".tracing-waterfall tbody tr:visible")
     everything = rows.count()
@@ -230,7 +230,7 @@ def test_a_waterfall_by_the_mouse(page: Any, site: Site) -> None:
     page.mouse.down()
     page.mouse.move(box["x"] + box["width"] * 3 / 4, box["y"] + 5)
     page.mouse.up()
-    assert ticks.all_inner_texts()[0] == whole[2], "half of the whole is where it begins now"
+    assert ticks.all_inner_texts()[0] == whole[2], "the view must start at half of the trace"
     assert page.locator("#r0 .tracing-bars").get_attribute("viewBox").split()[2].startswith("25")
     page.click("text=Whole trace")
     assert ticks.all_inner_texts() == whole
@@ -243,7 +243,7 @@ def test_a_waterfall_by_the_mouse(page: Any, site: Site) -> None:
     assert page.locator(".tracing-list tbody tr").count() > 1
 
 
-def test_an_error_with_its_stack(page: Any, site: Site) -> None:
+def test_an_error_with_its_stack_trace(page: Any, site: Site) -> None:
     open_trace(page, site, "GET /api/boom")
     page.locator("#r0 .tracing-name a").click()
     page.wait_for_selector(".tracing-stack")
@@ -252,7 +252,7 @@ def test_an_error_with_its_stack(page: Any, site: Site) -> None:
     assert "g***@example.com" in stack, "addresses are masked"
 
 
-def test_files_to_take_away(page: Any, site: Site) -> None:
+def test_downloads(page: Any, site: Site) -> None:
     open_trace(page, site, "GET /api/reports")
     for kind, key in (("OTLP", "resourceSpans"), ("Jaeger", "data")):
         with page.expect_download() as started:
@@ -261,7 +261,7 @@ def test_files_to_take_away(page: Any, site: Site) -> None:
         assert started.value.suggested_filename.endswith(f"-{kind.lower()}.json")
 
 
-def test_comparing_two(page: Any, site: Site) -> None:
+def test_comparing_two_traces(page: Any, site: Site) -> None:
     open_trace(page, site, "GET /api/reports")
     follow(page, "[value=Compare]")
     assert page.locator(".tracing-sides section").count() == 2
@@ -280,9 +280,9 @@ def test_routes_and_the_map(page: Any, site: Site) -> None:
     follow(page, page.locator("#tracing-routes tbody a", has_text="GET /api/reports"))
     assert page.input_value("#id_operation") == "GET /api/reports"
     follow(page, "text=Service map")
-    said = page.inner_text("#tracing-dependencies")
-    assert re.search(r"api-gateway\s+iac-generator\s+circuit breaker: open\s+\d+\s+100 %", said)
-    assert re.search(r"api-gateway\s+blueprint-service\s+service", said)
+    recorded = page.inner_text("#tracing-dependencies")
+    assert re.search(r"api-gateway\s+iac-generator\s+circuit breaker: open\s+\d+\s+100 %", recorded)
+    assert re.search(r"api-gateway\s+blueprint-service\s+service", recorded)
     assert page.locator(".tracing-map .tracing-box").count() >= 6
     page.locator(".tracing-map a").first.click()
     page.wait_for_selector(".tracing-list")
@@ -309,8 +309,8 @@ def test_a_trace_of_ten_thousand_spans(page: Any, site: Site) -> None:
     page.wait_for_selector(".tracing-detail")
 
 
-def test_what_requests_say_is_never_run(page: Any, site: Site) -> None:
-    """Names, attributes and all the rest are whoever's sends them."""
+def test_content_of_requests_is_never_executed(page: Any, site: Site) -> None:
+    """Anyone who sends requests or spans can set names, attributes and other fields."""
     evil = {
         "service": SCRIPT,
         "status": "error",
@@ -344,11 +344,11 @@ def test_what_requests_say_is_never_run(page: Any, site: Site) -> None:
         page.check("#tracing-live")
     assert page.evaluate("document.querySelectorAll('#content-main script, #content-main img').length") == 0
     store = LocalStore(site.store)
-    assert store.services()[0] == SCRIPT, "it was there to be shown"
+    assert store.services()[0] == SCRIPT, "the script must be in the store"
     store.close()
 
 
-# ----- whoever looks
+# ----- Accessibility
 
 
 def addresses(site: Site) -> list[str]:
@@ -379,8 +379,8 @@ def store_span(site: Site, trace_id: str) -> str:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_axe_finds_no_serious_fault(site: Site, browser: Any, scheme: str) -> None:
-    """https://github.com/dequelabs/axe-core, in what is ours: the admin around it is Django's."""
+def test_axe_finds_no_serious_violation(site: Site, browser: Any, scheme: str) -> None:
+    """Check this app's part of the page with https://github.com/dequelabs/axe-core; the rest is Django's admin."""
     package = pytest.importorskip("axe_playwright_python", reason="needs axe-playwright-python")
     axe = (Path(package.__file__).parent / "axe.min.js").read_text()
     with signed_in(browser, site.login, color_scheme=scheme) as page:
@@ -401,7 +401,7 @@ def test_a_narrow_screen(site: Site, browser: Any) -> None:
     with signed_in(browser, site.login, viewport={"width": 390, "height": 800}) as page:
         for address in addresses(site):
             page.goto(address)
-            # What is wide scrolls by itself, not the page.
+            # Wide content scrolls, not the page.
             assert page.evaluate("document.documentElement.scrollWidth") <= 390, address
 
 
@@ -417,7 +417,7 @@ def test_without_scripts(site: Site, browser: Any) -> None:
 
 
 def test_under_unfold(site: Site, browser: Any, tmp_path: Path) -> None:
-    """A theme of the admin that many sites have: the pages are whole, and dark where it is dark."""
+    """With a popular theme of the admin, the pages are complete, and dark in its dark mode."""
     pytest.importorskip("unfold", reason="needs django-unfold")
     variables = {
         "DJANGO_SETTINGS_MODULE": "tests.e2e.unfold_settings",
@@ -443,8 +443,8 @@ def test_under_unfold(site: Site, browser: Any, tmp_path: Path) -> None:
         )
 
 
-def test_the_browsers_own_tools_are_told(site: Site) -> None:
-    """RESPONSE_HEADERS of the demo, as its gateway sends them."""
+def test_the_response_headers_for_browser_tools(site: Site) -> None:
+    """The demo's gateway sends the headers of RESPONSE_HEADERS."""
     request = urllib.request.Request(
         f"{site.demo.gateway}/api/reports", headers={"Authorization": "Bearer demo-token-of-grace"}
     )

@@ -1,5 +1,5 @@
-"""OpenTelemetry's own instrumentations in the place of ours, and opentelemetry-instrument before everything: what a
-receiver gets is the same flow, each operation once."""
+"""Test OpenTelemetry's instrumentations in place of this app's, and opentelemetry-instrument: the receiver gets the
+same flow, with each operation once."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def tracing(callee: Callee, **more: object) -> str:
 
 
 def drive(server: Process, receiver: OTLPReceiver, callee: Callee, path: str = "/flow/7/") -> list[ReceivedSpan]:
-    """One flow's spans, and nothing but its spans, after the process has ended and sent what it had."""
+    """Return the spans of one flow after the process has ended and sent everything; fail on other spans."""
     receiver.clear()
     status, body, headers = server.get(
         path, **{"X-User": "ada", "X-Callee": callee.url, "X-Correlation-ID": "flow-1"}
     )
     assert (status, body) == (200, b"200"), server.log()
     assert headers["x-correlation-id"] == "flow-1"
-    # It ends last, and is sent last; what should not have been made may follow until the process ends.
+    # It ends last and is sent last; unwanted spans may follow until the process ends.
     receiver.wait_for(lambda spans: [span for span in spans if span.kind == "server" and "flow" in span.name])
     server.stop()
     return list(receiver.spans)
@@ -62,7 +62,7 @@ def below(spans: list[ReceivedSpan], parent: ReceivedSpan) -> list[str]:
 
 
 def check_flow(spans: list[ReceivedSpan], server_name: str, callee: Callee, *, database: bool = True) -> None:
-    """What holds whoever makes the spans. Only our instrumentation ``database`` traces connecting."""
+    """Check what must be true for each instrumentation. Only our ``database`` traces connecting."""
     doubled = {span: count for span, count in Counter(span.span_id for span in spans).items() if count > 1}
     assert not doubled, "each span arrives once"
     assert len({span.trace_id for span in spans}) == 1, sorted(span.name for span in spans)
@@ -98,7 +98,7 @@ def check_flow(spans: list[ReceivedSpan], server_name: str, callee: Callee, *, d
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_our_own(name: str, receiver: OTLPReceiver, callee: Callee) -> None:
+def test_this_apps_instrumentations(name: str, receiver: OTLPReceiver, callee: Callee) -> None:
     with Process(
         SERVERS[name],
         DJANGO_SETTINGS_MODULE="tests.e2e.upstream_settings",
@@ -110,7 +110,7 @@ def test_our_own(name: str, receiver: OTLPReceiver, callee: Callee) -> None:
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_upstreams_django_and_psycopg(name: str, receiver: OTLPReceiver, callee: Callee) -> None:
+def test_opentelemetrys_django_and_psycopg(name: str, receiver: OTLPReceiver, callee: Callee) -> None:
     with Process(
         SERVERS[name],
         DJANGO_SETTINGS_MODULE="tests.e2e.upstream_settings",
@@ -118,7 +118,7 @@ def test_upstreams_django_and_psycopg(name: str, receiver: OTLPReceiver, callee:
         TRACING_SETTINGS=tracing(callee, INSTRUMENTATIONS=THEIRS),
     ) as server:
         spans = drive(server, receiver, callee)
-    # Each new connection of Django's costs a statement that only upstream's psycopg shows.
+    # Django sends a statement for each new connection, which only OpenTelemetry's psycopg instrumentation shows.
     spans = [span for span in spans if "set_config" not in span.attributes.get("db.statement", "")]
     check_flow(spans, "GET flow/<int:number>/", callee, database=False)
     scopes = {span.name: span.scope for span in spans}
@@ -143,7 +143,7 @@ def test_an_async_view(instrumentations: list[str], receiver: OTLPReceiver, call
 
 
 @pytest.mark.parametrize("name", SERVERS)
-def test_errors_streams_and_ignored_paths_under_upstreams_django(
+def test_errors_streams_and_ignored_paths_with_opentelemetrys_django(
     name: str, receiver: OTLPReceiver, callee: Callee
 ) -> None:
     with Process(
@@ -198,7 +198,7 @@ def test_opentelemetry_instrument(
         under_instrument(SERVERS[name]),
         **instrumented(receiver, TRACING_SETTINGS=tracing(callee, INSTRUMENTATIONS=instrumentations)),
     ) as server:
-        # What came before the server answered, and the test's own questions whether it does.
+        # Spans from before the server was ready, and of the test's requests that wait for it.
         spans = drive(server, receiver, callee)
         log = server.log()
     [request] = [span for span in spans if span.name == "GET flow/<int:number>/"]
@@ -240,7 +240,7 @@ execute_from_command_line(sys.argv)
 
 @pytest.fixture
 def manage(tmp_path: Path) -> Path:
-    """A manage.py, and this checkout's metadata as pip would install it."""
+    """Create a manage.py, and the metadata of this checkout as pip would install it."""
     setup = ConfigParser()
     setup.read(ROOT / "setup.cfg")
     metadata = tmp_path / "django_tracing_otel-0.dist-info"
@@ -280,7 +280,7 @@ def test_opentelemetry_instrument_before_a_manage_py_that_names_the_settings(
     assert request.scope == ("opentelemetry.instrumentation.django" if theirs else "django_tracing")
 
 
-def test_an_endpoint_of_ours_is_sent_to_beside_theirs(receiver: OTLPReceiver, callee: Callee) -> None:
+def test_spans_are_also_sent_to_this_apps_endpoint(receiver: OTLPReceiver, callee: Callee) -> None:
     with (
         OTLPReceiver() as second,
         Process(
@@ -288,7 +288,7 @@ def test_an_endpoint_of_ours_is_sent_to_beside_theirs(receiver: OTLPReceiver, ca
             **instrumented(
                 receiver,
                 JAEGER_ENDPOINT=second.endpoint,
-                # Stronger than JAEGER_ENDPOINT where this app has its own provider: not to be followed here.
+                # Takes precedence over JAEGER_ENDPOINT if this app has its own provider, but not here.
                 TRACING_SETTINGS=tracing(callee, INSTRUMENTATIONS=OURS, ENDPOINT=second.endpoint),
             ),
         ) as server,

@@ -1,4 +1,4 @@
-"""Background work in processes of its own: Django's tasks in a database, Celery over Redis."""
+"""Test worker processes: Django's tasks in a database, Celery over Redis."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.receivers import OTLPReceiver
 
 
 def run(arguments: list[str], **variables: str) -> str:
-    """What a process prints that ends by itself."""
+    """Run a process to its end and return its output."""
     finished = subprocess.run(
         [sys.executable, *arguments],
         env=environment(**variables),
@@ -55,7 +55,7 @@ print(json.dumps([
 
 @pytest.mark.skipif(django.VERSION < (6, 0), reason="Django's tasks framework came with Django 6.0")
 @pytest.mark.parametrize("mode", ["trace", "link"])
-def test_django_s_tasks_in_a_database(mode: str, tmp_path: Path) -> None:
+def test_djangos_tasks_in_a_database(mode: str, tmp_path: Path) -> None:
     pytest.importorskip("django_tasks_db")
     variables = {
         "DJANGO_SETTINGS_MODULE": "tests.e2e.worker_settings",
@@ -76,7 +76,7 @@ def test_django_s_tasks_in_a_database(mode: str, tmp_path: Path) -> None:
     assert outcome == [
         ["SUCCESSFUL", [correlation_id, {"color": "red"}], {"color": "red"}],
         ["FAILED", None, {}],
-    ], "nobody sees what was carried"
+    ], "the carried context is not visible"
 
     assert [span.attributes["task.status"] for span in ran] == ["successful", "failed"]
     assert {span.attributes["correlation.id"] for span in (*enqueued, *ran, *caches)} == {correlation_id}
@@ -108,7 +108,7 @@ print(json.dumps([correlation_id, answers]))
 
 
 @pytest.mark.parametrize("options", [[], ["--max-tasks-per-child", "1"]], ids=["two processes", "one a task"])
-def test_every_task_s_spans_arrive_from_celery_s_processes(options: list[str]) -> None:
+def test_the_spans_of_every_task_arrive_from_celerys_processes(options: list[str]) -> None:
     pytest.importorskip("celery")
     variables = {"CELERY_QUEUE": f"shop-{uuid.uuid4().hex}", "TEST_REDIS_URL": os.environ["TEST_REDIS_URL"]}
     worker = [
@@ -125,7 +125,7 @@ def test_every_task_s_spans_arrive_from_celery_s_processes(options: list[str]) -
         *options,
     ]
     with OTLPReceiver() as receiver:
-        # What waits longer than the test is sent when the process ends, or not at all.
+        # Spans that wait longer than the test are sent when the process ends or never.
         tracing = json.dumps({"EXPORT_INTERVAL": 600})
         variables |= {"JAEGER_ENDPOINT": receiver.endpoint, "TRACING_SETTINGS": tracing}
         with Process([*worker, "--without-mingle", "--without-gossip"], ready=None, **variables) as process:

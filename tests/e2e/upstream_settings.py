@@ -1,4 +1,4 @@
-"""A project on PostgreSQL and Redis that calls another service, for processes traced by other people's means."""
+"""Settings of a project with PostgreSQL and Redis that calls another service, traced by OpenTelemetry's instrumentations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Views that do what requests do: SQL, cache, Redis, a call, an error, a stream; sync and async."""
+"""Define views with SQL, cache, Redis, a call, an error and a stream; sync and async."""
 
 from __future__ import annotations
 

@@ -11,6 +11,6 @@ INSTALLED_APPS = [*INSTALLED_APPS, "django_tasks_db"]
 DATABASES = {
     "default": {"ENGINE": "django.db.backends.sqlite3", "NAME": os.environ.get("TASKS_DATABASE", ":memory:")}
 }
-# Their status is stored beside it, not in this folder.
+# The status of the processes is stored beside it, not in this folder.
 TRACING = {"LOCAL_STORE": f"{DATABASES['default']['NAME']}.traces.sqlite3", **TRACING}
 TASKS = {"default": {"BACKEND": "django_tasks_db.DatabaseBackend"}}

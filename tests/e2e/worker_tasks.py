@@ -1,4 +1,4 @@
-"""Tasks of Django's own framework, to be run by a worker."""
+"""Define tasks of Django's framework for a worker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client library, as somebody else wrote it."""
+"""A client library of another author."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Spans for the tests of this room, made by the SDK itself."""
+"""Make spans with the SDK for the tests of the exporters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["ANY_VALUES", "Recorder", "make_spans"]
 
 
 class Recorder:
-    """A provider of its own (no environment, no exit handler) that keeps what it ends."""
+    """A separate provider (no environment, no exit handler) that collects its ended spans."""
 
     def __init__(self, resource: dict[str, Any] | None = None, *, limits: SpanLimits | None = None) -> None:
         self._exporter = InMemorySpanExporter()
@@ -33,7 +33,7 @@ class Recorder:
 
 
 def make_spans(count: int = 1, *, name: str = "span", **attributes: Any) -> list[ReadableSpan]:
-    """Ended spans called ``name-0``, ``name-1``, ..."""
+    """Return ended spans called ``name-0``, ``name-1``, ..."""
     recorder = Recorder()
     for number in range(count):
         recorder.tracer.start_span(f"{name}-{number}", attributes=attributes).end()

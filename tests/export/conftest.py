@@ -1,4 +1,4 @@
-"""A queue that ends with its test."""
+"""Provide queues that are shut down after the test."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def gate() -> Iterator[Gate]:
 
 @pytest.fixture
 def make() -> Iterator[Callable[..., QueueProcessor]]:
-    """Makes processors, and shuts them down when the test is over."""
+    """Return a function that makes processors, and shut them down after the test."""
     made: list[QueueProcessor] = []
 
     def make(exporter: SpanExporter, **options: Any) -> QueueProcessor:

@@ -1,4 +1,4 @@
-"""Exporters that fail, wait and count, for tests of the queue."""
+"""Provide exporters that fail, wait and count, for the tests of the queue."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Make = Callable[..., QueueProcessor]
 
 
 class Backend(SpanExporter):
-    """Takes spans, and does with each batch what ``behave`` does first."""
+    """An exporter that calls ``behave`` for each batch and then stores its spans."""
 
     def __init__(self, behave: Callable[[], Any] = lambda: None) -> None:
         self.behave = behave
@@ -46,7 +46,7 @@ class Backend(SpanExporter):
 
 
 class Gate:
-    """Holds up whoever calls it until it is opened; ``reached`` says that somebody is held up."""
+    """A callable that blocks its callers until it is opened; ``reached`` is set when one is blocked."""
 
     def __init__(self) -> None:
         self.reached = threading.Event()

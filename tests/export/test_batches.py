@@ -1,4 +1,4 @@
-"""The estimated size of spans."""
+"""Test the estimated size of spans."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.export.builders import ANY_VALUES, Recorder, make_spans
     [{"a": "x" * 10_000}, {"a": b"x" * 10_000}, {"a": ["x" * 5000] * 2}]
     + ([{"a": {"b": {"c": "x" * 10_000}}}] if ANY_VALUES else []),
 )
-def test_sizes_are_of_the_right_order(attributes: dict[str, Any]) -> None:
+def test_sizes_have_the_right_magnitude(attributes: dict[str, Any]) -> None:
     (span,) = make_spans(1, **attributes)
     assert 10_000 < estimate_size(span) < 13_000
 

@@ -1,4 +1,4 @@
-"""Exporters given as dotted paths."""
+"""Test exporters given as dotted paths."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SETTINGS = load({"SERVICE_NAME": "shop"}, {})
 
 
 class Mine(SpanExporter):
-    """An exporter that keeps what it was created with."""
+    """An exporter that stores its arguments."""
 
     def __init__(self, *given: Any) -> None:
         self.given = given
@@ -37,7 +37,7 @@ class WithoutArguments(Mine):
 
 
 class WithOptions(Mine):
-    """As OpenTelemetry's own exporters: every argument has a default."""
+    """Like OpenTelemetry's exporters: every argument has a default."""
 
     def __init__(self, endpoint: str | None = None, **options: Any) -> None:
         super().__init__(*([endpoint] if endpoint else []), *options)
@@ -104,7 +104,7 @@ def test_one_argument_is_the_settings(name: str) -> None:
     assert given_to(name) == (SETTINGS,)
 
 
-def test_a_parameter_called_settings_has_them_wherever_it_stands() -> None:
+def test_a_parameter_called_settings_receives_them_at_any_position() -> None:
     assert given_to("with_default") == (SETTINGS, "eu")
     assert given_to("partial") == (SETTINGS, "eu", "http://c")
 
@@ -114,7 +114,7 @@ def test_a_partial_keeps_its_own_settings() -> None:
 
 
 @pytest.mark.parametrize("name", ["plain", "WithoutArguments", "WithOptions", "any_arguments"])
-def test_an_exporter_that_needs_no_argument_has_none(name: str) -> None:
+def test_an_exporter_without_required_arguments_receives_none(name: str) -> None:
     assert given_to(name) == ()
 
 

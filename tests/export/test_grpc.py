@@ -1,4 +1,4 @@
-"""OTLP over gRPC, into a real Jaeger, and into what speaks no gRPC."""
+"""Test OTLP over gRPC, with a real Jaeger and with servers that don't speak gRPC."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 
 
 class Service(TraceServiceServicer):
-    """Keeps what it gets; ``status`` is what it answers instead, ``rejected`` what it says it left out."""
+    """A service that stores requests; it answers with ``status`` if set, and reports ``rejected`` spans."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
@@ -60,7 +60,7 @@ class Service(TraceServiceServicer):
 
 @pytest.fixture
 def service() -> Iterator[tuple[str, Service]]:
-    """Where to send to, and what was sent there."""
+    """Yield an address and the service that receives what is sent there."""
     with ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool)
         kept = Service()
@@ -76,7 +76,7 @@ Connect = Callable[..., Any]
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Makes exporters, and shuts them down when the test is over."""
+    """Return a function that makes exporters, and shut them down after the test."""
     made: list[Any] = []
 
     def connect(endpoint: str, **options: Any) -> Any:
@@ -132,7 +132,7 @@ def test_a_wrong_header_is_named_without_its_value() -> None:
         ("DEADLINE_EXCEEDED", "timeout", True),
     ],
 )
-def test_answers_are_told_apart(
+def test_responses_are_classified(
     connect: Connect, service: tuple[str, Service], status: str, reason: str, retryable: bool
 ) -> None:
     endpoint, kept = service
@@ -140,16 +140,16 @@ def test_answers_are_told_apart(
     exporter = connect(endpoint)
     error = failure(exporter)
     assert (error.reason, error.retryable) == (reason, retryable)
-    # It goes on after that.
+    # The next export works.
     kept.status = None
     exporter.export(make_spans())
     assert kept.names == ["span-0"]
 
 
 @pytest.mark.parametrize("name", ["jaeger", "jaeger_151"])
-def test_a_real_jaeger_takes_gzip(request: pytest.FixtureRequest, connect: Connect, name: str) -> None:
+def test_a_real_jaeger_accepts_gzip(request: pytest.FixtureRequest, connect: Connect, name: str) -> None:
     jaeger: Jaeger = request.getfixturevalue(name)
-    # grpc leaves alone what would not become smaller.
+    # grpc doesn't compress a message that wouldn't become smaller.
     spans = make_spans(1, name="zipped", note="again " * 1000)
     connect(jaeger.otlp_grpc, compression="gzip").export(spans)
     assert spans[0].context is not None
@@ -158,7 +158,7 @@ def test_a_real_jaeger_takes_gzip(request: pytest.FixtureRequest, connect: Conne
 
 
 def relay(server: str, sent: list[bytes]) -> socket.socket:
-    """A listening socket whose first connection is passed on to ``server``; what is sent there is kept in ``sent``."""
+    """Return a listening socket that forwards its first connection to ``server`` and records the data in ``sent``."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def pump(source: socket.socket, sink: socket.socket, kept: list[bytes] | None) -> None:
@@ -198,8 +198,8 @@ def test_gzip_is_smaller_on_the_wire_and_the_service_reads_the_same(
     assert lengths["gzip"] < lengths["none"] / 3
 
 
-def test_a_service_that_takes_no_gzip(connect: Connect) -> None:
-    # Bit 0 alone: no compression.
+def test_a_service_that_does_not_support_gzip(connect: Connect) -> None:
+    # Only bit 0: no compression.
     options = (("grpc.compression_enabled_algorithms_bitset", 1),)
     with ThreadPoolExecutor(2) as pool:
         server = grpc.server(pool, options=options)
@@ -216,7 +216,7 @@ def test_a_service_that_takes_no_gzip(connect: Connect) -> None:
         server.stop(0).wait()
 
 
-def test_a_service_that_takes_no_spans_is_not_one_that_takes_no_gzip(
+def test_a_service_that_rejects_spans_is_not_reported_as_one_without_gzip(
     connect: Connect, service: tuple[str, Service]
 ) -> None:
     endpoint, kept = service
@@ -224,13 +224,13 @@ def test_a_service_that_takes_no_spans_is_not_one_that_takes_no_gzip(
     assert failure(connect(endpoint, compression="gzip")).reason == "not_found"
 
 
-def test_a_partial_success_says_how_many(connect: Connect, service: tuple[str, Service]) -> None:
+def test_a_partial_success_has_the_number_of_rejected_spans(connect: Connect, service: tuple[str, Service]) -> None:
     endpoint, kept = service
     kept.rejected = 2
     assert failure(connect(endpoint)).rejected == 2
 
 
-def test_what_speaks_no_grpc(connect: Connect) -> None:
+def test_a_server_that_does_not_speak_grpc(connect: Connect) -> None:
     with OTLPReceiver() as receiver:
         assert failure(connect(receiver.endpoint)).reason == "wrong_protocol"
         assert failure(connect(receiver.endpoint.replace("http:", "https:"))).reason == "tls"
@@ -244,7 +244,7 @@ def test_connections(connect: Connect) -> None:
 
 
 def test_a_hanging_service(connect: Connect) -> None:
-    # Its backlog takes the connection, and nobody ever answers.
+    # Its backlog accepts the connection, but nothing answers.
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
@@ -252,10 +252,10 @@ def test_a_hanging_service(connect: Connect) -> None:
     assert (error.reason, error.retryable) == ("timeout", True)
 
 
-def test_comes_back_at_once_after_an_outage(connect: Connect) -> None:
+def test_sends_again_immediately_after_an_outage(connect: Connect) -> None:
     with ThreadPoolExecutor(2) as pool:
         first = grpc.server(pool)
-        # One that no outgoing connection is given while nobody listens there.
+        # A port that isn't used for outgoing connections while the server is down.
         port = free_port()
         first.add_insecure_port(f"127.0.0.1:{port}")
         first.start()
@@ -296,14 +296,14 @@ def _program(code: str, endpoint: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_an_interpreter_that_ends_sends_what_waits(service: tuple[str, Service]) -> None:
+def test_waiting_spans_are_sent_when_the_interpreter_ends(service: tuple[str, Service]) -> None:
     endpoint, kept = service
     run = _program('tracer.start_span("a").end()', endpoint)
     assert (run.returncode, run.stderr) == (0, "")
     assert kept.names == ["a"]
 
 
-def test_an_interpreter_ends_though_nothing_listens() -> None:
+def test_the_interpreter_ends_even_if_nothing_listens() -> None:
     run = _program('tracer.start_span("a").end()', "http://127.0.0.1:9")
     assert run.returncode == 0
     assert "1 spans could not be sent" in run.stderr
@@ -312,7 +312,7 @@ def test_an_interpreter_ends_though_nothing_listens() -> None:
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("used", [False, True])
-def test_a_forked_child_sends_its_own(service: tuple[str, Service], used: bool) -> None:
+def test_a_forked_child_sends_its_own_spans(service: tuple[str, Service], used: bool) -> None:
     endpoint, kept = service
     run = _program(
         f"""
@@ -333,7 +333,7 @@ sys.exit(1 if status else 0)
     assert kept.names == (["parent"] if used else []) + ["child", "after"]
 
 
-def test_a_missing_package_is_told_with_the_mend() -> None:
+def test_the_error_for_a_missing_package_names_the_fix() -> None:
     run = subprocess.run(
         [
             sys.executable,
@@ -354,7 +354,7 @@ def test_a_missing_package_is_told_with_the_mend() -> None:
     assert "port 4318" in run.stdout
 
 
-def test_build_exporter_hands_everything_over(service: tuple[str, Service]) -> None:
+def test_build_exporter_passes_all_options(service: tuple[str, Service]) -> None:
     endpoint, kept = service
     exporter = build_exporter("otlp-grpc", endpoint=endpoint, headers={"X-Tenant": "blue"}, timeout=5)
     assert exporter is not None

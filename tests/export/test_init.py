@@ -1,4 +1,4 @@
-"""Which exporter is built from which name, and that nothing else is imported."""
+"""Test which exporter is built from which name, and that nothing else is imported."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_kinds() -> None:
 
 
 @pytest.mark.parametrize("kind", ["otlp", "otlp-grpc", "jaeger", "local"])
-def test_what_is_missing_is_said(kind: str) -> None:
+def test_a_missing_option_is_named(kind: str) -> None:
     with pytest.raises(ValueError, match="needs a"):
         build_exporter(kind)
 
@@ -71,5 +71,5 @@ def test_only_what_is_used_is_imported(code: str, absent: tuple[str, ...]) -> No
         timeout=60,
         check=True,
     )
-    # What the SDK imports by itself is not ours to avoid.
+    # This app can't avoid what the SDK imports itself.
     assert set(eval(run.stdout)) <= set(eval(already.stdout))

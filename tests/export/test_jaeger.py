@@ -1,4 +1,4 @@
-"""Jaeger's thrift through the frozen exporter, into real Jaegers of both kinds."""
+"""Test Jaeger's Thrift protocol with the old exporter and real Jaegers of both versions."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def trace_of(recorder: Recorder) -> str:
 
 
 class TestRealJaegers:
-    def test_a_trace_arrives_whole(self, backend: Jaeger, endpoint: str) -> None:
+    def test_a_trace_arrives_complete(self, backend: Jaeger, endpoint: str) -> None:
         recorder = Recorder({"service.version": "2.1", "deployment.environment": "staging", "process.pid": 7})
         linked = SpanContext(trace_id=2**127 + 5, span_id=2**63 + 9, is_remote=True)
         with recorder.tracer.start_as_current_span(
@@ -80,7 +80,7 @@ class TestRealJaegers:
         assert root["operationName"] == "GET /caf\N{LATIN SMALL LETTER E WITH ACUTE}"
         assert {reference["spanID"] for reference in child["references"]} == {root["spanID"], f"{2**63 + 9:016x}"}
         found = tags(child["tags"])
-        # Jaeger's JSON gives whole numbers beyond JavaScript's as they are, or as text.
+        # Jaeger's JSON contains integers beyond JavaScript's range as numbers or as text.
         assert int(found.pop("minus")) == -(2**63)
         assert found["text"] == "\N{SNOWMAN}"
         assert (found["yes"], found["one"], found["half"]) == (True, 1, 0.5)
@@ -112,7 +112,7 @@ class TestRealJaegers:
         assert "service.version" not in found
         exporter.shutdown()
 
-    def test_found_by_what_the_resource_says(self, backend: Jaeger, endpoint: str) -> None:
+    def test_search_by_attributes_of_the_resource(self, backend: Jaeger, endpoint: str) -> None:
         recorder = Recorder({"service.version": f"v{os.urandom(6).hex()}"})
         recorder.tracer.start_span("searched").end()
         exporter = make_jaeger_exporter(endpoint)
@@ -123,7 +123,7 @@ class TestRealJaegers:
 
     def test_more_than_a_datagram(self, backend: Jaeger, endpoint: str) -> None:
         exporter = make_jaeger_exporter(endpoint)
-        # A busy machine drops datagrams: then another trace is sent.
+        # A busy machine may drop datagrams: then send another trace.
         for attempt in range(4):
             recorder = Recorder()
             with recorder.tracer.start_as_current_span("root"):
@@ -139,7 +139,7 @@ class TestRealJaegers:
         assert len(trace["spans"]) == 61
         exporter.shutdown()
 
-    def test_one_span_that_does_not_fit_a_datagram_keeps_its_time(self, backend: Jaeger) -> None:
+    def test_a_span_that_does_not_fit_a_datagram_keeps_its_time(self, backend: Jaeger) -> None:
         recorder = Recorder()
         with recorder.tracer.start_as_current_span("root") as root:
             root.add_event("exception", {"stack": "x" * 70_000})
@@ -153,7 +153,7 @@ class TestRealJaegers:
         assert not by_name["root"]["logs"]
         assert "text" not in tags(by_name["child"]["tags"])
 
-    def test_times_that_are_none_cost_their_span_only(self, backend: Jaeger, endpoint: str) -> None:
+    def test_invalid_times_lose_only_their_span(self, backend: Jaeger, endpoint: str) -> None:
         recorder = Recorder()
         tracer = recorder.tracer
         with tracer.start_as_current_span("root"):
@@ -183,7 +183,7 @@ Connect = Callable[..., Any]
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Makes exporters, and shuts them down when the test is over."""
+    """Return a function that makes exporters, and shut them down after the test."""
     made: list[Any] = []
 
     def connect(endpoint: str, **options: Any) -> Any:
@@ -208,7 +208,7 @@ class TestFailures:
             ("hang", "timeout", True),
         ],
     )
-    def test_answers_are_told_apart(self, connect: Connect, mode: str | int, reason: str, retryable: bool) -> None:
+    def test_responses_are_classified(self, connect: Connect, mode: str | int, reason: str, retryable: bool) -> None:
         with OTLPReceiver() as receiver:
             receiver.mode = mode
             receiver.answer_headers = {"Retry-After": "3"}
@@ -262,7 +262,7 @@ class _Collector(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def collector() -> Iterator[tuple[str, list[tuple[dict[str, str], bytes]]]]:
-    """Where to send to, and what was sent: headers and body of each request."""
+    """Yield an address, and the headers and body of each request sent there."""
     handler = type("Handler", (_Collector,), {"seen": []})
     with http.server.HTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
@@ -283,13 +283,13 @@ def test_headers_and_credentials(connect: Connect, collector: tuple[str, list[An
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_what_the_parent_was_writing_is_not_sent_by_its_child(
+def test_a_child_does_not_send_the_unfinished_batch_of_its_parent(
     connect: Connect, collector: tuple[str, list[Any]]
 ) -> None:
     address, seen = collector
     exporter = connect(f"http://{address}")
     exporter.export(make_spans())
-    # As a fork finds it in the middle of a batch.
+    # The state after a fork in the middle of a batch.
     exporter._frozen._collector_http_client.http_transport.write(b"half a batch of the parent")
     child = os.fork()
     if child == 0:
@@ -322,7 +322,7 @@ def test_loads_without_a_warning_or_a_log_line() -> None:
     ("missing", "problem"),
     [("thrift", "can't be imported"), ("deprecated", "can't be imported"), ("opentelemetry.exporter.jaeger", "")],
 )
-def test_a_missing_package_is_told_with_the_mend(missing: str, problem: str) -> None:
+def test_the_error_for_a_missing_package_names_the_fix(missing: str, problem: str) -> None:
     run = _python(
         f"import sys; sys.modules[{missing!r}] = None\n"
         "from django_tracing.export import build_exporter\n"
@@ -336,7 +336,7 @@ def test_a_missing_package_is_told_with_the_mend(missing: str, problem: str) -> 
     assert "OTLP, which needs no extra" in run.stdout
 
 
-def test_build_exporter_hands_everything_over(collector: tuple[str, list[Any]]) -> None:
+def test_build_exporter_passes_all_options(collector: tuple[str, list[Any]]) -> None:
     address, seen = collector
     exporter = build_exporter("jaeger", endpoint=f"http://{address}", headers={"X-Tenant": "blue"}, timeout=5)
     assert exporter is not None

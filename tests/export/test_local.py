@@ -1,4 +1,4 @@
-"""Spans as plain rows for the local store."""
+"""Test the conversion of spans to rows for the local store."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.export.builders import ANY_VALUES, Recorder, make_spans
 
 
-def test_a_row_says_everything_and_is_json() -> None:
+def test_a_row_has_every_field_and_is_json() -> None:
     recorder = Recorder({"host.name": "h"})
     odd = {"raw": b"\xff", "mixed": [1, None, b"\x00"], "map": {"a": {"b": True}}}
     plain = {"raw": "ff", "mixed": [1, None, "00"], "map": {"a": {"b": True}}}
@@ -69,7 +69,7 @@ def test_a_bare_span() -> None:
     assert (row["attributes"], row["events"], row["links"], row["trace_state"]) == ({}, [], [], "")
 
 
-def test_numbers_that_json_has_not() -> None:
+def test_numbers_that_json_cannot_represent() -> None:
     (span,) = make_spans(1, nan=float("nan"), inf=float("inf"), minus=float("-inf"))
     assert span_row(span)["attributes"] == {"nan": "nan", "inf": "inf", "minus": "-inf"}
 
@@ -90,7 +90,7 @@ def test_into_the_store_and_back(tmp_path: Path) -> None:
     [
         (OSError("the disk is full"), True, "unavailable"),
         (RuntimeError("locked"), True, "unavailable"),
-        # What would fail for ever must not hold up the spans behind it.
+        # A batch that can never be stored must not block later spans.
         (TypeError("a set"), False, "rejected"),
         (ValueError("a surrogate"), False, "rejected"),
     ],

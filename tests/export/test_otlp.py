@@ -1,4 +1,4 @@
-"""OTLP: what is written decodes to what upstream writes; what a receiver does is told apart."""
+"""Test that OTLP decodes to the same as the SDK's encoding, and that responses are classified."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ SCALARS = (
     | st.floats()
     | TEXT
     | st.binary(max_size=40)
-    # These are equal to one another, and must not be taken for one another.
+    # These values are equal but must be encoded differently.
     | st.sampled_from([0, 1, True, False, 0.0, -0.0, 1.0, "", "1", b"1"])
 )
 VALUES = st.recursive(
@@ -111,8 +111,8 @@ def record(recorder: Recorder, described: dict[str, Any]) -> None:
     ATTRIBUTES,
     st.sampled_from([None, SpanLimits(max_attributes=2, max_events=1, max_links=1, max_event_attributes=1)]),
 )
-@pytest.mark.skipif(not hasattr(TraceFlags, "RANDOM_TRACE_ID"), reason="the encoder of old SDKs knows no null")
-def test_decodes_to_what_upstream_encodes(described, resource, limits) -> None:
+@pytest.mark.skipif(not hasattr(TraceFlags, "RANDOM_TRACE_ID"), reason="the encoder of old SDKs doesn't support null")
+def test_decodes_to_the_same_as_the_sdks_encoding(described, resource, limits) -> None:
     recorder = Recorder(resource, limits=limits)
     for one in described:
         record(recorder, one)
@@ -124,7 +124,7 @@ def test_decodes_to_what_upstream_encodes(described, resource, limits) -> None:
         )
 
 
-def test_many_different_attributes_do_not_fill_the_memory() -> None:
+def test_many_different_attributes_use_bounded_memory() -> None:
     from django_tracing.export import wire
 
     for start in range(0, 10_000, 1000):
@@ -136,7 +136,7 @@ def test_many_different_attributes_do_not_fill_the_memory() -> None:
     assert sum(map(len, wire._attributes.values())) < 2 * 1024 * 1024
 
 
-def test_what_has_no_place_in_otlp_costs_itself_only() -> None:
+def test_a_value_that_otlp_cannot_represent_loses_only_itself() -> None:
     recorder = Recorder()
     recorder.tracer.start_span("caf\udce9", attributes={"bad\udcff": "\udcff", "huge": 2**80, "good": "yes"}).end()
     (span,) = decode(encode_spans(recorder.spans))
@@ -155,7 +155,7 @@ Connect = Callable[..., OTLPHTTPExporter]
 
 @pytest.fixture
 def connect() -> Iterator[Connect]:
-    """Makes exporters, and shuts them down when the test is over."""
+    """Return a function that makes exporters, and shut them down after the test."""
     made: list[OTLPHTTPExporter] = []
 
     def connect(endpoint: str, **options: Any) -> OTLPHTTPExporter:
@@ -199,7 +199,7 @@ class TestExporter:
         zipped.export(())
         assert receiver.bodies[2] == b""
 
-    def test_gzip_of_what_was_encoded_before_and_again_over_a_new_connection(
+    def test_gzip_of_cached_encodings_and_over_a_new_connection(
         self, connect: Connect, receiver: OTLPReceiver
     ) -> None:
         exporter = connect(receiver.endpoint, compression="gzip")
@@ -226,7 +226,7 @@ class TestExporter:
             (400, "none", "wrong_protocol", "can't read the request (400)."),
         ],
     )
-    def test_a_receiver_that_takes_no_gzip(
+    def test_a_receiver_that_does_not_support_gzip(
         self,
         connect: Connect,
         receiver: OTLPReceiver,
@@ -241,7 +241,7 @@ class TestExporter:
         assert (error.reason, error.retryable, error.status) == (reason, False, status)
 
     @pytest.mark.parametrize("name", ["jaeger", "jaeger_151"])
-    def test_a_real_jaeger_takes_gzip(self, request: pytest.FixtureRequest, connect: Connect, name: str) -> None:
+    def test_a_real_jaeger_accepts_gzip(self, request: pytest.FixtureRequest, connect: Connect, name: str) -> None:
         jaeger: Jaeger = request.getfixturevalue(name)
         recorder = Recorder()
         for number in range(50):
@@ -260,7 +260,7 @@ class TestExporter:
         connect(receiver.endpoint + given).export(make_spans())
         assert receiver.paths == [path]
 
-    def test_credentials_of_the_url_become_a_header_and_stay_out_of_errors(
+    def test_credentials_of_the_url_become_a_header_and_are_not_in_errors(
         self, connect: Connect, receiver: OTLPReceiver
     ) -> None:
         endpoint = receiver.endpoint.replace("//", "//user:s%40cret@")
@@ -301,7 +301,7 @@ class TestExporter:
             ("drop", "wrong_protocol", True),
         ],
     )
-    def test_answers_are_told_apart(
+    def test_responses_are_classified(
         self, connect: Connect, receiver: OTLPReceiver, mode: str | int, reason: str, retryable: bool
     ) -> None:
         receiver.mode = mode
@@ -309,7 +309,7 @@ class TestExporter:
         error = failure(exporter)
         assert (error.reason, error.retryable) == (reason, retryable)
         assert error.status == (mode if isinstance(mode, int) else None)
-        # It goes on after that.
+        # The next export works.
         receiver.mode = "ok"
         exporter.export(make_spans())
         assert len(receiver.spans) == 1
@@ -319,7 +319,7 @@ class TestExporter:
         receiver.answer_headers = {"Retry-After": "7"}
         assert failure(connect(receiver.endpoint)).retry_after == 7
 
-    def test_a_web_page_is_no_success(self, connect: Connect, receiver: OTLPReceiver) -> None:
+    def test_a_web_page_is_not_a_success(self, connect: Connect, receiver: OTLPReceiver) -> None:
         receiver.answer_headers = {"Content-Type": "text/html; charset=utf-8"}
         assert failure(connect(receiver.endpoint)).reason == "wrong_protocol"
 
@@ -342,7 +342,7 @@ class TestExporter:
         assert (error.reason, error.retryable) == ("tls", False)
         assert "does not speak TLS" in str(error)
 
-    def test_tls_of_nobody_known(self, connect: Connect, receiver: OTLPReceiver, certificate: Path) -> None:
+    def test_tls_with_an_unknown_authority(self, connect: Connect, receiver: OTLPReceiver, certificate: Path) -> None:
         receiver.use_tls(certificate)
         error = failure(connect(receiver.endpoint.replace("http:", "https:")))
         assert error.reason == "tls"
@@ -357,7 +357,7 @@ class TestExporter:
         exporter.export(make_spans(2))
         assert len(receiver.spans) == 2
 
-    def test_proxies_of_the_environment_are_not_asked(
+    def test_proxies_of_the_environment_are_not_used(
         self, connect: Connect, receiver: OTLPReceiver, unused_port: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{unused_port}")
@@ -372,7 +372,9 @@ class TestExporter:
         assert len(receiver.spans) == 2
         assert receiver.connections == 2
 
-    def test_a_partial_success_says_how_many(self, connect: Connect, receiver: OTLPReceiver) -> None:
+    def test_a_partial_success_has_the_number_of_rejected_spans(
+        self, connect: Connect, receiver: OTLPReceiver
+    ) -> None:
         for count in (1, 200, 3_000_000):
             answer = ExportTraceServiceResponse(
                 partial_success=ExportTracePartialSuccess(rejected_spans=count, error_message="too old " * 30)
@@ -385,7 +387,7 @@ class TestExporter:
     @pytest.mark.parametrize(
         "answer", [b"", b"{}", b"\x0a", b"\x0a\x00", b"\x0a\x02\x08", b"\x0a\xff\xff", b"\xff" * 40]
     )
-    def test_a_success_is_one_whatever_the_body(
+    def test_a_success_with_any_body_is_a_success(
         self, connect: Connect, receiver: OTLPReceiver, answer: bytes
     ) -> None:
         receiver.answer_body = answer
@@ -395,7 +397,7 @@ class TestExporter:
         answer = ExportTraceServiceResponse(partial_success=ExportTracePartialSuccess(error_message="old protocol"))
         assert rejected_spans(answer.SerializeToString()) == 0
 
-    def test_an_endless_answer_is_not_read_to_its_end(self, connect: Connect, receiver: OTLPReceiver) -> None:
+    def test_an_endless_response_is_not_read_completely(self, connect: Connect, receiver: OTLPReceiver) -> None:
         receiver.answer_body = b"x" * 1_000_000
         exporter = connect(receiver.endpoint)
         exporter.export(make_spans())
@@ -404,7 +406,7 @@ class TestExporter:
 
     @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
     @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-    def test_a_child_leaves_its_parents_connection_alone(self, connect: Connect, receiver: OTLPReceiver) -> None:
+    def test_a_child_does_not_use_its_parents_connection(self, connect: Connect, receiver: OTLPReceiver) -> None:
         exporter = connect(receiver.endpoint)
         exporter.export(make_spans(name="parent"))
         child = os.fork()
@@ -430,7 +432,7 @@ def unused_port() -> int:
 
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for 127.0.0.1, with its key."""
+    """Create a self-signed certificate for 127.0.0.1, with its key."""
     folder = tmp_path_factory.mktemp("tls")
     key, cert, both = folder / "key.pem", folder / "cert.pem", folder / "both.pem"
     command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]

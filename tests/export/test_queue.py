@@ -1,4 +1,4 @@
-"""The queue: bounded, never in the way, and what becomes of spans when the backend is away or the process ends."""
+"""Test the queue: its limits, and spans when the backend is down or the process ends."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ ROOT = Path(__file__).parents[2]
 
 
 class TestSending:
-    def test_a_full_batch_goes_at_once(self, make: Make) -> None:
+    def test_a_full_batch_is_sent_immediately(self, make: Make) -> None:
         backend = Backend()
         processor = make(backend, batch_size=4)
         end(processor, make_spans(10))
         wait_until(lambda: len(backend.batches) == 2, "two batches")
         assert [len(batch) for batch in backend.batches] == [4, 4]
-        # A batch waits until its export has returned, which is after the backend has it.
-        wait_until(lambda: processor.queued <= 2, "the second batch to be settled")
+        # A batch stays in the queue until its export returns, after the backend received it.
+        wait_until(lambda: processor.queued <= 2, "the second batch to leave the queue")
         assert processor.queued == 2
 
-    def test_what_waits_goes_after_the_interval(self, make: Make) -> None:
+    def test_waiting_spans_are_sent_after_the_interval(self, make: Make) -> None:
         backend = Backend()
         processor = make(backend, export_interval=0.05)
         end(processor, make_spans(3))
@@ -89,7 +89,7 @@ class TestBounds:
         gate.open()
         assert processor.force_flush()
         assert len(backend.names) == 10
-        # There is room again.
+        # There is space again.
         end(processor, make_spans(1, name="last"))
         assert processor.force_flush()
         assert backend.names[-1] == "last-0"
@@ -116,7 +116,7 @@ class TestBounds:
         assert [len(batch) for batch in backend.batches] == [2, 2, 1, 1, 2]
 
 
-class TestBackendAway:
+class TestBackendDown:
     def test_spans_wait_and_arrive_with_one_log_line_each_way(
         self, make: Make, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -146,7 +146,7 @@ class TestBackendAway:
             assert counts["dropped"] == {"queue_full_spans": 5}
             assert "503" in counts["last_error"]
 
-    def test_waiting_spans_do_not_hammer_it(self, make: Make) -> None:
+    def test_waiting_spans_are_not_retried_too_often(self, make: Make) -> None:
         backend = Backend(refuse(retry_after=30))
         processor = make(backend, batch_size=1, queue_size=1000)
         end(processor, make_spans(1))
@@ -155,7 +155,7 @@ class TestBackendAway:
         assert backend.attempts == 1
         assert processor.queued == 201
 
-    def test_comes_back_by_itself(self, make: Make) -> None:
+    def test_sends_again_after_an_outage(self, make: Make) -> None:
         backend = Backend(refuse())
         processor = make(backend, batch_size=1)
         end(processor, make_spans(3))
@@ -164,7 +164,7 @@ class TestBackendAway:
         wait_until(lambda: len(backend.names) == 3, "the spans")
         assert backend.names == ["span-0", "span-1", "span-2"]
 
-    def test_what_it_will_never_take_is_dropped_and_counted(
+    def test_a_batch_that_is_never_accepted_is_dropped_and_counted(
         self, make: Make, caplog: pytest.LogCaptureFixture
     ) -> None:
         backend = Backend(refuse(reason="unauthorized", retryable=False))
@@ -176,7 +176,7 @@ class TestBackendAway:
         assert len(caplog.records) == 1
         assert "They are dropped." in caplog.text
 
-    def test_the_rejected_part_of_a_batch_is_counted_and_said_once(
+    def test_the_rejected_part_of_a_batch_is_counted_and_logged_once(
         self, make: Make, caplog: pytest.LogCaptureFixture
     ) -> None:
         backend = Backend(refuse(reason="rejected", retryable=False, rejected=2))
@@ -189,7 +189,7 @@ class TestBackendAway:
         assert len(caplog.records) == 1
 
     @pytest.mark.parametrize("kind", ["returns", "raises"])
-    def test_an_exporter_of_others_has_three_attempts_a_batch(self, make: Make, kind: str) -> None:
+    def test_a_custom_exporter_has_three_attempts_for_each_batch(self, make: Make, kind: str) -> None:
         def behave() -> Any:
             if kind == "raises":
                 raise MemoryError("no more")
@@ -199,11 +199,13 @@ class TestBackendAway:
         processor = make(backend, batch_size=2)
         end(processor, make_spans(4))
         while processor.queued:
-            processor.force_flush()  # else it would pause between the attempts
+            processor.force_flush()  # otherwise it would pause between the attempts
         assert backend.attempts == 6
         assert processor.counters.snapshot()["dropped"] == {"export_error": 4}
 
-    def test_secrets_that_others_repeat_are_not_logged(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    def test_secrets_in_errors_of_custom_exporters_are_not_logged(
+        self, make: Make, caplog: pytest.LogCaptureFixture
+    ) -> None:
         def behave() -> None:
             raise RuntimeError("POST https://user:s3cret@collector/v1/traces failed\nAuthorization: Bearer t0ken.abc")
 
@@ -216,7 +218,9 @@ class TestBackendAway:
             assert "t0ken" not in text
 
     @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt()])
-    def test_whatever_an_exporter_raises_the_next_spans_are_sent(self, make: Make, error: BaseException) -> None:
+    def test_after_any_exception_of_an_exporter_the_next_spans_are_sent(
+        self, make: Make, error: BaseException
+    ) -> None:
         def behave() -> None:
             raise error
 
@@ -230,7 +234,9 @@ class TestBackendAway:
         assert backend.names == ["next-0", "next-1"]
         assert processor.counters.snapshot()["dropped"] == {"export_error": 2}
 
-    def test_a_broken_span_or_log_costs_nothing_else(self, make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_broken_span_or_log_filter_loses_nothing_else(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         class Filter(logging.Filter):
             def filter(self, record: logging.LogRecord) -> bool:
                 raise RuntimeError("the user's own mistake")
@@ -252,14 +258,14 @@ class TestFlush:
     def test_nothing_to_do(self, make: Make) -> None:
         assert make(Backend()).force_flush()
 
-    def test_its_timeout_counts(self, make: Make, gate: Gate) -> None:
+    def test_its_timeout_applies(self, make: Make, gate: Gate) -> None:
         processor = make(Backend(gate))
         end(processor, make_spans())
         assert not processor.force_flush(50)
         gate.open()
         assert processor.force_flush()
 
-    def test_ends_while_others_go_on_producing(self, make: Make) -> None:
+    def test_ends_while_more_spans_are_added(self, make: Make) -> None:
         # Each export brings a new span: a flush that waited for an empty queue would never end.
         backend = Backend(lambda: processor.on_end(make_spans(name="new")[0]))
         processor = make(backend)
@@ -267,7 +273,7 @@ class TestFlush:
         assert processor.force_flush()
         assert {"span-0", "span-1", "span-2"} <= set(backend.names)
 
-    def test_false_when_the_backend_is_away(self, make: Make) -> None:
+    def test_false_when_the_backend_is_down(self, make: Make) -> None:
         backend = Backend(refuse())
         processor = make(backend)
         end(processor, make_spans())
@@ -276,7 +282,7 @@ class TestFlush:
         backend.behave = lambda: None
         assert processor.force_flush()
 
-    def test_an_attempt_that_was_under_way_before_it_does_not_count(self, make: Make, gate: Gate) -> None:
+    def test_an_attempt_that_started_before_it_does_not_count(self, make: Make, gate: Gate) -> None:
         def behave() -> None:
             gate()
             if backend.attempts == 1:
@@ -307,7 +313,7 @@ class TestFlush:
 
 
 class TestEnd:
-    def test_sends_what_waits_and_shuts_the_exporter_once(self, make: Make) -> None:
+    def test_sends_waiting_spans_and_shuts_the_exporter_down_once(self, make: Make) -> None:
         backend = Backend()
         processor = make(backend, batch_size=2, shutdown_timeout=30)
         end(processor, make_spans(5))
@@ -324,7 +330,7 @@ class TestEnd:
         make(backend).shutdown()
         assert backend.shut_down == 1
 
-    def test_a_hanging_backend_is_left_behind(self, make: Make, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_hanging_backend_is_abandoned(self, make: Make, gate: Gate, caplog: pytest.LogCaptureFixture) -> None:
         backend = Backend(gate)
         processor = make(backend, batch_size=2, shutdown_timeout=0.1)
         end(processor, make_spans(5))
@@ -339,7 +345,7 @@ class TestEnd:
         late = make_spans()
 
         def behave() -> None:
-            # As a thread does that is interrupted before it takes the lock.
+            # Like a thread that is interrupted before it acquires the lock.
             processor._ended.extend(late)
             late.clear()
             if hangs:
@@ -350,10 +356,10 @@ class TestEnd:
         end(processor, make_spans(2))
         processor.shutdown()
         end(processor, make_spans(1))
-        assert backend.attempts == 1, "nobody sends batches with nothing in them"
+        assert backend.attempts == 1, "no empty batch may be sent"
         assert processor.counters.snapshot()["dropped"] == {"shutdown": 4 if hangs else 2}
 
-    def test_a_backend_that_is_away_is_asked_once_more(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
+    def test_a_backend_that_is_down_is_tried_once_more(self, make: Make, caplog: pytest.LogCaptureFixture) -> None:
         backend = Backend(refuse(retry_after=30))
         processor = make(backend, shutdown_timeout=60)
         end(processor, make_spans(5))
@@ -364,7 +370,7 @@ class TestEnd:
         assert len(caplog.records) == 2
 
     @pytest.mark.parametrize("where", ["sent", "atexit", "thread"])
-    def test_an_interpreter_that_ends_sends_what_waits(self, where: str) -> None:
+    def test_waiting_spans_are_sent_when_the_interpreter_ends(self, where: str) -> None:
         with OTLPReceiver() as receiver:
             run = _run(
                 """
@@ -389,7 +395,7 @@ class TestEnd:
             receiver.wait_for(lambda spans: "a" in [span.name for span in spans])
 
     @pytest.mark.parametrize("mode", ["hang", 503, "drop", "refused"])
-    def test_an_interpreter_ends_whatever_the_backend_does(self, mode: str | int) -> None:
+    def test_the_interpreter_ends_with_any_backend(self, mode: str | int) -> None:
         with OTLPReceiver() as receiver:
             endpoint = receiver.endpoint
             if mode == "refused":
@@ -404,7 +410,7 @@ class TestEnd:
 
 
 def _run(code: str, endpoint: str, where: str = "") -> subprocess.CompletedProcess[str]:
-    """``code`` in an interpreter of its own, with a ``provider`` whose ``processor`` sends to ``endpoint``."""
+    """Run ``code`` in a new interpreter, with a ``provider`` whose ``processor`` sends to ``endpoint``."""
     prelude = f"""
 import textwrap
 from opentelemetry.sdk.trace import TracerProvider
@@ -426,8 +432,8 @@ exec(textwrap.dedent({code!r}))
     )
 
 
-def test_a_span_that_ends_within_on_end_of_another(make: Make) -> None:
-    """As a signal handler's or a finalizer's does, which interrupts a thread that holds the locks."""
+def test_a_span_that_ends_during_on_end_of_another(make: Make) -> None:
+    """A span of a signal handler or a finalizer may do so, which interrupts a thread that holds the locks."""
     processor = make(Backend())
     with processor._changed, processor.counters._lock:
         end(processor, make_spans(3))

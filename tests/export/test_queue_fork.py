@@ -1,4 +1,4 @@
-"""The queue in forked processes."""
+"""Test the queue in forked processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 class TestFork:
     def test_each_process_sends_its_own_spans_once(self, make: Make) -> None:
         with OTLPReceiver() as receiver:
-            # The child's whole way to the receiver is within this time.
+            # The child must send its spans within this time.
             processor = make(OTLPHTTPExporter(receiver.endpoint), shutdown_timeout=30)
             end(processor, make_spans(3, name="before"))
             assert processor.force_flush()
@@ -53,7 +53,7 @@ class TestFork:
             )
             assert processor.counters.snapshot()["exported"] == 7
 
-    def test_while_the_lock_is_held_and_a_batch_is_under_way(self, make: Make, gate: Gate) -> None:
+    def test_fork_while_the_lock_is_held_and_a_batch_is_sent(self, make: Make, gate: Gate) -> None:
         backend = Backend(gate)
         processor = make(backend, batch_size=1, queue_size=5)
         end(processor, make_spans(5))
@@ -80,7 +80,7 @@ class TestFork:
         thread.join()
         assert os.waitpid(child, 0)[1] == 0
 
-    def test_a_child_of_a_process_that_ended_its_tracing(self, make: Make) -> None:
+    def test_a_child_of_a_process_that_shut_tracing_down(self, make: Make) -> None:
         backend = Backend()
         processor = make(backend)
         end(processor, make_spans())

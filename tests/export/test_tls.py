@@ -1,4 +1,4 @@
-"""TLS with authorities and client certificates of one's own, over HTTP and gRPC, to real receivers."""
+"""Test TLS with custom authorities and client certificates, over HTTP and gRPC, with real receivers."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.receivers import OTLPReceiver
 
 
 class Files(NamedTuple):
-    """An authority, and what it signed: the receiver's certificate, a client's, and a client's in one file."""
+    """An authority and the certificates it signed: the receiver's, a client's, and a client's with its key in one file."""
 
     authority: trustme.CA
     folder: Path
@@ -76,7 +76,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
 
 
 class Receiver(NamedTuple):
-    """Where to send to, and the names of what arrived."""
+    """An endpoint, and the names of the spans that arrived."""
 
     kind: str
     endpoint: str
@@ -88,7 +88,7 @@ Receive = Callable[..., Receiver]
 
 @pytest.fixture(params=["otlp", "otlp-grpc"])
 def receive(request: pytest.FixtureRequest, files: Files) -> Iterator[Receive]:
-    """Starts a receiver that speaks TLS only, and wants a certificate of its clients where ``mutual``."""
+    """Return a function that starts a receiver with TLS, which requires a client certificate if ``mutual``."""
     stop: list[Callable[[], Any]] = []
 
     def over_http(mutual: bool) -> Receiver:
@@ -133,7 +133,7 @@ def connect() -> Iterator[Callable[..., Any]]:
         exporter.shutdown()
 
 
-def test_a_receiver_whose_certificate_an_own_authority_signed(receive: Receive, connect: Any, files: Files) -> None:
+def test_a_receiver_with_a_certificate_of_a_custom_authority(receive: Receive, connect: Any, files: Files) -> None:
     receiver = receive()
     connect(receiver, tls_ca_file=files.ca).export(make_spans(2))
     assert receiver.names() == ["span-0", "span-1"]
@@ -148,7 +148,7 @@ def test_without_the_authority_nothing_is_sent(receive: Receive, connect: Any, f
     assert receiver.names() == []
 
 
-def test_an_authority_of_one_s_own_replaces_the_system_s(
+def test_a_custom_authority_replaces_those_of_the_system(
     receive: Receive, connect: Any, files: Files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A stolen certificate of a public authority does not help to impersonate the receiver."""
@@ -169,7 +169,7 @@ def test_mutual_tls(receive: Receive, connect: Any, files: Files) -> None:
     assert receiver.names() == ["span-0", "both-0"]
 
 
-def test_a_receiver_that_wants_a_client_certificate_rejects_others(
+def test_a_receiver_that_requires_a_client_certificate_rejects_other_clients(
     receive: Receive, connect: Any, files: Files, tmp_path: Path
 ) -> None:
     receiver = receive(mutual=True)
@@ -206,7 +206,7 @@ def test_files_are_not_used_without_tls(tmp_path: Path, connect: Any) -> None:
         assert plain.names() == ["span-0"]
 
 
-# ----- wrong files
+# ----- Wrong files
 
 
 def encrypted(files: Files, folder: Path) -> Path:
@@ -258,7 +258,7 @@ def test_a_wrong_file_is_named_when_the_exporter_is_built(kind: str, files: File
 
 
 @pytest.mark.skipif(getattr(os, "geteuid", int)() == 0, reason="root may read every file")
-def test_a_file_that_may_not_be_read(files: Files, tmp_path: Path) -> None:
+def test_a_file_without_read_permission(files: Files, tmp_path: Path) -> None:
     key = tmp_path / "client.key"
     key.write_bytes(files.key.read_bytes())
     key.chmod(0)

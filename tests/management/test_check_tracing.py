@@ -129,13 +129,13 @@ def test_json_of_a_console_is_nothing_but_json(tmp_path: Path) -> None:
     assert "check_tracing.child" in ended.stderr
 
 
-def test_letters_that_a_terminal_does_not_know(tmp_path: Path) -> None:
+def test_characters_that_a_terminal_cannot_show(tmp_path: Path) -> None:
     ended = manage(tmp_path, "TRACING = {'SERVICE_NAME': 'Müller…'}", PYTHONIOENCODING="ascii:strict")
     assert ended.returncode == 0, ended
     assert 'service "M?ller?"' in ended.stdout
 
 
-def test_a_provider_that_was_there_before(tmp_path: Path, receiver: OTLPReceiver) -> None:
+def test_a_provider_set_before_django_started(tmp_path: Path, receiver: OTLPReceiver) -> None:
     before = """
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
@@ -144,7 +144,7 @@ trace.set_tracer_provider(TracerProvider())
     ended = manage(tmp_path, "", "--no-query", before=before, OTEL_EXPORTER_OTLP_ENDPOINT=receiver.endpoint)
     assert ended.returncode == 0, ended
     assert "WARN exporter  This process had a TracerProvider before Django started" in ended.stdout
-    # This app's own endpoint is honored beside it.
+    # This app's own endpoint is used in addition.
     ended = manage(tmp_path, f"TRACING = {{'ENDPOINT': '{receiver.endpoint}'}}", "--no-query", before=before)
     assert "WARN" not in ended.stdout
 
@@ -189,14 +189,14 @@ def test_another_endpoint_decides_the_protocol(settings: Any, endpoint: str, exp
 
 
 @pytest.mark.parametrize("option", ["--endpoint", "--query-url"])
-def test_wrong_addresses_are_the_option_s(option: str) -> None:
+def test_wrong_addresses_name_their_option(option: str) -> None:
     code, out = run(option, "ftp://user:hunter22@jaeger")
     assert code == 2
     assert f"FAIL settings  {option} is 'ftp://jaeger'" in out
     assert "hunter22" not in out
 
 
-def test_options_do_not_hide_a_setting_that_is_no_dict(settings: Any, receiver: OTLPReceiver) -> None:
+def test_options_do_not_hide_that_tracing_is_not_a_dict(settings: Any, receiver: OTLPReceiver) -> None:
     settings.TRACING = "http://jaeger:4318"
     code, out = run("--endpoint", receiver.endpoint)
     assert code == 2
@@ -204,7 +204,7 @@ def test_options_do_not_hide_a_setting_that_is_no_dict(settings: Any, receiver: 
 
 
 @pytest.mark.parametrize("version", ["jaeger", "jaeger_151"])
-def test_another_place_to_read_back_from(
+def test_another_query_url(
     settings: Any, request: pytest.FixtureRequest, receiver: OTLPReceiver, version: str
 ) -> None:
     jaeger: Jaeger = request.getfixturevalue(version)
@@ -223,7 +223,7 @@ def test_the_time_is_bounded_by_the_option(receiver: OTLPReceiver) -> None:
 
 
 @pytest.mark.parametrize("timeout", ["0", "-1", "nan", "soon"])
-def test_a_time_that_is_none(timeout: str) -> None:
+def test_an_invalid_timeout(timeout: str) -> None:
     with pytest.raises(CommandError, match="--timeout: must be a number of seconds"):
         call_command("check_tracing", "--timeout", timeout)
 
@@ -236,7 +236,7 @@ def test_color_is_for_terminals(settings: Any, tmp_path: Path) -> None:
     assert "\033[" not in run()[1]
 
 
-def test_lines_come_as_the_steps_end(settings: Any, receiver: OTLPReceiver) -> None:
+def test_each_line_is_printed_when_its_step_ends(settings: Any, receiver: OTLPReceiver) -> None:
     receiver.mode = "hang"
     settings.TRACING = {"ENDPOINT": receiver.endpoint}
     seen: list[str] = []
@@ -273,7 +273,7 @@ def test_each_step_and_option_is_documented() -> None:
 
 
 @pytest.mark.parametrize("name", ["troubleshooting.md", "check_tracing.md"])
-def test_only_settings_that_exist_are_advised(name: str) -> None:
+def test_advice_names_only_existing_settings(name: str) -> None:
     page = (ROOT / "docs" / name).read_text()
     known = {spec.name for spec in SPECS} | {variable for spec in SPECS for variable in spec.env}
     known |= {"OTEL_SDK_DISABLED", "OTEL_EXPORTER_OTLP_PROTOCOL", "TRACING", "MIDDLEWARE"}

@@ -95,7 +95,7 @@ def test_nothing_yet(path: Path) -> None:
     assert json.loads(dependencies("--format", "json")) == {"links": [], "sampled_traces": None}
 
 
-def test_what_can_not_be_asked(settings: Any) -> None:
+def test_errors(settings: Any) -> None:
     port = free_port()
     settings.TRACING = {"EXPORTER": "none", "QUERY_URL": f"http://127.0.0.1:{port}"}
     with pytest.raises(CommandError, match=f"Nothing listens on 127.0.0.1:{port}"):

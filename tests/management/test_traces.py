@@ -72,11 +72,11 @@ def test_a_list_of_the_newest(stored: LocalStore) -> None:
         (["--min-duration", "1.51"], 1),
     ],
 )
-def test_a_list_of_some(stored: LocalStore, arguments: list[str], count: int) -> None:
+def test_a_filtered_list(stored: LocalStore, arguments: list[str], count: int) -> None:
     assert len(traces(*arguments).splitlines()) == 1 + count
 
 
-def test_none_of_some(stored: LocalStore, path: Path) -> None:
+def test_an_empty_filtered_list(stored: LocalStore, path: Path) -> None:
     assert traces("--service", "nobody") == f"No trace in {path} matches.\n"
 
 
@@ -126,7 +126,7 @@ def test_lines_fit_the_terminal(stored: LocalStore, monkeypatch: pytest.MonkeyPa
     assert "circuit_breaker.outcome=failure" in traces(BLUEPRINT)
 
 
-def test_a_terminal_that_knows_no_lines(stored: LocalStore) -> None:
+def test_a_terminal_without_box_characters(stored: LocalStore) -> None:
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     call_command("traces", BLUEPRINT, stdout=out)
     out.seek(0)
@@ -147,17 +147,17 @@ def test_an_unknown_trace(stored: LocalStore) -> None:
         traces("f" * 32)
 
 
-def test_what_is_no_id(stored: LocalStore) -> None:
+def test_an_invalid_id(stored: LocalStore) -> None:
     with pytest.raises(CommandError, match="'hello' is not a trace id"):
         traces("hello")
 
 
-def test_a_beginning_that_several_have(stored: LocalStore) -> None:
-    with pytest.raises(CommandError, match="Several traces begin with 000000"):
+def test_an_ambiguous_prefix(stored: LocalStore) -> None:
+    with pytest.raises(CommandError, match="Several traces start with 000000"):
         traces("000000")
 
 
-def test_jaeger_is_not_there(settings: Any) -> None:
+def test_jaeger_is_down(settings: Any) -> None:
     port = free_port()
     settings.TRACING = {"ENDPOINT": "http://127.0.0.1:4318", "QUERY_URL": f"http://127.0.0.1:{port}"}
     with pytest.raises(CommandError, match=f"Nothing listens on 127.0.0.1:{port}"):
@@ -173,7 +173,7 @@ def test_jaeger_with_a_link_to_the_page(settings: Any) -> None:
         assert json.loads(traces(trace_id, "--json"))["trace_id"] == trace_id
 
 
-def test_a_jaeger_that_has_seen_nothing(settings: Any) -> None:
+def test_a_jaeger_without_traces(settings: Any) -> None:
     def empty(path: str) -> tuple[int, Any]:
         return (400, {"error": {}}) if path.endswith("trace-summaries") else (200, {"services": []})
 
@@ -182,7 +182,7 @@ def test_a_jaeger_that_has_seen_nothing(settings: Any) -> None:
         assert f"No traces of the last 24 hours in {server.url} yet." in traces()
 
 
-def test_nothing_is_kept(settings: Any) -> None:
+def test_an_exporter_whose_traces_cannot_be_read(settings: Any) -> None:
     settings.TRACING = {"EXPORTER": "console"}
     with pytest.raises(CommandError, match="can't be read:"):
         traces()
@@ -249,7 +249,7 @@ def test_searching(shop: LocalStore, arguments: list[str], expected: list[int]) 
         (["--status-code", "ok"], "invalid int value"),
     ],
 )
-def test_what_is_no_search(arguments: list[str], message: str) -> None:
+def test_an_invalid_search(arguments: list[str], message: str) -> None:
     with pytest.raises(CommandError, match=re.escape(message)):
         traces(*arguments)
 

@@ -1,4 +1,4 @@
-"""What is made of attributes that users and libraries set, and the user's own last word."""
+"""Test the redaction of attributes set by users and libraries, and the user's REDACT."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_names_are_dotted_snake_case(name: str, expected: str) -> None:
 
 
 @given(st.text(max_size=200))
-def test_every_name_becomes_one(name: str) -> None:
+def test_every_name_becomes_valid(name: str) -> None:
     made = attribute_name(name)
     assert guidelines._NAME.fullmatch(made) or made[0].isdigit()
     assert attribute_name(made) == made
@@ -93,7 +93,7 @@ def test_values(key: str, value: Any, expected: Any) -> None:
     assert RULES.attributes({key: value}) == {key: expected}
 
 
-def test_none_is_left_out_and_what_cannot_be_read_is_not_told() -> None:
+def test_none_is_left_out_and_unreadable_values_are_redacted() -> None:
     class Odd(str):
         def __str__(self) -> str:
             raise RuntimeError
@@ -122,7 +122,7 @@ def redact(key: str, value: Any) -> Any:
 
 @pytest.fixture
 def exporter() -> Iterator[InMemorySpanExporter]:
-    """The spans of a provider of its own, under ``TRACING["REDACT"]``, given to our helpers meanwhile."""
+    """Yield the spans of a separate provider with ``TRACING["REDACT"]``, which the helpers use in the test."""
     exporter = InMemorySpanExporter()
     own = TracerProvider()
     own.add_span_processor(UpstreamProcessor())
@@ -142,7 +142,7 @@ def exporter() -> Iterator[InMemorySpanExporter]:
 GIVEN = {"note": "by Ada", "secret.plan": "x", "broken": "hunter2", "count": 3}
 
 
-def test_the_user_has_the_last_word(exporter: InMemorySpanExporter, caplog: pytest.LogCaptureFixture) -> None:
+def test_redact_is_applied_last(exporter: InMemorySpanExporter, caplog: pytest.LogCaptureFixture) -> None:
     guidelines._warned.clear()
     with create_span("ours") as ours:
         set_span_attributes(GIVEN)
@@ -163,12 +163,12 @@ def test_the_user_has_the_last_word(exporter: InMemorySpanExporter, caplog: pyte
         assert [dict(one.attributes or {}) for one in span.links] == [{"note": "by A.", "count": 3}]
         assert span.status.description == "A. failed"
     warnings = [record for record in caplog.records if record.name == "django_tracing"]
-    assert [record.levelno for record in warnings] == [logging.WARNING], "once, not with every span"
+    assert [record.levelno for record in warnings] == [logging.WARNING], "once, not for every span"
     assert "hunter2" not in caplog.text
 
 
 @pytest.mark.usefixtures("db")
-def test_it_is_given_what_this_app_says_too(exporter: InMemorySpanExporter) -> None:
+def test_it_also_receives_attributes_of_this_app(exporter: InMemorySpanExporter) -> None:
     Client().get("/empty/", headers={"user-agent": "Ada's browser"})
     [span] = exporter.get_finished_spans()
     assert (span.attributes or {})["http.user_agent"] == "A.'s browser"
@@ -198,7 +198,7 @@ def test_commands_are_a_list_or_true() -> None:
 
 @pytest.mark.parametrize("name", ["db.system", "db.system.name"])
 @pytest.mark.parametrize("statement", ["db.statement", "db.query.text"])
-def test_a_statement_is_read_as_its_system_does(name: str, statement: str) -> None:
+def test_a_statement_is_parsed_for_its_system(name: str, statement: str) -> None:
     text = "SELECT \"a\" FROM \"t\" WHERE b = 'C:\\' AND c = 'zqsecret'"
     read = {
         system: AttributeSanitizer().attributes({statement: text, name: system})[statement]

@@ -1,4 +1,4 @@
-"""SQL of every vendor, and of none that is known: nothing that any reading calls a literal is shown.
+"""Test SQL of known and unknown vendors: nothing that any vendor would parse as a literal is shown.
 
 :func:`quoted` is another reader of SQL than the app's: one character after another, by rules that can be combined
 freely. What it finds inside of literals and comments is looked for in what the app makes of the same text.
@@ -19,7 +19,7 @@ EXAMPLES = int(os.environ.get("DIALECT_EXAMPLES", "250"))
 
 
 class Reading(NamedTuple):
-    """How a server reads SQL."""
+    """How a server parses SQL."""
 
     #: Whether a backslash escapes in strings.
     escapes: bool = False
@@ -75,7 +75,7 @@ def _identifier(character: str) -> bool:
 
 
 def quoted(sql: str, reading: Reading) -> list[tuple[int, int]]:
-    """Where literals and comments begin and end."""
+    """Return where literals and comments start and end."""
     spans: list[tuple[int, int]] = []
     at, end = 0, len(sql)
     executing = prefixed = False
@@ -85,7 +85,7 @@ def quoted(sql: str, reading: Reading) -> list[tuple[int, int]]:
         return end if found < 0 else found + len(closing)
 
     def string(start: int, quote: str, *, escapes: bool) -> int:
-        """Where the string ends whose first character is at ``start``."""
+        """Return the end of the string whose first character is at ``start``."""
         if reading.triples and sql.startswith(quote * 2, start):
             quote *= 3
             start += 2
@@ -234,7 +234,7 @@ def statements(draw: st.DrawFn) -> str:
 
 
 def _shown(sql: str, reading: Reading, text: str) -> list[str]:
-    """The planted words that are inside of a literal, or a comment, and are shown."""
+    """Return the planted words that are in a literal or a comment and are shown."""
     spans = quoted(sql, reading)
     return [word for word in _WORDS if word in text and any(start <= sql.index(word) < end for start, end in spans)]
 
@@ -253,7 +253,7 @@ def test_no_literal_of_any_reading_is_shown(dialect: Dialect) -> None:
     holds()
 
 
-# ----- what it looks like
+# ----- Examples
 
 UNKNOWN: list[tuple[str, str, str]] = [
     # statement, of an unknown vendor, of one that quotes names by double quotes
@@ -286,7 +286,7 @@ UNKNOWN: list[tuple[str, str, str]] = [
 
 
 @pytest.mark.parametrize(("sql", "text", "named"), UNKNOWN, ids=[case[0] for case in UNKNOWN])
-def test_of_an_unknown_vendor_what_all_read_alike_is_read(sql: str, text: str, named: str) -> None:
+def test_sql_of_an_unknown_vendor_shows_only_what_all_vendors_parse_alike(sql: str, text: str, named: str) -> None:
     assert sanitise_sql(sql) == text
     assert sanitise_sql(sql, dialect="names-in-double-quotes") == (named or text)
     for dialect in ("unknown", "names-in-double-quotes"):
@@ -331,7 +331,7 @@ KNOWN: list[tuple[Dialect, str, str]] = [
 
 
 @pytest.mark.parametrize(("dialect", "sql", "text"), KNOWN, ids=[f"{case[0]} {case[1]}" for case in KNOWN])
-def test_a_known_vendor_is_read_as_it_reads(dialect: Dialect, sql: str, text: str) -> None:
+def test_sql_of_a_known_vendor_is_parsed_by_its_rules(dialect: Dialect, sql: str, text: str) -> None:
     assert sanitise_sql(sql, dialect=dialect) == text
     assert "zq" not in text
     assert sanitise_sql(text, dialect=dialect) == text
@@ -353,11 +353,11 @@ def test_a_known_vendor_is_read_as_it_reads(dialect: Dialect, sql: str, text: st
         (["mysql"], "unknown"),
     ],
 )
-def test_the_vendor_s_name_tells_how_it_reads(system: object, dialect: Dialect) -> None:
+def test_the_vendors_name_selects_the_dialect(system: object, dialect: Dialect) -> None:
     assert dialect_of(system) == dialect
 
 
-# ----- passwords
+# ----- Passwords
 
 ACCOUNTS: dict[Dialect, list[str]] = {
     "oracle": [
@@ -388,7 +388,7 @@ ACCOUNTS: dict[Dialect, list[str]] = {
         "ALTER LOGIN ann WITH PASSWORD {}",
     ],
 }
-#: Of which the password is always a string.
+#: Statements whose password is always a string.
 STRINGS: dict[Dialect, list[str]] = {
     "postgresql": [
         "CREATE ROLE ann LOGIN PASSWORD {}",
@@ -492,7 +492,7 @@ def test_no_password_that_is_a_name_is_shown(data: st.DataObject, account: tuple
         ('UPDATE "t" SET "a" = "b" FROM "u"', 'UPDATE "t" SET "a" = "b" FROM "u"'),
     ],
 )  # fmt: skip
-def test_what_else_such_a_statement_says_is_shown(sql: str, text: str) -> None:
+def test_the_rest_of_a_statement_with_a_password_is_shown(sql: str, text: str) -> None:
     assert sanitise_sql(sql, dialect="oracle") == text
 
 

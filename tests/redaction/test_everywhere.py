@@ -1,4 +1,4 @@
-"""A secret that is planted anywhere in a request is in no byte that is exported."""
+"""Test that a secret planted anywhere in a request is not in the exported bytes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.callees import Callee
 from tests.conftest import Spans
 from tests.redaction.test_text import CARD, JWT
 
-#: What the view does with the secret.
+#: The function that the view calls with the secret.
 _doing: list[Callable[[str], Any]] = []
 _secret: list[str] = []
 _callee: list[str] = []
@@ -90,7 +90,7 @@ def fail(secret: str) -> None:
     raise ValueError(f"refused: password={secret}")
 
 
-def fail_in_words(secret: str) -> None:
+def fail_with_text(secret: str) -> None:
     raise PermissionError(f"Authorization: Bearer {secret}")
 
 
@@ -98,11 +98,11 @@ def call(secret: str) -> None:
     requests.get(f"{_callee[0]}/reset/{secret}?api_key={secret}", headers={"Authorization": secret}, timeout=10)
 
 
-def call_in_vain(secret: str) -> None:
+def failing_call(secret: str) -> None:
     requests.get(f"{_callee[0]}/404?key={secret}&code={secret}", timeout=10).raise_for_status()
 
 
-def say(secret: str) -> None:
+def set_attributes(secret: str) -> None:
     django_tracing.set_span_attributes(
         {
             "api_key": secret,
@@ -140,7 +140,19 @@ def log(secret: str) -> None:
         logging.getLogger("shop").exception("token=%s", secret)
 
 
-DEEDS = [query, wrong_query, cached, redis_used_directly, broken, fail, fail_in_words, call, call_in_vain, say, log]
+DEEDS = [
+    query,
+    wrong_query,
+    cached,
+    redis_used_directly,
+    broken,
+    fail,
+    fail_with_text,
+    call,
+    failing_call,
+    set_attributes,
+    log,
+]
 
 _LETTERS = st.text(string.ascii_letters + string.digits, min_size=20, max_size=40)
 SECRETS = _LETTERS.map(lambda text: f"aB3{text}9Zq") | st.sampled_from([JWT])
@@ -157,8 +169,8 @@ def site(redis_url: str) -> Iterator[None]:
 
 
 @pytest.fixture(params=["our spans", "the SDK's"])
-def of_either_kind(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Spans as they are, and as they are where the SDK's own have to do (limits, another provider)."""
+def span_kind(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Use this app's spans, and the SDK's spans, which are used with its limits or another provider."""
     before = runtime.current
     if request.param != "our spans":
         runtime.use(before.replace(factory=None))
@@ -166,11 +178,11 @@ def of_either_kind(request: pytest.FixtureRequest) -> Iterator[None]:
     runtime.use(before)
 
 
-@pytest.mark.usefixtures("site", "db", "of_either_kind")
+@pytest.mark.usefixtures("site", "db", "span_kind")
 @pytest.mark.parametrize("deed", DEEDS, ids=lambda deed: deed.__name__)
 @given(secret=SECRETS)
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_no_byte_of_it(deed: Callable[[str], Any], spans: Spans, secret: str) -> None:
+def test_the_secret_is_not_exported(deed: Callable[[str], Any], spans: Spans, secret: str) -> None:
     spans.clear()
     _doing[:], _secret[:] = [deed], [secret]
     client = Client(raise_request_exception=False)
@@ -208,13 +220,13 @@ def without_a_name(secret: str) -> None:
     requests.get(f"{_callee[0]}/404?q={secret}", timeout=10).raise_for_status()
 
 
-@pytest.mark.usefixtures("site", "db", "of_either_kind")
+@pytest.mark.usefixtures("site", "db", "span_kind")
 @pytest.mark.parametrize(
     "kind",
     ["github-pat", "stripe-access-token", "slack-bot-token", "aws-access-token", "gcp-api-key", "sendgrid-api-token"]
     + ["npm-access-token", "facebook-secret", "mattermost-access-token", "cohere-api-token", "vault-service-token"],
 )
-def test_no_byte_of_a_token_that_nothing_names(kind: str, spans: Spans) -> None:
+def test_a_token_without_a_name_is_not_exported(kind: str, spans: Spans) -> None:
     secret, parts = draw(kind, random.Random(kind))
     _doing[:], _secret[:] = [without_a_name], [secret]
     client = Client(raise_request_exception=False)
@@ -230,8 +242,8 @@ def test_no_byte_of_a_token_that_nothing_names(kind: str, spans: Spans) -> None:
 
 
 @pytest.mark.usefixtures("site", "db")
-def test_a_card_and_an_e_mail_are_recognised_wherever_they_stand(spans: Spans) -> None:
-    _doing[:] = [lambda secret: django_tracing.set_span_attributes({"paid.with": int(CARD), "said": CARD})]
+def test_cards_and_email_addresses_are_recognized_everywhere(spans: Spans) -> None:
+    _doing[:] = [lambda secret: django_tracing.set_span_attributes({"paid.with": int(CARD), "recorded": CARD})]
     _secret[:] = [""]
     Client().get(f"/plain/?pay={CARD}&to=ada@example.com", headers={"user-agent": f"{CARD} ada@example.com"})
     exported = encode_spans(list(spans))
@@ -261,8 +273,8 @@ def usual(_: str) -> None:
         pass
 
 
-@pytest.mark.usefixtures("site", "db", "of_either_kind")
-def test_a_usual_request_stays_readable(spans: Spans) -> None:
+@pytest.mark.usefixtures("site", "db", "span_kind")
+def test_an_ordinary_request_remains_readable(spans: Spans) -> None:
     _doing[:], _secret[:] = [usual], [""]
     response = Client().get("/plain/?page=2&category=garden-furniture", headers={"user-agent": "Mozilla/5.0 (X11)"})
     assert len(spans) >= 8
@@ -270,7 +282,7 @@ def test_a_usual_request_stays_readable(spans: Spans) -> None:
         attributes = dict(span.attributes or {})
         assert attributes["correlation.id"] == response["X-Correlation-ID"], span.name
         assert "[redacted]" not in f"{span.name} {attributes}"
-    said = " ".join(f"{span.name} {dict(span.attributes or {})}" for span in spans)
+    recorded = " ".join(f"{span.name} {dict(span.attributes or {})}" for span in spans)
     for text in (
         "SELECT id, name FROM auth_group WHERE name = %s ORDER BY id LIMIT ?",
         "GET /plain/",
@@ -281,12 +293,12 @@ def test_a_usual_request_stays_readable(spans: Spans) -> None:
         "web-7d9f8b6c5d-x2k9p",
         "core.cf103cd04ebf.js",
     ):
-        assert text in said, text
+        assert text in recorded, text
 
 
-@pytest.mark.usefixtures("site", "of_either_kind")
+@pytest.mark.usefixtures("site", "span_kind")
 @pytest.mark.parametrize(
-    ("asked", "shown"),
+    ("requested", "shown"),
     [
         ("/reset/MQ/hunter2/", "/reset/MQ/[redacted]/"),
         ("/reset/MQ/s%20t/", "/reset/MQ/[redacted]/"),
@@ -298,8 +310,8 @@ def test_a_usual_request_stays_readable(spans: Spans) -> None:
         ("/tariffs/winter/", "/tariffs/winter/"),
     ],
 )
-def test_a_parameter_of_the_route_is_known_by_its_name(asked: str, shown: str, spans: Spans) -> None:
-    assert Client().get(f"{asked}?page=2").status_code == 200
+def test_a_parameter_of_the_route_is_known_by_its_name(requested: str, shown: str, spans: Spans) -> None:
+    assert Client().get(f"{requested}?page=2").status_code == 200
     urls = [str((span.attributes or {}).get("http.url", "")) for span in spans]
     assert any(f"{shown}?page=2" in url for url in urls), urls
     for secret in ("hunter2", "482913", "s%20t", "s t"):

@@ -1,4 +1,4 @@
-"""No request makes a log line, whatever it carries: not in this app's loggers, nor in OpenTelemetry's that it calls."""
+"""Test that no request writes a log line, in this app's loggers or in those of OpenTelemetry that it calls."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ CALLER = f"00-{TRACE}-{PARENT}-01"
 
 
 def view(request: HttpRequest, **kwargs: Any) -> HttpResponse:
-    # What came is handed on, by every propagator: here, and as OpenTelemetry's instrumentations of clients do it.
+    # Forward the context with every propagator, here and as in OpenTelemetry's instrumentations of clients.
     django_tracing.get_trace_context()
     propagate.inject({})
     with django_tracing.create_span("inside"):
@@ -61,14 +61,14 @@ urlpatterns = [path("", view), path("fail/", failing), path("<path:rest>/things/
 
 
 class Never(set):  # type: ignore[type-arg]
-    """What was said once is said again, so that a test sees it."""
+    """An empty set: messages that are logged once per process are logged each time."""
 
     def __contains__(self, item: object) -> bool:
         return False
 
 
 class Lines(logging.Handler):
-    """The lines of this app and of OpenTelemetry."""
+    """A handler that collects the lines of this app and of OpenTelemetry."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -81,7 +81,7 @@ class Lines(logging.Handler):
 
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """All loggers at DEBUG; what this app says once a process, it says each time."""
+    """Set all loggers to DEBUG; messages that this app logs once per process are logged each time."""
     monkeypatch.setattr("django_tracing.faults._logged", Never())
     monkeypatch.setattr("django_tracing.context.user._warned", Never())
     root, handler = logging.getLogger(), Lines()
@@ -95,7 +95,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 @pytest.fixture
 def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Every propagator, rules of every kind, a debug header, proxies: all that reads what a caller sends."""
+    """Configure everything that reads what a caller sends: every propagator, all kinds of rules, a debug header, proxies."""
     options = {
         "DEBUG_HEADER": "X-Trace-Debug",
         "TRUST_PARENT": ["10.0.0.0/8"],
@@ -121,9 +121,9 @@ def site(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     propagate.set_global_textmap(before)
 
 
-# ----- what callers send
+# ----- What callers send
 
-#: Of a header's value, what parsers look at, and what they do not expect.
+#: Parts of header values that parsers look for, or don't expect.
 _PIECES = (
     *(",", "=", ";", ":", "-", "_", ".", "%", " ", "\t", "@", "/", "*", '"', "\\", "[", "]", "+", "?", "&", "#", "~"),
     *(
@@ -176,7 +176,7 @@ _HEADERS = (
     *("Referer", "Accept", "Authorization", "X-Anything"),
 )
 headers = st.dictionaries(st.sampled_from(_HEADERS), values, max_size=8)
-#: Most of it beside a caller's context that is well-formed: else nobody reads the rest.
+#: Most of these are sent with a well-formed context, because the rest isn't read otherwise.
 callers = st.one_of(headers, headers.map(lambda given: {**given, "traceparent": CALLER}))
 methods = st.one_of(
     st.sampled_from(["GET", "POST", "HEAD", "OPTIONS", "PROPFIND", "get", ""]), st.text("aZ-!", max_size=9)
@@ -225,7 +225,7 @@ def latin(text: str) -> bytes:
 
 
 def refused_by_django(make: Callable[[], object]) -> bool:
-    """Whether Django itself can't make a request of it (a Content-Type that is too long), before any middleware."""
+    """Return True if Django itself rejects the request before any middleware (such as a Content-Type that is too long)."""
     try:
         make()
     except ValueError:
@@ -233,7 +233,7 @@ def refused_by_django(make: Callable[[], object]) -> bool:
     return False
 
 
-def ask(method: str, path: str, query: str, given_headers: dict[str, str]) -> None:
+def send_request(method: str, path: str, query: str, given_headers: dict[str, str]) -> None:
     environ: dict[str, Any] = {
         "REQUEST_METHOD": method,
         "PATH_INFO": path,
@@ -257,7 +257,7 @@ def ask(method: str, path: str, query: str, given_headers: dict[str, str]) -> No
     response.close()  # type: ignore[attr-defined]
 
 
-async def ask_async(method: str, path: str, query: str, given_headers: dict[str, str]) -> None:
+async def send_async_request(method: str, path: str, query: str, given_headers: dict[str, str]) -> None:
     async def receive() -> dict[str, Any]:
         if asked:
             await asyncio.sleep(3600)
@@ -289,7 +289,7 @@ async def ask_async(method: str, path: str, query: str, given_headers: dict[str,
 def handlers() -> Iterator[None]:
     global _wsgi, _asgi
     _wsgi, _asgi = WSGIHandler(), ASGIHandler()
-    # As Django's test client does: the connections are other tests'.
+    # As Django's test client does, because other tests use the connections.
     for signal in (request_started, request_finished):
         signal.disconnect(close_old_connections)
     yield
@@ -304,8 +304,8 @@ _asgi: Any
 @floods
 def test_a_request_makes_no_line(lines: list[str], site: None, request_: tuple[Any, ...]) -> None:
     lines.clear()
-    with suppress(BadRequest):  # Django's, before it asks any middleware
-        ask(*request_)
+    with suppress(BadRequest):  # Django's, before it calls any middleware
+        send_request(*request_)
     assert lines == []
 
 
@@ -313,7 +313,7 @@ def test_a_request_makes_no_line(lines: list[str], site: None, request_: tuple[A
 def test_an_async_request_makes_no_line(lines: list[str], site: None, request_: tuple[Any, ...]) -> None:
     lines.clear()
     with suppress(BadRequest):
-        asyncio.run(ask_async(*request_))
+        asyncio.run(send_async_request(*request_))
     assert lines == []
 
 
@@ -326,13 +326,13 @@ def test_a_consumer_s_message_makes_no_line(lines: list[str], site: None, reques
     assert lines == []
 
 
-# ----- what is read is what OpenTelemetry reads
+# ----- The result is the same as OpenTelemetry's
 
 
 @settings(deadline=None)
 @given(values)
-def test_what_is_well_formed_is_read_as_upstream_reads_it(value: str) -> None:
-    """What is given to OpenTelemetry's propagators it takes whole, and nothing that it would have taken is lost."""
+def test_well_formed_values_are_read_as_by_opentelemetry(value: str) -> None:
+    """Values passed to OpenTelemetry's propagators are used completely, and none that they would use is lost."""
     kept = well_formed_baggage(value)
     theirs = baggage.get_all(W3CBaggagePropagator().extract({"baggage": kept}, Context()))
     assert len(theirs) <= 180
@@ -347,7 +347,7 @@ def test_what_is_well_formed_is_read_as_upstream_reads_it(value: str) -> None:
         assert not get_current_span(found).get_span_context().is_valid or len(value) > 200
 
 
-def test_what_callers_send_is_read() -> None:
+def test_headers_of_callers_are_read() -> None:
     header = {
         "traceparent": f" {CALLER}\t",
         "tracestate": "congo=t61rcWkgMzE , rojo=00f067aa0ba902b7,1@vendor=x y",
@@ -368,7 +368,7 @@ def test_what_callers_send_is_read() -> None:
 
 
 @pytest.mark.parametrize("name", ["a%0d%0ab", "%20", "a%3ab", "", "a b", "a%2cb"])
-def test_a_name_in_baggage_can_t_become_a_header_s(name: str) -> None:
+def test_a_name_in_baggage_cannot_break_a_header(name: str) -> None:
     """Jaeger's propagator writes ``uberctx-NAME``: a line break in it fails the site's own call."""
     before = propagate.get_global_textmap()
     propagate.set_global_textmap(available_propagator(["baggage", "jaeger"])[0])
@@ -379,14 +379,14 @@ def test_a_name_in_baggage_can_t_become_a_header_s(name: str) -> None:
 
 
 class _Broken(TraceContextTextMapPropagator):
-    """Somebody's propagator that logs and fails."""
+    """A custom propagator that logs and fails."""
 
     def extract(self, carrier: Any, context: Any = None, getter: Any = default_getter) -> Context:
         logging.getLogger(__name__).warning("What is %s?", getter.get(carrier, "traceparent"))
         raise LookupError("failed")
 
 
-def test_a_propagator_that_fails_costs_the_caller_s_context_and_one_line(
+def test_a_propagator_that_fails_loses_the_callers_context_and_logs_one_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("django_tracing.faults._logged", set())
@@ -400,5 +400,5 @@ def test_a_propagator_that_fails_costs_the_caller_s_context_and_one_line(
     assert [record.getMessage() for record in caplog.records] == [
         "The context of a caller could not be read. It is ignored."
     ]
-    logging.getLogger(__name__).warning("Outside of it, that logger speaks.")
+    logging.getLogger(__name__).warning("Outside of it, that logger writes lines.")
     assert len(caplog.records) == 2

@@ -1,4 +1,4 @@
-"""Home folders, which are called after people: in no text that leaves."""
+"""Test that home folders, which are named after people, are not in exported text."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATHS = {
     "sqlite:////home/ada/db.sqlite3": "sqlite:///~/db.sqlite3",
     "//server/home/ada/x": "~/x",
     "\\\\server\\Users\\ada\\x": "~\\x",
-    # These are nobody's.
+    # These belong to no user.
     "/home/": "/home/",
     "/homer/ada/x": "/homer/ada/x",
     "https://shop.example/home/ada/x": "https://shop.example/home/ada/x",
@@ -44,7 +44,7 @@ FRAMES = [
 
 @pytest.mark.parametrize("frame", FRAMES)
 @pytest.mark.parametrize("path", PATHS)
-def test_a_home_folder_wherever_it_stands(path: str, frame: str) -> None:
+def test_a_home_folder_in_any_place(path: str, frame: str) -> None:
     if path.startswith(("file", "sqlite", "//", "\\\\")) and frame.startswith("PATH"):
         pytest.skip("no path")
     assert without_homes(frame.format(path)) == frame.format(PATHS[path])
@@ -57,7 +57,7 @@ def test_a_home_folder_wherever_it_stands(path: str, frame: str) -> None:
     st.text("ab/\\ '\":,;()[]{}<>=|\n", max_size=20),
     st.sampled_from(["", " ", "'", '"', "(", "=", ": ", "\n", "[", ">"]),
 )
-def test_no_name_is_left(base: str, name: str, after: str, before: str) -> None:
+def test_the_name_is_removed(base: str, name: str, after: str, before: str) -> None:
     end = after if not after or after[0] in "/\\ '\":,;()[]{}<>|\n" else f"/{after}"
     name = f"qz{name}"
     text = without_homes(f"{before}{base}{name}{end}")

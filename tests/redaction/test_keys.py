@@ -1,4 +1,4 @@
-"""Keys of caches and of Redis: what may stay in them, and that nothing else does."""
+"""Test patterns of keys of caches and of Redis: only words that may be kept are kept."""
 
 from __future__ import annotations
 
@@ -55,15 +55,15 @@ SESSION = "abcdefghijklmnopqrstuvwxyz012345"
 DATA = Path(__file__).parents[1] / "data"
 GIVEN_NAMES = (DATA / "given_names.txt").read_text().split()
 SURNAMES = (DATA / "surnames.txt").read_text().split()
-#: Names from elsewhere, nicknames, what people search for.
+#: Names from other countries, nicknames, and search terms.
 OTHERS = (DATA / "personal_words.txt").read_text(encoding="utf-8").splitlines()
-#: No name, and in no list.
+#: Not a name, and in no list.
 NEUTRAL = "zzqx"
 
 
 @pytest.fixture(autouse=True)
 def by_default() -> Iterator[None]:
-    """A site that has set nothing about keys."""
+    """Use a site without settings for keys."""
     forget_site_words()
     with override_settings(TRACING={"SERVICE_NAME": "tests", "EXPORTER": "none", "LAYERS": "off"}):
         yield
@@ -71,7 +71,7 @@ def by_default() -> Iterator[None]:
 
 @pytest.fixture
 def site(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A site of these words."""
+    """Use a site with these words."""
     former = use_vocabulary(Vocabulary(read_site_words=lambda: request.param))
     yield
     use_vocabulary(former)
@@ -84,7 +84,7 @@ def using(**words: Any) -> pytest.MarkDecorator:
 SHOP = using(words=frozenset(["blueprint", "version", "versions", "page", "orderitem", "category", "categories"]))
 
 
-# ----- what stays
+# ----- Words that are kept
 
 
 @pytest.mark.usefixtures("site")
@@ -120,16 +120,16 @@ SHOP = using(words=frozenset(["blueprint", "version", "versions", "page", "order
         ("naïve:x", "*:x"),
         ("a b:1", "*:*"),
         ("q=hello&page=2", "q=*&page=*"),
-        # From the first word on that is not known, a part is somebody's.
+        # From its first unknown word on, a part may belong to a person.
         ("user_ada_profile", "user_*"),
         ("user_ada_profile:list", "user_*:list"),
         ("blueprint:list-of-all-users", "blueprint:list-*"),
         ("blueprint:ada_list", "blueprint:*"),
-        # Initials stand beside names.
+        # Initials occur beside names.
         ("user:j.doe", "user:*"),
         ("user:j_doe", "user:*"),
         ("user:j", "user:j"),
-        # However many words there were.
+        # With any number of words.
         ("search:clinics, Bonn. Or: Berlin?", "search:*:*?"),
         ("path:/a-b/c-d/e-f/g-h/i-j", "*"),
         ("(1,2,3,4,5)", "(*)"),
@@ -147,7 +147,7 @@ def test_patterns_are_short_and_any_key_has_one() -> None:
         assert key_pattern(value) == "*"  # type: ignore[arg-type]
 
 
-#: What stood there before words were judged by lists, except that an address is one star.
+#: The same patterns as before words were compared with lists, except that an address is one star.
 LIBRARY_KEYS = [
     # Django
     (f"{cache_sessions.KEY_PREFIX}{SESSION}", "django.contrib.sessions.cache*"),
@@ -222,7 +222,7 @@ LIBRARY_KEYS = [
     (f"rl:{MD5}", "rl:*"),
 ]  # fmt: skip
 
-#: What the keys above have of a site's settings.
+#: The site's settings for the keys above.
 LIBRARY_SETTINGS = {
     "REST_FRAMEWORK": {"DEFAULT_THROTTLE_RATES": {"user": "9/s", "contact_form": "1/d"}},
     "RQ_QUEUES": {"default": {}, "high": {}, "low": {}},
@@ -230,19 +230,19 @@ LIBRARY_SETTINGS = {
 
 
 @pytest.mark.parametrize(("key", "pattern"), LIBRARY_KEYS)
-def test_keys_of_libraries_stay_readable(key: str, pattern: str) -> None:
+def test_keys_of_libraries_remain_readable(key: str, pattern: str) -> None:
     with override_settings(**LIBRARY_SETTINGS):
         assert key_pattern(key) == pattern
 
 
 @pytest.mark.parametrize(("key", "pattern"), LIBRARY_KEYS)
-def test_keys_of_libraries_stay_readable_behind_a_prefix_of_the_sites(key: str, pattern: str) -> None:
+def test_keys_of_libraries_remain_readable_after_the_sites_prefix(key: str, pattern: str) -> None:
     caches_of_site = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "KEY_PREFIX": "shop-2"}}
     with override_settings(**LIBRARY_SETTINGS, CACHES=caches_of_site):
         assert key_pattern(f"shop-2:1:{key}") == f"shop-2:*:{pattern}"
 
 
-# ----- the site's own words
+# ----- The site's own words
 
 
 def test_apps_models_and_caches_keep_their_names_without_a_query() -> None:
@@ -252,7 +252,7 @@ def test_apps_models_and_caches_keep_their_names_without_a_query() -> None:
     assert key_pattern("contenttypes:5") == "contenttypes:*"
     assert key_pattern("content_type:5") == "content_type:*"
     assert key_pattern("tracing:5") == "*:*"
-    # Ours are not the site's.
+    # This app's words are not the site's.
     assert key_pattern("trace:5") == "*:*"
     other = {"warehouse": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache", "KEY_PREFIX": "tour-7"}}
     assert key_pattern("warehouse:5:tour") == "*:*:*"
@@ -261,17 +261,17 @@ def test_apps_models_and_caches_keep_their_names_without_a_query() -> None:
     assert key_pattern("warehouse:5:tour") == "*:*:*"
 
 
-def test_an_app_that_is_called_like_an_account_keeps_no_word() -> None:
+def test_an_app_with_the_name_of_an_account_adds_no_word() -> None:
     assert key_pattern("profile:admin") == "profile:*"
     assert key_pattern("admin:profile") == "*:profile"
 
 
-def test_a_time_zone_is_the_sites_or_a_star() -> None:
+def test_only_the_sites_time_zone_is_kept() -> None:
     page = f"views.decorators.cache.cache_page..GET.{MD5}.{MD5}.de"
     with override_settings(TIME_ZONE="Europe/Berlin"):
         assert key_pattern(f"{page}.Europe/Berlin").endswith(".de.Europe/Berlin")
         assert key_pattern(f"{page}.America/New_York").endswith(".de.*/*")
-    # Languages and zones are words of these keys alone.
+    # Languages and time zones are words only in these keys.
     assert key_pattern("user:de:Europe/Berlin") == "user:*:*/*"
 
 
@@ -286,22 +286,20 @@ def test_a_time_zone_is_the_sites_or_a_star() -> None:
         {"REST_FRAMEWORK": {"DEFAULT_THROTTLE_RATES": None}},
     ],
 )
-def test_settings_of_any_shape_cost_no_more_than_their_words(
-    broken: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalid_settings_lose_only_their_words(broken: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(site_words, "django_settings", SimpleNamespace(**broken))
     forget_site_words()
     assert key_pattern("user:42:jane:log_entry") == "user:*:*:log_entry"
 
 
-def test_a_wrong_list_of_prefixes_lists_none() -> None:
+def test_an_invalid_list_of_prefixes_is_empty() -> None:
     for wrong in (5, "carte:", [""], [None]):
         with override_settings(TRACING={"CACHE_KEY_PREFIXES": wrong}):
             assert get_settings().problems
             assert key_pattern("carte:main") == "*:*"
 
 
-def test_where_words_cannot_be_read_programs_words_stay_and_nobody_asks_again() -> None:
+def test_if_words_cannot_be_read_only_common_words_are_kept() -> None:
     asked = []
 
     def broken() -> SiteWords:
@@ -318,7 +316,7 @@ def test_where_words_cannot_be_read_programs_words_stay_and_nobody_asks_again() 
     assert key_pattern("log_entry:42") == "log_entry:*"
 
 
-# ----- prefixes whose words may stay
+# ----- Prefixes whose words are kept
 
 
 @pytest.mark.parametrize(
@@ -337,14 +335,14 @@ def test_where_words_cannot_be_read_programs_words_stay_and_nobody_asks_again() 
         ("tariffs_north", "*"),
     ],
 )
-def test_words_stay_behind_a_prefix_that_is_listed(key: str, pattern: str) -> None:
+def test_words_after_a_listed_prefix_are_kept(key: str, pattern: str) -> None:
     with override_settings(TRACING={"CACHE_KEY_PREFIXES": ["carte:", "tariff"]}):
         assert key_pattern(key) == pattern
     assert "main" not in key_pattern(key)
     assert "north" not in key_pattern(key)
 
 
-def test_a_listed_prefix_is_in_spans_of_caches_at_once(spans: Spans) -> None:
+def test_a_listed_prefix_is_used_in_spans_immediately(spans: Spans) -> None:
     cache = caches["default"]
     tracer = trace_api.get_tracer("tests")
     with tracer.start_as_current_span("request"):
@@ -355,7 +353,7 @@ def test_a_listed_prefix_is_in_spans_of_caches_at_once(spans: Spans) -> None:
     assert spans.names == ["cache.get.*:*", "cache.get.carte:main", "cache.get.*:*", "request"]
 
 
-# ----- nothing that is a person's
+# ----- No personal data
 
 
 def test_no_word_of_programs_is_a_name() -> None:
@@ -393,7 +391,7 @@ def words_in(text: str) -> set[str]:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_no_word_of_a_person_stays_in_any_shape(shape: str) -> None:
+def test_no_word_of_a_person_is_kept_in_any_form(shape: str) -> None:
     neutral = key_pattern(shape.format(NEUTRAL, NEUTRAL))
     assert NEUTRAL not in neutral
     generator = random.Random(shape)
@@ -401,20 +399,20 @@ def test_no_word_of_a_person_stays_in_any_shape(shape: str) -> None:
         value = generator.choice(_WRITINGS)(value)
         pattern = key_pattern(shape.format(value, value))
         if value.isalnum():
-            # Whoever it is, it is the same pattern.
+            # The pattern is the same for every person.
             assert pattern == neutral, value
         leaked = words_in(value) & words_in(pattern) - words_in(neutral)
         assert not leaked, (value, pattern)
 
 
 def exported_words(spans: Spans) -> set[str]:
-    """Every word of every text that is exported, decoded as a receiver does."""
+    """Return every word of all exported text, decoded as by a receiver."""
     request = ExportTraceServiceRequest.FromString(encode_spans(list(spans)))
     assert request.resource_spans
     for resource in request.resource_spans:
         for scope in resource.scope_spans:
             for span in scope.spans:
-                # Numbers of the trace, whose digits could be words.
+                # Numbers of the trace, whose digits could form words.
                 span.trace_id = span.span_id = span.parent_span_id = b""
     return words_in(json.dumps(MessageToDict(request), ensure_ascii=False))
 
@@ -430,7 +428,7 @@ def read_many(key: str, client: Any) -> None:
 
 
 def count(key: str, client: Any) -> None:
-    """The cache says in an error which key is not there."""
+    """The error of the cache contains the missing key."""
     for cache in (caches["default"], caches["redis"]):
         with pytest.raises(ValueError), create_span("work"):
             cache.incr(key, version=7)
@@ -444,7 +442,7 @@ def command(key: str, client: Any) -> None:
 
 
 def wrong_command(key: str, client: Any) -> None:
-    """Redis and redis-py put a command and its arguments into their errors."""
+    """The errors of Redis and redis-py contain the command and its arguments."""
     client.set(key, key, 1)
     with pytest.raises(redis.ResponseError), create_span("work"), client.pipeline() as pipeline:
         pipeline.get(key).hget(key, key).execute()
@@ -472,7 +470,7 @@ def test_no_byte_of_a_thousand_names_nicknames_and_search_terms_is_exported(span
             for shape in SHAPES:
                 for deed in DEEDS:
                     deed(shape.format(NEUTRAL, NEUTRAL), client)
-        # What the spans of nobody in particular have too: "cache", "redis", "django.contrib.sessions".
+        # Words that all spans have: "cache", "redis", "django.contrib.sessions".
         assert personal - exported_words(spans) == set()
 
 
@@ -497,20 +495,20 @@ def test_no_byte_of_a_thousand_names_nicknames_and_search_terms_is_exported(span
         ),
     ],
 )
-def test_errors_of_caches_and_redis_name_no_key(message: str, redacted: str) -> None:
+def test_errors_of_caches_and_redis_contain_no_key(message: str, redacted: str) -> None:
     assert redact_db_error(message) == redacted
     assert "jane" not in redact_stacktrace(f"Traceback (most recent call last):\nValueError: {message}", 8000)
 
 
-# ----- values that look like nothing but values
+# ----- Values
 
 
 def letters_only(uuid: Any) -> str:
-    """A uuid none of whose groups has a digit: 4.7 % of groups of four are so."""
+    """Return a uuid without a digit in any group: 4.7 % of groups of four have none."""
     return str(uuid).translate(str.maketrans(string.digits, "abcdefabcd"))
 
 
-#: Values that are one star, however many parts they have. "::" alone is nobody's address.
+#: Values that become one star, with any number of parts. "::" alone isn't an address.
 ONE_STAR = st.one_of(
     st.uuids().map(str),
     st.uuids().map(letters_only),
@@ -545,8 +543,8 @@ def test_uuids_and_addresses_are_one_star(shape: str, value: str) -> None:
 @using(words=frozenset(["face", "cafe", "dead"]), prefixes=("carte:",))
 @given(ONE_STAR)
 @example("deadbeef-face-cafe-babe-deadbeefcafe")
-def test_uuids_and_addresses_are_one_star_where_their_groups_are_words(value: str) -> None:
-    # Behind a hyphen: ":cafe" could be the end of an address.
+def test_uuids_and_addresses_with_groups_that_are_words_are_one_star(value: str) -> None:
+    # After a hyphen: ":cafe" could be the end of an address.
     assert key_pattern(f"user:{value}:list-cafe") == "user:*:list-cafe"
     assert key_pattern(f"carte:{value}:main") == "carte:*:main"
 
@@ -578,7 +576,7 @@ def test_uuids_and_addresses_are_one_star_where_their_groups_are_words(value: st
     st.sampled_from([(), ("user:", "a", "cache", "session", "x=", "[")]),
 )
 def test_no_value_survives_in_a_key(shape: str, value: str, prefixes: tuple[str, ...]) -> None:
-    # Of a base64 without a digit (AAAA...) nobody can say that it is no word.
+    # Base64 without a digit (AAAA...) can't be distinguished from a word.
     assume(any(character.isdigit() or character == "@" for character in value))
     former = use_vocabulary(Vocabulary(read_site_words=lambda: SiteWords(prefixes=prefixes)))
     try:
@@ -606,7 +604,7 @@ def test_no_eight_letters_of_a_random_token_survive_in_a_key(alphabet: str, pref
         use_vocabulary(former)
 
 
-def test_what_is_remembered_of_keys_is_bounded() -> None:
+def test_the_cache_of_patterns_is_bounded() -> None:
     from django_tracing.redaction.keys import _key_pattern_cached
 
     forget_site_words()

@@ -1,4 +1,4 @@
-"""Secrets that are known by their look, names of several words, and addresses inside texts."""
+"""Test secrets that are recognized by their shape, names of several words, and URLs in text."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ from django_tracing.redaction.attributes import AttributeSanitizer
 KEYS = SensitiveKeys()
 TOKEN = "Zx8abQ9f1cDkk2LmN0pQ7Yt3"
 
-#: What nobody can tell from an identifier: uuids and numbers.
+#: Secrets that can't be distinguished from an identifier: uuids and numbers.
 LIKE_IDENTIFIERS = {
     *("asana-client-id", "discord-client-id", "heroku-api-key", "hubspot-api-key", "kucoin-secret-key"),
     *("messagebird-client-id", "sendbird-access-id", "snyk-api-token", "squarespace-access-token"),
 }
-#: And what is too short, where it does not stand by itself.
+#: Secrets that are too short, unless they are the whole value.
 SHORT = {"hashicorp-tf-password", "sidekiq-secret"}
 
 
-# ----- what is recognized, and what is taken for a secret: figures
+# ----- Rates of recognized secrets and of mistakes
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -68,7 +68,7 @@ def harmless() -> dict[str, list[str]]:
 
 
 @pytest.mark.parametrize("what", ["names", "slugs", "titles"])
-def test_of_a_thousand_names_slugs_and_titles_three_are_taken_for_a_secret(
+def test_three_of_a_thousand_names_slugs_and_titles_are_taken_for_a_secret(
     what: str, harmless: dict[str, list[str]]
 ) -> None:
     taken = changed(harmless[what])
@@ -77,7 +77,7 @@ def test_of_a_thousand_names_slugs_and_titles_three_are_taken_for_a_secret(
 
 @pytest.mark.parametrize("length", [16, 20, 32])
 @pytest.mark.parametrize("alphabet", TOKENS)
-def test_of_a_thousand_random_tokens_one_passes_for_words(alphabet: str, length: int) -> None:
+def test_one_of_a_thousand_random_tokens_is_taken_for_words(alphabet: str, length: int) -> None:
     generator = random.Random(f"{alphabet} {length}")
     count = 15_000
     tokens = ["".join(generator.choices(TOKENS[alphabet], k=length)) for _ in range(count)]
@@ -99,7 +99,7 @@ def test_the_figures_are_printed() -> None:
     assert all(f"\n{alphabet} " in done.stdout for alphabet in TOKENS)
 
 
-def test_the_table_of_letters_can_be_fitted_anew() -> None:
+def test_the_table_of_letters_can_be_fitted_again() -> None:
     """``python -m benchmarks.letters``, with few tokens."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.letters", "--tokens", "500", "tests/data/names.txt"],
@@ -112,11 +112,11 @@ def test_the_table_of_letters_can_be_fitted_anew() -> None:
     table = done.stdout.partition("_PAIRS: Final = (\n")[2].partition("\n)\n")[0].split("\n")
     assert len(table) == len(looks.SYMBOLS)
     assert {len(row.strip(' ",')) for row in table} == {len(looks.SYMBOLS)}
-    # Who fits it sees how well it does.
+    # The output shows the rate of errors.
     assert "% of the samples are judged wrongly" in done.stdout
 
 
-# ----- well-known beginnings
+# ----- Well-known prefixes
 
 PREFIXED = [
     *("ghp_9bQ4f1cDkk", "gho_9bQ4f1cDkk", "github_pat_9bQ4f1cDkk", "glpat-9bQ4f1cDkk", "sk_live_9bQ4f1cDkk"),
@@ -136,8 +136,8 @@ PREFIXED = [
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("token", PREFIXED)
-def test_a_token_is_known_by_its_beginning(token: str, place: str) -> None:
-    """Also what was cut off, and is too short to look random."""
+def test_a_token_is_recognized_by_its_prefix(token: str, place: str) -> None:
+    """Also a token that was cut and is too short to look random."""
     assert token[-8:] not in PLACES[place](token)
 
 
@@ -149,15 +149,15 @@ def test_a_token_is_known_by_its_beginning(token: str, place: str) -> None:
         *("s.django.contrib", "ops_dashboard_view", "xai-explainable-models", "pul-sandbox-demo", "api-gateway-demo"),
     ],
 )
-def test_a_name_that_begins_like_a_token_stays(text: str) -> None:
+def test_a_name_with_the_prefix_of_a_token_is_kept(text: str) -> None:
     assert redact_text(f"see {text} there") == f"see {text} there"
     assert sanitise_url(f"https://h/{text}/?q={text}", KEYS) == f"https://h/{text}/?q={text}"
 
 
-# ----- what stays
+# ----- Text that is kept
 
 
-def test_a_name_that_becomes_sensitive_is_so_in_texts_that_were_read_before() -> None:
+def test_a_new_sensitive_name_applies_to_cached_text() -> None:
     assert redact_text("the passport=AB123 of a guest") == "the passport=AB123 of a guest"
     former = use_vocabulary(Vocabulary(["passport"]))
     try:
@@ -166,7 +166,7 @@ def test_a_name_that_becomes_sensitive_is_so_in_texts_that_were_read_before() ->
         use_vocabulary(former)
 
 
-def test_what_was_read_is_kept_up_to_a_bound_and_no_secret_is() -> None:
+def test_the_cache_is_bounded_and_contains_no_secret() -> None:
     for number in range(5000):
         redact_text(f"number {number} of many texts")
         redact_text(f"instrumentation_of_instrumentations_{number}")
@@ -206,11 +206,11 @@ def test_what_was_read_is_kept_up_to_a_bound_and_no_secret_is() -> None:
         "/webhooks/stripe/ and /hooks/ and /webhooks/12/edit and robot",
     ],
 )
-def test_what_only_looks_random_stays(text: str) -> None:
+def test_text_that_only_looks_random_is_kept(text: str) -> None:
     assert redact_text(text) == text
 
 
-def test_frames_and_source_lines_stay() -> None:
+def test_frames_and_source_lines_are_kept() -> None:
     stack = (
         "Traceback (most recent call last):\n"
         '  File "/srv/.venv/lib/python3.13/site-packages/django/db/backends/postgresql/psycopg_any.py", line 198, in a\n'
@@ -221,7 +221,7 @@ def test_frames_and_source_lines_stay() -> None:
     assert redact_stacktrace(stack, 8000) == stack
 
 
-def test_machines_and_versions_stay_what_they_are() -> None:
+def test_identifiers_of_machines_and_versions_are_kept() -> None:
     container = "5d41402abc4b2a76b9719d911017c5925d41402abc4b2a76b9719d911017c592"
     kept = {
         "container.id": container,
@@ -236,7 +236,7 @@ def test_machines_and_versions_stay_what_they_are() -> None:
     assert redact_resource(kept | secret, KEYS) == kept | dict.fromkeys(secret, REDACTED)
 
 
-# ----- where a token stands
+# ----- Places of a token
 
 
 @pytest.mark.parametrize(
@@ -254,7 +254,7 @@ def test_machines_and_versions_stay_what_they_are() -> None:
         ("app.5d41402abc4b2a76b9719d911017c592.js", REDACTED),
     ],
 )  # fmt: skip
-def test_of_a_text_the_token_goes(text: str, expected: str) -> None:
+def test_only_the_token_is_redacted(text: str, expected: str) -> None:
     assert redact_text(text) == expected
 
 
@@ -262,7 +262,7 @@ _AROUND = st.text(string.punctuation.replace("=", "").replace("&", "") + " \n\tÂ
 
 
 @given(st.sampled_from(sorted(KINDS.keys() - LIKE_IDENTIFIERS - SHORT)), st.integers(0, 2**32), _AROUND, _AROUND)
-def test_no_token_survives_whatever_stands_around_it(kind: str, seed: int, left: str, right: str) -> None:
+def test_no_token_survives_in_any_context(kind: str, seed: int, left: str, right: str) -> None:
     token, parts = draw(kind, random.Random(seed))
     if len(parts) == 1 and len(parts[0]) >= 30 and parts[0].isalnum():
         part = parts[0]
@@ -298,7 +298,7 @@ _PEM = f"-----BEGIN RSA PRIVATE KEY-----\n{_BODY}\n-----END RSA PRIVATE KEY-----
         _PEM.replace("RSA PRIVATE KEY", "CERTIFICATE"),
     ],
 )
-def test_nothing_is_left_of_a_pem_block(text: str, escaped: bool) -> None:
+def test_a_pem_block_is_removed_completely(text: str, escaped: bool) -> None:
     text = text.replace("\n", "\\n") if escaped else text
     for redacted in (
         redact_text(f"could not read {text}"),
@@ -310,12 +310,12 @@ def test_nothing_is_left_of_a_pem_block(text: str, escaped: bool) -> None:
             assert line[:8] not in redacted and line[-8:] not in redacted
 
 
-def test_the_text_around_a_pem_block_stays() -> None:
+def test_the_text_around_a_pem_block_is_kept() -> None:
     assert redact_text(f"before {_PEM} after") == f"before {REDACTED} after"
     assert redact_text("----- BEGIN of the list -----") == "----- BEGIN of the list -----"
 
 
-# ----- webhooks
+# ----- Webhooks
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_the_address_of_a_webhook_is_a_secret(url: str, expected: str) -> None:
     assert kept == expected
 
 
-# ----- addresses inside texts
+# ----- URLs in text
 
 
 @pytest.mark.parametrize(
@@ -369,7 +369,7 @@ def test_the_address_of_a_webhook_is_a_secret(url: str, expected: str) -> None:
         "redirect to /login?next=%2Fcb%3Fapi_key%3Dhunter2zq&{}=hunter2zq",
     ],
 )
-def test_a_url_in_a_text_is_read_as_a_url(text: str, name: str) -> None:
+def test_a_url_in_text_is_redacted_like_a_url(text: str, name: str) -> None:
     text = text.format(name)
     for redacted in (
         redact_text(text),
@@ -381,12 +381,12 @@ def test_a_url_in_a_text_is_read_as_a_url(text: str, name: str) -> None:
         assert "hunter2zq" not in redacted
 
 
-def test_of_a_url_in_a_text_the_rest_stays() -> None:
+def test_the_rest_of_a_url_in_text_is_kept() -> None:
     text = "404 for url: https://h/json?country_code=AT&page=2&key=x&q=a+b#top, code=5 state=open"
     assert redact_text(text) == text.replace("key=x", f"key={REDACTED}")
 
 
-# ----- names of two words, sentences, options
+# ----- Names of two words, sentences, options
 
 
 @pytest.mark.parametrize(
@@ -423,7 +423,7 @@ def test_of_a_url_in_a_text_the_rest_stays() -> None:
     ],
 )
 @pytest.mark.parametrize("secret", ["hunter2", "swordfish"])
-def test_a_value_goes_by_a_name_of_several_words(text: str, secret: str) -> None:
+def test_a_value_with_a_name_of_several_words_is_redacted(text: str, secret: str) -> None:
     text = text.format(secret)
     assert secret not in redact_text(text)
     assert secret not in redact_text(f"Error in line 1, {text}")
@@ -442,10 +442,10 @@ def test_a_value_goes_by_a_name_of_several_words(text: str, secret: str) -> None
         *("--verbose yes", "a - password", "invalid token for user: 5", "the session of user: ada", "InvalidTokenError: no"),
     ],
 )  # fmt: skip
-def test_what_only_reads_like_a_name_and_a_value_stays(text: str) -> None:
+def test_text_that_only_resembles_a_name_and_a_value_is_kept(text: str) -> None:
     assert redact_text(text) == text
 
 
-def test_every_sensitive_name_has_a_stem_by_which_texts_are_asked_first() -> None:
+def test_every_sensitive_name_contains_a_stem_of_the_first_search() -> None:
     for name in (*sensitive_names._SENSITIVE_PARTS, *sensitive_names._SENSITIVE_WORDS):
         assert any(stem in name for stem in sensitive_names.STEMS), name

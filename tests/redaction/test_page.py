@@ -1,7 +1,7 @@
-"""Every row of the tables of docs/redaction.md, planted in one request, one command and one task, all at once.
+"""Test every row of the tables of docs/redaction.md in one request, one command and one task.
 
-What the page says goes is in no byte that is exported; what it says stays is readable, also what it says that
-redaction can't judge. Rows of the page and of the tables here are the same: neither goes stale alone.
+Values that the page says are removed must not be in the exported bytes. Values that it says are kept, or can't be
+recognized, must be readable. The page and the tables here must have the same rows, so that neither becomes outdated.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from tests.e2e.processes import ROOT
 from tests.redaction.test_text import CARD, JWT
 
 _callee: list[str] = []
-#: Python 3.10 has no groups.
+#: Python 3.10 has no exception groups.
 Group: Any = vars(builtins).get("ExceptionGroup", ValueError)
 
 
@@ -60,7 +60,7 @@ def all_at_once(request: HttpRequest) -> HttpResponse:
 
 urlpatterns = [path("plain/", plain), path("everything/", all_at_once)]
 
-#: Each kind of secret that the page's guidelines name, with what must not be left of it.
+#: Each kind of secret in the page's guidelines, with the parts that must not be exported.
 KINDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "a sensitive name": ("password=zqhunter2", ("zqhunter2",)),
     "an e-mail": ("zqada@example.com", ("zqada",)),
@@ -94,7 +94,7 @@ def in_a_connection(secret: str) -> None:
         settings_dict: ClassVar[dict[str, str]] = {
             "NAME": secret,
             "USER": secret,
-            # Of names of hosts, the page says that they may look random.
+            # According to the page, names of hosts may look random.
             "HOST": secret if "/" in secret or "@" in secret else "db",
         }
 
@@ -131,7 +131,7 @@ def in_urls(secret: str) -> None:
 
 
 def in_a_request(secret: str) -> None:
-    # A view's own request, with its query, headers, cookies, session and body.
+    # A request with a query, headers, cookies, a session and a body.
     client = Client(raise_request_exception=False)
     client.cookies["x"] = quote(secret, safe="")
     client.post(
@@ -219,33 +219,33 @@ def in_addresses(secret: str) -> None:
 
 
 def readable(*values: str) -> Callable[[str], None]:
-    """Says ``values`` in attributes, in a URL and in an exception: where the page says that they stay."""
+    """Return a function that sets ``values`` in attributes, a URL and an exception, where the page says they are kept."""
 
-    def deed(secret: str) -> None:
+    def action(secret: str) -> None:
         for value in values:
             with suppress(ValueError), django_tracing.create_span(f"of {value}", {"note": value}):
                 raise ValueError(f"of {value}")
             django_tracing.trace_external_call("s", "GET", f"https://h/a?q={quote(value, safe='')}", int)
 
-    return deed
+    return action
 
 
 def attribute(**attributes: str) -> Callable[[str], None]:
-    def deed(secret: str) -> None:
-        said = {name.replace("__", "."): value for name, value in attributes.items()}
-        with trace_api.get_tracer("shop").start_as_current_span("attributes", attributes=said):
+    def action(secret: str) -> None:
+        recorded = {name.replace("__", "."): value for name, value in attributes.items()}
+        with trace_api.get_tracer("shop").start_as_current_span("attributes", attributes=recorded):
             pass
 
-    return deed
+    return action
 
 
 def key(*keys: str) -> Callable[[str], None]:
-    def deed(secret: str) -> None:
+    def action(secret: str) -> None:
         caches["default"].get_many(keys)
         for each in keys:
             caches["default"].get(each)
 
-    return deed
+    return action
 
 
 _said: list[str] = []
@@ -254,8 +254,8 @@ _POD = "web-7d9f8b6c5d-x2k9p"
 _RESULT = "c8Wn2QkTz7YpLm4RvXb1Dg9HsJf6Ktne"
 _HASH = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b"
 
-#: The first cell of each row of the page's tables: what is done for it, and what of that must be readable.
-#: In the first table each deed is done with each kind of secret, and none of those may be.
+#: The first cell of each row of the page's tables -> the function for it, and what must be readable.
+#: The functions of the first table are called with each kind of secret, none of which may be readable.
 ROWS: dict[str, dict[str, tuple[Callable[[str], Any], tuple[str, ...]]]] = {
     "What | What leaves by default": {
         "SQL": (in_sql, ("SELECT ?",)),
@@ -382,14 +382,14 @@ ROWS: dict[str, dict[str, tuple[Callable[[str], Any], tuple[str, ...]]]] = {
 
 def everything(secret: str = "") -> None:
     for text, _ in KINDS.values():
-        for deed, _ in ROWS["What | What leaves by default"].values():
-            with suppress(Exception), django_tracing.create_span("deed"):
-                deed(text)
+        for action, _ in ROWS["What | What leaves by default"].values():
+            with suppress(Exception), django_tracing.create_span("action"):
+                action(text)
     for table in ROWS.values():
         if table is not ROWS["What | What leaves by default"]:
-            for deed, _ in table.values():
-                with django_tracing.create_span("deed"):
-                    deed("")
+            for action, _ in table.values():
+                with django_tracing.create_span("action"):
+                    action("")
 
 
 class Refuse(BaseCommand):
@@ -459,24 +459,24 @@ def site(redis_url: str) -> Iterator[None]:
 @pytest.mark.usefixtures("site", "db")
 @pytest.mark.filterwarnings("ignore::django.core.cache.backends.base.CacheKeyWarning")
 @pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_every_row_in_every_place_at_once(way: Callable[[], None], spans: Spans) -> None:
+def test_every_row_in_every_place(way: Callable[[], None], spans: Spans) -> None:
     _said.clear()
     way()
     exported = encode_spans(list(spans)).decode("utf-8", "replace")
-    said = [*_said]
+    recorded = [*_said]
     for span in spans:
-        said += [span.name, span.instrumentation_scope.name if span.instrumentation_scope else ""]
+        recorded += [span.name, span.instrumentation_scope.name if span.instrumentation_scope else ""]
         for of in (span, *span.events, *span.links):
-            said += [f"{name} {value}" for name, value in (of.attributes or {}).items()]
-    everything_said = "\n".join([exported, *said])
+            recorded += [f"{name} {value}" for name, value in (of.attributes or {}).items()]
+    everything_said = "\n".join([exported, *recorded])
     for kind, (_, secrets) in KINDS.items():
         for secret in secrets:
-            assert secret not in everything_said, (kind, [text for text in said if secret in text][:5])
+            assert secret not in everything_said, (kind, [text for text in recorded if secret in text][:5])
     for table in ROWS.values():
         for row, (_, kept) in table.items():
             for text in kept:
                 assert text in everything_said, (row, text)
-    # As people's words in keys.
+    # Like words of people in keys.
     assert "zqjane" not in everything_said
 
 
@@ -486,7 +486,7 @@ def rows_of_the_page() -> dict[str, list[str]]:
     for line in (Path(ROOT) / "docs" / "redaction.md").read_text().splitlines():
         if not line.startswith("|"):
             heading = ""
-        # Nor the line below a heading.
+        # Skip the line below a heading.
         if not line.startswith("| "):
             continue
         cells = [re.sub(r"\[([^]]+)\]\([^)]*\)", r"\1", cell).replace("`", "").strip() for cell in line.split(" | ")]
@@ -498,11 +498,11 @@ def rows_of_the_page() -> dict[str, list[str]]:
     return tables
 
 
-def test_the_page_and_the_tables_here_have_the_same_rows() -> None:
+def test_the_page_and_this_module_have_the_same_rows() -> None:
     page = rows_of_the_page()
     assert sorted(page) == sorted(ROWS)
     for heading, rows in page.items():
-        # Of the longer cells, the beginning.
+        # Only the start of longer cells.
         here = list(ROWS[heading])
         assert len(rows) == len(here), (set(rows) - set(here), set(here) - set(rows))
         for row, known in zip(sorted(rows), sorted(here), strict=True):

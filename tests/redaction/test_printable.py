@@ -1,4 +1,4 @@
-"""What others say stays on one line, in logs, in terminals and in messages."""
+"""Test that text from outside is shown on one line in logs, terminals and messages."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from django_tracing.redaction.printable import printable
 from django_tracing.sampling.remote import JaegerRemoteSampler, parse_strategy
 from tests.export.builders import make_spans
 
-#: Ends a line, moves a cursor, colors a terminal, turns the direction of writing.
+#: Characters that end a line, move the cursor, color the terminal or change the direction of text.
 EVIL = "ok\r\nERROR forged\x1b[2J\x1b]0;title\x07 \x85\u2028\u2029\u202e\u2066\u200b\x00\ud800"
 
-#: Half of it is what a terminal or a log obeys.
+#: Half of these characters affect a terminal or a log.
 texts = st.text(st.one_of(st.characters(), st.sampled_from(EVIL)), max_size=400)
 
 
@@ -35,7 +35,7 @@ def is_harmless(text: str) -> bool:
 
 
 @given(texts, st.integers(1, 50))
-def test_nothing_is_obeyed_and_what_is_harmless_stays(text: str, length: int) -> None:
+def test_control_characters_are_removed_and_other_text_is_kept(text: str, length: int) -> None:
     shown = printable(text)
     assert is_harmless(shown)
     assert (shown == text) is text.isprintable()
@@ -46,7 +46,7 @@ def test_nothing_is_obeyed_and_what_is_harmless_stays(text: str, length: int) ->
     assert short == shown or (short[-1] == "…" and shown.startswith(short[:-1]))
 
 
-def test_what_is_long_is_cut_before_it_is_read() -> None:
+def test_long_text_is_cut_before_it_is_read() -> None:
     calls = 0
 
     def count(frame: Any, event: str, argument: Any) -> None:
@@ -62,7 +62,7 @@ def test_what_is_long_is_cut_before_it_is_read() -> None:
 
 
 @given(texts, st.sampled_from(["UNAVAILABLE", "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "UNKNOWN", "UNIMPLEMENTED"]))
-def test_every_word_of_a_receiver_s_is_harmless_in_an_error(text: str, code: str) -> None:
+def test_text_of_a_receiver_is_harmless_in_an_error(text: str, code: str) -> None:
     for error in (
         _failure(code, text, "jaeger:4317", compressed=False),
         from_network_error(OSError(text), "jaeger:4318"),
@@ -74,13 +74,13 @@ def test_every_word_of_a_receiver_s_is_harmless_in_an_error(text: str, code: str
         assert len(str(error)) <= 1000
 
 
-def test_a_receiver_that_repeats_the_metadata_it_was_given() -> None:
+def test_a_receiver_that_repeats_the_metadata_of_the_request() -> None:
     details = "no such tenant; you sent authorization: Bearer abcdef0123456789abcdef0123456789"
     assert "abcdef0123456789" not in str(_failure("INTERNAL", details, "jaeger:4317", compressed=False))
 
 
 class _Failing(SpanExporter):
-    """Fails with whatever text it is given."""
+    """An exporter that fails with the given error."""
 
     def __init__(self, error: Exception) -> None:
         self._error = error
@@ -90,7 +90,7 @@ class _Failing(SpanExporter):
 
 
 @pytest.mark.parametrize("error", [ExportError(EVIL, reason="rejected", retryable=False), RuntimeError(EVIL)])
-def test_no_log_line_of_the_queue_s_is_forged(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+def test_errors_cannot_forge_log_lines_of_the_queue(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
     processor = QueueProcessor(_Failing(error), export_interval=0.01)
     for span in make_spans():
         processor.on_end(span)
@@ -101,7 +101,7 @@ def test_no_log_line_of_the_queue_s_is_forged(error: Exception, caplog: pytest.L
     assert all(is_harmless(line) for line in lines)
 
 
-def test_no_log_line_of_the_remote_sampler_s_is_forged(
+def test_errors_cannot_forge_log_lines_of_the_remote_sampler(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sampler = JaegerRemoteSampler("shop", "http://127.0.0.1:9/sampling")
@@ -122,7 +122,7 @@ def test_no_log_line_of_the_remote_sampler_s_is_forged(
     assert len(line) < 1000
 
 
-def test_check_tracing_prints_nothing_that_a_terminal_obeys(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_tracing_prints_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
     def steps(self: Diagnosis) -> Any:
         yield self._complete(Step("protocol", "failed", EVIL, EVIL, EVIL * 1000), time.monotonic())
 

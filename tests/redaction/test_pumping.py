@@ -1,7 +1,7 @@
-"""Whatever comes from outside is read in a time that grows with its length, and no faster: counted, never timed.
+"""Test that text from outside is read in linear time. Work is counted, not timed.
 
-Each function that meets such a text is given a beginning, a word many times and an end. The words are made of the
-characters that the function tells apart. The work of Python's lines and methods is counted (tests/work_counter.py);
+Each function that reads such text is called with a prefix, a word many times and a suffix. The words consist of the
+characters that the function distinguishes. The work of Python's lines and methods is counted (tests/work_counter.py);
 that of regular expressions is proven (tests/test_linear.py).
 """
 
@@ -64,14 +64,14 @@ from django_tracing.redaction.commands import redact_commands
 from django_tracing.redaction.keys import _key_pattern
 from django_tracing.redaction.patterns import Pattern
 from django_tracing.sampling.remote import parse_strategy
-from django_tracing.sampling.rules import Asked, Rule, compile_rules
+from django_tracing.sampling.rules import Rule, TraceStart, compile_rules
 from django_tracing.sampling.trace_state import with_own_randomness, with_threshold
 from django_tracing.spans.errors import record_error
 from tests.linear import steps
 from tests.work_counter import work
 
 _keys = SensitiveKeys()
-#: What patterns of keys look for.
+#: Parts that patterns of keys look for.
 _KEYS = (
     *(
         "django.contrib.sessions.cache" + "a" * 32,
@@ -109,10 +109,10 @@ def _describe(text: str) -> object:
 
 
 class Reader(NamedTuple):
-    """A function that meets text from outside."""
+    """A function that reads text from outside."""
 
     read: Callable[[str], object]
-    #: What it tells apart.
+    #: The characters that it distinguishes.
     alphabet: str
     words: tuple[str, ...] = ()
 
@@ -240,7 +240,7 @@ READERS = {
     "Redis": Reader(lambda text: statement_of(["get", *text.split(":")]), "aA1._- :{}"),
     "commands": Reader(lambda text: redact_commands(text, pipelined=True), "aA1 \n\t."),
     "a command": Reader(lambda text: redact_commands(text, pipelined=False), "aA1 \n\t."),
-    "rules": Reader(lambda text: _rules.match(Asked(path=f"/{text}", user_id=""), 0.0), "abc/"),
+    "rules": Reader(lambda text: _rules.match(TraceStart(path=f"/{text}", user_id=""), 0.0), "abc/"),
     "host of a call": Reader(lambda text: may_get(f"http://{text}", ("a.b", "*.x")), "a.:/@[]%"),
     "caller's randomness": Reader(
         lambda text: (
@@ -273,7 +273,7 @@ READERS = {
 
 @pytest.fixture(scope="module", autouse=True)
 def _compiled() -> None:
-    """Patterns are compiled with their first use, which is no work of the text's."""
+    """Compile the patterns first: they are compiled on first use, which doesn't depend on the text."""
     for module in list(sys.modules.values()):
         if module.__name__.startswith("django_tracing.redaction"):
             for value in vars(module).values():
@@ -285,7 +285,7 @@ def _compiled() -> None:
 @settings(max_examples=int(os.environ.get("PUMPING_EXAMPLES", "12")), deadline=None, derandomize=True)
 @given(st.data())
 @pytest.mark.parametrize("name", READERS)
-def test_a_longer_text_takes_as_much_more_work_as_it_is_longer(name: str, data: st.DataObject) -> None:
+def test_the_work_is_linear_in_the_length(name: str, data: st.DataObject) -> None:
     reader = READERS[name]
     words = st.text(reader.alphabet, min_size=1, max_size=8)
     if reader.words:
@@ -304,11 +304,11 @@ def test_a_longer_text_takes_as_much_more_work_as_it_is_longer(name: str, data: 
 @pytest.mark.parametrize(
     ("name", "begin", "word", "end"),
     [
-        # Not digits to everybody who asks whether they are.
+        # Some functions consider these digits, others don't.
         ("status and wait", "", "²", ""),
     ],
 )
-def test_what_was_found(name: str, begin: str, word: str, end: str) -> None:
+def test_former_failures(name: str, begin: str, word: str, end: str) -> None:
     _pump(READERS[name].read, begin, word, end)
 
 
@@ -319,13 +319,13 @@ def _pump(read: Callable[[str], object], begin: str, word: str, end: str) -> Non
     before = counted(1000)
     for length, times in ((4000, 5), (16_000, 5), (100_000, 8)):
         after = counted(length)
-        # Where a text is cut may decide how it is read: little for each character is never too much.
+        # The place of a cut may change the work: a small amount for each character is acceptable.
         assert after <= max(times * before + 300, 3 * min(length, 20_000)), f"{begin!r} + {word!r} * n + {end!r}"
         before = after
 
 
-def test_one_tuple_of_mysql_s_in_another_is_read_once() -> None:
-    """Each was read again from its beginning."""
+def test_nested_tuples_of_mysql_are_read_once() -> None:
+    """Each used to be read again from its start."""
     nested, flat = "(1, '" * 800 + "')" * 800, "(1, '" + "1, (" * 1400 + "')"
     assert len(flat) >= len(nested)
     redact_db_error(nested)
@@ -333,8 +333,8 @@ def test_one_tuple_of_mysql_s_in_another_is_read_once() -> None:
 
 
 @pytest.mark.parametrize("white", [" ", "\t", " \t", " ,"])
-def test_white_space_in_a_caller_s_header_takes_propagators_no_longer(white: str) -> None:
-    """Upstream's propagators look for a comma from each place of it on: 8,000 blanks took 80 ms."""
+def test_white_space_in_a_callers_header_takes_linear_time(white: str) -> None:
+    """OpenTelemetry's propagators search for a comma from each position: 8,000 blanks took 80 ms."""
 
     def counted(length: int) -> int:
         value = without_gaps("a=b" + white * (length // len(white)) + "c=d")
@@ -343,7 +343,7 @@ def test_white_space_in_a_caller_s_header_takes_propagators_no_longer(white: str
     assert counted(1600) <= 5 * counted(400) + 100
 
 
-def test_white_space_that_callers_write_stays() -> None:
+def test_ordinary_white_space_is_kept() -> None:
     meta = {"HTTP_BAGGAGE": "a=b ,\tc=d;x=y", "HTTP_TRACESTATE": "v=1  2,w=3"}
     assert _WellFormed(_getter).get(meta, "tracestate") == ["v=1  2,w=3"]
     context = W3CBaggagePropagator().extract(meta, context_api.Context(), _WellFormed(_getter))
@@ -352,18 +352,18 @@ def test_white_space_that_callers_write_stays() -> None:
     assert carrier["baggage"].startswith("a=b,c=d")
 
 
-# ----- values within values
+# ----- Nested values
 
 
 def _shared(depth: int) -> list[Any]:
-    """A list of two lists that are one list of two lists, and so on: two to the power of ``depth`` items."""
+    """Return nested lists that contain the same list twice: two to the power of ``depth`` items."""
     value: list[Any] = ["secret@example.com"]
     for _ in range(depth):
         value = [value, value]
     return value
 
 
-def test_lists_in_lists_are_no_attribute() -> None:
+def test_nested_lists_are_not_an_attribute() -> None:
     assert work(_guidelines.attributes, {"x": _shared(40)}) < 200
     assert _guidelines.attributes({"x": _shared(2), "y": [1, None, "a@b.cd"]}) == {
         "x": [REDACTED, REDACTED],
@@ -374,12 +374,12 @@ def test_lists_in_lists_are_no_attribute() -> None:
     assert _guidelines.attributes({"x": endless}) == {"x": [REDACTED, REDACTED]}
 
 
-def test_the_value_of_an_endless_name_does_not_leave_unread() -> None:
+def test_the_value_of_a_very_long_name_is_redacted() -> None:
     assert _guidelines.value("a" * 5000, "x") == REDACTED
     assert _guidelines.value("a" * 500, "x") == "x"
 
 
-def test_a_long_sequence_costs_the_wire_as_much_as_it_is_long() -> None:
+def test_encoding_a_long_sequence_takes_linear_time() -> None:
     span = TracerProvider().get_tracer("x").start_span("x")
     span.set_attribute("x", tuple(range(4000)))
     other = TracerProvider().get_tracer("x").start_span("x")
@@ -387,11 +387,11 @@ def test_a_long_sequence_costs_the_wire_as_much_as_it_is_long() -> None:
     assert work(encode_span, span) <= 5 * work(encode_span, other)
 
 
-# ----- spans
+# ----- Spans
 
 
 @pytest.mark.parametrize("calls", [1, 7])
-def test_calls_below_a_chain_of_spans_do_not_go_up_all_of_it_each(calls: int) -> None:
+def test_calls_below_a_chain_of_spans_take_linear_time(calls: int) -> None:
     """A recursive view, with queries at each depth."""
     tracer = TracerProvider().get_tracer("x")
 
@@ -433,12 +433,12 @@ def _failed(depth: int) -> Exception:
     raise AssertionError
 
 
-def test_of_a_deep_stack_the_innermost_frames_are_read() -> None:
+def test_only_the_innermost_frames_of_a_deep_stack_are_read() -> None:
     span = TracerProvider().get_tracer("x").start_span("x")
 
     def counted(depth: int) -> int:
         error = _failed(depth)
-        record_error(span, error)  # reads the lines of source, which are kept
+        record_error(span, error)  # reads the lines of source, which are cached
         return work(record_error, TracerProvider().get_tracer("x").start_span("x"), error)
 
     assert counted(600) <= 1.5 * counted(200)
@@ -448,7 +448,7 @@ def test_of_a_deep_stack_the_innermost_frames_are_read() -> None:
     assert len(stack) > 7000
 
 
-# ----- a whole request
+# ----- A whole request
 
 REQUEST = """
 import json, sys
@@ -472,8 +472,8 @@ print(json.dumps(statuses))
 """
 
 
-def test_no_path_and_no_header_holds_a_request() -> None:
-    """In another process, which can be ended: the first one here held it for minutes."""
+def test_no_path_and_no_header_delays_a_request() -> None:
+    """In another process, which can be stopped: the first of these used to take minutes."""
     asked = [
         ("/1" * 30 + "/!", {}),
         ("/1" * 4000 + "/!", {}),
@@ -491,11 +491,11 @@ def test_no_path_and_no_header_holds_a_request() -> None:
         [sys.executable, "-c", REQUEST], input=json.dumps(traced), capture_output=True, text=True, timeout=60
     )
     assert ended.returncode == 0, ended.stderr
-    # Each was recorded, as its caller asked for.
+    # Each was recorded, as requested by its caller.
     assert [flags for _, flags in json.loads(ended.stdout)] == ["01"] * len(asked)
 
 
-def test_a_request_s_work_grows_with_its_url(db: None) -> None:
+def test_a_requests_work_is_linear_in_its_url(db: None) -> None:
     from django_tracing.instrumentation.request.describe import _describe_url
 
     def counted(length: int) -> int:
@@ -503,5 +503,5 @@ def test_a_request_s_work_grows_with_its_url(db: None) -> None:
         return work(_describe_url, request, ("http", "h", "/x", request.META["QUERY_STRING"], (), 100))
 
     few = counted(1000)
-    # Of thousands of parameters, 200 are looked at.
+    # Only 200 of thousands of parameters are read.
     assert counted(100_000) <= 5 * few + 300

@@ -1,4 +1,4 @@
-"""The shapes in which programs write a name and its value: nested, encoded, as words of a command, as XML."""
+"""Test the forms in which programs write a name and its value: nested, encoded, as words of a command, as XML."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NAMES = ["code[]", "oauth[code]", "oauth[state][0]", "amp;code", " code", "code 
 
 @pytest.mark.parametrize("name", [*NAMES, "appkey", "appKey", "user[api_key]", "licensekey"])
 @given(value=VALUES)
-def test_a_parameter_within_another_is_as_secret(name: str, value: str) -> None:
+def test_a_nested_parameter_is_redacted(name: str, value: str) -> None:
     for written in (name, quote(name)):
         assert value not in sanitise_url(f"https://h/a?x=1&{written}={value}", KEYS)
         assert value not in str(redact_query(f"x=1&{written}={value}", KEYS))
@@ -37,14 +37,14 @@ def test_a_parameter_within_another_is_as_secret(name: str, value: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["monkey", "turkey", "code_list", "keys", "filter[status_code]", "state.name"])
-def test_a_parameter_that_only_sounds_like_one_of_those_stays(name: str) -> None:
+def test_a_parameter_with_a_similar_name_is_kept(name: str) -> None:
     assert sanitise_url(f"https://h/a?{name}=AT", KEYS) == f"https://h/a?{name}=AT"
 
 
 @pytest.mark.parametrize("url", ["/cb?code={}", "https://h/cb?state={}", "/a?x=1&maps_key={}", "/?password={}"])
 @pytest.mark.parametrize("times", [1, 2, 3])
 @given(value=VALUES)
-def test_a_url_in_a_url_in_a_text(url: str, times: int, value: str) -> None:
+def test_a_url_in_a_url_in_text(url: str, times: int, value: str) -> None:
     inner = url.format(value)
     for _ in range(times):
         inner = quote(inner, safe="")
@@ -61,7 +61,7 @@ def test_a_url_in_a_url_in_a_text(url: str, times: int, value: str) -> None:
 @pytest.mark.parametrize(
     "text", ["50% off, 100%25 sure", "%(name)s %20s", "caf%C3%A9", "https://h/caf%C3%A9?q=a+b%21"]
 )
-def test_what_is_encoded_and_harmless_stays_as_it_was(text: str) -> None:
+def test_harmless_encoded_text_is_unchanged(text: str) -> None:
     assert redact_text(text) == text
 
 
@@ -93,7 +93,7 @@ def test_words_of_a_command(command: list[str], value: str) -> None:
 @pytest.mark.parametrize(
     "words", [["ssh", "-p", "2222", "host"], ["--token-free", "--password"], ["make", "-p"], ["curl", "-u", "ada"]]
 )
-def test_other_words_of_a_command_stay(words: list[str]) -> None:
+def test_other_words_of_a_command_are_kept(words: list[str]) -> None:
     assert GUIDELINES.attributes({"argv": words})["argv"] == words
 
 
@@ -114,17 +114,17 @@ def test_other_words_of_a_command_stay(words: list[str]) -> None:
     ],
 )
 @given(value=VALUES)
-def test_a_value_in_a_text(text: str, value: str) -> None:
+def test_a_value_in_text(text: str, value: str) -> None:
     assert value not in redact_text(text.format(value))
 
 
-def test_what_counts_and_what_is_true_or_false_is_no_secret() -> None:
+def test_counts_and_booleans_are_not_secret() -> None:
     said = {"gen_ai.usage.input_tokens": 1200, "session_count": 3, "has_password": False, "token_expired": True}
     assert GUIDELINES.attributes(said) == said
     assert set(GUIDELINES.attributes({"pin": 1234, "session": 12, "token_count": "1234"}).values()) == {REDACTED}
 
 
-def test_what_the_site_has_listed_is_secret_even_so() -> None:
+def test_names_listed_by_the_site_are_always_secret() -> None:
     own = AttributeSanitizer(["hiv_positive", "salary"])
     assert own.attributes({"hiv_positive": True, "salary_total": 12}) == {
         "hiv_positive": REDACTED,
@@ -133,19 +133,19 @@ def test_what_the_site_has_listed_is_secret_even_so() -> None:
 
 
 @pytest.mark.parametrize("text", ["celery@worker1", "gen42@host-7 is offline"])
-def test_nodes_of_celery_are_nobodys_e_mail(text: str) -> None:
+def test_nodes_of_celery_are_not_email_addresses(text: str) -> None:
     assert redact_text(text) == text
     assert redact_text("celery@example.com") == "c***@example.com"
 
 
-def test_names_of_static_files_with_django_s_hash_stay() -> None:
+def test_names_of_static_files_with_djangos_hash_are_kept() -> None:
     for path in ("/static/css/base.1a2b3c4d5e6f.css", "/static/admin/js/core.cf103cd04ebf.js"):
         assert sanitise_url(f"https://h{path}", KEYS) == f"https://h{path}"
         assert redact_text(f"GET {path}") == f"GET {path}"
 
 
 @pytest.mark.parametrize("state", ["ot=th:8;rv:6e6d1a75832a2f", "ot=rv:6e6d1a75832a2f,dd=s:1;o:rum"])
-def test_a_tracestate_of_tracers_stays(state: str) -> None:
+def test_a_tracestate_of_tracers_is_kept(state: str) -> None:
     assert redact_tracestate(state) == state
 
 
@@ -153,14 +153,14 @@ def test_a_tracestate_of_tracers_stays(state: str) -> None:
     "state", ["v=ada@example.com", "token={}", "ot=th:8;password:{}", "v=eyJhbGciOiJIUzI1NiJ9.e30.{}"]
 )
 @given(value=VALUES)
-def test_a_tracestate_of_anybody_s(state: str, value: str) -> None:
+def test_other_values_in_a_tracestate_are_redacted(state: str, value: str) -> None:
     redacted = redact_tracestate(state.format(value))
     assert value not in redacted
     assert "ada@" not in redacted
 
 
 @pytest.mark.parametrize("route", ["/reset/<uidb64>/<token>/", "/cart/<session_key>", "/a/<str:token>/b/<int:pin>/"])
-def test_names_of_a_routes_parameters_are_no_names_of_values(route: str) -> None:
+def test_parameters_of_a_route_are_kept(route: str) -> None:
     assert GUIDELINES.attributes({"http.route": route}) == {"http.route": route}
     assert GUIDELINES.name("GET /reset/<uidb64>/<token>/") == "GET /reset/<uidb64>/<token>/"
     assert "hunter2" not in redact_text("<token>/hunter2</token>")
@@ -168,7 +168,7 @@ def test_names_of_a_routes_parameters_are_no_names_of_values(route: str) -> None
 
 
 @pytest.mark.parametrize("system", ["redis", "valkey", "memcached"])
-def test_commands_of_a_users_own_span_have_no_keys(system: str) -> None:
+def test_commands_in_spans_of_the_user_have_no_keys(system: str) -> None:
     for names in (("db.system", "db.statement"), ("db.system.name", "db.query.text")):
         said = dict(zip(names, (system, "SET user:janedoe hunter2"), strict=True))
         assert GUIDELINES.attributes(said)[names[1]] == "SET ? ?"
@@ -188,11 +188,11 @@ def test_commands_of_a_users_own_span_have_no_keys(system: str) -> None:
         "{'has_token': True}",
     ],
 )
-def test_a_sentence_about_a_value_and_what_stands_for_none_stay(text: str) -> None:
+def test_sentences_without_a_value_are_kept(text: str) -> None:
     assert redact_text(text) == text
 
 
-def test_input_values_of_pydantic_go_without_quotes_too() -> None:
+def test_input_values_of_pydantic_without_quotes_are_redacted() -> None:
     message = "1 validation error for Order\npin\n  Input should be a string [type=string_type, input_value={}, input_type=int]"
     for value in ("482913", "Money(482913, 'EUR')", "['482913', 482913]"):
         redacted = redact_db_error(message.format(value))
@@ -202,7 +202,7 @@ def test_input_values_of_pydantic_go_without_quotes_too() -> None:
 
 @pytest.mark.parametrize("name", ["code", "state", "password", "maps_key"])
 @given(value=VALUES)
-def test_a_url_in_a_url_that_nobody_has_encoded(name: str, value: str) -> None:
+def test_an_unencoded_url_in_a_url(name: str, value: str) -> None:
     for url in (
         f"/login?next=/cb?{name}={value}",
         f"/login?a=1&next=https://h/cb?a=1?{name}={value}?x",
@@ -217,9 +217,9 @@ def test_a_url_in_a_url_that_nobody_has_encoded(name: str, value: str) -> None:
 
 @pytest.mark.parametrize("before", ["(", "\n", "\t", "`", "x=", "[", "\u503c", "|", "<a>"])
 @given(value=VALUES)
-def test_an_option_behind_anything(before: str, value: str) -> None:
+def test_an_option_after_other_text(before: str, value: str) -> None:
     assert value not in redact_text(f"run{before}--password {value}")
 
 
-def test_a_home_folder_behind_a_letter_of_another_alphabet() -> None:
+def test_a_home_folder_after_a_letter_of_another_alphabet() -> None:
     assert redact_text("\u9519\u8bef/home/jane/shop") == "\u9519\u8bef~/shop"

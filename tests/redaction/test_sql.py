@@ -1,4 +1,4 @@
-"""SQL as a span shows it: no literal, one text per kind of statement, the operation and the tables."""
+"""Test SQL in spans: no literals, one text for each kind of statement, the operation and the tables."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_mysql_writes_strings_in_double_quotes_and_escapes_by_backslash(
     assert sanitise_sql(text, dialect="mysql-escapes") == text
 
 
-# ----- no literal survives
+# ----- No literal survives
 
 TEMPLATES = [
     "SELECT {}",
@@ -223,7 +223,7 @@ MYSQL_QUOTINGS: list[Quoting] = [
     lambda value: '"' + value.replace("\\", "\\\\").replace('"', '""') + '"',
     lambda value: "N'" + value.replace("\\", "\\\\").replace("'", "''") + "'",
 ]
-#: Planted inside each value; no template and no sanitized text holds it by itself.
+#: Planted inside each value; no template and no sanitized text contains it otherwise.
 MARKER = "zqx"
 AROUND = st.text(alphabet=st.sampled_from("ab1 '\"\\$%`#-/*();:,\n?{}[]é%s"), max_size=12)
 
@@ -231,7 +231,7 @@ AROUND = st.text(alphabet=st.sampled_from("ab1 '\"\\$%`#-/*();:,\n?{}[]é%s"), m
 @given(data=st.data(), template=st.sampled_from(TEMPLATES), value=st.tuples(AROUND, AROUND))
 def test_no_string_survives(data: Any, template: str, value: tuple[str, str]) -> None:
     literal = f"{value[0]}{MARKER}{value[1]}"
-    # Inside the template's comments a quoted value is no literal: what ends a comment would end it.
+    # In the template's comments, a quoted value is not a literal: the end of a comment would end it.
     if "/*" in template:
         assume("*/" not in literal and "/*" not in literal and "\n" not in literal)
         quotings = QUOTINGS[:-1]
@@ -287,7 +287,7 @@ def test_no_number_survives(data: Any, template: str, dialect: Dialect) -> None:
 @example("SELECT [a]]b] [it's]")
 @example("a//#b\n/*! /* */ */")
 @example("SET ROLE a IDENTIFIED BY b, c")
-def test_whatever_comes_in_comes_out_stable(sql: str) -> None:
+def test_sanitizing_twice_changes_nothing(sql: str) -> None:
     for dialect in DIALECTS:
         text = sanitise_sql(sql, dialect=dialect)
         assert text != REDACTED
@@ -295,10 +295,10 @@ def test_whatever_comes_in_comes_out_stable(sql: str) -> None:
         assert describe_sql(sql, dialect) != Statement(REDACTED, "unknown", ())
 
 
-# ----- lengths
+# ----- Lengths
 
 
-def test_is_cut_only_after_the_literals_are_gone() -> None:
+def test_text_is_cut_after_literals_were_removed() -> None:
     sql = "SELECT '" + "secret " * 1000 + "', " + ", ".join(f"column_{letter}" for letter in "abcdefgh" * 100)
     text = sanitise_sql(sql, max_length=60)
     assert len(text) == 60
@@ -316,14 +316,14 @@ def test_is_cut_only_after_the_literals_are_gone() -> None:
     ],
     ids=["placeholders", "literals", "more than is read"],
 )
-def test_a_bulk_insert_reads_like_a_small_one(sql: str) -> None:
+def test_a_bulk_insert_is_shown_like_a_small_one(sql: str) -> None:
     statement = describe_sql(sql)
     assert statement.text.startswith(("INSERT INTO t (a, b) VALUES (%s, %s)", "INSERT INTO t (a, b) VALUES (?, ?)"))
     assert len(statement.text) < 60
     assert (statement.operation, statement.tables) == ("insert", ("t",))
 
 
-def test_a_long_in_list_reads_like_a_short_one_and_what_follows_it_is_kept() -> None:
+def test_a_long_in_list_is_shown_like_a_short_one_and_the_rest_is_kept() -> None:
     sql = f"SELECT * FROM t WHERE a IN ({', '.join(['%s'] * 20000)}) AND b IN (SELECT c FROM u)"
     statement = describe_sql(sql)
     assert statement.text == "SELECT * FROM t WHERE a IN (%s) AND b IN (SELECT c FROM u)"
@@ -332,7 +332,7 @@ def test_a_long_in_list_reads_like_a_short_one_and_what_follows_it_is_kept() -> 
 
 @pytest.mark.parametrize("quote", ["'", "E'", "$x$", "N'", "/*", "--", "q'["])
 @pytest.mark.parametrize("dialect", ["postgresql", "unknown"])
-def test_a_literal_longer_than_what_is_read_leaves_nothing(quote: str, dialect: Dialect) -> None:
+def test_a_literal_beyond_the_limit_is_removed_completely(quote: str, dialect: Dialect) -> None:
     assert MARKER not in sanitise_sql(f"SELECT a, {quote}{MARKER * 200_000}", dialect=dialect)
 
 
@@ -367,8 +367,8 @@ HOSTILE = [
 
 @pytest.mark.parametrize("unit", HOSTILE)
 @pytest.mark.parametrize("dialect", DIALECTS)
-def test_costs_what_the_length_costs(unit: str, dialect: Dialect) -> None:
-    """CPU time, of the least of three: eight times the text may cost eight times as much, not sixty-four."""
+def test_takes_linear_time(unit: str, dialect: Dialect) -> None:
+    """CPU time, the smallest of three: eight times the text may take eight times as long, not sixty-four times."""
 
     def cost(length: int) -> float:
         sql = (unit * length)[:length]
@@ -380,22 +380,22 @@ def test_costs_what_the_length_costs(unit: str, dialect: Dialect) -> None:
         return min(times)
 
     assert cost(9600) < 32 * max(cost(1200), 0.00005)
-    # What is longer is not read to its end.
+    # Longer text is not read to its end.
     assert len(sanitise_sql(unit * 500_000, dialect=dialect)) <= 2000
 
 
 @pytest.mark.parametrize("value", [None, 5, object(), b"SELECT 'secret'", ["SELECT 'secret'"]])
-def test_what_cannot_be_read_is_redacted(value: Any) -> None:
+def test_unreadable_values_are_redacted(value: Any) -> None:
     assert describe_sql(value) == Statement(REDACTED, "unknown", ())
     assert sanitise_sql(value) == REDACTED
 
 
-# ----- what Django writes
+# ----- SQL of Django
 
 
 @pytest.fixture(params=["sqlite3", "postgresql"])
 def connection(request: pytest.FixtureRequest) -> Any:
-    """A connection that compiles SQL for a vendor, with nothing behind it."""
+    """Return a connection that compiles SQL for a vendor, without a database."""
     backend = import_module(f"django.db.backends.{request.param}.base")
     return backend.DatabaseWrapper({**connections["default"].settings_dict, "NAME": ":memory:"}, alias="compiled")
 
@@ -458,12 +458,12 @@ QUERIES: dict[str, tuple[Callable[[Any], Any], set[str]]] = {
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_what_django_writes(name: str, connection: Any) -> None:
+def test_sql_of_django(name: str, connection: Any) -> None:
     if name == "search" and connection.vendor != "postgresql":
-        pytest.skip("full text search is PostgreSQL's")
+        pytest.skip("only PostgreSQL has full text search")
     query, tables = QUERIES[name]
     sql, parameters = query(User.objects.all()).query.get_compiler(connection=connection).as_sql()
-    # As Django sends it, and as a client would that pastes the values in.
+    # As Django sends it, and as a client sends it that inserts the values.
     quoted = [
         _standard(value)
         if isinstance(value, str)
@@ -473,7 +473,7 @@ def test_what_django_writes(name: str, connection: Any) -> None:
         for value in parameters
     ]
     for text in (sql, sql % tuple(quoted)):
-        # A backend of another vendor, whose names are quoted in this way, writes the same.
+        # A backend of another vendor that quotes names in this way produces the same.
         for dialect in (dialect_of(connection.vendor), "names-in-double-quotes"):
             statement = describe_sql(text, dialect)
             assert statement.operation == "select"
@@ -484,9 +484,9 @@ def test_what_django_writes(name: str, connection: Any) -> None:
 
 
 @pytest.mark.parametrize("name", QUERIES)
-def test_the_same_query_with_other_values_reads_the_same(name: str, connection: Any) -> None:
+def test_the_same_query_with_other_values_has_the_same_text(name: str, connection: Any) -> None:
     if name == "search" and connection.vendor != "postgresql":
-        pytest.skip("full text search is PostgreSQL's")
+        pytest.skip("only PostgreSQL has full text search")
     query, _ = QUERIES[name]
     sql, parameters = query(User.objects.all()).query.get_compiler(connection=connection).as_sql()
     texts = {

@@ -1,4 +1,4 @@
-"""Exceptions in groups, in chains and with notes: no value of a message is in their stacks, whoever prints them."""
+"""Test exceptions in groups, in chains and with notes: their stacks contain no value of a message."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ needs_groups = pytest.mark.skipif(not GROUPS, reason="exception groups came with
 ExceptionGroup: Any = getattr(sys.modules["builtins"], "ExceptionGroup", None)
 EXAMPLES = int(os.environ.get("STACK_EXAMPLES", "150"))
 
-#: What databases say, the values as SECRET; and what of it stays.
+#: Messages of databases with SECRET as values, and the parts that are kept.
 MESSAGES = [
     (
         'duplicate key value violates unique constraint "auth_user_username_key"\n'
@@ -60,7 +60,7 @@ class _Mean(Exception):
 
 
 def _thrown(error: BaseException, depth: int) -> BaseException:
-    """``error`` with a traceback of as many frames."""
+    """Return ``error`` with a traceback of that many frames."""
     try:
         if depth:
             _thrown(error, depth - 1)
@@ -79,7 +79,7 @@ def _plain(draw: st.DrawFn) -> BaseException:
 def _related(
     draw: st.DrawFn, inner: st.SearchStrategy[BaseException], texts: st.SearchStrategy[str]
 ) -> BaseException:
-    """An exception with notes, causes, contexts; one of a group's, or a group."""
+    """Generate an exception with notes, causes and contexts; in a group, or a group itself."""
     members = draw(st.lists(inner, min_size=1, max_size=3))
     error: BaseException = ValueError(draw(texts))
     if GROUPS and draw(st.booleans()):
@@ -108,23 +108,23 @@ def _recorded(error: BaseException) -> dict[str, str]:
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(ERRORS)
-def test_no_value_is_in_what_is_told_of_an_exception(error: BaseException) -> None:
+def test_no_value_is_in_a_recorded_exception(error: BaseException) -> None:
     assert SECRET not in str(_recorded(error))
-    # As OpenTelemetry's own instrumentations, and the SDK's spans, tell of it.
+    # As OpenTelemetry's instrumentations and the SDK's spans record it.
     printed = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     redacted = redact_stacktrace(printed, 100_000)
     assert SECRET not in redacted
     assert redacted != REDACTED
     stack = redacted_stack(error, 100_000)
     assert stack != REDACTED
-    # What this app tells may be given to it again.
+    # Text that this app redacted may be redacted again.
     assert redact_stacktrace(stack, 100_000).count('File "') == stack.count('File "')
 
 
 @needs_groups
 @pytest.mark.parametrize(("message", "kept"), MESSAGES)
 @pytest.mark.parametrize("notes", [False, True])
-def test_what_is_no_value_stays(message: str, kept: str, notes: bool) -> None:
+def test_text_other_than_values_is_kept(message: str, kept: str, notes: bool) -> None:
     first, second, third = ValueError(message), ValueError("a cause"), ValueError("a note")
     first.__cause__ = _thrown(second, 1)
     third.add_note(message if notes else "none")  # type: ignore[attr-defined]
@@ -144,14 +144,14 @@ def test_what_is_no_value_stays(message: str, kept: str, notes: bool) -> None:
 
 
 def _normal(text: str) -> list[str]:
-    """Without the marks under a line, which not every version draws."""
+    """Return the lines without the marks below a line, which not every version prints."""
     return [line for line in text.rstrip().split("\n") if line.strip(" |^~")]
 
 
 @settings(max_examples=EXAMPLES, deadline=None)
 @given(HARMLESS_ERRORS)
-def test_it_looks_as_python_prints_it(error: BaseException) -> None:
-    """Where each exception hangs on one other only: what Python repeats is told once here."""
+def test_it_has_pythons_format(error: BaseException) -> None:
+    """For exceptions with one link each: Python prints repeated exceptions, this app prints them once."""
     seen: list[BaseException] = []
     waiting: list[BaseException | None] = [error]
     while waiting:
@@ -170,31 +170,31 @@ def test_it_looks_as_python_prints_it(error: BaseException) -> None:
 
 def test_a_message_that_looks_like_a_frame_is_a_message() -> None:
     message = f'got \'\n  File "x", line 1, in y\n    {SECRET}\'\nDETAIL:  Key\n  File "x", line 1\n    {SECRET}'
-    told = _recorded(_thrown(ValueError(message), 0))
-    assert SECRET not in str(told)
-    assert told["exception.stacktrace"].endswith("raise error\nValueError: got '?'")
+    recorded = _recorded(_thrown(ValueError(message), 0))
+    assert SECRET not in str(recorded)
+    assert recorded["exception.stacktrace"].endswith("raise error\nValueError: got '?'")
 
 
 @pytest.mark.parametrize("message", [f'invalid input: "{SECRET}"', *(text for text, _ in MESSAGES)])
 @pytest.mark.parametrize("grouped", [pytest.param(True, marks=needs_groups), False])
 def test_an_error_of_another_process(message: str, grouped: bool) -> None:
-    """The pools of processes hand over its trace as a message, in three quotes."""
+    """Pools of processes pass its traceback as a message in triple quotes."""
     there: Any = ValueError(message)
     if grouped:
         there = ExceptionGroup("several", [_thrown(there, 1)])
     there = _thrown(there, 1)
     rebuild, arguments = _ExceptionWithTraceback(there, there.__traceback__).__reduce__()
     error = rebuild(*arguments)
-    told = _recorded(_thrown(error, 1))
-    assert SECRET not in str(told)
-    assert "_RemoteTraceback: \n" in told["exception.stacktrace"]
-    assert told["exception.stacktrace"].count("raise error") >= 3
+    recorded = _recorded(_thrown(error, 1))
+    assert SECRET not in str(recorded)
+    assert "_RemoteTraceback: \n" in recorded["exception.stacktrace"]
+    assert recorded["exception.stacktrace"].count("raise error") >= 3
     printed = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     assert SECRET not in redact_stacktrace(printed, 100_000)
     assert SECRET not in str(_recorded(error.__cause__))
 
 
-# ----- a real server
+# ----- A real server
 
 
 @needs_groups
@@ -233,7 +233,7 @@ def test_postgresql_s_errors_in_groups(spans: Spans) -> None:
         except ExceptionGroup as group:
             whole = redacted_stack(group, 1_000_000)
             raise ExceptionGroup("outer", [group, ValueError(str(errors[0]))]) from errors[0]
-    # And as the SDK prints them, on a span of the user's own.
+    # And in the SDK's format, on a span of the user.
     with pytest.raises(ExceptionGroup), trace.get_tracer("own").start_as_current_span("own"):
         raise ExceptionGroup("outer", [ExceptionGroup("inner", errors), *errors]) from errors[1]
     for kept in ('"name" of relation "auth_group" violates not-null', "value too long", "type json", 'column "nmae"'):
@@ -250,10 +250,10 @@ def test_postgresql_s_errors_in_groups(spans: Spans) -> None:
 
 
 @pytest.mark.django_db
-def test_what_a_user_records_on_our_span(spans: Spans) -> None:
+def test_an_exception_recorded_by_the_user(spans: Spans) -> None:
     error = ValueError(MESSAGES[0][0])
     error.__cause__ = _chained(3000, "__context__")
-    # The SDK's own way, on a span of this app's: as its documentation tells to.
+    # With the SDK's API on a span of this app, as in its documentation.
     with create_span("job"):
         current: Any = trace.get_current_span()
         current.record_exception(error, {"order_id": 7, "note": f"password={SECRET}"}, escaped=True)
@@ -263,18 +263,18 @@ def test_what_a_user_records_on_our_span(spans: Spans) -> None:
             few = work(other.record_exception, _chained(60, "__context__"))
             assert work(other.record_exception, error) <= 1.1 * few + 500
     first, second = spans.one("job").events
-    told: Any = first.attributes
-    assert told["exception.type"] == "ValueError"
-    assert told["exception.message"] == MESSAGES[0][1]
-    assert told["exception.escaped"] == "True"
-    assert told["order_id"] == 7
-    assert told["exception.stacktrace"].startswith("[the exceptions before these are left out]\n\n")
-    assert told["exception.stacktrace"].endswith(f"ValueError: {MESSAGES[0][1]}")
+    recorded: Any = first.attributes
+    assert recorded["exception.type"] == "ValueError"
+    assert recorded["exception.message"] == MESSAGES[0][1]
+    assert recorded["exception.escaped"] == "True"
+    assert recorded["order_id"] == 7
+    assert recorded["exception.stacktrace"].startswith("[the exceptions before these are left out]\n\n")
+    assert recorded["exception.stacktrace"].endswith(f"ValueError: {MESSAGES[0][1]}")
     assert (second.attributes or {})["exception.message"] == ""
     assert SECRET not in spans.one("job").to_json()
 
 
-# ----- how much is read
+# ----- Limits
 
 
 def _chained(length: int, link: str) -> BaseException:
@@ -293,7 +293,7 @@ def _chained(length: int, link: str) -> BaseException:
 def test_a_long_chain_is_cut_before_it_is_read(link: str) -> None:
     few, many = _chained(60, link), _chained(3000, link)
     for each in (few, many):
-        _recorded(each)  # reads the lines of source, and texts that have nothing to hide, which are kept
+        _recorded(each)  # reads the lines of source, and texts without secrets, which are cached
     assert work(_recorded, many) <= 1.05 * work(_recorded, few) + 100
     stack = redacted_stack(many, 100_000)
     assert stack.startswith("[the exceptions before these are left out]\n\n")
@@ -344,23 +344,23 @@ def test_many_notes_and_long_ones_are_cut() -> None:
     assert redacted_stack(error, 1000) == "ValueError: x"
 
 
-def test_what_goes_round_ends() -> None:
+def test_cycles_end() -> None:
     first, second = ValueError("one"), ValueError("two")
     first.__context__, second.__context__ = second, first
     assert redacted_stack(first, 1000).count("ValueError") == 2
 
 
-def test_of_a_deep_stack_what_is_left_out_is_said() -> None:
+def test_a_deep_stack_mentions_the_frames_left_out() -> None:
     stack = redacted_stack(_thrown(ValueError("x"), 500), 100_000)
     assert stack.startswith("Traceback (most recent call last):\n  [the frames before these are left out]\n")
     assert "left out" not in redacted_stack(_thrown(ValueError("x"), 100), 100_000)
-    told = _recorded(_thrown(ValueError(f"'{SECRET}'" * 100_000), 2))
-    assert len(told["exception.message"]) <= MESSAGE_LENGTH
-    assert len(told["exception.stacktrace"]) <= STACKTRACE_LENGTH
-    assert told["exception.stacktrace"].count('File "') == 3
+    recorded = _recorded(_thrown(ValueError(f"'{SECRET}'" * 100_000), 2))
+    assert len(recorded["exception.message"]) <= MESSAGE_LENGTH
+    assert len(recorded["exception.stacktrace"]) <= STACKTRACE_LENGTH
+    assert recorded["exception.stacktrace"].count('File "') == 3
 
 
-def test_an_exception_that_is_none_of_python_s_costs_itself() -> None:
+def test_an_exception_that_fails_when_it_is_read_loses_only_itself() -> None:
     class Odd(Exception):
         @property
         def __cause__(self) -> Any:  # type: ignore[override]
@@ -370,7 +370,7 @@ def test_an_exception_that_is_none_of_python_s_costs_itself() -> None:
     assert _recorded(Odd("x"))["exception.message"] == "x"
 
 
-def test_source_lines_that_only_name_secrets_stay_readable() -> None:
+def test_source_lines_with_names_of_secrets_are_kept() -> None:
     def get_session(token: object, *, password: object) -> None:
         raise ValueError
 
@@ -383,7 +383,7 @@ def test_source_lines_that_only_name_secrets_stay_readable() -> None:
     assert "session = get_session(token, password=password)" in stack
 
 
-def test_a_literal_of_a_secret_in_a_source_line_goes() -> None:
+def test_a_secret_literal_in_a_source_line_is_redacted() -> None:
     def log_in(**given: object) -> None:
         raise ValueError
 
@@ -401,7 +401,7 @@ def test_a_literal_of_a_secret_in_a_source_line_goes() -> None:
 
 
 def test_a_cut_stack_ends_with_a_whole_line() -> None:
-    """Wherever the cut falls, also within the word that begins what a database adds."""
+    """At any place of the cut, also inside the word that starts the lines added by a database."""
     frame = '\n  File "a.py", line 1, in f\n    f()\n'
     for length in range(TEXT_INPUT - 100, TEXT_INPUT + 100):
         message = f"ValueError: {'x ' * 1000}\n{'y' * (length - 2100)}\nDETAIL:  Key (a)=({SECRET}).\n{'z' * 3000}"

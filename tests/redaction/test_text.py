@@ -1,4 +1,4 @@
-"""What may leave the process in texts, URLs, names and keys."""
+"""Test the redaction of text, URLs, names and keys."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0NSJ9.dBjftJeZ4CVP-mB92K27uhbUJU1p1r_
 CARD = "4111111111111111"
 SECRET = "hunter2zq"
 
-# ----- lengths
+# ----- Lengths
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_a_parameter_is_redacted_by_its_name(name: str) -> None:
 @pytest.mark.parametrize(
     "name", ["status_code", "country_code", "circuit_breaker.state", "zip_code", "keyboard", "q"]
 )
-def test_a_parameter_that_only_sounds_like_one_stays(name: str) -> None:
+def test_a_parameter_with_a_similar_name_is_kept(name: str) -> None:
     assert sanitise_url(f"http://h/cb?{name}=AT", KEYS) == f"http://h/cb?{name}=AT"
 
 
@@ -66,11 +66,11 @@ def test_a_parameter_that_only_sounds_like_one_stays(name: str) -> None:
     ("value", "length", "expected"),
     [("abc", 3, "abc"), ("abcd", 3, "ab…"), ("abcd", 1, "…"), ("", 1, ""), ("é" * 5, 4, "ééé…")],
 )
-def test_cut_ends_in_a_mark_and_is_never_longer(value: str, length: int, expected: str) -> None:
+def test_cut_text_ends_in_a_mark_and_is_not_longer(value: str, length: int, expected: str) -> None:
     assert cut(value, length) == expected
 
 
-# ----- names whose values are secret
+# ----- Names of secret values
 
 
 @pytest.mark.parametrize(
@@ -175,21 +175,21 @@ def test_names_that_only_look_sensitive(name: str) -> None:
     assert not KEYS.matches(name)
 
 
-def test_names_of_ones_own_add_to_the_default_ones() -> None:
+def test_configured_names_are_added_to_the_default_ones() -> None:
     keys = SensitiveKeys(["Passport", "tax-number", ""])
     assert keys.matches("customer_passport") and keys.matches("TaxNumber") and keys.matches("password")
     assert not keys.matches("number") and not keys.matches("")
     assert not KEYS.matches("passport")
 
 
-def test_a_flood_of_names_is_answered_and_not_kept() -> None:
+def test_the_cache_of_names_is_bounded() -> None:
     keys = SensitiveKeys()
     assert not any(keys.matches(f"field_{number}") for number in range(5000))
     assert keys.matches("x" * 100_000 + "_password")
     assert len(keys._cache) <= 1024
 
 
-# ----- free text
+# ----- Free text
 
 
 @pytest.mark.parametrize(
@@ -256,20 +256,20 @@ PLAIN = st.text(alphabet=string.ascii_letters + string.digits + "-_.~!$*", min_s
 
 @given(st.sampled_from(PAIRS), PLAIN, PLAIN, st.text(max_size=40), st.text(max_size=40))
 def test_no_secret_survives_in_a_text(shape: str, before: str, after: str, left: str, right: str) -> None:
-    # Letters of other languages joined to the name would make another name of it.
+    # Letters of other languages directly beside the name would change the name.
     text = f"{left} {shape.format(before + SECRET + after)} {right}"
     assert SECRET not in redact_text(text)
     assert SECRET not in redact_db_error(text)
 
 
 @given(st.text())
-def test_any_text_is_answered_and_ordinary_words_stay(text: str) -> None:
+def test_any_text_is_accepted_and_ordinary_words_are_kept(text: str) -> None:
     assert isinstance(redact_text(text), str)
     assert isinstance(redact_db_error(text), str)
     assert redact_text("The report is ready, " + str(len(text))).startswith("The report is ready, ")
 
 
-def test_what_is_no_text_is_redacted() -> None:
+def test_values_other_than_text_are_redacted() -> None:
     for value in (None, 5, b"password=x"):
         assert redact_text(value) == REDACTED  # type: ignore[arg-type]
         assert redact_db_error(value) == REDACTED  # type: ignore[arg-type]
@@ -278,7 +278,7 @@ def test_what_is_no_text_is_redacted() -> None:
         assert redact_query(value, KEYS) == {} or value == b"password=x"  # type: ignore[arg-type]
 
 
-# ----- errors of databases
+# ----- Errors of databases
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_errors_without_values(text: str, expected: str) -> None:
 
 @given(st.sampled_from(["'{}'", '"{}"', "got '{}' instead", "«{}»", "Duplicate entry '{}' for key 'k'", "(1, \"x '{}'\")"]), st.text(max_size=10), st.text(max_size=10))  # fmt: skip
 def test_no_quoted_value_survives(shape: str, before: str, after: str) -> None:
-    # A value that closes its own quotes cannot be told from the text after it.
+    # A value that closes its own quotes can't be distinguished from the text after it.
     assume(not set("'\"»”“\\") & set(before + after))
     value = f"{before}{SECRET}{after}"
     assert SECRET not in redact_db_error(shape.format(value))
@@ -338,12 +338,12 @@ def test_no_quoted_value_survives(shape: str, before: str, after: str) -> None:
 
 @given(st.text(alphabet=string.ascii_letters + "'\" \n", max_size=20))
 def test_a_value_with_quotes_before_letters_does_not_survive(value: str) -> None:
-    # As drivers write it: the value as it is, quotes and all.
+    # As drivers write it: the value with its quotes, not escaped.
     inner = "".join(f"'{letter}" if letter.isalpha() else "" for letter in value)
     assert SECRET not in redact_db_error(f"Duplicate entry 'a{inner}'{SECRET}' for key 'k'")
 
 
-# ----- stack traces
+# ----- Stack traces
 
 
 def _trace(error: BaseException) -> str:
@@ -378,7 +378,7 @@ def test_a_stack_trace_keeps_frames_and_loses_values() -> None:
     assert redacted.endswith("ValueError: bad value: '?'")
 
 
-def test_the_message_is_told_from_source_where_there_is_no_source() -> None:
+def test_the_message_is_recognized_without_source_lines() -> None:
     code = compile(f"raise ValueError('got \"{SECRET}\"')", "<generated>", "exec")
     try:
         exec(code)
@@ -418,14 +418,14 @@ def test_a_long_trace_keeps_its_end() -> None:
 
 
 @pytest.mark.parametrize("message", [f"'{SECRET * 50_000}'", f"'{SECRET}\n' * 9", "x\n" * 50_000 + f"'{SECRET}'"])
-def test_an_endless_message_neither_survives_nor_takes_the_frames(message: str) -> None:
+def test_a_very_long_message_is_removed_and_the_frames_are_kept(message: str) -> None:
     redacted = redact_stacktrace(_fails(message), 4000)
     assert SECRET not in redacted
     assert len(redacted) <= 4000
     assert ", in inner" in redacted
 
 
-def test_what_is_no_stack_trace_is_read_as_a_message() -> None:
+def test_text_other_than_a_stack_trace_is_redacted_like_a_message() -> None:
     assert redact_stacktrace(f"ValueError: '{SECRET}'", 100) == "ValueError: '?'"
     assert redact_stacktrace("", 100) == ""
 
@@ -467,7 +467,7 @@ def test_urls(url: str, expected: str) -> None:
     assert sanitise_url(url, KEYS) == expected
 
 
-def test_names_of_ones_own_count_in_urls_and_queries() -> None:
+def test_configured_names_apply_to_urls_and_queries() -> None:
     keys = SensitiveKeys(["iban"])
     assert sanitise_url("/a?iban=AT61&b=1", keys) == f"/a?iban={REDACTED}&b=1"
     assert redact_query("iban=AT61&b=1", keys) == {"iban": REDACTED, "b": "1"}
@@ -488,7 +488,7 @@ def test_no_secret_survives_in_a_url(shape: str, before: str, after: str) -> Non
 
 
 @given(st.text())
-def test_any_url_is_answered(url: str) -> None:
+def test_any_url_is_accepted(url: str) -> None:
     assert sanitise_url(f"/kept?{url}", KEYS).startswith("/kept?")
     assert isinstance(sanitise_url(url, KEYS), str)
     assert isinstance(redact_query(url, KEYS), dict)
@@ -513,7 +513,7 @@ def test_parameters_are_bounded() -> None:
     assert len(next(iter(redact_query("x" * 5000 + "=1", KEYS)))) == 64
 
 
-# ----- e-mails
+# ----- Email addresses
 
 
 @pytest.mark.parametrize(
@@ -534,7 +534,7 @@ def test_emails_are_masked(email: str, masked: str) -> None:
     assert mask_email(email, "off") is None
 
 
-# ----- cost
+# ----- Cost
 
 UNITS = ["'", '"', "\n", " ", "a", "a@", "a.", "a-", "-eyJaaaaa", "eyJ", "Bearer ", "://", "://a:b", "password=", "password=[",
          "password=\"", "a=", "'a", "(1, '", "near '", "1 ", "1", "4111 ", '  File "', "| ", "+-", "\nDETAIL", "\nABC 1", "«",
@@ -554,8 +554,8 @@ UNITS = ["'", '"', "\n", " ", "a", "a@", "a.", "a-", "-eyJaaaaa", "eyJ", "Bearer
     ],
     ids=["text", "error", "trace", "url", "query", "key"],
 )
-def test_costs_what_the_length_costs(function: Callable[[str], str], unit: str) -> None:
-    """CPU time, of the least of three: eight times the text may cost eight times as much, not sixty-four."""
+def test_takes_linear_time(function: Callable[[str], str], unit: str) -> None:
+    """CPU time, the smallest of three: eight times the text may take eight times as long, not sixty-four times."""
 
     def cost(length: int) -> float:
         text = (unit * length)[:length] + " token"
@@ -567,11 +567,11 @@ def test_costs_what_the_length_costs(function: Callable[[str], str], unit: str) 
         return min(times)
 
     assert cost(8000) < 32 * max(cost(1000), 0.00005)
-    # What is longer is not read to its end.
+    # Longer text is not read to its end.
     assert isinstance(function(unit * 300_000), str)
 
 
-# ----- the short way for what most URLs are
+# ----- The fast path for most URLs
 
 _WORDS = st.text(string.ascii_letters + "_-", max_size=18)
 _SEGMENTS = st.one_of(
@@ -589,14 +589,14 @@ _QUERIES = st.lists(st.tuples(_NAMES, _VALUES).map("=".join), max_size=4).map("&
     st.lists(_SEGMENTS, max_size=5).map("/".join),
     _QUERIES,
 )
-def test_short_urls_are_what_the_long_way_makes_of_them(origin: str, path: str, query: str) -> None:
+def test_the_fast_path_for_urls_has_the_same_result(origin: str, path: str, query: str) -> None:
     url = f"{origin}/{path}" + (f"?{query}" if query else "")
     assert sanitise_url(url, KEYS) == _sanitise_any_url(url, KEYS)
 
 
 @given(_QUERIES)
-def test_short_queries_are_what_the_long_way_makes_of_them(query: str) -> None:
-    # A parameter with a plus sign in its name is none that the short way takes; its value is empty.
+def test_the_fast_path_for_queries_has_the_same_result(query: str) -> None:
+    # The fast path doesn't accept a parameter with a plus sign in its name; its value is empty.
     long_way = redact_query(f"{query}&a+b=", KEYS)
     del long_way["a_b"]
     assert {name: value for name, value in redact_query(query, KEYS).items() if name} == long_way

@@ -1,4 +1,4 @@
-"""Runs scripts in processes of a site whose database is SQLite."""
+"""Run scripts in processes of a site whose database is SQLite."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(script: str, *arguments: object) -> subprocess.Popen[str]:
-    """A Python of its own in which warnings are errors."""
+    """Start a Python process in which warnings are errors."""
     program = f"import sys\nfrom tests.sampling.sqlite_site import *\n{textwrap.dedent(script)}"
     variables = environment()
     del variables["DJANGO_SETTINGS_MODULE"]

@@ -1,4 +1,4 @@
-"""A site whose database is a SQLite file, in a process of its own: ``set_up`` before anything else."""
+"""Configure a separate process as a site with a SQLite file: call ``set_up`` first."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ opened: list[str] = []
 
 
 def set_up(folder: str, *, migrate: bool = True, timeout: float = 0, name: Any = None, **options: Any) -> Path:
-    """Makes this process one of the site in ``folder``; returns its database's file.
+    """Make this process one of the site in ``folder``; return the path of its database.
 
-    It waits for no lock unless it is told to: what a request of a patient site would wait for is an error here.
+    By default, it doesn't wait for locks: where another site's request would wait, this one raises an error.
     """
     path = Path(folder) / "site.sqlite3"
     settings.configure(
@@ -64,7 +64,7 @@ def set_up(folder: str, *, migrate: bool = True, timeout: float = 0, name: Any =
         ],
         STATIC_URL="/static/",
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
-        # The tests' refreshers are steered by hand.
+        # The tests call their refreshers themselves.
         TRACING={"EXPORTER": "none", "SERVICE_NAME": "shop", "SAMPLING_REFRESH": 0},
     )
     django.setup()
@@ -79,7 +79,7 @@ def set_up(folder: str, *, migrate: bool = True, timeout: float = 0, name: Any =
 
 
 def make(report: Callable[[], dict[str, Any]] = dict, refresh: float = 0) -> Any:
-    """What a process' thread has; without ``refresh`` there is none, and ``work`` does what it would."""
+    """Return a refresher; without ``refresh``, it has no thread, and ``work`` does the thread's work."""
     from opentelemetry.sdk.trace import TracerProvider
 
     from django_tracing.conf.loading import load
@@ -113,7 +113,7 @@ def decide(refresher: Any, count: int = 1) -> None:
 
 
 def work(refresher: Any) -> None:
-    """All that the thread ever does, whatever the clock says, in a thread."""
+    """Do all the work of the refresher's thread, at any time, in another thread."""
 
     def refresh() -> None:
         decide(refresher)
@@ -126,7 +126,7 @@ def work(refresher: Any) -> None:
 
 
 def steps(between: Callable[[], None]) -> Iterator[None]:
-    """A request that reads and then writes, which has ``between`` called wherever it is not itself in the database."""
+    """Run a request that reads and then writes, and call ``between`` whenever it isn't using the database."""
     between()
     with transaction.atomic():
         between()
@@ -146,7 +146,7 @@ def steps(between: Callable[[], None]) -> Iterator[None]:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """While no other request of the site writes: those of one SQLite file fail each other, traced or not."""
+    """Hold a lock on writes: requests that write to one SQLite file fail each other, traced or not."""
     with open(f"{path}.turn", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,4 +1,4 @@
-"""The token bucket."""
+"""Test the token bucket."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ def test_a_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     now[0] += 0.5
     assert [bucket.take() for _ in range(2)] == [True, False]
     now[0] += 3600
-    assert [bucket.take() for _ in range(3)] == [True, True, False], "a pause saves up one second's worth"
+    assert [bucket.take() for _ in range(3)] == [True, True, False], (
+        "after a pause, the budget of one second is available"
+    )
     seldom = TokenBucket(0.1)
     assert [seldom.take() for _ in range(2)] == [True, False]
     now[0] += 10
     assert seldom.take()
 
 
-def test_a_budget_of_none_allows_nothing() -> None:
+def test_a_budget_of_zero_allows_nothing() -> None:
     assert not TokenBucket(0).take()

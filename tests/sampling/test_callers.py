@@ -1,4 +1,4 @@
-"""What callers may force and hide: as much as the settings say, and no error."""
+"""Test which traces callers can force or suppress, as limited by the settings, and that they can't suppress errors."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.sampling.test_deciding import Site, site  # noqa: F401 - a fixture
 CALLER = "b7ad6b7169203331"
 SAMPLED = f"00-0af7651916cd43dd8448eb211c80319c-{CALLER}-01"
 UNSAMPLED = f"00-0af7651916cd43dd8448eb211c80319c-{CALLER}-00"
-#: An id and a randomness that every rate above 0 would keep.
+#: An id and a randomness that every rate above 0 keeps.
 CHOSEN = {"traceparent": f"00-{'f' * 32}-{CALLER}-00", "tracestate": f"ot=rv:{'f' * 14}"}
 
 
@@ -44,7 +44,7 @@ def here(site: Any, settings: Any) -> Any:  # noqa: F811
     return site
 
 
-#: A Jaeger that has not answered: what is in force is SAMPLE_RATE, as its strategy.
+#: A Jaeger that hasn't answered: SAMPLE_RATE is used as its strategy.
 STEERED = {"REMOTE_SAMPLING_URL": "http://127.0.0.1:1/sampling"}
 
 
@@ -55,7 +55,7 @@ def steered(one: Site) -> Site:
 
 
 class TestErrors:
-    def test_a_caller_hides_none(self, here: Any) -> None:
+    def test_a_caller_cannot_suppress_errors(self, here: Any) -> None:
         one: Site = here(SAMPLE_RATE=1.0)
         assert one.get("/work/?fail", traceparent=UNSAMPLED) == ["GET /work/"]
         [span] = one.exporter.get_finished_spans()
@@ -64,10 +64,10 @@ class TestErrors:
         assert span.status.status_code is StatusCode.ERROR
         assert span.attributes["error.type"] == span.events[0].attributes["exception.type"] == "ValueError"
         assert span.attributes["http.route"] == "/work/"
-        assert span.start_time < span.events[0].timestamp <= span.end_time, "it began with the request"
+        assert span.start_time < span.events[0].timestamp <= span.end_time, "it started with the request"
 
     @pytest.mark.django_db
-    async def test_nor_where_it_is_awaited(self, here: Any) -> None:
+    async def test_a_caller_cannot_suppress_errors_of_async_views(self, here: Any) -> None:
         one: Site = here(SAMPLE_RATE=1.0)
         client = AsyncClient(raise_request_exception=False)
         await client.get("/awork/?fail", headers={"traceparent": UNSAMPLED})
@@ -87,20 +87,20 @@ class TestErrors:
             ([], {"SAMPLE_RATE": 0.0, "TRUST_PARENT": "never"}, []),
         ],
     )
-    def test_that_this_site_would_have_kept(
+    def test_only_errors_that_this_site_would_have_kept(
         self, here: Any, rules: list[Rule], tracing: dict[str, Any], names: list[str]
     ) -> None:
         one: Site = here(*rules, **tracing)
         assert one.get("/work/?fail", traceparent=UNSAMPLED) == names
 
-    def test_what_does_not_fail_is_the_caller_s_to_leave_out(self, here: Any) -> None:
+    def test_a_caller_can_suppress_successful_requests(self, here: Any) -> None:
         one: Site = here(SAMPLE_RATE=1.0)
         for query in ("", "?status=404", "?status=302"):
             assert one.get(f"/work/{query}", traceparent=UNSAMPLED) == []
         assert one.get("/work/?status=503", traceparent=UNSAMPLED) == ["GET /work/"]
 
-    def test_who_is_not_followed_has_no_second_chance(self, here: Any) -> None:
-        """A failed request that this site itself passed over is not drawn for again."""
+    def test_the_own_decision_is_not_repeated_for_untrusted_callers(self, here: Any) -> None:
+        """A failed request that this site itself decided to drop isn't sampled a second time."""
         random.seed(11)
         one: Site = here(SAMPLE_RATE=0.5, TRUST_PARENT="never")
         kept = [one.get("/work/?fail", traceparent=UNSAMPLED) for _ in range(200)]
@@ -115,7 +115,7 @@ class TestErrors:
 class TestForcing:
     @pytest.mark.parametrize("rules", [[], [Rule(1, "none", rate=0.0)]])
     def test_it_is_bounded(self, here: Any, rules: list[Rule]) -> None:
-        # One, and then one in a hundred seconds.
+        # One at first, and then one every hundred seconds.
         one: Site = here(*rules, SAMPLE_RATE=0.0, FORCED_PER_SECOND=0.01)
         kept = [one.get("/work/", traceparent=SAMPLED) for _ in range(20)]
         assert kept == [["GET /work/", "inside"]] + [[]] * 19
@@ -129,7 +129,7 @@ class TestForcing:
             ({"SAMPLE_RATE": 0.0, "TRUST_PARENT": "never"}, 0),
         ],
     )
-    def test_it_is_bounded_as_the_settings_say(self, here: Any, tracing: dict[str, Any], kept: int) -> None:
+    def test_it_is_bounded_by_the_settings(self, here: Any, tracing: dict[str, Any], kept: int) -> None:
         one: Site = here(**tracing)
         assert sum(one.get("/work/", traceparent=SAMPLED) != [] for _ in range(20)) == kept
 
@@ -137,7 +137,7 @@ class TestForcing:
         "tracing", [{"TRUST_PARENT": "never"}, {"TRUST_PARENT": "always", "FORCED_PER_SECOND": 0}]
     )
     @pytest.mark.parametrize("rules", [[], [Rule(1, "half", rate=0.5)]])
-    def test_an_id_of_the_caller_s_choice_decides_nothing(
+    def test_an_id_chosen_by_the_caller_has_no_effect(
         self, here: Any, tracing: dict[str, Any], rules: list[Rule]
     ) -> None:
         random.seed(7)
@@ -150,7 +150,7 @@ class TestForcing:
         "tracing", [{"TRUST_PARENT": "never"}, {"TRUST_PARENT": "always", "FORCED_PER_SECOND": 0}]
     )
     @pytest.mark.parametrize("trace_id", ["f" * 32, f"{1:032x}"])
-    def test_nor_where_a_jaeger_says_how_much_is_kept(
+    def test_an_id_chosen_by_the_caller_has_no_effect_with_remote_sampling(
         self, here: Any, tracing: dict[str, Any], trace_id: str
     ) -> None:
         random.seed(7)
@@ -161,14 +161,14 @@ class TestForcing:
         )
         assert 60 < kept < 140
 
-    def test_nor_which_failures_that_one_would_have_kept(self, here: Any) -> None:
+    def test_an_id_chosen_by_the_caller_has_no_effect_on_errors(self, here: Any) -> None:
         random.seed(7)
         one = steered(here(SAMPLE_RATE=0.5, **STEERED))
         kept = sum(one.get("/work/?fail", traceparent=UNSAMPLED) != [] for _ in range(200))
         assert 60 < kept < 140
 
-    def test_nor_by_a_request_s_span_of_somebody_else_s(self, here: Any) -> None:
-        """Upstream's own instrumentation of Django, WSGI or ASGI began the trace, and knows no request of ours."""
+    def test_an_id_chosen_by_the_caller_has_no_effect_with_spans_of_other_instrumentations(self, here: Any) -> None:
+        """OpenTelemetry's instrumentation of Django, WSGI or ASGI started the trace, without this app's request state."""
         one: Site = here(SAMPLE_RATE=0.0, DEBUG_HEADER="X-Debug", FORCED_PER_SECOND=0.01)
         caller = trace.set_span_in_context(
             trace.NonRecordingSpan(trace.SpanContext(5, 6, is_remote=True, trace_flags=trace.TraceFlags(1)))
@@ -177,22 +177,22 @@ class TestForcing:
         kept = [tracer.start_span("GET", caller, SpanKind.SERVER).is_recording() for _ in range(20)]
         assert kept == [True] + [False] * 19
         task = [tracer.start_span("run", caller, SpanKind.CONSUMER).is_recording() for _ in range(20)]
-        assert all(task), "what this site sent to itself is followed"
+        assert all(task), "the context of this site's own tasks is trusted"
 
-    def test_the_randomness_that_decided_is_handed_on(self, here: Any) -> None:
+    def test_the_randomness_of_the_decision_is_sent_on(self, here: Any) -> None:
         random.seed(3)
         one: Site = here(SAMPLE_RATE=0.5, TRUST_PARENT="never")
         while not one.get("/work/", **CHOSEN):
             pass
         [root] = [span for span in one.exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
-        said = dict(part.split(":") for part in root.context.trace_state["ot"].split(";"))
-        assert said["th"] == "8"
-        assert said["rv"] != "f" * 14
-        assert int(said["rv"], 16) >= 1 << 55, "it is above the threshold"
+        recorded = dict(part.split(":") for part in root.context.trace_state["ot"].split(";"))
+        assert recorded["th"] == "8"
+        assert recorded["rv"] != "f" * 14
+        assert int(recorded["rv"], 16) >= 1 << 55, "it is above the threshold"
 
 
 class TestNetworks:
-    """``TRUST_PARENT`` and ``SAMPLING_CLIENTS`` go by one address."""
+    """``TRUST_PARENT`` and ``SAMPLING_CLIENTS`` compare the same address."""
 
     CASES = (
         ("127.0.0.1", {}, [], True),
@@ -208,7 +208,7 @@ class TestNetworks:
     )
 
     @pytest.mark.parametrize(("remote", "headers", "proxies", "known"), CASES)
-    def test_who_is_followed(
+    def test_which_callers_are_trusted(
         self, here: Any, remote: str, headers: dict[str, str], proxies: list[str], known: bool
     ) -> None:
         one: Site = here(SAMPLE_RATE=0.0, TRUST_PARENT=["127.0.0.0/8"], TRUSTED_PROXIES=proxies)
@@ -217,7 +217,7 @@ class TestNetworks:
 
     @pytest.mark.django_db
     @pytest.mark.parametrize(("remote", "headers", "proxies", "known"), CASES)
-    def test_who_may_ask_for_the_rules(
+    def test_which_clients_may_read_the_rules(
         self, settings: Any, remote: str, headers: dict[str, str], proxies: list[str], known: bool
     ) -> None:
         settings.ROOT_URLCONF = "tests.sampling.test_strategies"

@@ -1,4 +1,4 @@
-"""Rules, callers and how a request goes: which traces are kept, whole."""
+"""Test which traces are kept by rules, callers and the outcome of a request, and that they are complete."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ urlpatterns = [
 
 
 class Site:
-    """A provider of its own with rules, in the place of the tests' one."""
+    """A provider with rules that replaces the tests' provider."""
 
     def __init__(self, rules: list[Rule], monkeypatch: pytest.MonkeyPatch, **tracing: Any) -> None:
         self.settings: Settings = load({"EXPORTER": "none", **tracing}, {})
@@ -108,7 +108,7 @@ class Site:
         self.exporter.clear()
         _headers.clear()
         self.client.get(url, headers=headers)
-        assert not undecided_traces, "nothing is left to wait"
+        assert not undecided_traces, "no undecided trace is left"
         return sorted(span.name for span in self.exporter.get_finished_spans())
 
     def root(self) -> dict[str, Any]:
@@ -135,14 +135,14 @@ def site(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[Any]:
 
 
 class LeftOpen:
-    """A block that nobody leaves, in a context of its own."""
+    """A block that is never left, in a separate context."""
 
     def __init__(self) -> None:
         self._context = contextvars.copy_context()
         self._block = create_span("left open")
-        self._context.run(self._begin)
+        self._context.run(self._start)
 
-    def _begin(self) -> None:
+    def _start(self) -> None:
         self._block.__enter__()
         with create_span("inside"):
             pass
@@ -171,7 +171,7 @@ def test_a_rule_by_route(site: Any) -> None:
 
 
 def test_a_rule_by_the_route_of_a_regular_expression(site: Any) -> None:
-    """It is written as the span shows it."""
+    """The route is written as in the span."""
     one = site(Rule(1, "people", path="/people/<pk>/"), SAMPLE_RATE=0.0)
     assert one.get("/people/7/") == ["GET /people/<pk>/", "inside"]
     assert one.root() == {"sampling.rule": "people", "sampling.rate": 1.0}
@@ -208,12 +208,12 @@ def test_a_rule_for_a_user_keeps_the_whole_request_though_she_is_known_late(site
     assert one.get("/late/") == WHOLE
     before, after = (headers["traceparent"][-2:] for headers in _headers)
     assert int(before, 16) & 1 == 0
-    assert int(after, 16) & 1 == 1, "what is called from then on is sampled"
+    assert int(after, 16) & 1 == 1, "calls from then on are sampled"
     assert one.root() == {"sampling.rule": "ada", "sampling.rate": 1.0}
     for span in one.exporter.get_finished_spans():
         assert span.context is not None
         assert span.context.trace_flags.sampled
-    assert one.get("/plain/") == [], "nobody was known"
+    assert one.get("/plain/") == [], "the user was unknown"
 
 
 def test_a_rule_for_another_user_keeps_nothing(site: Any) -> None:
@@ -222,21 +222,21 @@ def test_a_rule_for_another_user_keeps_nothing(site: Any) -> None:
     assert one.sampler.drain() == {None: (0, 1)}, "one decision"
 
 
-def test_a_rule_that_passes_a_user_over_where_all_others_are_kept(site: Any) -> None:
+def test_a_rule_that_drops_the_requests_of_one_user(site: Any) -> None:
     one = site(Rule(1, "ada", user_id="42", rate=0.0), SAMPLE_RATE=1.0)
     assert one.get("/late/") == []
     assert one.get("/plain/") == ["GET /plain/", "inside"]
 
 
 @pytest.mark.parametrize("tracing", [{"KEEP_ERRORS": True}, {"KEEP_SLOWER_THAN": 0.0}])
-def test_what_fails_or_is_slow_is_kept_whole(site: Any, tracing: dict[str, Any]) -> None:
+def test_failed_or_slow_requests_are_kept_completely(site: Any, tracing: dict[str, Any]) -> None:
     one = site(SAMPLE_RATE=0.0, **tracing)
     assert one.get("/late/?fail=1") == WHOLE
     assert [headers["traceparent"][-2:] in ("00", "02") for headers in _headers] == [True, True]
     assert (one.get("/plain/") == []) is ("KEEP_ERRORS" in tracing)
 
 
-def test_a_rule_has_its_own_mind_about_errors(site: Any) -> None:
+def test_a_rules_own_setting_for_errors_takes_precedence(site: Any) -> None:
     one = site(
         Rule(1, "not these", path="/late/", rate=0.0, keep_errors=False),
         Rule(2, "these", rate=0.0, keep_errors=True),
@@ -248,7 +248,7 @@ def test_a_rule_has_its_own_mind_about_errors(site: Any) -> None:
     assert one.root() == {"sampling.rule": "these", "sampling.rate": 0.0}
 
 
-def test_memory_is_bounded_while_a_trace_waits(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_while_a_trace_is_undecided(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("django_tracing.recording.undecided._MOST_SPANS_OF_ONE", 2)
     one = site(SAMPLE_RATE=0.0, KEEP_ERRORS=True)
     assert len(one.get("/late/?fail=1")) == 3
@@ -266,14 +266,14 @@ def test_memory_is_bounded_by_traces_that_never_end(site: Any, monkeypatch: pyte
         one.exporter.clear()
         for block in left_open:
             block.fail()
-        # The oldest are forgotten, and what is known goes on.
+        # The oldest are dropped; the others continue.
         assert [span.name for span in one.exporter.get_finished_spans()] == ["inside", "left open"] * 3
     finally:
         undecided_traces.clear()
     assert one.get("/late/?fail=1") == WHOLE
 
 
-# ----- callers
+# ----- Callers
 
 SAMPLED, UNSAMPLED = f"00-{'ab' * 16}-{'cd' * 8}-01", f"00-{'ab' * 16}-{'cd' * 8}-00"
 
@@ -281,7 +281,7 @@ SAMPLED, UNSAMPLED = f"00-{'ab' * 16}-{'cd' * 8}-01", f"00-{'ab' * 16}-{'cd' * 8
 def test_a_caller_decides(site: Any) -> None:
     one = site(Rule(1, "all", rate=0.0), SAMPLE_RATE=0.0)
     assert one.get("/plain/", traceparent=SAMPLED) == ["GET /plain/", "inside"]
-    assert one.root() == {}, "it did not decide"
+    assert one.root() == {}, "this site didn't decide"
     one = site(Rule(1, "all"), SAMPLE_RATE=1.0)
     assert one.get("/plain/", traceparent=UNSAMPLED) == []
 
@@ -289,13 +289,13 @@ def test_a_caller_decides(site: Any) -> None:
 @pytest.mark.parametrize(
     ("trust", "kept"), [("always", False), ("never", True), (["127.0.0.0/8"], False), (["10.0.0.0/8"], True)]
 )
-def test_a_caller_is_trusted_or_not(site: Any, trust: Any, kept: bool) -> None:
+def test_trusted_and_untrusted_callers(site: Any, trust: Any, kept: bool) -> None:
     one = site(SAMPLE_RATE=1.0, TRUST_PARENT=trust)
     assert (one.get("/plain/", traceparent=UNSAMPLED) != []) is kept
 
 
 def test_services_of_different_rates_agree(site: Any) -> None:
-    """Nested: what a service keeps at 10 % another one keeps at 50 %, by the id or by the randomness that came along."""
+    """A trace kept at 10 % is kept at 50 % too, by its id or by the randomness sent with it."""
     numbers = random.Random(1)
     low, high = RuleSampler(0.1), RuleSampler(0.5)
     for _ in range(2000):
@@ -319,7 +319,7 @@ def test_the_debug_header_forces_a_trace(site: Any) -> None:
         assert one.get("/plain/", **{"x-trace-debug": wrong}) == []
 
 
-# ----- rates and budgets
+# ----- Rates and budgets
 
 
 def test_rates_over_20_000_decisions(site: Any) -> None:
@@ -342,7 +342,7 @@ def test_a_budget_is_shared_by_the_processes(site: Any) -> None:
     assert sum(kept) in (2, 3)
 
 
-def test_what_the_queue_gets_of_a_trace_kept_late_is_sampled(site: Any, spans: Spans) -> None:
+def test_spans_of_a_trace_kept_late_have_the_sampled_flag_in_the_queue(site: Any, spans: Spans) -> None:
     one = site(SAMPLE_RATE=0.0, KEEP_ERRORS=True)
     inner = InMemorySpanExporter()
     queue = QueueProcessor(inner, export_interval=0.05)

@@ -1,4 +1,4 @@
-"""A host whose database locks rows: no request waits for a lock of the thread's, nor the thread for a request's."""
+"""Test a site whose database locks rows: neither requests nor the thread wait for locks of the other."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from django.db.models.signals import post_delete, post_save, pre_delete, pre_sav
 from django.utils import timezone
 
 from django_tracing.models import ProcessStatus, SamplingCount, SamplingRule
-from tests.sampling.test_refresh import judged, make, names  # noqa: F401 - make is a fixture
+from tests.sampling.test_refresh import decided, make, names  # noqa: F401 - make is a fixture
 
 pytestmark = [
     pytest.mark.django_db(transaction=True),
@@ -21,7 +21,7 @@ pytestmark = [
 
 
 def apart(run: Callable[[], Any]) -> None:
-    """By another connection, as in another process. What it raises is raised here; that it waits is an error."""
+    """Run with another connection, as in another process. Raise its exception; waiting for a lock is an error."""
     failed: list[BaseException] = []
 
     def target() -> None:
@@ -41,8 +41,8 @@ def apart(run: Callable[[], Any]) -> None:
 
 
 def work(refresher: Any) -> None:
-    """All that the thread ever does, whatever the clock says."""
-    judged(refresher, 3)
+    """Do all the work of the refresher's thread, at any time."""
+    decided(refresher, 3)
     refresher._status_stored = float("-inf")
     apart(refresher.refresh)
 
@@ -57,8 +57,8 @@ def refresher(make: Any, caplog: pytest.LogCaptureFixture) -> Iterator[Any]:  # 
     assert not caplog.records, "nothing went wrong"
 
 
-def test_no_step_of_a_request_meets_the_thread(refresher: Any) -> None:
-    """One that holds every lock on rules that it can have, as the admin's reordering does."""
+def test_no_step_of_a_request_conflicts_with_the_thread(refresher: Any) -> None:
+    """The request holds all locks on rules that are possible, like the reordering in the admin."""
     for _ in range(3):
         work(refresher)
         with transaction.atomic():
@@ -98,7 +98,7 @@ def test_after_each_statement_of_the_thread_nothing_is_locked(refresher: Any) ->
     def request() -> None:
         with transaction.atomic():
             for model in (SamplingRule, SamplingCount, ProcessStatus):
-                # It would wait for nobody: a lock is an error.
+                # Don't wait for locks: one is an error.
                 list(model.objects.select_for_update(nowait=True))
             SamplingRule.objects.filter(name="second").update(updated=timezone.now())
 
@@ -109,7 +109,7 @@ def test_after_each_statement_of_the_thread_nothing_is_locked(refresher: Any) ->
         return found
 
     for old in (False, True):
-        judged(refresher, 3)
+        decided(refresher, 3)
         refresher._status_stored = float("-inf")
         if old:
             ProcessStatus.objects.update(updated="2020-01-01T00:00Z")
@@ -118,8 +118,8 @@ def test_after_each_statement_of_the_thread_nothing_is_locked(refresher: Any) ->
     assert {"SELECT", "INSERT", "UPDATE", "DELETE"} <= set(statements)
 
 
-def test_receivers_of_the_host_s_models_hear_nothing_of_it(refresher: Any) -> None:
-    """Such as those that write a history of every model: they would write in this thread, too."""
+def test_signal_receivers_of_the_site_are_not_called(refresher: Any) -> None:
+    """Receivers that write a history of every model would otherwise write in this thread, too."""
     heard: list[Any] = []
 
     def receive(sender: Any, **kwargs: Any) -> None:
@@ -157,7 +157,7 @@ def test_a_site_without_autocommit(refresher: Any) -> None:
         refresher.refresh()
         assert connection.get_autocommit()
 
-    judged(refresher, 5)
+    decided(refresher, 5)
     ProcessStatus.objects.all().delete()
     apart(refresh)
     assert ProcessStatus.objects.count() == 1
@@ -171,7 +171,7 @@ def test_no_request_of_many_threads_fails_while_all_refresh(refresher: Any, make
 
     def refresh(one: Any) -> None:
         while not over.is_set():
-            judged(one)
+            decided(one)
             one._status_stored = float("-inf")
             one.refresh()
 

@@ -1,4 +1,4 @@
-"""A process' rules are the database's, whatever becomes of the database."""
+"""Test that a process uses the rules in the database, also if the database fails."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.django_db(transaction=True)
 
 @pytest.fixture
 def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    # The tests' own process is not to follow the rules of a test.
+    # The tests' own process must not apply the rules of a test.
     monkeypatch.setattr(runtime, "current", runtime.current.replace(refresher=None))
     providers: list[TracerProvider] = []
     refreshers: list[Refresher] = []
@@ -61,7 +61,7 @@ def names(refresher: Refresher) -> list[str]:
     return [compiled.rule.name for compiled in refresher.sampler.rules.compiled]
 
 
-def judged(refresher: Refresher, count: int = 1) -> int:
+def decided(refresher: Refresher, count: int = 1) -> int:
     judge = refresher.factory.decide
     assert judge is not None
     return sum(judge(None, "GET", SpanKind.SERVER, None, n << 40).kept for n in range(count))
@@ -80,7 +80,7 @@ def test_rules_are_those_in_force_in_their_order(make: Any) -> None:
     assert refresher.sampler.rules.compiled[1].rule.rate == 0.5
 
 
-def test_without_rules_deciding_costs_what_it_did(make: Any) -> None:
+def test_without_rules_deciding_costs_nothing(make: Any) -> None:
     refresher = make()
     assert refresher.factory.decide is not None, "the first trace starts the thread"
     refresher.refresh()
@@ -88,29 +88,29 @@ def test_without_rules_deciding_costs_what_it_did(make: Any) -> None:
     assert make(SAMPLING_REFRESH=0).factory.decide is None
 
 
-def test_the_rate_alone_is_said_where_it_is_not_all(make: Any) -> None:
+def test_without_rules_a_rate_below_1_is_recorded(make: Any) -> None:
     refresher = make(SAMPLE_RATE=0.5)
     refresher.refresh()
     kept = [refresher.factory.start("x", Context(), SpanKind.INTERNAL, (), None) for _ in range(200)]
-    said = [span.attributes for span in kept if span.is_recording()]
-    assert 50 < len(said) < 150
-    assert said[0] == {"sampling.rule": "settings", "sampling.rate": 0.5}
+    message = [span.attributes for span in kept if span.is_recording()]
+    assert 50 < len(message) < 150
+    assert message[0] == {"sampling.rule": "settings", "sampling.rate": 0.5}
 
 
-def test_a_thread_follows_the_database(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_reads_changes_of_the_database(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refresh, "_in_tests", lambda: False)
     refresher = make(SAMPLE_RATE=0.0)
     refresher.settings = refresher.settings._replace(sampling_refresh=0.05)
-    assert judged(refresher) == 0
+    assert decided(refresher) == 0
     rule = SamplingRule.objects.create(name="all")
-    # It has the rules before it is asked to judge by them.
+    # It reads the rules before they are needed for a decision.
     wait_until(lambda: names(refresher) == ["all"] and refresher.factory.decide, "the thread to read the rule")
-    assert judged(refresher, 5) == 5
+    assert decided(refresher, 5) == 5
     rule.delete()
-    wait_until(lambda: names(refresher) == [], "the thread to see that it is gone")
+    wait_until(lambda: names(refresher) == [], "the thread to see that it was deleted")
 
 
-def test_the_process_that_saves_follows_at_once(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_process_that_saves_a_rule_applies_it_immediately(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(refresh, "_in_tests", lambda: False)
     refresher = make()
     refresher.settings = refresher.settings._replace(sampling_refresh=3600)
@@ -122,7 +122,7 @@ def test_the_process_that_saves_follows_at_once(make: Any, monkeypatch: pytest.M
 
 
 class Lost:
-    """A router that does not know where the rules are read."""
+    """A router that fails for the table of the rules."""
 
     def db_for_read(self, model: Any, **hints: Any) -> str | None:
         if model is SamplingRule:
@@ -130,7 +130,9 @@ class Lost:
         return None
 
 
-def test_saving_a_rule_fails_for_nothing_of_this(make: Any, monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
+def test_saving_a_rule_never_fails_because_of_the_thread(
+    make: Any, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
     monkeypatch.setattr(refresh, "_in_tests", lambda: False)
     refresher = make(SAMPLING_REFRESH=0)
     monkeypatch.setattr(runtime, "current", runtime.current.replace(refresher=refresher))
@@ -159,11 +161,11 @@ def test_a_missing_table_and_its_return(make: Any, caplog: pytest.LogCaptureFixt
             )
         finally:
             cursor.execute("ALTER TABLE away RENAME TO django_tracing_samplingrule")
-    assert names(refresher) == ["known"], "the last ones known stay in force"
+    assert names(refresher) == ["known"], "the last known rules remain in force"
     assert [(record.levelname, "migrate" in record.message) for record in caplog.records] == [
         ("WARNING", False),
         ("INFO", True),
-    ], "once each; who has no rules is told how to get them, not of a fault"
+    ], "once each; a site without the table gets a hint and no error"
     refresher.refresh()
     assert "read again" in caplog.records[-1].message
 
@@ -183,25 +185,27 @@ def test_a_database_that_is_down(
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 1
 
 
-def test_what_each_process_decided_is_told(make: Any) -> None:
+def test_the_counts_of_each_process_are_stored(make: Any) -> None:
     rule = SamplingRule.objects.create(name="half", rate=50)
     processes = [make(), make()]
     for number, refresher in enumerate(processes):
         refresher._process = f"p{number}"
         refresher.refresh()
-        judged(refresher, 100)
+        decided(refresher, 100)
         refresher.refresh()
-        judged(refresher, 100)
+        decided(refresher, 100)
         refresher.refresh()
     total = SamplingCount.objects.filter(rule=rule).aggregate(kept=Sum("kept"), passed_over=Sum("passed_over"))
     assert total["kept"] + total["passed_over"] == 400
     assert SamplingCount.objects.values("process").distinct().count() == 2
     statuses = {status.process: status.report for status in ProcessStatus.objects.all()}
     assert statuses["p0"]["sampling"]["rules"] == ["half"]
-    assert processes[1]._processes == 2, "they share what a rule may keep a second"
+    assert processes[1]._processes == 2, "they share the rule's budget of traces per second"
 
 
-def test_what_could_not_be_told_is_told_at_the_next_look(make: Any, caplog: pytest.LogCaptureFixture) -> None:
+def test_counts_that_could_not_be_stored_are_stored_the_next_time(
+    make: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     rule = SamplingRule.objects.create(name="all")
     refresher = make()
     with connection.cursor() as cursor:
@@ -209,23 +213,23 @@ def test_what_could_not_be_told_is_told_at_the_next_look(make: Any, caplog: pyte
             cursor.execute(f"ALTER TABLE django_tracing_{table} RENAME TO {table}_away")
         try:
             refresher.refresh()
-            judged(refresher, 3)
+            decided(refresher, 3)
             refresher.refresh()
             refresher.refresh()
         finally:
             for table in ("processstatus", "samplingcount"):
                 cursor.execute(f"ALTER TABLE {table}_away RENAME TO django_tracing_{table}")
-    assert names(refresher) == ["all"], "rules are read all the same"
-    [said] = [record.getMessage() for record in caplog.records]
-    assert said == "The status of this process can't be stored: ProgrammingError."
+    assert names(refresher) == ["all"], "rules are read nevertheless"
+    [message] = [record.getMessage() for record in caplog.records]
+    assert message == "The status of this process can't be stored: ProgrammingError."
     refresher.refresh()
     assert ProcessStatus.objects.count() == 1
     assert SamplingCount.objects.get(rule=rule).kept == 3
 
 
-def test_a_request_never_asks_the_database(make: Any, django_assert_num_queries: Any) -> None:
+def test_a_request_never_queries_the_database(make: Any, django_assert_num_queries: Any) -> None:
     SamplingRule.objects.create(name="some", user_id="1", rate=50)
     refresher = make()
     refresher.refresh()
     with django_assert_num_queries(0):
-        judged(refresher, 50)
+        decided(refresher, 50)

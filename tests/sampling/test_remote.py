@@ -1,4 +1,4 @@
-"""The remote sampler, against a server of every mood and real Jaegers."""
+"""Test the remote sampler with servers that behave and misbehave, and with real Jaegers."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ HALF = {"strategyType": "PROBABILISTIC", "probabilisticSampling": {"samplingRate
         ),
     ],
 )
-def test_every_shape_of_answer(document: Any, expected: Strategy) -> None:
+def test_every_form_of_response(document: Any, expected: Strategy) -> None:
     assert parse_strategy(json.loads(json.dumps(document))) == expected
 
 
@@ -77,24 +77,24 @@ def test_every_shape_of_answer(document: Any, expected: Strategy) -> None:
         ({**HALF, "operationSampling": {"perOperationStrategies": "x"}}, "not a list"),
     ],
 )
-def test_what_is_wrong_with_an_answer(document: Any, message: str) -> None:
+def test_invalid_responses(document: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_strategy(document)
 
 
 class Server:
-    """Answers ``document``, or does what ``mood`` says."""
+    """A server that answers with ``document`` or misbehaves as set in ``mood``."""
 
     def __init__(self) -> None:
         self.document: Any = dict(HALF)
         self.mood = ""
-        self.asked: list[str] = []
+        self.requested: list[str] = []
         self.released = threading.Event()
         server = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                server.asked.append(self.path)
+                server.requested.append(self.path)
                 if server.mood == "hang":
                     server.released.wait(30)
                     return
@@ -140,11 +140,11 @@ def server() -> Iterator[Server]:
     started.close()
 
 
-def test_it_does_as_it_is_told(server: Server) -> None:
+def test_it_applies_the_strategy(server: Server) -> None:
     sampler = JaegerRemoteSampler("my shop", server.url, refresh=0.05, initial=0.0)
     sampler.decide("GET", 1)
     wait_until(lambda: sampler.strategy == Strategy(rate=0.5), "the first answer")
-    assert server.asked[0] == "/sampling?service=my%20shop"
+    assert server.requested[0] == "/sampling?service=my%20shop"
     server.document = {"strategyType": "RATE_LIMITING", "rateLimitingSampling": {"maxTracesPerSecond": 3}}
     wait_until(lambda: sampler.strategy == Strategy(per_second=3.0), "the next answer")
     sampler.close()
@@ -153,7 +153,7 @@ def test_it_does_as_it_is_told(server: Server) -> None:
 
 
 @pytest.mark.parametrize("mood", ["garbage", "binary", "long", "404", "500", "302", "hang", "slow", "gone"])
-def test_whatever_becomes_of_the_server_the_last_answer_stays(
+def test_the_last_response_remains_in_force_if_the_server_fails(
     server: Server, mood: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     sampler = JaegerRemoteSampler("shop", server.url, timeout=20)
@@ -162,12 +162,12 @@ def test_whatever_becomes_of_the_server_the_last_answer_stays(
     if mood == "gone":
         sampler._address = sampler._address._replace(port=free_port())
     server.mood = mood
-    # Only what is to be given up is given up soon: a busy machine takes its time for the rest.
+    # Only the expected timeouts are short: a busy machine may need more time for the rest.
     sampler._timeout = 0.3 if mood in ("hang", "slow") else 20
     assert not sampler.ask()
     assert not sampler.ask()
     assert sampler.strategy == Strategy(rate=0.5)
-    assert [record.levelname for record in caplog.records] == ["WARNING"], "it is said once"
+    assert [record.levelname for record in caplog.records] == ["WARNING"], "it is logged once"
     server.mood = ""
     server.released.set()
     sampler._timeout = 20
@@ -180,8 +180,8 @@ def test_a_decision_never_waits(server: Server) -> None:
     server.mood = "hang"
     sampler = JaegerRemoteSampler("shop", server.url, initial=1.0, timeout=20)
     assert sampler.decide("GET", 1)[0]
-    wait_until(lambda: server.asked, "it to be asked")
-    assert all(sampler.decide("GET", number)[0] for number in range(100)), "while the answer hangs"
+    wait_until(lambda: server.requested, "a request to the server")
+    assert all(sampler.decide("GET", number)[0] for number in range(100)), "while the server hangs"
 
 
 def test_shares_over_20_000_decisions(server: Server) -> None:
@@ -236,7 +236,7 @@ def test_64_threads_spend_one_budget(server: Server) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-def test_a_forked_child_asks_for_itself(server: Server) -> None:
+def test_a_forked_child_sends_its_own_requests(server: Server) -> None:
     program = (
         "import os, time\n"
         "from django_tracing.sampling.remote import JaegerRemoteSampler\n"
@@ -255,13 +255,13 @@ def test_a_forked_child_asks_for_itself(server: Server) -> None:
         [sys.executable, "-W", "ignore", "-c", program], timeout=30, capture_output=True, check=False
     )
     assert finished.returncode == 0, finished.stderr
-    assert len(server.asked) == 2
+    assert len(server.requested) == 2
 
 
-# ----- how it is had
+# ----- Configuration
 
 
-def test_by_the_environment_s_name(server: Server, tmp_path: Path) -> None:
+def test_by_the_name_in_the_environment(server: Server, tmp_path: Path) -> None:
     program = (
         "import time\n"
         "from opentelemetry import trace\n"
@@ -272,7 +272,7 @@ def test_by_the_environment_s_name(server: Server, tmp_path: Path) -> None:
         "print(dict(provider.get_tracer('x').start_span('x').attributes))\n"
     )
     server.document = {"probabilisticSampling": {"samplingRate": 1}}
-    # It has no answer before the program has decided by itself.
+    # The server answers only after the program's first decision.
     server.mood = "503"
     with subprocess.Popen(
         [str(Path(sys.executable).parent / "opentelemetry-instrument"), sys.executable, "-c", program],
@@ -283,7 +283,7 @@ def test_by_the_environment_s_name(server: Server, tmp_path: Path) -> None:
             "OTEL_SERVICE_NAME": "shop",
             **{f"OTEL_{signal}_EXPORTER": "none" for signal in ("TRACES", "METRICS", "LOGS")},
         },
-        # An egg-info of the checkout may be older than what is installed.
+        # The egg-info of the checkout may be older than the installed version.
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -299,7 +299,7 @@ def test_by_the_environment_s_name(server: Server, tmp_path: Path) -> None:
         finally:
             killer.cancel()
     assert (first, then) == ("False\n", "{'sampler.type': 'probabilistic', 'sampler.param': 1.0}\n"), errors
-    assert "service=shop" in server.asked[0]
+    assert "service=shop" in server.requested[0]
 
 
 def test_it_is_imported_without_django() -> None:
@@ -307,7 +307,7 @@ def test_it_is_imported_without_django() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=30)
 
 
-def test_wrong_arguments_are_said() -> None:
+def test_wrong_arguments_raise_errors() -> None:
     with pytest.raises(ValueError, match="write endpoint="):
         from_environment("http://jaeger:5778")
     with pytest.raises(ValueError, match="write it as"):
@@ -315,7 +315,7 @@ def test_wrong_arguments_are_said() -> None:
     assert JaegerRemoteSampler("shop", "http://jaeger:5778")._address.target == "/sampling?service=shop"
 
 
-def test_it_decides_where_no_rule_does(server: Server) -> None:
+def test_it_decides_if_no_rule_matches(server: Server) -> None:
     from django_tracing.conf.loading import load
 
     server.document = {"probabilisticSampling": {"samplingRate": 1}}
@@ -333,7 +333,7 @@ def test_it_decides_where_no_rule_does(server: Server) -> None:
     provider.shutdown()
 
 
-def test_an_operation_of_a_request_is_what_its_span_is_called(server: Server) -> None:
+def test_the_operation_of_a_request_is_the_name_of_its_span(server: Server) -> None:
     from django.test import RequestFactory, override_settings
 
     from django_tracing.conf.loading import load
@@ -356,7 +356,7 @@ def test_an_operation_of_a_request_is_what_its_span_is_called(server: Server) ->
             assert sampler.decide(scope, "GET", SpanKind.SERVER, None, 1).kept is kept
 
 
-# ----- real Jaegers
+# ----- Real Jaegers
 
 STRATEGIES = {
     "service_strategies": [
@@ -373,7 +373,7 @@ STRATEGIES = {
 
 
 @pytest.mark.parametrize("version", ["jaeger", "jaeger-1.51"])
-def test_what_a_jaeger_serves(version: Version) -> None:
+def test_the_strategies_of_a_real_jaeger(version: Version) -> None:
     with Jaeger(version, STRATEGIES) as jaeger:
         found = {}
         for service in ("shop", "limited", "anybody"):
@@ -387,7 +387,7 @@ def test_what_a_jaeger_serves(version: Version) -> None:
     assert found["anybody"].rate == 0.25
 
 
-def test_our_own_answers_are_read_by_our_client() -> None:
+def test_the_sampler_reads_responses_of_this_app() -> None:
     rules = [Rule(1, "a", method="GET", path="/orders/", rate=0.1), Rule(2, "all", rate=0.5)]
     strategy = parse_strategy(json.loads(json.dumps(serve(rules, "shop", 1.0).document)))
     assert strategy == Strategy(rate=0.5, operations={"GET /orders/": 0.1})

@@ -1,4 +1,4 @@
-"""Which rule a request, a command or a task meets."""
+"""Test which rule matches a request, a command or a task."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from django_tracing.conf import patterns as module
 from django_tracing.conf.patterns import _longest, _most_steps
 from django_tracing.sampling.rules import (
-    Asked,
     Match,
     Rule,
+    TraceStart,
     _Compiled,
     _glob,
     compile_rules,
@@ -26,8 +26,8 @@ from tests.linear import steps
 NOW = 1_000.0
 
 
-def decide(rules: list[Rule], now: float = NOW, **asked: Any) -> str | None:
-    found = compile_rules(rules, "shop").match(Asked(**{"method": "GET", "user_id": "", **asked}), now)
+def decide(rules: list[Rule], now: float = NOW, **start: Any) -> str | None:
+    found = compile_rules(rules, "shop").match(TraceStart(**{"method": "GET", "user_id": "", **start}), now)
     assert not found.open
     return None if found.rule is None else found.rule.name
 
@@ -68,7 +68,7 @@ def test_each_condition(condition: dict[str, Any], met: dict[str, Any], not_met:
         assert decide([rule], **not_met) is None
 
 
-def test_another_service_s_and_an_ended_rule_are_none() -> None:
+def test_expired_rules_and_those_of_other_services_are_ignored() -> None:
     assert decide([Rule(1, "theirs", service="billing")]) is None
     assert decide([Rule(1, "ended", valid_until=NOW)]) is None
 
@@ -86,16 +86,18 @@ def test_the_first_that_matches_decides() -> None:
     assert decide(rules, path="/x") == "all"
 
 
-def test_while_nobody_knows_the_user_it_stays_open() -> None:
+def test_the_match_is_open_while_the_user_is_unknown() -> None:
     rules = compile_rules([Rule(1, "ada", path="/api/*", user_id="42"), Rule(2, "all")], "shop")
-    assert rules.asks_for_users
-    assert rules.match(Asked(path="/api/x"), NOW) == Match(rules.compiled[1].rule, True)
-    assert rules.match(Asked(path="/x"), NOW) == Match(rules.compiled[1].rule, False), "she could not change it"
+    assert rules.uses_users
+    assert rules.match(TraceStart(path="/api/x"), NOW) == Match(rules.compiled[1].rule, True)
+    assert rules.match(TraceStart(path="/x"), NOW) == Match(rules.compiled[1].rule, False), (
+        "the user can't change the result"
+    )
     before = compile_rules([Rule(2, "all"), Rule(1, "ada", user_id="42")], "shop")
-    assert not before.match(Asked(path="/x"), NOW).open, "another decides before"
+    assert not before.match(TraceStart(path="/x"), NOW).open, "an earlier rule decides"
 
 
-def test_what_cannot_be_used_is_left_out_and_said() -> None:
+def test_invalid_rules_are_left_out_and_reported() -> None:
     rules = compile_rules([Rule(1, "broken", path="~(a"), Rule(2, "all")], "shop")
     assert [rule.rule.name for rule in rules.compiled] == ["all"]
     [(left_out, why)] = rules.left_out
@@ -107,8 +109,8 @@ def test_what_cannot_be_used_is_left_out_and_said() -> None:
 
 
 def test_explained() -> None:
-    rules = [Rule(1, "posts", method="POST"), Rule(2, "ada", user_id="42"), Rule(3, "all"), Rule(4, "never asked")]
-    reasons = compile_rules(rules, "shop").explain(Asked(method="GET", user_id="7"), NOW)
+    rules = [Rule(1, "posts", method="POST"), Rule(2, "ada", user_id="42"), Rule(3, "all"), Rule(4, "never compared")]
+    reasons = compile_rules(rules, "shop").explain(TraceStart(method="GET", user_id="7"), NOW)
     assert [(reason.rule.name, reason.matches, reason.failed) for reason in reasons] == [
         ("posts", False, "method"),
         ("ada", False, "user_id"),
@@ -116,7 +118,7 @@ def test_explained() -> None:
     ]
 
 
-# ----- the index finds what looking at each of them finds
+# ----- The index has the same result as comparing each rule
 
 _PATHS = st.sampled_from(["/", "/api/", "/api/v1/orders/7", "/api/v2", "/static/a.js", "/x"])
 _RULES = st.builds(
@@ -140,7 +142,7 @@ _RULES = st.builds(
         lambda rules: [rule._replace(id=n, name=str(n)) for n, rule in enumerate(rules)]
     ),
     st.builds(
-        Asked,
+        TraceStart,
         operation=st.sampled_from(["request", "task"]),
         method=st.sampled_from(["GET", "POST"]),
         path=_PATHS,
@@ -149,17 +151,17 @@ _RULES = st.builds(
         subscription=st.sampled_from(["", "pro"]),
     ),
 )
-def test_the_index_finds_the_first(rules: list[Rule], asked: Asked) -> None:
+def test_the_index_finds_the_first(rules: list[Rule], start: TraceStart) -> None:
     expected = None
     for position, rule in enumerate(rules):
         one = _Compiled(position, rule)
-        if not one.failed(asked, NOW) and not one.user_failed(asked):
+        if not one.failed(start, NOW) and not one.user_failed(start):
             expected = rule
             break
-    assert compile_rules(rules, "shop").match(asked, NOW).rule == expected
+    assert compile_rules(rules, "shop").match(start, NOW).rule == expected
 
 
-# ----- no path takes a pattern long: how much of it is read follows from a bound on the steps, which must be one
+# ----- Matching a path takes bounded time: a bound on the steps limits how much of the path is read
 
 _ATOMS = st.sampled_from(["a", "b", "/", r"\w", ".", "[^/]", "[^b]", "[ab]", r"\d", "1", r"[^\d]"])
 _COUNTS = st.sampled_from(["*", "+", "?", "*?", "+?", "{2,4}", "{0,3}?", "{1,300}", "{2,}"])
@@ -201,21 +203,21 @@ def test_no_search_takes_more_steps_than_the_bound(pattern: str, text: str) -> N
     read = import_module(module._PARSER).parse(pattern)
     bound = _most_steps(read, len(text))
     assume(bound < 50_000)
-    # A step of the bound is up to four of the counting machine's: a choice, a round's begin, a character, a jump.
+    # A step of the bound is up to four steps of the counter: a choice, the start of a round, a character, a jump.
     assert steps(pattern, 0, "search", text) <= 4 * bound + 4 * len(text)
 
 
 @pytest.mark.parametrize(
     ("pattern", "length"),
     [
-        # One loop after another, whose ends are not the same: as many ways as places, each as long as the text.
+        # One loop after another with different ends: as many ways as positions, each as long as the text.
         ("^(.*?)[^/]*?/", 1024),
         ("^(.*?)(.*?)[^/]*?/", 200),
         (r"^.*[^/]*/[^-]*-[^;]*;", 1024),
-        # Each line of a path may be the first.
+        # A match may start on each line of a path.
         ("(?m)^a[^b]*b", 1024),
         (r"^(.*)b*\1!", 200),
-        # These end where the next one begins, in one way.
+        # Each of these ends where the next one starts, in only one way.
         (r"^/\w+/\w+/\w+/\w+/$", 8192),
         (r"^/(?P<shop>[^/]+)/(\d+)/[\w-]+/.*\.json$", 8192),
         ("^/a.*b.*c.*d$", 200),
@@ -226,7 +228,7 @@ def test_how_much_of_a_path_is_read(pattern: str, length: int) -> None:
     assert _longest(pattern) == length
 
 
-def test_of_a_longer_path_no_more_is_read() -> None:
+def test_only_the_start_of_a_longer_path_is_read() -> None:
     pattern = "^(.*?)[^/]*?/x"
     assert decide([Rule(1, "it", path=f"~{pattern}")], path="a" * 1000 + "/x") == "it"
     assert decide([Rule(1, "it", path=f"~{pattern}")], path="a" * 2000 + "/x") is None
@@ -235,7 +237,7 @@ def test_of_a_longer_path_no_more_is_read() -> None:
 
 
 def test_many_expressions_share_the_bound() -> None:
-    """A hundred of them take no longer over one path than one may."""
+    """A hundred expressions together take no more time for a path than the limit of one."""
     pattern = "^(.*?)[^/]*?/x"
     for count, length in ((1, 1024), (4, 512), (20, 200), (500, 200)):
         rules = [Rule(number, f"r{number}", path=f"~{pattern}{number}") for number in range(count - 1)]
@@ -244,10 +246,10 @@ def test_many_expressions_share_the_bound() -> None:
         assert decide(rules, path=inside) == "it"
         assert decide(rules, path=outside) is None
     plain = [Rule(number, "it", path=rf"~^/\w+/r{number}/$") for number in range(100)]
-    assert decide(plain, path="/" + "a" * 8000 + "/r7/") == "it", "what is linear is read to the end"
+    assert decide(plain, path="/" + "a" * 8000 + "/r7/") == "it", "linear expressions read the whole path"
 
 
-def test_without_python_s_parser_no_repetition_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_pythons_parser_every_repetition_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "_PARSER", "re._nowhere")
     _longest.cache_clear()
     try:
@@ -261,7 +263,7 @@ def test_without_python_s_parser_no_repetition_is_trusted(monkeypatch: pytest.Mo
 @given(st.text("ab*?", min_size=1, max_size=12), st.text("ab", min_size=1, max_size=3), st.text("ab!", max_size=2))
 @example("*a*a*a*a*a*b", "a", "")
 @example("*ab*ab*ab", "ab", "!")
-def test_a_longer_path_takes_a_wildcard_as_many_steps_more(pattern: str, word: str, end: str) -> None:
+def test_wildcards_take_linear_time(pattern: str, word: str, end: str) -> None:
     source = _glob(pattern).pattern
     few = steps(source, re.DOTALL, "fullmatch", word * 40 + end)
     many = steps(source, re.DOTALL, "fullmatch", word * 160 + end)

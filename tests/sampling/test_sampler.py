@@ -1,4 +1,4 @@
-"""Which traces are kept by a rate: services of different rates keep the same ones."""
+"""Test which traces a rate keeps, and that services with different rates keep the same ones."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ RATES = [0.0, 1e-9, 0.1, 0.5, 1.0]
 
 
 @pytest.mark.parametrize("rate", RATES)
-def test_keeps_its_share_and_agrees_with_itself(rate: float) -> None:
+def test_keeps_its_share_consistently(rate: float) -> None:
     sampler = RuleSampler(rate)
     numbers = random.Random(0)
     ids = [numbers.getrandbits(128) for _ in range(20_000)]
     kept = [sampler.keep(None, trace_id) for trace_id in ids]
     assert sum(kept) / len(kept) == pytest.approx(rate, abs=0.015)
     assert kept == [sampler.should_sample(None, trace_id, "GET").decision.is_sampled() for trace_id in ids]
-    # A service of a higher rate keeps all of them.
+    # A service with a higher rate keeps all of them.
     higher = RuleSampler(min(rate * 2, 1.0))
     assert all(higher.keep(None, trace_id) for trace_id, was in zip(ids, kept, strict=True) if was)
 
@@ -41,5 +41,5 @@ def test_a_parent_decides(rate: float, sampled: bool, remote: bool) -> None:
         assert dict(result.attributes) == {"a": 1}
 
 
-def test_says_what_it_is() -> None:
+def test_description() -> None:
     assert "0.25" in RuleSampler(0.25).get_description()

@@ -1,4 +1,4 @@
-"""A host whose database is a SQLite file: nothing of this app writes to it, and no request meets a lock of this app's."""
+"""Test a site with a SQLite database: this app never writes to it, and never locks it against a request."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.sampling.processes import finished, run, start
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="the site takes turns by flock")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the site uses flock")
 
 
 JOURNALS = pytest.mark.parametrize("journal", ["delete", "wal"])
@@ -17,7 +17,7 @@ JOURNALS = pytest.mark.parametrize("journal", ["delete", "wal"])
 
 @JOURNALS
 @pytest.mark.parametrize("rules", [0, 3])
-def test_no_step_of_a_request_meets_the_thread(tmp_path: Path, journal: str, rules: int) -> None:
+def test_no_step_of_a_request_conflicts_with_the_thread(tmp_path: Path, journal: str, rules: int) -> None:
     script = """
         path = set_up(sys.argv[1])
         from django_tracing.models import *
@@ -60,7 +60,7 @@ def test_refreshing_changes_nothing_of_the_file(tmp_path: Path, journal: str) ->
     run(script, tmp_path, journal)
 
 
-def test_a_file_that_somebody_writes_is_not_waited_for(tmp_path: Path) -> None:
+def test_a_locked_file_is_not_waited_for(tmp_path: Path) -> None:
     script = """
         path = set_up(sys.argv[1])
         from django_tracing.models import *
@@ -82,7 +82,7 @@ def test_a_file_that_somebody_writes_is_not_waited_for(tmp_path: Path) -> None:
         work(refresher)
         print(names(refresher))
         """
-    assert run(script, tmp_path) == "['two']\n", "and nothing is logged of it"
+    assert run(script, tmp_path) == "['two']\n", "and nothing is logged"
 
 
 LOOKS = """
@@ -110,7 +110,7 @@ LOOKS = """
     """
 
 
-def test_without_rules_the_file_is_left_alone_while_others_write(tmp_path: Path) -> None:
+def test_without_rules_the_file_is_not_opened_while_others_write(tmp_path: Path) -> None:
     script = (
         LOOKS
         + """
@@ -131,7 +131,7 @@ def test_without_rules_the_file_is_left_alone_while_others_write(tmp_path: Path)
     run(script, tmp_path)
 
 
-def test_with_rules_the_file_is_looked_at_when_it_has_changed(tmp_path: Path) -> None:
+def test_with_rules_the_file_is_read_when_it_has_changed(tmp_path: Path) -> None:
     script = (
         LOOKS
         + """
@@ -147,7 +147,7 @@ def test_with_rules_the_file_is_looked_at_when_it_has_changed(tmp_path: Path) ->
     run(script, tmp_path)
 
 
-def test_processes_tell_each_other_of_a_first_rule(tmp_path: Path) -> None:
+def test_processes_notify_each_other_of_a_first_rule(tmp_path: Path) -> None:
     script = (
         LOOKS
         + """
@@ -170,7 +170,7 @@ def test_processes_tell_each_other_of_a_first_rule(tmp_path: Path) -> None:
     run(script, tmp_path)
 
 
-def test_a_file_in_another_s_place_is_looked_at(tmp_path: Path) -> None:
+def test_a_replaced_file_is_read(tmp_path: Path) -> None:
     script = (
         LOOKS
         + """
@@ -190,7 +190,7 @@ def test_a_file_in_another_s_place_is_looked_at(tmp_path: Path) -> None:
     run(script, tmp_path)
 
 
-def test_what_the_host_does_with_its_connections_is_not_done_with_ours(tmp_path: Path) -> None:
+def test_signal_receivers_for_connections_are_not_called(tmp_path: Path) -> None:
     run("set_up(sys.argv[1])\nfrom django_tracing.models import *\nSamplingRule.objects.create(name='one')", tmp_path)
     script = """
         from django.db.backends.signals import connection_created
@@ -209,7 +209,7 @@ def test_what_the_host_does_with_its_connections_is_not_done_with_ours(tmp_path:
 @pytest.mark.parametrize(
     "name", ["{}/site.sqlite3", "file:{}/site.sqlite3?mode=rw&cache=private", "file://{}/site.sqlite3"]
 )
-def test_however_the_file_is_named(tmp_path: Path, name: str) -> None:
+def test_any_name_of_the_file(tmp_path: Path, name: str) -> None:
     folder = tmp_path / "a b%20c?#d"
     folder.mkdir()
     run("set_up(sys.argv[1])\nfrom django_tracing.models import *\nSamplingRule.objects.create(name='one')", folder)
@@ -226,7 +226,7 @@ def test_however_the_file_is_named(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [":memory:", "file:x?mode=memory&cache=shared", "nowhere.sqlite3"])
-def test_where_there_is_no_file_none_is_made(tmp_path: Path, name: str) -> None:
+def test_a_missing_file_is_not_created(tmp_path: Path, name: str) -> None:
     script = """
         os.chdir(sys.argv[1])
         set_up(sys.argv[1], migrate=False, name=sys.argv[2])
@@ -254,7 +254,7 @@ def test_a_site_that_has_not_migrated(tmp_path: Path) -> None:
     assert len(out.splitlines()) == 1
 
 
-def test_a_rule_that_ends_while_its_file_rests(tmp_path: Path) -> None:
+def test_a_rule_expires_although_the_file_is_unchanged(tmp_path: Path) -> None:
     script = """
         from datetime import datetime, timedelta
         path = set_up(sys.argv[1], USE_TZ=sys.argv[2] == "True")
@@ -308,17 +308,17 @@ HAMMER = """
 
 @JOURNALS
 def test_no_request_of_many_processes_fails_while_all_refresh(tmp_path: Path, journal: str) -> None:
-    begun = """
+    started = """
         set_up(sys.argv[1])
         from django_tracing.models import *
         with connection.cursor() as cursor:
             cursor.execute(f"PRAGMA journal_mode={sys.argv[2]}")
         SamplingRule.objects.create(name="all")
         """
-    run(begun, tmp_path, journal)
+    run(started, tmp_path, journal)
     sites = [start(HAMMER, tmp_path, journal, number) for number in range(4)]
     assert [finished(site) for site in sites] == ["[]\n"] * 4
-    asked = """
+    used = """
         set_up(sys.argv[1], migrate=False)
         with connection.cursor() as cursor:
             cursor.execute("SELECT number FROM stock")
@@ -327,12 +327,12 @@ def test_no_request_of_many_processes_fails_while_all_refresh(tmp_path: Path, jo
         from django_tracing.sampling.figures import figures
         print(*sorted(row.process for row in figures(load({"LOCAL_STORE": store()}, {})).processes()))
         """
-    stock, processes = run(asked, tmp_path).splitlines()
+    stock, processes = run(used, tmp_path).splitlines()
     assert stock == "400"
     assert processes == " ".join(f"{number}-{index}" for number in range(4) for index in range(2))
 
 
-def test_a_child_forked_while_the_thread_is_in_sqlite_goes_on(tmp_path: Path) -> None:
+def test_a_child_forked_while_the_thread_is_in_sqlite_works(tmp_path: Path) -> None:
     script = """
         import signal
         set_up(sys.argv[1])

@@ -1,4 +1,4 @@
-"""Status and counts of processes in a file beside the local store."""
+"""Test the status and counts of processes in a file beside the local store."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from tests.sampling.processes import run
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="the site takes turns by flock")
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="the site uses flock")
 
 
 PAGES = """
@@ -30,7 +30,7 @@ PAGES = """
     """
 
 
-def test_pages_show_what_the_processes_of_this_site_told(tmp_path: Path) -> None:
+def test_pages_show_the_status_of_this_sites_processes(tmp_path: Path) -> None:
     script = (
         """
     set_up(sys.argv[1])
@@ -58,7 +58,7 @@ def test_pages_show_what_the_processes_of_this_site_told(tmp_path: Path) -> None
     """
     )
     run(script, tmp_path)
-    # Another site that shares the folder of the store has processes, rules and counts of its own.
+    # Another site that shares the folder of the store has separate processes, rules and counts.
     other = (
         """
     import os
@@ -82,7 +82,7 @@ def test_pages_show_what_the_processes_of_this_site_told(tmp_path: Path) -> None
     }
 
 
-def test_processes_and_counts_leave_when_they_are_old(tmp_path: Path) -> None:
+def test_old_processes_and_counts_are_deleted(tmp_path: Path) -> None:
     script = """
         set_up(sys.argv[1])
         from datetime import datetime, timedelta
@@ -113,13 +113,13 @@ def test_processes_and_counts_leave_when_they_are_old(tmp_path: Path) -> None:
         assert [row.pk for row in where.processes()] == [live.pk]
         refresher._status_stored = float("-inf")
         refresher.refresh()
-        assert refresher._processes == 1, "nobody shares with those that have gone"
+        assert refresher._processes == 1, "processes that ended don't share the budget"
         """
     run(script, tmp_path)
 
 
 @pytest.mark.parametrize("kept", [0, 100, 4096])
-def test_a_damaged_status_file_is_begun_anew(tmp_path: Path, kept: int) -> None:
+def test_a_damaged_status_file_is_replaced(tmp_path: Path, kept: int) -> None:
     script = """
         import logging
         logging.basicConfig(stream=sys.stdout, format="%(message)s")
@@ -138,12 +138,12 @@ def test_a_damaged_status_file_is_begun_anew(tmp_path: Path, kept: int) -> None:
         assert names(refresher) == ["one"]
         print(len(figures(refresher.settings).processes()))
         """
-    said, processes = run(script, tmp_path, kept).splitlines()
-    assert "is created again" in said
+    recorded, processes = run(script, tmp_path, kept).splitlines()
+    assert "is created again" in recorded
     assert processes == "1"
 
 
-def test_a_status_that_can_t_be_stored_is_said_once_and_on_its_page(tmp_path: Path) -> None:
+def test_a_status_that_cannot_be_stored_is_logged_once_and_shown_on_the_page(tmp_path: Path) -> None:
     (tmp_path / ".tracing").write_text("a file where the folder should be")
     script = (
         """
@@ -168,7 +168,7 @@ def test_a_status_that_can_t_be_stored_is_said_once_and_on_its_page(tmp_path: Pa
 
 
 def test_a_process_that_ends_writes_nothing(tmp_path: Path) -> None:
-    """Not to the host's database, nor to the file: ending takes no longer for it, and a killed process does the same."""
+    """It writes neither to the site's database nor to the file, so it ends as quickly as before, as if it were killed."""
     script = """
         import atexit
         path = set_up(sys.argv[1])

@@ -1,4 +1,4 @@
-"""The rules as Jaeger's clients are told them."""
+"""Test the rules as Jaeger's clients receive them."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_rules_for_operations() -> None:
         ({"max_per_second": 1.0, "rate": 0.5}, "a number a second"),
     ],
 )
-def test_what_the_protocol_cannot_say_is_left_out(condition: dict[str, Any], why: str) -> None:
+def test_rules_that_the_protocol_cannot_express_are_left_out(condition: dict[str, Any], why: str) -> None:
     rule = Rule(1, "it", **{"rate": 0.0, **condition})
     assert why in inexpressible(rule)
     served = serve([rule], "node", 1.0)
@@ -77,7 +77,7 @@ def client(settings: Any, transactional_db: None) -> Client:
     return Client()
 
 
-def test_it_answers_as_a_jaeger_does(client: Client) -> None:
+def test_it_answers_like_jaeger(client: Client) -> None:
     assert client.get("/tracing/sampling?service=node").json() == probabilistic(0.5)
     SamplingRule.objects.create(name="node", service="node", rate=10)
     SamplingRule.objects.create(name="ended", order=0, valid_until=timezone.now(), rate=0)
@@ -89,7 +89,7 @@ def test_it_answers_as_a_jaeger_does(client: Client) -> None:
     assert client.post("/tracing/sampling?service=node").status_code == 405
 
 
-def test_who_may_ask(client: Client) -> None:
+def test_permissions(client: Client) -> None:
     for address in ("203.0.113.7", "", "nonsense"):
         elsewhere = Client(REMOTE_ADDR=address)
         refused = elsewhere.get("/tracing/sampling?service=node")

@@ -1,4 +1,4 @@
-"""What a span's time goes to, and what it calls: ours, and those of services in other languages."""
+"""Test the category and the called service of spans, including those of services in other languages."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ PYTHON = {"telemetry.sdk.language": "python"}
         ("internal", {"operation.type": ["not", "hashable"]}, {}, "python"),
     ],
 )
-def test_what_time_goes_to(kind: str, attributes: dict[str, Any], resource: dict[str, Any], expected: str) -> None:
+def test_the_category_of_a_span(
+    kind: str, attributes: dict[str, Any], resource: dict[str, Any], expected: str
+) -> None:
     assert category_of(kind, attributes, resource) == expected
 
 
@@ -48,5 +50,5 @@ def test_what_time_goes_to(kind: str, attributes: dict[str, Any], resource: dict
         ("server", {"http.url": "http://us/"}, None),
     ],
 )
-def test_what_is_called(kind: str, attributes: dict[str, Any], expected: tuple[str, str] | None) -> None:
+def test_the_called_service(kind: str, attributes: dict[str, Any], expected: tuple[str, str] | None) -> None:
     assert target_of(kind, attributes) == expected

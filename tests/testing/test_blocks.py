@@ -1,4 +1,4 @@
-"""Which spans a block sees: nested blocks, threads, tasks."""
+"""Test which spans a block captures: nested blocks, threads and tasks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from django_tracing.testing import capture_spans
 
 client = Client(raise_request_exception=False)
 
-# ----- blocks, threads, tasks
+# ----- Blocks, threads and tasks
 
 
-def test_the_outer_block_sees_the_inner_ones_spans() -> None:
+def test_the_outer_block_captures_the_spans_of_the_inner_block() -> None:
     with capture_spans() as outer:
         client.get("/empty/")
         with capture_spans() as inner:
@@ -32,7 +32,7 @@ def test_the_outer_block_sees_the_inner_ones_spans() -> None:
     assert outer.names == ["GET /empty/", "GET /async/", "GET /missing/"]
 
 
-def test_threads_that_a_block_starts_are_in_it() -> None:
+def test_spans_of_threads_started_in_a_block_are_captured() -> None:
     def work() -> None:
         with create_span("thread"):
             pass
@@ -74,7 +74,7 @@ async def test_blocks_in_two_tasks_do_not_mix() -> None:
     assert await asyncio.gather(work(0, "/async/"), work(1, "/empty/")) == [["GET /async/"], ["GET /empty/"]]
 
 
-async def test_what_a_former_block_left_running_is_not_in_the_next() -> None:
+async def test_a_task_still_running_from_an_earlier_block_is_not_in_the_next() -> None:
     go_on = asyncio.Event()
 
     async def left_running() -> None:
@@ -95,7 +95,7 @@ async def test_what_a_former_block_left_running_is_not_in_the_next() -> None:
     assert second.names == ["own"]
 
 
-async def test_a_server_started_in_a_former_block_is_seen_by_the_next() -> None:
+async def test_a_server_started_in_an_earlier_block_is_captured_by_the_next() -> None:
     asked: asyncio.Queue[str] = asyncio.Queue()
 
     async def serve() -> None:
@@ -112,7 +112,7 @@ async def test_a_server_started_in_a_former_block_is_seen_by_the_next() -> None:
     assert spans.names == ["GET /async/"]
 
 
-def test_a_thread_that_was_there_before_gives_its_spans_to_the_block_of_their_trace() -> None:
+def test_spans_of_an_existing_thread_belong_to_the_block_of_their_trace() -> None:
     headers: dict[str, str] = {}
     both = threading.Barrier(2, timeout=10)
 
@@ -154,14 +154,14 @@ def test_reading_waits_for_other_threads() -> None:
         thread.join()
 
 
-def test_an_exception_leaves_the_block_as_it_is() -> None:
+def test_an_exception_leaves_the_block_unchanged() -> None:
     with pytest.raises(KeyError), capture_spans() as spans:
         client.get("/empty/")
         raise KeyError
     assert len(spans) == 1
 
 
-def test_a_block_is_entered_once() -> None:
+def test_a_block_can_be_entered_once() -> None:
     block = capture_spans()
     with block:
         pass

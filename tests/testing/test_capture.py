@@ -1,4 +1,4 @@
-"""What users' own tests get: their spans, whole, apart from each other's, and readable when something fails."""
+"""Test that users' tests capture their own spans, complete and separately, with readable failures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.test_provider import run
 client = Client(raise_request_exception=False)
 
 
-# ----- reading
+# ----- Reading
 
 
 @pytest.mark.django_db
@@ -56,7 +56,7 @@ def test_the_spans_of_a_request() -> None:
     assert query in spans
 
 
-def test_an_error_is_redacted_as_it_would_be_sent() -> None:
+def test_an_error_is_redacted_as_when_exported() -> None:
     with capture_spans() as spans:
         client.get("/boom/")
     (span,) = spans
@@ -68,7 +68,7 @@ def test_an_error_is_redacted_as_it_would_be_sent() -> None:
     assert "hunter2" not in repr(event.attributes) + span.status_message + spans.tree()
 
 
-def test_nothing_is_traced_twice_or_before_or_after() -> None:
+def test_spans_are_captured_once_and_only_in_the_block() -> None:
     client.get("/empty/?before")
     with capture_spans() as spans:
         client.get("/async/")
@@ -76,7 +76,7 @@ def test_nothing_is_traced_twice_or_before_or_after() -> None:
     assert spans.names == ["GET /async/"]
 
 
-def test_spans_stand_in_the_order_they_started_in() -> None:
+def test_spans_are_ordered_by_start() -> None:
     with capture_spans() as spans, create_span("a"):
         with create_span("b"):
             pass
@@ -88,7 +88,7 @@ def test_spans_stand_in_the_order_they_started_in() -> None:
     assert [child.name for child in spans[0].children] == ["b", "c", "d"]
 
 
-def test_a_span_made_after_the_fact_stands_where_its_work_began() -> None:
+def test_a_span_created_afterwards_is_ordered_by_its_start() -> None:
     tracer = trace.get_tracer("tests")
     with capture_spans() as spans:
         tracer.start_span("second", start_time=2_000).end(3_000)
@@ -106,10 +106,10 @@ def test_spans_of_other_tracers_are_captured() -> None:
     assert spans[0].attributes["password"] == "[redacted]"
 
 
-# ----- settings
+# ----- Settings
 
 
-def test_an_unsampled_caller_is_followed_and_a_sampled_one_too() -> None:
+def test_the_decision_of_a_caller_is_kept() -> None:
     ids = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-"
     with capture_spans() as spans:
         client.get("/empty/", headers={"traceparent": ids + "00"})
@@ -119,7 +119,7 @@ def test_an_unsampled_caller_is_followed_and_a_sampled_one_too() -> None:
     assert spans[0].parent is None
 
 
-def test_ignored_paths_stay_ignored(settings: Any) -> None:
+def test_ignored_paths_are_not_captured(settings: Any) -> None:
     settings.TRACING = {**settings.TRACING, "IGNORE_PATHS": ["/empty"]}
     with capture_spans() as spans:
         client.get("/empty/")
@@ -127,7 +127,7 @@ def test_ignored_paths_stay_ignored(settings: Any) -> None:
     assert spans.names == ["GET /async/"]
 
 
-def test_tracing_switched_off_is_said(settings: Any) -> None:
+def test_disabled_tracing_raises_an_error(settings: Any) -> None:
     settings.TRACING = {"ENABLED": False}
     with pytest.raises(ImproperlyConfigured, match=r'ENABLED is False, set by TRACING\["ENABLED"\]'):
         capture_spans().__enter__()
@@ -146,7 +146,7 @@ except ImproperlyConfigured as error:
 """
 
 
-def test_why_there_is_nothing_to_capture() -> None:
+def test_the_errors_explain_why_nothing_can_be_captured() -> None:
     assert "environment variable OTEL_SDK_DISABLED" in run(MESSAGE, OTEL_SDK_DISABLED="true")
     assert "Call django.setup() first" in run("import django  # not django.setup()\n" + MESSAGE)
     no_app = "from django.conf import settings\nsettings.configure()\nimport django\ndjango.setup()\n"
@@ -155,8 +155,8 @@ def test_why_there_is_nothing_to_capture() -> None:
     from django.test import override_settings
     override_settings(TRACING={"ENABLED": True}).enable()
     """
-    said = run(textwrap.dedent(late) + MESSAGE, TRACING_SETTINGS='{"ENABLED": false}')
-    assert "tracing was off" in said and "too late" in said
+    recorded = run(textwrap.dedent(late) + MESSAGE, TRACING_SETTINGS='{"ENABLED": false}')
+    assert "tracing was off" in recorded and "too late" in recorded
     other = "from opentelemetry import trace\ntrace.set_tracer_provider(trace.NoOpTracerProvider())\nimport django\n"
     assert "NoOpTracerProvider" in run(other + "django.setup()\n" + MESSAGE)
 
@@ -186,7 +186,7 @@ NAMES = [["GET /empty/", "theirs", "n"], ["GET /async/", "GET /empty/"], ["GET /
 
 
 @pytest.mark.parametrize(("rate", "tracing"), [("0", "{}"), ("1", "{}"), ("0", '{"KEEP_ERRORS": true}')])
-def test_nothing_of_a_block_is_sent_unless_asked_for(rate: str, tracing: str) -> None:
+def test_spans_of_a_block_are_exported_only_on_request(rate: str, tracing: str) -> None:
     with OTLPReceiver() as receiver:
         variables = {"OTEL_TRACES_SAMPLER_ARG": rate, "TRACING_SETTINGS": tracing}
         names = run(CAPTURE, JAEGER_ENDPOINT=receiver.endpoint, **variables)
@@ -197,7 +197,7 @@ def test_nothing_of_a_block_is_sent_unless_asked_for(rate: str, tracing: str) ->
         assert not [span for span in received if span.attributes.get("http.url", "").endswith(("?in", "?kept"))]
 
 
-def test_the_local_store_gets_nothing(tmp_path: Path) -> None:
+def test_nothing_is_written_to_the_local_store(tmp_path: Path) -> None:
     store = tmp_path / "traces.sqlite3"
     stored = run(
         CAPTURE.replace("print", "names = ")
@@ -232,7 +232,7 @@ django.setup()
 """
 
 
-def test_a_provider_of_ones_own_whose_sampler_keeps_nothing() -> None:
+def test_a_custom_provider_whose_sampler_keeps_nothing() -> None:
     names, ended = run(
         OWN + CAPTURE.replace("[spans.names", "[[spans.names").replace("kept.names]", "kept.names], ended]")
     )
@@ -252,7 +252,7 @@ class SimpleTests(CaptureSpansMixin, SimpleTestCase):
         await self.async_client.get("/async/")
         self.assertEqual(self.spans.names, ["GET /async/"])
 
-    async def test_a_block_within(self) -> None:
+    async def test_a_nested_block(self) -> None:
         async with capture_spans() as inner:
             await self.async_client.get("/async/")
         self.assertEqual(inner.names, ["GET /async/"])
@@ -279,7 +279,7 @@ class TransactionTests(CaptureSpansMixin, TransactionTestCase):
         self.assertEqual([name for name in self.spans.names if name != "db.connect"], ["GET /query/", "db.select"])
 
 
-@override_settings(STATIC_URL="static/")  # the live server asks for it
+@override_settings(STATIC_URL="static/")  # the live server requires it
 class LiveTests(CaptureSpansMixin, LiveServerTestCase):
     def get(self, path: str, **headers: str) -> bytes:
         with urlopen(Request(self.live_server_url + path, headers=headers), timeout=10) as response:

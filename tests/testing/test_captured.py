@@ -1,4 +1,4 @@
-"""Finding spans, and the tree."""
+"""Test finding spans, and the tree."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from django_tracing.testing import CapturedSpans, capture_spans
 
 client = Client(raise_request_exception=False)
 
-# ----- finding
+# ----- Finding
 
 
 def orders(spans: CapturedSpans) -> None:
@@ -36,7 +36,7 @@ def test_find_by_name_and_attributes() -> None:
     assert spans.find_all("order", order__items=3) == []
 
 
-def test_a_failed_find_says_what_there_was() -> None:
+def test_a_failed_find_shows_all_spans() -> None:
     with capture_spans() as spans:
         orders(spans)
         client.get("/missing/")
@@ -96,7 +96,7 @@ def test_a_deep_trace_has_a_tree() -> None:
     assert repr(spans).count("]") == 1199
 
 
-def test_what_is_open_at_the_end_is_left_out_and_named() -> None:
+def test_spans_open_at_the_end_are_left_out_and_named() -> None:
     with capture_spans() as spans:
         late = create_span("late")
         with late, create_span("child"):
@@ -108,7 +108,7 @@ def test_what_is_open_at_the_end_is_left_out_and_named() -> None:
     assert "not ended in the block: still" in repr(spans)
 
 
-def test_a_span_that_was_open_before_is_nobodys_parent() -> None:
+def test_a_span_opened_before_the_block_is_not_a_parent() -> None:
     with create_span("before"), capture_spans() as spans:
         client.get("/empty/")
     assert spans.names == ["GET /empty/"]

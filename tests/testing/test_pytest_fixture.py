@@ -1,4 +1,4 @@
-"""The pytest fixture, and the examples of docs/testing.md."""
+"""Test the pytest fixture, and the examples of docs/testing.md."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ client = Client(raise_request_exception=False)
 
 
 def run_pytest(folder: Path, *arguments: str, **files: str) -> str:
-    """What pytest says of test modules in a project of their own, with warnings as errors."""
+    """Return pytest's output for test modules in a new project, with warnings as errors."""
     (folder / "pytest.ini").write_text(
         "[pytest]\nDJANGO_SETTINGS_MODULE = project_settings\nasyncio_mode = auto\n"
         "asyncio_default_fixture_loop_scope = function\nfilterwarnings = error\n"
@@ -82,7 +82,7 @@ def test_the_fixture_under_xdist(tmp_path: Path) -> None:
 
 
 def test_a_failing_test_shows_the_tree(tmp_path: Path) -> None:
-    said = run_pytest(
+    output = run_pytest(
         tmp_path,
         conftest=PLUGIN,
         test_it="""
@@ -100,14 +100,14 @@ def test_a_failing_test_shows_the_tree(tmp_path: Path) -> None:
                 spans.find("chekout")
         """,
     )
-    assert "2 failed" in said
-    assert "where 2 = len(<2 spans: checkout [GET /empty/]>)" in said
-    assert re.search(r"-- Captured spans teardown -+\ncheckout\n└─ GET /empty/  http\.status_code=200\n", said)
-    assert "No span with the name 'chekout' among 0." in said
-    assert "testing.py" not in said, "only the test's own lines are shown"
+    assert "2 failed" in output
+    assert "where 2 = len(<2 spans: checkout [GET /empty/]>)" in output
+    assert re.search(r"-- Captured spans teardown -+\ncheckout\n└─ GET /empty/  http\.status_code=200\n", output)
+    assert "No span with the name 'chekout' among 0." in output
+    assert "testing.py" not in output, "only lines of the test are shown"
 
 
-def test_a_failing_unittest_shows_its_own_lines_only(tmp_path: Path) -> None:
+def test_a_failing_unittest_shows_only_its_own_lines(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(
         "import unittest, django\ndjango.setup()\n"
         "from django.test import SimpleTestCase\nfrom django_tracing.testing import CaptureSpansMixin\n"
@@ -141,9 +141,9 @@ def test_pytest_is_not_needed() -> None:
     ]
 
 
-def test_the_examples_of_the_page(tmp_path: Path) -> None:
+def test_the_examples_of_the_documentation(tmp_path: Path) -> None:
     page = (ROOT / "docs" / "testing.md").read_text()
     files = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", page, re.DOTALL))
     assert len(files) == page.count("```python")
-    said = run_pytest(tmp_path, **files)
-    assert "8 passed" in said, said
+    output = run_pytest(tmp_path, **files)
+    assert "8 passed" in output, output

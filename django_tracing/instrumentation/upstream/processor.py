@@ -36,7 +36,7 @@ __all__ = ["RedactedProcessor", "UpstreamProcessor"]
 _CELERY: Final = f"{UPSTREAM_SCOPES}celery"
 
 
-#: What the names start with under which this app notes things in the ``__dict__`` of a span.
+#: The prefix of the names under which this app stores values in the ``__dict__`` of a span.
 _NOTES: Final = "_django_tracing_"
 #: The note of what a span contained when it was redacted in place.
 _REDACTED: Final = f"{_NOTES}redacted"
@@ -215,7 +215,7 @@ def _redact(span: Any) -> None:
     try:
         redact_content(span)
     except Exception:
-        # What is redacted in part is not redacted.
+        # A partly redacted span counts as not redacted.
         log_once("upstream-end", "A span of another instrumentation could not be redacted; its content is dropped.")
         clear(span, scope_name(span).rpartition(".")[2])
 

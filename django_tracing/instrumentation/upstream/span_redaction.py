@@ -81,7 +81,7 @@ def redact_content(span: Any) -> None:
 
 
 def scope_name(span: Any) -> str:
-    """The name of the instrumentation scope that a span is from, "" where it has none."""
+    """Return the name of a span's instrumentation scope; empty if it has none."""
     scope = span.instrumentation_scope
     return "" if scope is None else scope.name
 

@@ -14,7 +14,7 @@ NodeKind = Literal["service", "database", "cache", "breaker", "external"]
 
 
 def links_of(traces: Iterable[Trace]) -> list[Dependency]:
-    """The calls in ``traces``."""
+    """Return the calls in ``traces``."""
     calls: dict[tuple[str, str, NodeKind], list[int]] = {}
     states: dict[str, tuple[int, str]] = {}
     for trace in traces:

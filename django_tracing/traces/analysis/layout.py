@@ -195,7 +195,7 @@ def _line(link: Dependency, corners: Sequence[tuple[int, int]], neighbors: int) 
 
 
 def _on_curve(at: float, *points: int) -> int:
-    """A coordinate of the cubic Bezier curve through four points, ``at`` from 0 to 1."""
+    """Return a coordinate of the cubic Bezier curve through four points, ``at`` from 0 to 1."""
     first, second, third, fourth = points
     rest = 1 - at
     return round(rest**3 * first + 3 * rest**2 * at * second + 3 * rest * at**2 * third + at**3 * fourth)

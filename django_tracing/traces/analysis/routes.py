@@ -28,7 +28,7 @@ class Part(NamedTuple):
 
 
 def parts_of(trace: Trace) -> list[Part]:
-    """The spans of a trace as parts."""
+    """Return the spans of a trace as parts."""
     return [
         Part(
             *(span.span_id, span.parent_id, span.service, span.name, span.kind),
@@ -40,7 +40,7 @@ def parts_of(trace: Trace) -> list[Part]:
 
 
 def self_time(start: int, end: int, children: Iterable[tuple[int, int]]) -> int:
-    """The part of the time from ``start`` to ``end`` that ``children`` do not cover."""
+    """Return the part of the time from ``start`` to ``end`` that ``children`` do not cover."""
     left = end - start
     covered = start
     for child_start, child_end in sorted(children):
@@ -70,7 +70,7 @@ class _Route:
 def route_statistics(
     traces: Iterable[tuple[str, Sequence[Part]]], service: str | None = None
 ) -> list[RouteStatistics]:
-    """The statistics of ``traces`` (ids and parts), sorted by service and name; of ``service`` only, if given.
+    """Return the statistics of ``traces`` (ids and parts), sorted by service and name; of ``service`` only, if given.
 
     A route is a span with which a service starts its work: a server's, a consumer's, or one without a parent. Its
     time is divided among its spans of the same service; a call to another service counts as HTTP, as a whole.
@@ -98,7 +98,7 @@ def route_statistics(
 
 
 def routes_of(traces: Iterable[Trace], service: str | None = None) -> list[RouteStatistics]:
-    """The statistics of whole traces, see :func:`route_statistics`."""
+    """Return the statistics of whole traces, see :func:`route_statistics`."""
     return route_statistics(((trace.trace_id, parts_of(trace)) for trace in traces), service)
 
 
@@ -154,7 +154,7 @@ def _owner(
     routes: dict[tuple[str, str], _Route],
     service: str | None,
 ) -> _Route | None:
-    """The route of a span: that of its nearest ancestor that starts one."""
+    """Return the route of a span: that of its nearest ancestor that starts one."""
     passed: list[str] = []
     current = part
     while current.span_id not in owners:
@@ -176,5 +176,5 @@ def _owner(
 
 
 def _percentile(ordered: Sequence[int], percent: int) -> int:
-    """The percentile by the nearest-rank method."""
+    """Return the percentile by the nearest-rank method."""
     return ordered[max(math.ceil(len(ordered) * percent / 100), 1) - 1]

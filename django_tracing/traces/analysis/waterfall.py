@@ -63,7 +63,7 @@ class Row:
 
     @property
     def folds(self) -> bool:
-        """Whether the row has several spans."""
+        """Return True if the row has several spans."""
         return self.count > 1
 
 
@@ -83,20 +83,20 @@ class Waterfall:
 
 
 def statement_of(attributes: Mapping[str, Any]) -> str:
-    """The SQL without values; empty if there is none."""
+    """Return the SQL without values; empty if there is none."""
     text = attributes.get("db.statement") or attributes.get("db.query.text")
     return text if isinstance(text, str) else ""
 
 
 def short_statement(text: str) -> str:
-    """``SELECT … FROM blueprints``: the SQL without its list of columns, on one line."""
+    """Return ``SELECT … FROM blueprints``: the SQL without its list of columns, on one line."""
     line = " ".join(text.split())
     found = _COLUMNS.match(line)
     return f"SELECT … {line[found.end() :]}" if found is not None else line
 
 
 def location_of(attributes: Mapping[str, Any]) -> str:
-    """The line of code of the call, ``shop/views.py:42 in checkout``; empty if it is unknown."""
+    """Return the line of code of the call, ``shop/views.py:42 in checkout``; empty if it is unknown."""
     path = attributes.get("code.filepath") or attributes.get("code.file.path")
     if not path:
         return ""
@@ -106,7 +106,7 @@ def location_of(attributes: Mapping[str, Any]) -> str:
 
 
 def waterfall(trace: Trace) -> Waterfall:
-    """The rows of ``trace``."""
+    """Return the rows of ``trace``."""
     roots = trace.tree()
     critical = _critical_path(next((node for node in roots if node.span is trace.root), roots[0]), trace.start)
     rows: list[Row] = []
@@ -179,7 +179,7 @@ def _reads(span: Span) -> bool:
 
 
 def _groups(children: Sequence[Node]) -> list[list[Node]]:
-    """The children in their order. Many children of one shape become one group, in the place of the first one."""
+    """Return the children in their order. Many children of one shape become one group, at the place of the first."""
     shapes: dict[tuple[str, ...], list[Node]] = {}
     for node in children:
         span = node.span

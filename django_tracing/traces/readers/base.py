@@ -34,7 +34,7 @@ NO_LIMITS: Final = ReaderLimits()
 
 
 def limits_of(reader: object) -> ReaderLimits:
-    """The limits of ``reader``. A reader that has none, or something else under that name, has no limits."""
+    """Return the limits of ``reader``. A reader that has none, or something else under that name, has no limits."""
     try:
         limits = getattr(reader, "limits", None)
     except Exception:
@@ -54,15 +54,15 @@ class Reader(Protocol):
         ...
 
     def trace_link(self, trace_id: str) -> str | None:
-        """The page of the trace in the backend's own UI; None if it has none."""
+        """Return the page of the trace in the backend's own UI; None if it has none."""
         ...
 
     def services(self) -> list[str]:
-        """Names of the services that sent spans, sorted."""
+        """Return the names of the services that sent spans, sorted."""
         ...
 
     def operations(self, service: str) -> list[str]:
-        """Names of the spans of ``service``, sorted."""
+        """Return the names of the spans of ``service``, sorted."""
         ...
 
     def search(
@@ -79,7 +79,7 @@ class Reader(Protocol):
         limit: int = 20,
         before: tuple[int, str] | None = None,
     ) -> list[TraceSummary]:
-        """The newest traces that have one span of ``service`` and ``operation`` with all ``attributes``.
+        """Return the newest traces that have one span of ``service`` and ``operation`` with all ``attributes``.
 
         Durations are those of the trace, in seconds; ``errors`` asks for at least one failed span. Attribute values
         are compared as text (``{"cache.hit": "true", "http.status_code": "404"}``), and a failed span has
@@ -88,7 +88,7 @@ class Reader(Protocol):
         ...
 
     def trace(self, trace_id: str) -> Trace | None:
-        """The trace whose id starts with ``trace_id`` (6 hex digits or more); None if there is none.
+        """Return the trace whose id starts with ``trace_id`` (6 hex digits or more); None if there is none.
 
         If several ids start with it, raise ReadError. Of a long trace, return the earliest
         :data:`~django_tracing.traces.model.MOST_SPANS` spans and how many are left out.
@@ -98,7 +98,7 @@ class Reader(Protocol):
     def routes(
         self, *, service: str | None = None, start: float | None = None, end: float | None = None
     ) -> list[RouteStatistics]:
-        """The durations of requests, tasks and commands, by service and name."""
+        """Return the durations of requests, tasks and commands, by service and name."""
         ...
 
     def dependencies(self, *, start: float | None = None, end: float | None = None) -> Dependencies:
@@ -113,11 +113,11 @@ class LongReader(Reader, Protocol):
     """
 
     def span(self, trace_id: str, span_id: str) -> FoundSpan | None:
-        """One span; None if there is none."""
+        """Return one span; None if there is none."""
         ...
 
     def stream(self, trace_id: str, *, grouped: bool = False) -> SpanStream | None:
-        """All spans of a trace, the earliest first; None if there is no such trace.
+        """Return all spans of a trace, the earliest first; None if there is no such trace.
 
         If ``grouped``, spans of one resource and scope follow each other. Raise what is known to be wrong at once,
         not when the spans are read.

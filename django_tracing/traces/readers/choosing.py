@@ -39,7 +39,7 @@ class ReaderSettings(Protocol):
     def query_url(self) -> str | None: ...
 
     def source(self, name: str) -> str:
-        """Where the setting ``name`` is set, for people."""
+        """Return where the setting ``name`` is set, for people."""
         ...
 
 

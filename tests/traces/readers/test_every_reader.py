@@ -274,7 +274,7 @@ class TestEveryReader:
             trace = reader.trace(beginning)
             assert trace is not None
             assert int(trace.trace_id, 16) == CHECKOUT
-        with pytest.raises(ReadError, match="Several traces begin with bbbbbb") as caught:
+        with pytest.raises(ReadError, match="Several traces start with bbbbbb") as caught:
             reader.trace("bbbbbb")
         assert caught.value.reason == "ambiguous"
 

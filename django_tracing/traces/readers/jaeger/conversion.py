@@ -55,7 +55,7 @@ class QueryAPI(Protocol):
         min_duration: float | None = None,
         attributes: dict[str, str] | None = None,
     ) -> dict[str, str]:
-        """The parameters of a search for at most ``depth`` traces. Times are seconds since the epoch."""
+        """Return the parameters of a search for at most ``depth`` traces. Times are seconds since the epoch."""
         ...
 
     def search(self, client: QueryClient, query: dict[str, str]) -> list[TraceSummary]: ...
@@ -66,7 +66,7 @@ class QueryAPI(Protocol):
 
 
 def microseconds(seconds: float) -> str:
-    """A duration as the query API takes it."""
+    """Return a duration as the query API takes it."""
     return f"{to_nanoseconds(seconds) // 1000}us"
 
 
@@ -93,7 +93,7 @@ def checked_text(value: Any) -> str:
 
 
 def nanoseconds(value: Any, scale: int = 1) -> int:
-    """``value`` times ``scale``; raise ValueError for more than 64 bits."""
+    """Return ``value`` times ``scale``; raise ValueError for more than 64 bits."""
     found = int(value) * scale
     if abs(found) > FARTHEST:
         raise ValueError("a time of more than 64 bits")

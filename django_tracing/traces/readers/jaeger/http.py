@@ -125,7 +125,7 @@ class QueryClient:
     def _response(
         self, path: str, query: Mapping[str, str], longest: float | None = None
     ) -> Iterator[tuple[int, Callable[[], bytes]]]:
-        """The status, and a function that returns the next piece of the body, which is empty at the end.
+        """Yield the status, and a function that returns the next piece of the body, which is empty at the end.
 
         If ``longest`` is given, the body may take that many seconds and have any length.
         """
@@ -223,7 +223,7 @@ def _origin(location: str | None) -> str:
 
 
 def _error_text(answer: Any) -> str:
-    """The message of an error response of either version."""
+    """Return the message of an error response of either version."""
     text = ""
     if isinstance(answer, dict):
         if isinstance(answer.get("error"), dict):

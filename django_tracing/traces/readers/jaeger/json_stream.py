@@ -83,7 +83,7 @@ class JsonStream:
                 return
 
     def _peek(self) -> str:
-        """The next character that is not white space."""
+        """Return the next character that is not white space."""
         while True:
             found = _SPACE.match(self._text, self._at)
             self._at = len(self._text) if found is None else found.end()

@@ -103,11 +103,11 @@ class JaegerReader:
         return self._client.timeout
 
     def describe(self) -> str:
-        """The address of Jaeger's UI, without credentials."""
+        """Return the address of Jaeger's UI, without credentials."""
         return self.query_url
 
     def trace_link(self, trace_id: str) -> str | None:
-        """The page of the trace in Jaeger's UI. None if the address's path may hold a secret."""
+        """Return the page of the trace in Jaeger's UI. None if the address's path may hold a secret."""
         return None if self._links is None else f"{self._links}/trace/{trace_id}"
 
     @property
@@ -122,11 +122,11 @@ class JaegerReader:
         return _APIS[self.version]
 
     def services(self) -> list[str]:
-        """Names of the services that sent spans, sorted."""
+        """Return the names of the services that sent spans, sorted."""
         return self._client.ask(self._api.SERVICES_PATH, {}, self._api.services)
 
     def operations(self, service: str) -> list[str]:
-        """Names of the spans of ``service``, sorted."""
+        """Return the names of the spans of ``service``, sorted."""
         return self._client.ask(self._api.OPERATIONS_PATH, {"service": service}, self._api.operations)
 
     def search(
@@ -225,7 +225,7 @@ class JaegerReader:
         return routes_of(self._newest(service, start, end), service)
 
     def dependencies(self, *, start: float | None = None, end: float | None = None) -> Dependencies:
-        """The calls between services, as Jaeger counts them. The rest is found in its newest traces."""
+        """Return the calls between services, as Jaeger counts them. The rest is found in its newest traces."""
         until = min(time.time(), float("inf") if end is None else end)
         since = until - LOOKBACK if start is None else start
         traces = self._newest(None, start, end)
@@ -245,7 +245,7 @@ class JaegerReader:
         return [name for name in self.services() if name not in OWN_SERVICES] if service is None else [service]
 
     def _newest(self, service: str | None, start: float | None, end: float | None) -> list[Trace]:
-        """The newest traces with all their spans, about the same number of each service."""
+        """Return the newest traces with all their spans, about the same number of each service."""
         until = min(time.time() + CLOCK_SKEW, float("inf") if end is None else end)
         since = until - LOOKBACK - CLOCK_SKEW if start is None else start
         services = self._services(service)
@@ -300,7 +300,7 @@ class JaegerReader:
         return Trace(full, spans, left_out=kept.count - len(spans), uncounted=kept.cut) if spans else None
 
     def span(self, trace_id: str, span_id: str) -> FoundSpan | None:
-        """One span; None if there is none. Jaeger returns whole traces, so the others are read but not kept."""
+        """Return one span; None if there is none. Jaeger sends whole traces, so the others are read but not kept."""
         full = self._full_id(trace_id)
         if full is None:
             return None
@@ -329,7 +329,7 @@ class JaegerReader:
         return one
 
     def stream(self, trace_id: str, *, grouped: bool = False) -> SpanStream | None:
-        """All spans of a trace, in the order in which Jaeger sends them."""
+        """Return all spans of a trace, in the order in which Jaeger sends them."""
         full = self._full_id(trace_id)
         if full is None:
             return None
@@ -361,12 +361,12 @@ class JaegerReader:
             summary.trace_id for summary in self.search(limit=PREFIX_DEPTH) if summary.trace_id.startswith(full)
         ]
         if len(matching) > 1:
-            raise JaegerError(f"Several traces begin with {full}. Give more digits of the id.", "ambiguous")
+            raise JaegerError(f"Several traces start with {full}. Give more digits of the id.", "ambiguous")
         return matching[0] if matching else None
 
 
 def _closing(first: Span, spans: Generator[Span, None, None]) -> Iterator[Span]:
-    """``first`` and ``spans``. The connection is closed when the iterator is."""
+    """Yield ``first`` and ``spans``. The connection is closed when the iterator is."""
     try:
         yield from chain((first,), spans)
     finally:

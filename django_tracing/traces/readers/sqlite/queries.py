@@ -59,7 +59,7 @@ JOIN_RESOURCE: Final = "LEFT JOIN resources r ON r.trace = s.trace AND r.id = s.
 
 
 def find_trace(connection: sqlite3.Connection, trace_id: str) -> TraceRow | None:
-    """The trace whose id starts with ``trace_id``. Raises StoreError if there are several."""
+    """Return the trace whose id starts with ``trace_id``. Raise StoreError if there are several."""
     prefix = trace_id_prefix(trace_id)
     found = connection.execute(
         "SELECT seq, trace_id, name, start, span_count, left_out FROM traces "
@@ -67,7 +67,7 @@ def find_trace(connection: sqlite3.Connection, trace_id: str) -> TraceRow | None
         (prefix, prefix + "g"),
     ).fetchall()
     if len(found) > 1:
-        raise StoreError(f"Several traces begin with {prefix}. Give more of the id.", "ambiguous")
+        raise StoreError(f"Several traces start with {prefix}. Give more digits of the id.", "ambiguous")
     return TraceRow(*found[0]) if found else None
 
 
@@ -82,7 +82,7 @@ def find_span(connection: sqlite3.Connection, seq: int, span_id: str) -> tuple[A
 def missing_parents(
     connection: sqlite3.Connection, found: TraceRow, spans: Sequence[Span], resources: Resources
 ) -> list[Span]:
-    """Parents of ``spans`` that are not among them.
+    """Return the parents of ``spans`` that are not among them.
 
     If the clocks of machines disagree, a parent may start later than its children.
     """
@@ -122,7 +122,7 @@ GROUP BY s.service, s.target_kind, s.target
 
 
 def time_condition(start: float | None, end: float | None) -> tuple[str, list[int]]:
-    """An SQL condition on the start of traces, and its parameters."""
+    """Return an SQL condition on the start of traces, and its parameters."""
     conditions = ["1"]
     values = []
     for sign, bound in ((">=", start), ("<=", end)):
@@ -133,7 +133,7 @@ def time_condition(start: float | None, end: float | None) -> tuple[str, list[in
 
 
 def last_breaker_state(connection: sqlite3.Connection, breaker: str) -> str:
-    """The latest state of a circuit breaker."""
+    """Return the latest state of a circuit breaker."""
     for (attributes,) in connection.execute(
         "SELECT attributes FROM spans WHERE target_kind = 'breaker' AND target = ? ORDER BY start DESC LIMIT 1",
         (breaker,),
@@ -143,7 +143,7 @@ def last_breaker_state(connection: sqlite3.Connection, breaker: str) -> str:
 
 
 def has_attribute(attributes: str, key: str, text: str) -> bool:
-    """A function for SQL: whether the JSON ``attributes`` has ``key`` with the value ``text``."""
+    """Return a function for SQL: whether the JSON ``attributes`` has ``key`` with the value ``text``."""
     value = json.loads(attributes).get(key)
     return value is not None and (value if isinstance(value, str) else dump_json(value)) == text
 
@@ -160,7 +160,7 @@ def search_query(
     end: float | None,
     before: tuple[int, str] | None,
 ) -> tuple[str, list[Any]]:
-    """The SELECT of a search, and its parameters but the last, the limit. It calls the function ``has_attribute``."""
+    """Return the SELECT of a search and its parameters except the limit. It calls the function ``has_attribute``."""
     where: list[str] = []
     values: list[Any] = []
 
@@ -207,7 +207,7 @@ def search_query(
 
 
 def distinct_values(connection: sqlite3.Connection, column: str, condition: str, *values: str) -> list[str]:
-    """The distinct values of ``column``, read by steps through its index: its rows are not scanned."""
+    """Return the distinct values of ``column``, read by steps through its index: its rows are not scanned."""
     query = f"SELECT min({column}) FROM spans WHERE {condition}{column} > ?"  # noqa: S608 - our own names
     found: list[str] = []
     while True:

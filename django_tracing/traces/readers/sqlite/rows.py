@@ -58,7 +58,7 @@ dump_json: Final = json.JSONEncoder(default=str, separators=(",", ":")).encode
 
 
 def prepare_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The columns of a span; None for an invalid one."""
+    """Return the columns of a span; None for an invalid one."""
     try:
         kind, status = row.get("kind"), row.get("status")
         kind = kind if kind in _KINDS else "internal"
@@ -126,7 +126,7 @@ class Resources:
 
 
 def shallow_attributes(found: dict[str, Any]) -> dict[str, Any]:
-    """``found`` without values that are nested so deeply that a function would use up Python's stack."""
+    """Return ``found`` without values that are nested so deeply that a function would use up Python's stack."""
     return {key: shallow(value) for key, value in found.items()}
 
 

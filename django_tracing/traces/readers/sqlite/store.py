@@ -231,7 +231,7 @@ class LocalStore(SQLiteFile):
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
-        """A connection with one consistent view of the file; None if there is no file yet.
+        """Yield a connection with one consistent view of the file; None if there is no file yet.
 
         It is closed after one query, so that nothing stays open in the threads of readers.
         """
@@ -261,12 +261,12 @@ class LocalStore(SQLiteFile):
             ) from error
 
     def services(self) -> list[str]:
-        """Names of the services that sent spans, sorted."""
+        """Return the names of the services that sent spans, sorted."""
         with self._reading() as connection:
             return [] if connection is None else distinct_values(connection, "service", "")
 
     def operations(self, service: str) -> list[str]:
-        """Names of the spans of ``service``, sorted."""
+        """Return the names of the spans of ``service``, sorted."""
         with self._reading() as connection:
             return (
                 []
@@ -325,7 +325,7 @@ class LocalStore(SQLiteFile):
             )
 
     def span(self, trace_id: str, span_id: str) -> FoundSpan | None:
-        """One span, without reading the others; None if there is none."""
+        """Return one span, without reading the others; None if there is none."""
         with self._reading() as connection:
             found = None if connection is None else find_trace(connection, trace_id)
             if connection is None or found is None:
@@ -336,7 +336,7 @@ class LocalStore(SQLiteFile):
             return FoundSpan(span_of_row(found.trace_id, row, Resources()), found.name, found.start)
 
     def stream(self, trace_id: str, *, grouped: bool = False) -> SpanStream | None:
-        """All stored spans, read in slices. If ``grouped``, spans of one resource and scope follow each other."""
+        """Return all stored spans, read in slices. If ``grouped``, spans are ordered by resource and scope."""
         with self._reading() as connection:
             found = None if connection is None else find_trace(connection, trace_id)
             if connection is None or found is None:
@@ -354,7 +354,7 @@ class LocalStore(SQLiteFile):
         return SpanStream(found.trace_id, found.name, self._slices(found, list(groups.values())), found.left_out)
 
     def _slices(self, found: TraceRow, groups: list[array[int]]) -> Iterator[Span]:
-        """The spans with the given numbers. Nothing is open while they are consumed."""
+        """Yield the spans with the given numbers. Nothing is open while they are consumed."""
         for numbers in groups:
             for begin in range(0, len(numbers), SLICE):
                 asked = numbers[begin : begin + SLICE]
@@ -417,7 +417,7 @@ class LocalStore(SQLiteFile):
             return Dependencies(sorted(links, key=lambda link: (link.caller, link.kind, link.callee)))
 
     def describe(self) -> str:
-        """The file's path."""
+        """Return the file's path."""
         return str(self.path)
 
     def trace_link(self, trace_id: str) -> str | None:

@@ -42,7 +42,7 @@ def prune(connection: sqlite3.Connection, max_traces: int, max_bytes: int, max_a
 
 
 def first_younger(connection: sqlite3.Connection, since: int, last: int) -> int:
-    """The number of the first trace that ended after ``since``. At most the newest, and at most 500 traces ahead."""
+    """Return the number of the first trace that ended after ``since``: at most the newest, at most 500 ahead."""
     number = 0
     for number, end in connection.execute('SELECT seq, "end" FROM traces ORDER BY seq LIMIT 500'):  # noqa: B007
         if end >= since:
@@ -51,7 +51,7 @@ def first_younger(connection: sqlite3.Connection, since: int, last: int) -> int:
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:
-    """The size of the file without its unused pages."""
+    """Return the size of the file without its unused pages."""
     pages = pragma(connection, "page_count") - pragma(connection, "freelist_count")
     return pages * pragma(connection, "page_size")
 
@@ -148,7 +148,7 @@ def _is_stored(connection: sqlite3.Connection, seq: int, span_id: str) -> bool:
 
 
 def _holds_together(connection: sqlite3.Connection, seq: int, row: dict[str, Any], first: bool) -> bool:
-    """Whether the span is a root or the parent of stored spans, which end and are stored before it.
+    """Return True if the span is a root or the parent of stored spans, which end and are stored before it.
 
     ``first``: the trace has just reached its limit. Then the missing parents are looked up, once.
     """

@@ -1,4 +1,4 @@
-"""``python manage.py demo``: both services under load on real servers, and what their traces must show."""
+"""Run both services under load on real servers, and check their traces: ``python manage.py demo``."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ Reader = LocalStore | JaegerReader
 
 class Command(BaseCommand):
     help = (
-        "Starts PostgreSQL, Redis and both services, sends them requests, prints the traces and says PASS, or what "
-        "is missing (exit code 1). On a terminal it then goes on serving until Ctrl-C."
+        "Start PostgreSQL, Redis and both services, send them requests, and print the traces and PASS, or what "
+        "is missing (exit code 1). On a terminal, the services then run until Ctrl-C."
     )
     requires_system_checks: list[str] = []
 
@@ -41,13 +41,17 @@ class Command(BaseCommand):
             "--port", type=int, default=GATEWAY_PORT, help="the gateway's port (default: %(default)s)"
         )
         parser.add_argument(
-            "--requests", type=int, default=60, help="how many requests of load (default: %(default)s)"
+            "--requests", type=int, default=60, help="The number of requests of load (default: %(default)s)."
         )
         parser.add_argument(
-            "--wait", type=float, default=10, metavar="SECONDS", help="for traces to arrive (default: %(default)s)"
+            "--wait",
+            type=float,
+            default=10,
+            metavar="SECONDS",
+            help="The time to wait for traces (default: %(default)s).",
         )
         parser.add_argument("--query-url", help="Jaeger's query API (default: JAEGER_ENDPOINT's host, port 16686)")
-        parser.add_argument("--once", action="store_true", help="do not go on serving, on a terminal either")
+        parser.add_argument("--once", action="store_true", help="Stop the services at the end, also on a terminal.")
 
     def handle(
         self,
@@ -97,7 +101,7 @@ class Command(BaseCommand):
         return port
 
     def _flows(self, demo: Demo, sources: list[tuple[str, Reader]], wait: float) -> list[str]:
-        """Sends the flows and prints their traces; gives what is missing of them."""
+        """Send the flows and print their traces; return what is missing."""
         missing: list[str] = []
         sent = []
         for flow in FLOWS:
@@ -129,15 +133,15 @@ class Command(BaseCommand):
 
 
 def _python() -> str:
-    """The interpreter as one would type it here: the demo's own environment need not be the shell's."""
+    """Return the command for this interpreter: the demo's environment may differ from the shell's."""
     here = os.path.relpath(sys.executable)
     return sys.executable if here.startswith("..") else here
 
 
 def _sources(query_url: str | None) -> tuple[list[tuple[str, Reader]], dict[str, str]]:
-    """Where traces are read back from, and what the services' environment needs for it."""
+    """Return the readers of traces, and the environment that the services need for them."""
     ours = {key: value for key, value in settings.TRACING.items() if key not in ("EXPORTER", "SERVICE_NAME")}
-    # The store's path is asked of the settings, so that `manage.py traces` shows the same traces afterwards.
+    # The store's path is read from the settings, so that `manage.py traces` shows the same traces afterwards.
     local = LocalStore(load({**ours, "EXPORTER": "local"}, {}).local_store)
     sources: list[tuple[str, Reader]] = [("the local store", local)]
     configured = load({**ours, **({"QUERY_URL": query_url} if query_url else {})}, os.environ)
@@ -153,9 +157,9 @@ def _sources(query_url: str | None) -> tuple[list[tuple[str, Reader]], dict[str,
 
 
 def _arrived(reader: Reader, correlation: str, flow: Flow, deadline: float) -> tuple[Trace | None, list[str]]:
-    """The trace, once it has all it must have or ``deadline`` (monotonic seconds) has passed, and what it lacks."""
+    """Return the trace when it is complete or at ``deadline`` (monotonic seconds), and what it lacks."""
     while True:
-        # As a support case would be found.
+        # Find it as in a support case.
         found = reader.search(service="api-gateway", attributes={"correlation.id": correlation})
         trace = reader.trace(found[0].trace_id) if found else None
         lacks = lacking(trace, flow)

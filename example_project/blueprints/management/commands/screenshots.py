@@ -1,4 +1,4 @@
-"""``python manage.py screenshots``: the pictures of README.md and docs/, of the demo's own traces."""
+"""Take the screenshots of README.md and docs/ with the demo's traces: ``python manage.py screenshots``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ WIDTH, HEIGHT = 1280, 800
 
 
 class Command(BaseCommand):
-    help = "Runs the demo and takes pictures of the admin's pages of its traces, light and dark, into a folder."
+    help = "Run the demo and take screenshots of the admin's pages of its traces, light and dark, into a folder."
     requires_system_checks: list[str] = []
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
@@ -32,10 +32,10 @@ class Command(BaseCommand):
         try:
             from playwright.sync_api import sync_playwright
         except ImportError:
-            raise CommandError("The pictures are taken with playwright: pip install '.[test]'.") from None
+            raise CommandError("Screenshots need Playwright: pip install '.[test]'.") from None
         if not Path(chromium).exists():
             raise CommandError(
-                f"There is no browser at {chromium}: apt-get install chromium, or name one: --chromium."
+                f"There is no browser at {chromium}: apt-get install chromium, or give its path with --chromium."
             )
         folder.mkdir(parents=True, exist_ok=True)
         with contextlib.ExitStack() as stack:
@@ -57,7 +57,7 @@ class Command(BaseCommand):
                 if time.monotonic() > deadline:
                     raise CommandError("The demo's traces did not arrive.")
                 time.sleep(0.1)
-            # Spans of the last of them may be under way still.
+            # Some spans of the last traces may not have arrived yet.
             time.sleep(2)
             playwright = stack.enter_context(sync_playwright())
             admin = demo.start_admin()

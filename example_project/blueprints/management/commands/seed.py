@@ -11,13 +11,13 @@ from example_project.demo import TOKEN
 
 
 class Command(BaseCommand):
-    help = "Makes the customers, blueprints and operator of the demo, and puts its caches and breakers back."
+    help = "Create the customers, blueprints and operator of the demo, and reset its caches and breakers."
 
     def handle(self, **options: Any) -> None:
         customer, _ = Customer.objects.update_or_create(
             username="grace", defaults={"email": "grace@example.com", "tier": "pro", "api_token": TOKEN}
         )
-        # Who looks at the traces in the admin of this demo, on this machine only.
+        # The user who views the traces in the admin of this demo, only on this machine.
         operator, made = Customer.objects.get_or_create(username="demo", is_staff=True, is_superuser=True)
         if made:
             operator.set_password("demo")
