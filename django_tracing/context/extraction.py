@@ -7,7 +7,6 @@ only what is well-formed, and what they still log while they read is dropped.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
@@ -20,6 +19,7 @@ from opentelemetry.propagators.textmap import CarrierT, Getter, TextMapPropagato
 
 from django_tracing.faults import CONTAINED, log_once
 from django_tracing.recording.sdk import propagators_of
+from django_tracing.redaction.patterns import pattern
 
 __all__ = [
     "extract",
@@ -34,19 +34,19 @@ __all__ = [
 _at_work: Final[ContextVar[bool]] = ContextVar("django_tracing_propagating", default=False)
 
 #: https://www.w3.org/TR/trace-context/#traceparent-header; of later versions, more may follow.
-_TRACEPARENT: Final = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-[!-~]*)?")
+_TRACEPARENT: Final = pattern(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-[!-~]*)?")
 _LONGEST_TRACEPARENT: Final = 200
 
 #: https://www.w3.org/TR/trace-context/#tracestate-header
-_STATE_KEY: Final = re.compile(r"[a-z][_0-9a-z*/-]{0,255}|[a-z0-9][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13}")
-_STATE_VALUE: Final = re.compile(r"[ -+\--<>-~]{1,256}")
+_STATE_KEY: Final = pattern(r"[a-z][_0-9a-z*/-]{0,255}|[a-z0-9][_0-9a-z*/-]{0,240}@[a-z][_0-9a-z*/-]{0,13}")
+_STATE_VALUE: Final = pattern(r"[ -+\--<>-~]{1,256}")
 _MOST_STATES: Final = 32
 #: In all. OpenTelemetry drops more, with a log line.
 _LONGEST_STATES: Final = 512
 
 #: https://www.w3.org/TR/baggage/#header-content. Names as they are in the headers of others (``uberctx-NAME``), too.
-_BAGGAGE_NAME: Final = re.compile(r"[!#$&'*+.^_`|~0-9A-Za-z-]+")
-_BAGGAGE_VALUE: Final = re.compile(r"[!#-+\--:<-\[\]-~]*")
+_BAGGAGE_NAME: Final = pattern(r"[!#$&'*+.^_`|~0-9A-Za-z-]+")
+_BAGGAGE_VALUE: Final = pattern(r"[!#-+\--:<-\[\]-~]*")
 _MOST_PAIRS: Final = 180
 _LONGEST_PAIR: Final = 4096
 _LONGEST_BAGGAGE: Final = 8192

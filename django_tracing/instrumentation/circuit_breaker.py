@@ -9,7 +9,6 @@ a generator until it ends, and its span lasts as long.
 from __future__ import annotations
 
 import functools
-import re
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Generator, Iterator
 from contextlib import contextmanager, suppress
@@ -27,6 +26,7 @@ from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import cut, redact_text
+from django_tracing.redaction.patterns import pattern
 from django_tracing.semconv.names import (
     BREAKER_FAILURES,
     BREAKER_FALLBACK,
@@ -46,7 +46,7 @@ T = TypeVar("T")
 STATE_CHANGE_EVENT: Final = "circuit_breaker.state_change"
 
 #: Ids in a breaker's name (one for each tenant): each would make a span name of its own.
-_ID: Final = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|\d{3,}")
+_ID: Final = pattern(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|\d{3,}")
 
 _patches: Final = Patches()
 #: The breaker whose call has a span already. A breaker calls itself when it goes from open to half-open.

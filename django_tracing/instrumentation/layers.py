@@ -8,7 +8,6 @@ afterwards: a request of quick layers costs two clock readings a layer and no sp
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from functools import wraps
@@ -27,6 +26,7 @@ from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.shared import SharedAttributes
+from django_tracing.redaction.patterns import pattern
 from django_tracing.semconv.names import CODE_FUNCTION, CODE_NAMESPACE, MIDDLEWARE_PHASE, OPERATION_TYPE, Attributes
 
 __all__ = ["install", "is_available", "uninstall"]
@@ -455,7 +455,7 @@ def _make_view_layer(view: Callable[..., Any], settings: Settings) -> _Layer | N
 
 
 #: The places between the words of a CamelCase name.
-_HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_HUMP: Final = pattern(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def _short_name(name: str, suffix: str) -> str:

@@ -77,7 +77,7 @@ def _metadata_folders(paths: tuple[str, ...]) -> Iterator[str]:
         for folder in folders:
             if folder.endswith((".dist-info", ".egg-info")):
                 try:
-                    with open(os.path.join(path, folder, "entry_points.txt"), "rb") as file:
+                    with open(f"{path or os.curdir}/{folder}/entry_points.txt", "rb", buffering=0) as file:
                         if _SECTION in file.read(_MOST_BYTES):
                             yield os.path.join(path, folder)
                 except OSError:  # a package without entry points

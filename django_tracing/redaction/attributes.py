@@ -9,7 +9,6 @@ texts are cut.
 from __future__ import annotations
 
 import logging
-import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, time, timedelta
@@ -36,6 +35,7 @@ from django_tracing.redaction import (
     sanitise_sql,
     sanitise_url,
 )
+from django_tracing.redaction.patterns import pattern
 from django_tracing.semconv.names import (
     CACHE_KEY,
     DB_QUERY_TEXT,
@@ -88,15 +88,15 @@ _KEYS: Final = frozenset({CACHE_KEY, "messaging.kafka.message.key", "messaging.k
 #: Systems with commands whose words are keys and values.
 _KEY_VALUE_STORES: Final = ("redis", "valkey", "keydb", "dragonfly", "memcached")
 _Dialect = Dialect | Literal["no-sql"]
-_PARAMETERS_OF_ROUTE: Final = re.compile(r"(<[^<>]*>)")
+_PARAMETERS_OF_ROUTE: Final = pattern(r"(<[^<>]*>)")
 _STATEMENTS: Final = frozenset({DB_STATEMENT, DB_QUERY_TEXT})
 _DB_SYSTEM_NAME: Final = "db.system.name"
 #: Types that are converted to text.
 _TEXTUAL: Final = (UUID, Decimal, date, time, timedelta, PurePath)
 
-_NAME: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*")
-_CAMEL: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9.]+")
+_NAME: Final = pattern(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*")
+_CAMEL: Final = pattern(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_NOT_IN_NAMES: Final = pattern(r"[^a-z0-9.]+")
 _NAME_LENGTH: Final = 100
 
 

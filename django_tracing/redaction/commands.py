@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
+from django_tracing.redaction.patterns import pattern
 from django_tracing.redaction.text import redact_text
 
 __all__ = ["redact_commands"]
@@ -13,7 +13,7 @@ _LENGTH: Final = 2000
 _NAME_LENGTH: Final = 32
 _MOST_COMMANDS: Final = 50
 _MOST_ARGUMENTS: Final = 20
-_NOT_IN_NAMES: Final = re.compile(r"[^a-z0-9_.]")
+_NOT_IN_NAMES: Final = pattern(r"[^a-z0-9_.]")
 
 
 def redact_commands(text: str, *, pipelined: bool = False) -> tuple[str, str]:

@@ -208,7 +208,8 @@ _PLAIN: Final = pattern(rf"{_SEPARATOR}*(?:{_PLAIN_WORD}(?:{_SEPARATOR}+{_PLAIN_
 #: A name before an equals sign: ``sha256=``.
 _NAME: Final = pattern(r"[A-Za-z_-]{1,24}\d{0,4}")
 _BETWEEN: Final = pattern(r"[^/=]+|[/=]+")
-_harmless_words: Final = Harmless()
+#: ``telemetry.sdk.name`` of every process. If it were judged, each start would compile the expressions of tokens.
+_harmless_words: Final = Harmless({"opentelemetry"})
 _harmless_values: Final = Harmless()
 
 

@@ -7,7 +7,6 @@ commands have been cleared.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
@@ -19,13 +18,14 @@ from django_tracing.context.current import current_context, recording
 from django_tracing.faults import log_once
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.redaction import cut, key_pattern
+from django_tracing.redaction.patterns import pattern
 
 __all__ = ["request_hook", "statement_of", "unwrap_pipelines", "wrap_pipelines"]
 
 _LENGTH: Final = 2000
 _MOST_COMMANDS: Final = 50
 _MOST_ARGUMENTS: Final = 20
-_NO_COMMAND: Final = re.compile(r"[^A-Z0-9_.]")
+_NO_COMMAND: Final = pattern(r"[^A-Z0-9_.]")
 
 #: Commands whose first argument is a key (https://redis.io/docs/latest/commands/).
 _KEYED: Final = """
