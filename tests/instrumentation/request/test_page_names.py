@@ -67,7 +67,7 @@ serve.__module__ = "wagtail.views"
 def details(request: HttpRequest, slug: str) -> HttpResponse:
     if slug == "redirected":
         return HttpResponse(status=302)
-    return TemplateResponse(request, "admin/404.html")
+    return TemplateResponse(request, "article.html")
 
 
 details.__module__ = "cms.views"
@@ -200,9 +200,12 @@ class TestPackages:
         assert spans.names == ["GET blog.BlogPage", "GET /pages/<var>"]
 
     def test_a_page_of_django_cms_is_named_by_its_template(self, spans: Spans) -> None:
-        Client().get("/cms/any/")
+        loader = ("django.template.loaders.locmem.Loader", {"article.html": "ok"})
+        engine = {"BACKEND": "django.template.backends.django.DjangoTemplates", "OPTIONS": {"loaders": [loader]}}
+        with override_settings(TEMPLATES=[engine]):
+            Client().get("/cms/any/")
         Client().get("/cms/redirected/")
-        assert spans.names == ["GET cms:admin/404.html", "GET /cms/<slug>/"]
+        assert spans.names == ["GET cms:article.html", "GET /cms/<slug>/"]
 
     def test_route_name_comes_first(self, spans: Spans) -> None:
         with named(lambda request: "mine"):
