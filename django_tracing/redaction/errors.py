@@ -27,8 +27,9 @@ _NEAR: Final = pattern(r"\bnear (['\"])")
 _QUOTED_VALUE: Final = pattern(
     r"(?:\b(column|table|relation|constraint|index|schema|database|function|type|role|user|operator|extension|"
     r"sequence|view|cursor|for key|parameter|trigger|savepoint|language|collation|attribute|argument|[Ff]ield|method|"
-    r"module named|resolve keyword|keyword arguments:|Unsupported lookup|field named|import name|connection|unsaved related object|"
-    r"Reverse for|Invalid filter:|block tag on line \d{1,9}:|unhashable type:|select_related:|prefetch_related:|"
+    r"module named|resolve keyword|keyword arguments:|Unsupported lookup|field named|import name|connection|"
+    r"unsaved related object|Reverse for|Invalid filter:|block tag on line \d{1,9}:|unhashable type:|"
+    r"select_related:|prefetch_related:|"
     r"name\(s\) for model \w{1,100}:) )?"
     r"(?:(?:(?<!\w)|(?<=\b[bBuUrR]))'([^']*(?:'(?=\w)[^']*)*)(?:'|\Z)|\"([^\"]*(?:\"(?=\w)[^\"]*)*)(?:\"|\Z)"
     r"|«[^»]*(?:»|\Z)|„[^“]*(?:“|\Z)|“[^”]*(?:”|\Z))"
