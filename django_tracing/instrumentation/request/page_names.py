@@ -65,7 +65,8 @@ class _Loaded(NamedTuple):
     takes_response: bool
 
 
-_loaded: _Loaded | None = None
+#: The last one, if any.
+_loaded: Final[list[_Loaded]] = []
 _warned: set[str] = set()
 
 
@@ -76,15 +77,15 @@ def load_route_name(settings: Settings) -> Callable[..., Any] | None:
 
 
 def _load(settings: Settings) -> _Loaded:
-    global _loaded
-    loaded = _loaded
+    loaded = next(iter(_loaded), None)
     if loaded is None or loaded.settings is not settings:
         function = None
         try:
             function = load_route_name(settings)
         except (Exception, SystemExit) as error:
             _warn_once("import", "%s can't be imported: %s", settings.source("ROUTE_NAME"), error)
-        _loaded = loaded = _Loaded(settings, function, function is not None and _takes_two(function))
+        loaded = _Loaded(settings, function, function is not None and _takes_two(function))
+        _loaded[:] = [loaded]
     return loaded
 
 

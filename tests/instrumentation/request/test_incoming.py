@@ -33,7 +33,7 @@ def tracing(**settings: Any) -> Any:
     [
         ({}, "/static/admin/css/base.css", False),
         ({}, "/media/ada.jpg", False),
-        ({}, "/statics/", True),
+        ({}, "/statically/", True),
         ({}, "/static", True),
         ({}, "/api/static/x", True),
         ({"STATIC_URL": "static/", "MEDIA_URL": "/files/up/"}, "/static/x", False),
