@@ -26,6 +26,7 @@ WRONG_SETTING: Final = "django_tracing.E001"
 NO_EXPORTER: Final = "django_tracing.E002"
 UNKNOWN_INSTRUMENTATION: Final = "django_tracing.E003"
 SUBSCRIPTION_AWAITED: Final = "django_tracing.E005"
+ROUTE_NAME_UNUSABLE: Final = "django_tracing.E006"
 TRACED_TWICE: Final = "django_tracing.W001"
 CREDENTIALS_IN_THE_CLEAR: Final = "django_tracing.W002"
 WRONG_ENVIRONMENT: Final = "django_tracing.W003"
@@ -87,6 +88,8 @@ def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
             '"user.subscription".',
             id=SUBSCRIPTION_AWAITED,
         )
+    if settings.route_name is not None:
+        yield from _route_name(settings)
     for missing in available_propagator(settings.propagators)[1]:
         yield checks.Warning(
             f"{settings.source('PROPAGATORS')} names a propagator that can't be used. The others are used.",
@@ -100,6 +103,26 @@ def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
             f"{settings.source('INSTRUMENTATIONS')} contains both 'request' and 'django', which trace the same.",
             hint="Remove one of them: 'request' is this app's own, 'django' is OpenTelemetry's.",
             id=TRACED_TWICE,
+        )
+
+
+def _route_name(settings: Settings) -> Iterable[checks.CheckMessage]:
+    # Imported with the middleware anyway, but not by every command.
+    from django_tracing.instrumentation.request.page_names import load_route_name
+
+    problem = ""
+    try:
+        function = load_route_name(settings)
+        if iscoroutinefunction(function) or iscoroutinefunction(vars(type(function)).get("__call__")):
+            problem = "is a coroutine function, which can't be awaited where a span ends."
+    except (Exception, SystemExit) as error:
+        problem = f"can't be imported: {error}."
+    if problem:
+        yield checks.Error(
+            f"{settings.source('ROUTE_NAME')} {problem}",
+            hint='Write it as the path of a function of the request: "shop.tracing.route_name". Until then, spans '
+            "are named by their routes.",
+            id=ROUTE_NAME_UNUSABLE,
         )
 
 

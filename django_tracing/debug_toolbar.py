@@ -113,7 +113,9 @@ def _why_not(state: RequestState | None, response: HttpResponse) -> str:
             return gettext(
                 "TracingMiddleware comes after the toolbar's middleware in MIDDLEWARE. Put it first, or remove it."
             )
-        return gettext("This request is not traced: its path is in IGNORE_PATHS, or it is a page that shows traces.")
+        return gettext(
+            "This request is not traced: its path is in IGNORE_PATHS, it is for a static file, or it shows traces."
+        )
     return gettext("This request is not recorded: its trace was not sampled.")
 
 

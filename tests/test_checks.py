@@ -120,6 +120,28 @@ def test_a_subscription_that_is_a_coroutine_function() -> None:
 
 
 @pytest.mark.parametrize(
+    ("function", "problem"),
+    [
+        (awaited, "is a coroutine function"),
+        (Awaited(), "is a coroutine function"),
+        (f"{__name__}.awaited", "is a coroutine function"),
+        ("no.such.function", "can't be imported: No module named 'no'"),
+    ],
+)
+def test_a_route_name_that_cannot_be_used(function: Any, problem: str) -> None:
+    message = the_one({"EXPORTER": "none", "ROUTE_NAME": function}, checks.ROUTE_NAME_UNUSABLE)
+    assert isinstance(message, django_checks.Error)
+    assert problem in message.msg
+    assert run({"EXPORTER": "none", "ROUTE_NAME": str}) == []
+    assert run({"EXPORTER": "none", "ROUTE_NAME": f"{__name__}.run"}) == []
+
+
+def test_a_route_name_that_is_no_path() -> None:
+    message = the_one({"EXPORTER": "none", "ROUTE_NAME": "no path"}, checks.WRONG_SETTING)
+    assert "shop.tracing.route_name" in str(message.hint)
+
+
+@pytest.mark.parametrize(
     ("tracing", "most"),
     [
         ({}, "up to 100 traces"),

@@ -50,6 +50,7 @@ __all__ = [
     "parse_refresh",
     "parse_response_headers",
     "parse_semconv",
+    "parse_route_name",
     "parse_subscription",
     "parse_text",
     "parse_timeout",
@@ -350,16 +351,23 @@ def parse_refresh(value: Any, from_env: bool) -> float:
     return 0.0 if value == 0 and value is not False else float(number(1, 3600, unit="seconds")(value, from_env))
 
 
-def parse_reader(value: Any, from_env: bool) -> str | Callable[[Settings], Any]:
-    # Not imported here: only processes that show traces need it.
+def _parse_late(value: Any, hint: str) -> str | Callable[..., Any]:
+    """Return a callable, or a dotted path that is imported when it is first needed."""
     if callable(value):
         return value  # type: ignore[no-any-return]
     if isinstance(value, str) and "." in value and all(part.isidentifier() for part in value.split(".")):
         return value
-    raise WrongValue(
-        f"must be a dotted path or a callable, not {display(value)}.",
-        'Write it as the path of a function of the settings: "shop.tracing.tempo_reader".',
-    )
+    raise WrongValue(f"must be a dotted path or a callable, not {display(value)}.", hint)
+
+
+def parse_reader(value: Any, from_env: bool) -> str | Callable[[Settings], Any]:
+    # Only processes that show traces need it.
+    return _parse_late(value, 'Write it as the path of a function of the settings: "shop.tracing.tempo_reader".')
+
+
+def parse_route_name(value: Any, from_env: bool) -> str | Callable[..., Any]:
+    # It may import models, before they are ready.
+    return _parse_late(value, 'Write it as the path of a function of the request: "shop.tracing.route_name".')
 
 
 def parse_response_headers(value: Any, from_env: bool) -> tuple[str, ...]:

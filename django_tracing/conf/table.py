@@ -146,6 +146,8 @@ SPECS: tuple[Spec, ...] = (
     Spec("LAYERS", "slow", parsers.choice("all", "slow", "off")),
     Spec("SLOW_LAYER_MS", 1.0, parsers.number(0, unit="milliseconds")),
     Spec("IGNORE_PATHS", ("/health", "/metrics"), parsers.strings(example='["/health", "/metrics"]', absolute=True)),
+    Spec("IGNORE_STATIC", True, parsers.parse_boolean),
+    Spec("ROUTE_NAME", None, parsers.parse_route_name),
     Spec("TRUSTED_PROXIES", (), parsers.parse_networks),
     Spec("USER_EMAIL", "masked", parsers.choice("masked", "full", "off")),
     Spec("SUBSCRIPTION", None, parsers.parse_subscription),

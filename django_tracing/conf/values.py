@@ -92,6 +92,10 @@ class Settings(NamedTuple):
     layers: Literal["all", "slow", "off"]
     slow_layer_ms: float
     ignore_paths: tuple[str, ...]
+    #: Whether requests for static and media files are left out.
+    ignore_static: bool
+    #: Names requests whose pages share a route: called with the request and, if it takes two arguments, the response.
+    route_name: str | Callable[..., Any] | None
     #: Regular expressions of URLs to leave out, from OpenTelemetry's own variable.
     excluded_urls: tuple[str, ...]
     trusted_proxies: tuple[IPv4Network | IPv6Network, ...]

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, Final
 
-from django.db import connections
 from django.db.models.query_utils import DeferredAttribute
 from django.utils.functional import LazyObject, empty
 
 from django_tracing.conf.values import Settings
+from django_tracing.context.databases import QueryRefused, without_databases
 from django_tracing.context.request import RequestState
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import cut, mask_email, redact_text
@@ -28,10 +26,6 @@ __all__ = ["identify", "resolved_user"]
 _logger = logging.getLogger("django_tracing")
 _warned: set[str] = set()
 _MISSING: Final = object()
-
-
-class _QueryRefused(Exception):
-    """Reading the subscription needs a query, and tracing never causes one."""
 
 
 def resolved_user(request: Any) -> Any | None:
@@ -125,7 +119,7 @@ def _loaded(instance: Any, name: str) -> Any:
 def _subscription(user: Any, settings: Settings) -> str | None:
     source = settings.source("SUBSCRIPTION")
     try:
-        with _without_databases(), Untraced():
+        with without_databases(), Untraced():
             if callable(settings.subscription):
                 value = settings.subscription(user)
             else:
@@ -135,7 +129,7 @@ def _subscription(user: Any, settings: Settings) -> str | None:
                     if value is None:
                         return None
             value = getattr(value, "value", value)  # an enum's own value
-    except _QueryRefused:
+    except QueryRefused:
         _warn_once(
             "subscription-query",
             '%s needs a database query, which tracing never causes: spans go without "user.subscription". '
@@ -152,40 +146,6 @@ def _subscription(user: Any, settings: Settings) -> str | None:
         _warn_once("subscription-async", "%s is a coroutine function, which cannot be awaited here.", source)
         return None
     return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
-
-
-@contextmanager
-def _without_databases() -> Iterator[None]:
-    """Replace this thread's database connections, in the block, by a stand-in that refuses everything.
-
-    The connections themselves are not touched. Other threads may share them, tests put guards on them, and a
-    transaction in which a query fails is a broken one.
-    """
-    local: Any = connections._connections  # type: ignore[attr-defined]  # asgiref's Local: this thread's own
-    found = {alias: getattr(local, alias) for alias in connections if hasattr(local, alias)}
-    try:
-        for alias in connections:
-            setattr(local, alias, _NO_CONNECTION)
-        yield
-    finally:
-        for alias in connections:
-            if alias in found:
-                setattr(local, alias, found[alias])
-            elif hasattr(local, alias):
-                delattr(local, alias)
-
-
-class _NoConnection:
-    """The stand-in for a connection while the subscription is read. It refuses every access."""
-
-    def __getattr__(self, name: str) -> Any:
-        raise _QueryRefused
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        raise _QueryRefused
-
-
-_NO_CONNECTION: Final = _NoConnection()
 
 
 def _warn_once(key: str, message: str, *args: object) -> None:

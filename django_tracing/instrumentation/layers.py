@@ -25,8 +25,8 @@ from django_tracing import spans
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
 from django_tracing.instrumentation.patching import Patches
+from django_tracing.instrumentation.view_names import ViewName, short_name, view_names
 from django_tracing.recording.shared import SharedAttributes
-from django_tracing.redaction.patterns import pattern
 from django_tracing.semconv.names import CODE_FUNCTION, CODE_NAMESPACE, MIDDLEWARE_PHASE, OPERATION_TYPE, Attributes
 
 __all__ = ["install", "is_available", "uninstall"]
@@ -206,7 +206,7 @@ def _end(cell: _Cell | None, error: BaseException | None = None) -> None:
 def _traced_factory(factory: Any, path: str) -> Any:
     """Return ``factory`` with its instances and the layer below it wrapped."""
     module, _, attribute = path.rpartition(".")
-    layer = _Layer(f"middleware.{_short_name(attribute, 'Middleware')}", "middleware", module, attribute)
+    layer = _Layer(f"middleware.{short_name(attribute, 'Middleware')}", "middleware", module, attribute)
 
     def traced_factory(get_response: Callable[..., Any]) -> Any:
         plain = _is_plain_mixin(factory) and not layer.spans_all and not iscoroutinefunction(get_response)
@@ -375,10 +375,10 @@ def _traced_make_view_atomic(original: Callable[..., Any]) -> Callable[..., Any]
         if not spans.recording() or not _patches.active:
             return atomic
         try:
-            layer = _view_layer(view)
-            if layer is None:
+            layers = _layers_of(view)
+            if layers is None:
                 return atomic
-            return _traced_view(atomic, layer)
+            return _traced_view(atomic, layers)
         except Exception:
             spans.log_once("view", "A view could not be wrapped; it is not traced.")
             return atomic
@@ -386,11 +386,11 @@ def _traced_make_view_atomic(original: Callable[..., Any]) -> Callable[..., Any]
     return make_view_atomic
 
 
-def _traced_view(view: Callable[..., Any], layer: _Layer) -> Callable[..., Any]:
+def _traced_view(view: Callable[..., Any], layers: _ViewLayers) -> Callable[..., Any]:
     if iscoroutinefunction(view):
 
         async def traced_async(*args: Any, **kwargs: Any) -> Any:
-            cell = _start(layer)
+            cell = _start(layers.of(args))
             try:
                 response = await view(*args, **kwargs)
             except BaseException as error:
@@ -402,6 +402,7 @@ def _traced_view(view: Callable[..., Any], layer: _Layer) -> Callable[..., Any]:
         return traced_async
 
     def traced(*args: Any, **kwargs: Any) -> Any:
+        layer = layers.of(args)
         if layer.spans_all:
             return _call_view(layer, view, args, kwargs)
         context = spans.current_context()
@@ -429,37 +430,40 @@ def _call_view(layer: _Layer, view: Callable[..., Any], args: tuple[Any, ...], k
     return response
 
 
-#: The layer of each view, and the settings it was made with.
-_view_layers: Final[spans.Cache[Any, tuple[Settings, _Layer | None]]] = spans.Cache()
+class _ViewLayers:
+    """The layers of a view: one, or one for each HTTP method whose function is another."""
+
+    __slots__ = ("by_method", "layer", "settings")
+
+    def __init__(self, view: Callable[..., Any], settings: Settings) -> None:
+        self.settings = settings
+        name, by_method = view_names(view)
+        self.layer = _layer_of(name)
+        self.by_method = {method: _layer_of(name) for method, name in by_method.items()}
+
+    def of(self, arguments: tuple[Any, ...]) -> _Layer:
+        """Return the layer of a call of the view, whose first argument is the request."""
+        if self.by_method and arguments:
+            return self.by_method.get(getattr(arguments[0], "method", None) or "", self.layer)
+        return self.layer
 
 
-def _view_layer(view: Callable[..., Any]) -> _Layer | None:
+def _layer_of(name: ViewName) -> _Layer:
+    return _Layer(f"view.{name.shown}", "view", name.module, name.function)
+
+
+#: The layers of each view.
+_view_layers: Final[spans.Cache[Any, _ViewLayers]] = spans.Cache()
+
+
+def _layers_of(view: Callable[..., Any]) -> _ViewLayers | None:
     settings = get_settings()
+    if settings.layers == "off":
+        return None
     try:
         known = _view_layers.get(view)
     except TypeError:  # a view that cannot be hashed
-        return _make_view_layer(view, settings)
-    if known is None or known[0] is not settings:
-        known = _view_layers.keep(view, (settings, _make_view_layer(view, settings)))
-    return known[1]
-
-
-def _make_view_layer(view: Callable[..., Any], settings: Settings) -> _Layer | None:
-    if settings.layers == "off":
-        return None
-    # as_view() keeps the class. A decorated function keeps its name by functools.wraps.
-    named = getattr(view, "view_class", None) or getattr(view, "cls", None) or view
-    name = str(getattr(named, "__name__", None) or type(named).__name__)
-    module = getattr(named, "__module__", "") or ""
-    return _Layer(f"view.{_short_name(name, 'View')}", "view", module, name)
-
-
-#: The places between the words of a CamelCase name.
-_HUMP: Final = pattern(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-
-
-def _short_name(name: str, suffix: str) -> str:
-    """Return ``rate_limit`` for ``RateLimitMiddleware``, and ``blueprint_detail`` unchanged."""
-    bare = name.removesuffix(suffix) or name
-    bare = _HUMP.sub("_", bare).lower()
-    return bare.removesuffix(f"_{suffix.lower()}")
+        return _ViewLayers(view, settings)
+    if known is None or known.settings is not settings:
+        known = _view_layers.keep(view, _ViewLayers(view, settings))
+    return known

@@ -27,13 +27,28 @@ _NEAR: Final = pattern(r"\bnear (['\"])")
 _QUOTED_VALUE: Final = pattern(
     r"(?:\b(column|table|relation|constraint|index|schema|database|function|type|role|user|operator|extension|"
     r"sequence|view|cursor|for key|parameter|trigger|savepoint|language|collation|attribute|argument|[Ff]ield|method|"
-    r"module named) )?"
+    r"module named|resolve keyword|keyword arguments:|Unsupported lookup|field named|import name|connection|"
+    r"unsaved related object|Reverse for|Invalid filter:|block tag on line \d{1,9}:|unhashable type:|"
+    r"select_related:|prefetch_related:|"
+    r"name\(s\) for model \w{1,100}:) )?"
     r"(?:(?:(?<!\w)|(?<=\b[bBuUrR]))'([^']*(?:'(?=\w)[^']*)*)(?:'|\Z)|\"([^\"]*(?:\"(?=\w)[^\"]*)*)(?:\"|\Z)"
     r"|«[^»]*(?:»|\Z)|„[^“]*(?:“|\Z)|“[^”]*(?:”|\Z))"
 )
 _NAME_IN_QUOTES: Final = pattern(r"[\w.$-]{1,128}")
 #: So Python's own messages go on after a type or a name.
-_AFTER_NAMES: Final = (" object has no ", " object is not ", " object does not ", " is not defined")
+_AFTER_NAMES: Final = (
+    *(" object has no ", " object is not ", " object does not ", " is not defined"),
+    # And Django's.
+    *(" is not a registered ", " is not a valid view function", " is an invalid parameter to prefetch_related"),
+)
+_LONGEST_KEY: Final = 200
+#: All that a KeyError shows. An identifier is hardly ever personal, and needed to find the error. It has no digits in
+#: its words, as short passwords have, and is no word with a capital, as names are.
+_KEY: Final = pattern(
+    r"(?:[\w.]{0,100}(?:KeyError|LookupError): )?"
+    r"'(?![A-Z][a-z]+')_?[A-Za-z]{1,20}(?:_(?:[A-Za-z]{1,20}|\d{1,3})){0,5}'",
+    re.ASCII,
+)
 #: Values that stand without quotes, in PostgreSQL's errors, SQL Server's and Oracle's, and in Pydantic's.
 _BARE_VALUE: Final = pattern(
     r"\b(out of range: |input_value=(?!['\"]))(?:(?!, input_type=)[^\n])+|\b(value|object) [-+]?\d[\d.]*"
@@ -82,6 +97,8 @@ def redact_db_error(text: str) -> str:
 
 
 def _redact_message(text: str) -> str:
+    if len(text) <= _LONGEST_KEY and _KEY.fullmatch(text):
+        return redact_text(text)
     numbered = _NUMBERED.search(text)
     if numbered is not None and text.rstrip().endswith(f"{numbered[1]})"):
         # Once: a message that quotes such a tuple again, and again, would be read as often.

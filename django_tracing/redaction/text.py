@@ -30,8 +30,8 @@ _unchanged: Final = Harmless()
 clear_when_used(_unchanged.clear)
 
 _EMAIL: Final = pattern(r"(?<![\w.+%!#$*^~-])([\w.+%!#$*^~-]+)(@|%40)((?:[\w-]{1,63}\.)*[\w-]{2,63})")
-#: What Celery calls its workers and its other processes: ``celery@host``.
-_NODE: Final = pattern(r"celery|gen\d{1,9}", re.ASCII)
+#: Whom programs log in as, or are called: ``celery@host`` (Celery's processes), ``git@host:path``. None is a person.
+_PROGRAM: Final = pattern(r"celery|gen\d{1,9}|git|hg", re.ASCII)
 #: ``eyJ`` is how ``{"`` begins in base64: the parts of a JWT, and any other token that is JSON.
 JWT: Final = pattern(r"(?<![A-Za-z0-9])eyJ[\w-]{5,}(?:\.[\w-]*){0,4}")
 #: "Basic usage" is no credential: after all but Bearer, what follows must look like one.
@@ -106,7 +106,7 @@ _CARD_GROUP: Final = pattern(r"\d+")
 
 
 def _mask_match(match: re.Match[str]) -> str:
-    if _NODE.fullmatch(match[1]) and "." not in match[3]:
+    if _PROGRAM.fullmatch(match[1]):
         return match.group()
     return f"{match[1][:1]}***{match[2]}{match[3]}"
 

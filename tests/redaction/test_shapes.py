@@ -132,10 +132,28 @@ def test_names_listed_by_the_site_are_always_secret() -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["celery@worker1", "gen42@host-7 is offline"])
-def test_nodes_of_celery_are_not_email_addresses(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "celery@worker1",
+        "celery@web-1",
+        "celery@web-1.shop.internal: OK",
+        "gen42@host-7 is offline",
+        "git@github.com:org/repo",
+        "clone git@git.example.com:team/shop.git failed",
+        "git+ssh://git.example.com/shop.git",
+    ],
+)
+def test_names_of_programs_are_not_email_addresses(text: str) -> None:
     assert redact_text(text) == text
-    assert redact_text("celery@example.com") == "c***@example.com"
+    assert redact_text(f"ada@example.com {text}") == f"a***@example.com {text}"
+
+
+@pytest.mark.parametrize(
+    "text", ["digit@example.com", "git.jane@example.com", "celerys@web-1", "jane@github.com:org"]
+)
+def test_email_addresses_of_people_are_masked(text: str) -> None:
+    assert "***@" in redact_text(text)
 
 
 def test_names_of_static_files_with_djangos_hash_are_kept() -> None:

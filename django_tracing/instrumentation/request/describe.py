@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, Final
 
 from django.http import HttpRequest
+from django.http.response import HttpResponseBase
 from opentelemetry.trace import Span
 
 from django_tracing import spans
@@ -18,6 +19,7 @@ from django_tracing.context.clients import client_address
 from django_tracing.context.description import NO_ROUTE, resolved_route, url_of, urlconf_of
 from django_tracing.context.request import RequestState
 from django_tracing.context.routes import route_name
+from django_tracing.instrumentation.request.page_names import page_name
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import REDACTED, SensitiveKeys, cut, redact_query, redact_text, sanitise_url
 from django_tracing.redaction.attributes import AGENT_LENGTH
@@ -48,14 +50,21 @@ def start_attributes(method: str) -> SharedAttributes:
 
 
 def set_result(
-    span: Span, state: RequestState, method: str, settings: Settings, status: int | None, *, owned: bool
+    span: Span,
+    state: RequestState,
+    method: str,
+    settings: Settings,
+    response: HttpResponseBase | None,
+    *,
+    owned: bool,
 ) -> None:
     """Set on ``span`` what was requested, by which client and user, and how it was answered; and set its name.
 
-    ``status`` is the response's; None if there is no response. A span keeps a name that the site's code gave it, and
+    ``response`` is None if the request ended without one. A span keeps a name that the site's code gave it, and
     one that another library started, and that is not ``owned`` by this app, its own.
     """
     request = state.request
+    status = None if response is None else response.status_code
     meta = request.META
     limit = settings.max_attribute_length
     query = meta.get("QUERY_STRING") or ""
@@ -76,7 +85,8 @@ def set_result(
     if owned:
         # It starts with the method as its name.
         if getattr(span, "name", method) == method:
-            spans.set_name(span, name)
+            page = page_name(request, response, settings)
+            spans.set_name(span, name if page is None else f"{method} {page}")
     elif user is not None:
         spans.set_request_attributes(span, user.attributes)
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+from django.conf import settings as site
+from django.core.signals import setting_changed
 from django.http import HttpRequest
+from django.urls import get_script_prefix
 from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
@@ -29,12 +33,13 @@ _OWN_PAGES: Final = "/django_tracing/trace/"
 def is_left_out(request: HttpRequest, settings: Settings) -> bool:
     """Return whether the request is not to be traced.
 
-    It is in ``IGNORE_PATHS``, or excluded by a variable of OpenTelemetry's, or shows traces: a page of traces that
-    refreshes itself would fill with its own requests.
+    It is in ``IGNORE_PATHS``, or for a static or media file, or excluded by a variable of OpenTelemetry's, or shows
+    traces: a page of traces that refreshes itself would fill with its own requests.
     """
     path = request.path_info
     return bool(
         (path.startswith(_bare(settings.ignore_paths)) and _is_ignored(path, settings.ignore_paths))
+        or (settings.ignore_static and path.startswith(_static_paths()))
         or (settings.excluded_urls and _is_excluded(request, settings.excluded_urls))
         or (_OWN_PAGES in path and _is_own_page(request))
     )
@@ -50,6 +55,36 @@ def _is_ignored(path: str, ignored: tuple[str, ...]) -> bool:
 @lru_cache(maxsize=8)
 def _bare(prefixes: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(prefix.rstrip("/") for prefix in prefixes)
+
+
+@lru_cache(maxsize=1)
+def _static_paths() -> tuple[str, ...]:
+    """Return the beginnings of the paths of static and media files, below the site's prefix."""
+    # STATIC_URL and MEDIA_URL begin with the prefix if they are relative.
+    prefix = get_script_prefix()
+    whitenoise = any("whitenoise" in str(name) for name in site.MIDDLEWARE)
+    paths = []
+    for setting in ("STATIC_URL", "MEDIA_URL", "WHITENOISE_STATIC_PREFIX"):
+        try:
+            parts = urlsplit(str(getattr(site, setting, None) or ""))
+        except ValueError:  # no URL
+            continue
+        # The files of another host are requested here only by a CDN that fetches them from WhiteNoise.
+        if parts.netloc and not whitenoise:
+            continue
+        path = parts.path.removeprefix(prefix).strip("/")
+        # A MEDIA_URL that is not set is all of the site.
+        if path:
+            paths.append(f"/{path}/")
+    return tuple(paths)
+
+
+def _forget_static_paths(*, setting: str, **kwargs: Any) -> None:
+    if setting in ("STATIC_URL", "MEDIA_URL", "WHITENOISE_STATIC_PREFIX", "MIDDLEWARE"):
+        _static_paths.cache_clear()
+
+
+setting_changed.connect(_forget_static_paths, dispatch_uid="django_tracing.static_paths")
 
 
 def _is_excluded(request: HttpRequest, patterns: tuple[str, ...]) -> bool:

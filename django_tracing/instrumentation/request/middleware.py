@@ -111,7 +111,7 @@ class _TracedRequest:
             if self.unsampled is not None and response.status_code >= 500:
                 self._record_failed(self.unsampled)
             if self.span.is_recording():
-                self._describe(response.status_code)
+                self._describe(response)
                 if self.owned and response.streaming:
                     self._follow(cast(StreamingHttpResponse, response))
                     return response
@@ -154,12 +154,13 @@ class _TracedRequest:
         if span.is_recording():
             self.span = self.state.span = span
 
-    def _describe(self, status: int) -> None:
+    def _describe(self, response: HttpResponseBase) -> None:
+        status = response.status_code
         state = self.state
         span = self.span
         # The user may have logged in during the request: the user who is known now counts.
         identify(state, self.settings, again=True)
-        set_result(span, state, self.method, self.settings, status, owned=self.owned)
+        set_result(span, state, self.method, self.settings, response, owned=self.owned)
         error = state.exception
         if status >= 500:
             if error is not None:
