@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,6 +16,7 @@ from django.template.response import TemplateResponse
 from django.test import AsyncClient, Client, override_settings
 from django.urls import path, re_path
 from django.views import View
+from django.views.decorators.csrf import csrf_exempt
 from opentelemetry import trace
 
 from django_tracing.instrumentation.request import page_names
@@ -282,3 +283,56 @@ class TestGraphQL:
         post({"query": "query Q1 { a }"})
         assert len(set(spans.names)) == page_names._MOST_OPERATIONS + 1
         assert spans.names[-2:] == ["POST GraphQL (other)", "POST graphql:Q1"]
+
+
+class _RealSite:
+    """The same schema behind the views of a package."""
+
+    def __init__(self, *patterns: Any) -> None:
+        self.urlpatterns = list(patterns)
+
+
+def _strawberry() -> _RealSite:
+    strawberry = pytest.importorskip("strawberry")
+    views = pytest.importorskip("strawberry.django.views")
+
+    def orders(n: int = 1) -> list[str]:
+        return ["a"] * n
+
+    # Strawberry reads the types.
+    orders.__annotations__ = {"n": int, "return": list[str]}
+    query = strawberry.type(type("Query", (), {"orders": strawberry.field(resolver=orders)}))
+    schema = strawberry.Schema(query=query)
+    return _RealSite(
+        path("graphql/", csrf_exempt(views.GraphQLView.as_view(schema=schema))),
+        path("async/", views.AsyncGraphQLView.as_view(schema=schema)),
+    )
+
+
+def _graphene() -> _RealSite:
+    graphene = pytest.importorskip("graphene", exc_type=ImportError)
+    views = pytest.importorskip("graphene_django.views", exc_type=ImportError)
+    orders = graphene.List(graphene.String, n=graphene.Int(), resolver=lambda root, info, n=1: ["a"] * n)
+    schema = graphene.Schema(query=type("Query", (graphene.ObjectType,), {"orders": orders}))
+    return _RealSite(path("graphql/", csrf_exempt(views.GraphQLView.as_view(schema=schema))))
+
+
+@pytest.mark.parametrize("make", [_strawberry, _graphene])
+def test_the_views_of_a_package(spans: Spans, make: Callable[[], _RealSite]) -> None:
+    with override_settings(ROOT_URLCONF=make()):
+        for sent in (
+            {"query": "query ListOrders { orders }"},
+            {"query": "query A { orders } query B { orders }", "operationName": "B"},
+            {"query": "{ orders }"},
+        ):
+            assert Client().post("/graphql/", sent, content_type="application/json").json() == {
+                "data": {"orders": ["a"]}
+            }
+    assert spans.names == ["POST graphql:ListOrders", "POST graphql:B", "POST /graphql/"]
+
+
+def test_an_async_view_of_strawberry(spans: Spans) -> None:
+    with override_settings(ROOT_URLCONF=_strawberry()):
+        sent = {"query": "query ListOrders { orders }"}
+        asyncio.run(AsyncClient().post("/async/", sent, content_type="application/json"))
+    assert spans.names == ["POST graphql:ListOrders"]
