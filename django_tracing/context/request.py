@@ -9,12 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from random import getrandbits
+from time import time_ns
 from typing import Any, Final
 
 from opentelemetry import context as context_api
 from opentelemetry.context import Context
 
 from django_tracing.recording.shared import SharedAttributes
+from django_tracing.recording.span import SPAN_KEY
 from django_tracing.semconv.names import CORRELATION_ID, Attributes
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "incoming_id",
     "well_formed",
     "with_request_state",
+    "without_trace",
 ]
 
 #: The header that carries a correlation id: to us, back to the client and on to called services.
@@ -32,6 +35,11 @@ HEADER: Final = "X-Correlation-ID"
 _SOURCES: Final = ("HTTP_X_CORRELATION_ID", "HTTP_X_REQUEST_ID")
 _WELL_FORMED: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _STATE_KEY: Final = context_api.create_key("django_tracing.request")
+
+#: How long a trace goes on after its request has ended, in nanoseconds, and how many spans may start below ended ones
+#: in that time. A thread that lives as long as the process carries the context of the request that started it.
+LATE_NS: Final = 3600 * 1_000_000_000
+MOST_LATE: Final = 1000
 
 
 class RequestState:
@@ -41,7 +49,7 @@ class RequestState:
     """
 
     __slots__ = (
-        *("collected", "correlation", "correlation_id", "exception", "shared", "request", "span"),
+        *("collected", "correlation", "correlation_id", "ended_ns", "exception", "late", "shared", "request", "span"),
         *("last_error", "user", "user_attributes", "user_known", "when_user_known"),
     )
 
@@ -64,6 +72,22 @@ class RequestState:
         self.last_error: tuple[int, BaseException] | None = None
         #: The spans that ended in it, if ``spans.collect`` was called for it, until the response is complete.
         self.collected: list[Any] | None = None
+        #: When it ended, in nanoseconds since the epoch; None while it runs.
+        self.ended_ns: int | None = None
+        #: How many spans have started below ended ones since.
+        self.late = 0
+
+    def end(self) -> None:
+        """End it. Threads and tasks may carry it on, so let go of everything that is large."""
+        self.ended_ns = time_ns()
+        # The exception refers to its frames, which refer to the request.
+        self.exception = self.last_error = self.collected = self.span = None
+        self.request = self.user = self.when_user_known = None
+
+    def is_over(self) -> bool:
+        """Return whether what still runs in it is no part of its trace any more."""
+        ended = self.ended_ns
+        return ended is not None and (self.late >= MOST_LATE or time_ns() - ended >= LATE_NS)
 
     @property
     def common(self) -> Attributes:
@@ -99,6 +123,11 @@ def incoming_id(meta: Mapping[str, Any]) -> str:
 def with_request_state(state: RequestState, context: Context | None = None) -> Context:
     """Return ``context`` (default: the current one) with ``state`` in it."""
     return Context({**(context_api.get_current() if context is None else context), _STATE_KEY: state})
+
+
+def without_trace(context: Context) -> Context:
+    """Return ``context`` without its current span and without a request's state."""
+    return Context({key: value for key, value in context.items() if key not in (SPAN_KEY, _STATE_KEY)})
 
 
 def get_request_state(context: Context | None = None) -> RequestState | None:

@@ -13,6 +13,8 @@ from django.urls import get_resolver
 from django.urls.resolvers import LocalePrefixPattern, RegexPattern, RoutePattern
 from django.utils.translation import get_language
 
+from django_tracing.redaction.patterns import pattern
+
 __all__ = ["inexact_routes", "readable_route", "route_name"]
 
 #: A part of a route that varies and has no name.
@@ -21,18 +23,18 @@ _VARIABLE: Final = "<var>"
 _MOST_ROUTES: Final = 20_000
 _DEEPEST: Final = 16
 #: What only a regular expression contains. ``path("c++/", ...)`` and ``path("v1.0/", ...)`` are none.
-_REGEX: Final = re.compile(r"[\^$\\(\[*?|]")
-_SLASHES: Final = re.compile(r"/{2,}")
-_QUANTIFIER: Final = re.compile(r"(?:[*+?]|\{[0-9]+(?:,[0-9]*)?\}|\{,[0-9]+\})[?+]?")
+_REGEX: Final = pattern(r"[\^$\\(\[*?|]")
+_SLASHES: Final = pattern(r"/{2,}")
+_QUANTIFIER: Final = pattern(r"(?:[*+?]|\{[0-9]+(?:,[0-9]*)?\}|\{,[0-9]+\})[?+]?")
 #: Characters that stand for themselves, once.
-_PLAIN: Final = re.compile(r"[\w/<>:-]+(?![*+?{])")
-_CLASS: Final = re.compile(r"\[\^?\]?(?:[^\]\\]|\\.)*\]", re.DOTALL)
+_PLAIN: Final = pattern(r"[\w/<>:-]+(?![*+?{])")
+_CLASS: Final = pattern(r"\[\^?\]?(?:[^\]\\]|\\.)*\]", re.DOTALL)
 #: A class of one character, which is written so because it is special elsewhere: ``[.]``.
-_ONE: Final = re.compile(r"\[\\?([^\w^\\])\]")
-_GROUP: Final = re.compile(
+_ONE: Final = pattern(r"\[\\?([^\w^\\])\]")
+_GROUP: Final = pattern(
     r"\((?:\?(?:P?<(?P<name>\w+)>|P=(?P<again>\w+)\)|(?P<hidden>#|<?[=!])|\(\w+\)|[a-zA-Z-]*(?P<end>[:)])|>))?"
 )
-_ESCAPE: Final = re.compile(r"\\(?:x(?P<x>[0-9a-fA-F]{2})|u(?P<u>[0-9a-fA-F]{4})|(?P<char>.))", re.DOTALL)
+_ESCAPE: Final = pattern(r"\\(?:x(?P<x>[0-9a-fA-F]{2})|u(?P<u>[0-9a-fA-F]{4})|(?P<char>.))", re.DOTALL)
 _ANCHORS: Final = frozenset("AbBzZ")
 #: Deeper groups are not read as such. ``re`` fails before.
 _MOST_LEVELS: Final = 100

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import FunctionType, MethodType
 from typing import Any, Final, NamedTuple
+
+from django_tracing.redaction.patterns import pattern
 
 __all__ = ["ViewName", "short_name", "view_names"]
 
 #: More decorators than these are not looked under.
 _MOST_DECORATORS: Final = 32
 #: The places between the words of a CamelCase name.
-_HUMP: Final = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_HUMP: Final = pattern(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 class ViewName(NamedTuple):

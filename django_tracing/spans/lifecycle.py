@@ -19,6 +19,7 @@ from django_tracing.context.current import (
     span_context,
     suppressed,
     with_span,
+    without_outlived,
 )
 from django_tracing.context.request import RequestState, get_request_state, incoming_id, with_request_state
 from django_tracing.context.user import identify
@@ -135,8 +136,8 @@ def start_operation(
     """Start a span below the current one, or the first span of a trace with a request state of its own.
 
     Return None when tracing is off, or when the current trace is not sampled. A trace of another process that comes
-    in with ``context`` (default: the current one) is continued with the caller's sampling decision.
-    ``correlation_id`` is for a new request state.
+    in with ``context`` (default: the current one) is continued with the caller's sampling decision. A context whose
+    request ended long ago counts as none. ``correlation_id`` is for a new request state.
     """
     if not runtime.current.tracing:
         return None
@@ -152,6 +153,7 @@ def start_operation(
                 shared = code_locations.add_to(shared)
             span = start_child(parent, name, kind, shared, attributes, context=context)
             return None if span is INVALID_SPAN else StartedSpan(span, with_span(span, context), None)
+        context = without_outlived(context)
         known = span_context(context)
         if known.is_valid and not known.is_remote:
             return None
@@ -164,6 +166,7 @@ def start_operation(
             return None
         if state.span is None:
             state.span = span
+            state.ended_ns = None
         return StartedSpan(span, with_span(span, context), state)
     except Exception:
         log_once("start_operation", "A span could not be started; it is left out.")
@@ -187,7 +190,7 @@ class StartedSpan(NamedTuple):
             end_span(self.span)
         if self.state is not None and self.state.span is self.span:
             # The span and the state would keep each other alive.
-            self.state.span = self.state.last_error = None
+            self.state.end()
 
 
 def start_request_span(

@@ -17,6 +17,7 @@ from django_tracing import spans
 from django_tracing.conf.values import Settings
 from django_tracing.context.databases import QueryRefused, without_databases
 from django_tracing.redaction import cut, redact_text
+from django_tracing.redaction.patterns import pattern
 from django_tracing.untraced import Untraced
 
 __all__ = ["load_route_name", "page_name"]
@@ -29,9 +30,9 @@ _OTHER_OPERATION: Final = "GraphQL (other)"
 _BATCH: Final = "GraphQL (batch)"
 #: Longer bodies are not read a second time.
 _LONGEST_BODY: Final = 65_536
-_OPERATION_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
+_OPERATION_NAME: Final = pattern(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 #: The first operation with a name in a document. One that follows another definition follows its closing brace.
-_OPERATION: Final = re.compile(r"(?:^|\})[ \t,]*(?:query|mutation|subscription)[ \t]+([A-Za-z_]\w*)", re.MULTILINE)
+_OPERATION: Final = pattern(r"(?:^|\})[ \t,]*(?:query|mutation|subscription)[ \t]+([A-Za-z_]\w*)", re.MULTILINE)
 
 
 def page_name(request: HttpRequest, response: HttpResponseBase | None, settings: Settings) -> str | None:
