@@ -4,8 +4,8 @@ The statements are those of the databases' own regression tests, in a folder:
 
 - PostgreSQL's, ``src/test/regress/sql`` of its source (or ``test/sql/postgres_regress`` of libpg_query's), read by
   libpg_query, which is PostgreSQL's own parser (``pip install pglast``);
-- MySQL's or MariaDB's, ``mysql-test`` of its source (or of Debian's mariadb-test-data), read by sqlglot
-  (``pip install sqlglot``), which does not know each statement: those that it does not know are left out.
+- MySQL's or MariaDB's, ``mysql-test`` of its source (or of Debian's package mariadb-test), read by sqlglot
+  (``pip install sqlglot``). Statements that it does not know are left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from django_tracing.redaction import Dialect, describe_sql
 _MOST_TABLES: Final = 10
 _LONGEST: Final = 10_000
 _DIGITS: Final = re.compile(r"\d{4,}")
-_SHOWN: Final = re.compile(r"[\w$. -]{1,128}")
+_SHOWN: Final = re.compile(r"[\w$#. -]{1,128}")
 
 
 class Known(NamedTuple):
@@ -117,10 +117,14 @@ def mysql(folder: Path) -> Iterator[tuple[str, Known]]:
             kind = kinds.get(type(parsed), "SELECT")
             operation = sql.split(None, 1)[0].lower() if kind == "DML" and not sql.lower().startswith("with") else ""
             subqueries = {each.alias.lower() for each in parsed.find_all(exp.CTE)}
+            # DELETE a, b FROM t AS a, u AS b: what stands before FROM is named by FROM.
+            deleted = {id(table) for table in parsed.args.get("tables") or ()} if kind == "DML" else set()
             tables = frozenset(
                 ".".join(part for part in (table.db, table.name) if part)
                 for table in parsed.find_all(exp.Table)
-                if isinstance(table.this, exp.Identifier) and (table.db or table.name.lower() not in subqueries)
+                if id(table) not in deleted
+                and isinstance(table.this, exp.Identifier)
+                and (table.db or table.name.lower() not in subqueries)
             )
             yield sql, Known(kind, operation, compared(tables))
 

@@ -237,10 +237,14 @@ class _Reader:
             self._read_from(verb)
         elif word == "join" or (word == "straight_join" and len(self.verbs) in self.lists):
             self.expecting = "from"
+            if verb == "delete":  # DELETE a FROM a JOIN b USING (x)
+                self.verbs[-1] = "delete using"
         elif word in _CHANGES:
             if self._opens_statement(word, verb):
                 self.verbs[-1] = word
                 self.expecting = "verb"
+            else:
+                self.lists.discard(len(self.verbs))  # ON DUPLICATE KEY UPDATE a = 1, b = 2
         elif word == "into":
             if verb not in _WITHOUT_INTO:
                 self.expecting = "into"
@@ -360,7 +364,9 @@ class _Reader:
         kind, text, _ = self.tokens[index]
         if kind == "word":
             text = text.lower()
-            return text == "into" or text == "replace" or text not in _NO_NAMES
+            if text == "from":
+                return self.expecting == "verb"
+            return text in ("into", "replace") or text not in _NO_NAMES
         return kind == "quoted" or text in ("(", "[", "#")
 
     def _step(self, text: str) -> bool:

@@ -59,6 +59,8 @@ CASES: list[tuple[str, Dialect, str, tuple[str, ...]]] = [
     ("SELECT REPLACE(a, 'x', b), INSERT(c, 1, 2, 'y') FROM t", "mysql", "select", ("t",)),
     ("SELECT max(a) replace FROM t", "postgresql", "select", ("t",)),
     ("DELETE FROM a USING b JOIN c USING (x), d WHERE a.y = b.y", "postgresql", "delete", ("a", "b", "c", "d")),
+    ("DELETE a FROM a LEFT JOIN b USING (x)", "mysql", "delete", ("a", "b")),
+    ("DELETE LOW_PRIORITY QUICK IGNORE FROM t", "mysql", "delete", ("t",)),
     # UPDATE
     ("UPDATE a, b SET a.x = b.x", "mysql", "update", ("a", "b")),
     ("UPDATE a JOIN b ON a.id = b.id, c SET a.x = 1, b.x = 2", "mysql", "update", ("a", "b", "c")),
@@ -72,6 +74,8 @@ CASES: list[tuple[str, Dialect, str, tuple[str, ...]]] = [
     ("INSERT TOP (10) INTO t SELECT * FROM u", "mssql", "insert", ("t", "u")),
     ("SELECT * FROM t FOR UPDATE OF u", "postgresql", "select", ("t",)),
     ("INSERT INTO t VALUES (1) ON DUPLICATE KEY UPDATE a = 1, b = 2", "mysql", "insert", ("t",)),
+    ("INSERT t SELECT * FROM u ON DUPLICATE KEY UPDATE a = 1, b = 2", "mysql", "insert", ("t", "u")),
+    ("INSERT INTO t SELECT * FROM u ON CONFLICT DO UPDATE SET a = 1, b = 2", "postgresql", "insert", ("t", "u")),
     # STRAIGHT_JOIN
     ("SELECT * FROM a STRAIGHT_JOIN b ON a.x = b.x", "mysql", "select", ("a", "b")),
     ("SELECT * FROM a NATURAL STRAIGHT_JOIN (b, c)", "mysql", "select", ("a", "b", "c")),
@@ -117,6 +121,7 @@ CASES: list[tuple[str, Dialect, str, tuple[str, ...]]] = [
     ("CREATE TEMP TABLE t (a)", "sqlite", "create", ("t",)),
     ("SELECT * FROM temp JOIN temporary", "mysql", "select", ("temp", "temporary")),
     ("INSERT INTO temp SELECT 1", "mysql", "insert", ("temp",)),
+    ("SELECT a INTO temp FROM t", "mssql", "select", ("temp", "t")),
     ("SELECT a INTO TEMPORARY TABLE t FROM u", "postgresql", "select", ("t", "u")),
     # WITH
     (
