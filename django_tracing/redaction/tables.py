@@ -264,6 +264,7 @@ class _Reader:
         elif word == "on":
             if (
                 self.operation in ("create", "drop")
+                and not self.found
                 and not _ON_TABLES.isdisjoint(map(self._at, range(1, 6)))
                 and self._at(1) != "event"
                 and self._at(self.index + 1) not in _NO_TABLES

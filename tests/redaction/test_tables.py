@@ -145,6 +145,7 @@ CASES: list[tuple[str, Dialect, str, tuple[str, ...]]] = [
     ("CREATE TRIGGER x AFTER UPDATE OR DELETE ON t REFERENCING NEW TABLE AS n", "postgresql", "create", ("t",)),
     ("CREATE EVENT TRIGGER x ON ddl_command_start EXECUTE FUNCTION f()", "postgresql", "create", ()),
     ("CREATE TRIGGER x ON DATABASE FOR DROP_TABLE AS PRINT 'x'", "mssql", "create", ()),
+    ("CREATE TABLE t (index int UNIQUE ON CONFLICT IGNORE)", "sqlite", "create", ("t",)),
     ("DROP TRIGGER x ON t", "postgresql", "drop", ("t",)),
     ("CREATE POLICY p ON t FOR SELECT USING (a IN (SELECT b FROM u))", "postgresql", "create", ("t", "u")),
     ("CREATE RULE r AS ON UPDATE TO t DO INSTEAD DELETE FROM u", "postgresql", "create", ("u",)),
