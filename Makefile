@@ -18,7 +18,7 @@ MEASURED = COVERAGE_FILE=$(abspath $(VENV))/coverage/data $(BIN)/python -m cover
 # Without setuptools' advice about editable installations, which pip would show despite --quiet.
 PIP = PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: setup demo test lint types unit wheel storages docs release-check release benchmark screenshots clean
+.PHONY: setup demo test lint types unit wheel storages docs release-check release benchmark screenshots sql-agreement clean
 
 setup: $(VENV)/.test
 
@@ -99,6 +99,15 @@ benchmark: $(VENV)/.benchmark
 
 $(VENV)/.benchmark: $(VENV)/bin/python setup.cfg
 	$(PIP) install --editable ".[benchmark]" "$(DJANGO)"
+	touch $@
+
+# How often the operation and the tables of a statement are those that a parser of the database finds. Fetch the regression
+# tests of the databases by hand: make sql-agreement AGREEMENT="--postgresql src/test/regress/sql --mysql mysql-test/main".
+sql-agreement: $(VENV)/.agreement
+	$(BIN)/python -m benchmarks.sql_agreement $(AGREEMENT)
+
+$(VENV)/.agreement: $(VENV)/bin/python setup.cfg
+	$(PIP) install --editable . "$(DJANGO)" pglast sqlglot
 	touch $@
 
 clean:

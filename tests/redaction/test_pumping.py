@@ -188,7 +188,10 @@ READERS = {
     "sql": Reader(
         _describe,
         "a1 '\"`$\\(),;.-/*#?%:[]\nqEN",
-        ("with a as (", "select ", "from ", "(1),", "in (", "/*", "*/", "$a$", "q'[", "a.b,", "[a", "with "),
+        (
+            *("with a as (", "select ", "from ", "(1),", "in (", "/*", "*/", "$a$", "q'[", "a.b,", "[a", "with "),
+            *("update ", "delete a,", "insert ", "using a ", "rows from (", "lock a,", "top (", "a..", "#", "show "),
+        ),
     ),
     **{
         f"sql of {dialect}": Reader(
