@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from time import time_ns
 from typing import Any
 
-import psycopg
+import django
 import pytest
 from asgiref.sync import sync_to_async
 from django.core.management import BaseCommand, call_command
@@ -20,85 +19,24 @@ from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.backends.signals import connection_created
 from django.db.backends.sqlite3.base import DatabaseWrapper as SQLite
 from django.db.utils import ConnectionHandler, OperationalError
-from django.http import HttpRequest, HttpResponse
 from django.test import AsyncClient, Client, override_settings
-from django.urls import path
 from django.utils.functional import cached_property
 from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
-from django_tracing.export.wire import encode_spans
-from django_tracing.instrumentation import commands
+from django_tracing.export.local import span_row
+from django_tracing.instrumentation import commands, tasks
 from django_tracing.semconv.categories import category_of
 from django_tracing.spans import SCOPE_NAME, clear_caches, runtime
-from example_project.servers import database_settings
+from django_tracing.traces.analysis.routes import routes_of
+from django_tracing.traces.analysis.waterfall import waterfall
+from django_tracing.traces.model import Trace, span_of
 from tests.conftest import Spans
+from tests.instrumentation.databases import DOWN, ask, attributes, database, parent_of, sqlite
 
 pytestmark = pytest.mark.django_db
 
 tracer = trace.get_tracer("tests")
-
-#: What the views ask.
-_handler: list[ConnectionHandler] = []
-
-
-def ask() -> None:
-    """One query on a connection that is opened for it and closed."""
-    ours = _handler[0]["default"]
-    try:
-        with ours.cursor() as cursor:
-            cursor.execute("SELECT 1")
-    finally:
-        ours.close()
-
-
-def view(request: HttpRequest) -> HttpResponse:
-    ask()
-    return HttpResponse()
-
-
-async def async_view(request: HttpRequest) -> HttpResponse:
-    await sync_to_async(ask)()
-    return HttpResponse()
-
-
-urlpatterns = [path("sync/", view), path("async/", async_view)]
-
-
-@contextmanager
-def database(**changes: Any) -> Iterator[Any]:
-    """A connection of its own to the tests' PostgreSQL, closed at the end, with its pool."""
-    with ExitStack() as stack:
-        handler = ConnectionHandler(
-            {"default": {**database_settings(os.environ["TEST_POSTGRES_URL"]), **changes}},
-        )
-        ours = handler["default"]
-        if (changes.get("OPTIONS") or {}).get("pool"):
-            stack.callback(ours.close_pool)
-        stack.callback(handler.close_all)
-        _handler[:] = [handler]
-        yield ours
-
-
-@contextmanager
-def sqlite(name: str) -> Iterator[Any]:
-    handler = ConnectionHandler({"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": name}})
-    try:
-        yield handler["default"]
-    finally:
-        handler.close_all()
-
-
-def attributes(span: ReadableSpan) -> dict[str, Any]:
-    return dict(span.attributes or {})
-
-
-def parent_of(span: ReadableSpan, spans: Spans) -> str:
-    (name,) = [
-        each.name for each in spans if each.context and span.parent and each.context.span_id == span.parent.span_id
-    ]
-    return name
 
 
 @pytest.fixture
@@ -277,6 +215,17 @@ class MySQL(SQLite):
             cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
 
 
+class Oracle(SQLite):
+    vendor = "oracle"
+
+    @property
+    def pool(self) -> object:
+        return object()
+
+    def get_connection_params(self) -> dict[str, Any]:
+        return {key: value for key, value in super().get_connection_params().items() if key != "pool"}
+
+
 class TestPool:
     def test_waiting_is_told_apart_from_connecting(self, within: Spans) -> None:
         with database(OPTIONS={"pool": {"min_size": 1, "max_size": 3}}) as ours:
@@ -354,6 +303,17 @@ class TestPool:
         assert len(asked) == 2, "by Django: for the connection, and for the pool"
         assert attributes(within.one("db.pool.wait"))["error.type"] == "ValueError"
 
+    def test_a_pool_of_another_kind(self, within: Spans, tmp_path: Path) -> None:
+        """As oracledb's, which has no figures."""
+        oracle: Any = Oracle({**SQLITE, "NAME": str(tmp_path / "x"), "OPTIONS": {"pool": True}}, "default")
+        try:
+            oracle.ensure_connection()
+        finally:
+            oracle.close()
+        got = attributes(within.one("db.pool.wait"))
+        assert got["db.system"] == "oracle"
+        assert "db.pool.size" not in got
+
     def test_without_a_database_s_name_there_is_no_pool(self, within: Spans) -> None:
         """As Django connects to create the test database."""
         with database(OPTIONS={"pool": True}) as ours:
@@ -363,176 +323,10 @@ class TestPool:
         assert within.names == ["db.connect", "db.select"]
 
 
-DOWN = {"HOST": "127.0.0.1", "PORT": "1", "OPTIONS": {"connect_timeout": 2}}
-
-
-class TestFailing:
-    def test_a_database_that_is_down(self, within: Spans) -> None:
-        with database(**DOWN) as ours:
-            for _ in range(2):
-                with pytest.raises(OperationalError), ours.cursor():
-                    pass
-        assert within.names == ["db.connect", "db.connect"]
-        for span in within:
-            assert span.status.status_code is StatusCode.ERROR
-            assert str(span.status.description).startswith("psycopg.OperationalError: connection failed")
-            got = attributes(span)
-            assert got["error.type"] == "psycopg.OperationalError"
-            assert (got["net.peer.name"], got["net.peer.port"], got["db.operation"]) == ("127.0.0.1", 1, "connect")
-            (event,) = span.events
-            assert dict(event.attributes or {})["exception.type"] == "psycopg.OperationalError"
-
-    def test_a_pool_whose_database_is_down(self, within: Spans) -> None:
-        options = {**DOWN["OPTIONS"], "pool": {"timeout": 0.3}}  # type: ignore[dict-item]
-        with database(**{**DOWN, "OPTIONS": options}) as ours, pytest.raises(OperationalError), ours.cursor():
-            pass
-        got = attributes(within.one("db.pool.wait"))
-        assert got["error.type"] == "psycopg_pool.PoolTimeout"
-        assert got["db.pool.available"] == 0
-
-    def test_a_sqlite_file_that_cannot_be_opened(self, within: Spans, tmp_path: Path) -> None:
-        path = str(tmp_path / "ada.lovelace" / "missing" / "x.sqlite3")
-        with sqlite(path) as lite, pytest.raises(OperationalError):
-            lite.ensure_connection()
-        span = within.one("db.connect")
-        assert attributes(span)["error.type"] == "sqlite3.OperationalError"
-        assert "unable to open database file" in str(span.status.description)
-        assert "ada.lovelace" not in str(span.status.description)
-
-    @pytest.mark.parametrize("url", ["/sync/", "/async/"])
-    @pytest.mark.urls(__name__)
-    def test_the_request_names_it(self, spans: Spans, postgres_url: str, url: str) -> None:
-        with database(**DOWN):
-            response = Client(raise_request_exception=False).get(url)
-        assert response.status_code == 500
-        assert spans.names == ["db.connect", f"GET {url}"]
-        request = spans.one(f"GET {url}")
-        assert "django.db.utils.OperationalError: connection failed" in str(request.status.description)
-        assert spans.one("db.connect").parent == request.get_span_context()
-
-    def test_the_error_is_the_one_that_was_raised(self, within: Spans) -> None:
-        raised = sqlite3.OperationalError("locked")
-
-        def fail(params: Any) -> None:
-            raise raised
-
-        with sqlite(":memory:") as lite:
-            lite.get_new_connection = fail
-            with pytest.raises(sqlite3.OperationalError) as caught:
-                lite.connect()
-        assert caught.value is raised
-
-
-SECRET = "hunter2Zq81Passw0rd"
-
-
-@pytest.fixture(scope="module")
-def ann(postgres_url: str) -> Iterator[str]:
-    """A user whom the server asks for a password."""
-    with psycopg.connect(postgres_url, autocommit=True) as raw:
-        (file,) = raw.execute("SHOW hba_file").fetchone() or ("",)
-        rules = Path(str(file))
-        if not os.access(rules, os.W_OK):
-            pytest.skip("the server is another machine's")
-        before = rules.read_text()
-        raw.execute("CREATE ROLE ann LOGIN PASSWORD 'another'")
-        try:
-            rules.write_text(f"local all ann scram-sha-256\nhost all ann all scram-sha-256\n{before}")
-            raw.execute("SELECT pg_reload_conf()")
-            while _is_let_in(postgres_url, "ann"):
-                raw.execute("SELECT pg_sleep(0.01)")
-            yield "ann"
-        finally:
-            rules.write_text(before)
-            raw.execute("SELECT pg_reload_conf()")
-            raw.execute("DROP ROLE ann")
-
-
-def _is_let_in(url: str, user: str) -> bool:
-    try:
-        psycopg.connect(url, user=user, password="wrong").close()
-    except psycopg.OperationalError:
-        return False
-    return True
-
-
-@pytest.fixture(params=["our spans", "the SDK's"])
-def of_either_kind(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = runtime.current
-    if request.param != "our spans":
-        runtime.use(before.replace(factory=None))
-    yield
-    runtime.use(before)
-
-
-@pytest.mark.urls(__name__)
-@pytest.mark.usefixtures("of_either_kind")
-class TestSecrets:
-    """The password is in no exported byte, however connecting fails."""
-
-    @pytest.mark.parametrize(
-        "changes",
-        [
-            {"PASSWORD": SECRET, **DOWN},
-            {"PASSWORD": SECRET, "HOST": f"postgresql://ann:{SECRET}@db.invalid/shop"},
-            {"PASSWORD": SECRET, "PORT": SECRET},
-            {"PASSWORD": SECRET, "NAME": "no_such_database"},
-            {"PASSWORD": SECRET, "OPTIONS": {SECRET: 1}},
-            {"PASSWORD": SECRET, "OPTIONS": {"sslmode": SECRET}},
-            {"PASSWORD": SECRET, "OPTIONS": {"options": f"-c {SECRET}=1"}},
-            {"PASSWORD": SECRET, "OPTIONS": {"conninfo": f"postgresql://ann:{SECRET}"}},
-            {"PASSWORD": SECRET, "OPTIONS": {"conninfo": f"host=x password '{SECRET}"}},
-            {"PASSWORD": SECRET, "OPTIONS": {"passfile": f"/tmp/{SECRET}"}, "HOST": "127.0.0.1", "PORT": "1"},
-            {"PASSWORD": SECRET, "HOST": "127.0.0.1", "PORT": "1", "OPTIONS": {"pool": {"timeout": 0.1}}},
-            {"PASSWORD": SECRET, "OPTIONS": {"pool": {SECRET: 1}}},
-            {"PASSWORD": SECRET, "OPTIONS": {"service": SECRET}, "NAME": ""},
-        ],
-        ids=str,
-    )
-    def test_of_any_wrong_setting(self, spans: Spans, postgres_url: str, changes: dict[str, Any]) -> None:
-        with database(**changes) as ours:
-            response = Client(raise_request_exception=False).get("/sync/")
-            ours.settings_dict["OPTIONS"] = {}
-        assert response.status_code == 500
-        (failed,) = [span for span in spans if span.name in ("db.connect", "db.pool.wait")]
-        assert failed.status.status_code is StatusCode.ERROR
-        for span in spans:
-            assert SECRET.encode() not in encode_spans([span]), span.to_json()
-
-    @pytest.mark.parametrize("pool", [None, {"timeout": 0.3}], ids=str)
-    def test_that_is_refused(self, spans: Spans, ann: str, pool: Any) -> None:
-        with database(USER=ann, PASSWORD=SECRET, OPTIONS={"pool": pool} if pool else {}):
-            Client(raise_request_exception=False).get("/sync/")
-        (failed,) = [span for span in spans if span.name in ("db.connect", "db.pool.wait")]
-        assert attributes(failed)["db.user"] == "ann"
-        if not pool:
-            assert 'password authentication failed for user "ann"' in str(failed.status.description)
-        for span in spans:
-            assert SECRET.encode() not in encode_spans([span]), span.to_json()
-
-    def test_in_a_driver_s_own_message(
-        self, spans: Spans, postgres_url: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """None of the drivers here does it; others print the address that they were given."""
-
-        def connect(**params: Any) -> Any:
-            raise psycopg.OperationalError(
-                f"no answer from postgresql://ann:{params['password']}@10.0.0.5/shop (host=10.0.0.5 "
-                f"password={params['password']})"
-            )
-
-        with database(PASSWORD=SECRET) as ours:
-            monkeypatch.setattr(ours.Database, "connect", connect)
-            Client(raise_request_exception=False).get("/sync/")
-        assert "no answer from" in str(spans.one("db.connect").status.description)
-        for span in spans:
-            assert SECRET.encode() not in encode_spans([span]), span.to_json()
-
-
 class TestWhereTheyAre:
     @pytest.mark.parametrize("options", [{}, {"pool": True}], ids=str)
     @pytest.mark.parametrize("url", ["/sync/", "/async/"])
-    @pytest.mark.urls(__name__)
+    @pytest.mark.urls("tests.instrumentation.databases")
     @override_settings(TRACING={"EXPORTER": "none", "LAYERS": "off", "RESPONSE_HEADERS": ["Server-Timing"]})
     def test_in_requests(self, spans: Spans, postgres_url: str, url: str, options: dict[str, Any]) -> None:
         with database(OPTIONS=options):
@@ -563,10 +357,43 @@ class TestWhereTheyAre:
                 commands.uninstall()
         assert parent_of(spans.one("db.connect"), spans) == "command.send_invoices"
 
-    def test_in_tasks_that_run_in_a_thread(self, within: Spans) -> None:
+    @pytest.mark.skipif(django.VERSION < (6, 0), reason="Django's tasks framework came with Django 6.0")
+    def test_in_tasks(self, spans: Spans, postgres_url: str) -> None:
+        from django.tasks import task
+
+        tasks.install()
+        try:
+            with database(), tracer.start_as_current_span("root"):
+                task(ask).enqueue()
+        finally:
+            tasks.uninstall()
+        assert parent_of(spans.one("db.connect"), spans) == "task.run.ask"
+
+    def test_in_threads_of_async_code(self, within: Spans) -> None:
         with database():
             asyncio.run(sync_to_async(ask, thread_sensitive=False)())
         assert within.one("db.connect").parent == trace.get_current_span().get_span_context()
+
+
+class TestFigures:
+    """Of a stored trace, as the pages, the toolbar and the commands show them."""
+
+    def test_its_time_is_sql_and_it_is_no_repeated_query(self, spans: Spans, postgres_url: str) -> None:
+        with database(), tracer.start_as_current_span("root"):
+            for _ in range(6):
+                ask()
+        trace_ = Trace("0" * 32, [span_of(span_row(span)) for span in spans])
+        sql = sum(span.duration for span in trace_.spans if span.name.startswith("db."))
+        connecting = sum(span.duration for span in trace_.spans if span.name == "db.connect")
+        assert connecting
+        (route,) = routes_of([trace_])
+        assert route.time_by_work["sql"] == sql
+        shown = waterfall(trace_)
+        assert shown.time_by_work["sql"] == sql
+        assert [(row.span.name, row.count, row.n_plus_one) for row in shown.rows if row.folds] == [
+            ("db.connect", 6, False),
+            ("db.select", 6, True),
+        ]
 
 
 class TestNotTraced:
