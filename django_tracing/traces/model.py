@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NamedTuple
 from django_tracing.semconv.categories import Category, TargetKind
 from django_tracing.traces.readers.base import Reader
 from django_tracing.traces.times import iso_time
+from django_tracing.traces.topmost import State, Topmost, outline_of, topmost_of
 from django_tracing.traces.tree import Node, build_tree
 from django_tracing.traces.values import json_safe
 
@@ -124,7 +125,11 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class TraceSummary:
-    """A trace in one line. ``name`` and ``service`` are those of the root, if it is known."""
+    """A trace in one line.
+
+    ``name`` and ``service`` are those of the root, or of the topmost span that is stored; see
+    :func:`~django_tracing.traces.topmost.topmost_of`.
+    """
 
     trace_id: str
     name: str
@@ -137,6 +142,9 @@ class TraceSummary:
     error_count: int
     #: How many spans were not stored because the trace had reached its limit.
     left_out: int = 0
+    #: ``running``: the request's span is not stored yet, so the duration is that until the last span that is stored.
+    #: ``incomplete``: it has not been stored for a long time.
+    state: State = "finished"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able: the start as ISO 8601 in UTC, the duration in milliseconds."""
@@ -150,6 +158,7 @@ class TraceSummary:
             "span_count": self.span_count,
             "error_count": self.error_count,
             "left_out": self.left_out,
+            "state": self.state,
         }
 
 
@@ -189,7 +198,7 @@ class Trace:
     ``uncounted`` means that there are still more, and their number is not known.
     """
 
-    __slots__ = ("left_out", "spans", "trace_id", "uncounted", "unstored")
+    __slots__ = ("_topmost", "left_out", "spans", "trace_id", "uncounted", "unstored")
 
     def __init__(
         self,
@@ -204,6 +213,7 @@ class Trace:
         self.left_out = left_out
         self.unstored = unstored
         self.uncounted = uncounted
+        self._topmost: Topmost | None = None
         self.spans: list[Span] = sorted(spans, key=lambda span: (span.start, bool(span.parent_id), -span.end))
         if not self.spans:
             raise ValueError("A trace has at least one span.")
@@ -212,6 +222,13 @@ class Trace:
     def root(self) -> Span:
         """The earliest span without a parent. If all have one (the caller's, stored elsewhere), the earliest."""
         return next((span for span in self.spans if not span.parent_id), self.spans[0])
+
+    @property
+    def topmost(self) -> Topmost:
+        """The name and the service of the trace, and whether its request is still running."""
+        if self._topmost is None:
+            self._topmost = topmost_of(map(outline_of, self.spans))
+        return self._topmost
 
     @property
     def start(self) -> int:
@@ -224,8 +241,8 @@ class Trace:
 
     @property
     def services(self) -> tuple[str, ...]:
-        """Names of the services of the spans, the root's first."""
-        return root_first(self.root.service, (span.service for span in self.spans))
+        """Names of the services of the spans, that of the trace first."""
+        return root_first(self.topmost.service, (span.service for span in self.spans))
 
     @property
     def span_count(self) -> int:
@@ -237,17 +254,18 @@ class Trace:
         return sum(span.failed for span in self.spans)
 
     def summary(self) -> TraceSummary:
-        root = self.root
+        topmost = self.topmost
         return TraceSummary(
             trace_id=self.trace_id,
-            name=root.name,
-            service=root.service,
+            name=topmost.name,
+            service=topmost.service,
             services=self.services,
             start=self.start,
             duration=self.duration,
             span_count=self.span_count,
             error_count=self.error_count,
             left_out=self.left_out,
+            state=topmost.state,
         )
 
     def spans_by_service(self) -> Counter[str]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from typing import Final
 
@@ -27,6 +29,7 @@ from django_tracing.traces.model import (
     Trace,
     TraceList,
     TraceSummary,
+    root_first,
 )
 from django_tracing.traces.query import trace_id_prefix
 from django_tracing.traces.readers.base import ReaderLimits
@@ -36,6 +39,7 @@ from django_tracing.traces.readers.jaeger.http import QueryClient, Version
 from django_tracing.traces.readers.jaeger.json_stream import JsonStream
 from django_tracing.traces.readers.jaeger.windows import Ask, WindowSearch
 from django_tracing.traces.times import to_nanoseconds
+from django_tracing.traces.topmost import MOST_OUTLINED, Outline, Topmost, outline_of, topmost_of
 
 __all__ = [
     "CLOCK_SKEW",
@@ -59,6 +63,14 @@ WHOLE_TRACES: Final = 200
 WHOLE_SPANS: Final = 20_000
 #: Jaeger traces itself. Its own services are only read by name.
 OWN_SERVICES: Final = frozenset({"jaeger", "jaeger-query", "jaeger-all-in-one"})
+
+#: So many requests are sent at once.
+REQUESTS_AT_ONCE: Final = 4
+#: So many traces without a root get the name of their topmost span, the newest of a page.
+MOST_NAMED: Final = 100
+_MOST_KEPT: Final = 2000
+#: By address, id and number of spans. The list is loaded again and again.
+_topmosts: Final[dict[tuple[str, str, int], Topmost]] = {}
 
 _APIS: Final[Mapping[Version, QueryAPI]] = {"v1": v1, "v3": v3}
 
@@ -183,7 +195,64 @@ class JaegerReader:
         if reached > first:
             # Older ones are known, too, but maybe not all of them.
             newest = [summary for summary in newest if summary.start // 1000 >= reached]
-        return TraceList(newest[:limit], reached * 1000 if len(newest) < limit and reached > first else None)
+        return TraceList(
+            self._named(newest[:limit]), reached * 1000 if len(newest) < limit and reached > first else None
+        )
+
+    def _named(self, summaries: list[TraceSummary]) -> list[TraceSummary]:
+        """Complete the summaries of traces without a root: version 3 gives them no name."""
+        nameless = [each for each in summaries if not each.name and not each.service and each.span_count]
+        if not nameless:
+            return summaries
+        found: dict[str, Topmost] = {}
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE, "django_tracing.jaeger") as pool:
+            for summary, topmost in zip(nameless, pool.map(self._topmost, nameless[:MOST_NAMED]), strict=False):
+                if topmost is not None:
+                    found[summary.trace_id] = topmost
+        return [
+            summary
+            if (topmost := found.get(summary.trace_id)) is None
+            else replace(
+                summary,
+                name=topmost.name,
+                service=topmost.service,
+                services=root_first(topmost.service, summary.services),
+                state=topmost.state,
+            )
+            for summary in summaries
+        ]
+
+    def _topmost(self, summary: TraceSummary) -> Topmost | None:
+        """The topmost span of a trace; None if it can't be read."""
+        key = (self.query_url, summary.trace_id, summary.span_count)
+        known = _topmosts.get(key)
+        if known is not None:
+            return known
+        api = self._api
+        outlines: list[Outline] = []
+
+        def walk(stream: JsonStream) -> list[Outline]:
+            for read in api.walk(stream):
+                if read.trace_id == summary.trace_id:
+                    outlines.append(outline_of(read.span()))
+                    if len(outlines) >= MOST_OUTLINED:
+                        break
+            return outlines
+
+        nothing: list[Outline] = []
+        try:
+            self._client.ask_for_spans(f"{api.TRACES_PATH}/{summary.trace_id}", {}, walk, none=nothing)
+        except JaegerError:
+            # The list is of use without it.
+            return None
+        if not outlines:
+            return None
+        topmost = topmost_of(outlines, whole=summary.span_count <= MOST_OUTLINED)
+        if topmost.state != "running":
+            if len(_topmosts) >= _MOST_KEPT:
+                _topmosts.clear()
+            _topmosts[key] = topmost
+        return topmost
 
     def _asker(self, service: str, operation: str | None, min_duration: float | None, wanted: dict[str, str]) -> Ask:
         """A function that searches a window of time."""

@@ -33,6 +33,8 @@ _SHORTEST_MARGIN: Final = 1.0
 _MARGIN_REQUESTS: Final = 12
 #: Each storage can search for so many traces.
 _FEWEST: Final = 50
+#: The next window has at least so many microseconds.
+_SHORTEST_STEP: Final = 1000
 #: A window of so many microseconds is not divided.
 _SHORTEST: Final = 4
 
@@ -111,9 +113,10 @@ class WindowSearch:
                 # If no window is complete, the search must not start at the same time again.
                 return lower if complete or upper == until else upper
             if complete:
-                # As long as about half of the wanted traces need.
-                width = (_newest(answer, upper) - lower) * (self._base // 2) // len(answer) if answer else upper
-                upper, lower = lower, max(lower - width, since)
+                # As long as about half of the wanted traces need to start.
+                started = sum(lower <= summary.start // 1000 <= upper for summary in answer)
+                width = (_newest(answer, upper) - lower) * (self._base // 2) // started if started else upper - since
+                upper, lower = lower, max(lower - max(width, _SHORTEST_STEP), since)
                 answer, depth = None, self._base if lower == since else max(depth, self._depth())
             elif newer is not None:
                 lower, answer, depth = (lower + upper) // 2, newer, self._most
@@ -188,7 +191,7 @@ class WindowSearch:
 
 def _newest(answer: Collection[TraceSummary], upper: int) -> int:
     """The last end of the traces in a window that ends at ``upper``."""
-    return min(max(summary.start + summary.duration for summary in answer) // 1000 + 1, upper)
+    return min(max((summary.start + summary.duration) // 1000 + 1 for summary in answer), upper)
 
 
 def _ids(summaries: Collection[TraceSummary]) -> set[str]:

@@ -187,7 +187,7 @@ def test_reading_takes_linear_time(
         else:
             getattr(reader, what)("ab" * 16, *([f"{7:016x}"] if what == "span" else []))
 
-    for ratio in growth(lambda answer: read(answering(dialect, answer)), LONG[dialect], 100, 400, 1600):
+    for ratio in growth(lambda answer: read(answering(dialect, answer)), LONG[dialect], 200, 800, 3200):
         assert ratio < 5
 
 
