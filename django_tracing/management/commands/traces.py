@@ -153,7 +153,7 @@ class Command(BaseCommand):
         """Print the newest traces, then new ones in the order of their arrival."""
         query = _query(options)
         newest = reader.search(**query, limit=options["limit"])
-        seen = dict.fromkeys(summary.trace_id for summary in newest)
+        seen = dict.fromkeys(summary.trace_id for summary in newest if summary.state != "running")
         self._print_more(newest[::-1], options, head=True)
         # A trace is printed when two searches find the same number of spans and its request has ended.
         waiting: dict[str, int] = {}
