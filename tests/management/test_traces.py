@@ -304,3 +304,17 @@ def test_a_search_that_takes_too_long(settings: Any) -> None:
         further = re.search(r"--until (\S+)", later.getvalue())
         assert further is not None
         assert further[1] < goes_on[1]
+
+
+def test_a_request_that_is_running(path: Path) -> None:
+    store = LocalStore(path)
+    store.write(
+        [row(1, 2, 9, "db.select", kind="client", base=time.time_ns(), attributes={"request.name": "GET /slow"})]
+    )
+    store.write([row(2, 2, 9, "db.select", kind="client")])
+    store.close()
+    _, running, incomplete = traces().splitlines()
+    assert re.search(r"  running +1  +-  shop +GET /slow$", running)
+    assert re.search(r"  incomplete +1  +-  shop +db.select$", incomplete)
+    assert "· running, so far 1.00 ms ·" in traces(f"{1:032x}")
+    assert [each["state"] for each in json.loads(traces("--json"))] == ["running", "incomplete"]
