@@ -7,7 +7,7 @@ parents are missing, there are several roots, spans are each other's ancestors, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
@@ -27,7 +27,9 @@ __all__ = [
     "Kind",
     "Link",
     "Reader",
+    "RouteList",
     "RouteStatistics",
+    "Sample",
     "Span",
     "SpanStream",
     "Status",
@@ -319,6 +321,30 @@ class RouteStatistics:
         }
 
 
+class Sample(NamedTuple):
+    """The traces that statistics are computed from, if these are not all: their number, and when they started."""
+
+    traces: int
+    #: Nanoseconds since the epoch.
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, traces: Sequence[Trace]) -> Sample | None:
+        """Describe ``traces``. None if there are none."""
+        starts = [trace.start for trace in traces]
+        return cls(len(starts), min(starts), max(starts)) if starts else None
+
+
+class RouteList(list[RouteStatistics]):
+    """The statistics by route."""
+
+    def __init__(self, found: Iterable[RouteStatistics] = (), sample: Sample | None = None) -> None:
+        super().__init__(found)
+        #: What they are computed from. None: all traces.
+        self.sample = sample
+
+
 @dataclass(frozen=True, slots=True)
 class Dependency:
     """The calls from a service to another one, a database, a cache, a breaker or a target that is not traced."""
@@ -353,6 +379,8 @@ class Dependencies:
     links: list[Dependency]
     #: How many of the newest traces were examined for what the backend does not count. None: all traces.
     sampled: int | None = None
+    #: The same, with the time in which these traces started.
+    sample: Sample | None = None
 
 
 def span_of(row: Mapping[str, Any]) -> Span:

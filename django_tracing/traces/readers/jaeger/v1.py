@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from django_tracing.traces.model import (
@@ -147,7 +147,7 @@ def _read(item: dict[str, Any], group: Group) -> ReadSpan:
         parse_span_id(item["spanID"]),
         nanoseconds(item["startTime"], 1000),
         not item.get("references"),
-        lambda item, group, _scope: _span(item, _process(item, group)),
+        lambda item, group, _scope, keys: _span(item, _process(item, group), keys),
     )
 
 
@@ -222,7 +222,7 @@ def _summaries(stream: JsonStream) -> list[TraceSummary]:
     return sorted(found, key=lambda summary: (summary.start, summary.trace_id), reverse=True)
 
 
-def _span(item: dict[str, Any], process: dict[str, Any]) -> Span:
+def _span(item: dict[str, Any], process: dict[str, Any], keys: Collection[str] | None) -> Span:
     tags = _tags(item.get("tags"))
     # Before Jaeger 1.52 the scope is among the tags of the process.
     resource = _tags(process.get("tags"))
@@ -254,8 +254,10 @@ def _span(item: dict[str, Any], process: dict[str, Any]) -> Span:
         end=start + nanoseconds(item.get("duration", 0), 1000),
         status="error" if failed else "ok" if code == "ok" else "unset",
         status_message=str(tags.get("otel.status_description", "")),
-        attributes={key: value for key, value in tags.items() if key not in _OWN_TAGS},
-        events=[_event(log) for log in item.get("logs") or ()],
+        attributes={
+            key: value for key, value in tags.items() if key not in _OWN_TAGS and (keys is None or key in keys)
+        },
+        events=[] if keys is not None else [_event(log) for log in item.get("logs") or ()],
         links=links,
         resource={"service.name": service, **resource},
         scope=str(next(filter(None, scopes), "")),
