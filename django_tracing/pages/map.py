@@ -39,7 +39,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
     context["within"] = within if within in dict(RANGES) else ""
     try:
         reader = open_reader()
-        chosen: dict[str, str] = {}
+        chosen: dict[str, Any] = {}
         if limits_of(reader).map_per_service:
             context["services"] = reader.services()
             context["service"] = chosen_service(request, reader, context["services"])

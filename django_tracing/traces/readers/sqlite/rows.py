@@ -116,9 +116,10 @@ def summary_of_row(row: tuple[Any, ...], topmost: Topmost | None) -> TraceSummar
 
 def outline_of_row(row: tuple[Any, ...]) -> Outline:
     """The outline of a span whose attributes are JSON. They are parsed only if they are needed."""
-    *values, attributes = row
+    span_id, parent_id, name, kind, service, start, end, attributes = row
     needed = '"request.name"' in attributes or '"operation.type":"' in attributes
-    return make_outline(*values, json.loads(attributes) if needed else {})
+    parsed = json.loads(attributes) if needed else {}
+    return make_outline(span_id, parent_id, name, kind, service, start, end, parsed)
 
 
 def check_known(known: Collection[Any], *found: Any) -> None:
