@@ -298,12 +298,20 @@ class RecordingSpan(SDKSpan):
             on_end(self)
 
     def name_running_request(self) -> None:
-        """Add the name of the request that is still running, whose span is sent last, to one of its spans."""
+        """Add the name of the request that is still running, whose span is sent last, to one of its spans.
+
+        A span that continues another process's trace, and does not show this by its kind, gets its own name: it is not
+        part of a running request, even if its parent is not stored.
+        """
         state = self.request_state
-        if state is None or state.named or state.span is None or state.span is self:
-            return
-        state.named = True
-        name = state.running_name()
+        name = ""
+        if self.remote:
+            if self.span_kind is SpanKind.SERVER or self.span_kind is SpanKind.CONSUMER:
+                return
+            name = self.span_name
+        elif state is not None and not state.named and state.span is not None and state.span is not self:
+            state.named = True
+            name = state.running_name()
         if name:
             named = {REQUEST_NAME: name}
             sanitizer = self.factory.sanitizer

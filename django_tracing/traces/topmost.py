@@ -77,6 +77,8 @@ def make_outline(
     operation, request = attributes.get(OPERATION_TYPE), attributes.get(REQUEST_NAME)
     entry = kind in _ENTRY_KINDS or (isinstance(operation, str) and operation in _ENTRY_TYPES)
     request = request if isinstance(request, str) else ""
+    # A span with its own name is the first of its process.
+    entry = entry or (request != "" and request == name)
     return Outline(span_id, parent_id, name, service, start, end, entry, request)
 
 

@@ -79,6 +79,10 @@ CASES: dict[str, tuple[list[Outline], Topmost]] = {
         [part("a", "cron", "command.migrate", 1, 9, **{"operation.type": "command"})],
         Topmost("command.migrate", "shop"),
     ),
+    "a span of a user that continues another process's trace": (
+        [part("a", "cron", "nightly import", 1, 9, **{"request.name": "nightly import"})],
+        Topmost("nightly import", "shop"),
+    ),
     "spans that are each other's ancestors": (
         [server("a", "b", "GET /a", 1, 2), server("b", "a", "GET /b", 2, 3)],
         Topmost("GET /a", "shop"),

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind
 
-from django_tracing import create_span
+from django_tracing import create_span, use_trace_context
 from django_tracing.context.request import RequestState
 from django_tracing.export.local import LocalExporter
 from django_tracing.export.queue import QueueProcessor
@@ -133,3 +133,12 @@ def test_the_name_is_passed_to_redact() -> None:
     (span,) = exporter.get_finished_spans()
     assert span.attributes == {"request.name": "hidden"}
     processor.shutdown()
+
+
+def test_a_block_that_continues_another_process_is_not_running(seen: Seen) -> None:
+    """Its parent is not stored either, but nothing is waited for."""
+    with use_trace_context({"traceparent": f"00-{7:032x}-{9:016x}-01"}), create_span("import"):
+        query()
+    look()
+    (summary,) = seen.running
+    assert (summary.name, summary.state) == ("import", "finished")

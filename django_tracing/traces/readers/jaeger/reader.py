@@ -63,6 +63,8 @@ OWN_SERVICES: Final = frozenset({"jaeger", "jaeger-query", "jaeger-all-in-one"})
 
 #: So many traces without a root get the name of their topmost span, the newest of a page.
 MOST_NAMED: Final = 100
+#: For so many seconds. The others are named when the page is loaded again.
+NAMING_SECONDS: Final = 2.0
 _MOST_KEPT: Final = 2000
 #: By address, id and number of spans. The list is loaded again and again.
 _topmosts: Final[dict[tuple[str, str, int], Topmost]] = {}
@@ -200,8 +202,13 @@ class JaegerReader:
         if not nameless:
             return summaries
         found: dict[str, Topmost] = {}
+        deadline = time.monotonic() + NAMING_SECONDS
+
+        def name(summary: TraceSummary) -> Topmost | None:
+            return self._topmost(summary) if time.monotonic() < deadline else None
+
         with ThreadPoolExecutor(REQUESTS_AT_ONCE, "django_tracing.jaeger") as pool:
-            for summary, topmost in zip(nameless, pool.map(self._topmost, nameless[:MOST_NAMED]), strict=False):
+            for summary, topmost in zip(nameless, pool.map(name, nameless[:MOST_NAMED]), strict=False):
                 if topmost is not None:
                     found[summary.trace_id] = topmost
         return [
@@ -373,7 +380,7 @@ class JaegerReader:
                 return (None,)
             # The earliest span, and a root if there is one.
             trace = Trace(full, kept.spans())
-            return (FoundSpan(found[0].span(), trace.root.name, trace.start),)
+            return (FoundSpan(found[0].span(), trace.topmost.name, trace.start),)
 
         nothing: tuple[FoundSpan | None] = (None,)
         (one,) = self._client.ask_for_spans(f"{api.TRACES_PATH}/{full}", {}, walk, none=nothing)
