@@ -73,7 +73,7 @@ class RequestState:
         return {key: value for part in self.shared for key, value in part.attributes.items()}
 
     def running_name(self) -> str:
-        """The name that the request's span would get if it ended now; empty if it has ended."""
+        """Return the name that the request's span would get if it ended now; empty if it has ended."""
         span, request = self.span, self.request
         if span is None:
             return ""

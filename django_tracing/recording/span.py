@@ -300,7 +300,7 @@ class RecordingSpan(SDKSpan):
     def name_running_request(self) -> None:
         """Add the name of the request that is still running, whose span is sent last, to one of its spans.
 
-        A span that continues another process's trace, and does not show this by its kind, gets its own name: it is not
+        A span that continues another process's trace, and does not show this by its kind, gets its own name: it is no
         part of a running request, even if its parent is not stored.
         """
         state = self.request_state

@@ -73,7 +73,7 @@ def make_outline(
     end: int,
     attributes: Mapping[str, Any],
 ) -> Outline:
-    """The outline of a span with these values."""
+    """Return the outline of a span with these values."""
     operation, request = attributes.get(OPERATION_TYPE), attributes.get(REQUEST_NAME)
     entry = kind in _ENTRY_KINDS or (isinstance(operation, str) and operation in _ENTRY_TYPES)
     request = request if isinstance(request, str) else ""
@@ -83,7 +83,7 @@ def make_outline(
 
 
 def outline_of(span: Span) -> Outline:
-    """The outline of a span."""
+    """Return the outline of a span."""
     return make_outline(
         *(span.span_id, span.parent_id, span.name, span.kind, span.service, span.start, span.end), span.attributes
     )
@@ -132,7 +132,7 @@ class _Handled:
         self._ends = {service: list(accumulate((end for _, end in found), max)) for service, found in times.items()}
 
     def contains(self, span: Outline) -> bool:
-        """Whether ``span`` started while its service handled a request that is stored."""
+        """Return whether ``span`` started while its service handled a request that is stored."""
         starts = self._starts.get(span.service)
         if not starts:
             return False

@@ -130,7 +130,7 @@ class ReadSpan(NamedTuple):
     convert: Callable[[dict[str, Any], Group, Group, Collection[str] | None], Span]
 
     def span(self, keys: Collection[str] | None = None) -> Span:
-        """The span. With ``keys``, it has only these attributes, and no events and links."""
+        """Return the span. With ``keys``, it has only these attributes, and no events and links."""
         return self.convert(self.item, self.group, self.scope, keys)
 
 

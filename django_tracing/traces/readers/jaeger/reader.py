@@ -225,7 +225,7 @@ class JaegerReader:
         ]
 
     def _topmost(self, summary: TraceSummary) -> Topmost | None:
-        """The topmost span of a trace; None if it can't be read."""
+        """Return the topmost span of a trace; None if it can't be read."""
         key = (self.query_url, summary.trace_id, summary.span_count)
         known = _topmosts.get(key)
         if known is not None:
@@ -257,7 +257,7 @@ class JaegerReader:
         return topmost
 
     def _asker(self, service: str, operation: str | None, min_duration: float | None, wanted: dict[str, str]) -> Ask:
-        """A function that searches a window of time."""
+        """Return a function that searches a window of time."""
         api = self._api
         shortest = min_duration
 
@@ -293,7 +293,7 @@ class JaegerReader:
     def routes(
         self, *, service: str | None = None, start: float | None = None, end: float | None = None
     ) -> list[RouteStatistics]:
-        """The statistics of the newest traces."""
+        """Return the statistics of the newest traces."""
         traces = self._newest(service, start, end)
         return RouteList(routes_of(traces, service), Sample.of(traces))
 

@@ -41,7 +41,7 @@ class _Period(NamedTuple):
 def newest_traces(
     client: QueryClient, api: QueryAPI, services: Sequence[str], since: float, until: float
 ) -> list[Trace]:
-    """The newest traces with all their spans, about the same number of each service.
+    """Return the newest traces with all their spans, about the same number of each service.
 
     Their spans have only the attributes that statistics need. Times are seconds since the epoch.
     """

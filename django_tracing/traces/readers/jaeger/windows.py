@@ -128,7 +128,7 @@ class WindowSearch:
     def _examined(
         self, ask: Ask, lower: int, upper: int, depth: int, answer: list[TraceSummary]
     ) -> tuple[bool, list[TraceSummary], list[TraceSummary] | None]:
-        """Whether ``answer`` is complete; the answer; and that for the newer half of the window, if it was asked."""
+        """Return whether ``answer`` is complete, the answer, and that for the newer half if it was asked for."""
         if upper - lower <= _SHORTEST:
             return True, answer, None
         if len(answer) >= depth:
@@ -177,12 +177,12 @@ class WindowSearch:
         return sum(summary.start >= start * 1000 for summary in self.found.values())
 
     def _depth(self) -> int:
-        """How many traces to ask for, so that Cassandra reads the rows of as many as are wanted."""
+        """Return how many traces to ask for, so that Cassandra reads the rows of as many as are wanted."""
         rows = self._base * self._spans // max(self._traces, 1)
         return min(max(self._base, rows // ROWS_PER_TRACE + 1), self._most)
 
     def _narrowed(self, lower: int, upper: int, answer: list[TraceSummary]) -> int:
-        """The start of a window, at most half as long, that about half of the wanted traces start in."""
+        """Return the start of a window, at most half as long, that about half of the wanted traces start in."""
         starts = sorted((summary.start // 1000 for summary in answer), reverse=True)
         guess = starts[min(self._base // 2, len(starts) - 1)]
         middle = (lower + _newest(answer, upper)) // 2
@@ -190,7 +190,7 @@ class WindowSearch:
 
 
 def _newest(answer: Collection[TraceSummary], upper: int) -> int:
-    """The last end of the traces in a window that ends at ``upper``."""
+    """Return the last end of the traces in a window that ends at ``upper``."""
     return min(max((summary.start + summary.duration) // 1000 + 1 for summary in answer), upper)
 
 

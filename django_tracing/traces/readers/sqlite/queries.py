@@ -88,7 +88,7 @@ def find_span(connection: sqlite3.Connection, seq: int, span_id: str) -> tuple[A
 
 
 def find_topmost(connection: sqlite3.Connection, seq: int) -> Topmost | None:
-    """The topmost span of a trace without a root, by its first spans; None if the trace has none."""
+    """Return the topmost span of a trace without a root, by its first spans; None if the trace has none."""
     rows = connection.execute(
         'SELECT span_id, parent_id, name, kind, service, start, "end", attributes FROM spans '  # noqa: S608 - our names
         f"WHERE trace = ? ORDER BY {EARLIEST_FIRST} LIMIT ?",

@@ -96,7 +96,7 @@ def prepare_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def summary_of_row(row: tuple[Any, ...], topmost: Topmost | None) -> TraceSummary:
-    """The summary of a trace. ``topmost`` is given if the trace's root is not stored."""
+    """Return the summary of a trace. ``topmost`` is given if the trace's root is not stored."""
     trace_id, name, service, services, start, end, span_count, error_count, left_out, _has_root, _seq = row
     if topmost is not None:
         name, service = topmost.name, topmost.service
@@ -115,7 +115,7 @@ def summary_of_row(row: tuple[Any, ...], topmost: Topmost | None) -> TraceSummar
 
 
 def outline_of_row(row: tuple[Any, ...]) -> Outline:
-    """The outline of a span whose attributes are JSON. They are parsed only if they are needed."""
+    """Return the outline of a span whose attributes are JSON. They are parsed only if they are needed."""
     span_id, parent_id, name, kind, service, start, end, attributes = row
     needed = '"request.name"' in attributes or '"operation.type":"' in attributes
     parsed = json.loads(attributes) if needed else {}
