@@ -285,6 +285,14 @@ def test_following(shop: LocalStore, path: Path) -> None:
         assert {next_one(), next_one()} == {4, 5}
         shop.write([row(6, base=time.time_ns())])
         assert next_one() == 6
+        # A request that is running is printed when it has ended.
+        began = time.time_ns()
+        shop.write([row(7, 2, 1, base=began, name="db.select.x", kind="client"), row(8, base=began)])
+        assert next_one() == 8
+        shop.write([row(9, base=time.time_ns())])
+        assert next_one() == 9
+        shop.write([row(7, 1, 0, base=began, name="GET /slow")])
+        assert next_one() == 7
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
     assert (out, err, process.returncode) == ("", "", 0)
