@@ -140,7 +140,7 @@ def test_a_file_that_is_missing_is_reported(settings: Any, example: Any) -> None
 class TestLimits:
     def test_of_the_readers_here(self, tmp_path: Path) -> None:
         assert limits_of(readers.LocalStore(tmp_path / "x.sqlite3")) == NO_LIMITS
-        assert limits_of(readers.JaegerReader("http://localhost:16686")) == (True, True, 24 * 3600.0)
+        assert limits_of(readers.JaegerReader("http://localhost:16686")) == (True, True, 24 * 3600.0, True)
 
     def test_a_reader_without_them_has_none(self, example: Any) -> None:
         reader = get_reader(load({"READER": example}, {}))

@@ -49,7 +49,8 @@ class RequestState:
     """
 
     __slots__ = (
-        *("collected", "correlation", "correlation_id", "ended_ns", "exception", "late", "shared", "request", "span"),
+        *("collected", "correlation", "correlation_id", "ended_ns", "exception", "late", "named", "shared", "request"),
+        "span",
         *("last_error", "user", "user_attributes", "user_known", "when_user_known"),
     )
 
@@ -60,6 +61,8 @@ class RequestState:
         self.request = request
         #: The span of the whole request, until it ends (then None, or they would keep each other alive).
         self.span: Any = None
+        #: Whether one of its spans was sent with its name, before its own span.
+        self.named = False
         #: The user, once it is known, and the attributes that it gives to spans.
         self.user: Any = None
         self.user_attributes: SharedAttributes | None = None
@@ -93,6 +96,18 @@ class RequestState:
     def common(self) -> Attributes:
         """The attributes that every span gets."""
         return {key: value for part in self.shared for key, value in part.attributes.items()}
+
+    def running_name(self) -> str:
+        """Return the name that the request's span would get if it ended now; empty if it has ended."""
+        span, request = self.span, self.request
+        if span is None:
+            return ""
+        if request is None:
+            return str(getattr(span, "name", ""))
+        # Here: without Django, this module is usable.
+        from django_tracing.context.description import span_name
+
+        return span_name(request)
 
     def set_user(self, attributes: SharedAttributes) -> None:
         """Give the user's ``attributes`` to every span from now on."""

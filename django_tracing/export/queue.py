@@ -163,6 +163,9 @@ class QueueProcessor(SpanProcessor):
         while ended:
             spans = [ended.popleft() for _ in range(min(len(ended), _SLICE))]
             try:
+                for span in spans:
+                    if span.__class__ is RecordingSpan:
+                        span.name_running_request()
                 if self._gather_slice(spans):
                     continue
             except Exception:

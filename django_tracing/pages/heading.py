@@ -22,7 +22,7 @@ _MOST_SERVICES: Final = 100
 
 def heading_of(trace: Trace, fall: Waterfall, colors: Colors) -> dict[str, Any]:
     """Return the facts about a trace that stand above its rows."""
-    root = trace.root
+    topmost = trace.topmost
     counts, services = trace.spans_by_service(), trace.services
     linked = {}
     for key in (names.USER_ID, names.USER_SUBSCRIPTION, names.CORRELATION_ID):
@@ -32,8 +32,9 @@ def heading_of(trace: Trace, fall: Waterfall, colors: Colors) -> dict[str, Any]:
     return {
         "id": trace.trace_id,
         "url": trace_address(trace.trace_id),
-        "name": root.name or gettext("(no name)"),
-        "service": root.service,
+        "name": topmost.name or gettext("(no name)"),
+        "service": topmost.service,
+        "state": topmost.state,
         "started": local_time(trace.start),
         "iso": to_datetime(trace.start).isoformat(),
         "duration": duration_text(trace.duration),

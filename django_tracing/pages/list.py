@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -20,7 +21,7 @@ from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import SCALE, local_time, svg_number
 from django_tracing.pages.source import open_reader, problem_of
 from django_tracing.traces.durations import duration_text
-from django_tracing.traces.model import TraceSummary
+from django_tracing.traces.model import TraceSummary, root_first
 from django_tracing.traces.readers.base import limits_of
 from django_tracing.traces.times import to_datetime
 
@@ -41,8 +42,10 @@ def _listed(summary: TraceSummary, longest: int) -> dict[str, Any]:
         "id": summary.trace_id,
         "url": trace_address(summary.trace_id),
         "name": summary.name or gettext("(no name)"),
-        "service": summary.service,
-        "others": [name for name in summary.services if name != summary.service],
+        # The service of the topmost span first.
+        "services": ", ".join(root_first(summary.service, summary.services)),
+        "state": summary.state,
+        "age": duration_text(max(time.time_ns() - summary.start, 0)),
         "started": local_time(summary.start),
         "iso": to_datetime(summary.start).isoformat(),
         "duration": duration_text(summary.duration),
@@ -89,15 +92,18 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
 
 def _found(request: HttpRequest, summaries: list[TraceSummary], limit: int) -> dict[str, Any]:
     shown = summaries[:limit]
-    longest = max((summary.duration for summary in shown), default=0)
+    # The final durations of requests that are still running are not known.
+    finished = [summary for summary in shown if summary.state == "finished"]
+    longest = max((summary.duration for summary in finished), default=0)
     # Set if the search took too long to find all.
     reached = getattr(summaries, "reached", None)
     older = (
         f"{shown[-1].start}-{shown[-1].trace_id}" if len(summaries) > limit else reached and f"{reached}-{'0' * 32}"
     )
     return {
-        "found": [_listed(summary, longest) for summary in shown],
-        "plot": plot(shown),
+        "found": [_listed(summary, longest) for summary in finished],
+        "waiting": [_listed(summary, longest) for summary in shown if summary.state != "finished"],
+        "plot": plot(finished),
         "older": changed_query(request, before=older) if older else "",
         "reached": None if reached is None else local_time(reached),
         "shown": ngettext("%(count)d trace", "%(count)d traces", len(shown)) % {"count": len(shown)},

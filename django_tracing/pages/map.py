@@ -14,9 +14,10 @@ from django_tracing.exceptions import ReadError
 from django_tracing.pages.forms import RANGES, since
 from django_tracing.pages.links import search_address
 from django_tracing.pages.responses import respond
-from django_tracing.pages.source import open_reader, problem_of
+from django_tracing.pages.source import chosen_service, open_reader, problem_of, sample_sentence
 from django_tracing.traces.analysis.layout import BOX_HEIGHT, BOX_WIDTH, layout
 from django_tracing.traces.diagrams import errors_of
+from django_tracing.traces.readers.base import limits_of
 
 __all__ = ["page"]
 
@@ -37,7 +38,15 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
     within = request.GET.get("within", "")
     context["within"] = within if within in dict(RANGES) else ""
     try:
-        dependencies = open_reader().dependencies(start=since(context["within"]))
+        reader = open_reader()
+        chosen: dict[str, Any] = {}
+        if limits_of(reader).map_per_service:
+            context["services"] = reader.services()
+            context["service"] = chosen_service(request, reader, context["services"])
+            if context["service"]:
+                chosen = {"service": context["service"]}
+        dependencies = reader.dependencies(start=since(context["within"]), **chosen)
+        context["sample"] = sample_sentence(reader, dependencies.sample)
         context["sampled"] = dependencies.sampled
         context["map"] = _drawing_of(layout(dependencies.links)) if dependencies.links else None
         context["links"] = [

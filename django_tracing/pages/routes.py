@@ -15,13 +15,14 @@ from django_tracing.pages.forms import RANGES, since
 from django_tracing.pages.links import changed_query, search_address, trace_address
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import WORKS, shares_of
-from django_tracing.pages.source import open_reader, problem_of
+from django_tracing.pages.source import chosen_service, open_reader, problem_of, sample_sentence
 from django_tracing.traces.durations import duration_text
 from django_tracing.traces.model import RouteStatistics
-from django_tracing.traces.readers.base import limits_of
 
 __all__ = ["page"]
 
+#: With fewer, the slowest of them would be the 99th percentile.
+FEWEST_FOR_P99: Final = 100
 _COLUMNS: Final = (
     ("name", _("Route")),
     ("service", _("Service")),
@@ -40,7 +41,7 @@ _KEYS: Final[Mapping[str, Callable[[RouteStatistics], Any]]] = {
     "errors": lambda route: route.error_count,
     "p50": lambda route: route.p50,
     "p95": lambda route: route.p95,
-    "p99": lambda route: route.p99,
+    "p99": lambda route: route.p99 if route.count >= FEWEST_FOR_P99 else -1,
     "slowest": lambda route: route.slowest,
     "total": lambda route: sum(route.time_by_work.values()),
 }
@@ -48,19 +49,19 @@ _KEYS: Final[Mapping[str, Callable[[RouteStatistics], Any]]] = {
 
 def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
     """Show count, duration and time by category of requests, tasks and commands, by route."""
-    context: dict[str, Any] = {"routes": [], "problem": None, "services": [], "ranges": RANGES}
+    context: dict[str, Any] = {"routes": [], "problem": None, "services": [], "service": "", "ranges": RANGES}
     context["works"] = list(WORKS.items())
     within = request.GET.get("within", "")
     context["within"] = within if within in dict(RANGES) else ""
-    context["service"] = request.GET.get("service", "")
     order = request.GET.get("o", "-count")
     context["columns"] = [_column(request, key, label, order) for key, label in _COLUMNS]
     try:
         reader = open_reader()
         context["services"] = reader.services()
-        context["newest_only"] = limits_of(reader).newest_only
+        context["service"] = chosen_service(request, reader, context["services"])
         found = reader.routes(service=context["service"] or None, start=since(context["within"]))
         context["routes"] = [_route(route) for route in _sorted(found, order)]
+        context["sample"] = sample_sentence(reader, getattr(found, "sample", None))
     except ReadError as error:
         context["problem"] = problem_of(request, error)
     return respond(request, admin, "routes", gettext("Routes"), context)
@@ -94,7 +95,7 @@ def _route(route: RouteStatistics) -> dict[str, Any]:
         "error_share": f"{100 * route.error_count / route.count:.0f} %",
         "p50": duration_text(route.p50),
         "p95": duration_text(route.p95),
-        "p99": duration_text(route.p99),
+        "p99": duration_text(route.p99) if route.count >= FEWEST_FOR_P99 else "",
         "slowest": duration_text(route.slowest),
         "slowest_url": trace_address(route.slowest_trace_id),
         "total": duration_text(sum(route.time_by_work.values())),

@@ -65,14 +65,14 @@ def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpRes
         "link": link,
         "others": _others_of(reader, trace),
     }
-    return respond(request, admin, "trace", trace.root.name, context)
+    return respond(request, admin, "trace", trace.topmost.name, context)
 
 
 def _others_of(reader: Reader, trace: Trace) -> list[dict[str, str]]:
     """Return other traces of the same route, to compare with."""
-    root = trace.root
+    topmost = trace.topmost
     try:
-        found = reader.search(service=root.service, operation=root.name, limit=21)
+        found = reader.search(service=topmost.service, operation=topmost.name, limit=21)
     except ReadError:
         return []
     return [

@@ -41,6 +41,7 @@ from django_tracing.semconv.names import (
     EXCEPTION_MESSAGE,
     EXCEPTION_STACKTRACE,
     EXCEPTION_TYPE,
+    REQUEST_NAME,
     AttributeValue,
 )
 
@@ -295,6 +296,28 @@ class RecordingSpan(SDKSpan):
             return
         for on_end in processors.on_end:
             on_end(self)
+
+    def name_running_request(self) -> None:
+        """Add the name of the request that is still running, whose span is sent last, to one of its spans.
+
+        A span that continues another process's trace, and does not show this by its kind, gets its own name: it is no
+        part of a running request, even if its parent is not stored.
+        """
+        state = self.request_state
+        name = ""
+        if self.remote:
+            if self.span_kind is SpanKind.SERVER or self.span_kind is SpanKind.CONSUMER:
+                return
+            name = self.span_name
+        elif state is not None and not state.named and state.span is not None and state.span is not self:
+            state.named = True
+            name = state.running_name()
+        if name:
+            named = {REQUEST_NAME: name}
+            sanitizer = self.factory.sanitizer
+            if sanitizer is not None and self.factory.redacts:
+                named = sanitizer.last(named)
+            self.own = {**(self.own or {}), **named}
 
     def _apply_redact(self) -> None:
         """Pass everything to the user's ``REDACT``, the last step before the span is sent."""

@@ -10,7 +10,17 @@ from collections.abc import Mapping
 from typing import Any, Final, Literal, NamedTuple, get_args
 from urllib.parse import urlsplit
 
-__all__ = ["TARGET_KINDS", "WORKS", "Category", "Target", "TargetKind", "breaker_state", "category_of", "target_of"]
+__all__ = [
+    "KEYS",
+    "TARGET_KINDS",
+    "WORKS",
+    "Category",
+    "Target",
+    "TargetKind",
+    "breaker_state",
+    "category_of",
+    "target_of",
+]
 
 #: ``python`` is Django's and the user's own code. ``other`` is the code of services in other languages, and what fits
 #: in no other category.
@@ -23,6 +33,31 @@ TARGET_KINDS: Final[tuple[TargetKind, ...]] = get_args(TargetKind)
 _BY_OPERATION: Final[Mapping[Any, Category]] = {"database": "sql", "cache": "cache", "external": "http"}
 #: Values of ``db.system`` that are caches.
 _CACHES: Final = frozenset({"redis", "memcached", "valkey"})
+
+
+#: The attributes that the functions of this module look at.
+KEYS: Final = frozenset(
+    {
+        "cache.alias",
+        "cache.system",
+        "circuit_breaker.name",
+        "circuit_breaker.service",
+        "circuit_breaker.state",
+        "circuit_breaker.state_after",
+        "db.name",
+        "db.namespace",
+        "db.system",
+        "db.system.name",
+        "http.method",
+        "http.request.method",
+        "http.url",
+        "net.peer.name",
+        "operation.type",
+        "peer.service",
+        "server.address",
+        "url.full",
+    }
+)
 
 
 class Target(NamedTuple):

@@ -20,6 +20,8 @@ Attributes = dict[str, AttributeValue]
 
 OPERATION_TYPE: Final = "operation.type"
 CORRELATION_ID: Final = "correlation.id"
+#: The name of a request (or command, or task) that was running when one of its spans was sent, on that span.
+REQUEST_NAME: Final = "request.name"
 USER_ID: Final = "user.id"
 USER_EMAIL: Final = "user.email"
 USER_SUBSCRIPTION: Final = "user.subscription"

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from django_tracing.traces.model import Dependencies, Dependency
 from django_tracing.traces.text import plain
+from django_tracing.traces.times import iso_time
 
 __all__ = ["as_dot", "as_mermaid", "as_text", "errors_of"]
 
@@ -48,7 +49,12 @@ def as_text(dependencies: Dependencies) -> str:
         for row in (titles, *rows)
     ]
     if dependencies.sampled is not None:
-        lines += ["", f"Failures, databases, caches and breakers: from the newest {dependencies.sampled} traces."]
+        times = ""
+        if dependencies.sample is not None:
+            first, last = iso_time(dependencies.sample.first), iso_time(dependencies.sample.last)
+            times = f", which started from {first} to {last}"
+        sampled = f"from the newest {dependencies.sampled} traces{times}"
+        lines += ["", f"Failures, databases, caches and breakers: {sampled}."]
     return "\n".join(lines)
 
 

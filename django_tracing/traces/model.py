@@ -7,13 +7,14 @@ parents are missing, there are several roots, spans are each other's ancestors, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
 from django_tracing.semconv.categories import Category, TargetKind
 from django_tracing.traces.readers.base import Reader
 from django_tracing.traces.times import iso_time
+from django_tracing.traces.topmost import State, Topmost, outline_of, topmost_of
 from django_tracing.traces.tree import Node, build_tree
 from django_tracing.traces.values import json_safe
 
@@ -26,7 +27,9 @@ __all__ = [
     "Kind",
     "Link",
     "Reader",
+    "RouteList",
     "RouteStatistics",
+    "Sample",
     "Span",
     "SpanStream",
     "Status",
@@ -124,7 +127,11 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class TraceSummary:
-    """A trace in one line. ``name`` and ``service`` are those of the root, if it is known."""
+    """A trace in one line.
+
+    ``name`` and ``service`` are those of the root, or of the topmost span that is stored; see
+    :func:`~django_tracing.traces.topmost.topmost_of`.
+    """
 
     trace_id: str
     name: str
@@ -137,6 +144,9 @@ class TraceSummary:
     error_count: int
     #: How many spans were not stored because the trace had reached its limit.
     left_out: int = 0
+    #: ``running``: the request's span is not stored yet, so the duration is that until the last span that is stored.
+    #: ``incomplete``: it has not been stored for a long time.
+    state: State = "finished"
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able: the start as ISO 8601 in UTC, the duration in milliseconds."""
@@ -150,6 +160,7 @@ class TraceSummary:
             "span_count": self.span_count,
             "error_count": self.error_count,
             "left_out": self.left_out,
+            "state": self.state,
         }
 
 
@@ -189,7 +200,7 @@ class Trace:
     ``uncounted`` means that there are still more, and their number is not known.
     """
 
-    __slots__ = ("left_out", "spans", "trace_id", "uncounted", "unstored")
+    __slots__ = ("_topmost", "left_out", "spans", "trace_id", "uncounted", "unstored")
 
     def __init__(
         self,
@@ -204,6 +215,7 @@ class Trace:
         self.left_out = left_out
         self.unstored = unstored
         self.uncounted = uncounted
+        self._topmost: Topmost | None = None
         self.spans: list[Span] = sorted(spans, key=lambda span: (span.start, bool(span.parent_id), -span.end))
         if not self.spans:
             raise ValueError("A trace has at least one span.")
@@ -212,6 +224,13 @@ class Trace:
     def root(self) -> Span:
         """The earliest span without a parent. If all have one (the caller's, stored elsewhere), the earliest."""
         return next((span for span in self.spans if not span.parent_id), self.spans[0])
+
+    @property
+    def topmost(self) -> Topmost:
+        """The name and the service of the trace, and whether its request is still running."""
+        if self._topmost is None:
+            self._topmost = topmost_of(map(outline_of, self.spans))
+        return self._topmost
 
     @property
     def start(self) -> int:
@@ -224,8 +243,8 @@ class Trace:
 
     @property
     def services(self) -> tuple[str, ...]:
-        """Names of the services of the spans, the root's first."""
-        return root_first(self.root.service, (span.service for span in self.spans))
+        """Names of the services of the spans, that of the trace first."""
+        return root_first(self.topmost.service, (span.service for span in self.spans))
 
     @property
     def span_count(self) -> int:
@@ -237,17 +256,18 @@ class Trace:
         return sum(span.failed for span in self.spans)
 
     def summary(self) -> TraceSummary:
-        root = self.root
+        topmost = self.topmost
         return TraceSummary(
             trace_id=self.trace_id,
-            name=root.name,
-            service=root.service,
+            name=topmost.name,
+            service=topmost.service,
             services=self.services,
             start=self.start,
             duration=self.duration,
             span_count=self.span_count,
             error_count=self.error_count,
             left_out=self.left_out,
+            state=topmost.state,
         )
 
     def spans_by_service(self) -> Counter[str]:
@@ -301,6 +321,30 @@ class RouteStatistics:
         }
 
 
+class Sample(NamedTuple):
+    """The traces that statistics are computed from, if these are not all: their number, and when they started."""
+
+    traces: int
+    #: Nanoseconds since the epoch.
+    first: int
+    last: int
+
+    @classmethod
+    def of(cls, traces: Sequence[Trace]) -> Sample | None:
+        """Describe ``traces``. None if there are none."""
+        starts = [trace.start for trace in traces]
+        return cls(len(starts), min(starts), max(starts)) if starts else None
+
+
+class RouteList(list[RouteStatistics]):
+    """The statistics by route."""
+
+    def __init__(self, found: Iterable[RouteStatistics] = (), sample: Sample | None = None) -> None:
+        super().__init__(found)
+        #: What they are computed from. None: all traces.
+        self.sample = sample
+
+
 @dataclass(frozen=True, slots=True)
 class Dependency:
     """The calls from a service to another one, a database, a cache, a breaker or a target that is not traced."""
@@ -335,6 +379,8 @@ class Dependencies:
     links: list[Dependency]
     #: How many of the newest traces were examined for what the backend does not count. None: all traces.
     sampled: int | None = None
+    #: The same, with the time in which these traces started.
+    sample: Sample | None = None
 
 
 def span_of(row: Mapping[str, Any]) -> Span:

@@ -176,7 +176,7 @@ def render_list(
     rows = [
         (
             to_datetime(summary.start).astimezone(timezone).strftime("%Y-%m-%d %H:%M:%S"),
-            milliseconds(summary.duration),
+            milliseconds(summary.duration) if summary.state == "finished" else summary.state,
             str(summary.span_count) + (f" ({summary.left_out} not stored)" if summary.left_out else ""),
             str(summary.error_count or "-"),
             plain(summary.service),
@@ -205,7 +205,8 @@ def _header(trace: Trace, width: int, color: bool, timezone: tzinfo | None) -> _
     began = to_datetime(trace.start).astimezone(timezone)
     line = _Line(width, color)
     line.add(began.strftime("%Y-%m-%d %H:%M:%S.") + f"{began.microsecond // 1000:03d}")
-    line.add(f" · {milliseconds(trace.duration)} · {_counted(trace.span_count, 'span')} · ")
+    state = "" if trace.topmost.state == "finished" else f"{trace.topmost.state}, so far "
+    line.add(f" · {state}{milliseconds(trace.duration)} · {_counted(trace.span_count, 'span')} · ")
     line.add(_counted(trace.error_count, "error"), "error" if trace.error_count else "")
     return line.add(" · ").add(", ".join(map(plain, trace.services)), "service")
 

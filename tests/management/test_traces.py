@@ -285,6 +285,14 @@ def test_following(shop: LocalStore, path: Path) -> None:
         assert {next_one(), next_one()} == {4, 5}
         shop.write([row(6, base=time.time_ns())])
         assert next_one() == 6
+        # A request that is running is printed when it has ended.
+        began = time.time_ns()
+        shop.write([row(7, 2, 1, base=began, name="db.select.x", kind="client"), row(8, base=began)])
+        assert next_one() == 8
+        shop.write([row(9, base=time.time_ns())])
+        assert next_one() == 9
+        shop.write([row(7, 1, 0, base=began, name="GET /slow")])
+        assert next_one() == 7
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=20)
     assert (out, err, process.returncode) == ("", "", 0)
@@ -304,3 +312,17 @@ def test_a_search_that_takes_too_long(settings: Any) -> None:
         further = re.search(r"--until (\S+)", later.getvalue())
         assert further is not None
         assert further[1] < goes_on[1]
+
+
+def test_a_request_that_is_running(path: Path) -> None:
+    store = LocalStore(path)
+    store.write(
+        [row(1, 2, 9, "db.select", kind="client", base=time.time_ns(), attributes={"request.name": "GET /slow"})]
+    )
+    store.write([row(2, 2, 9, "db.select", kind="client")])
+    store.close()
+    _, running, incomplete = traces().splitlines()
+    assert re.search(r"  running +1  +-  shop +GET /slow$", running)
+    assert re.search(r"  incomplete +1  +-  shop +db.select$", incomplete)
+    assert "· running, so far 1.00 ms ·" in traces(f"{1:032x}")
+    assert [each["state"] for each in json.loads(traces("--json"))] == ["running", "incomplete"]

@@ -154,3 +154,50 @@ def test_a_search_of_jaeger_that_takes_too_long_goes_on(root: Client, settings: 
         text = content(root)
         assert len(listed(text)) == 50
         assert "too long" not in text
+
+
+def unfinished(store: LocalStore) -> None:
+    """A request that is running, one whose process was killed, one whose caller exports nothing, and a finished one."""
+    now = time.time_ns()
+    store.write(
+        [
+            row(
+                1,
+                2,
+                9,
+                "db.select.users",
+                kind="client",
+                base=now - 42 * 10**9,
+                attributes={"request.name": "GET /slow"},
+            ),
+            row(2, 2, 9, "db.select.users", kind="client", base=now - 4000 * 10**9, took=50),
+            row(3, 2, 9, "GET /called", kind="server", base=now - 10**9),
+            row(4, 1, 0, "GET /done", kind="server", base=now - 2 * 10**9),
+        ]
+    )
+
+
+def test_what_is_running_is_not_among_the_finished(root: Client, path: Path) -> None:
+    store = LocalStore(path)
+    unfinished(store)
+    store.close()
+    text = content(root)
+    waiting, finished = text.split("</table>")[:2]
+    assert [int(each, 16) for each in listed(waiting)] == [1, 2]
+    assert [int(each, 16) for each in listed(finished)] == [3, 4]
+    shown = words(waiting)
+    assert re.search(r"GET /slow running for 4\d\.?\d* s 1", shown)
+    assert "db.select.users incomplete after 50.0 ms" in shown
+    assert "No span has arrived for ten minutes" in waiting
+    # Its plot has the finished ones only: nobody knows how long the others take.
+    assert text.count('<circle class="tracing-dot"') == 2
+    assert re.search(r"<td>shop</td>", finished)
+
+
+def test_a_page_with_running_requests_only(root: Client, path: Path) -> None:
+    store = LocalStore(path)
+    store.write([row(1, 2, 9, "db.select.users", kind="client", base=time.time_ns())])
+    store.close()
+    text = content(root)
+    assert [int(each, 16) for each in listed(text)] == [1]
+    assert "There are no traces yet" not in text

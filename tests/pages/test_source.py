@@ -171,7 +171,14 @@ def test_the_same_pages_from_jaeger(
     assert "requests.exceptions.ReadTimeout" in words(content(root, f"{trace_id}/spans/{5:016x}/"))
     assert "GET /api/blueprints/" in words(content(root, "routes/", service="api-gateway"))
     shown = words(content(root, "map/"))
-    assert "The calls between services are Jaeger's counts" in shown
+    assert "The calls between services are Jaeger's own counts." in shown
+    assert re.search(
+        r"Computed from the newest (trace, of|\d+ traces, which started from) \d{4}-\d\d-\d\d \d\d:\d\d:\d\d", shown
+    )
+    # Both start with the project's own service.
+    for page in ("map/", "routes/"):
+        assert "<option selected>api-gateway</option>" in content(root, page)
+        assert "<option selected>api-gateway</option>" not in content(root, page, service="")
     assert re.search(r"api-gateway blueprint-service service \d+", shown)
     assert json.loads(root.get(f"{TRACES}{trace_id}/jaeger.json").getvalue())["data"][0]["traceID"] == trace_id
     assert "is not stored" in content(root, f"{'f' * 31}0/", status=404)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import html
 import re
+import time
+from pathlib import Path
 
 import pytest
 from django.test import Client
@@ -117,3 +119,18 @@ def test_a_trace_with_very_many_services(root: Client, store: LocalStore) -> Non
     text = content(root, f"{99:032x}/")
     assert text.count('class="tracing-key"') <= 102
     assert "and 30 more services" in words(text)
+
+
+def test_a_trace_that_is_not_finished(root: Client, path: Path) -> None:
+    store = LocalStore(path)
+    store.write(
+        [row(1, 2, 9, "db.select", kind="client", base=time.time_ns(), attributes={"request.name": "GET /slow"})]
+    )
+    store.write([row(2, 2, 9, "db.select", kind="client")])
+    store.close()
+    running, incomplete = (content(root, f"{number:032x}/") for number in (1, 2))
+    assert "This request is still running." in running
+    assert "GET /slow" in root.get(f"{TRACES}{1:032x}/").content.decode().split("<title>")[1].split("</title>")[0]
+    assert "no span has arrived for ten minutes" in incomplete
+    for text in (running, incomplete):
+        assert "not stored here" not in text

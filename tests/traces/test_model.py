@@ -106,6 +106,7 @@ def test_summary() -> None:
         "span_count": 2,
         "error_count": 1,
         "left_out": 0,
+        "state": "finished",
     }
 
 

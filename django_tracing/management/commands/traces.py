@@ -30,6 +30,8 @@ __all__ = ["Command"]
 _EVERY: Final = 1.0
 #: How far back --follow searches for traces that were stored late, in seconds.
 _LATE: Final = 60.0
+#: How far back it searches for requests that were still running, in seconds.
+_LONGEST: Final = 3600.0
 _FOLLOW_LIMIT: Final = 500
 
 
@@ -151,15 +153,17 @@ class Command(BaseCommand):
         """Print the newest traces, then new ones in the order of their arrival."""
         query = _query(options)
         newest = reader.search(**query, limit=options["limit"])
-        seen = dict.fromkeys(summary.trace_id for summary in newest)
+        seen = dict.fromkeys(summary.trace_id for summary in newest if summary.state != "running")
         self._print_more(newest[::-1], options, head=True)
-        # A trace is printed when two searches find the same number of spans: before that it may be incomplete.
+        # A trace is printed when two searches find the same number of spans and its request has ended.
         waiting: dict[str, int] = {}
+        running = time.time()
         reported = ""
         while True:
             time.sleep(_EVERY)
             try:
-                query["start"] = time.time() - _LATE
+                now = time.time()
+                query["start"] = max(min(now - _LATE, running), now - _LONGEST)
                 found = reader.search(**query, limit=_FOLLOW_LIMIT)
             except ReadError as error:
                 # The backend may be restarting. The error is printed once.
@@ -169,8 +173,13 @@ class Command(BaseCommand):
                 continue
             reported = ""
             fresh = [summary for summary in found[::-1] if summary.trace_id not in seen]
-            settled = [summary for summary in fresh if waiting.get(summary.trace_id) == summary.span_count]
+            settled = [
+                summary
+                for summary in fresh
+                if summary.state != "running" and waiting.get(summary.trace_id) == summary.span_count
+            ]
             waiting = {summary.trace_id: summary.span_count for summary in fresh}
+            running = min((summary.start / 1e9 for summary in fresh if summary.state == "running"), default=now)
             self._print_more(settled, options)
             seen.update(dict.fromkeys(summary.trace_id for summary in settled))
             if len(seen) > 2 * _FOLLOW_LIMIT:

@@ -27,6 +27,8 @@ class ReaderLimits(NamedTuple):
     newest_only: bool = False
     #: How many seconds a search goes back that has no start. None: to the oldest trace.
     lookback: float | None = None
+    #: ``dependencies`` takes ``service``, too: the service map starts with the project's own service.
+    map_per_service: bool = False
 
 
 #: The limits of readers without an attribute ``limits``.

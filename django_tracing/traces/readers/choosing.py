@@ -70,7 +70,7 @@ def read_span(reader: Reader, trace_id: str, span_id: str) -> FoundSpan | None:
         return cast("FoundSpan | None", find(trace_id, span_id))
     trace = reader.trace(trace_id)
     span = next((span for span in trace.spans if span.span_id == span_id), None) if trace else None
-    return None if trace is None or span is None else FoundSpan(span, trace.root.name, trace.start)
+    return None if trace is None or span is None else FoundSpan(span, trace.topmost.name, trace.start)
 
 
 def stream_spans(reader: Reader, trace_id: str, *, grouped: bool = False) -> SpanStream | None:
@@ -82,7 +82,9 @@ def stream_spans(reader: Reader, trace_id: str, *, grouped: bool = False) -> Spa
     if stream is not None:
         return cast("SpanStream | None", stream(trace_id, grouped=grouped))
     trace = reader.trace(trace_id)
-    return None if trace is None else SpanStream(trace.trace_id, trace.root.name, iter(trace.spans), trace.left_out)
+    return (
+        None if trace is None else SpanStream(trace.trace_id, trace.topmost.name, iter(trace.spans), trace.left_out)
+    )
 
 
 def _named_reader(settings: ReaderSettings) -> Reader:

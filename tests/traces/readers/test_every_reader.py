@@ -223,6 +223,11 @@ class TestEveryReader:
         (node,) = trace.tree()
         assert node.orphan
         assert node.span.kind == "consumer"
+        # It has the name of its topmost span.
+        summary = reader.search()[0]
+        assert (summary.name, summary.service, summary.services) == ("task.send_mail", "mailer", ("mailer",))
+        assert summary.state == "finished"
+        assert trace.summary() == summary
 
     def test_an_ok_status(self, reader: Reader) -> None:
         trace = reader.trace(f"{LISTING_TWIN:032x}")

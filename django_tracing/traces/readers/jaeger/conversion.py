@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from heapq import heappush, heappushpop
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -127,10 +127,11 @@ class ReadSpan(NamedTuple):
     span_id: str
     start: int
     is_root: bool
-    convert: Callable[[dict[str, Any], Group, Group], Span]
+    convert: Callable[[dict[str, Any], Group, Group, Collection[str] | None], Span]
 
-    def span(self) -> Span:
-        return self.convert(self.item, self.group, self.scope)
+    def span(self, keys: Collection[str] | None = None) -> Span:
+        """Return the span. With ``keys``, it has only these attributes, and no events and links."""
+        return self.convert(self.item, self.group, self.scope, keys)
 
 
 class EarliestSpans:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import chain
 from typing import Final
 
@@ -21,12 +23,15 @@ from django_tracing.traces.model import (
     Dependencies,
     Dependency,
     FoundSpan,
+    RouteList,
     RouteStatistics,
+    Sample,
     Span,
     SpanStream,
     Trace,
     TraceList,
     TraceSummary,
+    root_first,
 )
 from django_tracing.traces.query import trace_id_prefix
 from django_tracing.traces.readers.base import ReaderLimits
@@ -34,16 +39,16 @@ from django_tracing.traces.readers.jaeger import v1, v3
 from django_tracing.traces.readers.jaeger.conversion import EarliestSpans, Group, QueryAPI, ReadSpan
 from django_tracing.traces.readers.jaeger.http import QueryClient, Version
 from django_tracing.traces.readers.jaeger.json_stream import JsonStream
+from django_tracing.traces.readers.jaeger.sample import REQUESTS_AT_ONCE, newest_traces
 from django_tracing.traces.readers.jaeger.windows import Ask, WindowSearch
 from django_tracing.traces.times import to_nanoseconds
+from django_tracing.traces.topmost import MOST_OUTLINED, Outline, Topmost, outline_of, topmost_of
 
 __all__ = [
     "CLOCK_SKEW",
     "LOOKBACK",
     "OWN_SERVICES",
     "PREFIX_DEPTH",
-    "WHOLE_SPANS",
-    "WHOLE_TRACES",
     "JaegerReader",
 ]
 
@@ -53,12 +58,16 @@ LOOKBACK: Final = 24 * 3600.0
 CLOCK_SKEW: Final = 3600.0
 #: The start of an id is looked for among this many of the newest traces.
 PREFIX_DEPTH: Final = 200
-#: How many of the newest traces are read with all their spans, for what Jaeger does not summarize.
-WHOLE_TRACES: Final = 200
-#: At most this many of their spans are kept.
-WHOLE_SPANS: Final = 20_000
 #: Jaeger traces itself. Its own services are only read by name.
 OWN_SERVICES: Final = frozenset({"jaeger", "jaeger-query", "jaeger-all-in-one"})
+
+#: So many traces without a root get the name of their topmost span, the newest of a page.
+MOST_NAMED: Final = 100
+#: For so many seconds. The others are named when the page is loaded again.
+NAMING_SECONDS: Final = 2.0
+_MOST_KEPT: Final = 2000
+#: By address, id and number of spans. The list is loaded again and again.
+_topmosts: Final[dict[tuple[str, str, int], Topmost]] = {}
 
 _APIS: Final[Mapping[Version, QueryAPI]] = {"v1": v1, "v3": v3}
 
@@ -75,7 +84,7 @@ class JaegerReader:
     goes back :data:`LOOKBACK`; one without ``service`` sends a request for each service that Jaeger knows.
     """
 
-    limits = ReaderLimits(per_service=True, newest_only=True, lookback=LOOKBACK)
+    limits = ReaderLimits(per_service=True, newest_only=True, lookback=LOOKBACK, map_per_service=True)
 
     def __init__(
         self,
@@ -183,10 +192,72 @@ class JaegerReader:
         if reached > first:
             # Older ones are known, too, but maybe not all of them.
             newest = [summary for summary in newest if summary.start // 1000 >= reached]
-        return TraceList(newest[:limit], reached * 1000 if len(newest) < limit and reached > first else None)
+        return TraceList(
+            self._named(newest[:limit]), reached * 1000 if len(newest) < limit and reached > first else None
+        )
+
+    def _named(self, summaries: list[TraceSummary]) -> list[TraceSummary]:
+        """Complete the summaries of traces without a root: version 3 gives them no name."""
+        nameless = [each for each in summaries if not each.name and not each.service and each.span_count]
+        if not nameless:
+            return summaries
+        found: dict[str, Topmost] = {}
+        deadline = time.monotonic() + NAMING_SECONDS
+
+        def name(summary: TraceSummary) -> Topmost | None:
+            return self._topmost(summary) if time.monotonic() < deadline else None
+
+        with ThreadPoolExecutor(REQUESTS_AT_ONCE, "django_tracing.jaeger") as pool:
+            for summary, topmost in zip(nameless, pool.map(name, nameless[:MOST_NAMED]), strict=False):
+                if topmost is not None:
+                    found[summary.trace_id] = topmost
+        return [
+            summary
+            if (topmost := found.get(summary.trace_id)) is None
+            else replace(
+                summary,
+                name=topmost.name,
+                service=topmost.service,
+                services=root_first(topmost.service, summary.services),
+                state=topmost.state,
+            )
+            for summary in summaries
+        ]
+
+    def _topmost(self, summary: TraceSummary) -> Topmost | None:
+        """Return the topmost span of a trace; None if it can't be read."""
+        key = (self.query_url, summary.trace_id, summary.span_count)
+        known = _topmosts.get(key)
+        if known is not None:
+            return known
+        api = self._api
+        outlines: list[Outline] = []
+
+        def walk(stream: JsonStream) -> list[Outline]:
+            for read in api.walk(stream):
+                if read.trace_id == summary.trace_id:
+                    outlines.append(outline_of(read.span()))
+                    if len(outlines) >= MOST_OUTLINED:
+                        break
+            return outlines
+
+        nothing: list[Outline] = []
+        try:
+            self._client.ask_for_spans(f"{api.TRACES_PATH}/{summary.trace_id}", {}, walk, none=nothing)
+        except JaegerError:
+            # The list is of use without it.
+            return None
+        if not outlines:
+            return None
+        topmost = topmost_of(outlines, whole=summary.span_count <= MOST_OUTLINED)
+        if topmost.state != "running":
+            if len(_topmosts) >= _MOST_KEPT:
+                _topmosts.clear()
+            _topmosts[key] = topmost
+        return topmost
 
     def _asker(self, service: str, operation: str | None, min_duration: float | None, wanted: dict[str, str]) -> Ask:
-        """A function that searches a window of time."""
+        """Return a function that searches a window of time."""
         api = self._api
         shortest = min_duration
 
@@ -222,59 +293,46 @@ class JaegerReader:
     def routes(
         self, *, service: str | None = None, start: float | None = None, end: float | None = None
     ) -> list[RouteStatistics]:
-        return routes_of(self._newest(service, start, end), service)
+        """Return the statistics of the newest traces."""
+        traces = self._newest(service, start, end)
+        return RouteList(routes_of(traces, service), Sample.of(traces))
 
-    def dependencies(self, *, start: float | None = None, end: float | None = None) -> Dependencies:
-        """Return the calls between services, as Jaeger counts them. The rest is found in its newest traces."""
+    def dependencies(
+        self, *, start: float | None = None, end: float | None = None, service: str | None = None
+    ) -> Dependencies:
+        """Return the calls between services, as Jaeger counts them. The rest is found in its newest traces.
+
+        With ``service``: the traces that it is part of, and the calls from it and to it.
+        """
         until = min(time.time(), float("inf") if end is None else end)
         since = until - LOOKBACK if start is None else start
-        traces = self._newest(None, start, end)
+        query = {"endTs": str(int(until * 1e3)), "lookback": str(int((until - since) * 1e3))}
+        # The versions are found out before. Jaeger may count for as long as it sends traces.
+        self._api  # noqa: B018
+        with ThreadPoolExecutor(1, "django_tracing.jaeger") as pool:
+            counting = pool.submit(self._client.ask, v1.DEPENDENCIES_PATH, query, v1.call_counts)
+            traces = self._newest(service, start, end)
+            counts = counting.result()
         links: dict[tuple[str, str, str], Dependency] = {
             (link.caller, link.kind, link.callee): link for link in links_of(traces)
         }
-        query = {"endTs": str(int(until * 1e3)), "lookback": str(int((until - since) * 1e3))}
-        for caller, callee, calls in self._client.ask(v1.DEPENDENCIES_PATH, query, v1.call_counts):
+        for caller, callee, calls in counts:
             key = (caller, "service", callee)
             seen = links.get(key)
+            if service is not None and seen is None and service not in (caller, callee):
+                continue
             errors, examined = (seen.errors, seen.examined) if seen is not None else (0, 0)
             links[key] = Dependency(caller, callee, "service", calls, errors, examined)
         ordered = sorted(links.values(), key=lambda link: (link.caller, link.kind, link.callee))
-        return Dependencies(ordered, sampled=len(traces))
+        return Dependencies(ordered, sampled=len(traces), sample=Sample.of(traces))
 
     def _services(self, service: str | None) -> list[str]:
         return [name for name in self.services() if name not in OWN_SERVICES] if service is None else [service]
 
     def _newest(self, service: str | None, start: float | None, end: float | None) -> list[Trace]:
-        """Return the newest traces with all their spans, about the same number of each service."""
         until = min(time.time() + CLOCK_SKEW, float("inf") if end is None else end)
         since = until - LOOKBACK - CLOCK_SKEW if start is None else start
-        services = self._services(service)
-        depth = max(WHOLE_TRACES // max(len(services), 1), 10)
-        spans: dict[str, dict[str, Span]] = {}
-        room = WHOLE_SPANS
-        for name in services:
-            for span in self._whole(name, since, until, depth, room) if room > 0 else ():
-                spans.setdefault(span.trace_id, {})[span.span_id] = span
-                room -= 1
-        return [Trace(trace_id, members.values()) for trace_id, members in spans.items()]
-
-    def _whole(self, service: str, since: float, until: float, depth: int, room: int) -> list[Span]:
-        api = self._api
-        found: list[ReadSpan] = []
-
-        def walk(stream: JsonStream) -> list[Span]:
-            try:
-                for read in api.walk(stream):
-                    found.append(read)
-                    if len(found) >= room:
-                        break
-            except JaegerError:
-                if not found:
-                    raise
-            # In version 1 the services of a trace's spans follow the spans.
-            return [read.span() for read in found if read.group.complete]
-
-        return self._client.ask_for_spans(api.TRACES_PATH, api.query(service, since, until, depth), walk, none=[])
+        return newest_traces(self._client, self._api, self._services(service), since, until)
 
     def trace(self, trace_id: str) -> Trace | None:
         full = self._full_id(trace_id)
@@ -322,7 +380,7 @@ class JaegerReader:
                 return (None,)
             # The earliest span, and a root if there is one.
             trace = Trace(full, kept.spans())
-            return (FoundSpan(found[0].span(), trace.root.name, trace.start),)
+            return (FoundSpan(found[0].span(), trace.topmost.name, trace.start),)
 
         nothing: tuple[FoundSpan | None] = (None,)
         (one,) = self._client.ask_for_spans(f"{api.TRACES_PATH}/{full}", {}, walk, none=nothing)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from django_tracing.traces.model import (
@@ -26,6 +26,7 @@ from django_tracing.traces.readers.jaeger.conversion import (
 )
 from django_tracing.traces.readers.jaeger.json_stream import JsonStream
 from django_tracing.traces.times import to_nanoseconds
+from django_tracing.traces.topmost import MOST_OUTLINED, Outline, outline_of, topmost_of
 from django_tracing.traces.values import shallow
 
 if TYPE_CHECKING:
@@ -146,12 +147,16 @@ def _read(item: dict[str, Any], group: Group) -> ReadSpan:
         parse_span_id(item["spanID"]),
         nanoseconds(item["startTime"], 1000),
         not item.get("references"),
-        lambda item, group, _scope: _span(item, _process(item, group)),
+        lambda item, group, _scope, keys: _span(item, _process(item, group), keys),
     )
 
 
 def _process(item: dict[str, Any], group: Group) -> dict[str, Any]:
     return group.processes.get(item.get("processID")) or item.get("process") or {}
+
+
+def _start(outline: Outline) -> int:
+    return outline.start
 
 
 class _Sum:
@@ -161,7 +166,8 @@ class _Sum:
         self.group = group
         self.count = self.errors = 0
         self.start = self.end = 0
-        self.root: tuple[bool, int, ReadSpan] | None = None
+        #: The services of these are the ids of their processes: in a response, processes follow the spans.
+        self.outlines: list[Outline] = []
         self.processes: dict[Any, ReadSpan] = {}
 
     def add(self, read: ReadSpan) -> None:
@@ -170,23 +176,33 @@ class _Sum:
         self.end = span.end if not self.count else max(self.end, span.end)
         self.count += 1
         self.errors += span.failed
-        if self.root is None or (bool(span.parent_id), span.start) < self.root[:2]:
-            self.root = bool(span.parent_id), span.start, read
+        process = str(read.item.get("processID"))
+        self._outline(outline_of(span)._replace(service=process))
         if len(self.processes) < MOST_PROCESSES:
-            self.processes.setdefault(str(read.item.get("processID")), read)
+            self.processes.setdefault(process, read)
+
+    def _outline(self, outline: Outline) -> None:
+        outlines = self.outlines
+        if not outline.parent_id:
+            # The others are not needed any more.
+            self.outlines = [min((each for each in (outline, *outlines[:1]) if not each.parent_id), key=_start)]
+        elif len(outlines) < MOST_OUTLINED and (not outlines or outlines[0].parent_id):
+            outlines.append(outline)
 
     def summary(self, trace_id: str) -> TraceSummary:
-        assert self.root is not None
-        root = self.root[2].span()
+        services = {process: read.span().service for process, read in self.processes.items()}
+        outlines = [each._replace(service=services.get(each.service, "")) for each in self.outlines]
+        topmost = topmost_of(outlines, whole=self.count <= MOST_OUTLINED)
         return TraceSummary(
             trace_id=trace_id,
-            name=root.name,
-            service=root.service,
-            services=root_first(root.service, (read.span().service for read in self.processes.values())),
+            name=topmost.name,
+            service=topmost.service,
+            services=root_first(topmost.service, services.values()),
             start=self.start,
             duration=max(0, self.end - self.start),
             span_count=self.count,
             error_count=self.errors,
+            state=topmost.state,
         )
 
 
@@ -206,7 +222,7 @@ def _summaries(stream: JsonStream) -> list[TraceSummary]:
     return sorted(found, key=lambda summary: (summary.start, summary.trace_id), reverse=True)
 
 
-def _span(item: dict[str, Any], process: dict[str, Any]) -> Span:
+def _span(item: dict[str, Any], process: dict[str, Any], keys: Collection[str] | None) -> Span:
     tags = _tags(item.get("tags"))
     # Before Jaeger 1.52 the scope is among the tags of the process.
     resource = _tags(process.get("tags"))
@@ -238,8 +254,10 @@ def _span(item: dict[str, Any], process: dict[str, Any]) -> Span:
         end=start + nanoseconds(item.get("duration", 0), 1000),
         status="error" if failed else "ok" if code == "ok" else "unset",
         status_message=str(tags.get("otel.status_description", "")),
-        attributes={key: value for key, value in tags.items() if key not in _OWN_TAGS},
-        events=[_event(log) for log in item.get("logs") or ()],
+        attributes={
+            key: value for key, value in tags.items() if key not in _OWN_TAGS and (keys is None or key in keys)
+        },
+        events=[] if keys is not None else [_event(log) for log in item.get("logs") or ()],
         links=links,
         resource={"service.name": service, **resource},
         scope=str(next(filter(None, scopes), "")),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from django_tracing.semconv.otlp import KIND_NUMBERS, STATUS_NUMBERS
@@ -146,12 +146,15 @@ def _read(item: dict[str, Any], group: Group, scope: Group) -> ReadSpan:
         parse_span_id(item["spanId"]),
         nanoseconds(item.get("startTimeUnixNano", 0)),
         not item.get("parentSpanId"),
-        lambda item, group, scope: _span(item, group.resource, scope.scope),
+        lambda item, group, scope, keys: _span(item, group.resource, scope.scope, keys),
     )
 
 
-def _span(item: dict[str, Any], resource: dict[str, Any], scope: str) -> Span:
+def _span(item: dict[str, Any], resource: dict[str, Any], scope: str, keys: Collection[str] | None) -> Span:
     status = item.get("status") or {}
+    attributes = item.get("attributes") or ()
+    if keys is not None:
+        attributes = [each for each in attributes if each["key"] in keys]
     return Span(
         trace_id=parse_trace_id(item["traceId"]),
         span_id=parse_span_id(item["spanId"]),
@@ -163,8 +166,10 @@ def _span(item: dict[str, Any], resource: dict[str, Any], scope: str) -> Span:
         end=nanoseconds(item.get("endTimeUnixNano", 0)),
         status=_STATUSES.get(status.get("code"), "unset"),
         status_message=checked_text(status.get("message", "")),
-        attributes=_attributes(item.get("attributes")),
-        events=[
+        attributes=_attributes(attributes),
+        events=[]
+        if keys is not None
+        else [
             Event(
                 checked_text(event.get("name", "")),
                 nanoseconds(event.get("timeUnixNano", 0)),
@@ -172,7 +177,9 @@ def _span(item: dict[str, Any], resource: dict[str, Any], scope: str) -> Span:
             )
             for event in item.get("events") or ()
         ],
-        links=[
+        links=[]
+        if keys is not None
+        else [
             Link(parse_trace_id(link["traceId"]), parse_span_id(link["spanId"]), _attributes(link.get("attributes")))
             for link in item.get("links") or ()
         ],

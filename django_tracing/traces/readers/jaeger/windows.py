@@ -33,6 +33,8 @@ _SHORTEST_MARGIN: Final = 1.0
 _MARGIN_REQUESTS: Final = 12
 #: Each storage can search for so many traces.
 _FEWEST: Final = 50
+#: The next window has at least so many microseconds.
+_SHORTEST_STEP: Final = 1000
 #: A window of so many microseconds is not divided.
 _SHORTEST: Final = 4
 
@@ -111,9 +113,10 @@ class WindowSearch:
                 # If no window is complete, the search must not start at the same time again.
                 return lower if complete or upper == until else upper
             if complete:
-                # As long as about half of the wanted traces need.
-                width = (_newest(answer, upper) - lower) * (self._base // 2) // len(answer) if answer else upper
-                upper, lower = lower, max(lower - width, since)
+                # As long as about half of the wanted traces need to start.
+                started = sum(lower <= summary.start // 1000 <= upper for summary in answer)
+                width = (_newest(answer, upper) - lower) * (self._base // 2) // started if started else upper - since
+                upper, lower = lower, max(lower - max(width, _SHORTEST_STEP), since)
                 answer, depth = None, self._base if lower == since else max(depth, self._depth())
             elif newer is not None:
                 lower, answer, depth = (lower + upper) // 2, newer, self._most
@@ -125,7 +128,7 @@ class WindowSearch:
     def _examined(
         self, ask: Ask, lower: int, upper: int, depth: int, answer: list[TraceSummary]
     ) -> tuple[bool, list[TraceSummary], list[TraceSummary] | None]:
-        """Whether ``answer`` is complete; the answer; and that for the newer half of the window, if it was asked."""
+        """Return whether ``answer`` is complete, the answer, and that for the newer half if it was asked for."""
         if upper - lower <= _SHORTEST:
             return True, answer, None
         if len(answer) >= depth:
@@ -174,12 +177,12 @@ class WindowSearch:
         return sum(summary.start >= start * 1000 for summary in self.found.values())
 
     def _depth(self) -> int:
-        """How many traces to ask for, so that Cassandra reads the rows of as many as are wanted."""
+        """Return how many traces to ask for, so that Cassandra reads the rows of as many as are wanted."""
         rows = self._base * self._spans // max(self._traces, 1)
         return min(max(self._base, rows // ROWS_PER_TRACE + 1), self._most)
 
     def _narrowed(self, lower: int, upper: int, answer: list[TraceSummary]) -> int:
-        """The start of a window, at most half as long, that about half of the wanted traces start in."""
+        """Return the start of a window, at most half as long, that about half of the wanted traces start in."""
         starts = sorted((summary.start // 1000 for summary in answer), reverse=True)
         guess = starts[min(self._base // 2, len(starts) - 1)]
         middle = (lower + _newest(answer, upper)) // 2
@@ -187,8 +190,8 @@ class WindowSearch:
 
 
 def _newest(answer: Collection[TraceSummary], upper: int) -> int:
-    """The last end of the traces in a window that ends at ``upper``."""
-    return min(max(summary.start + summary.duration for summary in answer) // 1000 + 1, upper)
+    """Return the last end of the traces in a window that ends at ``upper``."""
+    return min(max((summary.start + summary.duration) // 1000 + 1 for summary in answer), upper)
 
 
 def _ids(summaries: Collection[TraceSummary]) -> set[str]:

@@ -20,10 +20,12 @@ from django_tracing.traces.readers.sqlite.rows import (
     Resources,
     dump_json,
     encodable,
+    outline_of_row,
     span_of_row,
 )
 from django_tracing.traces.readers.sqlite.writing import RESERVE
 from django_tracing.traces.times import to_nanoseconds
+from django_tracing.traces.topmost import MOST_OUTLINED, Topmost, topmost_of
 
 __all__ = [
     "EARLIEST_FIRST",
@@ -33,6 +35,7 @@ __all__ = [
     "TraceRow",
     "distinct_values",
     "find_span",
+    "find_topmost",
     "find_trace",
     "has_attribute",
     "last_breaker_state",
@@ -51,6 +54,7 @@ class TraceRow(NamedTuple):
     start: int
     span_count: int
     left_out: int
+    has_root: int
 
 
 #: The order of spans in a trace, as ``Trace`` sorts them.
@@ -62,13 +66,17 @@ def find_trace(connection: sqlite3.Connection, trace_id: str) -> TraceRow | None
     """Return the trace whose id starts with ``trace_id``. Raise StoreError if there are several."""
     prefix = trace_id_prefix(trace_id)
     found = connection.execute(
-        "SELECT seq, trace_id, name, start, span_count, left_out FROM traces "
+        "SELECT seq, trace_id, name, start, span_count, left_out, has_root FROM traces "
         "WHERE trace_id >= ? AND trace_id < ? LIMIT 2",
         (prefix, prefix + "g"),
     ).fetchall()
     if len(found) > 1:
         raise StoreError(f"Several traces start with {prefix}. Give more digits of the id.", "ambiguous")
-    return TraceRow(*found[0]) if found else None
+    if not found:
+        return None
+    row = TraceRow(*found[0])
+    topmost = None if row.has_root else find_topmost(connection, row.seq)
+    return row if topmost is None else row._replace(name=topmost.name)
 
 
 def find_span(connection: sqlite3.Connection, seq: int, span_id: str) -> tuple[Any, ...] | None:
@@ -77,6 +85,16 @@ def find_span(connection: sqlite3.Connection, seq: int, span_id: str) -> tuple[A
         (seq, span_id),
     ).fetchone()
     return row
+
+
+def find_topmost(connection: sqlite3.Connection, seq: int) -> Topmost | None:
+    """Return the topmost span of a trace without a root, by its first spans; None if the trace has none."""
+    rows = connection.execute(
+        'SELECT span_id, parent_id, name, kind, service, start, "end", attributes FROM spans '  # noqa: S608 - our names
+        f"WHERE trace = ? ORDER BY {EARLIEST_FIRST} LIMIT ?",
+        (seq, MOST_OUTLINED + 1),
+    ).fetchall()
+    return topmost_of(map(outline_of_row, rows), whole=len(rows) <= MOST_OUTLINED) if rows else None
 
 
 def missing_parents(

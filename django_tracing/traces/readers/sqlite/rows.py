@@ -15,6 +15,7 @@ from django_tracing.traces.model import (
     root_first,
 )
 from django_tracing.traces.times import FARTHEST
+from django_tracing.traces.topmost import Outline, Topmost, make_outline
 from django_tracing.traces.values import shallow
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "describe",
     "dump_json",
     "encodable",
+    "outline_of_row",
     "prepare_row",
     "shallow_attributes",
     "span_of_row",
@@ -35,7 +37,9 @@ _KINDS: Final = frozenset({"internal", "server", "client", "producer", "consumer
 _STATUSES: Final = frozenset({"unset", "ok", "error"})
 
 
-SUMMARY_COLUMNS: Final = 'trace_id, name, service, services, start, "end", span_count, error_count, left_out'
+SUMMARY_COLUMNS: Final = (
+    'trace_id, name, service, services, start, "end", span_count, error_count, left_out, has_root, seq'
+)
 SPAN_COLUMNS: Final = (
     's.span_id, s.parent_id, s.name, s.kind, s.service, s.start, s."end", s.status, s.attributes, s.more, '
     "r.attributes"
@@ -91,8 +95,11 @@ def prepare_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
         return None
 
 
-def summary_of_row(row: tuple[Any, ...]) -> TraceSummary:
-    trace_id, name, service, services, start, end, span_count, error_count, left_out = row
+def summary_of_row(row: tuple[Any, ...], topmost: Topmost | None) -> TraceSummary:
+    """Return the summary of a trace. ``topmost`` is given if the trace's root is not stored."""
+    trace_id, name, service, services, start, end, span_count, error_count, left_out, _has_root, _seq = row
+    if topmost is not None:
+        name, service = topmost.name, topmost.service
     return TraceSummary(
         trace_id=trace_id,
         name=name,
@@ -103,7 +110,16 @@ def summary_of_row(row: tuple[Any, ...]) -> TraceSummary:
         span_count=span_count,
         error_count=error_count,
         left_out=left_out,
+        state="finished" if topmost is None else topmost.state,
     )
+
+
+def outline_of_row(row: tuple[Any, ...]) -> Outline:
+    """Return the outline of a span whose attributes are JSON. They are parsed only if they are needed."""
+    span_id, parent_id, name, kind, service, start, end, attributes = row
+    needed = '"request.name"' in attributes or '"operation.type":"' in attributes
+    parsed = json.loads(attributes) if needed else {}
+    return make_outline(span_id, parent_id, name, kind, service, start, end, parsed)
 
 
 def check_known(known: Collection[Any], *found: Any) -> None:

@@ -42,6 +42,7 @@ from django_tracing.traces.readers.sqlite.queries import (
     TraceRow,
     distinct_values,
     find_span,
+    find_topmost,
     find_trace,
     has_attribute,
     last_breaker_state,
@@ -303,7 +304,9 @@ class LocalStore(SQLiteFile):
             if connection is None:
                 return []
             connection.create_function("has_attribute", 3, has_attribute, deterministic=True)
-            return [summary_of_row(row) for row in connection.execute(query, (*values, limit))]
+            rows = connection.execute(query, (*values, limit)).fetchall()
+            # The last columns are whether the root is stored, and the number of the trace.
+            return [summary_of_row(row, None if row[-2] else find_topmost(connection, row[-1])) for row in rows]
 
     def trace(self, trace_id: str) -> Trace | None:
         with self._reading() as connection:

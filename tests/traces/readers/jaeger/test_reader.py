@@ -180,6 +180,41 @@ def read_everything(reader: JaegerReader, trace_id: str) -> None:
     assert reader.span(trace_id, trace.spans[0].span_id) is not None
 
 
+NAMELESS = {**SUMMARY_V3, "traceId": "ef" * 16, "rootServiceName": "", "rootOperationName": ""}
+
+
+def test_a_trace_without_a_root_that_cannot_be_read() -> None:
+    """Version 3 does not name it, and the trace may be gone a moment later: the list is of use without the name."""
+
+    def answer(path: str) -> Answer:
+        if path.startswith("/api/v3/trace-summaries?"):
+            services = [{"name": "billing"}, {"name": "shop"}]
+            return 200, {"summaries": [NAMELESS | {"services": services}]}
+        return v3(f"/jaeger{path}")
+
+    with Server(answer) as server:
+        (summary,) = JaegerReader(server.url).search(service="shop")
+    assert (summary.name, summary.service, summary.services) == ("", "", ("billing", "shop"))
+
+
+def test_the_name_of_a_trace_is_read_once() -> None:
+    span = {**WHOLE_V3, "traceId": NAMELESS["traceId"]}
+
+    def answer(path: str) -> Answer:
+        if path.startswith("/api/v3/trace-summaries?"):
+            return 200, {"summaries": [NAMELESS]}
+        if path.startswith("/api/v3/traces/"):
+            return 200, {"result": {"resourceSpans": [{"resource": RESOURCE_V3, "scopeSpans": [{"spans": [span]}]}]}}
+        return v3(f"/jaeger{path}")
+
+    with Server(answer) as server:
+        for _ in range(2):
+            # Another reader: each page has its own.
+            (summary,) = JaegerReader(server.url).search(service="shop")
+            assert (summary.name, summary.service, summary.services) == ("GET /items", "shop", ("shop", "billing"))
+        assert sum(path.startswith("/api/v3/traces/") for path in server.asked) == 1
+
+
 @pytest.mark.parametrize("dialect", ["v3", "v1"])
 def test_no_response_makes_a_page_fail(dialect: Literal["v3", "v1"], monkeypatch: pytest.MonkeyPatch) -> None:
     answers = dict(ANSWERS[dialect])

@@ -14,7 +14,7 @@ import pytest
 
 from django_tracing.exceptions import JaegerError
 from django_tracing.traces.formats import jaeger_json, otlp_json
-from django_tracing.traces.readers.jaeger import http
+from django_tracing.traces.readers.jaeger import http, sample
 from django_tracing.traces.readers.jaeger import reader as jaeger
 from django_tracing.traces.readers.jaeger import v1 as v1_api
 from django_tracing.traces.readers.jaeger import v3 as v3_api
@@ -144,7 +144,7 @@ def test_a_longer_trace_takes_no_more_memory(
     if dialect == "v3" and what == "search":
         pytest.skip("its summaries are short")
     monkeypatch.setattr(jaeger, "MOST_SPANS", 300)
-    monkeypatch.setattr(jaeger, "WHOLE_SPANS", 300)
+    monkeypatch.setattr(sample, "WHOLE_SPANS", 150)
     monkeypatch.setattr(JaegerReader, "_services", lambda reader, service: ["shop"])
     monkeypatch.setattr(http.QueryClient, "ask", lambda *args, **options: [])
 
@@ -187,7 +187,7 @@ def test_reading_takes_linear_time(
         else:
             getattr(reader, what)("ab" * 16, *([f"{7:016x}"] if what == "span" else []))
 
-    for ratio in growth(lambda answer: read(answering(dialect, answer)), LONG[dialect], 100, 400, 1600):
+    for ratio in growth(lambda answer: read(answering(dialect, answer)), LONG[dialect], 200, 800, 3200):
         assert ratio < 5
 
 
