@@ -135,12 +135,13 @@ def _traced_generator(traced: Callable[..., Any], described: _Described) -> Call
         step, sent = generator.send, None
         try:
             while True:
-                # Current only while the generator runs: between two items, its caller does.
+                # Current only while the generator runs: between two items, its caller does. What the generator
+                # opens before an item is current again after it.
                 manual._attach()
                 try:
                     item = step(sent)
                 finally:
-                    manual._detach()
+                    manual._pause()
                 try:
                     sent = yield item
                     step = generator.send
@@ -149,7 +150,7 @@ def _traced_generator(traced: Callable[..., Any], described: _Described) -> Call
                     try:
                         generator.close()
                     finally:
-                        manual._detach()
+                        manual._pause()
                     raise
                 except BaseException as error:
                     step, sent = generator.throw, error
@@ -175,7 +176,7 @@ def _traced_async_generator(traced: Callable[..., Any], described: _Described) -
                 try:
                     item = await step(sent)
                 finally:
-                    manual._detach()
+                    manual._pause()
                 try:
                     sent = yield item
                     step = generator.asend
@@ -184,7 +185,7 @@ def _traced_async_generator(traced: Callable[..., Any], described: _Described) -
                     try:
                         await generator.aclose()
                     finally:
-                        manual._detach()
+                        manual._pause()
                     raise
                 except BaseException as error:
                     step, sent = generator.athrow, error

@@ -117,6 +117,12 @@ class ManualSpan:
         token, self._token = self._token, None
         spans.detach(token)
 
+    def _pause(self) -> None:
+        """Restore the former current span until the next step of a generator. What it has opened stays open."""
+        if self._token is not None:
+            self._block_context = spans.current_context()
+        self._detach()
+
     def _end(self, error: BaseException | None) -> None:
         """End the span with its result: None, or the exception that ended the work."""
         if self._started is not None:
@@ -166,7 +172,7 @@ def _is_recorded() -> bool:
     if not isinstance(current, trace_api.Span) or spans.recording_span() is not None:
         return True
     known = context_of(current)
-    return known.is_remote or not known.is_valid
+    return known.is_remote or not known.is_valid or spans.outlived()
 
 
 def create_span(
@@ -279,21 +285,21 @@ def _add_event(span: trace_api.Span, name: str, attributes: Mapping[str, Any] | 
 
 def set_span_attributes(attributes: Mapping[str, Any]) -> None:
     """Set attributes on the current span. They follow the guidelines in docs/redaction.md."""
-    span = spans.recording_span()
+    span = spans.open_span()
     if span is not None:
         set_sanitized(span, attributes)
 
 
 def add_span_event(name: str, attributes: Mapping[str, Any] | None = None) -> None:
     """Add an event to the current span."""
-    span = spans.recording_span()
+    span = spans.open_span()
     if span is not None:
         _add_event(span, name, attributes)
 
 
 def record_span_error(error: BaseException) -> None:
     """Record an exception, redacted, on the current span and set the error status."""
-    span = spans.recording_span()
+    span = spans.open_span()
     if span is not None:
         spans.record_error(span, error)
 

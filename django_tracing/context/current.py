@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextvars import ContextVar, Token
+from time import time_ns
 from typing import Any, Final
 
 from opentelemetry import context as context_api
 from opentelemetry.context import Context
+from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Span, SpanContext
 
-from django_tracing.recording.span import SPAN_KEY, RecordingSpan, context_of
+from django_tracing.context.request import LATE_NS, get_request_state
+from django_tracing.recording.span import SPAN_KEY, RecordingSpan, UnsampledSpan, context_of
+from django_tracing.recording.undecided import undecided_traces
 from django_tracing.untraced import SUPPRESSED
 
 __all__ = [
@@ -18,6 +22,8 @@ __all__ = [
     "attach",
     "current_context",
     "detach",
+    "open_span",
+    "outlived",
     "recording",
     "recording_in",
     "recording_span",
@@ -49,24 +55,64 @@ def span_context(context: Context | None = None) -> SpanContext:
 
 
 def recording() -> bool:
-    """Return whether an instrumented call should make a span: the current span records."""
+    """Return whether an instrumented call should make a span: one below the current span is recorded."""
     return recording_span() is not None
 
 
 def recording_span() -> Span | None:
-    """Return the current span if it records, as the parent for ``start_child``. Call this before anything else."""
+    """Return the current span if it is recorded, as the parent for ``start_child``. Call this before anything else.
+
+    It may have ended, for threads and tasks outlive the response. To change the current span, use :func:`open_span`.
+    """
     span: Any = current_context().get(SPAN_KEY)
     if span.__class__ is RecordingSpan:
-        return span if span.end_ns is None else None
-    return None if span is None else recording_in(span)
+        return span if span.end_ns is None or _has_late_children(span) else None
+    return None if span is None or span.__class__ is UnsampledSpan else recording_in(span)
 
 
 def recording_in(span: Any) -> Span | None:
-    """Return ``span`` if it is a span that records. OpenTelemetry's API accepts any object as the current span."""
+    """Return ``span`` if it is a span that is recorded. OpenTelemetry's API accepts any object as the current span."""
+    try:
+        if not isinstance(span, Span):
+            return None
+        return span if span.is_recording() is True or _has_late_children(span) else None
+    except Exception:  # a span of another library
+        return None
+
+
+def open_span() -> Span | None:
+    """Return the current span if attributes and events can still be set on it."""
+    span: Any = current_context().get(SPAN_KEY)
     try:
         return span if isinstance(span, Span) and span.is_recording() is True else None
     except Exception:  # a span of another library
         return None
+
+
+def _has_late_children(span: Any) -> bool:
+    """Return whether a child of ``span``, which records nothing any more, is recorded.
+
+    The end of the request counts, not that of ``span``: a task that starts its successor would go on for ever.
+    """
+    if span.__class__ is RecordingSpan:
+        undecided = span.undecided
+        if undecided is not None and undecided.decided and not undecided.kept:
+            return False
+        state = span.request_state
+    elif isinstance(span, ReadableSpan) and span.end_time is not None:
+        known = context_of(span)
+        if not known.trace_flags.sampled and known.trace_id not in undecided_traces:
+            return False
+        state = get_request_state()
+    else:
+        return False
+    return time_ns() - (span.end_time or 0) < LATE_NS if state is None else not state.is_over()
+
+
+def outlived() -> bool:
+    """Return whether the current context is that of a request whose trace is over, as if there were none."""
+    state = get_request_state()
+    return state is not None and state.is_over()
 
 
 #: Make a context current. Pass the token that it returns to :func:`detach`.

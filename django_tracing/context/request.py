@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from random import getrandbits
+from time import time_ns
 from typing import Any, Final
 
 from opentelemetry import context as context_api
@@ -33,6 +34,11 @@ _SOURCES: Final = ("HTTP_X_CORRELATION_ID", "HTTP_X_REQUEST_ID")
 _WELL_FORMED: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _STATE_KEY: Final = context_api.create_key("django_tracing.request")
 
+#: How long a trace goes on after its request has ended, in nanoseconds, and how many spans may start below ended ones
+#: in that time. A thread or task that lives as long as the process carries the context of the request that started it.
+LATE_NS: Final = 3600 * 1_000_000_000
+MOST_LATE: Final = 1000
+
 
 class RequestState:
     """The state of one request (or command, or task) that is being traced.
@@ -41,7 +47,7 @@ class RequestState:
     """
 
     __slots__ = (
-        *("collected", "correlation", "correlation_id", "exception", "shared", "request", "span"),
+        *("collected", "correlation", "correlation_id", "ended_ns", "exception", "late", "shared", "request", "span"),
         *("last_error", "user", "user_attributes", "user_known", "when_user_known"),
     )
 
@@ -64,6 +70,22 @@ class RequestState:
         self.last_error: tuple[int, BaseException] | None = None
         #: The spans that ended in it, if ``spans.collect`` was called for it, until the response is complete.
         self.collected: list[Any] | None = None
+        #: When it ended, in nanoseconds since the epoch; None while it runs.
+        self.ended_ns: int | None = None
+        #: How many spans have started below ended ones since.
+        self.late = 0
+
+    def end(self) -> None:
+        """End it. Threads and tasks may carry it on, so let go of everything that is large."""
+        self.ended_ns = time_ns()
+        # The exception refers to its frames, which refer to the request.
+        self.exception = self.last_error = self.collected = self.span = None
+        self.request = self.user = self.when_user_known = None
+
+    def is_over(self) -> bool:
+        """Return whether what still runs in it is no part of its trace any more."""
+        ended = self.ended_ns
+        return ended is not None and (self.late >= MOST_LATE or time_ns() - ended >= LATE_NS)
 
     @property
     def common(self) -> Attributes:

@@ -195,6 +195,8 @@ class SpanFactory:
         request_state: Any,
     ) -> trace.Span:
         """Decide whether a root span, or a child of a span that is not ours, is kept, and start it."""
+        if request_state is not None and request_state.ended_ns is not None:
+            request_state.late += 1
         # OpenTelemetry's API accepts any object as the current span.
         parent: SpanContext | None = None if current is None else context_of(current)
         if not is_enabled(self.tracer):
@@ -344,6 +346,8 @@ def new_child(
 ) -> trace.Span:
     """Start a span below ``parent`` with the same factory, in ``context`` (default: the current one)."""
     factory = parent.factory
+    if parent.end_ns is not None and parent.request_state is not None:
+        parent.request_state.late += 1
     undecided = parent.undecided
     if undecided is not None:
         if undecided.decided and not undecided.kept:

@@ -135,8 +135,8 @@ def start_operation(
     """Start a span below the current one, or the first span of a trace with a request state of its own.
 
     Return None when tracing is off, or when the current trace is not sampled. A trace of another process that comes
-    in with ``context`` (default: the current one) is continued with the caller's sampling decision.
-    ``correlation_id`` is for a new request state.
+    in with ``context`` (default: the current one) is continued with the caller's sampling decision. A context whose
+    request ended long ago counts as none. ``correlation_id`` is for a new request state.
     """
     if not runtime.current.tracing:
         return None
@@ -153,9 +153,12 @@ def start_operation(
             span = start_child(parent, name, kind, shared, attributes, context=context)
             return None if span is INVALID_SPAN else StartedSpan(span, with_span(span, context), None)
         known = span_context(context)
-        if known.is_valid and not known.is_remote:
-            return None
         state = get_request_state(context)
+        if known.is_valid and not known.is_remote:
+            if state is None or not state.is_over():
+                return None
+            context = Context({key: value for key, value in context.items() if key != SPAN_KEY})
+            state = None
         if state is None or correlation_id is not None:
             state = RequestState(correlation_id or incoming_id({}))
             context = with_request_state(state, context)
@@ -164,6 +167,7 @@ def start_operation(
             return None
         if state.span is None:
             state.span = span
+            state.ended_ns = None
         return StartedSpan(span, with_span(span, context), state)
     except Exception:
         log_once("start_operation", "A span could not be started; it is left out.")
@@ -187,7 +191,7 @@ class StartedSpan(NamedTuple):
             end_span(self.span)
         if self.state is not None and self.state.span is self.span:
             # The span and the state would keep each other alive.
-            self.state.span = self.state.last_error = None
+            self.state.end()
 
 
 def start_request_span(

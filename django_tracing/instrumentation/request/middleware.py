@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from asyncio import CancelledError
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from contextvars import Token
 from time import time_ns
 from typing import Any, Final, cast
@@ -33,6 +33,7 @@ from django_tracing.instrumentation import log_records
 from django_tracing.instrumentation.request.describe import set_result, start_attributes
 from django_tracing.instrumentation.request.headers import clear_headers, set_correlation_id, set_trace_headers
 from django_tracing.instrumentation.request.incoming import caller_context, is_left_out
+from django_tracing.instrumentation.request.streams import AsyncBody, Body, Responding
 from django_tracing.recording.span import SPAN_KEY, UnsampledSpan
 from django_tracing.semconv import names
 from django_tracing.untraced import untraced_context
@@ -53,19 +54,17 @@ def _remember_exception(*, request: HttpRequest | None = None, **kwargs: Any) ->
         spans.log_once("got_request_exception", "An exception could not be kept for its request's span.")
 
 
-class _TracedRequest:
+class _TracedRequest(Responding):
     """A request that is being traced: what the sync and the async way have in common. No method raises."""
 
     __slots__ = (
-        *("context", "ended", "exhausted", "method", "owned", "request", "settings", "span", "started", "state"),
-        *("token", "unsampled"),
+        *("ended", "method", "owned", "request", "settings", "span", "state", "token", "unsampled"),
     )
 
     def __init__(self, request: HttpRequest, settings: Settings, starts_span: bool) -> None:
         self.request = request
         self.settings = settings
         self.ended = False
-        #: Of a streamed body: whether the server took its first part, and its last.
         self.started = False
         self.exhausted = False
         self.token: Token[Context] | None = None
@@ -112,7 +111,13 @@ class _TracedRequest:
                 self._record_failed(self.unsampled)
             if self.span.is_recording():
                 self._describe(response.status_code)
+            if self.span is not INVALID_SPAN:
+                # The server closes the response when it is done with it, also if it did not take the whole body.
+                closers: list[Any] | None = getattr(response, "_resource_closers", None)
+                if closers is not None:
+                    closers.append(self.closed)
                 if self.owned and response.streaming:
+                    # Also if it is not recorded: the spans of its body would be new traces.
                     self._follow(cast(StreamingHttpResponse, response))
                     return response
         except Exception:
@@ -141,10 +146,10 @@ class _TracedRequest:
         if not self.ended:
             self.ended = True
             state = self.state
-            # The exception refers to its frames, which refer to the request.
-            state.exception = state.span = state.collected = state.last_error = self.unsampled = None
+            state.span = state.collected = self.unsampled = None
             if self.owned:
                 spans.end_span(self.span)
+            state.end()
 
     def _record_failed(self, unsampled: tuple[Context, int]) -> None:
         """Give a failed request a span if its caller did not sample it, but this site's sampling keeps errors."""
@@ -183,12 +188,8 @@ class _TracedRequest:
     def _follow(self, response: StreamingHttpResponse) -> None:
         """Keep the span open and current until the body ends or the client disconnects. Nothing is buffered."""
         # The setter of streaming_content would add closers, and prevent FileResponse from using sendfile.
-        if response.is_async:
-            response._iterator = _AsyncBody(self, response._iterator)  # type: ignore[attr-defined]
-        else:
-            response._iterator = _Body(self, response._iterator)  # type: ignore[attr-defined]
-        # The server closes the response when it is done with it, also if it did not take the whole body.
-        response._resource_closers.append(self.closed)  # type: ignore[attr-defined]
+        body: Any = response
+        body._iterator = (AsyncBody if body.is_async else Body)(self, body._iterator)
 
     def closed(self) -> None:
         if self.started and not self.exhausted and not self.ended:
@@ -207,56 +208,6 @@ class _TracedRequest:
     def stream_ended(self) -> None:
         self.exhausted = True
         self.end()
-
-
-class _Body(Iterator[Any]):
-    """A sync body whose parts are made while the request's span is current."""
-
-    __slots__ = ("_body", "_traced")
-
-    def __init__(self, traced: _TracedRequest, body: Iterator[Any]) -> None:
-        self._traced = traced
-        self._body = body
-
-    def __next__(self) -> Any:
-        traced = self._traced
-        traced.started = True
-        token = spans.attach(traced.context)
-        try:
-            return next(self._body)
-        except StopIteration:
-            traced.stream_ended()
-            raise
-        except BaseException as error:
-            traced.stream_failed(error)
-            raise
-        finally:
-            spans.detach(token)
-
-
-class _AsyncBody(AsyncIterator[Any]):
-    """An async body whose parts are made while the request's span is current."""
-
-    __slots__ = ("_body", "_traced")
-
-    def __init__(self, traced: _TracedRequest, body: AsyncIterator[Any]) -> None:
-        self._traced = traced
-        self._body = body
-
-    async def __anext__(self) -> Any:
-        traced = self._traced
-        traced.started = True
-        token = spans.attach(traced.context)
-        try:
-            return await self._body.__anext__()
-        except StopAsyncIteration:
-            traced.stream_ended()
-            raise
-        except BaseException as error:
-            traced.stream_failed(error)
-            raise
-        finally:
-            spans.detach(token)
 
 
 class TracingMiddleware:

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 from django.conf import settings
 
+from django_tracing.instrumentation.request import streams
+
 __all__ = ["MIDDLEWARE", "install", "is_available", "uninstall"]
 
 MIDDLEWARE: Final = "django_tracing.middleware.TracingMiddleware"
@@ -31,6 +33,7 @@ def is_available() -> bool:
 
 def install() -> None:
     """Place the middleware, unless it is listed."""
+    streams.install()
     listed = list(settings.MIDDLEWARE)
     if MIDDLEWARE in listed:
         return
@@ -42,6 +45,7 @@ def install() -> None:
 
 def uninstall() -> None:
     """Remove the middleware, if it was placed here. Entries of other tools stay."""
+    streams.uninstall()
     if _placing.placed:
         left = [path for path in settings.MIDDLEWARE if path != MIDDLEWARE]
         settings.MIDDLEWARE = _same_kind(settings.MIDDLEWARE, left)

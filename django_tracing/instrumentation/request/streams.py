@@ -1,0 +1,146 @@
+"""Keep the trace current while a streamed body is created, and while a response is closed.
+
+The parts of a body are created one at a time, when the view has long returned; between two of them the server is at
+work. Each part is created in the OpenTelemetry context that the part before it left: a span that a generator opens is
+current until it is closed, and never outside the generator. Other context variables are left alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from functools import wraps
+from typing import Any, Final
+
+from opentelemetry.context import Context
+
+from django_tracing import spans
+from django_tracing.instrumentation.imports import when_imported
+from django_tracing.instrumentation.patching import Patches
+
+__all__ = ["AsyncBody", "Body", "Responding", "install", "uninstall"]
+
+_patches: Final = Patches()
+
+
+class Responding:
+    """A request whose response is being sent. Its method ``closed`` is one of the closers of the response."""
+
+    __slots__ = ("context", "exhausted", "started")
+
+    #: Current while a part is created, and while the response is closed.
+    context: Context
+    #: Whether the server took the first part of a streamed body, and its last.
+    started: bool
+    exhausted: bool
+
+    def stream_ended(self) -> None:
+        raise NotImplementedError
+
+    def stream_failed(self, error: BaseException) -> None:
+        raise NotImplementedError
+
+
+class Body(Iterator[Any]):
+    """A sync body whose parts are created while the request's span is current."""
+
+    __slots__ = ("_body", "_responding")
+
+    def __init__(self, responding: Responding, body: Iterator[Any]) -> None:
+        self._responding = responding
+        self._body = body
+
+    def __next__(self) -> Any:
+        responding = self._responding
+        responding.started = True
+        token = spans.attach(responding.context)
+        try:
+            return next(self._body)
+        except StopIteration:
+            responding.stream_ended()
+            raise
+        except BaseException as error:
+            responding.stream_failed(error)
+            raise
+        finally:
+            responding.context = spans.current_context()
+            spans.detach(token)
+
+
+class AsyncBody(AsyncIterator[Any]):
+    """An async body whose parts are created while the request's span is current."""
+
+    __slots__ = ("_body", "_responding")
+
+    def __init__(self, responding: Responding, body: AsyncIterator[Any]) -> None:
+        self._responding = responding
+        self._body: AsyncIterator[Any] | None = body
+
+    async def __anext__(self) -> Any:
+        responding = self._responding
+        body = self._body
+        if body is None:
+            raise StopAsyncIteration
+        responding.started = True
+        token = spans.attach(responding.context)
+        try:
+            return await body.__anext__()
+        except StopAsyncIteration:
+            responding.stream_ended()
+            raise
+        except BaseException as error:
+            responding.stream_failed(error)
+            raise
+        finally:
+            responding.context = spans.current_context()
+            spans.detach(token)
+
+    def __del__(self) -> None:
+        # Django does not close an async generator whose client has gone. asyncio does, in a task of its own, which
+        # copies the context in which the last reference is given up.
+        token = spans.attach(self._responding.context)
+        self._body = None
+        spans.detach(token)
+
+
+def install() -> None:
+    """Keep the trace current while a response is closed: for its closers and for receivers of request_finished."""
+    if _patches.start():
+        when_imported("django.http.response", _patch)
+
+
+def uninstall() -> None:
+    """Close responses as Django does."""
+    _patches.stop()
+
+
+def _patch() -> None:
+    from django.http.response import HttpResponseBase
+
+    _patches.wrap(HttpResponseBase, "close", _traced_close)
+
+
+def _traced_close(original: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(original)
+    def close(self: Any) -> Any:
+        responding = _responding(self) if _patches.active else None
+        if responding is None:
+            return original(self)
+        # The closers close the body's generator, whose last lines may open and close spans.
+        token = spans.attach(responding.context)
+        try:
+            return original(self)
+        finally:
+            spans.detach(token)
+
+    return close
+
+
+def _responding(response: Any) -> Responding | None:
+    # A response may be of any type, and so may what closes it.
+    with suppress(Exception):
+        for closer in response._resource_closers:
+            found = getattr(closer, "__self__", None)
+            if isinstance(found, Responding):
+                return found
+    return None
