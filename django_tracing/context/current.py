@@ -12,7 +12,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import Span, SpanContext
 
-from django_tracing.context.request import LATE_NS, get_request_state
+from django_tracing.context.request import LATE_NS, get_request_state, without_trace
 from django_tracing.recording.span import SPAN_KEY, RecordingSpan, UnsampledSpan, context_of
 from django_tracing.recording.undecided import undecided_traces
 from django_tracing.untraced import SUPPRESSED
@@ -31,6 +31,7 @@ __all__ = [
     "suppressed",
     "with_span",
     "with_suppressed_span",
+    "without_outlived",
 ]
 
 
@@ -109,10 +110,27 @@ def _has_late_children(span: Any) -> bool:
     return time_ns() - (span.end_time or 0) < LATE_NS if state is None else not state.is_over()
 
 
-def outlived() -> bool:
-    """Return whether the current context is that of a request whose trace is over, as if there were none."""
-    state = get_request_state()
-    return state is not None and state.is_over()
+def outlived(context: Context | None = None) -> bool:
+    """Return whether ``context`` (default: the current one) is that of a request whose trace is over.
+
+    Such a context counts as none: what starts in it belongs to no trace, or to a new one.
+    """
+    context = current_context() if context is None else context
+    span: Any = context.get(SPAN_KEY)
+    state = get_request_state(context)
+    if state is None:
+        ended = span.end_time if isinstance(span, ReadableSpan) else None
+        return ended is not None and time_ns() - ended >= LATE_NS
+    if not state.is_over():
+        return False
+    known = context_of(span)
+    return known.is_valid and not known.is_remote and recording_in(span) is None
+
+
+def without_outlived(context: Context | None = None) -> Context:
+    """Return ``context`` (default: the current one), without a trace that is over."""
+    context = current_context() if context is None else context
+    return without_trace(context) if outlived(context) else context
 
 
 #: Make a context current. Pass the token that it returns to :func:`detach`.

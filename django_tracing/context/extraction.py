@@ -18,6 +18,7 @@ from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import CarrierT, Getter, TextMapPropagator
 
+from django_tracing.context.current import without_outlived
 from django_tracing.faults import CONTAINED, log_once
 from django_tracing.recording.sdk import propagators_of
 
@@ -81,7 +82,7 @@ def inject(carrier: dict[str, str], context: Context | None = None) -> None:
     token = _at_work.set(True)
     try:
         # Called by name, it is not the call of an HTTP client, which may have its own headers.
-        getattr(propagator, "inject_all", propagator.inject)(carrier, context)
+        getattr(propagator, "inject_all", propagator.inject)(carrier, without_outlived(context))
     finally:
         _at_work.reset(token)
 

@@ -24,7 +24,7 @@ from opentelemetry.propagators.textmap import (
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, get_current_span
 
 from django_tracing.conf.loading import get_settings
-from django_tracing.context.current import span_context
+from django_tracing.context.current import span_context, without_outlived
 from django_tracing.faults import CONTAINED, log_once
 from django_tracing.recording.sdk import propagators_of
 from django_tracing.semconv.names import HTTP_URL, URL_FULL
@@ -61,6 +61,7 @@ class OutgoingPropagator(CompositePropagator):
     ) -> None:
         """Write the headers of ``context`` (default: the current one) into a call's ``carrier``. Never raises."""
         try:
+            context = without_outlived(context)
             url = _called_url(context)
             hosts = get_settings().propagate_to
             if url is None or (not url and hosts is None):

@@ -18,6 +18,7 @@ from opentelemetry.propagators.textmap import (
 )
 
 from django_tracing.conf.entry_points import find_entry_point
+from django_tracing.context.current import span_context
 from django_tracing.context.request import HEADER, RequestState, get_request_state, well_formed, with_request_state
 from django_tracing.exceptions import TracingError
 from django_tracing.faults import contained
@@ -75,7 +76,7 @@ class CorrelationPropagator(TextMapPropagator):
         setter: Setter[CarrierT] = default_setter,
     ) -> None:
         state = get_request_state(context)
-        if state is not None:
+        if state is not None and (not state.is_over() or span_context(context).is_valid):
             setter.set(carrier, HEADER, state.correlation_id)
 
     @property

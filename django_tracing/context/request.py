@@ -16,6 +16,7 @@ from opentelemetry import context as context_api
 from opentelemetry.context import Context
 
 from django_tracing.recording.shared import SharedAttributes
+from django_tracing.recording.span import SPAN_KEY
 from django_tracing.semconv.names import CORRELATION_ID, Attributes
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "incoming_id",
     "well_formed",
     "with_request_state",
+    "without_trace",
 ]
 
 #: The header that carries a correlation id: to us, back to the client and on to called services.
@@ -121,6 +123,11 @@ def incoming_id(meta: Mapping[str, Any]) -> str:
 def with_request_state(state: RequestState, context: Context | None = None) -> Context:
     """Return ``context`` (default: the current one) with ``state`` in it."""
     return Context({**(context_api.get_current() if context is None else context), _STATE_KEY: state})
+
+
+def without_trace(context: Context) -> Context:
+    """Return ``context`` without its current span and without a request's state."""
+    return Context({key: value for key, value in context.items() if key not in (SPAN_KEY, _STATE_KEY)})
 
 
 def get_request_state(context: Context | None = None) -> RequestState | None:

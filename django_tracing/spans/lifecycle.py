@@ -19,6 +19,7 @@ from django_tracing.context.current import (
     span_context,
     suppressed,
     with_span,
+    without_outlived,
 )
 from django_tracing.context.request import RequestState, get_request_state, incoming_id, with_request_state
 from django_tracing.context.user import identify
@@ -152,13 +153,11 @@ def start_operation(
                 shared = code_locations.add_to(shared)
             span = start_child(parent, name, kind, shared, attributes, context=context)
             return None if span is INVALID_SPAN else StartedSpan(span, with_span(span, context), None)
+        context = without_outlived(context)
         known = span_context(context)
-        state = get_request_state(context)
         if known.is_valid and not known.is_remote:
-            if state is None or not state.is_over():
-                return None
-            context = Context({key: value for key, value in context.items() if key != SPAN_KEY})
-            state = None
+            return None
+        state = get_request_state(context)
         if state is None or correlation_id is not None:
             state = RequestState(correlation_id or incoming_id({}))
             context = with_request_state(state, context)

@@ -189,7 +189,7 @@ class _TracedRequest(Responding):
         """Keep the span open and current until the body ends or the client disconnects. Nothing is buffered."""
         # The setter of streaming_content would add closers, and prevent FileResponse from using sendfile.
         body: Any = response
-        body._iterator = (AsyncBody if body.is_async else Body)(self, body._iterator)
+        body._iterator = (AsyncBody if body.is_async else Body)(self, body._iterator, body._resource_closers)
 
     def closed(self) -> None:
         if self.started and not self.exhausted and not self.ended:

@@ -28,7 +28,7 @@ class Responding:
 
     __slots__ = ("context", "exhausted", "started")
 
-    #: Current while a part is created, and while the response is closed.
+    #: That of the view: current while the response is closed.
     context: Context
     #: Whether the server took the first part of a streamed body, and its last.
     started: bool
@@ -44,16 +44,22 @@ class Responding:
 class Body(Iterator[Any]):
     """A sync body whose parts are created while the request's span is current."""
 
-    __slots__ = ("_body", "_responding")
+    __slots__ = ("_body", "_close", "_context", "_responding")
 
-    def __init__(self, responding: Responding, body: Iterator[Any]) -> None:
+    def __init__(self, responding: Responding, body: Iterator[Any], closers: list[Callable[[], Any]]) -> None:
         self._responding = responding
         self._body = body
+        self._context = responding.context
+        self._close: Callable[[], Any] | None = None
+        for number, closer in enumerate(closers):
+            if getattr(closer, "__self__", None) is body:
+                self._close = closer
+                closers[number] = self.close
 
     def __next__(self) -> Any:
         responding = self._responding
         responding.started = True
-        token = spans.attach(responding.context)
+        token = spans.attach(self._context)
         try:
             return next(self._body)
         except StopIteration:
@@ -63,18 +69,29 @@ class Body(Iterator[Any]):
             responding.stream_failed(error)
             raise
         finally:
-            responding.context = spans.current_context()
+            self._context = spans.current_context()
             spans.detach(token)
+
+    def close(self) -> None:
+        """Close the generator, whose last lines may close spans and make some."""
+        if self._close is not None:
+            token = spans.attach(self._context)
+            try:
+                self._close()
+            finally:
+                spans.detach(token)
 
 
 class AsyncBody(AsyncIterator[Any]):
     """An async body whose parts are created while the request's span is current."""
 
-    __slots__ = ("_body", "_responding")
+    __slots__ = ("_body", "_context", "_responding")
 
-    def __init__(self, responding: Responding, body: AsyncIterator[Any]) -> None:
+    def __init__(self, responding: Responding, body: AsyncIterator[Any], closers: list[Callable[[], Any]]) -> None:
         self._responding = responding
         self._body: AsyncIterator[Any] | None = body
+        self._context = responding.context
+        closers.append(self.close)
 
     async def __anext__(self) -> Any:
         responding = self._responding
@@ -82,7 +99,7 @@ class AsyncBody(AsyncIterator[Any]):
         if body is None:
             raise StopAsyncIteration
         responding.started = True
-        token = spans.attach(responding.context)
+        token = spans.attach(self._context)
         try:
             return await body.__anext__()
         except StopAsyncIteration:
@@ -92,13 +109,16 @@ class AsyncBody(AsyncIterator[Any]):
             responding.stream_failed(error)
             raise
         finally:
-            responding.context = spans.current_context()
+            self._context = spans.current_context()
             spans.detach(token)
 
-    def __del__(self) -> None:
-        # Django does not close an async generator whose client has gone. asyncio does, in a task of its own, which
-        # copies the context in which the last reference is given up.
-        token = spans.attach(self._responding.context)
+    def close(self) -> None:
+        """Give up the generator, so that asyncio closes it.
+
+        Django does not close an async generator whose client has gone. asyncio does when the last reference is given
+        up, in a task of its own, which copies the context in which that happens.
+        """
+        token = spans.attach(self._context)
         self._body = None
         spans.detach(token)
 
@@ -126,7 +146,6 @@ def _traced_close(original: Callable[..., Any]) -> Callable[..., Any]:
         responding = _responding(self) if _patches.active else None
         if responding is None:
             return original(self)
-        # The closers close the body's generator, whose last lines may open and close spans.
         token = spans.attach(responding.context)
         try:
             return original(self)

@@ -15,7 +15,7 @@ from opentelemetry.trace import INVALID_SPAN, SpanKind
 from opentelemetry.util.types import Attributes as OTelAttributes
 
 from django_tracing.conf.loading import get_settings
-from django_tracing.context.current import current_context, span_context
+from django_tracing.context.current import current_context, outlived, span_context
 from django_tracing.context.outgoing import CalledSpan
 from django_tracing.semconv.names import HTTP_URL, URL_FULL
 
@@ -53,7 +53,7 @@ class _ChildrenOnlyTracer(trace.Tracer):
         if context.get(_SUPPRESS):
             # Old instrumentations of databases and of Redis do not look it up.
             return INVALID_SPAN
-        if span_context(context).is_valid:
+        if span_context(context).is_valid and not outlived(context):
             span = self._tracer.start_span(name, context, kind, attributes, *args, **kwargs)
             if span.is_recording():
                 return span
