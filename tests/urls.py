@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ from django.urls import include, path, re_path
 from django.views import View
 from opentelemetry import trace
 
-from django_tracing import get_correlation_id
+from django_tracing import bind_trace_context, create_span, get_correlation_id
 
 
 def current() -> str:
@@ -101,6 +102,47 @@ def broken_stream(request: HttpRequest) -> StreamingHttpResponse:
     return StreamingHttpResponse(body())
 
 
+def opened_stream(request: HttpRequest) -> StreamingHttpResponse:
+    def body() -> Iterator[str]:
+        with create_span("export"), trace.get_tracer("shop").start_as_current_span("theirs"):
+            for _ in range(3):
+                cache.get("chunk:1")
+                yield current()
+
+    return StreamingHttpResponse(body())
+
+
+async def opened_stream_async(request: HttpRequest) -> StreamingHttpResponse:
+    async def body() -> AsyncIterator[str]:
+        async with create_span("export"):
+            with trace.get_tracer("shop").start_as_current_span("theirs"):
+                for _ in range(3):
+                    await cache.aget("chunk:1")
+                    yield current()
+
+    return StreamingHttpResponse(body())
+
+
+_answered = threading.Event()
+
+
+def leaves_a_thread(request: HttpRequest) -> HttpResponse:
+    """Its thread goes to work when the next request comes in."""
+
+    def work() -> None:
+        _answered.wait(30)
+        with create_span("late"):
+            cache.get("chunk:1")
+
+    threading.Thread(target=bind_trace_context(work)).start()
+    return HttpResponse(current())
+
+
+def answered(request: HttpRequest) -> HttpResponse:
+    _answered.set()
+    return HttpResponse()
+
+
 async def stream_async(request: HttpRequest) -> StreamingHttpResponse:
     async def body() -> AsyncIterator[str]:
         for _ in range(3):
@@ -128,6 +170,10 @@ urlpatterns = [
     path("endless/", endless),
     path("endless-async/", endless_async),
     path("stream-async/", stream_async),
+    path("opened-stream/", opened_stream),
+    path("opened-stream-async/", opened_stream_async),
+    path("leaves-a-thread/", leaves_a_thread),
+    path("answered/", answered),
     path("health/", query),
     path("healthy/", query),
 ]

@@ -72,7 +72,7 @@ def recording_span() -> Span | None:
 
 
 def recording_in(span: Any) -> Span | None:
-    """Return ``span`` if it is a span that is recorded. OpenTelemetry's API accepts any object as the current span."""
+    """Return ``span`` if it is a span that is recorded. The current span of OpenTelemetry's API may be any object."""
     try:
         if not isinstance(span, Span):
             return None

@@ -37,7 +37,7 @@ _WELL_FORMED: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _STATE_KEY: Final = context_api.create_key("django_tracing.request")
 
 #: How long a trace goes on after its request has ended, in nanoseconds, and how many spans may start below ended ones
-#: in that time. A thread or task that lives as long as the process carries the context of the request that started it.
+#: in that time. A thread that lives as long as the process carries the context of the request that started it.
 LATE_NS: Final = 3600 * 1_000_000_000
 MOST_LATE: Final = 1000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -74,7 +74,36 @@ class Counted(IntConverter):
 
 register_converter(Counted, "counted")
 
+
+#: What goes on after the response.
+_outliving: list[Callable[[], None]] = []
+
+
+def outliving(request: HttpRequest) -> HttpResponse:
+    context = contextvars.copy_context()
+    begun = contextvars.copy_context()
+    opened = create_span("open")
+    begun.run(opened.__enter__)
+
+    def go_on() -> None:
+        def within() -> None:
+            with create_span("within"):
+                pass
+            opened.__exit__(None, None, None)
+
+        def beyond() -> None:
+            with create_span("beyond"):
+                pass
+
+        begun.run(within)
+        context.run(beyond)
+
+    _outliving.append(go_on)
+    return plain(request)
+
+
 urlpatterns = [
+    path("outliving/", outliving),
     path("late/", view),
     path("plain/", plain),
     path("things/<int:pk>/", lambda r, pk: plain(r)),
@@ -234,6 +263,24 @@ def test_failed_or_slow_requests_are_kept_completely(site: Any, tracing: dict[st
     assert one.get("/late/?fail=1") == WHOLE
     assert [headers["traceparent"][-2:] in ("00", "02") for headers in _headers] == [True, True]
     assert (one.get("/plain/") == []) is ("KEEP_ERRORS" in tracing)
+
+
+@pytest.mark.parametrize(
+    ("query", "kept"),
+    [("", []), ("?fail=1", ["GET /outliving/", "beyond", "open", "within"])],
+    ids=["dropped", "kept"],
+)
+def test_what_outlives_a_trace_is_kept_with_it_or_not(site: Any, query: str, kept: list[str]) -> None:
+    one = site(SAMPLE_RATE=0.0, KEEP_ERRORS=True)
+    one.get(f"/outliving/{query}")
+    _outliving.pop()()
+    found = {span.name: span for span in one.exporter.get_finished_spans() if span.name != "inside"}
+    assert sorted(found) == kept
+    if kept:
+        root = found["GET /outliving/"].context.span_id
+        assert found["beyond"].parent.span_id == found["open"].parent.span_id == root
+        assert found["within"].parent.span_id == found["open"].context.span_id
+        assert all(span.context.trace_flags.sampled for span in found.values())
 
 
 def test_a_rules_own_setting_for_errors_takes_precedence(site: Any) -> None:

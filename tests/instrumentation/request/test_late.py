@@ -19,7 +19,7 @@ from django.core.cache import cache
 from django.core.signals import request_finished
 from django.db import connection, connections
 from django.http import HttpRequest, HttpResponse
-from django.test import AsyncClient, Client, override_settings
+from django.test import AsyncClient, Client
 from django.urls import path
 from opentelemetry import trace as trace_api
 from opentelemetry.sdk.trace import ReadableSpan
@@ -29,7 +29,6 @@ from django_tracing import (
     bind_trace_context,
     create_span,
     current_trace_id,
-    get_correlation_id,
     get_trace_context,
     set_span_attributes,
     trace_circuit_breaker_call,

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -193,7 +192,10 @@ def tree(spans: Spans) -> dict[str, str]:
 @pytest.fixture
 def _distinct(settings: Any) -> None:
     """Each key is a name of its own."""
-    settings.TRACING = {**settings.TRACING, "CACHE_KEY_PREFIXES": [f"chunk:{n}" for n in ("1", "2", "3", "tail", "last")]}
+    settings.TRACING = {
+        **settings.TRACING,
+        "CACHE_KEY_PREFIXES": [f"chunk:{n}" for n in ("1", "2", "3", "tail", "last")],
+    }
 
 
 @both
