@@ -50,7 +50,7 @@ class RequestState:
 
     __slots__ = (
         *("collected", "correlation", "correlation_id", "ended_ns", "exception", "late", "shared", "request", "span"),
-        *("last_error", "user", "user_attributes", "user_known", "when_user_known"),
+        *("recorded", "user", "user_attributes", "user_known", "when_user_known"),
     )
 
     def __init__(self, correlation_id: str, request: Any = None) -> None:
@@ -68,8 +68,8 @@ class RequestState:
         self.when_user_known: Callable[[], None] | None = None
         #: The exception that became a 5xx response, until the request's span has recorded it.
         self.exception: BaseException | None = None
-        #: The id of the span on which an exception was recorded last, and the exception, until the request has ended.
-        self.last_error: tuple[int, BaseException] | None = None
+        #: By the marks of exceptions that were recorded lately (``spans.errors``): the id of their span, and when.
+        self.recorded: dict[Any, tuple[int, int]] | None = None
         #: The spans that ended in it, if ``spans.collect`` was called for it, until the response is complete.
         self.collected: list[Any] | None = None
         #: When it ended, in nanoseconds since the epoch; None while it runs.
@@ -81,7 +81,7 @@ class RequestState:
         """End it. Threads and tasks may carry it on, so let go of everything that is large."""
         self.ended_ns = time_ns()
         # The exception refers to its frames, which refer to the request.
-        self.exception = self.last_error = self.collected = self.span = None
+        self.exception = self.collected = self.span = None
         self.request = self.user = self.when_user_known = None
 
     def is_over(self) -> bool:
