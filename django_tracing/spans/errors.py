@@ -74,8 +74,8 @@ def _state_of(span: Span) -> RequestState | None:
 def _mark_of(error: BaseException) -> tuple[Any, ...] | None:
     """Return what tells ``error`` from others; None if it was not raised.
 
-    The exception itself would keep its frames alive, with all their variables, and an attribute of it would be sent on
-    by code that serializes exceptions. Of two with the same mark, one is gone and both were raised by the same line.
+    The exception itself would keep its frames alive, with all their variables, and an attribute of it would be sent
+    on by code that serializes exceptions. Two can have the same mark only if one is gone and one line raised both.
     """
     innermost = error.__traceback__
     if innermost is None:
