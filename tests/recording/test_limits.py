@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +16,14 @@ from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.context import Context
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.sdk.trace import SpanLimits
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanContext, SpanKind
 
+from django_tracing.export.counters import Counters
 from django_tracing.export.local import span_row
 from django_tracing.export.wire import encode_spans
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction.attributes import AttributeSanitizer
+from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.recording.test_span import Source, calls, seen
 
 #: Few names, so that values replace others, and values of all lengths.
@@ -184,3 +188,51 @@ def test_users_attributes_are_sanitized_before_they_are_cut() -> None:
     span.set_attribute("note", "password=hunter2")
     span.end()
     assert (span.attributes or {})["note"] == "password"
+
+
+# ----- what cannot be encoded
+
+
+def test_what_cannot_be_encoded_costs_itself_and_is_counted() -> None:
+    """An integer of 81 bits and a lone surrogate, on a span, an event and a link, among many spans."""
+    source = Source()
+    bad = {"huge": 2**80, "list": [1, -(2**70)], "surrogate": "caf\udce9", "nan": float("nan"), "good": "yes"}
+    spans = []
+    for number in range(20):
+        span = source.start(f"span {number}", own=dict(bad) if number == 7 else {"good": "yes"})
+        if number == 7:
+            span.add_event("e", bad)
+            span.add_link(SpanContext(1, 2, is_remote=True), bad)
+        span.end()
+        spans.append(span)
+    before = Counters().snapshot()["dropped_attributes"].get("unencodable", 0)
+    decoded = spans_of(encode_spans(spans))
+    assert [span.name for span in decoded] == [span.name for span in spans]
+    assert [span.dropped_attributes_count for span in decoded] == [2 * (number == 7) for number in range(20)]
+    seventh = decoded[7]
+    for holder in (seventh, seventh.events[0], seventh.links[0]):
+        found = {attribute.key: attribute.value for attribute in holder.attributes}
+        assert found.keys() == {"surrogate", "nan", "good"}
+        assert found["surrogate"].string_value == "caf?"
+        assert math.isnan(found["nan"].double_value)
+        assert holder.dropped_attributes_count == 2
+    assert Counters().snapshot()["dropped_attributes"]["unencodable"] == before + 6
+
+
+def test_the_local_store_takes_it_all(tmp_path: Path) -> None:
+    source = Source()
+    span = source.start(
+        "caf\udce9", own={"huge": 2**80, "surrogate": "caf\udce9", "nan": float("nan"), "good": "yes"}
+    )
+    span.end()
+    other = source.start("other")
+    other.end()
+    store = LocalStore(tmp_path / "traces.sqlite3")
+    store.write([span_row(span), span_row(other)])
+    assert len(store.search()) == 2
+    trace = store.trace(f"{span.context.trace_id:032x}")
+    assert trace is not None
+    (found,) = trace.spans
+    assert found.attributes["good"] == "yes"
+    assert found.attributes["huge"] == 2**80
+    assert found.attributes["nan"] == "nan"

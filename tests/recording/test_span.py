@@ -24,7 +24,6 @@ from opentelemetry.sdk.trace import (
     ConcurrentMultiSpanProcessor,
     ReadableSpan,
     Span,
-    SpanLimits,
     SpanProcessor,
     TracerProvider,
 )
