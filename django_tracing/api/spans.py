@@ -304,7 +304,7 @@ def record_span_error(error: BaseException) -> None:
 
 def current_trace_id() -> str | None:
     """Return the id of the current trace, 32 hexadecimal digits, also if it is not sampled. None outside a trace."""
-    context = spans.span_context()
+    context = spans.span_context(spans.without_outlived())
     return f"{context.trace_id:032x}" if context.is_valid else None
 
 

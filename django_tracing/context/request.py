@@ -12,11 +12,12 @@ from random import getrandbits
 from time import time_ns
 from typing import Any, Final
 
+from opentelemetry import baggage
 from opentelemetry import context as context_api
 from opentelemetry.context import Context
 
 from django_tracing.recording.shared import SharedAttributes
-from django_tracing.recording.span import SPAN_KEY
+from django_tracing.recording.span import SPAN_KEY, RecordingSpan
 from django_tracing.semconv.names import CORRELATION_ID, Attributes
 
 __all__ = [
@@ -126,8 +127,8 @@ def with_request_state(state: RequestState, context: Context | None = None) -> C
 
 
 def without_trace(context: Context) -> Context:
-    """Return ``context`` without its current span and without a request's state."""
-    return Context({key: value for key, value in context.items() if key not in (SPAN_KEY, _STATE_KEY)})
+    """Return ``context`` without its current span, without a request's state and without baggage."""
+    return baggage.clear(Context({key: value for key, value in context.items() if key not in (SPAN_KEY, _STATE_KEY)}))
 
 
 def get_request_state(context: Context | None = None) -> RequestState | None:
@@ -139,4 +140,10 @@ def get_request_state(context: Context | None = None) -> RequestState | None:
 def get_correlation_id() -> str | None:
     """Return the current request's correlation id, or None outside a traced request."""
     state = get_request_state()
-    return None if state is None else state.correlation_id
+    if state is None:
+        return None
+    if state.is_over():
+        span = context_api.get_current().get(SPAN_KEY)
+        if span.__class__ is not RecordingSpan or span.end_ns is not None:  # type: ignore[attr-defined]
+            return None
+    return state.correlation_id
