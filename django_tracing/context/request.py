@@ -144,6 +144,6 @@ def get_correlation_id() -> str | None:
         return None
     if state.is_over():
         span = context_api.get_current().get(SPAN_KEY)
-        if span.__class__ is not RecordingSpan or span.end_ns is not None:  # type: ignore[attr-defined]
+        if span.__class__ is not RecordingSpan or span.end_ns is not None:
             return None
     return state.correlation_id
