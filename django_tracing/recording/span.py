@@ -186,7 +186,7 @@ class RecordingSpan(SDKSpan):
         if self.factory.sanitizer is not None:
             self.set_attributes({key: value})
             return
-        if self.end_ns is None and (key.__class__ is not str or not key):
+        if self.end_ns is None and (key.__class__ is not str or not key) and self.factory.most_attributes:
             # The SDK checks what an attribute may be, and logs its own line.
             checked = BoundedAttributes(1, immutable=False)
             checked[key] = value
@@ -206,11 +206,15 @@ class RecordingSpan(SDKSpan):
             return
         factory = self.factory
         plain = factory.plain
+        if factory.bounded:
+            if not factory.most_attributes:
+                self.dropped += len(attributes)
+                return
+            if not self.limited:
+                self._apply_limits()
         own = self.own
         if own is None:
             own = self.own = {}
-        elif factory.bounded and not self.limited:
-            own = self._apply_limits()
         for key, value in attributes.items():
             if value.__class__ not in plain or key.__class__ is not str or not key:
                 checked = BoundedAttributes(1, {key: value}, False, factory.limits.max_span_attribute_length)
@@ -223,9 +227,6 @@ class RecordingSpan(SDKSpan):
                 del own[key]
             elif len(own) >= factory.own_attributes:
                 own = self._make_room(key)
-                if not factory.most_attributes:
-                    self.dropped += 1
-                    continue
             else:
                 for part in self.shared:
                     if key in part.attributes:
@@ -239,7 +240,9 @@ class RecordingSpan(SDKSpan):
         """Return the attributes, without the oldest one if that is what ``key`` needs."""
         own = self._apply_limits() if self.shared or not self.limited else self.own
         assert own is not None
-        if own.pop(key, None) is None and own and len(own) >= self.factory.most_attributes:
+        if key in own:
+            del own[key]
+        elif len(own) >= self.factory.most_attributes:
             del own[next(iter(own))]
             self.dropped += 1
         return own
