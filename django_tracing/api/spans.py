@@ -80,8 +80,8 @@ class ManualSpan:
             _add_event(self.span, name, attributes)
 
     def record_error(self, error: BaseException) -> None:
-        """Record an exception, redacted, and set the error status."""
-        spans.record_error(self.span, error)
+        """Record an exception, redacted, and set the error status. A cancellation is no error."""
+        spans.record_error(self.span, error, again=True)
 
     def end(self) -> None:
         """End the span. Further calls do nothing."""
@@ -126,9 +126,7 @@ class ManualSpan:
     def _end(self, error: BaseException | None) -> None:
         """End the span with its result: None, or the exception that ended the work."""
         if self._started is not None:
-            if isinstance(error, GeneratorExit):
-                error = None
-            self._started.end(error, status=not isinstance(error, asyncio.CancelledError))
+            self._started.end(error)
 
 
 #: The span of everything that is not recorded, shared by all.
@@ -301,12 +299,12 @@ def record_span_error(error: BaseException) -> None:
     """Record an exception, redacted, on the current span and set the error status."""
     span = spans.open_span()
     if span is not None:
-        spans.record_error(span, error)
+        spans.record_error(span, error, again=True)
 
 
 def current_trace_id() -> str | None:
     """Return the id of the current trace, 32 hexadecimal digits, also if it is not sampled. None outside a trace."""
-    context = spans.span_context()
+    context = spans.span_context(spans.without_outlived())
     return f"{context.trace_id:032x}" if context.is_valid else None
 
 

@@ -12,11 +12,12 @@ from random import getrandbits
 from time import time_ns
 from typing import Any, Final
 
+from opentelemetry import baggage
 from opentelemetry import context as context_api
 from opentelemetry.context import Context
 
 from django_tracing.recording.shared import SharedAttributes
-from django_tracing.recording.span import SPAN_KEY
+from django_tracing.recording.span import SPAN_KEY, RecordingSpan
 from django_tracing.semconv.names import CORRELATION_ID, Attributes
 
 __all__ = [
@@ -49,9 +50,19 @@ class RequestState:
     """
 
     __slots__ = (
-        *("collected", "correlation", "correlation_id", "ended_ns", "exception", "late", "named", "shared", "request"),
+        *(
+            "collected",
+            "correlation",
+            "correlation_id",
+            "ended_ns",
+            "exception",
+            "late",
+            "named",
+            "shared",
+            "request",
+        ),
         "span",
-        *("last_error", "user", "user_attributes", "user_known", "when_user_known"),
+        *("recorded", "user", "user_attributes", "user_known", "when_user_known"),
     )
 
     def __init__(self, correlation_id: str, request: Any = None) -> None:
@@ -71,8 +82,8 @@ class RequestState:
         self.when_user_known: Callable[[], None] | None = None
         #: The exception that became a 5xx response, until the request's span has recorded it.
         self.exception: BaseException | None = None
-        #: The id of the span on which an exception was recorded last, and the exception, until the request has ended.
-        self.last_error: tuple[int, BaseException] | None = None
+        #: By the marks of exceptions that were recorded lately (``spans.errors``): the id of their span, and when.
+        self.recorded: dict[Any, tuple[int, int]] | None = None
         #: The spans that ended in it, if ``spans.collect`` was called for it, until the response is complete.
         self.collected: list[Any] | None = None
         #: When it ended, in nanoseconds since the epoch; None while it runs.
@@ -84,7 +95,7 @@ class RequestState:
         """End it. Threads and tasks may carry it on, so let go of everything that is large."""
         self.ended_ns = time_ns()
         # The exception refers to its frames, which refer to the request.
-        self.exception = self.last_error = self.collected = self.span = None
+        self.exception = self.collected = self.span = None
         self.request = self.user = self.when_user_known = None
 
     def is_over(self) -> bool:
@@ -141,8 +152,8 @@ def with_request_state(state: RequestState, context: Context | None = None) -> C
 
 
 def without_trace(context: Context) -> Context:
-    """Return ``context`` without its current span and without a request's state."""
-    return Context({key: value for key, value in context.items() if key not in (SPAN_KEY, _STATE_KEY)})
+    """Return ``context`` without its current span, without a request's state and without baggage."""
+    return baggage.clear(Context({key: value for key, value in context.items() if key not in (SPAN_KEY, _STATE_KEY)}))
 
 
 def get_request_state(context: Context | None = None) -> RequestState | None:
@@ -154,4 +165,10 @@ def get_request_state(context: Context | None = None) -> RequestState | None:
 def get_correlation_id() -> str | None:
     """Return the current request's correlation id, or None outside a traced request."""
     state = get_request_state()
-    return None if state is None else state.correlation_id
+    if state is None:
+        return None
+    if state.is_over():
+        span = context_api.get_current().get(SPAN_KEY)
+        if span.__class__ is not RecordingSpan or span.end_ns is not None:
+            return None
+    return state.correlation_id

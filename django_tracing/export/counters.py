@@ -5,11 +5,23 @@ from __future__ import annotations
 import time
 from collections import Counter
 from threading import RLock
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-__all__ = ["Counters", "DropReason"]
+__all__ = ["Counters", "DropReason", "drop_attributes"]
 
 DropReason = Literal["queue_full_spans", "queue_full_bytes", "rejected", "export_error", "shutdown", "unredacted"]
+
+
+#: Why attributes were left out of spans that were sent, and how many. Of the whole process: what encodes a span does
+#: not know where it goes.
+_attributes: Final[Counter[str]] = Counter()
+_attributes_lock: Final = RLock()
+
+
+def drop_attributes(reason: Literal["unencodable"], count: int) -> None:
+    """Count attributes that are left out of a span."""
+    with _attributes_lock:
+        _attributes[reason] += count
 
 
 class Counters:
@@ -48,6 +60,7 @@ class Counters:
             return {
                 "exported": self.exported,
                 "dropped": dict(self.dropped),
+                "dropped_attributes": dict(_attributes),
                 "last_error": self.last_error,
                 "last_error_time": self.last_error_time,
                 "last_success_time": self.last_success_time,

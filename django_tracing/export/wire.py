@@ -17,6 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status
 
+from django_tracing.export.counters import drop_attributes
 from django_tracing.recording.sdk import plain_attributes
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.recording.span import UNSET, RecordingSpan
@@ -105,13 +106,30 @@ def _key_value(key: str, value: Any) -> bytes:
     return (_field(0x0A, _utf8(key)) if key else b"") + _field(0x12, _value(value))
 
 
-def _attributes_fields(tag: int, holder: Any) -> bytes:
+class _Lost:
+    """How many attributes of what is being encoded can't be encoded: a 128-bit integer, an object of another type."""
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def add_to(self, tag: bytes, dropped: int) -> bytes:
+        """Encode the number of dropped attributes: of ``dropped`` ones, and of those that were just left out."""
+        if self.count:
+            dropped += self.count
+            drop_attributes("unencodable", self.count)
+            self.count = 0
+        return tag + _varint(dropped) if dropped else b""
+
+
+def _attributes_fields(tag: int, holder: Any, lost: _Lost) -> bytes:
     """Encode each attribute of ``holder`` as a field of ``tag``. Values that can't be encoded are left out."""
     attributes = plain_attributes(holder)
-    return _fields_of(tag, attributes) if attributes else b""
+    return _fields_of(tag, attributes, lost) if attributes else b""
 
 
-def _fields_of(tag: int, attributes: Mapping[str, Any]) -> bytes:
+def _fields_of(tag: int, attributes: Mapping[str, Any], lost: _Lost) -> bytes:
     marker = bytes((tag,))
     parts: list[bytes] = []
     for key, value in attributes.items():
@@ -125,6 +143,7 @@ def _fields_of(tag: int, attributes: Mapping[str, Any]) -> bytes:
             try:
                 cached = _sized(_key_value(key, value))
             except (TypeError, ValueError, RecursionError):
+                lost.count += 1
                 continue
             if cacheable:
                 if len(_attributes) >= _CACHED_ATTRIBUTES:
@@ -135,7 +154,7 @@ def _fields_of(tag: int, attributes: Mapping[str, Any]) -> bytes:
     return b"".join(parts)
 
 
-def _unrepeated(attributes: Mapping[str, Any]) -> bytes:
+def _unrepeated(attributes: Mapping[str, Any], lost: _Lost) -> bytes:
     """Encode a span's attributes without the cache: they are new, or cached by the object that shares them."""
     parts: list[bytes] = []
     for key, value in attributes.items():
@@ -157,7 +176,7 @@ def _unrepeated(attributes: Mapping[str, Any]) -> bytes:
         try:
             parts.append(b"\x4a" + _sized(name + _field(0x12, _value(value))))
         except (TypeError, ValueError, RecursionError):
-            continue
+            lost.count += 1
     return b"".join(parts)
 
 
@@ -197,33 +216,32 @@ def _span(span: ReadableSpan) -> bytes:
         add(b"\x39" + _fixed64(span.start_time))
     if span.end_time:
         add(b"\x41" + _fixed64(span.end_time))
-    add(_attributes_fields(0x4A, span))
-    if span.dropped_attributes:
-        add(b"\x50" + _varint(span.dropped_attributes))
-    add(_events(span))
-    add(_links(span))
+    lost = _Lost()
+    add(_attributes_fields(0x4A, span, lost))
+    add(lost.add_to(b"\x50", span.dropped_attributes))
+    add(_events(span, lost))
+    add(_links(span, lost))
     if span.status is not None:
         add(_status(span.status))
     add(b"\x85\x01" + _fixed32(_flags(parent)))
     return b"".join(parts)
 
 
-def _events(span: ReadableSpan) -> bytes:
+def _events(span: ReadableSpan, lost: _Lost) -> bytes:
     parts: list[bytes] = []
     for event in span.events:
         payload = b"\x09" + _fixed64(event.timestamp) if event.timestamp else b""
         if event.name:
             payload += _field(0x12, _utf8(event.name))
-        payload += _attributes_fields(0x1A, event)
-        if event.dropped_attributes:
-            payload += b"\x20" + _varint(event.dropped_attributes)
+        payload += _attributes_fields(0x1A, event, lost)
+        payload += lost.add_to(b"\x20", event.dropped_attributes)
         parts.append(_field(0x5A, payload))
     if span.dropped_events:
         parts.append(b"\x60" + _varint(span.dropped_events))
     return b"".join(parts)
 
 
-def _links(span: ReadableSpan) -> bytes:
+def _links(span: ReadableSpan, lost: _Lost) -> bytes:
     parts: list[bytes] = []
     for link in span.links:
         payload = (
@@ -231,10 +249,9 @@ def _links(span: ReadableSpan) -> bytes:
             + link.context.trace_id.to_bytes(16, "big")
             + b"\x12\x08"
             + link.context.span_id.to_bytes(8, "big")
-            + _attributes_fields(0x22, link)
+            + _attributes_fields(0x22, link, lost)
         )
-        if link.dropped_attributes:
-            payload += b"\x28" + _varint(link.dropped_attributes)
+        payload += lost.add_to(b"\x28", link.dropped_attributes)
         parts.append(_field(0x6A, payload + b"\x35" + _fixed32(_flags(link.context))))
     if span.dropped_links:
         parts.append(b"\x70" + _varint(span.dropped_links))
@@ -254,6 +271,7 @@ def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
     One function for many spans: separate calls would double the cost.
     """
     encoded: list[bytes] = []
+    lost = _Lost()
     for span in spans:
         trace_id = span.trace_id
         parent_id = span.parent_id
@@ -268,17 +286,17 @@ def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
             _times(0x39, span.start_ns, 0x41, span.end_ns),
         ]
         for part in span.shared:
-            parts.append(part.encoded or _encode_shared(part))
+            parts.append(part.encoded or _encode_shared(part, lost))
         if span.own:
-            parts.append(_unrepeated(span.own))
+            parts.append(_unrepeated(span.own, lost))
         if span.trace_state:
             parts.append(_field(0x1A, _utf8(redact_tracestate(span.trace_state.to_header()))))
-        if span.dropped:
-            parts.append(b"\x50" + _varint(span.dropped))
+        if span.dropped or lost.count:
+            parts.append(lost.add_to(b"\x50", span.dropped))
         if span.made_events is not None:
-            parts.append(_events(span))
+            parts.append(_events(span, lost))
         if span.made_links is not None:
-            parts.append(_links(span))
+            parts.append(_links(span, lost))
         status = span.span_status
         if status is UNSET:
             parts.append(_REMOTE_END if span.remote else _LOCAL_END)
@@ -294,8 +312,8 @@ def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
     return encoded
 
 
-def _encode_shared(part: SharedAttributes) -> bytes:
-    part.encoded = encoded = _unrepeated(part.attributes)
+def _encode_shared(part: SharedAttributes, lost: _Lost) -> bytes:
+    part.encoded = encoded = _unrepeated(part.attributes, lost)
     return encoded
 
 
@@ -377,7 +395,7 @@ class EncodedBatch:
             grouped.setdefault(id(section.resource), (section.resource, []))[1].append(section)
         request: list[bytes | bytearray] = []
         for resource, sections in grouped.values():
-            payload: list[bytes | bytearray] = [_field(0x0A, _attributes_fields(0x0A, resource))]
+            payload: list[bytes | bytearray] = [_field(0x0A, _attributes_fields(0x0A, resource, _Lost()))]
             # Two tracers of the same name have equal scopes.
             merged: dict[InstrumentationScope | None, list[bytearray]] = {}
             for section in sections:
@@ -389,7 +407,7 @@ class EncodedBatch:
                     described = _field(0x0A, _utf8(scope.name)) if scope.name else b""
                     if scope.version:
                         described += _field(0x12, _utf8(scope.version))
-                    described += _attributes_fields(0x1A, scope)
+                    described += _attributes_fields(0x1A, scope, _Lost())
                     if scope.schema_url:
                         schema = _field(0x1A, _utf8(scope.schema_url))
                 payload += _long_field(0x12, [_field(0x0A, described), *encoded, schema])

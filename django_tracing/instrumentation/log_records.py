@@ -164,6 +164,8 @@ def _complete(record: logging.LogRecord) -> None:
 
 def _ids(context: Context, span: Any) -> tuple[str, str, str]:
     state = get_request_state(context)
+    if state is not None and state.ended_ns is not None and spans.outlived(context):
+        return NOTHING, NOTHING, NOTHING
     correlation_id = NOTHING if state is None else state.correlation_id
     if span is None:
         return NOTHING, NOTHING, correlation_id

@@ -8,6 +8,7 @@ outside a trace gets no such argument.
 from __future__ import annotations
 
 import sys
+from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from contextvars import ContextVar, Token
@@ -270,7 +271,9 @@ def _end_running(
 ) -> None:
     spans.detach(token)
     if started is not None:
-        spans.set_attributes(started.span, {TASK_STATUS: "successful" if error is None else "failed"})
+        cancelled = isinstance(error, CancelledError)
+        status = "successful" if error is None else "cancelled" if cancelled else "failed"
+        spans.set_attributes(started.span, {TASK_STATUS: status})
         started.end(error)
 
 

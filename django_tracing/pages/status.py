@@ -100,6 +100,8 @@ def _process_row(process: ProcessStatus) -> dict[str, Any]:
     report = process.report
     sampling = report.get("sampling", {})
     success = report.get("last_success_time")
+    dropped = [f"{reason} {count}" for reason, count in report.get("dropped", {}).items()]
+    dropped += [f"{reason}_attributes {count}" for reason, count in report.get("dropped_attributes", {}).items()]
     # A process with an older version of this app may report more of the address.
     endpoint = shown_address(str(report.get("endpoint") or ""))
     return {
@@ -110,7 +112,7 @@ def _process_row(process: ProcessStatus) -> dict[str, Any]:
         "exporter": " ".join(filter(None, (str(report.get("exporter") or ""), endpoint))),
         "queued": str(report.get("queued", "")),
         "exported": str(report.get("exported", "")),
-        "dropped": ", ".join(f"{reason} {count}" for reason, count in report.get("dropped", {}).items()) or "0",
+        "dropped": ", ".join(dropped) or "0",
         "last_success": None if success is None else datetime.fromtimestamp(float(success), timezone.utc),
         "last_error": report.get("last_error") or "",
         "sampling": ", ".join([f"SAMPLE_RATE {sampling.get('rate')}", *sampling.get("rules", ())]),

@@ -34,8 +34,13 @@ _logger = logging.getLogger("django_tracing")
 _RANDOM: Final = 2
 
 
-#: With a lower limit of attributes the SDK's own spans are used: they drop the oldest ones, one by one.
-_FEWEST_ATTRIBUTES: Final = 64
+#: More attributes than a span gets from what it shares with others. With a limit twice as high, those that it has of
+#: its own are counted as they are set, and only where there are many, the others are counted with them.
+_MOST_SHARED: Final = 80
+#: What stands for no limit.
+_UNLIMITED: Final = 1_000_000_000
+#: The types of attributes that are kept as they are.
+_PLAIN: Final = frozenset({str, bool, int, float})
 
 
 _new: Final = object.__new__
@@ -120,9 +125,18 @@ class SpanFactory:
         self.follows = keep is not None
         self.instrumentation_scope: InstrumentationScope = scope_of(tracer)
         self.limits: SpanLimits = span_limits_of(tracer)
-        #: How many attributes of its own a span may have, beside shared ones.
         most = self.limits.max_span_attributes
-        self.own_attributes = 1_000_000 if most is None else most - _FEWEST_ATTRIBUTES // 2
+        length = self.limits.max_span_attribute_length
+        #: How many attributes a span may have.
+        self.most_attributes = _UNLIMITED if most is None else most
+        #: Whether the attributes that a span is started with may be too many, or too long.
+        self.bounded = most is not None and most <= _MOST_SHARED or length is not None
+        #: How many attributes of its own a span may have before those that it shares have to be counted.
+        self.own_attributes = 0 if self.bounded else self.most_attributes - _MOST_SHARED
+        #: The types of attributes that need no check.
+        self.plain = _PLAIN if length is None else _PLAIN - {str}
+        #: Whether something is left to be done when a span ends.
+        self.finishes = self.bounded or self.redacts
         self._passed_by = passed_by
         multi = tracer.span_processor
         #: What holds the provider's processors.
@@ -150,9 +164,7 @@ class SpanFactory:
         if type(tracer) is not SDKTracer:
             return None
         try:
-            limits = span_limits_of(tracer)
-            few = limits.max_span_attributes is not None and limits.max_span_attributes < _FEWEST_ATTRIBUTES
-            if few or records_metrics(tracer) or limits.max_span_attribute_length is not None:
+            if records_metrics(tracer):
                 return None
             return cls(tracer, keep, passed_by, sanitizer)
         except AttributeError:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from random import getrandbits
 from time import time_ns
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import trace
@@ -63,9 +64,6 @@ SAMPLED: Final = int(TraceFlags.SAMPLED)
 
 #: The status of a span for which none was set.
 UNSET: Final = Status(StatusCode.UNSET)
-
-
-_PLAIN: Final = frozenset({str, bool, int, float})
 
 
 def context_of(span: Any) -> SpanContext:
@@ -138,6 +136,8 @@ class RecordingSpan(SDKSpan):
     own: dict[str, Any] | None
     #: Where the trace waits for a decision.
     undecided: UndecidedTrace | None
+    #: Whether the limits have been applied to all that was set so far. Not in a slot: most spans never need it.
+    limited = False
     made_context: SpanContext | None
     made_events: BoundedList[Any] | None
     made_links: BoundedList[Any] | None
@@ -146,12 +146,21 @@ class RecordingSpan(SDKSpan):
 
     def set_shared(self, shared: tuple[SharedAttributes, ...]) -> None:
         """Set shared attributes."""
-        if self.own is None:
+        if self.own is None and not self.factory.bounded:
             self.shared += shared
         else:
             # The later value of a name replaces the earlier one.
             for part in shared:
                 self.set_own(part.attributes)
+
+    def set_decided(self, shared: SharedAttributes) -> None:
+        """Set attributes that describe the sampling decision, which may be made after the end."""
+        if self.own is None:
+            self.shared += (shared,)
+            return
+        self.own = {**self.own, **shared.attributes}
+        if len(self.own) > self.factory.own_attributes:
+            self._apply_limits()
 
     # ----- the API
 
@@ -178,14 +187,13 @@ class RecordingSpan(SDKSpan):
         if self.factory.sanitizer is not None:
             self.set_attributes({key: value})
             return
-        if self.end_ns is None and (value.__class__ not in _PLAIN or key.__class__ is not str or not key):
+        if self.end_ns is None and (key.__class__ is not str or not key) and self.factory.most_attributes:
             # The SDK checks what an attribute may be, and logs its own line.
             checked = BoundedAttributes(1, immutable=False)
             checked[key] = value
             self.dropped += checked.dropped
-            if key not in checked:
-                return
-            value = checked[key]
+            self.set_own(checked)
+            return
         self.set_own({key: value})
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
@@ -197,27 +205,65 @@ class RecordingSpan(SDKSpan):
         if self.end_ns is not None:
             _logger.warning("Setting attributes on the ended span %s.", self.span_name)
             return
+        factory = self.factory
+        plain = factory.plain
+        if factory.bounded:
+            if not factory.most_attributes:
+                self.dropped += len(attributes)
+                return
+            if not self.limited:
+                self._apply_limits()
         own = self.own
         if own is None:
             own = self.own = {}
         for key, value in attributes.items():
-            if value.__class__ not in _PLAIN or key.__class__ is not str or not key:
-                checked = BoundedAttributes(1, {key: value}, immutable=False)
-                if key not in checked:
-                    self.dropped += checked.dropped
+            if value.__class__ not in plain or key.__class__ is not str or not key:
+                checked = BoundedAttributes(1, {key: value}, False, factory.limits.max_span_attribute_length)
+                self.dropped += checked.dropped
+                if not checked:
                     continue
-                value = checked[key]
-            if key not in own:
+                ((key, value),) = checked.items()
+            if key in own:
+                # It becomes the newest one.
+                del own[key]
+            elif len(own) >= factory.own_attributes:
+                own = self._make_room(key)
+            else:
                 for part in self.shared:
                     if key in part.attributes:
-                        self.own = own = {**self._merged(), **own}
+                        self.own = own = self._ordered()
                         self.shared = ()
+                        del own[key]
                         break
-                else:
-                    if len(own) >= self.factory.own_attributes:
-                        self.dropped += 1
-                        continue
             own[key] = value
+
+    def _make_room(self, key: str) -> dict[str, Any]:
+        """Return the attributes, without the oldest one if that is what ``key`` needs."""
+        own = self._apply_limits() if self.shared or not self.limited else self.own
+        assert own is not None
+        if key in own:
+            del own[key]
+        elif len(own) >= self.factory.most_attributes:
+            del own[next(iter(own))]
+            self.dropped += 1
+        return own
+
+    def _apply_limits(self) -> dict[str, Any]:
+        """Drop the oldest attributes beyond the limit, and cut long values. Return what is left.
+
+        The SDK does so with each attribute that is set.
+        """
+        factory = self.factory
+        own = self._ordered()
+        if factory.limits.max_span_attribute_length is not None:
+            own = dict(BoundedAttributes(None, own, True, factory.limits.max_span_attribute_length))
+        while len(own) > factory.most_attributes:
+            del own[next(iter(own))]
+            self.dropped += 1
+        self.own = own
+        self.shared = ()
+        self.limited = True
+        return own
 
     def update_name(self, name: str) -> None:
         if self.end_ns is None:
@@ -284,8 +330,8 @@ class RecordingSpan(SDKSpan):
             return
         self.end_ns = time_ns() if end_time is None else end_time
         factory = self.factory
-        if factory.redacts:
-            self._apply_redact()
+        if factory.finishes:
+            self._finish()
         processors = factory.current_processors
         if processors.known is not factory.multi[PROCESSORS]:
             processors = factory.processors()
@@ -318,6 +364,14 @@ class RecordingSpan(SDKSpan):
             if sanitizer is not None and self.factory.redacts:
                 named = sanitizer.last(named)
             self.own = {**(self.own or {}), **named}
+            if len(self.own) > self.factory.own_attributes:
+                self._apply_limits()
+
+    def _finish(self) -> None:
+        if self.factory.bounded:
+            self._apply_limits()
+        if self.factory.redacts:
+            self._apply_redact()
 
     def _apply_redact(self) -> None:
         """Pass everything to the user's ``REDACT``, the last step before the span is sent."""
@@ -345,7 +399,10 @@ class RecordingSpan(SDKSpan):
 
     @property
     def attributes(self) -> Mapping[str, AttributeValue]:
-        return self._merged()
+        """The attributes, to be read only: changes are made by ``set_attribute``."""
+        if self.factory.bounded:
+            self._apply_limits()
+        return MappingProxyType(self._merged())
 
     def _merged(self) -> dict[str, Any]:
         merged: dict[str, Any] = {}
@@ -355,12 +412,26 @@ class RecordingSpan(SDKSpan):
             merged.update(self.own)
         return merged
 
+    def _ordered(self) -> dict[str, Any]:
+        """Return the attributes in the order in which they were set last."""
+        ordered: dict[str, Any] = {}
+        for attributes in (*(part.attributes for part in self.shared), self.own or {}):
+            for key, value in attributes.items():
+                ordered.pop(key, None)
+                ordered[key] = value
+        return ordered
+
     name = property(attrgetter("span_name"))
     kind = property(attrgetter("span_kind"))
     start_time = property(attrgetter("start_ns"))
     end_time = property(attrgetter("end_ns"))
     status = property(attrgetter("span_status"))
-    dropped_attributes = property(attrgetter("dropped"))
+
+    @property
+    def dropped_attributes(self) -> int:
+        if self.factory.bounded:
+            self._apply_limits()
+        return self.dropped
 
     @property
     def context(self) -> SpanContext:

@@ -127,10 +127,7 @@ class UndecidedTrace:
             self.deadline = decision.undecided.deadline
         if root is not None and decision.shared is not None:
             # It may have ended already.
-            if root.own is None:
-                root.shared += (decision.shared,)
-            else:
-                root.own = {**root.own, **decision.shared.attributes}
+            root.set_decided(decision.shared)
         self.kept = decision.kept
         if self.kept:
             self._release()
@@ -179,7 +176,7 @@ class UndecidedTrace:
         if self.kept:
             self._release()
             if self.lost:
-                root.own = {**(root.own or {}), SAMPLING_LOST: self.lost}
+                root.set_decided(SharedAttributes({SAMPLING_LOST: self.lost}))
             _forward(root)
         else:
             self._discard()

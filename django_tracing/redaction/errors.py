@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from typing import Final
@@ -169,6 +170,9 @@ _FRAME: Final = pattern(
     r'  File "[^"]*", line \d+(?:, in .*)?'
     r"|  \[(?:Previous line repeated \d{1,9} more times?|the frames before these are left out)\]"
 )
+#: How the names of this app's files start. Its frames are left out of stacks.
+OWN_FILES: Final = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_OWN_FRAME: Final = f'  File "{OWN_FILES}'
 _HEADINGS: Final = (
     "Traceback (most recent call last):",
     "Exception Group Traceback",
@@ -181,7 +185,7 @@ _RELATIONS: Final = (
 
 @safely(lambda: REDACTED)
 def redact_stacktrace(text: str, limit: int) -> str:
-    """Redact the messages of a stack trace. Frames and source lines stay.
+    """Redact the messages of a stack trace. Frames and source lines stay, but for those of this app.
 
     At most ``limit`` characters, cut at the front: the innermost frame and the message are at the end.
     """
@@ -195,7 +199,7 @@ def _redact_stack(text: str, limit: int, redact_message: Callable[[str], str]) -
     # The bar that a message stands behind follows from the lines above it: in its own, a bar may be the message's.
     # None where another exception starts, which its first line shows.
     bar: str | None = None
-    in_frame = False
+    in_frame = own = False
     for line in (*text.split("\n"), None):
         ruler = relation = structure = False
         if line is not None:
@@ -209,6 +213,7 @@ def _redact_stack(text: str, limit: int, redact_message: Callable[[str], str]) -
             # Between two exceptions there are blank lines.
             structure = frame or source or ruler or relation or heading or (bar is None and not bare.strip())
             in_frame = frame or source
+            own = in_frame and (own if source or bare.startswith("  [Previous") else bare.startswith(_OWN_FRAME))
             if not structure:
                 if bar is None:
                     bar = _bar(line)
@@ -220,7 +225,8 @@ def _redact_stack(text: str, limit: int, redact_message: Callable[[str], str]) -
             lines += [f"{bar}{part}" for part in redacted.split("\n")]
             message = []
         if line is not None:
-            lines.append(redact_text(line))
+            if not own:
+                lines.append(redact_text(line))
             if ruler:
                 bar = f"{' ' * line.rindex('+')}| "
             elif relation:

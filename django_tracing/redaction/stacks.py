@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import sys
 import traceback
-from types import TracebackType
+from collections.abc import Callable
+from types import FrameType, TracebackType
 from typing import Any, Final
 
-from django_tracing.redaction.errors import redact_db_error
+from django_tracing.redaction.errors import OWN_FILES, redact_db_error
 from django_tracing.redaction.looks import redact_looks
 from django_tracing.redaction.patterns import MARK, REDACTED, cut, pattern, safely
 from django_tracing.redaction.text import redact_text
@@ -41,9 +42,24 @@ _CONTEXT: Final = ("", "During handling of the above exception, another exceptio
 
 
 @safely(lambda: REDACTED)
-def redacted_stack(error: BaseException, limit: int) -> str:
-    """Return the redacted stack of ``error``, at most ``limit`` characters of its end. Omissions are marked."""
-    text = "\n".join(_Stacks(limit).chain(error, 0))
+def redacted_stack(
+    error: BaseException,
+    limit: int,
+    *,
+    is_of_user: Callable[[str], bool] | None = None,
+    is_top: Callable[[str], bool] | None = None,
+) -> str:
+    """Return the redacted stack of ``error``, at most ``limit`` characters of its end. Omissions are marked.
+
+    Frames of this app are left out. ``is_of_user`` tells by a file's name whether its code is the user's: the stack
+    then begins with the first such frame, also if it has called what caught the exception. ``is_top`` tells the file
+    above which no frame is looked at.
+    """
+    stacks = _Stacks(limit)
+    if is_of_user is not None:
+        stacks.is_of_user = is_of_user
+        stacks.above = _above(error, is_of_user, is_top)
+    text = "\n".join(stacks.chain(error, 0))
     return text if len(text) <= limit else MARK + text[len(text) - limit + 1 :]
 
 
@@ -57,6 +73,9 @@ class _Stacks:
         self.frames = _MOST_FRAMES_OF_ALL
         #: By id; they are kept alive, so that no id is used twice. The causes of an exception are shown once.
         self.seen: dict[int, BaseException] = {}
+        #: The callers of the first exception's frames.
+        self.above: list[traceback.FrameSummary] = []
+        self.is_of_user: Callable[[str], bool] | None = None
 
     def chain(self, error: BaseException, depth: int) -> list[str]:
         """Return the lines of ``error``, below those of its causes; ``depth`` is the number of groups around it."""
@@ -120,8 +139,16 @@ class _Stacks:
         if most:
             summary = traceback.extract_tb(frames, limit=-most)
             self.frames -= len(summary)
+            above, self.above = self.above, []
+            summary[:] = self.shown([*(above if len(lines) == 1 else ()), *summary])
             lines += [_redacted_line(line) for frame in summary.format() for line in frame.rstrip("\n").split("\n")]
         return lines
+
+    def shown(self, found: list[traceback.FrameSummary]) -> list[traceback.FrameSummary]:
+        """Return the frames from the user's first one on, without this app's; all where nothing would be left."""
+        if self.is_of_user is not None:
+            found = found[next((n for n, frame in enumerate(found) if self.is_of_user(frame.filename)), 0) :]
+        return [frame for frame in found if not frame.filename.startswith(OWN_FILES)] or found
 
     def message(self, error: BaseException) -> list[str]:
         kind = type(error)
@@ -143,6 +170,21 @@ class _Stacks:
         except Exception:  # an exception whose __str__ raises
             return ""
         return cut(redact_db_error(text), self.message_length).rstrip()
+
+
+def _above(
+    error: BaseException, is_of_user: Callable[[str], bool], is_top: Callable[[str], bool] | None
+) -> list[traceback.FrameSummary]:
+    """Return the frames that called the first one of the exception's traceback, from the user's outermost one on."""
+    found: list[tuple[FrameType, int]] = []
+    users = 0
+    frame = None if error.__traceback__ is None else error.__traceback__.tb_frame.f_back
+    while frame is not None and len(found) < _MOST_FRAMES and not (is_top and is_top(frame.f_code.co_filename)):
+        found.append((frame, frame.f_lineno))
+        if is_of_user(frame.f_code.co_filename):
+            users = len(found)
+        frame = frame.f_back
+    return traceback.StackSummary.extract(reversed(found[:users]))
 
 
 def _redacted_line(line: str) -> str:

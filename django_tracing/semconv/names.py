@@ -39,6 +39,8 @@ HTTP_QUERY: Final = "http.query."
 HTTP_CLIENT_DISCONNECTED: Final = "http.client_disconnected"
 
 ERROR_TYPE: Final = "error.type"
+#: The exception came out of a span below, which has its event: it is not one more error of the trace.
+ERROR_PROPAGATED: Final = "error.propagated"
 EXCEPTION_TYPE: Final = "exception.type"
 EXCEPTION_MESSAGE: Final = "exception.message"
 EXCEPTION_STACKTRACE: Final = "exception.stacktrace"

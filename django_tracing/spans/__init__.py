@@ -18,6 +18,7 @@ from django_tracing.context.current import (
     suppressed,
     with_span,
     with_suppressed_span,
+    without_outlived,
 )
 from django_tracing.faults import log_once
 from django_tracing.spans.attributes import (
@@ -76,4 +77,5 @@ __all__ = [
     "suppressed",
     "with_span",
     "with_suppressed_span",
+    "without_outlived",
 ]

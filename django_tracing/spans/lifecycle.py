@@ -182,10 +182,10 @@ class StartedSpan(NamedTuple):
     #: Set on the first span of a trace in this process.
     state: RequestState | None
 
-    def end(self, error: BaseException | None = None, *, status: bool = True) -> None:
-        """End the span and record ``error``; with ``status`` the span gets the error status. Never raises."""
+    def end(self, error: BaseException | None = None) -> None:
+        """End the span and record ``error``. Never raises."""
         if error is not None:
-            record_error(self.span, error, status=status)
+            record_error(self.span, error)
         if self.span.is_recording():
             end_span(self.span)
         if self.state is not None and self.state.span is self.span:

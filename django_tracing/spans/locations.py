@@ -28,7 +28,7 @@ from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import cut
 from django_tracing.semconv.names import CODE_FILEPATH, CODE_FUNCTION, CODE_LINENO
 
-__all__ = ["CodeLocations", "code_locations"]
+__all__ = ["CodeLocations", "code_locations", "is_of_user", "is_where_django_is_called"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -101,6 +101,21 @@ def _location(frame: FrameType | None) -> SharedAttributes | None:
             return None if path == _ENTRY else _described(frame, path)
         frame = frame.f_back
     return None
+
+
+def is_of_user(filename: str) -> bool:
+    """Return whether code of this ``co_filename`` is the user's own."""
+    return _path_of(filename) not in (_FOREIGN, _ENTRY)
+
+
+def is_where_django_is_called(filename: str) -> bool:
+    """Return whether code of this ``co_filename`` is called by a server, so that no user's code is above it."""
+    return _path_of(filename) == _ENTRY
+
+
+def _path_of(filename: str) -> str:
+    path = _files.get(filename)
+    return _classify(filename) if path is None else path
 
 
 def _described(frame: FrameType, path: str) -> SharedAttributes:

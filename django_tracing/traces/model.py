@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
 from django_tracing.semconv.categories import Category, TargetKind
+from django_tracing.semconv.names import ERROR_PROPAGATED
 from django_tracing.traces.readers.base import Reader
 from django_tracing.traces.times import iso_time
 from django_tracing.traces.topmost import State, Topmost, outline_of, topmost_of
@@ -98,6 +99,11 @@ class Span:
     @property
     def failed(self) -> bool:
         return self.status == "error"
+
+    @property
+    def failed_first(self) -> bool:
+        """Whether it failed by itself, and not by an exception that came out of a span below."""
+        return self.failed and self.attributes.get(ERROR_PROPAGATED) is not True
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able: times as ISO 8601 in UTC, the duration in milliseconds."""
@@ -253,7 +259,9 @@ class Trace:
 
     @property
     def error_count(self) -> int:
-        return sum(span.failed for span in self.spans)
+        """The number of errors. An exception that passes several spans is one."""
+        # The span in which it was raised may be lost.
+        return sum(span.failed_first for span in self.spans) or int(any(span.failed for span in self.spans))
 
     def summary(self) -> TraceSummary:
         topmost = self.topmost

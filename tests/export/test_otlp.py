@@ -32,6 +32,7 @@ from opentelemetry.trace import (
 )
 
 from django_tracing.exceptions import ExportError
+from django_tracing.export.counters import Counters
 from django_tracing.export.otlp import OTLPHTTPExporter, rejected_spans
 from django_tracing.export.wire import encode_spans
 from example_project.servers import free_port
@@ -139,9 +140,14 @@ def test_many_different_attributes_use_bounded_memory() -> None:
 def test_a_value_that_otlp_cannot_represent_loses_only_itself() -> None:
     recorder = Recorder()
     recorder.tracer.start_span("caf\udce9", attributes={"bad\udcff": "\udcff", "huge": 2**80, "good": "yes"}).end()
-    (span,) = decode(encode_spans(recorder.spans))
+    before = Counters().snapshot()["dropped_attributes"].get("unencodable", 0)
+    message = encode_spans(recorder.spans)
+    (span,) = decode(message)
     assert span.name == "caf?"
     assert span.attributes == {"bad?": "?", "good": "yes"}
+    request = ExportTraceServiceRequest.FromString(message)
+    assert request.resource_spans[0].scope_spans[0].spans[0].dropped_attributes_count == 1
+    assert Counters().snapshot()["dropped_attributes"]["unencodable"] == before + 1, "the status page shows it"
 
 
 @pytest.fixture

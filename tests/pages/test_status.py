@@ -25,6 +25,7 @@ def test_the_status_of_every_live_process(root: Client) -> None:
         "queued": 7,
         "exported": 12345,
         "dropped": {"queue_full_spans": 2},
+        "dropped_attributes": {"unencodable": 3},
         "last_error": SCRIPT,
         "last_success_time": now.timestamp(),
         "sampling": {"rate": 0.5, "rules": ["ada"]},
@@ -43,7 +44,7 @@ def test_the_status_of_every_live_process(root: Client) -> None:
     assert "live-shop" in text
     assert "gone-shop" not in text
     assert "12345" in text
-    assert "queue_full_spans 2" in text
+    assert "queue_full_spans 2, unencodable_attributes 3" in text
     assert "SAMPLE_RATE 0.5, ada" in text
     assert SCRIPT not in text
 

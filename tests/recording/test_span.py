@@ -24,7 +24,6 @@ from opentelemetry.sdk.trace import (
     ConcurrentMultiSpanProcessor,
     ReadableSpan,
     Span,
-    SpanLimits,
     SpanProcessor,
     TracerProvider,
 )
@@ -239,14 +238,6 @@ def test_the_limit_of_attributes_applies_and_dropped_ones_are_counted() -> None:
     assert len(span.attributes) + span.dropped_attributes == 501
     (decoded,) = decode(encode_spans([span]))
     assert decoded.dropped_attributes_count == span.dropped_attributes
-
-
-@pytest.mark.parametrize(
-    "limits", [SpanLimits(max_span_attributes=10), SpanLimits(max_span_attribute_length=5)], ids=["few", "short"]
-)
-def test_the_sdks_spans_are_used_if_its_limits_are_lower(limits: SpanLimits) -> None:
-    provider = TracerProvider(span_limits=limits, shutdown_on_exit=False)
-    assert SpanFactory.of(provider.get_tracer("tests")) is None
 
 
 def test_another_kind_of_tracer_is_used_unchanged() -> None:

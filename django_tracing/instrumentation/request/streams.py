@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
+from contextvars import Token
 from functools import wraps
 from typing import Any, Final
 
@@ -41,86 +42,78 @@ class Responding:
         raise NotImplementedError
 
 
-class Body(Iterator[Any]):
+class _Stream:
+    """A body, and the context that its last part has left."""
+
+    __slots__ = ("_body", "_context", "_responding", "_token")
+
+    def __init__(self, responding: Responding, body: Any, closers: list[Callable[[], Any]]) -> None:
+        self._responding = responding
+        self._body: Any = body
+        self._context = responding.context
+        self._token: Token[Context] | None = None
+        # The generator, and those that it is wrapped around, are closed in between. Their last lines may close spans,
+        # and make some.
+        closers.insert(0, self._resume)
+        closers.append(self._close)
+
+    def _resume(self) -> None:
+        self._token = spans.attach(self._context)
+
+    def _pause(self) -> None:
+        self._context = spans.current_context()
+        token, self._token = self._token, None
+        spans.detach(token)
+
+    def _close(self) -> None:
+        # Django does not close an async generator whose client has gone. asyncio does when the last reference to it
+        # is given up, in a task of its own, which copies the context in which that happens.
+        self._body = None
+        self._pause()
+
+
+class Body(_Stream, Iterator[Any]):
     """A sync body whose parts are created while the request's span is current."""
 
-    __slots__ = ("_body", "_close", "_context", "_responding")
-
-    def __init__(self, responding: Responding, body: Iterator[Any], closers: list[Callable[[], Any]]) -> None:
-        self._responding = responding
-        self._body = body
-        self._context = responding.context
-        self._close: Callable[[], Any] | None = None
-        for number, closer in enumerate(closers):
-            if getattr(closer, "__self__", None) is body:
-                self._close = closer
-                closers[number] = self.close
+    __slots__ = ()
 
     def __next__(self) -> Any:
-        responding = self._responding
-        responding.started = True
-        token = spans.attach(self._context)
+        if self._body is None:
+            raise StopIteration
+        self._responding.started = True
+        self._resume()
         try:
             return next(self._body)
         except StopIteration:
-            responding.stream_ended()
+            self._responding.stream_ended()
             raise
         except BaseException as error:
-            responding.stream_failed(error)
+            self._responding.stream_failed(error)
             raise
         finally:
-            self._context = spans.current_context()
-            spans.detach(token)
-
-    def close(self) -> None:
-        """Close the generator, whose last lines may close spans and make some."""
-        if self._close is not None:
-            token = spans.attach(self._context)
-            try:
-                self._close()
-            finally:
-                spans.detach(token)
+            self._pause()
 
 
-class AsyncBody(AsyncIterator[Any]):
+class AsyncBody(_Stream, AsyncIterator[Any]):
     """An async body whose parts are created while the request's span is current."""
 
-    __slots__ = ("_body", "_context", "_responding")
-
-    def __init__(self, responding: Responding, body: AsyncIterator[Any], closers: list[Callable[[], Any]]) -> None:
-        self._responding = responding
-        self._body: AsyncIterator[Any] | None = body
-        self._context = responding.context
-        closers.append(self.close)
+    __slots__ = ()
 
     async def __anext__(self) -> Any:
-        responding = self._responding
-        body = self._body
-        if body is None:
+        if self._body is None:
             raise StopAsyncIteration
-        responding.started = True
-        token = spans.attach(self._context)
+        self._responding.started = True
+        self._resume()
         try:
-            return await body.__anext__()
+            return await self._body.__anext__()
         except StopAsyncIteration:
-            responding.stream_ended()
+            self._responding.stream_ended()
             raise
         except BaseException as error:
-            responding.stream_failed(error)
+            self._responding.stream_failed(error)
             raise
         finally:
-            self._context = spans.current_context()
-            spans.detach(token)
-
-    def close(self) -> None:
-        """Give up the generator, so that asyncio closes it.
-
-        Django does not close an async generator whose client has gone. asyncio does when the last reference is given
-        up, in a task of its own, which copies the context in which that happens.
-        """
-        token = spans.attach(self._context)
-        self._body = None
-        spans.detach(token)
+            self._pause()
 
 
 def install() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import threading
 import time
 import weakref
@@ -29,7 +30,9 @@ from django_tracing import (
     bind_trace_context,
     create_span,
     current_trace_id,
+    get_correlation_id,
     get_trace_context,
+    set_baggage,
     set_span_attributes,
     trace_circuit_breaker_call,
 )
@@ -255,9 +258,26 @@ def test_a_thread_that_lives_on_makes_traces_of_its_own(spans: Spans, much_later
 
 def test_the_headers_of_a_thread_that_lives_on(spans: Spans, much_later: Callable[[], None]) -> None:
     Client().get("/nothing/")
-    assert _left[0](get_trace_context)["traceparent"]
+    _left[0](set_baggage, "tenant", "t1")
+    assert _left[0](get_trace_context).keys() == {"traceparent", "baggage", "X-Correlation-ID"}
+    assert _left[0](current_trace_id) == f"{server(spans).context.trace_id:032x}"
     much_later()
     assert _left[0](get_trace_context) == {}
+    assert _left[0](current_trace_id) is None
+    assert _left[0](get_correlation_id) is None
+
+
+def test_the_log_records_of_a_thread_that_lives_on(
+    spans: Spans, much_later: Callable[[], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    Client().get("/nothing/")
+    for _ in range(2):
+        _left[0](logging.getLogger("shop").warning, "working")
+        much_later()
+    first, second = [record for record in caplog.records if record.name == "shop"]
+    assert first.trace_id == f"{server(spans).context.trace_id:032x}"  # type: ignore[attr-defined]
+    assert first.correlation_id == (server(spans).attributes or {})["correlation.id"]  # type: ignore[attr-defined]
+    assert {second.trace_id, second.correlation_id} == {"-"}  # type: ignore[attr-defined]
 
 
 def test_a_span_that_is_open_after_that_time_keeps_its_children(spans: Spans, much_later: Callable[[], None]) -> None:

@@ -9,6 +9,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import pytest
+from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.core.cache import cache
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
@@ -227,10 +228,37 @@ def test_a_traced_generator_keeps_its_spans_too(spans: Spans, ask: Ask) -> None:
     assert parents == ["export", "export", "theirs"]
 
 
+def wrapping(get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    """A middleware that wraps the body, as GZipMiddleware does."""
+
+    async def passed_async(parts: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        async for part in parts:
+            yield part
+
+    def wrap(response: Any) -> Any:
+        parts = response.streaming_content
+        response.streaming_content = passed_async(parts) if response.is_async else (part for part in parts)
+        return response
+
+    if iscoroutinefunction(get_response):
+
+        async def middleware_async(request: HttpRequest) -> Any:
+            return wrap(await get_response(request))
+
+        return markcoroutinefunction(middleware_async)
+    return lambda request: wrap(get_response(request))
+
+
+wrapping.async_capable = True  # type: ignore[attr-defined]
+
+
 @both
+@pytest.mark.parametrize("wrapped", [False, True])
 @pytest.mark.usefixtures("_distinct")
-def test_a_client_that_goes_away(spans: Spans, ask: Ask) -> None:
+def test_a_client_that_goes_away(spans: Spans, ask: Ask, wrapped: bool, settings: Any) -> None:
     """The generator is closed at a part; what it does then is in its span, and that of the request has ended."""
+    if wrapped:
+        settings.MIDDLEWARE = [settings.MIDDLEWARE[0], f"{__name__}.wrapping"]
     assert ask(take=4) == b"1234"
     request = server(spans)
     assert (request.attributes or {})["http.client_disconnected"] is True

@@ -7,6 +7,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from django_tracing.semconv.categories import category_of, target_of
+from django_tracing.semconv.names import ERROR_PROPAGATED
 from django_tracing.traces.model import (
     Event,
     Link,
@@ -80,6 +81,7 @@ def prepare_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
             "start": start,
             "end": max(end, start),
             "status": status if status in _STATUSES else "unset",
+            "propagated": attributes.get(ERROR_PROPAGATED) is True,
             "attributes": dump_json(attributes),
             "resource": dump_json(resource),
             "described": describe(kind, attributes, resource),

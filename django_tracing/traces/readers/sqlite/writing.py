@@ -101,7 +101,8 @@ def store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[s
         else:
             left_out += 1
         count += 1
-        errors += row["status"] == "error"
+        # The span in which an exception was raised ends first, unless it is lost.
+        errors += row["status"] == "error" and (not row["propagated"] or not errors)
         start, end = min(start, row["start"]), max(end, row["end"])
         if len(services) < _MOST_SERVICES:
             services[row["service"]] = None
