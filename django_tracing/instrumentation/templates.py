@@ -1,7 +1,7 @@
 """Trace the rendering of templates, as ``template.render.NAME``, with what they extend and include below.
 
-``LAYERS`` applies to templates as to middleware and views: with ``"all"`` each is a span, with ``"slow"`` one that took
-``SLOW_LAYER_MS``, made afterwards, with ``"off"`` none.
+``LAYERS`` applies to templates as to middleware and views: with ``"all"`` each is a span, with ``"slow"`` one that
+took ``SLOW_LAYER_MS``, made afterwards, with ``"off"`` none.
 
 Django has no hook for it. ``Template.render`` is wrapped, which views, ``{% include %}`` and inclusion tags call. For
 ``{% extends %}``, Django calls ``Template._render``; the test runner and django-debug-toolbar replace that method, so
