@@ -12,6 +12,7 @@ the templates that Django's backend renders are traced.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Callable
 from contextvars import ContextVar, Token
 from functools import wraps
@@ -40,10 +41,9 @@ _INLINE: Final = "(inline)"
 _OTHER: Final = "(other)"
 _MOST_NAMES: Final = 1000
 _NAME_LENGTH: Final = 100
-#: What is a value in a name: a uuid, a hash, a long number. ``404.html`` and ``v2/list.html`` stay.
-_VALUE: Final = pattern(
-    r"(?<![0-9A-Za-z])(?:[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|[0-9a-fA-F]{8,200}|\d{4,200})(?![0-9A-Za-z])"
-)
+#: A uuid, or a word.
+_WORD: Final = pattern(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?![0-9A-Za-z])|[0-9A-Za-z]+")
+_HEXADECIMAL: Final = frozenset("0123456789abcdefABCDEF")
 
 _patches: Final = Patches()
 #: The names that spans have had in this process.
@@ -125,12 +125,19 @@ def _shown(name: Any) -> str:
     if name.startswith("/"):
         # Not relative to its loader: it would show where files are on this machine.
         name = posixpath.basename(name)
-    shown = cut(redact_text(_VALUE.sub("*", name[:500])), _NAME_LENGTH)
+    shown = cut(redact_text(_WORD.sub(_judge, name[:500])), _NAME_LENGTH)
     if shown not in _names:
         if len(_names) >= _MOST_NAMES:
             return _OTHER
         _names.add(shown)
     return shown
+
+
+def _judge(match: re.Match[str]) -> str:
+    """Replace a uuid, a hash and a long number by a star. ``404.html`` and ``v2/list.html`` stay."""
+    word = match.group()
+    is_number = word.isdecimal() and len(word) >= 4
+    return "*" if is_number or "-" in word or (len(word) >= 8 and _HEXADECIMAL.issuperset(word)) else word
 
 
 #: By engine and name.
