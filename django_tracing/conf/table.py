@@ -21,6 +21,7 @@ OUR_INSTRUMENTATIONS = (
     "rate_limit",
     "commands",
     "tasks",
+    "templates",
 )
 DEFAULT_INSTRUMENTATIONS = (
     *OUR_INSTRUMENTATIONS,

@@ -29,7 +29,7 @@ from django_tracing.instrumentation.view_names import ViewName, short_name, view
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.semconv.names import CODE_FUNCTION, CODE_NAMESPACE, MIDDLEWARE_PHASE, OPERATION_TYPE, Attributes
 
-__all__ = ["install", "is_available", "uninstall"]
+__all__ = ["install", "is_available", "is_fault", "record_afterwards", "uninstall"]
 
 #: Tracing itself is not a layer of the site.
 _SKIPPED: Final = ("django_tracing.", "opentelemetry.")
@@ -104,18 +104,25 @@ class _Layer:
         ended = time_ns()
         if ended - started < self.slow_ns:
             return
-        try:
-            span = spans.start_child(
-                trace.get_current_span(parent), self.name, SpanKind.INTERNAL, (part,), None, started, parent
-            )
-            if error is not None and _is_fault(error):
-                spans.record_error(span, error)
-            spans.end_span(span, ended)
-        except Exception:
-            spans.log_once("layer", "A layer could not be traced.")
+        record_afterwards(self.name, part, parent, started, ended, error)
 
 
-def _is_fault(error: BaseException) -> bool:
+def record_afterwards(
+    name: str, part: SharedAttributes, parent: Context, started: int, ended: int, error: BaseException | None = None
+) -> None:
+    """Make the span of a layer that has ended already. Times are in nanoseconds since the epoch. Never raises."""
+    try:
+        span = spans.start_child(
+            trace.get_current_span(parent), name, SpanKind.INTERNAL, (part,), None, started, parent
+        )
+        if error is not None and is_fault(error):
+            spans.record_error(span, error)
+        spans.end_span(span, ended)
+    except Exception:
+        spans.log_once("layer", "A layer could not be traced.")
+
+
+def is_fault(error: BaseException) -> bool:
     """Return whether Django answers it with a 5xx: Http404, PermissionDenied and bad requests are not errors."""
     from django.core.exceptions import BadRequest, PermissionDenied, SuspiciousOperation
     from django.http import Http404
@@ -160,7 +167,7 @@ class _Cell:
             self.layer.record_if_slow(self.part, self.parent, started, error)
             return
         spans.detach(self.token)
-        if error is not None and _is_fault(error):
+        if error is not None and is_fault(error):
             spans.record_error(span, error)
         spans.end_span(span)
 

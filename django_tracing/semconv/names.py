@@ -114,6 +114,10 @@ SAMPLING_RATE: Final = "sampling.rate"
 #: The number of spans of a trace that was kept late which were dropped while it was undecided.
 SAMPLING_LOST: Final = "sampling.lost_spans"
 
+TEMPLATE_NAME: Final = "template.name"
+#: ``django`` or ``jinja2``.
+TEMPLATE_ENGINE: Final = "template.engine"
+
 PEER_SERVICE: Final = "peer.service"
 
 _HTTP_COMMON: Final[Mapping[str, str]] = {

@@ -5,12 +5,15 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     from django_tracing.traces.model import Span
 
 __all__ = ["Node", "build_tree", "innermost", "is_layer"]
+
+#: How the names of templates' spans start.
+_TEMPLATE: Final = "template.render."
 
 
 @dataclass(slots=True, eq=False)
@@ -50,8 +53,11 @@ def build_tree(spans: Sequence[Span]) -> list[Node]:
 
 
 def is_layer(span: Span | Any) -> bool:
-    """Return True if ``span``, or an object with its name and kind, is this app's span of a view or a middleware."""
-    return span.kind == "internal" and span.name.startswith(("view.", "middleware."))
+    """Return True if ``span``, or an object with its name and kind, is this app's span of a layer.
+
+    Layers are views, middleware and templates.
+    """
+    return span.kind == "internal" and span.name.startswith(("view.", "middleware.", _TEMPLATE))
 
 
 def innermost(
@@ -112,16 +118,23 @@ def _nest_in_layers(node: Node) -> None:
             by_service.setdefault(child.span.service, []).append(child)
     if not by_service:
         return
-    members: dict[str, list[Node]] = {}
+    #: By service, and whether they are templates.
+    members: dict[tuple[str, bool], list[Node]] = {}
     for child in node.children:
-        if child.span.service in by_service and not is_layer(child.span):
-            members.setdefault(child.span.service, []).append(child)
+        if child.span.service not in by_service:
+            continue
+        if not is_layer(child.span):
+            members.setdefault((child.span.service, False), []).append(child)
+        elif child.span.name.startswith(_TEMPLATE):
+            # In the view, or in the template that includes or extends it.
+            members.setdefault((child.span.service, True), []).append(child)
     around: dict[int, Node] = {}
-    for service, inside in members.items():
+    for (service, strict), inside in members.items():
         layers = by_service[service]
         found = innermost(
             [(child.span.start, child.span.end) for child in inside],
             [(layer.span.start, layer.span.end) for layer in layers],
+            strict=strict,
         )
         around.update(
             (id(child), layers[number]) for child, number in zip(inside, found, strict=True) if number is not None
