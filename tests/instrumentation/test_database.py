@@ -151,12 +151,18 @@ class TestStatements:
         assert span.parent == trace.get_current_span().get_span_context()
 
 
+#: Not literals in the code, whose lines are part of a stack.
+PRIVATE_NAME = "very-private-name"
+PRIVATE_SQL = "SELECT 'private text'::integer"
+PRIVATE_ID = 18151342
+
+
 class TestErrors:
     def test_a_unique_violation_has_no_values(self, within: Spans) -> None:
-        User.objects.create(username="very-private-name")
+        User.objects.create(username=PRIVATE_NAME)
         within.clear()
         with pytest.raises(IntegrityError, match="very-private-name"), transaction.atomic():
-            User.objects.create(username="very-private-name")
+            User.objects.create(username=PRIVATE_NAME)
         span = within.one("db.insert.auth_user")
         assert span.status.status_code is StatusCode.ERROR
         (event,) = span.events
@@ -169,7 +175,7 @@ class TestErrors:
 
     def test_bad_input_has_no_values(self, within: Spans) -> None:
         with pytest.raises(DataError), transaction.atomic(), connection.cursor() as cursor:
-            cursor.execute("SELECT 'private text'::integer")
+            cursor.execute(PRIVATE_SQL)
         (span,) = [span for span in within if span.name == "db.select"]
         assert "private text" not in str(span.to_json())
 
@@ -215,8 +221,8 @@ class TestErrors:
 
     @pytest.mark.django_db(transaction=True)
     def test_a_commit_that_fails(self, within: Spans) -> None:
-        with pytest.raises(IntegrityError, match="18151342"), transaction.atomic():
-            User.groups.through.objects.create(user_id=18151342, group_id=18151342)
+        with pytest.raises(IntegrityError, match=str(PRIVATE_ID)), transaction.atomic():
+            User.groups.through.objects.create(user_id=PRIVATE_ID, group_id=PRIVATE_ID)
         span = within.one("db.commit")
         assert span.status.status_code is StatusCode.ERROR
         assert "violates foreign key constraint" in str(span.status.description)
