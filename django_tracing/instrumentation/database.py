@@ -283,13 +283,16 @@ def _static_attributes(
         if vendor == "sqlite":
             # Its folder may show whose machine it is, and a URI's parameters may contain anything.
             name = name.removeprefix("file:").partition("?")[0].replace("\\", "/").rpartition("/")[2]
+        elif vendor == "oracle":
+            # A connect string, in which user/password may stand before the address.
+            name = name.rpartition("@")[2]
         attributes[DB_NAME] = cut(redact_text(name), 255)
     if user:
         # In databases with personal accounts it may be an e-mail address.
         attributes[DB_USER] = cut(redact_text(user), 255)
     if host:
         # A folder of sockets may be in a home folder. Host names may look random, as secrets do.
-        attributes[NET_PEER_NAME] = cut(redact_text(host, random=False), 255)
+        attributes[NET_PEER_NAME] = cut(redact_text(host.rpartition("@")[2], random=False), 255)
         port = port or str(_DEFAULT_PORTS.get(vendor, ""))
         # A folder means a Unix socket, which has no port.
         if port.isdigit() and not host.startswith("/"):

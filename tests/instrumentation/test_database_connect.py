@@ -217,13 +217,16 @@ class MySQL(SQLite):
 
 class Oracle(SQLite):
     vendor = "oracle"
+    path = ""
 
     @property
     def pool(self) -> object:
         return object()
 
     def get_connection_params(self) -> dict[str, Any]:
-        return {key: value for key, value in super().get_connection_params().items() if key != "pool"}
+        params = {**super().get_connection_params(), "database": self.path}
+        del params["pool"]
+        return params
 
 
 class TestPool:
@@ -305,7 +308,8 @@ class TestPool:
 
     def test_a_pool_of_another_kind(self, within: Spans, tmp_path: Path) -> None:
         """As oracledb's, which has no figures."""
-        oracle: Any = Oracle({**SQLITE, "NAME": str(tmp_path / "x"), "OPTIONS": {"pool": True}}, "default")
+        oracle: Any = Oracle({**SQLITE, "NAME": "xe", "OPTIONS": {"pool": True}}, "default")
+        Oracle.path = str(tmp_path / "x")
         try:
             oracle.ensure_connection()
         finally:
@@ -313,6 +317,16 @@ class TestPool:
         got = attributes(within.one("db.pool.wait"))
         assert got["db.system"] == "oracle"
         assert "db.pool.size" not in got
+
+    def test_oracles_connect_string(self, within: Spans, tmp_path: Path) -> None:
+        name = "ann/hunter2@//db.local:1521/shop"
+        oracle: Any = Oracle({**SQLITE, "NAME": name, "OPTIONS": {"pool": True}}, "default")
+        Oracle.path = str(tmp_path / "x")
+        try:
+            oracle.ensure_connection()
+        finally:
+            oracle.close()
+        assert attributes(within.one("db.pool.wait"))["db.name"] == "//db.local:1521/shop"
 
     def test_without_a_database_s_name_there_is_no_pool(self, within: Spans) -> None:
         """As Django connects to create the test database."""

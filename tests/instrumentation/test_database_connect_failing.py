@@ -141,6 +141,7 @@ class TestSecrets:
         [
             {"PASSWORD": SECRET, **DOWN},
             {"PASSWORD": SECRET, "HOST": f"postgresql://ann:{SECRET}@db.invalid/shop"},
+            {"PASSWORD": SECRET, "HOST": f"ann/{SECRET}@db.invalid"},
             {"PASSWORD": SECRET, "PORT": SECRET},
             {"PASSWORD": SECRET, "NAME": "no_such_database"},
             {"PASSWORD": SECRET, "OPTIONS": {SECRET: 1}},
