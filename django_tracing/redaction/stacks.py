@@ -178,7 +178,12 @@ def _above(
     """Return the frames that called the first one of the exception's traceback, from the user's outermost one on."""
     found: list[tuple[FrameType, int]] = []
     users = 0
-    frame = None if error.__traceback__ is None else error.__traceback__.tb_frame.f_back
+    frame: FrameType | None = sys._getframe()
+    catching = None if error.__traceback__ is None else error.__traceback__.tb_frame
+    while frame is not None and frame is not catching:
+        frame = frame.f_back
+    # If it has returned by now, its callers are at other lines.
+    frame = None if frame is None else frame.f_back
     while frame is not None and len(found) < _MOST_FRAMES and not (is_top and is_top(frame.f_code.co_filename)):
         found.append((frame, frame.f_lineno))
         if is_of_user(frame.f_code.co_filename):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import random
 import re
@@ -461,15 +462,17 @@ def test_no_byte_of_a_thousand_names_nicknames_and_search_terms_is_exported(span
     tracer = trace_api.get_tracer("tests")
     with redis.Redis.from_url(redis_url) as client:
         with tracer.start_as_current_span("request"):
-            for number, value in enumerate(values):
+            for value, deed in zip(values, itertools.cycle(DEEDS)):
                 shape = generator.choice(SHAPES)
-                DEEDS[number % len(DEEDS)](shape.format(value, value), client)
+                deed(shape.format(value, value), client)
         personal = exported_words(spans)
         spans.clear()
         with tracer.start_as_current_span("request"):
             for shape in SHAPES:
                 for deed in DEEDS:
-                    deed(shape.format(NEUTRAL, NEUTRAL), client)
+                    value = NEUTRAL
+                    # The same line of code as above: it is part of a stack.
+                    deed(shape.format(value, value), client)
         # Words that all spans have: "cache", "redis", "django.contrib.sessions".
         assert personal - exported_words(spans) == set()
 

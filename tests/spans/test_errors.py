@@ -251,6 +251,23 @@ def test_a_site_s_own_middleware_is_the_users_code(spans: Spans) -> None:
     assert any("django/core/handlers" in name for name in files(stack)), "what is between the user's frames stays"
 
 
+def test_an_exception_that_is_recorded_later_has_its_own_frames_only(spans: Spans) -> None:
+    """Its callers are at other lines by then."""
+
+    def fails() -> BaseException:
+        try:
+            raise ValueError("no")
+        except ValueError as error:
+            return error
+
+    with create_span("job"):
+        error = fails()
+        record_span_error(error)
+    stack = stacks(spans)["job"]
+    assert stack.count("File") == 1
+    assert "in fails" in stack
+
+
 def test_a_stack_without_users_code_is_whole(spans: Spans) -> None:
     with layers("off"):
         get("/redirect/")
