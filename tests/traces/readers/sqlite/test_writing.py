@@ -143,8 +143,9 @@ def test_a_summary_has_the_request_of_the_root_and_the_sql_of_all_spans(store: L
 
 
 def test_durations_without_a_bound_fit_into_the_summary(store: LocalStore) -> None:
-    forever = {"start": -int(FARTHEST * 0.99), "end": int(FARTHEST * 0.99), "attributes": {"db.system": "x"}}
-    store.write([row(1, number, 0, "db.x", **forever) for number in range(1, 5)])
+    far = int(FARTHEST * 0.99)
+    sql = {"db.system": "x"}
+    store.write([row(1, number, 0, "db.x", base=-far, end=far, attributes=sql) for number in range(1, 5)])
     assert store.search()[0].sql_count == 4
 
 
