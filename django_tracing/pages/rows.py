@@ -25,6 +25,7 @@ __all__ = [
     "WORKS",
     "Colors",
     "Share",
+    "age_text",
     "local_time",
     "row_of",
     "rows_of",
@@ -57,6 +58,18 @@ def local_time(nanoseconds: int) -> datetime:
     """Return a time in the current time zone."""
     moment = to_datetime(nanoseconds)
     return timezone.localtime(moment) if timezone.is_aware(moment) else moment
+
+
+def age_text(seconds: float) -> str:
+    """Return how long ago something was, in one unit."""
+    count = max(int(seconds), 0)
+    if count < 60:
+        return gettext("%(count)d s ago") % {"count": count}
+    if count < 3600:
+        return gettext("%(count)d min ago") % {"count": count // 60}
+    if count < 2 * 86400:
+        return gettext("%(count)d h ago") % {"count": count // 3600}
+    return gettext("%(count)d days ago") % {"count": count // 86400}
 
 
 class Colors:

@@ -84,7 +84,7 @@ def mails(settings: Any) -> Iterator[None]:
     example = next(block for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "mail" in block)
     names: dict[str, Any] = {}
     exec(example, names)  # noqa: S102
-    logger = logging.getLogger("django.request")
+    logger = logging.getLogger("django")
     before = logger.handlers[:], logger.level, logger.propagate
     logging.config.dictConfig(names["LOGGING"])
     yield

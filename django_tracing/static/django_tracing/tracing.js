@@ -56,15 +56,17 @@
 })();
 
 // Show times in the browser's time zone.
+const tracingLocalTime = (moment, precise) => {
+  const two = (number) => String(number).padStart(2, "0");
+  const day = `${moment.getFullYear()}-${two(moment.getMonth() + 1)}-${two(moment.getDate())}`;
+  const time = `${two(moment.getHours())}:${two(moment.getMinutes())}:${two(moment.getSeconds())}`;
+  return `${day} ${time}${precise ? `.${String(moment.getMilliseconds()).padStart(3, "0")}` : ""}`;
+};
 const tracingLocalTimes = (within) => {
-  within.querySelectorAll("time[datetime], text[data-moment]").forEach((element) => {
+  within.querySelectorAll("time[datetime]:not([data-age]), text[data-moment]").forEach((element) => {
     const moment = new Date(element.dateTime || element.dataset.moment);
     if (Number.isNaN(moment.getTime())) return;
-    const two = (number) => String(number).padStart(2, "0");
-    const day = `${moment.getFullYear()}-${two(moment.getMonth() + 1)}-${two(moment.getDate())}`;
-    const time = `${two(moment.getHours())}:${two(moment.getMinutes())}:${two(moment.getSeconds())}`;
-    const rest = "precise" in element.dataset ? `.${String(moment.getMilliseconds()).padStart(3, "0")}` : "";
-    element.textContent = `${day} ${time}${rest}`;
+    element.textContent = tracingLocalTime(moment, "precise" in element.dataset);
     if (element.dateTime) element.title = element.dateTime;
   });
 };
@@ -76,10 +78,15 @@ const tracingLocalTimes = (within) => {
   if (!results) return;
   tracingLocalTimes(results);
   const form = document.querySelector(".tracing-search");
+  // From and To are in the address as UTC, and in the fields as this browser's time.
+  form.querySelectorAll("[data-moment]").forEach((field) => {
+    const moment = /^\d{4}-\d{2}-\d{2}T[\d:.]+Z$/.test(field.value) ? new Date(field.value) : new Date(NaN);
+    if (!Number.isNaN(moment.getTime())) field.value = tracingLocalTime(moment, moment.getMilliseconds() !== 0);
+  });
   form.addEventListener("submit", () => {
     form.querySelectorAll("[data-moment]").forEach((field) => {
       const text = field.value.trim().replace(" ", "T");
-      if (!/^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?$/.test(text)) return;
+      if (!/^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,3})?)?$/.test(text)) return;
       const moment = new Date(text);
       if (!Number.isNaN(moment.getTime())) field.value = moment.toISOString();
     });
@@ -89,6 +96,58 @@ const tracingLocalTimes = (within) => {
     });
   });
   window.addEventListener("pageshow", () => form.querySelectorAll("input, select").forEach((field) => { field.disabled = false; }));
+
+  // ----- A span of time, by dragging over the plot
+  let brush = null;
+  function ready() { results.querySelectorAll(".tracing-hint").forEach((hint) => { hint.hidden = false; }); }
+  ready();
+  // The place of the pointer in the plot, from 0 to 1.
+  const along = (event) => {
+    const { left, right } = brush.plot.dataset;
+    const x = new DOMPoint(event.clientX, event.clientY).matrixTransform(brush.plot.getScreenCTM().inverse()).x;
+    return Math.min(1, Math.max(0, (x - left) / (right - left)));
+  };
+  results.addEventListener("pointerdown", (event) => {
+    const plot = event.target.closest(".tracing-plot");
+    if (!plot || event.button !== 0 || !event.isPrimary) return;
+    brush = { plot, at: event.clientX, rect: null };
+    brush.from = brush.to = along(event);
+  });
+  // A dot is a link, which the browser would drag away.
+  results.addEventListener("dragstart", (event) => { if (brush) event.preventDefault(); });
+  window.addEventListener("pointermove", (event) => {
+    if (!brush || (!brush.rect && Math.abs(event.clientX - brush.at) < 5)) return;
+    const { plot } = brush;
+    if (!brush.rect) {
+      brush.rect = plot.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "rect"));
+      brush.rect.setAttribute("class", "tracing-brush");
+      brush.rect.setAttribute("height", plot.viewBox.baseVal.height);
+    }
+    brush.to = along(event);
+    const scale = plot.dataset.right - plot.dataset.left;
+    brush.rect.setAttribute("x", Number(plot.dataset.left) + scale * Math.min(brush.from, brush.to));
+    brush.rect.setAttribute("width", scale * Math.abs(brush.to - brush.from));
+  });
+  function stopBrush() {
+    if (brush && brush.rect) brush.rect.remove();
+    brush = null;
+  }
+  window.addEventListener("pointercancel", stopBrush);
+  window.addEventListener("keydown", (event) => { if (event.key === "Escape") stopBrush(); });
+  window.addEventListener("pointerup", () => {
+    const done = brush;
+    stopBrush();
+    if (!done || !done.rect || done.from === done.to) return;
+    // The click that follows on a dot is the end of the drag.
+    window.addEventListener("click", (event) => event.preventDefault(), { capture: true, once: true });
+    const [first, last] = [Number(done.plot.dataset.first), Number(done.plot.dataset.last)];
+    const moment = (part, round) => new Date(round(first + part * (last - first))).toISOString();
+    const address = new URL(window.location.href);
+    ["part", "before", "within"].forEach((name) => address.searchParams.delete(name));
+    address.searchParams.set("start", moment(Math.min(done.from, done.to), Math.floor));
+    address.searchParams.set("end", moment(Math.max(done.from, done.to), Math.ceil));
+    window.location.assign(address);
+  });
 
   const live = document.getElementById("tracing-live");
   const status = document.getElementById("tracing-live-status");
@@ -101,7 +160,7 @@ const tracingLocalTimes = (within) => {
       const answer = await fetch(address, { credentials: "same-origin" });
       if (!answer.ok || answer.redirected) throw new Error(String(answer.status));
       const text = await answer.text();
-      if (!live.checked) return;
+      if (!live.checked || brush) { schedule(); return; }
       const fresh = new DOMParser().parseFromString(text, "text/html").body;
       tracingLocalTimes(fresh);
       const newest = (element) => { const link = element.querySelector("tbody th a"); return link ? link.getAttribute("href") : ""; };
@@ -110,6 +169,7 @@ const tracingLocalTimes = (within) => {
       const links = () => Array.from(results.querySelectorAll("tbody a"));
       const focused = links().includes(document.activeElement) ? document.activeElement.href : null;
       results.replaceChildren(...fresh.childNodes);
+      ready();
       const again = focused && links().find((link) => link.href === focused);
       if (again) again.focus();
     } catch (error) {
