@@ -1,7 +1,7 @@
 """Build the address of the page that shows a trace, for people who read it outside the site.
 
-A host in a request is chosen by the client. A link goes only to hosts that ``ALLOWED_HOSTS`` names, or to this machine:
-with ``ALLOWED_HOSTS = ["*"]``, a request could otherwise make a log line link to any site.
+A host in a request is chosen by the client. A link goes only to hosts that ``ALLOWED_HOSTS`` names, or to this
+machine: with ``ALLOWED_HOSTS = ["*"]``, a request could otherwise make a log line link to any site.
 """
 
 from __future__ import annotations

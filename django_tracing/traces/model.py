@@ -307,9 +307,7 @@ class Trace:
         if self.left_out or self.uncounted:
             return {}
         times = [
-            span.duration
-            for span in self.spans
-            if category_of(span.kind, span.attributes, span.resource) == "sql"
+            span.duration for span in self.spans if category_of(span.kind, span.attributes, span.resource) == "sql"
         ]
         return {"sql_count": len(times), "sql_time": sum(times)}
 

@@ -62,4 +62,7 @@ def test_a_site_without_the_admin_has_no_page(settings: Any, urlconf: str) -> No
 @given(st.one_of(st.text(), st.text(alphabet="htp:/[]@#?%.1a\x1b\n ").map("http://localhost".__add__)))
 def test_any_text_is_no_link_or_one_to_this_site(url: str) -> None:
     origin = origin_of_url(url)
-    assert not origin or origin.removeprefix("http://").partition(":")[0].lower().rstrip(".") in ("localhost", "testserver")
+    assert not origin or origin.removeprefix("http://").partition(":")[0].lower().rstrip(".") in (
+        "localhost",
+        "testserver",
+    )

@@ -346,7 +346,15 @@ def test_a_trace_ends_with_a_link_to_its_page(settings: Any, path: Path, url: st
     store.write(
         [
             # Another service's host is not this site's.
-            row(7, 1, 0, "GET /gateway", kind="server", service="gateway", attributes={"http.url": "http://127.0.0.1/"}),
+            row(
+                7,
+                1,
+                0,
+                "GET /gateway",
+                kind="server",
+                service="gateway",
+                attributes={"http.url": "http://127.0.0.1/"},
+            ),
             row(7, 2, 1, "GET /items/<pk>", kind="server", service="shop", attributes={"http.url": url}),
         ]
     )

@@ -149,6 +149,15 @@ const tracingLocalTimes = (within) => {
     window.location.assign(address);
   });
 
+  // ----- How long ago, while the page is open
+  const units = [["day", 86400, 2 * 86400], ["hour", 3600, 3600], ["minute", 60, 60], ["second", 1, 0]];
+  const format = new Intl.RelativeTimeFormat(document.documentElement.lang || undefined, { style: "narrow" });
+  window.setInterval(() => results.querySelectorAll("time[data-age]").forEach((element) => {
+    const age = Math.max(0, (Date.now() - new Date(element.dateTime).getTime()) / 1000);
+    const [unit, size] = units.find((one) => age >= one[2]) || [];
+    if (unit) element.textContent = format.format(-Math.floor(age / size), unit);
+  }), 10000);
+
   const live = document.getElementById("tracing-live");
   const status = document.getElementById("tracing-live-status");
   const every = 2000;

@@ -152,7 +152,7 @@ def _summarize_again(connection: sqlite3.Connection) -> None:
     connection.execute(
         "UPDATE traces SET sql_count = (SELECT count(*) FROM spans WHERE trace = seq AND work = 'sql'), "
         # As a float: a sum of integers that is too large is an error.
-        "sql_time = (SELECT CAST(min(total(\"end\" - start), 9e18) AS INTEGER) FROM spans "
+        'sql_time = (SELECT CAST(min(total("end" - start), 9e18) AS INTEGER) FROM spans '
         "WHERE trace = seq AND work = 'sql')"
     )
     # The span that gave the trace its name: one without a parent if there is one, or else the earliest.

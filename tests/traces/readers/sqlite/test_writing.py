@@ -121,7 +121,12 @@ def test_late_spans_update_the_summary(store: LocalStore) -> None:
 
 
 def test_a_summary_has_the_request_of_the_root_and_the_sql_of_all_spans(store: LocalStore) -> None:
-    outer = {"http.method": "PUT", "http.url": "https://x.test/items/7?token=1", "http.status_code": 404, "user.id": 5}
+    outer = {
+        "http.method": "PUT",
+        "http.url": "https://x.test/items/7?token=1",
+        "http.status_code": 404,
+        "user.id": 5,
+    }
     inner = {"http.method": "GET", "http.url": "https://y.test/inner", "http.status_code": 200}
     sql = {"db.system": "postgresql"}
     store.write([row(1, 4, 2, "db.select.x", start=2, took=2, kind="client", attributes=sql)])
