@@ -151,7 +151,7 @@ const tracingLocalTimes = (within) => {
 
   // ----- How long ago, while the page is open
   const units = [["day", 86400, 2 * 86400], ["hour", 3600, 3600], ["minute", 60, 60], ["second", 1, 0]];
-  const format = new Intl.RelativeTimeFormat(document.documentElement.lang || undefined, { style: "narrow" });
+  const format = new Intl.RelativeTimeFormat(document.documentElement.lang || undefined, { style: "short" });
   window.setInterval(() => results.querySelectorAll("time[data-age]").forEach((element) => {
     const age = Math.max(0, (Date.now() - new Date(element.dateTime).getTime()) / 1000);
     const [unit, size] = units.find((one) => age >= one[2]) || [];
