@@ -13,7 +13,9 @@ from django.conf import settings as site
 from django.http import HttpRequest
 from django.http.request import split_domain_port, validate_host
 
-__all__ = ["address_in_request", "origin_of_url", "page_path", "pages_read_traces"]
+from django_tracing.net import link_base
+
+__all__ = ["address_in_request", "jaeger_address", "origin_of_url", "page_path", "pages_read_traces"]
 
 _THIS_MACHINE: Final = (".localhost", "127.0.0.1", "[::1]")
 
@@ -45,9 +47,22 @@ def page_path(trace_id: str) -> str:
         return ""
 
 
-def address_in_request(request: Any, trace_id: str) -> str:
-    """Return the absolute address of a trace's page on the host of ``request``; "" if it is unknown. Never raises."""
-    if not isinstance(request, HttpRequest):
+def jaeger_address(settings: _ReaderSettings, trace_id: str) -> str:
+    """Return the address of a trace in Jaeger's UI; "" without a Jaeger, or if its path may hold a secret."""
+    links = None if settings.query_url is None else link_base(settings.query_url)
+    return f"{links}/trace/{trace_id}" if links else ""
+
+
+def address_in_request(settings: _ReaderSettings, request: Any, trace_id: str) -> str:
+    """Return the absolute address of a trace's page on the host of ``request``, or in Jaeger's UI. Never raises.
+
+    Return "" if no page shows the trace, or if its host is unknown.
+    """
+    return _address_on_site(settings, request, trace_id) or jaeger_address(settings, trace_id)
+
+
+def _address_on_site(settings: _ReaderSettings, request: Any, trace_id: str) -> str:
+    if not isinstance(request, HttpRequest) or not pages_read_traces(settings):
         return ""
     try:
         host, scheme = request.get_host(), request.scheme

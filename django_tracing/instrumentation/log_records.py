@@ -18,7 +18,7 @@ from opentelemetry.context import Context
 from django_tracing import spans
 from django_tracing.conf.values import Settings
 from django_tracing.context.request import get_request_state
-from django_tracing.context.trace_page import address_in_request, pages_read_traces
+from django_tracing.context.trace_page import address_in_request
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.span import SPAN_KEY, RecordingSpan
 
@@ -55,14 +55,13 @@ _answered = threading.local()
 class _Options:
     """The settings in force."""
 
-    __slots__ = ("correlate", "log_errors", "pages", "runserver", "service")
+    __slots__ = ("correlate", "log_errors", "runserver", "service", "settings")
 
     def __init__(self) -> None:
         self.service = NOTHING
         self.correlate = False
         self.log_errors = False
-        #: Whether the project's pages can show its traces.
-        self.pages = False
+        self.settings: Settings | None = None
         #: Whether this is runserver, whose lines about requests get their trace.
         self.runserver = False
 
@@ -88,7 +87,7 @@ def install(settings: Settings) -> None:
     _options.service = settings.service_name
     _options.correlate = settings.log_correlation
     _options.log_errors = settings.log_errors
-    _options.pages = pages_read_traces(settings)
+    _options.settings = settings
     _options.runserver = settings.log_correlation and sys.argv[1:2] == ["runserver"]
     if settings.log_correlation or settings.log_errors:
         _patches.start()
@@ -204,9 +203,10 @@ class TraceContextFilter(logging.Filter):
 
 
 class TracePageFilter(logging.Filter):
-    """Set ``trace_url`` on records: the address of the trace's page in the admin. Add it to a handler of mails.
+    """Set ``trace_url`` on records: the address of the trace's page in the admin or in Jaeger's UI.
 
-    It is ``-`` outside a request, if the trace is not sampled, and if the admin can't show it or its host is unknown.
+    Add it to a handler of mails. It is ``-`` outside a request, if the trace is not sampled, and if no page shows it
+    or the site's host is unknown.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -215,8 +215,9 @@ class TracePageFilter(logging.Filter):
             context = spans.current_context()
             span: Any = context.get(SPAN_KEY)
             state = get_request_state(context)
-            if _options.pages and state is not None and span is not None and span.is_recording():
-                address = address_in_request(state.request, _ids(context, span)[0])
+            settings = _options.settings
+            if settings is not None and state is not None and span is not None and span.is_recording():
+                address = address_in_request(settings, state.request, _ids(context, span)[0])
         record.__dict__["trace_url"] = address or NOTHING
         return True
 
@@ -247,6 +248,7 @@ def _name_trace(record: logging.LogRecord) -> None:
         context, request = answered
         trace_id = f"{context.trace_id:032x}"
         record.__dict__.update(trace_id=trace_id, span_id=f"{context.span_id:016x}")
-        link = address_in_request(request, trace_id) if _options.pages else ""
+        settings = _options.settings
+        link = "" if settings is None else address_in_request(settings, request, trace_id)
         # The message is a format: "%" of a path must not be one of its fields.
         record.msg = f"{record.msg} trace={(link or trace_id).replace('%', '%%')}"

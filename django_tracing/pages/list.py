@@ -87,11 +87,12 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
     """Show the newest traces that match the search, or open the trace whose id was entered."""
     context: dict[str, Any] = {"found": [], "plot": None, "problem": None, "older": "", "newer": ""}
     data = request.GET.copy()
-    if data.get("trace"):
-        trace_id = trace_id_in(data["trace"])
+    entered = str(data.get("trace", ""))
+    if entered:
+        trace_id = trace_id_in(entered)
         if trace_id:
             return HttpResponseRedirect(trace_address(trace_id))
-        context["entered"] = data["trace"][:_LONGEST_ENTERED]
+        context["entered"] = entered[:_LONGEST_ENTERED]
     form = SearchForm(data)
     try:
         reader = open_reader()

@@ -287,7 +287,7 @@ class Trace:
         return sum(span.failed_first for span in self.spans) or int(any(span.failed for span in self.spans))
 
     def summary(self) -> TraceSummary:
-        topmost = self.topmost
+        topmost, times = self.topmost, self._sql_times()
         return TraceSummary(
             trace_id=self.trace_id,
             name=topmost.name,
@@ -300,16 +300,17 @@ class Trace:
             left_out=self.left_out,
             state=topmost.state,
             **self.request._asdict(),
-            **self._sql(),
+            sql_count=None if times is None else len(times),
+            sql_time=None if times is None else sum(times),
         )
 
-    def _sql(self) -> dict[str, int | None]:
+    def _sql_times(self) -> list[int] | None:
+        """The durations of the SQL statements; None if some of them are left out."""
         if self.left_out or self.uncounted:
-            return {}
-        times = [
+            return None
+        return [
             span.duration for span in self.spans if category_of(span.kind, span.attributes, span.resource) == "sql"
         ]
-        return {"sql_count": len(times), "sql_time": sum(times)}
 
     def spans_by_service(self) -> Counter[str]:
         """Return the number of ``spans`` of each service."""

@@ -18,6 +18,7 @@ from django.http import HttpRequest, HttpResponse
 from django.test import Client
 from django.urls import path
 
+from django_tracing.conf.loading import get_settings
 from django_tracing.instrumentation import log_records
 from tests.conftest import Spans
 from tests.e2e.processes import Process
@@ -76,7 +77,9 @@ def _answers(started: Process, host: str) -> bool:
 
 
 @pytest.fixture
-def mails(settings: Any) -> Iterator[None]:
+def mails(settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    settings.TRACING = {"EXPORTER": "local"}
+    monkeypatch.setattr(log_records._options, "settings", get_settings())
     settings.ROOT_URLCONF = __name__
     settings.ADMINS = ["root@example.com"] if django.VERSION >= (6, 0) else [("root", "root@example.com")]
     if django.VERSION >= (6, 1):
@@ -94,8 +97,7 @@ def mails(settings: Any) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("mails")
-def test_a_mail_about_an_error_links_to_the_trace(monkeypatch: pytest.MonkeyPatch, spans: Spans) -> None:
-    monkeypatch.setattr(log_records._options, "pages", True)
+def test_a_mail_about_an_error_links_to_the_trace(spans: Spans) -> None:
     Client(raise_request_exception=False).get("/failing/")
     (message,) = mail.outbox
     trace_id = f"{spans.one('GET /failing/').context.trace_id:032x}"
@@ -104,8 +106,7 @@ def test_a_mail_about_an_error_links_to_the_trace(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.usefixtures("mails")
-def test_a_mail_outside_a_trace_has_no_link(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(log_records._options, "pages", True)
+def test_a_mail_outside_a_trace_has_no_link() -> None:
     logging.getLogger("django.request").error("outside")
     (message,) = mail.outbox
     assert "Trace: -" in message.body
