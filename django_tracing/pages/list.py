@@ -18,7 +18,7 @@ from django_tracing.pages.forms import SearchForm
 from django_tracing.pages.links import changed_query, search_address, trace_address, trace_id_in
 from django_tracing.pages.plot import plot
 from django_tracing.pages.responses import respond
-from django_tracing.pages.rows import SCALE, age_text, local_time, svg_number
+from django_tracing.pages.rows import SCALE, age_text, local_time, status_color, svg_number
 from django_tracing.pages.source import open_reader, problem_of
 from django_tracing.traces.durations import duration_text
 from django_tracing.traces.model import TraceSummary, root_first
@@ -39,10 +39,6 @@ _SEARCHES: Final[tuple[tuple[Any, dict[str, str]], ...]] = (
 )
 
 
-#: The names of the colors of status codes, by their first digit.
-_STATUS_COLORS: Final[Mapping[str, str]] = {"2": "ok", "4": "refused", "5": "failed"}
-
-
 def _listed(summary: TraceSummary, longest: int, now: float) -> dict[str, Any]:
     name, route = _request_of(summary)
     status = "" if summary.status_code is None else str(summary.status_code)
@@ -53,7 +49,7 @@ def _listed(summary: TraceSummary, longest: int, now: float) -> dict[str, Any]:
         "name": name,
         "route": route,
         "status": status,
-        "status_color": _STATUS_COLORS.get(status[:1], "other"),
+        "status_color": status_color(status),
         "user": summary.user,
         "user_url": search_address(user=summary.user) if summary.user else "",
         "sql_count": "" if summary.sql_count is None else str(summary.sql_count),

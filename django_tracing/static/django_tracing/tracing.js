@@ -195,6 +195,35 @@ const tracingLocalTimes = (within) => {
   document.addEventListener("visibilitychange", schedule);
 })();
 
+// Copy ids and statements.
+const tracingCopyButtons = (within) => {
+  within.querySelectorAll(".tracing-copy").forEach((button) => { button.hidden = false; });
+};
+(function () {
+  "use strict";
+  tracingCopyButtons(document);
+  async function copy(text) {
+    // Only secure contexts have a clipboard: https, or this machine.
+    if (navigator.clipboard) { await navigator.clipboard.writeText(text); return; }
+    const field = document.createElement("textarea");
+    field.value = text;
+    document.body.append(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    if (!done) throw new Error("not copied");
+  }
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest(".tracing-copy");
+    if (!button) return;
+    const { copy: text, copyAll: all } = button.dataset;
+    const found = all ? Array.from(document.querySelectorAll(all), (one) => one.textContent).join(";\n\n") : text ?? button.closest("tr").querySelector(".tracing-sql").textContent;
+    const words = button.textContent;
+    try { await copy(found); button.textContent = "✓"; } catch (error) { button.textContent = "✗"; }
+    window.setTimeout(() => { button.textContent = words; }, 1500);
+  });
+})();
+
 // One trace.
 (function () {
   "use strict";
@@ -202,7 +231,7 @@ const tracingLocalTimes = (within) => {
   const table = document.querySelector(".tracing-waterfall[role=treegrid]");
   const tools = document.getElementById("tracing-tools");
   if (!table || !tools) return;
-  tools.hidden = false;
+  document.querySelectorAll(".tracing-scripted").forEach((element) => { element.hidden = false; });
   // This link is for browsers without scripts.
   document.getElementById("tracing-unscripted").remove();
   const body = table.tBodies[0];
@@ -261,6 +290,7 @@ const tracingLocalTimes = (within) => {
       if (!answer.ok || answer.redirected) throw new Error(String(answer.status));
       const parsed = new DOMParser().parseFromString(await answer.text(), "text/html").body;
       tracingLocalTimes(parsed);
+      tracingCopyButtons(parsed);
       cell.replaceChildren(...parsed.childNodes);
     } catch (error) {
       window.location.assign(link.href);
@@ -293,6 +323,62 @@ const tracingLocalTimes = (within) => {
     event.preventDefault();
   });
 
+  // ----- The width of the names: dragged, by the arrow keys, and kept for the next trace
+  const column = document.getElementById("tracing-col-name");
+  const handle = document.getElementById("tracing-handle");
+  const [narrow, wide] = [Number(handle.getAttribute("aria-valuemin")), Number(handle.getAttribute("aria-valuemax"))];
+  const kept = "django-tracing-names";
+  let share = 0;
+  function widen(percent) {
+    share = Math.min(wide, Math.max(narrow, percent));
+    column.style.width = `${share}%`;
+    handle.setAttribute("aria-valuenow", String(Math.round(share)));
+  }
+  function keep() {
+    // Storage may be full or forbidden.
+    try { if (share) window.localStorage.setItem(kept, String(Math.round(share))); else window.localStorage.removeItem(kept); } catch (error) { /* not kept */ }
+  }
+  function reset() {
+    share = 0;
+    column.style.width = "";
+    const width = handle.parentElement.getBoundingClientRect().width / table.getBoundingClientRect().width;
+    handle.setAttribute("aria-valuenow", String(Math.round(100 * width)));
+  }
+  handle.hidden = false;
+  reset();
+  try { const last = Number(window.localStorage.getItem(kept)); if (last) widen(last); } catch (error) { /* not kept */ }
+  handle.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    event.preventDefault();
+    handle.focus();
+    handle.setPointerCapture(event.pointerId);
+  });
+  handle.addEventListener("pointermove", (event) => {
+    if (!handle.hasPointerCapture(event.pointerId)) return;
+    const box = table.getBoundingClientRect();
+    widen((100 * (event.clientX - box.left)) / box.width);
+  });
+  handle.addEventListener("pointerup", keep);
+  handle.addEventListener("dblclick", () => { reset(); keep(); });
+  handle.addEventListener("keydown", (event) => {
+    const now = Number(handle.getAttribute("aria-valuenow"));
+    const to = { ArrowLeft: now - 5, ArrowRight: now + 5, Home: narrow, End: wide }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    widen(to);
+    keep();
+  });
+
+  // ----- What the colors stand for: the bars have the classes of both palettes
+  const colored = table.closest(".tracing-colored");
+  const choices = Array.from(document.querySelectorAll(".tracing-choice"));
+  choices.forEach((choice) => choice.addEventListener("click", (event) => {
+    event.preventDefault();
+    colored.dataset.color = choice.dataset.color;
+    choices.forEach((other) => other.removeAttribute("aria-current"));
+    choice.setAttribute("aria-current", "true");
+  }));
+
   // ----- Zoom: all bars are drawn on one scale of a thousand
   const total = Number(table.dataset.total);
   const bars = Array.from(table.querySelectorAll(".tracing-bars"));
@@ -310,6 +396,10 @@ const tracingLocalTimes = (within) => {
     from = Math.min(1000 - width, Math.max(0, newFrom));
     bars.forEach((bar) => bar.setAttribute("viewBox", `${from} 0 ${width} 20`));
     ticks.forEach((tick, number) => { tick.textContent = words((total * (from + (width * number) / 4)) / 1000); });
+    const zoomed = width < 1000;
+    tools.querySelectorAll("[data-zoomed]").forEach((button) => { button.hidden = !zoomed; });
+    tools.querySelector("[data-do=out]").disabled = !zoomed;
+    document.getElementById("tracing-zoomed").textContent = zoomed ? `${ticks[0].textContent} – ${ticks[4].textContent}` : "";
   }
   tools.addEventListener("click", (event) => {
     const wish = event.target.dataset.do;
