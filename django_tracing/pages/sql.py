@@ -14,7 +14,7 @@ from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import Colors, svg_number
 from django_tracing.pages.source import open_reader, respond_missing, respond_unreadable
 from django_tracing.traces.analysis.statements import Statement, statements
-from django_tracing.traces.analysis.waterfall import N_PLUS_ONE_FROM, waterfall
+from django_tracing.traces.analysis.waterfall import waterfall
 from django_tracing.traces.durations import duration_text
 
 __all__ = ["page"]
@@ -71,7 +71,6 @@ def _row(statement: Statement, longest: int, start: int, room: int) -> dict[str,
         "plain": not statement.text,
         "count": str(statement.count),
         "duplicate": statement.duplicate,
-        "many": statement.duplicate and statement.count >= N_PLUS_ONE_FROM,
         "time": duration_text(statement.time),
         "width": svg_number(1000 * statement.time / longest if longest else 0),
         "slowest": duration_text(statement.slowest) if statement.count > 1 else "",
