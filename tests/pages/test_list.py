@@ -319,7 +319,7 @@ def test_what_is_running_is_not_among_the_finished(root: Client, path: Path) -> 
     assert "No span has arrived for ten minutes" in waiting
     # Its plot has the finished ones only: nobody knows how long the others take.
     assert text.count('<circle class="tracing-dot"') == 2
-    assert re.search(r"<td>shop</td>", finished)
+    assert '<span class="tracing-services">shop</span>' in finished
 
 
 def test_a_page_with_running_requests_only(root: Client, path: Path) -> None:
