@@ -125,6 +125,8 @@ def test_the_tutorial_shows_what_it_describes(tmp_path: Path) -> None:
     place = re.search(r"line (\d+) of `(.*?)`, in the function `(.*?)`", PAGE)
     assert place is not None
     assert line.endswith(f"{place[2]}:{place[1]} in {place[3]}")
+    assert "http://localhost:8000/admin/django_tracing/trace/" in PAGE
+    assert drawn.splitlines()[-1] == f"{address}/admin/django_tracing/trace/{trace['trace_id']}/"
 
     (tmp_path / "books/views.py").write_text(fast)
     with reader.server() as address:

@@ -28,7 +28,7 @@ from django_tracing import (
     trace_url,
     use_trace_context,
 )
-from django_tracing.logs import TraceContextFilter, structlog_processor
+from django_tracing.logs import TraceContextFilter, TracePageFilter, structlog_processor
 from django_tracing.testing import capture_spans
 
 
@@ -100,6 +100,7 @@ async def main() -> None:
     with capture_spans() as spans:
         assert_type(spans.names, list[str])
     assert_type(TraceContextFilter(), TraceContextFilter)
+    assert_type(TracePageFilter(), TracePageFilter)
     structlog_processor(None, "info", {})
 
 

@@ -13,14 +13,13 @@ from contextvars import Token
 from types import TracebackType
 from typing import Any, Final, TypeVar, overload
 
-from django.urls import reverse
 from opentelemetry import trace as trace_api
 from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, SpanKind
 
 from django_tracing import spans
 from django_tracing.conf.loading import get_settings
-from django_tracing.net import link_base
+from django_tracing.context.trace_page import jaeger_address, page_path, pages_read_traces
 from django_tracing.recording.span import SPAN_KEY, context_of
 from django_tracing.semconv.names import Attributes
 from django_tracing.spans import runtime
@@ -322,11 +321,5 @@ def trace_url(trace_id: str | None = None) -> str | None:
     if trace_id is None:
         return None
     if settings.query_url is not None:
-        links = link_base(settings.query_url)
-        return None if links is None else f"{links}/trace/{trace_id}"
-    if settings.exporter != "local" and settings.reader is None:
-        return None
-    try:
-        return reverse("admin:django_tracing_trace_trace", args=[trace_id])
-    except Exception:  # no admin, or broken URLs, which Django reports by itself
-        return None
+        return jaeger_address(settings, trace_id) or None
+    return (page_path(trace_id) or None) if pages_read_traces(settings) else None

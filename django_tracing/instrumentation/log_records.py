@@ -12,11 +12,13 @@ from collections.abc import Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, Final
 
+from django.http import HttpRequest
 from opentelemetry.context import Context
 
 from django_tracing import spans
 from django_tracing.conf.values import Settings
 from django_tracing.context.request import get_request_state
+from django_tracing.context.trace_page import address_in_request
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.span import SPAN_KEY, RecordingSpan
 
@@ -24,6 +26,7 @@ __all__ = [
     "FIELDS",
     "NOTHING",
     "TraceContextFilter",
+    "TracePageFilter",
     "install",
     "remember_request",
     "structlog_processor",
@@ -52,12 +55,13 @@ _answered = threading.local()
 class _Options:
     """The settings in force."""
 
-    __slots__ = ("correlate", "log_errors", "runserver", "service")
+    __slots__ = ("correlate", "log_errors", "runserver", "service", "settings")
 
     def __init__(self) -> None:
         self.service = NOTHING
         self.correlate = False
         self.log_errors = False
+        self.settings: Settings | None = None
         #: Whether this is runserver, whose lines about requests get their trace.
         self.runserver = False
 
@@ -83,6 +87,7 @@ def install(settings: Settings) -> None:
     _options.service = settings.service_name
     _options.correlate = settings.log_correlation
     _options.log_errors = settings.log_errors
+    _options.settings = settings
     _options.runserver = settings.log_correlation and sys.argv[1:2] == ["runserver"]
     if settings.log_correlation or settings.log_errors:
         _patches.start()
@@ -197,6 +202,26 @@ class TraceContextFilter(logging.Filter):
         return True
 
 
+class TracePageFilter(logging.Filter):
+    """Set ``trace_url`` on records: the address of the trace's page in the admin or in Jaeger's UI.
+
+    Add it to a handler of mails. It is ``-`` outside a request, if the trace is not sampled, and if no page shows it
+    or the site's host is unknown.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        address = ""
+        with suppress(Exception):
+            context = spans.current_context()
+            span: Any = context.get(SPAN_KEY)
+            state = get_request_state(context)
+            settings = _options.settings
+            if settings is not None and state is not None and span is not None and span.is_recording():
+                address = address_in_request(settings, state.request, _ids(context, span)[0])
+        record.__dict__["trace_url"] = address or NOTHING
+        return True
+
+
 def structlog_processor(logger: Any, method_name: str, event_dict: MutableMapping[str, Any]) -> Any:
     """Add the fields that a structlog event does not have. Those of a trace are added inside one only."""
     context = spans.current_context()
@@ -210,16 +235,20 @@ def structlog_processor(logger: Any, method_name: str, event_dict: MutableMappin
 # ----- runserver's own line
 
 
-def remember_request(span: Any) -> None:
+def remember_request(span: Any, request: HttpRequest) -> None:
     """Under runserver: keep the trace of the request that this thread handles, for the log line about it."""
     if _options.runserver:
-        _answered.context = span.get_span_context() if span.is_recording() else None
+        _answered.request = (span.get_span_context(), request) if span.is_recording() else None
 
 
 def _name_trace(record: logging.LogRecord) -> None:
-    answered = getattr(_answered, "context", None)
-    _answered.context = None
+    answered = getattr(_answered, "request", None)
+    _answered.request = None
     if answered is not None and isinstance(record.msg, str):
-        trace_id = f"{answered.trace_id:032x}"
-        record.__dict__.update(trace_id=trace_id, span_id=f"{answered.span_id:016x}")
-        record.msg = f"{record.msg} trace={trace_id}"
+        context, request = answered
+        trace_id = f"{context.trace_id:032x}"
+        record.__dict__.update(trace_id=trace_id, span_id=f"{context.span_id:016x}")
+        settings = _options.settings
+        link = "" if settings is None else address_in_request(settings, request, trace_id)
+        # The message is a format: "%" of a path must not be one of its fields.
+        record.msg = f"{record.msg} trace={(link or trace_id).replace('%', '%%')}"

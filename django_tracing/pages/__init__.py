@@ -45,6 +45,7 @@ TRACE_PAGES: Final = (
     Page("routes", r"^routes/$", "routes", _("Routes")),
     Page("map", r"^map/$", "map", _("Service map")),
     Page("trace", rf"{_TRACE}$", "trace"),
+    Page("sql", rf"{_TRACE}sql/$", "sql"),
     Page("span", rf"{_TRACE}spans/(?P<span_id>[0-9a-f]{{16}})/$", "span"),
     Page("compare", rf"{_TRACE}compare/$", "compare"),
     Page("downloads", rf"{_TRACE}(?P<kind>otlp|jaeger)\.json$", "download"),

@@ -43,6 +43,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpRes
     colors = Colors(dict.fromkeys(service for trace, _fall in sides for service in trace.services))
     longest = max(trace.duration for trace, _fall in sides)
     context = {
+        "color": "service" if len(colors.numbers) > 1 else "kind",
         "sides": [
             {
                 "trace": heading_of(trace, fall, colors),

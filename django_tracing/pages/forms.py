@@ -140,7 +140,11 @@ class SearchForm(forms.Form):
     def first_fields(self) -> list[forms.BoundField]:
         """The fields that most searches need."""
         return [
-            self[name] for name in ("service", "operation", "within", "min_duration", "attributes", "errors_only")
+            self[name]
+            for name in (
+                *("service", "operation", "within", "start", "end"),
+                *("min_duration", "attributes", "errors_only"),
+            )
         ]
 
     @property

@@ -7,8 +7,9 @@ from typing import Any, Final
 from django.utils.translation import gettext, ngettext
 
 from django_tracing.pages.links import attribute_address, trace_address, value_text
-from django_tracing.pages.rows import Colors, local_time, shares_of
+from django_tracing.pages.rows import Colors, local_time, shares_of, status_color
 from django_tracing.semconv import names
+from django_tracing.semconv.categories import category_of
 from django_tracing.traces.analysis.waterfall import Waterfall
 from django_tracing.traces.durations import duration_text
 from django_tracing.traces.model import Trace
@@ -23,6 +24,12 @@ _MOST_SERVICES: Final = 100
 def heading_of(trace: Trace, fall: Waterfall, colors: Colors) -> dict[str, Any]:
     """Return the facts about a trace that stand above its rows."""
     topmost = trace.topmost
+    request = trace.request
+    name = topmost.name or gettext("(no name)")
+    # The request as it was. The name is its route, and shown below.
+    asked = f"{request.method} {request.path}".strip() if request.path else name
+    status = "" if request.status_code is None else str(request.status_code)
+    sql = [span.duration for span in trace.spans if category_of(span.kind, span.attributes, span.resource) == "sql"]
     counts, services = trace.spans_by_service(), trace.services
     linked = {}
     for key in (names.USER_ID, names.USER_SUBSCRIPTION, names.CORRELATION_ID):
@@ -32,7 +39,13 @@ def heading_of(trace: Trace, fall: Waterfall, colors: Colors) -> dict[str, Any]:
     return {
         "id": trace.trace_id,
         "url": trace_address(trace.trace_id),
-        "name": topmost.name or gettext("(no name)"),
+        "name": name,
+        "asked": asked,
+        "status": status,
+        "status_color": status_color(status),
+        "title": f"{asked} {status}".strip(),
+        "sql_count": str(len(sql)),
+        "sql_time": duration_text(sum(sql)) if sql else "",
         "service": topmost.service,
         "state": topmost.state,
         "started": local_time(trace.start),
@@ -48,7 +61,7 @@ def heading_of(trace: Trace, fall: Waterfall, colors: Colors) -> dict[str, Any]:
         ],
         "more_services": max(len(services) - _MOST_SERVICES, 0),
         "left_out": left_out_sentences(trace),
-        "said": linked,
+        "linked": linked,
         "shares": shares_of(fall.time_by_work),
         "orphans": sum(row.orphan for row in fall.rows),
     }

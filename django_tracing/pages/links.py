@@ -21,11 +21,17 @@ __all__ = [
     "page_address",
     "search_address",
     "trace_address",
+    "trace_id_in",
     "value_text",
 ]
 
 #: A trace id or its beginning, as the addresses of the pages accept it.
 TRACE_ID: Final = re.compile(r"[0-9a-fA-F]{6,32}")
+
+#: A whole trace id in what somebody pastes: a traceparent header, a log line, an address.
+_WHOLE_ID: Final = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{32}(?![0-9a-fA-F])")
+#: The longest text that is looked through for an id.
+_PASTED: Final = 1000
 
 #: The name of the admin site that shows the page. A project may have several sites; links stay within one.
 current_site: Final[ContextVar[str]] = ContextVar("django_tracing.site", default="admin")
@@ -41,6 +47,16 @@ def trace_address(trace_id: str) -> str:
     if not TRACE_ID.fullmatch(trace_id):
         return ""
     return page_address("admin:django_tracing_trace_trace", args=[trace_id])
+
+
+def trace_id_in(text: str) -> str:
+    """Return the trace id that somebody entered or pasted, or its beginning; "" if there is none."""
+    text = text[:_PASTED].strip()
+    if TRACE_ID.fullmatch(text):
+        return text
+    # Some tools write ids as UUIDs.
+    found = _WHOLE_ID.search(text) or _WHOLE_ID.fullmatch(text.replace("-", ""))
+    return found[0] if found else ""
 
 
 def search_address(**fields: str) -> str:

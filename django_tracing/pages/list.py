@@ -8,17 +8,17 @@ from typing import Any, Final
 from urllib.parse import urlencode
 
 from django.contrib.admin import ModelAdmin
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.exceptions import ReadError
 from django_tracing.pages.forms import SearchForm
-from django_tracing.pages.links import changed_query, trace_address
+from django_tracing.pages.links import changed_query, search_address, trace_address, trace_id_in
 from django_tracing.pages.plot import plot
 from django_tracing.pages.responses import respond
-from django_tracing.pages.rows import SCALE, local_time, svg_number
+from django_tracing.pages.rows import SCALE, age_text, local_time, status_color, svg_number
 from django_tracing.pages.source import open_reader, problem_of
 from django_tracing.traces.durations import duration_text
 from django_tracing.traces.model import TraceSummary, root_first
@@ -27,6 +27,8 @@ from django_tracing.traces.times import to_datetime
 
 __all__ = ["page"]
 
+#: What was entered as a trace id is shown again, so much of it.
+_LONGEST_ENTERED: Final = 100
 #: The most frequent searches, as links above the form.
 _SEARCHES: Final[tuple[tuple[Any, dict[str, str]], ...]] = (
     (_("All"), {}),
@@ -37,29 +39,56 @@ _SEARCHES: Final[tuple[tuple[Any, dict[str, str]], ...]] = (
 )
 
 
-def _listed(summary: TraceSummary, longest: int) -> dict[str, Any]:
+def _listed(summary: TraceSummary, longest: int, now: float) -> dict[str, Any]:
+    name, route = _request_of(summary)
+    status = "" if summary.status_code is None else str(summary.status_code)
     return {
         "id": summary.trace_id,
         "url": trace_address(summary.trace_id),
-        "name": summary.name or gettext("(no name)"),
+        "method": summary.method if summary.path else "",
+        "name": name,
+        "route": route,
+        "status": status,
+        "status_color": status_color(status),
+        "user": summary.user,
+        "user_url": search_address(user=summary.user) if summary.user else "",
+        "sql_count": "" if summary.sql_count is None else str(summary.sql_count),
+        "sql_time": duration_text(summary.sql_time) if summary.sql_count and summary.sql_time is not None else "",
         # The service of the topmost span first.
         "services": ", ".join(root_first(summary.service, summary.services)),
         "state": summary.state,
-        "age": duration_text(max(time.time_ns() - summary.start, 0)),
+        "running_for": duration_text(max(round(now * 1e9) - summary.start, 0)),
         "started": local_time(summary.start),
+        "age": age_text(now - summary.start / 1e9),
         "iso": to_datetime(summary.start).isoformat(),
         "duration": duration_text(summary.duration),
         "width": svg_number(SCALE * summary.duration / longest if longest else 0),
         "spans": str(summary.span_count),
         "left_out": gettext("%(count)d not stored") % {"count": summary.left_out} if summary.left_out else "",
-        "errors": str(summary.error_count) if summary.error_count else "",
+        "errors": bool(summary.error_count),
+        "error_text": ngettext("%(count)d error", "%(count)d errors", summary.error_count)
+        % {"count": summary.error_count},
     }
 
 
+def _request_of(summary: TraceSummary) -> tuple[str, str]:
+    """Return what stands for the trace, and its route where that is something else."""
+    if not summary.path:
+        return summary.name or gettext("(no name)"), ""
+    route = summary.name.removeprefix(f"{summary.method} ")
+    return summary.path, "" if route in (summary.path, summary.method) else route
+
+
 def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
-    """Show the newest traces that match the search."""
+    """Show the newest traces that match the search, or open the trace whose id was entered."""
     context: dict[str, Any] = {"found": [], "plot": None, "problem": None, "older": "", "newer": ""}
     data = request.GET.copy()
+    entered = str(data.get("trace", ""))
+    if entered:
+        trace_id = trace_id_in(entered)
+        if trace_id:
+            return HttpResponseRedirect(trace_address(trace_id))
+        context["entered"] = entered[:_LONGEST_ENTERED]
     form = SearchForm(data)
     try:
         reader = open_reader()
@@ -84,7 +113,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
         {"label": label, "query": urlencode(query), "chosen": _is_chosen(data, query)} for label, query in _SEARCHES
     ]
     context["detailed"] = any(
-        data.get(name) for name in ("status_code", "user", "correlation_id", "max_duration", "start", "end", "limit")
+        data.get(name) for name in ("status_code", "user", "correlation_id", "max_duration", "limit")
     )
     part = request.GET.get("part") == "results"
     return respond(request, admin, "results" if part else "list", gettext("Traces"), context)
@@ -92,6 +121,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
 
 def _found(request: HttpRequest, summaries: list[TraceSummary], limit: int) -> dict[str, Any]:
     shown = summaries[:limit]
+    now = time.time()
     # The final durations of requests that are still running are not known.
     finished = [summary for summary in shown if summary.state == "finished"]
     longest = max((summary.duration for summary in finished), default=0)
@@ -101,9 +131,18 @@ def _found(request: HttpRequest, summaries: list[TraceSummary], limit: int) -> d
         f"{shown[-1].start}-{shown[-1].trace_id}" if len(summaries) > limit else reached and f"{reached}-{'0' * 32}"
     )
     return {
-        "found": [_listed(summary, longest) for summary in finished],
-        "waiting": [_listed(summary, longest) for summary in shown if summary.state != "finished"],
+        "found": [_listed(summary, longest, now) for summary in finished],
+        "waiting": [_listed(summary, longest, now) for summary in shown if summary.state != "finished"],
+        # Jaeger's summaries have no attributes: columns that all would leave empty are left out.
+        "columns": {
+            "status": any(summary.status_code is not None for summary in finished),
+            "sql": any(summary.sql_count is not None for summary in finished),
+            "user": any(summary.user for summary in finished),
+        },
         "plot": plot(finished),
+        "all_times": changed_query(request, start=None, end=None, before=None)
+        if request.GET.get("start") or request.GET.get("end")
+        else "",
         "older": changed_query(request, before=older) if older else "",
         "reached": None if reached is None else local_time(reached),
         "shown": ngettext("%(count)d trace", "%(count)d traces", len(shown)) % {"count": len(shown)},

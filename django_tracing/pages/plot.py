@@ -47,6 +47,9 @@ def plot(summaries: Sequence[TraceSummary]) -> dict[str, Any] | None:
         ],
         "first": to_datetime(first),
         "last": to_datetime(last),
+        # For the script that turns a part of the drawing into a span of time, in milliseconds.
+        "first_ms": f"{first / 1e6:.3f}",
+        "last_ms": f"{last / 1e6:.3f}",
         "dots": [
             {
                 "x": svg_number(x(summary.start)),

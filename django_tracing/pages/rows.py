@@ -25,10 +25,12 @@ __all__ = [
     "WORKS",
     "Colors",
     "Share",
+    "age_text",
     "local_time",
     "row_of",
     "rows_of",
     "shares_of",
+    "status_color",
     "svg_number",
 ]
 
@@ -57,6 +59,27 @@ def local_time(nanoseconds: int) -> datetime:
     """Return a time in the current time zone."""
     moment = to_datetime(nanoseconds)
     return timezone.localtime(moment) if timezone.is_aware(moment) else moment
+
+
+#: The names of the colors of status codes, by their first digit.
+_STATUS_COLORS: Final[Mapping[str, str]] = {"2": "ok", "4": "refused", "5": "failed"}
+
+
+def status_color(status: str) -> str:
+    """Return the name that tracing.css has for the color of an HTTP status."""
+    return _STATUS_COLORS.get(status[:1], "other")
+
+
+def age_text(seconds: float) -> str:
+    """Return how long ago something was, in one unit."""
+    count = max(int(seconds), 0)
+    if count < 60:
+        return gettext("%(count)d s ago") % {"count": count}
+    if count < 3600:
+        return gettext("%(count)d min ago") % {"count": count // 60}
+    if count < 2 * 86400:
+        return gettext("%(count)d h ago") % {"count": count // 3600}
+    return gettext("%(count)d days ago") % {"count": count // 86400}
 
 
 class Colors:
@@ -121,6 +144,7 @@ def row_of(
         "count": str(row.count) if row.folds else "",
         "service": span.service if span.service != above else "",
         "color": str(colors[span.service]),
+        "work": row.work,
         "note": short_statement(statement) or " ".join(notes),
         "location": location_of(span.attributes) if row.folds else "",
         "n_plus_one": row.n_plus_one,

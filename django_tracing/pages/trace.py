@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
@@ -27,6 +27,9 @@ from django_tracing.traces.readers.base import Reader
 
 __all__ = ["page"]
 
+#: What the colors of the bars can stand for.
+_COLORS: Final = ("kind", "service")
+
 
 def _ticks(trace: Trace) -> list[str]:
     return [duration_text(trace.duration * quarter // 4) for quarter in range(5)]
@@ -47,8 +50,11 @@ def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpRes
     fall = waterfall(trace)
     colors = Colors(trace.services)
     rows = rows_of(fall, colors, everything="all" in request.GET)
+    heading = heading_of(trace, fall, colors)
+    chosen = request.GET.get("color")
     context = {
-        "trace": heading_of(trace, fall, colors),
+        "trace": heading,
+        "color": chosen if chosen in _COLORS else "service" if len(trace.services) > 1 else "kind",
         "rows": rows,
         "repeated": [
             {
@@ -65,7 +71,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpRes
         "link": link,
         "others": _others_of(reader, trace),
     }
-    return respond(request, admin, "trace", trace.topmost.name, context)
+    return respond(request, admin, "trace", heading["title"], context)
 
 
 def _others_of(reader: Reader, trace: Trace) -> list[dict[str, str]]:

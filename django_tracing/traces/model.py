@@ -11,8 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
-from django_tracing.semconv.categories import Category, TargetKind
+from django_tracing.semconv.categories import Category, TargetKind, category_of
 from django_tracing.semconv.names import ERROR_PROPAGATED
+from django_tracing.semconv.requests import NO_REQUEST, RequestFacts, request_facts
 from django_tracing.traces.readers.base import Reader
 from django_tracing.traces.times import iso_time
 from django_tracing.traces.topmost import State, Topmost, outline_of, topmost_of
@@ -153,6 +154,15 @@ class TraceSummary:
     #: ``running``: the request's span is not stored yet, so the duration is that until the last span that is stored.
     #: ``incomplete``: it has not been stored for a long time.
     state: State = "finished"
+    #: Of the root, if it is a request: the method, the path without its query, and the status.
+    method: str = ""
+    path: str = ""
+    status_code: int | None = None
+    #: The id of the root's user.
+    user: str = ""
+    #: The number of SQL statements and the sum of their durations. None: the backend does not know them.
+    sql_count: int | None = None
+    sql_time: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """JSON-able: the start as ISO 8601 in UTC, the duration in milliseconds."""
@@ -167,6 +177,12 @@ class TraceSummary:
             "error_count": self.error_count,
             "left_out": self.left_out,
             "state": self.state,
+            "method": self.method,
+            "path": self.path,
+            "status_code": self.status_code,
+            "user": self.user,
+            "sql_count": self.sql_count,
+            "sql_ms": None if self.sql_time is None else self.sql_time / 1e6,
         }
 
 
@@ -239,6 +255,13 @@ class Trace:
         return self._topmost
 
     @property
+    def request(self) -> RequestFacts:
+        """The request that gives the trace its name. Without one, only the user may be known."""
+        root = self.root
+        facts = request_facts(root.kind, root.attributes)
+        return facts if self.topmost.name == root.name else NO_REQUEST._replace(user=facts.user)
+
+    @property
     def start(self) -> int:
         return self.spans[0].start
 
@@ -264,7 +287,7 @@ class Trace:
         return sum(span.failed_first for span in self.spans) or int(any(span.failed for span in self.spans))
 
     def summary(self) -> TraceSummary:
-        topmost = self.topmost
+        topmost, times = self.topmost, self._sql_times()
         return TraceSummary(
             trace_id=self.trace_id,
             name=topmost.name,
@@ -276,7 +299,18 @@ class Trace:
             error_count=self.error_count,
             left_out=self.left_out,
             state=topmost.state,
+            **self.request._asdict(),
+            sql_count=None if times is None else len(times),
+            sql_time=None if times is None else sum(times),
         )
+
+    def _sql_times(self) -> list[int] | None:
+        """The durations of the SQL statements; None if some of them are left out."""
+        if self.left_out or self.uncounted:
+            return None
+        return [
+            span.duration for span in self.spans if category_of(span.kind, span.attributes, span.resource) == "sql"
+        ]
 
     def spans_by_service(self) -> Counter[str]:
         """Return the number of ``spans`` of each service."""

@@ -326,3 +326,42 @@ def test_a_request_that_is_running(path: Path) -> None:
     assert re.search(r"  incomplete +1  +-  shop +db.select$", incomplete)
     assert "· running, so far 1.00 ms ·" in traces(f"{1:032x}")
     assert [each["state"] for each in json.loads(traces("--json"))] == ["running", "incomplete"]
+
+
+# ----- Links to the page in the admin
+
+
+@pytest.mark.parametrize(
+    ("url", "line"),
+    [
+        ("https://localhost/items/7?a=1", "https://localhost/admin/django_tracing/trace/{id}/"),
+        ("https://evil.example/items/7", "In the admin of your site: /admin/django_tracing/trace/{id}/"),
+        ("\x1b[31m", "In the admin of your site: /admin/django_tracing/trace/{id}/"),
+    ],
+)
+def test_a_trace_ends_with_a_link_to_its_page(settings: Any, path: Path, url: str, line: str) -> None:
+    settings.ROOT_URLCONF = "tests.pages.urls"
+    settings.TRACING = {**settings.TRACING, "SERVICE_NAME": "shop"}
+    store = LocalStore(path)
+    store.write(
+        [
+            # Another service's host is not this site's.
+            row(
+                7,
+                1,
+                0,
+                "GET /gateway",
+                kind="server",
+                service="gateway",
+                attributes={"http.url": "http://127.0.0.1/"},
+            ),
+            row(7, 2, 1, "GET /items/<pk>", kind="server", service="shop", attributes={"http.url": url}),
+        ]
+    )
+    store.close()
+    assert traces(f"{7:032x}").splitlines()[-1] == line.format(id=f"{7:032x}")
+
+
+def test_without_the_admin_there_is_no_link(settings: Any, stored: LocalStore) -> None:
+    settings.ROOT_URLCONF = "tests.urls"
+    assert "/admin/" not in traces(BLUEPRINT)

@@ -127,6 +127,134 @@ def test_the_plot_has_a_dot_for_each_trace(root: Client, path: Path) -> None:
         assert not re.search(r'c[xy]="[0-9]+,', content(root))
 
 
+# ----- A row
+
+
+def cells(text: str, number: int = 0) -> dict[str, str]:
+    """Return the words of a row's cells, by the titles of the columns."""
+    titles = [words(title) for title in re.findall(r'<th scope="col".*?</th>', text, re.DOTALL)]
+    rows = re.findall(r"<tr.*?</tr>", text[text.index("<tbody>") :], re.DOTALL)
+    found = [words(cell) for cell in re.findall(r"<t[dh].*?</t[dh]>", rows[number], re.DOTALL)]
+    return dict(zip(titles, found, strict=True))
+
+
+def test_a_row_shows_the_request_as_it_was(root: Client, path: Path) -> None:
+    store = LocalStore(path)
+    request = {
+        "http.method": "GET",
+        "http.url": "https://x.test/items/7?token=1",
+        "http.status_code": 404,
+        "user.id": 42,
+    }
+    sql = {"db.system": "postgresql"}
+    store.write(
+        [
+            row(5, 1, 0, "GET /items/<int:pk>", base=time.time_ns() - 125 * 10**9, took=20, kind="server",
+                attributes=request, status="error"),
+            row(5, 2, 1, "db.select.x", base=time.time_ns() - 125 * 10**9, took=3, kind="client", attributes=sql),
+            row(5, 3, 1, "db.select.y", base=time.time_ns() - 125 * 10**9, took=4, kind="client", attributes=sql),
+        ]
+    )  # fmt: skip
+    store.close()
+    text = content(root)
+    shown = cells(text)
+    assert shown["Trace"] == "GET /items/7 1 error /items/<int:pk> shop"
+    assert shown["Status"] == "404"
+    assert "tracing-code-refused" in text
+    assert (shown["Duration"], shown["SQL"], shown["Spans"], shown["User"]) == ("20.0 ms", "2 7.00 ms", "3", "42")
+    assert shown["Started"].startswith("2 min ago 20")
+    # The user leads to this user's traces.
+    assert f'<a href="{TRACES}?user=42">42</a>' in text
+    assert "token" not in text
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("GET /items/", "GET /items/ shop"),
+        ("GET", "GET /items/ shop"),
+        ("GET blog.BlogPage", "GET /items/ blog.BlogPage shop"),
+        ("billing", "GET /items/ billing shop"),
+    ],
+)
+def test_the_route_is_shown_where_it_says_more_than_the_path(root: Client, path: Path, name: str, shown: str) -> None:
+    store = LocalStore(path)
+    request = {"http.method": "GET", "http.url": "https://x.test/items/"}
+    store.write([row(5, 1, 0, name, kind="server", attributes=request)])
+    store.close()
+    assert cells(content(root))["Trace"] == shown
+
+
+def test_columns_that_no_trace_fills_are_left_out(root: Client, path: Path) -> None:
+    store = LocalStore(path)
+    store.write([row(5, 1, 0, "command.migrate")])
+    store.close()
+    assert list(cells(content(root))) == ["Trace", "Duration", "SQL", "Spans", "Started"]
+
+
+@pytest.mark.parametrize(
+    ("status", "color"),
+    [(200, "ok"), (204, "ok"), (302, "other"), (404, "refused"), (503, "failed"), (101, "other"), (999, "other")],
+)
+def test_the_color_of_a_status(root: Client, path: Path, status: int, color: str) -> None:
+    store = LocalStore(path)
+    store.write([row(5, 1, 0, "GET /", kind="server", attributes={"http.status_code": status})])
+    store.close()
+    assert f'<span class="tracing-code tracing-code-{color}">{status}</span>' in content(root)
+
+
+# ----- The box for a trace id
+
+
+@pytest.mark.parametrize(
+    "entered",
+    [
+        BLUEPRINT,
+        f"  {BLUEPRINT}\n",
+        BLUEPRINT[:6],
+        f"00-{BLUEPRINT}-{'ab' * 8}-01",
+        f'"GET /x" 200 512 trace={BLUEPRINT}',
+        f"https://x.test/admin/django_tracing/trace/{BLUEPRINT}/",
+        "00000000-0000-0000-0000-000000000001",
+    ],
+)
+def test_an_id_opens_its_trace(root: Client, store: LocalStore, entered: str) -> None:
+    answer = root.get(TRACES, {"trace": entered}, follow=True)
+    assert answer.redirect_chain[-1] == (f"{TRACES}{BLUEPRINT}/", 302)
+    assert answer.status_code == 200
+
+
+@pytest.mark.parametrize("entered", ["abc", "checkout", "0" * 33, "<b>", "\0", "x" * 5000])
+def test_what_is_no_id_is_said_beside_the_box(root: Client, store: LocalStore, entered: str) -> None:
+    text = content(root, trace=entered)
+    assert "This is not a trace ID." in text
+    assert html.escape(entered[:100]) in text
+    assert 'aria-invalid="true"' in text
+    assert listed(text) == [BLUEPRINT]
+
+
+def test_an_id_that_is_not_stored(root: Client, store: LocalStore) -> None:
+    answer = root.get(TRACES, {"trace": "ab" * 16}, follow=True)
+    assert answer.status_code == 404
+    assert "is not stored" in answer.content.decode()
+
+
+# ----- A span of time
+
+
+def test_a_span_of_time_can_be_left_again(root: Client, path: Path) -> None:
+    store = LocalStore(path)
+    fill(store, 20)
+    store.close()
+    assert "Show all times" not in content(root)
+    text = content(root, operation="GET /items", end="2020-01-01T00:00:00.500Z")
+    assert "No traces match this search." in text
+    assert '<a href="?operation=GET+%2Fitems">Show all times</a>' in text
+    text = content(root, start="2020-01-01T00:00:00.500Z")
+    assert len(listed(text)) == 20
+    assert '<a href="?">Show all times</a>' in text
+
+
 def test_an_empty_list_explains_how_to_get_traces(root: Client) -> None:
     assert "There are no traces yet." in content(root)
     assert "python manage.py check_tracing" in content(root)
@@ -191,7 +319,7 @@ def test_what_is_running_is_not_among_the_finished(root: Client, path: Path) -> 
     assert "No span has arrived for ten minutes" in waiting
     # Its plot has the finished ones only: nobody knows how long the others take.
     assert text.count('<circle class="tracing-dot"') == 2
-    assert re.search(r"<td>shop</td>", finished)
+    assert '<span class="tracing-services">shop</span>' in finished
 
 
 def test_a_page_with_running_requests_only(root: Client, path: Path) -> None:

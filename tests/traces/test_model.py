@@ -107,6 +107,12 @@ def test_summary() -> None:
         "error_count": 1,
         "left_out": 0,
         "state": "finished",
+        "method": "",
+        "path": "",
+        "status_code": None,
+        "user": "",
+        "sql_count": 0,
+        "sql_ms": 0.0,
     }
 
 

@@ -92,7 +92,7 @@ class _TracedRequest(Responding):
         state.span = self.span
         if settings.response_headers and "server-timing" in settings.response_headers and self.span.is_recording():
             spans.collect(state)
-        log_records.remember_request(self.span)
+        log_records.remember_request(self.span, request)
         self.token = spans.attach(self.context)
 
     def respond(self, response: HttpResponseBase) -> HttpResponseBase:

@@ -14,11 +14,13 @@ from typing import Any, Final
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from django_tracing.conf.loading import get_settings
+from django_tracing.context.trace_page import origin_of_url, page_path
 from django_tracing.exceptions import ReadError
+from django_tracing.semconv.names import HTTP_URL, URL_FULL
 from django_tracing.spans import runtime
 from django_tracing.traces import query as parse
 from django_tracing.traces.durations import parse_duration, period_text
-from django_tracing.traces.model import TraceSummary
+from django_tracing.traces.model import Trace, TraceSummary
 from django_tracing.traces.readers.base import Reader, limits_of
 from django_tracing.traces.readers.choosing import get_reader
 from django_tracing.traces.text import render_list, render_trace
@@ -122,8 +124,9 @@ class Command(BaseCommand):
             return
         self._write(render_trace(trace, width=self._width(), color=self._color(options)))
         link = reader.trace_link(trace.trace_id)
-        if link:
-            self._write(f"\n{link}")
+        pages = [line for line in (link, _page_of(trace)) if line]
+        if pages:
+            self._write("\n" + "\n".join(pages))
 
     def _print_list(self, reader: Reader, options: dict[str, Any]) -> None:
         query = _query(options)
@@ -212,6 +215,22 @@ class Command(BaseCommand):
     def _write(self, text: str) -> None:
         encoding = getattr(self.stdout, "encoding", None) or "utf-8"
         self.stdout.write(text.encode(encoding, "replace").decode(encoding))
+
+
+def _page_of(trace: Trace) -> str:
+    """Return where the admin shows the trace; "" without an admin.
+
+    A command knows no host. A request of this service in the trace has it.
+    """
+    path = page_path(trace.trace_id)
+    service = get_settings().service_name
+    for span in trace.spans if path else ():
+        if span.kind == "server" and span.service == service:
+            url = span.attributes.get(HTTP_URL) or span.attributes.get(URL_FULL)
+            origin = origin_of_url(url) if isinstance(url, str) else ""
+            if origin:
+                return f"{origin}{path}"
+    return f"In the admin of your site: {path}" if path else ""
 
 
 def _query(options: dict[str, Any]) -> dict[str, Any]:

@@ -56,15 +56,17 @@
 })();
 
 // Show times in the browser's time zone.
+const tracingLocalTime = (moment, precise) => {
+  const two = (number) => String(number).padStart(2, "0");
+  const day = `${moment.getFullYear()}-${two(moment.getMonth() + 1)}-${two(moment.getDate())}`;
+  const time = `${two(moment.getHours())}:${two(moment.getMinutes())}:${two(moment.getSeconds())}`;
+  return `${day} ${time}${precise ? `.${String(moment.getMilliseconds()).padStart(3, "0")}` : ""}`;
+};
 const tracingLocalTimes = (within) => {
-  within.querySelectorAll("time[datetime], text[data-moment]").forEach((element) => {
+  within.querySelectorAll("time[datetime]:not([data-age]), text[data-moment]").forEach((element) => {
     const moment = new Date(element.dateTime || element.dataset.moment);
     if (Number.isNaN(moment.getTime())) return;
-    const two = (number) => String(number).padStart(2, "0");
-    const day = `${moment.getFullYear()}-${two(moment.getMonth() + 1)}-${two(moment.getDate())}`;
-    const time = `${two(moment.getHours())}:${two(moment.getMinutes())}:${two(moment.getSeconds())}`;
-    const rest = "precise" in element.dataset ? `.${String(moment.getMilliseconds()).padStart(3, "0")}` : "";
-    element.textContent = `${day} ${time}${rest}`;
+    element.textContent = tracingLocalTime(moment, "precise" in element.dataset);
     if (element.dateTime) element.title = element.dateTime;
   });
 };
@@ -76,10 +78,15 @@ const tracingLocalTimes = (within) => {
   if (!results) return;
   tracingLocalTimes(results);
   const form = document.querySelector(".tracing-search");
+  // From and To are in the address as UTC, and in the fields as this browser's time.
+  form.querySelectorAll("[data-moment]").forEach((field) => {
+    const moment = /^\d{4}-\d{2}-\d{2}T[\d:.]+Z$/.test(field.value) ? new Date(field.value) : new Date(NaN);
+    if (!Number.isNaN(moment.getTime())) field.value = tracingLocalTime(moment, moment.getMilliseconds() !== 0);
+  });
   form.addEventListener("submit", () => {
     form.querySelectorAll("[data-moment]").forEach((field) => {
       const text = field.value.trim().replace(" ", "T");
-      if (!/^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2})?$/.test(text)) return;
+      if (!/^\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(:\d{2}(\.\d{1,3})?)?$/.test(text)) return;
       const moment = new Date(text);
       if (!Number.isNaN(moment.getTime())) field.value = moment.toISOString();
     });
@@ -89,6 +96,67 @@ const tracingLocalTimes = (within) => {
     });
   });
   window.addEventListener("pageshow", () => form.querySelectorAll("input, select").forEach((field) => { field.disabled = false; }));
+
+  // ----- A span of time, by dragging over the plot
+  let brush = null;
+  function ready() { results.querySelectorAll(".tracing-hint").forEach((hint) => { hint.hidden = false; }); }
+  ready();
+  // The place of the pointer in the plot, from 0 to 1.
+  const along = (event) => {
+    const { left, right } = brush.plot.dataset;
+    const x = new DOMPoint(event.clientX, event.clientY).matrixTransform(brush.plot.getScreenCTM().inverse()).x;
+    return Math.min(1, Math.max(0, (x - left) / (right - left)));
+  };
+  results.addEventListener("pointerdown", (event) => {
+    const plot = event.target.closest(".tracing-plot");
+    if (!plot || event.button !== 0 || !event.isPrimary) return;
+    brush = { plot, at: event.clientX, rect: null };
+    brush.from = brush.to = along(event);
+  });
+  // A dot is a link, which the browser would drag away.
+  results.addEventListener("dragstart", (event) => { if (brush) event.preventDefault(); });
+  window.addEventListener("pointermove", (event) => {
+    if (!brush || (!brush.rect && Math.abs(event.clientX - brush.at) < 5)) return;
+    const { plot } = brush;
+    if (!brush.rect) {
+      brush.rect = plot.appendChild(document.createElementNS("http://www.w3.org/2000/svg", "rect"));
+      brush.rect.setAttribute("class", "tracing-brush");
+      brush.rect.setAttribute("height", plot.viewBox.baseVal.height);
+    }
+    brush.to = along(event);
+    const scale = plot.dataset.right - plot.dataset.left;
+    brush.rect.setAttribute("x", Number(plot.dataset.left) + scale * Math.min(brush.from, brush.to));
+    brush.rect.setAttribute("width", scale * Math.abs(brush.to - brush.from));
+  });
+  function stopBrush() {
+    if (brush && brush.rect) brush.rect.remove();
+    brush = null;
+  }
+  window.addEventListener("pointercancel", stopBrush);
+  window.addEventListener("keydown", (event) => { if (event.key === "Escape") stopBrush(); });
+  window.addEventListener("pointerup", () => {
+    const done = brush;
+    stopBrush();
+    if (!done || !done.rect || done.from === done.to) return;
+    // The click that follows on a dot is the end of the drag.
+    window.addEventListener("click", (event) => event.preventDefault(), { capture: true, once: true });
+    const [first, last] = [Number(done.plot.dataset.first), Number(done.plot.dataset.last)];
+    const moment = (part, round) => new Date(round(first + part * (last - first))).toISOString();
+    const address = new URL(window.location.href);
+    ["part", "before", "within"].forEach((name) => address.searchParams.delete(name));
+    address.searchParams.set("start", moment(Math.min(done.from, done.to), Math.floor));
+    address.searchParams.set("end", moment(Math.max(done.from, done.to), Math.ceil));
+    window.location.assign(address);
+  });
+
+  // ----- How long ago, while the page is open
+  const units = [["day", 86400, 2 * 86400], ["hour", 3600, 3600], ["minute", 60, 60], ["second", 1, 0]];
+  const format = new Intl.RelativeTimeFormat(document.documentElement.lang || undefined, { style: "short" });
+  window.setInterval(() => results.querySelectorAll("time[data-age]").forEach((element) => {
+    const age = Math.max(0, (Date.now() - new Date(element.dateTime).getTime()) / 1000);
+    const [unit, size] = units.find((one) => age >= one[2]) || [];
+    if (unit) element.textContent = format.format(-Math.floor(age / size), unit);
+  }), 10000);
 
   const live = document.getElementById("tracing-live");
   const status = document.getElementById("tracing-live-status");
@@ -101,7 +169,7 @@ const tracingLocalTimes = (within) => {
       const answer = await fetch(address, { credentials: "same-origin" });
       if (!answer.ok || answer.redirected) throw new Error(String(answer.status));
       const text = await answer.text();
-      if (!live.checked) return;
+      if (!live.checked || brush) { schedule(); return; }
       const fresh = new DOMParser().parseFromString(text, "text/html").body;
       tracingLocalTimes(fresh);
       const newest = (element) => { const link = element.querySelector("tbody th a"); return link ? link.getAttribute("href") : ""; };
@@ -110,6 +178,7 @@ const tracingLocalTimes = (within) => {
       const links = () => Array.from(results.querySelectorAll("tbody a"));
       const focused = links().includes(document.activeElement) ? document.activeElement.href : null;
       results.replaceChildren(...fresh.childNodes);
+      ready();
       const again = focused && links().find((link) => link.href === focused);
       if (again) again.focus();
     } catch (error) {
@@ -126,6 +195,35 @@ const tracingLocalTimes = (within) => {
   document.addEventListener("visibilitychange", schedule);
 })();
 
+// Copy ids and statements.
+const tracingCopyButtons = (within) => {
+  within.querySelectorAll(".tracing-copy").forEach((button) => { button.hidden = false; });
+};
+(function () {
+  "use strict";
+  tracingCopyButtons(document);
+  async function copy(text) {
+    // Only secure contexts have a clipboard: https, or this machine.
+    if (navigator.clipboard) { await navigator.clipboard.writeText(text); return; }
+    const field = document.createElement("textarea");
+    field.value = text;
+    document.body.append(field);
+    field.select();
+    const done = document.execCommand("copy");
+    field.remove();
+    if (!done) throw new Error("not copied");
+  }
+  document.addEventListener("click", async (event) => {
+    const button = event.target.closest(".tracing-copy");
+    if (!button) return;
+    const { copy: text, copyAll: all } = button.dataset;
+    const found = all ? Array.from(document.querySelectorAll(all), (one) => one.textContent).join(";\n\n") : text ?? button.closest("tr").querySelector(".tracing-sql").textContent;
+    const words = button.textContent;
+    try { await copy(found); button.textContent = "✓"; } catch (error) { button.textContent = "✗"; }
+    window.setTimeout(() => { button.textContent = words; }, 1500);
+  });
+})();
+
 // One trace.
 (function () {
   "use strict";
@@ -133,7 +231,7 @@ const tracingLocalTimes = (within) => {
   const table = document.querySelector(".tracing-waterfall[role=treegrid]");
   const tools = document.getElementById("tracing-tools");
   if (!table || !tools) return;
-  tools.hidden = false;
+  document.querySelectorAll(".tracing-scripted").forEach((element) => { element.hidden = false; });
   // This link is for browsers without scripts.
   document.getElementById("tracing-unscripted").remove();
   const body = table.tBodies[0];
@@ -192,6 +290,7 @@ const tracingLocalTimes = (within) => {
       if (!answer.ok || answer.redirected) throw new Error(String(answer.status));
       const parsed = new DOMParser().parseFromString(await answer.text(), "text/html").body;
       tracingLocalTimes(parsed);
+      tracingCopyButtons(parsed);
       cell.replaceChildren(...parsed.childNodes);
     } catch (error) {
       window.location.assign(link.href);
@@ -224,6 +323,62 @@ const tracingLocalTimes = (within) => {
     event.preventDefault();
   });
 
+  // ----- The width of the names: dragged, by the arrow keys, and kept for the next trace
+  const column = document.getElementById("tracing-col-name");
+  const handle = document.getElementById("tracing-handle");
+  const [narrow, wide] = [Number(handle.getAttribute("aria-valuemin")), Number(handle.getAttribute("aria-valuemax"))];
+  const kept = "django-tracing-names";
+  let share = 0;
+  function widen(percent) {
+    share = Math.min(wide, Math.max(narrow, percent));
+    column.style.width = `${share}%`;
+    handle.setAttribute("aria-valuenow", String(Math.round(share)));
+  }
+  function keep() {
+    // Storage may be full or forbidden.
+    try { if (share) window.localStorage.setItem(kept, String(Math.round(share))); else window.localStorage.removeItem(kept); } catch (error) { /* not kept */ }
+  }
+  function reset() {
+    share = 0;
+    column.style.width = "";
+    const width = handle.parentElement.getBoundingClientRect().width / table.getBoundingClientRect().width;
+    handle.setAttribute("aria-valuenow", String(Math.round(100 * width)));
+  }
+  handle.hidden = false;
+  reset();
+  try { const last = Number(window.localStorage.getItem(kept)); if (last) widen(last); } catch (error) { /* not kept */ }
+  handle.addEventListener("pointerdown", (event) => {
+    if (event.button !== 0) return;
+    event.preventDefault();
+    handle.focus();
+    handle.setPointerCapture(event.pointerId);
+  });
+  handle.addEventListener("pointermove", (event) => {
+    if (!handle.hasPointerCapture(event.pointerId)) return;
+    const box = table.getBoundingClientRect();
+    widen((100 * (event.clientX - box.left)) / box.width);
+  });
+  handle.addEventListener("pointerup", keep);
+  handle.addEventListener("dblclick", () => { reset(); keep(); });
+  handle.addEventListener("keydown", (event) => {
+    const now = Number(handle.getAttribute("aria-valuenow"));
+    const to = { ArrowLeft: now - 5, ArrowRight: now + 5, Home: narrow, End: wide }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    widen(to);
+    keep();
+  });
+
+  // ----- What the colors stand for: the bars have the classes of both palettes
+  const colored = table.closest(".tracing-colored");
+  const choices = Array.from(document.querySelectorAll(".tracing-choice"));
+  choices.forEach((choice) => choice.addEventListener("click", (event) => {
+    event.preventDefault();
+    colored.dataset.color = choice.dataset.color;
+    choices.forEach((other) => other.removeAttribute("aria-current"));
+    choice.setAttribute("aria-current", "true");
+  }));
+
   // ----- Zoom: all bars are drawn on one scale of a thousand
   const total = Number(table.dataset.total);
   const bars = Array.from(table.querySelectorAll(".tracing-bars"));
@@ -241,6 +396,10 @@ const tracingLocalTimes = (within) => {
     from = Math.min(1000 - width, Math.max(0, newFrom));
     bars.forEach((bar) => bar.setAttribute("viewBox", `${from} 0 ${width} 20`));
     ticks.forEach((tick, number) => { tick.textContent = words((total * (from + (width * number) / 4)) / 1000); });
+    const zoomed = width < 1000;
+    tools.querySelectorAll("[data-zoomed]").forEach((button) => { button.hidden = !zoomed; });
+    tools.querySelector("[data-do=out]").disabled = !zoomed;
+    document.getElementById("tracing-zoomed").textContent = zoomed ? `${ticks[0].textContent} – ${ticks[4].textContent}` : "";
   }
   tools.addEventListener("click", (event) => {
     const wish = event.target.dataset.do;

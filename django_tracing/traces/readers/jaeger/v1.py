@@ -6,6 +6,8 @@ import json
 from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from django_tracing.semconv.categories import category_of
+from django_tracing.semconv.requests import NO_REQUEST, request_facts
 from django_tracing.traces.model import (
     Event,
     Kind,
@@ -164,8 +166,10 @@ class _Sum:
 
     def __init__(self, group: Group) -> None:
         self.group = group
-        self.count = self.errors = 0
+        self.count = self.errors = self.sql_count = self.sql_time = 0
         self.start = self.end = 0
+        #: The span that has the request's attributes, and the keys by which it is chosen.
+        self.first: tuple[bool, int, ReadSpan] | None = None
         #: The services of these are the ids of their processes: in a response, processes follow the spans.
         self.outlines: list[Outline] = []
         self.processes: dict[Any, ReadSpan] = {}
@@ -176,6 +180,10 @@ class _Sum:
         self.end = span.end if not self.count else max(self.end, span.end)
         self.count += 1
         self.errors += span.failed
+        if category_of(span.kind, span.attributes, {}) == "sql":
+            self.sql_count, self.sql_time = self.sql_count + 1, self.sql_time + span.duration
+        if self.first is None or (bool(span.parent_id), span.start) < self.first[:2]:
+            self.first = bool(span.parent_id), span.start, read
         process = str(read.item.get("processID"))
         self._outline(outline_of(span)._replace(service=process))
         if len(self.processes) < MOST_PROCESSES:
@@ -193,6 +201,11 @@ class _Sum:
         services = {process: read.span().service for process, read in self.processes.items()}
         outlines = [each._replace(service=services.get(each.service, "")) for each in self.outlines]
         topmost = topmost_of(outlines, whole=self.count <= MOST_OUTLINED)
+        assert self.first is not None
+        first = self.first[2].span()
+        request = request_facts(first.kind, first.attributes)
+        if first.name != topmost.name:
+            request = NO_REQUEST._replace(user=request.user)
         return TraceSummary(
             trace_id=trace_id,
             name=topmost.name,
@@ -203,6 +216,9 @@ class _Sum:
             span_count=self.count,
             error_count=self.errors,
             state=topmost.state,
+            **request._asdict(),
+            sql_count=self.sql_count,
+            sql_time=self.sql_time,
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from django_tracing.semconv.categories import category_of, target_of
 from django_tracing.semconv.names import ERROR_PROPAGATED
+from django_tracing.semconv.requests import request_facts
 from django_tracing.traces.model import (
     Event,
     Link,
@@ -25,6 +26,7 @@ __all__ = [
     "Resources",
     "check_known",
     "describe",
+    "describe_request",
     "dump_json",
     "encodable",
     "outline_of_row",
@@ -39,7 +41,8 @@ _STATUSES: Final = frozenset({"unset", "ok", "error"})
 
 
 SUMMARY_COLUMNS: Final = (
-    'trace_id, name, service, services, start, "end", span_count, error_count, left_out, has_root, seq'
+    'trace_id, name, service, services, start, "end", span_count, error_count, left_out, '
+    "method, path, status_code, user, sql_count, sql_time, has_root, seq"
 )
 SPAN_COLUMNS: Final = (
     's.span_id, s.parent_id, s.name, s.kind, s.service, s.start, s."end", s.status, s.attributes, s.more, '
@@ -52,6 +55,12 @@ def describe(kind: str, attributes: Mapping[str, Any], resource: Mapping[str, An
     return category_of(kind, attributes, resource), *(
         ("", "") if target is None else (target.kind, encodable(target.name))
     )
+
+
+def describe_request(kind: str, attributes: Mapping[str, Any]) -> tuple[str, str, int | None, str]:
+    """The columns that a trace gets from the span that names it."""
+    facts = request_facts(kind, attributes)
+    return encodable(facts.method), encodable(facts.path), facts.status_code, encodable(facts.user)
 
 
 def encodable(value: Any) -> str:
@@ -85,6 +94,7 @@ def prepare_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
             "attributes": dump_json(attributes),
             "resource": dump_json(resource),
             "described": describe(kind, attributes, resource),
+            "request": describe_request(kind, attributes),
             "more": dump_json(
                 {
                     key: row[key]
@@ -99,8 +109,12 @@ def prepare_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def summary_of_row(row: tuple[Any, ...], topmost: Topmost | None) -> TraceSummary:
     """Return the summary of a trace. ``topmost`` is given if the trace's root is not stored."""
-    trace_id, name, service, services, start, end, span_count, error_count, left_out, _has_root, _seq = row
+    trace_id, name, service, services, start, end, span_count, error_count, left_out, *more = row
+    method, path, status_code, user, sql_count, sql_time, _has_root, _seq = more
     if topmost is not None:
+        if topmost.name != name:
+            # These are another span's.
+            method, path, status_code = "", "", None
         name, service = topmost.name, topmost.service
     return TraceSummary(
         trace_id=trace_id,
@@ -113,6 +127,12 @@ def summary_of_row(row: tuple[Any, ...], topmost: Topmost | None) -> TraceSummar
         error_count=error_count,
         left_out=left_out,
         state="finished" if topmost is None else topmost.state,
+        method=method,
+        path=path,
+        status_code=status_code,
+        user=user,
+        sql_count=sql_count,
+        sql_time=sql_time,
     )
 
 

@@ -9,14 +9,14 @@ from contextlib import suppress
 from typing import Final
 
 from django_tracing.sqlite_file import pragma, transaction
-from django_tracing.traces.readers.sqlite.rows import describe
+from django_tracing.traces.readers.sqlite.rows import describe, describe_request
 
 __all__ = ["APPLICATION_ID", "SCHEMA", "VERSION", "create_tables", "migrate"]
 
 #: Marks the file as this app's ("DjTr"). Other programs' databases are never written to or moved.
 APPLICATION_ID: Final = 0x446A5472
 #: Incremented when the tables change. Older files are migrated; those of a newer version are set aside.
-VERSION: Final = 3
+VERSION: Final = 4
 SCHEMA: Final = """
 CREATE TABLE traces (
     seq INTEGER PRIMARY KEY,
@@ -30,7 +30,13 @@ CREATE TABLE traces (
     "end" INTEGER NOT NULL,
     span_count INTEGER NOT NULL,
     error_count INTEGER NOT NULL,
-    left_out INTEGER NOT NULL DEFAULT 0
+    left_out INTEGER NOT NULL DEFAULT 0,
+    method TEXT NOT NULL DEFAULT '',
+    path TEXT NOT NULL DEFAULT '',
+    status_code INTEGER,
+    user TEXT NOT NULL DEFAULT '',
+    sql_count INTEGER NOT NULL DEFAULT 0,
+    sql_time INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX traces_by_start ON traces (start);
 CREATE TABLE spans (
@@ -82,6 +88,17 @@ _TO_VERSION_3: Final = (
 )
 
 
+#: Version 4 adds what the list shows of a trace: its request, its user, and its SQL.
+_TO_VERSION_4: Final = (
+    "ALTER TABLE traces ADD COLUMN method TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE traces ADD COLUMN path TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE traces ADD COLUMN status_code INTEGER",
+    "ALTER TABLE traces ADD COLUMN user TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE traces ADD COLUMN sql_count INTEGER NOT NULL DEFAULT 0",
+    "ALTER TABLE traces ADD COLUMN sql_time INTEGER NOT NULL DEFAULT 0",
+)
+
+
 def create_tables(connection: sqlite3.Connection, foreign: Callable[[], Exception]) -> int:
     """Create the tables if there are none, migrate older ones, and return their version.
 
@@ -111,8 +128,9 @@ def create_tables(connection: sqlite3.Connection, foreign: Callable[[], Exceptio
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Migrate the tables from version 1 or 2."""
-    if pragma(connection, "user_version") == 1:
+    """Migrate the tables from an older version."""
+    version = pragma(connection, "user_version")
+    if version < 2:
         for statement in _TO_VERSION_2:
             connection.execute(statement)
         connection.create_function("described", 3, _describe_again, deterministic=True)
@@ -120,9 +138,32 @@ def migrate(connection: sqlite3.Connection) -> None:
             "UPDATE spans SET work = described(kind, attributes, 0), "
             "target_kind = described(kind, attributes, 1), target = described(kind, attributes, 2)"
         )
-    for statement in _TO_VERSION_3:
-        connection.execute(statement)
+    if version < 3:
+        for statement in _TO_VERSION_3:
+            connection.execute(statement)
+    if version < 4:
+        for statement in _TO_VERSION_4:
+            connection.execute(statement)
+        _summarize_again(connection)
     connection.execute(f"PRAGMA user_version = {VERSION}")
+
+
+def _summarize_again(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "UPDATE traces SET sql_count = (SELECT count(*) FROM spans WHERE trace = seq AND work = 'sql'), "
+        # As a float: a sum of integers that is too large is an error.
+        'sql_time = (SELECT CAST(min(total("end" - start), 9e18) AS INTEGER) FROM spans '
+        "WHERE trace = seq AND work = 'sql')"
+    )
+    # The span that gave the trace its name: one without a parent if there is one, or else the earliest.
+    for seq, kind, attributes in connection.execute(
+        "SELECT t.seq, s.kind, s.attributes FROM traces t JOIN spans s ON s.rowid = "
+        "(SELECT rowid FROM spans WHERE trace = t.seq ORDER BY parent_id <> '', start LIMIT 1)"
+    ).fetchall():
+        connection.execute(
+            "UPDATE traces SET method = ?, path = ?, status_code = ?, user = ? WHERE seq = ?",
+            (*describe_request(kind, json.loads(attributes)), seq),
+        )
 
 
 def _describe_again(kind: str, attributes: str, number: int) -> str:

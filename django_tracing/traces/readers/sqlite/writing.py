@@ -18,6 +18,8 @@ FREE_SHARE: Final = 0.25
 #: When a trace has reached its limit, this share of it is still stored of spans that connect the others: roots and
 #: parents of stored spans.
 RESERVE: Final = 0.1
+#: The largest integer of SQLite. Spans of other machines may take any time, and so does their sum.
+_LARGEST: Final = 2**63 - 1
 #: A trace's list of services has at most this many names.
 _MOST_SERVICES: Final = 100
 
@@ -67,17 +69,19 @@ def shrink_file(connection: sqlite3.Connection) -> None:
 def store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[str, Any]], most: int) -> None:
     """Store spans of one trace and update its row, without reading its stored spans."""
     known = connection.execute(
-        'SELECT seq, name, service, services, has_root, root_start, start, "end", span_count, error_count, left_out '
-        "FROM traces WHERE trace_id = ?",
+        'SELECT seq, name, service, services, has_root, root_start, start, "end", span_count, error_count, left_out, '
+        "method, path, status_code, user, sql_count, sql_time FROM traces WHERE trace_id = ?",
         (trace_id,),
     ).fetchone()
     if known is None:
         seq = connection.execute("SELECT coalesce(max(seq), 0) + 1 FROM traces").fetchone()[0]
         name, service, has_root, root_start, count, errors, left_out = "", "", 0, None, 0, 0, 0
+        request, sql_count, sql_time = ("", "", None, ""), 0, 0
         start, end = rows[0]["start"], rows[0]["end"]
         services: dict[str, None] = {}
     else:
-        seq, name, service, listed, has_root, root_start, start, end, count, errors, left_out = known
+        seq, name, service, listed, has_root, root_start, start, end, count, errors, left_out, *more = known
+        *request, sql_count, sql_time = more
         services = dict.fromkeys(json.loads(listed))
     # Many spans share few resources.
     resources: dict[str, int] = {}
@@ -103,6 +107,8 @@ def store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[s
         count += 1
         # The span in which an exception was raised ends first, unless it is lost.
         errors += row["status"] == "error" and (not row["propagated"] or not errors)
+        if row["described"][0] == "sql":
+            sql_count, sql_time = sql_count + 1, sql_time + row["end"] - row["start"]
         start, end = min(start, row["start"]), max(end, row["end"])
         if len(services) < _MOST_SERVICES:
             services[row["service"]] = None
@@ -110,11 +116,12 @@ def store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[s
         is_root = not row["parent_id"]
         if root_start is None or (is_root, -row["start"]) > (bool(has_root), -root_start):
             name, service, has_root, root_start = row["name"], row["service"], int(is_root), row["start"]
+            request = row["request"]
     connection.execute(
-        "INSERT OR REPLACE INTO traces VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO traces VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             *(seq, trace_id, name, service, dump_json(list(services)), has_root, root_start, start, end),
-            *(count, errors, left_out),
+            *(count, errors, left_out, *request, sql_count, min(sql_time, _LARGEST)),
         ),
     )
 

@@ -219,13 +219,16 @@ def test_damage_that_sqlite_does_not_detect(store: LocalStore, path: Path, writt
     assert store.trace(f"{7:032x}") is not None
 
 
-@pytest.mark.parametrize("version", [1, 2])
+REQUEST = {"http.method": "GET", "http.url": "https://x.test/x/7?a=1", "http.status_code": 200, "user.id": 42}
+
+
+@pytest.mark.parametrize("version", [1, 2, 3])
 def test_a_file_of_an_older_version_is_migrated(path: Path, version: int) -> None:
-    """The versions are from before spans had a category and from before traces had a limit."""
+    """The versions are from before spans had a category, traces had a limit, and traces had a request."""
     first = LocalStore(path)
     first.write(
         [
-            row(1, 1, 0, "GET /x", kind="server", took=9),
+            row(1, 1, 0, "GET /x", kind="server", took=9, attributes=REQUEST),
             row(
                 1, 2, 1, "db.select.x", kind="client", took=4, attributes={"db.system": "postgresql", "db.name": "x"}
             ),
@@ -233,8 +236,11 @@ def test_a_file_of_an_older_version_is_migrated(path: Path, version: int) -> Non
     )
     first.close()
     connection = sqlite3.connect(path)
-    connection.execute("ALTER TABLE traces DROP COLUMN left_out")
-    connection.execute("DROP TABLE awaited")
+    for column in ("method", "path", "status_code", "user", "sql_count", "sql_time"):
+        connection.execute(f"ALTER TABLE traces DROP COLUMN {column}")
+    if version < 3:
+        connection.execute("ALTER TABLE traces DROP COLUMN left_out")
+        connection.execute("DROP TABLE awaited")
     for column in ("work", "target_kind", "target") if version == 1 else ():
         connection.execute(f"ALTER TABLE spans DROP COLUMN {column}")
     connection.execute(f"PRAGMA user_version = {version}")
@@ -244,6 +250,9 @@ def test_a_file_of_an_older_version_is_migrated(path: Path, version: int) -> Non
     store = LocalStore(path)
     store.write([row(2)])
     assert [int(found.trace_id, 16) for found in store.search()] == [2, 1]
+    old = store.search()[1]
+    assert (old.method, old.path, old.status_code, old.user) == ("GET", "/x/7", 200, "42")
+    assert (old.sql_count, old.sql_time) == (1, 4 * MS)
     (link,) = store.dependencies().links
     assert (link.caller, link.callee, link.kind) == ("shop", "postgresql x", "database")
     assert store.routes()[0].time_by_work == {"python": 6 * MS, "sql": 4 * MS}

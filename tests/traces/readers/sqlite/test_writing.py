@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from django_tracing.traces.readers.sqlite.store import LocalStore
+from django_tracing.traces.times import FARTHEST
 from tests.traces.builders import MS, NOON, row
 from tests.traces.readers.sqlite.helpers import finished, integrity, run
 
@@ -117,6 +118,40 @@ def test_late_spans_update_the_summary(store: LocalStore) -> None:
     trace = store.trace(f"{1:032x}")
     assert trace is not None
     assert trace.summary() == found
+
+
+def test_a_summary_has_the_request_of_the_root_and_the_sql_of_all_spans(store: LocalStore) -> None:
+    outer = {
+        "http.method": "PUT",
+        "http.url": "https://x.test/items/7?token=1",
+        "http.status_code": 404,
+        "user.id": 5,
+    }
+    inner = {"http.method": "GET", "http.url": "https://y.test/inner", "http.status_code": 200}
+    sql = {"db.system": "postgresql"}
+    store.write([row(1, 4, 2, "db.select.x", start=2, took=2, kind="client", attributes=sql)])
+    store.write([row(1, 2, 1, "GET /inner", start=0, took=6, kind="server", attributes=inner)])
+    (found,) = store.search()
+    assert (found.method, found.path, found.status_code, found.user) == ("GET", "/inner", 200, "")
+    rows = [
+        row(1, 3, 2, "db.select.y", start=3, took=1, kind="client", attributes=sql),
+        row(1, 1, 0, "PUT /items/<pk>", start=1, took=9, kind="server", attributes=outer),
+    ]
+    for _ in range(2):
+        store.write(rows)
+    (found,) = store.search()
+    assert (found.method, found.path, found.status_code, found.user) == ("PUT", "/items/7", 404, "5")
+    assert (found.sql_count, found.sql_time) == (2, 3 * MS)
+    trace = store.trace(f"{1:032x}")
+    assert trace is not None
+    assert trace.summary() == found
+
+
+def test_durations_without_a_bound_fit_into_the_summary(store: LocalStore) -> None:
+    far = int(FARTHEST * 0.99)
+    sql = {"db.system": "x"}
+    store.write([row(1, number, 0, "db.x", base=-far, end=far, attributes=sql) for number in range(1, 5)])
+    assert store.search()[0].sql_count == 4
 
 
 def test_a_batch_sent_twice_is_stored_once(store: LocalStore) -> None:

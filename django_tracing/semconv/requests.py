@@ -1,0 +1,73 @@
+"""Extract what lists show of a request from the attributes of its span: method, path, status and user.
+
+The names are those of OpenTelemetry's semantic conventions, old and stable
+(https://opentelemetry.io/docs/specs/semconv/http/), so requests of services in other languages have them, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+
+from django_tracing.semconv import names
+
+__all__ = ["NO_REQUEST", "RequestFacts", "request_facts"]
+
+#: Longer values are cut: they come from requests, and a list shows one line of each.
+_PATH_LENGTH: Final = 500
+_WORD_LENGTH: Final = 100
+
+
+class RequestFacts(NamedTuple):
+    """A request in one line. Texts are empty, and the status is None, where the span does not have them."""
+
+    method: str
+    #: The path of the URL, without its query.
+    path: str
+    status_code: int | None
+    user: str
+
+
+NO_REQUEST: Final = RequestFacts("", "", None, "")
+
+
+def request_facts(kind: str, attributes: Mapping[str, Any]) -> RequestFacts:
+    """Return the facts of a span. Only a server's span has a method, a path and a status of its own."""
+    user = _text(attributes, names.USER_ID, length=_WORD_LENGTH)
+    if kind != "server":
+        return NO_REQUEST if not user else NO_REQUEST._replace(user=user)
+    return RequestFacts(
+        _text(attributes, names.HTTP_METHOD, "http.request.method", length=_WORD_LENGTH),
+        _path(attributes),
+        _status(attributes),
+        user,
+    )
+
+
+def _text(attributes: Mapping[str, Any], *keys: str, length: int) -> str:
+    for key in keys:
+        value = attributes.get(key)
+        if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
+            text = str(value)
+            return text if len(text) <= length else f"{text[: length - 1]}…"
+    return ""
+
+
+def _path(attributes: Mapping[str, Any]) -> str:
+    # The URL is first: http.target has the query, too, but url.path is not always sent.
+    url = _text(attributes, names.HTTP_URL, names.URL_FULL, length=2 * _PATH_LENGTH)
+    if url:
+        try:
+            path = urlsplit(url).path
+        except ValueError:  # not a URL
+            path = ""
+    else:
+        path = _text(attributes, "url.path", "http.target", length=_PATH_LENGTH).partition("?")[0]
+    return path if len(path) <= _PATH_LENGTH else f"{path[: _PATH_LENGTH - 1]}…"
+
+
+def _status(attributes: Mapping[str, Any]) -> int | None:
+    value = _text(attributes, names.HTTP_STATUS_CODE, "http.response.status_code", length=_WORD_LENGTH)
+    # Clients can't choose it, but other services may store anything.
+    return int(value) if len(value) == 3 and value.isascii() and value.isdecimal() else None
