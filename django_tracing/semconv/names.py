@@ -118,6 +118,27 @@ TEMPLATE_NAME: Final = "template.name"
 #: ``django`` or ``jinja2``.
 TEMPLATE_ENGINE: Final = "template.engine"
 
+#: The class of the backend, with its module.
+EMAIL_BACKEND: Final = "email.backend"
+#: The backend's name in ``MAILERS``.
+EMAIL_ALIAS: Final = "email.alias"
+EMAIL_MESSAGES: Final = "email.messages"
+EMAIL_RECIPIENTS: Final = "email.recipients"
+#: How many messages the backend has sent.
+EMAIL_SENT: Final = "email.sent"
+
+FILE_OPERATION: Final = "file.operation"
+#: The class of the storage, with its module.
+FILE_STORAGE: Final = "file.storage"
+FILE_BUCKET: Final = "file.bucket"
+FILE_LOCATION: Final = "file.location"
+FILE_PATTERN: Final = "file.pattern"
+#: In bytes.
+FILE_SIZE: Final = "file.size"
+
+#: The name of the signal in its module.
+SIGNAL_NAME: Final = "signal.name"
+
 PEER_SERVICE: Final = "peer.service"
 
 _HTTP_COMMON: Final[Mapping[str, str]] = {
