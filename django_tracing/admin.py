@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 from django import forms
@@ -48,7 +47,11 @@ class UnitInput(forms.NumberInput):
         self.unit = unit
 
     def render(self, *args: Any, **kwargs: Any) -> SafeString:
-        return format_html('{} <span class="tracing-unit">{}</span>', super().render(*args, **kwargs), self.unit)
+        return format_html(
+            '<span class="tracing-with-unit">{} <span class="tracing-unit">{}</span></span>',
+            super().render(*args, **kwargs),
+            self.unit,
+        )
 
 
 #: The highest order that every database stores.
@@ -148,12 +151,12 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         response: HttpResponse = super().changeform_view(request, object_id, form_url, context)
         return response
 
-    def formfield_for_dbfield(self, db_field: Any, request: HttpRequest | None, **kwargs: Any) -> Any:
+    def formfield_for_dbfield(self, db_field: Any, request: Any, **kwargs: Any) -> Any:
         if db_field.name in _UNITS:
             kwargs["widget"] = UnitInput(_UNITS[db_field.name])
         return super().formfield_for_dbfield(db_field, request, **kwargs)
 
-    def get_list_display(self, request: HttpRequest) -> Sequence[str]:
+    def get_list_display(self, request: HttpRequest) -> Any:
         if self.has_change_permission(request):
             return self.list_display
         # Without inputs and buttons, which have the unit and change the order.
@@ -210,7 +213,10 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         if rule.keep_slower_than is not None:
             shown.append(gettext("all slower than %(seconds)g s") % {"seconds": rule.keep_slower_than})
         if rule.valid_until is not None:
-            until = date_format(timezone.localtime(rule.valid_until) if timezone.is_aware(rule.valid_until) else rule.valid_until, "DATETIME_FORMAT")
+            until = date_format(
+                timezone.localtime(rule.valid_until) if timezone.is_aware(rule.valid_until) else rule.valid_until,
+                "DATETIME_FORMAT",
+            )
             shown.append(gettext("until %(time)s") % {"time": until})
         return ", ".join(shown)
 

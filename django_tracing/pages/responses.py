@@ -31,7 +31,7 @@ def respond(
     status: int = 200,
 ) -> TemplateResponse:
     """Render one of the model's templates inside the admin site."""
-    model = admin.opts.model_name
+    model = str(admin.opts.model_name)
     shared = {
         **admin.admin_site.each_context(request),
         "title": title,

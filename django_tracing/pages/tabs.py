@@ -43,9 +43,10 @@ def tabs_of(request: HttpRequest, site: AdminSite, module: str, above: str = "")
     targets = list(_targets())
     if module in [target for _model, _name, target, _label in targets]:
         above = ""
+    models: tuple[type[Model], ...] = (Trace, SamplingRule, ProcessStatus)
     allowed = {
         model: site.is_registered(model) and site.get_model_admin(model).has_view_permission(request)
-        for model in (Trace, SamplingRule, ProcessStatus)
+        for model in models
     }
     return [
         Tab(

@@ -60,7 +60,6 @@ def test_adding_ordering_previewing_and_expiring(rules: Any) -> None:
     for name in ("first", "second", "third"):
         rules.click("text=Add sampling rule")
         rules.fill("#id_name", name)
-        rules.fill("#id_order", str(len(names()) + 1))
         rules.click("[name=_save]")
     assert names() == ["first", "second", "third"]
 
@@ -95,6 +94,38 @@ def test_adding_ordering_previewing_and_expiring(rules: Any) -> None:
 
 def test_the_status_page(rules: Any) -> None:
     rules.goto(rules.url.replace("samplingrule", "processstatus"))
-    assert "SAMPLE_RATE" in rules.inner_text("#tracing-settings")
+    assert "SAMPLE_RATE" not in rules.inner_text("body"), "defaults are folded"
+    rules.click("text=settings have their defaults")
+    assert "SAMPLE_RATE" in rules.inner_text("#tracing-defaults")
     rules.click("text=Check now")
     rules.locator("#tracing-steps tbody tr").nth(1).wait_for()
+
+
+def test_rules_begin_with_a_template_and_move_without_javascript(site: str) -> None:
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
+    with chromium() as browser, watched_page(browser, java_script_enabled=False) as page:
+        sign_in(page, f"{site}/admin/login/?next=/admin/django_tracing/samplingrule/", "root", "secret")
+        for label in ("Keep errors", "Keep slow requests of a route"):
+            page.goto(f"{site}/admin/django_tracing/samplingrule/")
+            if label == "Keep errors":
+                page.get_by_role("link", name=label).click()
+            else:
+                page.click("text=Add sampling rule")
+                page.fill("#id_name", label)
+            page.click("[name=_save]")
+        assert names() == ["Keep errors", "Keep slow requests of a route"]
+        page.get_by_role("button", name="Move Keep slow requests of a route up").click()
+        assert names() == ["Keep slow requests of a route", "Keep errors"]
+    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_five_tabs_lead_from_each_page_to_each_other(rules: Any, width: int) -> None:
+    rules.set_viewport_size({"width": width, "height": 900})
+    labels = ["Traces", "Routes", "Service map", "Sampling rules", "Status"]
+    for label in [*labels, *reversed(labels)]:
+        with rules.expect_navigation():
+            rules.locator(".tracing-tabs").get_by_text(label, exact=True).click()
+        assert rules.locator(".tracing-tabs a").all_inner_texts() == labels
+        assert rules.locator(".tracing-tabs [aria-current=page]").all_inner_texts() == [label]
+        assert rules.evaluate("document.documentElement.scrollWidth") <= width, label

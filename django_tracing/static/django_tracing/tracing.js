@@ -59,6 +59,8 @@ const tracingLocalTimes = (within) => {
   });
 };
 
+document.querySelectorAll("#tracing-processes").forEach(tracingLocalTimes);
+
 // The list: read times in the same time zone, and load new traces.
 (function () {
   "use strict";
