@@ -39,7 +39,7 @@ _CONDITIONS = (
 )
 
 
-class UnitInput(forms.NumberInput):
+class _UnitInput(forms.NumberInput):
     """A number with its unit behind it."""
 
     def __init__(self, unit: Any) -> None:
@@ -153,7 +153,7 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def formfield_for_dbfield(self, db_field: Any, request: Any, **kwargs: Any) -> Any:
         if db_field.name in _UNITS:
-            kwargs["widget"] = UnitInput(_UNITS[db_field.name])
+            kwargs["widget"] = _UnitInput(_UNITS[db_field.name])
         return super().formfield_for_dbfield(db_field, request, **kwargs)
 
     def get_list_display(self, request: HttpRequest) -> Any:
