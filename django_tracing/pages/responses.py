@@ -19,7 +19,7 @@ _TABS: Final = {
     "processstatus/change_list": "status",
 }
 #: The tab that each page below another one belongs to.
-_ABOVE: Final = {"samplingrule": "rules", "trace": "list"}
+_ABOVE: Final = {"samplingrule": "rules", "trace": "list", "trace/calls": "map"}
 
 
 def respond(
@@ -32,12 +32,13 @@ def respond(
 ) -> TemplateResponse:
     """Render one of the model's templates inside the admin site."""
     model = str(admin.opts.model_name)
+    name = f"{model}/{template}"
     shared = {
         **admin.admin_site.each_context(request),
         "title": title,
         "opts": admin.opts,
-        "tabs": tabs_of(request, admin.admin_site, _TABS.get(f"{model}/{template}", template), _ABOVE.get(model, "")),
+        "tabs": tabs_of(
+            request, admin.admin_site, _TABS.get(name, template), _ABOVE.get(name, _ABOVE.get(model, ""))
+        ),
     }
-    return TemplateResponse(
-        request, f"admin/django_tracing/{model}/{template}.html", {**shared, **context}, status=status
-    )
+    return TemplateResponse(request, f"admin/django_tracing/{name}.html", {**shared, **context}, status=status)

@@ -59,7 +59,7 @@ const tracingLocalTimes = (within) => {
   });
 };
 
-document.querySelectorAll("#tracing-processes").forEach(tracingLocalTimes);
+document.querySelectorAll("#tracing-processes, #tracing-calls").forEach(tracingLocalTimes);
 
 // The list: read times in the same time zone, and load new traces.
 (function () {
