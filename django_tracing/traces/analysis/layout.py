@@ -148,8 +148,8 @@ def layout(links: Sequence[Dependency]) -> Map:
 def _edges(links: Sequence[Dependency]) -> list[_Edge]:
     """Return one edge for each link, and put the circuit breakers on the edges to what they protect.
 
-    A breaker is usually named as what it protects. If the caller never reached that, the edge leads to the box of that
-    name or, if there is none, to a box of the breaker's own.
+    A breaker is usually named as what it protects. If the caller never reached that, the edge leads to the box of
+    that name or, if there is none, to a box of the breaker's own.
     """
     edges = [_Edge(("service", link.caller), (link.kind, link.callee), link, []) for link in links]
     edges = [edge for edge in edges if edge.link.kind != "breaker"]
