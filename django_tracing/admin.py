@@ -7,11 +7,13 @@ from typing import Any
 from django import forms
 from django.contrib import admin
 from django.core.exceptions import ValidationError
-from django.db.models import QuerySet, Value
+from django.db.models import Max, QuerySet, Value
 from django.http import HttpRequest, HttpResponse
 from django.urls import URLPattern
 from django.utils import timezone
+from django.utils.formats import date_format
 from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -35,6 +37,27 @@ _CONDITIONS = (
     ("subscription", _("subscription")),
     ("header_name", _("header")),
 )
+
+
+class _UnitInput(forms.NumberInput):
+    """A number with its unit behind it."""
+
+    def __init__(self, unit: Any) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, *args: Any, **kwargs: Any) -> SafeString:
+        return format_html(
+            '<span class="tracing-with-unit">{} <span class="tracing-unit">{}</span></span>',
+            super().render(*args, **kwargs),
+            self.unit,
+        )
+
+
+#: The highest order that every database stores.
+_LAST_ORDER = 2**31 - 1
+#: The units of a rule's numbers.
+_UNITS = {"rate": "%", "max_per_second": _("per second"), "keep_slower_than": _("seconds")}
 
 
 class SamplingRuleForm(forms.ModelForm):  # type: ignore[type-arg]
@@ -64,15 +87,16 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     form = SamplingRuleForm
     list_display = (
-        *("name", "move", "order", "enabled", "conditions", "rate", "max_per_second", "kept", "passed_over"),
-        *("valid_until", "in_force", "served"),
+        *("name", "conditions", "rate", "kept", "passed_over", "enabled", "move", "also", "in_force", "served"),
     )
-    list_editable = ("order", "enabled", "rate")
+    list_editable = ("rate", "enabled")
+    #: The order has a meaning, so the list always has it.
+    sortable_by = ()
     search_fields = ("name", "path", "user_id", "subscription")
     ordering = ("order", "id")
     save_as = True
     fieldsets = (
-        (None, {"fields": ("name", ("order", "enabled"), "valid_until")}),
+        (None, {"fields": ("name", "enabled", "valid_until")}),
         (
             _("Conditions"),
             {
@@ -96,7 +120,18 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         if not table_exists():
             unmigrated: HttpResponse = pages.show("unmigrated", request, self)
             return unmigrated
-        context = {"may_reorder": self.has_change_permission(request), **(extra_context or {})}
+        from django_tracing.pages.rules import kept_without_rules, starters
+        from django_tracing.pages.tabs import tabs_of
+
+        settings = get_settings()
+        context = {
+            "may_reorder": self.has_change_permission(request),
+            "tabs": tabs_of(request, self.admin_site, "rules"),
+            "kept_now": kept_without_rules(settings),
+            "no_rules": not SamplingRule.objects.exists(),
+            "starters": starters(self.admin_site, settings) if self.has_add_permission(request) else [],
+            **(extra_context or {}),
+        }
         response: HttpResponse = super().changelist_view(request, context)
         return response
 
@@ -110,15 +145,41 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         if not table_exists():
             unmigrated: HttpResponse = pages.show("unmigrated", request, self)
             return unmigrated
-        response: HttpResponse = super().changeform_view(request, object_id, form_url, extra_context)
+        from django_tracing.pages.tabs import tabs_of
+
+        context = {"tabs": tabs_of(request, self.admin_site, "", "rules"), **(extra_context or {})}
+        response: HttpResponse = super().changeform_view(request, object_id, form_url, context)
         return response
+
+    def formfield_for_dbfield(self, db_field: Any, request: Any, **kwargs: Any) -> Any:
+        if db_field.name in _UNITS:
+            kwargs["widget"] = _UnitInput(_UNITS[db_field.name])
+        return super().formfield_for_dbfield(db_field, request, **kwargs)
+
+    def get_list_display(self, request: HttpRequest) -> Any:
+        if self.has_change_permission(request):
+            return self.list_display
+        # Without inputs and buttons, which have the unit and change the order.
+        return [{"rate": "rate_shown"}.get(name, name) for name in self.list_display if name != "move"]
+
+    def save_model(self, request: HttpRequest, obj: SamplingRule, form: Any, change: bool) -> None:
+        if not change:
+            last = SamplingRule.objects.aggregate(last=Max("order"))["last"]
+            # At most what the field holds: orders may also be written elsewhere.
+            obj.order = 10 if last is None else min(last + 10, _LAST_ORDER)
+        super().save_model(request, obj, form, change)
+
+    @admin.display(description=_("rate"))
+    def rate_shown(self, rule: SamplingRule) -> str:
+        return f"{rule.rate:g} %"
 
     @admin.display(description=_("move"))
     def move(self, rule: SamplingRule) -> str:
+        # The buttons belong to a form of their own: Enter in an input must not move a rule.
         return format_html(
-            '<span class="tracing-move" data-rule="{}">'
-            '<button type="button" data-move="up" aria-label="{}">↑</button> '
-            '<button type="button" data-move="down" aria-label="{}">↓</button></span>',
+            '<span class="tracing-move" data-rule="{0}">'
+            '<button form="tracing-reorder" name="move" value="{0}:up" aria-label="{1}">↑</button> '
+            '<button form="tracing-reorder" name="move" value="{0}:down" aria-label="{2}">↓</button></span>',
             rule.pk,
             gettext("Move %(name)s up") % {"name": rule.name},
             gettext("Move %(name)s down") % {"name": rule.name},
@@ -140,6 +201,24 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.display(description=_("not kept (1 h)"), ordering="passed_over_sum")
     def passed_over(self, rule: Any) -> int:
         return int(rule.passed_over_sum)
+
+    @admin.display(description=_("also"))
+    def also(self, rule: SamplingRule) -> str:
+        """Return the limits of a rule, and what it keeps beside its rate."""
+        shown = []
+        if rule.max_per_second is not None:
+            shown.append(gettext("at most %(number)g per second") % {"number": rule.max_per_second})
+        if rule.keep_errors is not None:
+            shown.append(gettext("every error") if rule.keep_errors else gettext("errors as others"))
+        if rule.keep_slower_than is not None:
+            shown.append(gettext("all slower than %(seconds)g s") % {"seconds": rule.keep_slower_than})
+        if rule.valid_until is not None:
+            until = date_format(
+                timezone.localtime(rule.valid_until) if timezone.is_aware(rule.valid_until) else rule.valid_until,
+                "DATETIME_FORMAT",
+            )
+            shown.append(gettext("until %(time)s") % {"time": until})
+        return ", ".join(shown)
 
     @admin.display(description=_("conditions"))
     def conditions(self, rule: SamplingRule) -> str:

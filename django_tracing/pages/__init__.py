@@ -44,6 +44,7 @@ TRACE_PAGES: Final = (
     Page("list", r"^$", "changelist", _("Traces")),
     Page("routes", r"^routes/$", "routes", _("Routes")),
     Page("map", r"^map/$", "map", _("Service map")),
+    Page("calls", r"^map/calls/$", "calls"),
     Page("trace", rf"{_TRACE}$", "trace"),
     Page("sql", rf"{_TRACE}sql/$", "sql"),
     Page("span", rf"{_TRACE}spans/(?P<span_id>[0-9a-f]{{16}})/$", "span"),

@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse
-from django.utils.text import slugify
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from django_tracing.exceptions import ReadError
 from django_tracing.pages.forms import RANGES, since
-from django_tracing.pages.links import search_address
+from django_tracing.pages.links import page_address, search_address
 from django_tracing.pages.responses import respond
 from django_tracing.pages.source import chosen_service, open_reader, problem_of, sample_sentence
-from django_tracing.traces.analysis.layout import BOX_HEIGHT, BOX_WIDTH, layout
+from django_tracing.traces.analysis.layout import BOX_WIDTH, Line, Map, layout
 from django_tracing.traces.diagrams import errors_of
+from django_tracing.traces.model import Dependency
 from django_tracing.traces.readers.base import limits_of
 
-__all__ = ["page"]
+__all__ = ["NODES", "page"]
 
-_NODES: Final = {
+NODES: Final = {
     "service": _("service"),
     "database": _("database"),
     "cache": _("cache"),
     "breaker": _("circuit breaker"),
     "external": _("not traced"),
 }
+#: What stands in a box, where it is not the kind of the calls to it.
+_BOXES: Final = {"breaker": _("behind a circuit breaker")}
 #: How many characters of a name fit into its box.
 _NAME_LENGTH: Final = 20
 
@@ -48,16 +51,17 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
         dependencies = reader.dependencies(start=since(context["within"]), **chosen)
         context["sample"] = sample_sentence(reader, dependencies.sample)
         context["sampled"] = dependencies.sampled
-        context["map"] = _drawing_of(layout(dependencies.links)) if dependencies.links else None
+        context["map"] = _drawing_of(layout(dependencies.links), context["within"]) if dependencies.links else None
         context["links"] = [
             {
                 "caller": link.caller,
                 "callee": link.callee,
-                "kind": str(_NODES[link.kind]),
+                "kind": str(NODES[link.kind]),
                 "calls": str(link.calls),
                 "errors": errors_of(link),
                 "failing": link.errors > 0,
                 "state": link.state,
+                "url": _calls_address(link, context["within"]),
             }
             for link in dependencies.links
         ]
@@ -66,44 +70,70 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
     return respond(request, admin, "map", gettext("Service map"), context)
 
 
-def _drawing_of(drawing: Any) -> dict[str, Any]:
+def _calls_address(link: Dependency, within: str = "") -> str:
+    """Return the address of the traces with these calls."""
+    fields = {"caller": link.caller, "callee": link.callee, "kind": link.kind, "within": within}
+    return f"{page_address('admin:django_tracing_trace_calls')}?{urlencode({k: v for k, v in fields.items() if v})}"
+
+
+def _drawing_of(drawing: Map, within: str) -> dict[str, Any]:
     return {
         "width": str(drawing.width),
         "height": str(drawing.height),
         "box_width": str(BOX_WIDTH),
-        "box_height": str(BOX_HEIGHT),
         "boxes": [
             {
                 "name": box.name,
                 "short": box.name if len(box.name) <= _NAME_LENGTH else box.name[: _NAME_LENGTH - 1] + "…",
                 "kind": box.kind,
-                "what": str(_NODES[box.kind]) + (f", {box.state}" if box.state else ""),
-                "state": slugify(box.state),
+                "what": str(_BOXES.get(box.kind) or NODES[box.kind]),
                 "x": str(box.x),
                 "y": str(box.y),
+                "height": str(box.height),
                 "middle": str(box.x + BOX_WIDTH // 2),
-                "name_y": str(box.y + 20),
-                "what_y": str(box.y + 36),
+                "name_y": str(box.y + box.height // 2 - 3),
+                "what_y": str(box.y + box.height // 2 + 13),
                 "url": search_address(service=box.name) if box.kind == "service" else "",
             }
             for box in drawing.boxes
         ],
-        "lines": [
-            {
-                "path": line.path,
-                "x": str(line.label_x),
-                "y": str(line.label_y),
-                "calls": str(line.link.calls),
-                "failing": line.link.errors > 0,
-                "label": gettext("%(caller)s calls %(callee)s: %(calls)d calls, %(errors)s failed")
-                % {
-                    "caller": line.link.caller,
-                    "callee": line.link.callee,
-                    "calls": line.link.calls,
-                    "errors": errors_of(line.link),
-                },
-                "errors": errors_of(line.link) if line.link.errors else "",
-            }
-            for line in drawing.lines
-        ],
+        "lines": [_line(line, within) for line in drawing.lines],
     }
+
+
+def _line(line: Line, within: str) -> dict[str, Any]:
+    link = line.link
+    labels = [_sentence(link), *(_sentence(breaker) for breaker in line.breakers if breaker is not link)]
+    # Of several breakers, the mark shows the state that stops the most calls.
+    states = [breaker.state for breaker in line.breakers]
+    return {
+        "url": _calls_address(link, within),
+        "path": line.path,
+        "x": str(line.label_x),
+        "y": str(line.label_y),
+        "calls": _short_count(link.calls),
+        "failing": link.errors > 0,
+        "errors": errors_of(link) if link.errors else "",
+        "label": "; ".join(labels),
+        "breaker": bool(line.breakers),
+        "state": next((state for state in ("open", "half-open") if state in states), "closed"),
+        "mark_x": str(line.mark_x),
+        "mark_y": str(line.mark_y),
+    }
+
+
+def _sentence(link: Dependency) -> str:
+    counts = {"caller": link.caller, "callee": link.callee, "calls": link.calls, "errors": errors_of(link)}
+    if link.kind != "breaker":
+        return gettext("%(caller)s calls %(callee)s: %(calls)d calls, %(errors)s failed") % counts
+    state = {"state": link.state or gettext("unknown")}
+    return gettext("circuit breaker %(callee)s (%(state)s): %(calls)d calls, %(errors)s failed") % {**counts, **state}
+
+
+def _short_count(count: int) -> str:
+    """Return a number in at most four characters, such as 9999, 12k or 3M; more than 999 millions of millions: ∞."""
+    for unit in ("", "k", "M", "G", "T"):
+        if count < (10_000 if not unit else 1000):
+            return f"{count}{unit}"
+        count //= 1000
+    return "∞"

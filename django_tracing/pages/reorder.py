@@ -18,16 +18,21 @@ __all__ = ["page"]
 
 #: The id of a rule. Python refuses to convert very long numbers.
 _ID = re.compile(r"[0-9]{1,18}")
+#: What a rule's buttons send.
+_MOVE = re.compile(r"([0-9]{1,18}):(up|down)")
 
 
 def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponseRedirect:
-    """Put the given rules into the given order. The other rules keep their places."""
+    """Put the given rules into the given order, or move one by a place. The other rules keep their places."""
     if request.method != "POST" or not admin.has_change_permission(request):
         raise PermissionDenied
     given = [int(text) for text in request.POST.get("ids", "").split(",") if _ID.fullmatch(text)]
     with transaction.atomic(using=router.db_for_write(SamplingRule)):
         rules = list(SamplingRule.objects.select_for_update().order_by("order", "id"))
         known = {rule.pk: rule for rule in rules}
+        move = _MOVE.fullmatch(request.POST.get("move", ""))
+        if move:
+            given = _moved([rule.pk for rule in rules], int(move[1]), -1 if move[2] == "up" else 1)
         wanted = iter([known[pk] for pk in dict.fromkeys(given) if pk in known])
         moved = set(given)
         for number, rule in enumerate([next(wanted) if rule.pk in moved else rule for rule in rules], start=1):
@@ -37,3 +42,12 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponseRedirect:
                 admin.log_change(request, rule, [{"changed": {"fields": [gettext("order")]}}])
     admin.message_user(request, gettext("The order of the rules was saved."))
     return HttpResponseRedirect(page_address("admin:django_tracing_samplingrule_changelist"))
+
+
+def _moved(ids: list[int], moved: int, by: int) -> list[int]:
+    """Return the two ids that change their places, in their new order; none if there is no such place."""
+    place = ids.index(moved) if moved in ids else -1
+    other = place + by
+    if place < 0 or not 0 <= other < len(ids):
+        return []
+    return [moved, ids[other]] if by < 0 else [ids[other], moved]

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse
+from django.utils.timezone import is_aware, localtime, make_aware
 from django.utils.translation import gettext
 
 from django_tracing.conf.loading import get_settings
@@ -37,8 +38,10 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
         processes = source.processes() if migrated else []
     except StatusError as error:
         problem = str(error)
+    rows = [_setting_row(settings, spec.name) for spec in SPECS]
     context: dict[str, Any] = {
-        "settings": [_setting_row(settings, spec.name) for spec in SPECS],
+        "settings": [row for row in rows if row["source"] != "default"],
+        "defaults": [row for row in rows if row["source"] == "default"],
         "processes": list(map(_process_row, processes)),
         "problem": problem,
         "migrated": migrated,
@@ -80,6 +83,8 @@ def _setting_row(settings: Settings, name: str) -> dict[str, str]:
         shown = gettext("set, but not shown")
         if name == "HEADERS":
             shown = ", ".join(f"{header}: …" for header in value)
+    elif name.endswith("_BYTES") and isinstance(value, int):
+        shown = f"{value / 2**20:.4g} MiB"
     elif callable(value):
         # A callable object, such as a partial, has no name.
         named = value if hasattr(value, "__qualname__") else type(value)
@@ -96,6 +101,22 @@ def _setting_row(settings: Settings, name: str) -> dict[str, str]:
     return {"name": name, "value": shown, "source": settings.source(name)}
 
 
+def _time(seconds: Any) -> datetime | None:
+    """Return a time that a process reported; None if there is none, or if it is no time."""
+    try:
+        return datetime.fromtimestamp(float(seconds), timezone.utc)
+    except (TypeError, ValueError, OverflowError, OSError):
+        return None
+
+
+def _moment(time: datetime | None) -> dict[str, str]:
+    """Return a time for a ``time`` element. The texts are in the server's time zone, and the script changes that."""
+    if time is None:
+        return {"text": "", "iso": ""}
+    aware = time if is_aware(time) else make_aware(time)
+    return {"text": f"{localtime(aware):%Y-%m-%d %H:%M:%S}", "iso": aware.isoformat()}
+
+
 def _process_row(process: ProcessStatus) -> dict[str, Any]:
     report = process.report
     sampling = report.get("sampling", {})
@@ -107,13 +128,13 @@ def _process_row(process: ProcessStatus) -> dict[str, Any]:
     return {
         "service": process.service,
         "name": f"{process.host}:{process.pid}",
-        "started": process.started,
-        "updated": process.updated,
+        "started": _moment(process.started),
+        "updated": _moment(process.updated),
         "exporter": " ".join(filter(None, (str(report.get("exporter") or ""), endpoint))),
         "queued": str(report.get("queued", "")),
         "exported": str(report.get("exported", "")),
         "dropped": ", ".join(dropped) or "0",
-        "last_success": None if success is None else datetime.fromtimestamp(float(success), timezone.utc),
+        "last_success": _moment(_time(success)),
         "last_error": report.get("last_error") or "",
         "sampling": ", ".join([f"SAMPLE_RATE {sampling.get('rate')}", *sampling.get("rules", ())]),
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from itertools import permutations
+from pathlib import Path
 from typing import Any
 
 import django
@@ -15,7 +17,9 @@ from django.urls import path
 from pytest_django.live_server_helper import LiveServer
 
 from django_tracing.models import SamplingRule
+from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.e2e.browser import chromium, needs_chromium, sign_in, watched_page
+from tests.traces.builders import row
 
 pytestmark = [needs_chromium, pytest.mark.django_db(transaction=True)]
 
@@ -60,7 +64,6 @@ def test_adding_ordering_previewing_and_expiring(rules: Any) -> None:
     for name in ("first", "second", "third"):
         rules.click("text=Add sampling rule")
         rules.fill("#id_name", name)
-        rules.fill("#id_order", str(len(names()) + 1))
         rules.click("[name=_save]")
     assert names() == ["first", "second", "third"]
 
@@ -95,6 +98,83 @@ def test_adding_ordering_previewing_and_expiring(rules: Any) -> None:
 
 def test_the_status_page(rules: Any) -> None:
     rules.goto(rules.url.replace("samplingrule", "processstatus"))
-    assert "SAMPLE_RATE" in rules.inner_text("#tracing-settings")
+    assert "SAMPLE_RATE" not in rules.inner_text("body"), "defaults are folded"
+    rules.click("text=settings have their defaults")
+    assert "SAMPLE_RATE" in rules.inner_text("#tracing-defaults")
     rules.click("text=Check now")
     rules.locator("#tracing-steps tbody tr").nth(1).wait_for()
+
+
+def test_rules_begin_with_a_template_and_move_without_javascript(site: str) -> None:
+    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
+    with chromium() as browser, watched_page(browser, java_script_enabled=False) as page:
+        sign_in(page, f"{site}/admin/login/?next=/admin/django_tracing/samplingrule/", "root", "secret")
+        for label in ("Keep errors", "Keep slow requests of a route"):
+            page.goto(f"{site}/admin/django_tracing/samplingrule/")
+            if label == "Keep errors":
+                page.get_by_role("link", name=label).click()
+            else:
+                page.click("text=Add sampling rule")
+                page.fill("#id_name", label)
+            page.click("[name=_save]")
+        assert names() == ["Keep errors", "Keep slow requests of a route"]
+        page.get_by_role("button", name="Move Keep slow requests of a route up").click()
+        assert names() == ["Keep slow requests of a route", "Keep errors"]
+    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_five_tabs_lead_from_each_page_to_each_other(rules: Any, width: int) -> None:
+    rules.set_viewport_size({"width": width, "height": 900})
+    labels = ["Traces", "Routes", "Service map", "Sampling rules", "Status"]
+    for label in [*labels, *reversed(labels)]:
+        with rules.expect_navigation():
+            rules.locator(".tracing-tabs").get_by_text(label, exact=True).click()
+        assert rules.locator(".tracing-tabs a").all_inner_texts() == labels
+        assert rules.locator(".tracing-tabs [aria-current=page]").all_inner_texts() == [label]
+        assert rules.evaluate("document.documentElement.scrollWidth") <= width, label
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_labels_of_the_service_map_do_not_overlap_and_lines_open_traces(
+    site: str, settings: Any, tmp_path: Path, scheme: str
+) -> None:
+    path = tmp_path / "traces.sqlite3"
+    settings.TRACING = {"EXPORTER": "local", "LOCAL_STORE": str(path), "SERVICE_NAME": "a"}
+    services = "abcdef"
+    spans = []
+    for trace, (caller, callee) in enumerate(permutations(services, 2), start=1):
+        breaker = {
+            "operation.type": "circuit_breaker",
+            "circuit_breaker.name": callee,
+            "circuit_breaker.state": "open",
+        }
+        spans += [
+            row(trace, 1, 0, kind="server", service=caller),
+            row(trace, 2, 1, kind="client", service=caller, attributes={"http.method": "GET"}),
+            row(trace, 3, 2, kind="server", service=callee, status="error"),
+            row(trace, 4, 1, service=caller, attributes=breaker if trace % 2 else {}),
+            row(trace, 5, 1, kind="client", service=caller, attributes={"db.system": "redis"}),
+        ]
+    store = LocalStore(path)
+    store.write(spans)
+    store.close()
+    with chromium() as browser, watched_page(browser, color_scheme=scheme) as page:
+        sign_in(page, f"{site}/admin/login/?next=/admin/django_tracing/trace/map/", "root", "secret")
+        overlapping = page.evaluate("""() => {
+            const boxes = (selector) => Array.from(document.querySelectorAll(selector), (each) => each.getBBox());
+            const labels = boxes(".tracing-map .tracing-label");
+            const others = [...labels, ...boxes(".tracing-box rect")];
+            const meet = (one, other) => one !== other && one.x < other.x + other.width && other.x < one.x + one.width
+                && one.y < other.y + other.height && other.y < one.y + one.height;
+            return [labels.length, labels.filter((one) => others.some((other) => meet(one, other))).length];
+        }""")
+        assert overlapping == [36, 0]
+        assert page.locator(".tracing-mark.tracing-state-open").count() == 15
+        line = page.get_by_role("link", name="a calls b: 1 calls, 100 % failed")
+        line.focus()
+        with page.expect_navigation():
+            page.keyboard.press("Enter")
+        assert page.locator("#tracing-calls tbody tr").count() == 1
+        page.locator("#tracing-calls th a").click()
+        page.wait_for_selector(".tracing-waterfall")

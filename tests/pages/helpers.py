@@ -17,7 +17,15 @@ TRACES = "/admin/django_tracing/trace/"
 BLUEPRINT = "0" * 31 + "1"
 SCRIPT = '<script>alert("x")</script>\'&'
 ADDRESSES = [
-    *("", "routes/", "map/", f"{BLUEPRINT}/", f"{BLUEPRINT}/sql/", f"{BLUEPRINT}/spans/{2:016x}/"),
+    *(
+        "",
+        "routes/",
+        "map/",
+        "map/calls/?caller=a&callee=b&kind=service",
+        f"{BLUEPRINT}/",
+        f"{BLUEPRINT}/sql/",
+        f"{BLUEPRINT}/spans/{2:016x}/",
+    ),
     *(f"{BLUEPRINT}/otlp.json", f"{BLUEPRINT}/jaeger.json", f"{BLUEPRINT}/compare/?with={BLUEPRINT}"),
 ]
 RULES = "/admin/django_tracing/samplingrule/"

@@ -124,7 +124,6 @@ def test_one_line_adds_a_page(root: Client, store: LocalStore, monkeypatch: pyte
     """Its address and its tab come from the list."""
     added = pages.Page("routes", r"^again/$", "again", "Once more")
     monkeypatch.setattr(pages, "TRACE_PAGES", (*pages.TRACE_PAGES, added))
-    monkeypatch.setattr("django_tracing.pages.responses.TRACE_PAGES", pages.TRACE_PAGES)
     site = admin.AdminSite(name="admin")
     site.register(Trace, TraceAdmin)
     urls = ModuleType("urls_with_one_more_page")

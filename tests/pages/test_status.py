@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
+from datetime import timezone as dt_timezone
 from typing import Any
 
 import pytest
@@ -92,3 +93,38 @@ def test_a_check_links_to_its_trace(root: Client) -> None:
 def test_users_who_may_not_view_traces_get_the_command() -> None:
     text = staff("view_processstatus").post(STATUS).content.decode()
     assert re.search(r"The trace arrived\.\s*<code>python manage.py traces [0-9a-f]{32}</code>", text)
+
+
+def test_what_is_set_comes_first_and_defaults_are_folded(root: Client, settings: Any) -> None:
+    settings.TRACING = {**settings.TRACING, "QUEUE_BYTES": 3 * 1024 * 1024 // 2}
+    text = page(root, STATUS)
+    first, folded = text.split("<details", 1)
+    assert re.findall(r"<code>([A-Z_]+)</code>", first) == ["SERVICE_NAME", "EXPORTER", "QUEUE_BYTES", "LOCAL_STORE"]
+    assert "open" not in folded.partition(">")[0]
+    assert "SAMPLE_RATE" in folded
+    assert "SERVICE_NAME" not in folded
+    assert "<td>1.5 MiB</td>" in first
+    assert "<td>512 MiB</td>" in folded
+    settings.TRACING = {}
+    assert "Nothing is set." in page(root, STATUS).split("<details", 1)[0]
+
+
+def test_times_are_on_one_line_and_have_the_time_zone_for_the_browser(root: Client, settings: Any) -> None:
+    settings.TIME_ZONE = "Asia/Tokyo"
+    settings.USE_TZ = True
+    moment = datetime(2026, 1, 31, 23, 5, 9, tzinfo=dt_timezone.utc)
+    now = timezone.now()
+    for pid, success in ((1, moment.timestamp()), (2, "never"), (3, 1e300)):
+        ProcessStatus.objects.create(
+            process=str(pid),
+            service="shop",
+            host="h",
+            pid=pid,
+            started=moment,
+            updated=now,
+            report={"last_success_time": success},
+        )
+    text = re.sub(r"(?<=>)\n+|\n+(?=<)", "", page(root, STATUS))
+    cell = '<td class="tracing-nowrap"><time datetime="2026-02-01T08:05:09+09:00">2026-02-01 08:05:09</time></td>'
+    started = cell.replace("2026-02-01T08:05:09+09:00", "2026-01-31T23:05:09+00:00")
+    assert text.replace(started, cell).count(cell) == 4, "three times started, and one last success"

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from django_tracing.traces.analysis.dependencies import links_of
-from django_tracing.traces.analysis.layout import BOX_HEIGHT, BOX_WIDTH, Map, layout
+from django_tracing.traces.analysis.layout import BOX_HEIGHT, BOX_WIDTH, LABEL_HEIGHT, LABEL_WIDTH, Line, Map, layout
 from django_tracing.traces.diagrams import as_dot, as_mermaid, as_text, errors_of
 from django_tracing.traces.model import Dependencies, Dependency, Trace, span_of
 from django_tracing.traces.readers.sqlite.store import LocalStore
@@ -75,21 +75,95 @@ def test_any_shape_can_be_drawn(links: list[Dependency]) -> None:
         unique=True,
     )
 )
-def test_boxes_do_not_overlap(found: list[tuple[str, str, str]]) -> None:
+def test_boxes_and_labels_do_not_overlap(found: list[tuple[str, str, str]]) -> None:
     drawing = layout([link(*each) for each in found])
     for number, box in enumerate(drawing.boxes):
         assert 0 <= box.x <= drawing.width - BOX_WIDTH
-        assert 0 <= box.y <= drawing.height - BOX_HEIGHT
+        assert box.height >= BOX_HEIGHT
+        assert 0 <= box.y <= drawing.height - box.height
         for other in drawing.boxes[number + 1 :]:
-            assert abs(box.x - other.x) >= BOX_WIDTH or abs(box.y - other.y) >= BOX_HEIGHT
-    for line in drawing.lines:
+            assert abs(box.x - other.x) >= BOX_WIDTH or not overlap(box.y, box.height, other.y, other.height)
+        for line in drawing.lines:
+            left, top = line.label_x - LABEL_WIDTH, line.label_y - LABEL_HEIGHT + 4
+            assert not (
+                overlap(left, LABEL_WIDTH, box.x, BOX_WIDTH) and overlap(top, LABEL_HEIGHT, box.y, box.height)
+            )
+    for number, line in enumerate(drawing.lines):
+        assert line.label_x - LABEL_WIDTH >= 0
         assert 0 <= line.label_y <= drawing.height
+        for another in drawing.lines[number + 1 :]:
+            # Lines to the same box may have a mark or not, which moves the label to the left.
+            aside = abs(line.mark_x - another.mark_x) >= LABEL_WIDTH
+            assert aside or abs(line.label_y - another.label_y) >= LABEL_HEIGHT
 
 
-def test_a_horizontal_line_is_below_its_label() -> None:
+def overlap(start: int, length: int, other: int, other_length: int) -> bool:
+    return start < other + other_length and other < start + length
+
+
+def test_a_label_is_above_the_end_of_its_line() -> None:
     [line] = layout([link("a", "b", "service")]).lines
-    level = int(line.path.rpartition(",")[2])
-    assert line.label_y < level
+    _turn, level, end = map(int, re.findall(r"(\d+),(\d+) H(\d+)$", line.path)[0])
+    assert line.label_y < level == line.mark_y
+    assert line.label_x < end
+    [line] = layout([link("a", "b", "breaker")]).lines
+    assert line.label_x < line.mark_x < end
+
+
+@pytest.mark.parametrize("links", [[link("a", "a")], [link("a", "b"), link("b", "a")]], ids=["itself", "back"])
+def test_a_line_that_goes_back_is_within_the_drawing_and_below_the_boxes(links: list[Dependency]) -> None:
+    drawing = layout(links)
+    path = drawing.lines[-1].path
+    across = [int(x) for x in re.findall(r"[HMQ ](\d+)", path)]
+    assert min(across) >= 0
+    assert max(across) <= drawing.width
+    lowest = max(int(y) for y in re.findall(r"[V,](\d+)", path))
+    assert max(box.y + box.height for box in drawing.boxes) < lowest <= drawing.height
+
+
+def marks(links: list[Dependency]) -> list[tuple[str, str, list[str]]]:
+    """Return the callee and the kind of each line, and the states of its breakers."""
+    drawing = layout(links)
+    names = {(box.name, box.kind) for box in drawing.boxes}
+
+    def target(line: Line) -> str:
+        return next(kind for name, kind in sorted(names) if name == line.link.callee)
+
+    return [(line.link.callee, target(line), [each.state for each in line.breakers]) for line in drawing.lines]
+
+
+@pytest.mark.parametrize(
+    ("links", "expected"),
+    [
+        (
+            [link("shop", "Payment_Service", "breaker", state="open"), link("shop", "payment-service")],
+            [("payment-service", "service", ["open"])],
+        ),
+        (
+            [link("shop", "redis cache-1:6379", "cache"), link("shop", "redis", "breaker", state="closed")],
+            [("redis cache-1:6379", "cache", ["closed"])],
+        ),
+        # All calls were rejected, so there are no other calls.
+        ([link("shop", "mail", "breaker", state="open")], [("mail", "breaker", ["open"])]),
+        (
+            [link("web", "mail", "external"), link("shop", "mail", "breaker", state="open")],
+            [("mail", "external", []), ("mail", "external", ["open"])],
+        ),
+        (
+            [link("shop", "a-b"), link("shop", "ab", "breaker", state="open"), link("shop", "a b", "breaker")],
+            [("a-b", "service", ["open", ""])],
+        ),
+        (
+            [link("web", "pay"), link("shop", "pay"), link("shop", "pay", "breaker", state="closed")],
+            [("pay", "service", []), ("pay", "service", ["closed"])],
+        ),
+    ],
+    ids=["other separators", "first word", "rejected", "box of another caller", "two breakers", "of its caller only"],
+)
+def test_a_breaker_is_a_mark_on_the_line_to_what_it_protects(
+    links: list[Dependency], expected: list[tuple[str, str, list[str]]]
+) -> None:
+    assert marks(links) == expected
 
 
 def test_links_of_complete_traces() -> None:
