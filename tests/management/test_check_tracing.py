@@ -276,7 +276,7 @@ def test_each_step_and_option_is_documented() -> None:
 def test_advice_names_only_existing_settings(name: str) -> None:
     page = (ROOT / "docs" / name).read_text()
     known = {spec.name for spec in SPECS} | {variable for spec in SPECS for variable in spec.env}
-    known |= {"OTEL_SDK_DISABLED", "OTEL_EXPORTER_OTLP_PROTOCOL", "TRACING", "MIDDLEWARE"}
+    known |= {"OTEL_SDK_DISABLED", "OTEL_EXPORTER_OTLP_PROTOCOL", "TRACING", "MIDDLEWARE", "MEDIA_URL", "STATIC_URL"}
     known |= {"TRACE_ID", "NAME", "URL", "SECONDS", "WARNING", "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", "SSL_CERT_FILE"}
     found = set(re.findall(r"\b[A-Z]+(?:_[A-Z]+)+\b", page)) | set(re.findall(r"`([A-Z_]{3,})`", page))
     assert found - known - {"SAMPLING_RATE"} == set()
