@@ -22,6 +22,7 @@ OUR_INSTRUMENTATIONS = (
     "commands",
     "tasks",
     "templates",
+    "email",
 )
 DEFAULT_INSTRUMENTATIONS = (
     *OUR_INSTRUMENTATIONS,

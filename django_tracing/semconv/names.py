@@ -118,6 +118,15 @@ TEMPLATE_NAME: Final = "template.name"
 #: ``django`` or ``jinja2``.
 TEMPLATE_ENGINE: Final = "template.engine"
 
+#: The class of the backend, with its module.
+EMAIL_BACKEND: Final = "email.backend"
+#: The backend's name in ``MAILERS``.
+EMAIL_ALIAS: Final = "email.alias"
+EMAIL_MESSAGES: Final = "email.messages"
+EMAIL_RECIPIENTS: Final = "email.recipients"
+#: How many messages the backend has sent.
+EMAIL_SENT: Final = "email.sent"
+
 PEER_SERVICE: Final = "peer.service"
 
 _HTTP_COMMON: Final[Mapping[str, str]] = {
