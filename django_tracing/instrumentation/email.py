@@ -7,7 +7,7 @@ once. A class that calls ``super().send_messages()`` makes one span.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar, Token
 from functools import wraps
@@ -19,6 +19,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 from django_tracing import spans
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.patching import Patches
+from django_tracing.instrumentation.subclasses import wrap_methods
 from django_tracing.redaction import cut, redact_text
 from django_tracing.semconv.names import (
     EMAIL_ALIAS,
@@ -61,48 +62,10 @@ def uninstall() -> None:
 def _patch() -> None:
     from django.core.mail.backends.base import BaseEmailBackend
 
-    _patches.wrap(BaseEmailBackend, "__init_subclass__", _watched_init_subclass)
-    for backend in _subclasses(BaseEmailBackend):
-        _trace_class(backend)
-
-
-def _subclasses(parent: type) -> Iterator[type]:
-    for child in parent.__subclasses__():
-        yield child
-        yield from _subclasses(child)
-
-
-def _watched_init_subclass(original: Any) -> Any:
-    from django.core.mail.backends.base import BaseEmailBackend
-
-    def __init_subclass__(cls: type, **kwargs: Any) -> None:  # noqa: N807
-        if isinstance(original, classmethod):
-            original.__get__(None, cls)(**kwargs)
-        else:
-            super(BaseEmailBackend, cls).__init_subclass__(**kwargs)
-        if _patches.active:
-            _trace_class(cls)
-
-    return classmethod(__init_subclass__)
-
-
-def _trace_class(backend: type) -> None:
-    """Wrap the ``send_messages`` that ``backend`` defines, or inherits from a class that is not a backend."""
-    from django.core.mail.backends.base import BaseEmailBackend
-
-    try:
-        definer = next(base for base in backend.__mro__ if "send_messages" in vars(base))
-        if definer is backend or not issubclass(definer, BaseEmailBackend):
-            _patches.wrap(backend, "send_messages", _traced_send_messages)
-    except Exception:
-        spans.log_once("email-class", "An e-mail backend could not be traced.")
+    wrap_methods(_patches, BaseEmailBackend, {"send_messages": _traced_send_messages})
 
 
 def _traced_send_messages(original: Callable[..., Any]) -> Callable[..., Any]:
-    if not callable(original):
-        # A static or class method, or none at all: nothing that Django can call.
-        return original
-
     @wraps(original)
     def send_messages(self: Any, email_messages: Any = (), *args: Any, **kwargs: Any) -> Any:
         parent = spans.recording_span()
