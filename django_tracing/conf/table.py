@@ -23,6 +23,7 @@ OUR_INSTRUMENTATIONS = (
     "tasks",
     "templates",
     "email",
+    "files",
 )
 DEFAULT_INSTRUMENTATIONS = (
     *OUR_INSTRUMENTATIONS,

@@ -127,6 +127,15 @@ EMAIL_RECIPIENTS: Final = "email.recipients"
 #: How many messages the backend has sent.
 EMAIL_SENT: Final = "email.sent"
 
+FILE_OPERATION: Final = "file.operation"
+#: The class of the storage, with its module.
+FILE_STORAGE: Final = "file.storage"
+FILE_BUCKET: Final = "file.bucket"
+FILE_LOCATION: Final = "file.location"
+FILE_PATTERN: Final = "file.pattern"
+#: In bytes.
+FILE_SIZE: Final = "file.size"
+
 PEER_SERVICE: Final = "peer.service"
 
 _HTTP_COMMON: Final[Mapping[str, str]] = {
