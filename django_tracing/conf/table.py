@@ -24,9 +24,12 @@ OUR_INSTRUMENTATIONS = (
     "templates",
     "email",
     "files",
+    "signals",
 )
+#: Those that are traced only if they are listed.
+_OPTIONAL = frozenset({"signals"})
 DEFAULT_INSTRUMENTATIONS = (
-    *OUR_INSTRUMENTATIONS,
+    *(name for name in OUR_INSTRUMENTATIONS if name not in _OPTIONAL),
     "celery",
     "psycopg",
     "redis",

@@ -136,6 +136,9 @@ FILE_PATTERN: Final = "file.pattern"
 #: In bytes.
 FILE_SIZE: Final = "file.size"
 
+#: The name of the signal in its module.
+SIGNAL_NAME: Final = "signal.name"
+
 PEER_SERVICE: Final = "peer.service"
 
 _HTTP_COMMON: Final[Mapping[str, str]] = {
