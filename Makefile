@@ -18,7 +18,7 @@ MEASURED = COVERAGE_FILE=$(abspath $(VENV))/coverage/data $(BIN)/python -m cover
 # Without setuptools' advice about editable installations, which pip would show despite --quiet.
 PIP = PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip --disable-pip-version-check --quiet
 
-.PHONY: setup demo test lint types unit wheel storages docs release-check release benchmark screenshots sql-agreement clean
+.PHONY: setup demo test lint types unit wheel storages sites docs release-check release benchmark screenshots sql-agreement clean
 
 setup: $(VENV)/.test
 
@@ -57,6 +57,16 @@ wheel: $(VENV)/.test
 # Reading from a Jaeger with OpenSearch and with Cassandra. Needs Java 17 and Maven; not part of make test.
 storages: $(VENV)/.test
 	$(BIN)/python -m tests.storages -- $(BIN)/python -m pytest tests/traces/readers/jaeger/test_paging.py
+
+# Real sites (Wagtail, django CMS, REST framework, Ninja, Strawberry), traced and untraced, in an environment of their
+# own; not part of make test.
+sites: .venv-sites/.installed
+	.venv-sites/bin/python -m pytest tests/e2e/sites
+
+.venv-sites/.installed: setup.cfg tests/e2e/sites/requirements.txt
+	$(PYTHON) -m venv .venv-sites
+	.venv-sites/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[test]" "$(DJANGO)" -r tests/e2e/sites/requirements.txt
+	touch $@
 
 # The documentation site, in docs/_build/html. A warning is an error.
 docs: $(VENV)/.docs
@@ -111,4 +121,4 @@ $(VENV)/.agreement: $(VENV)/bin/python setup.cfg
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-benchmarks .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-benchmarks .venv-sites .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -1,0 +1,1 @@
+"""Real sites, built with packages that the tests do not need otherwise: ``make sites`` runs them."""
