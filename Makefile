@@ -58,8 +58,8 @@ wheel: $(VENV)/.test
 storages: $(VENV)/.test
 	$(BIN)/python -m tests.storages -- $(BIN)/python -m pytest tests/traces/readers/jaeger/test_paging.py
 
-# Real sites (Wagtail, django CMS, REST framework, Ninja, Strawberry), traced and untraced, in an environment of their
-# own; not part of make test.
+# Real sites (Wagtail, django CMS, Oscar, REST framework, Ninja, Strawberry), traced and untraced, in an environment of
+# their own; not part of make test.
 sites: .venv-sites/.installed
 	.venv-sites/bin/python -m pytest tests/e2e/sites
 

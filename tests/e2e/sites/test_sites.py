@@ -17,7 +17,12 @@ ROOT = Path(__file__).parent.parent.parent.parent
 
 SITES = [
     pytest.param(site, marks=pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed"))
-    for site, package in (("wagtail_site", "wagtail"), ("cms_site", "cms"), ("api_site", "strawberry"))
+    for site, package in (
+        ("wagtail_site", "wagtail"),
+        ("cms_site", "cms"),
+        ("oscar_site", "oscar"),
+        ("api_site", "strawberry"),
+    )
 ]
 
 
