@@ -24,6 +24,14 @@ from tests.conftest import Spans
 
 LOCMEM = "django.core.mail.backends.locmem.EmailBackend"
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
+#: Stacks have lines of source, in which these are names.
+ADA = "ada@example.com"
+REFUSED = "refused@example.com"
+ERRORS = [
+    smtplib.SMTPSenderRefused(550, b"no Lovelace here", ADA),
+    smtplib.SMTPDataError(554, b"5.7.1 <ada@example.com>: rejected"),
+    ValueError("Invalid address 'Ada Lovelace': no @"),
+]
 HAS_MAILERS = django.VERSION >= (6, 1)
 
 
@@ -119,7 +127,7 @@ def test_many_messages_are_one_span(spans: Spans) -> None:
 
 def test_an_iterator_is_left_to_the_backend(spans: Spans) -> None:
     with backend(LOCMEM), create_span("page"):
-        assert connection().send_messages(message("ada@example.com") for _ in range(2)) == 2
+        assert connection().send_messages(message(ADA) for _ in range(2)) == 2
     attributes = attributes_of(spans.one("email.send"))
     assert "email.messages" not in attributes
     assert attributes["email.sent"] == 2
@@ -127,7 +135,7 @@ def test_an_iterator_is_left_to_the_backend(spans: Spans) -> None:
 
 def test_smtp(spans: Spans, smtp: tuple[str, int]) -> None:
     with backend(SMTP, *smtp), create_span("page"):
-        assert message("ada@example.com").send() == 1
+        assert message(ADA).send() == 1
     span = spans.one("email.send")
     assert span.kind is SpanKind.CLIENT
     attributes = attributes_of(span)
@@ -137,7 +145,7 @@ def test_smtp(spans: Spans, smtp: tuple[str, int]) -> None:
 
 def test_refused_recipients_are_an_error_without_their_addresses(spans: Spans, smtp: tuple[str, int]) -> None:
     with backend(SMTP, *smtp), create_span("page"), pytest.raises(smtplib.SMTPRecipientsRefused):
-        message("refused@example.com").send()
+        message(REFUSED).send()
     span = spans.one("email.send")
     assert span.status.status_code is StatusCode.ERROR
     assert attributes_of(span)["error.type"] == "smtplib.SMTPRecipientsRefused"
@@ -145,28 +153,21 @@ def test_refused_recipients_are_an_error_without_their_addresses(spans: Spans, s
     assert not any(word in text_of(spans) for word in ("refused@", "Lovelace", "ada@", "example.com"))
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        smtplib.SMTPSenderRefused(550, b"no Lovelace here", "ada@example.com"),
-        smtplib.SMTPDataError(554, b"5.7.1 <ada@example.com>: rejected"),
-        ValueError("Invalid address 'Ada Lovelace': no @"),
-    ],
-)
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
 def test_errors_of_backends_have_no_addresses(error: Exception, spans: Spans) -> None:
     class Backend(BaseEmailBackend):
         def send_messages(self, email_messages: Any) -> int:
             raise error
 
     with create_span("page"), pytest.raises(type(error)):
-        Backend().send_messages([message("ada@example.com")])
+        Backend().send_messages([message(ADA)])
     assert attributes_of(spans.one("email.send"))["error.type"].endswith(type(error).__name__)
     assert not any(word in text_of(spans) for word in ("ada@", "Lovelace", "example.com"))
 
 
 def test_a_server_that_is_down(spans: Spans) -> None:
     with backend(SMTP, "127.0.0.1", 1), create_span("page"), pytest.raises(ConnectionRefusedError):
-        message("ada@example.com").send()
+        message(ADA).send()
     span = spans.one("email.send")
     assert span.status.status_code is StatusCode.ERROR
     assert attributes_of(span)["net.peer.port"] == 1
@@ -188,7 +189,7 @@ class Mixed(Mixin, BaseEmailBackend):
 
 def test_a_subclass_that_calls_its_parent_makes_one_span(spans: Spans) -> None:
     with create_span("page"):
-        assert Own().send_messages([message("ada@example.com")]) == 1
+        assert Own().send_messages([message(ADA)]) == 1
     span = spans.one("email.send")
     assert attributes_of(span)["email.backend"] == f"{__name__}.Own"
     assert span.kind is SpanKind.CLIENT, "where it sends is not known"
@@ -196,7 +197,7 @@ def test_a_subclass_that_calls_its_parent_makes_one_span(spans: Spans) -> None:
 
 def test_a_method_from_a_mixin_is_traced(spans: Spans) -> None:
     with create_span("page"):
-        assert Mixed().send_messages([message("ada@example.com")]) == 1
+        assert Mixed().send_messages([message(ADA)]) == 1
     assert attributes_of(spans.one("email.send"))["email.backend"] == f"{__name__}.Mixed"
 
 
@@ -206,7 +207,7 @@ def test_a_backend_that_hands_over_to_another_has_both_spans(spans: Spans) -> No
             return Own().send_messages(email_messages)
 
     with create_span("page"):
-        assert Failover().send_messages([message("ada@example.com")]) == 1
+        assert Failover().send_messages([message(ADA)]) == 1
     inner, outer = spans.named("email.send")
     assert inner.parent is not None and inner.parent.span_id == outer.context.span_id
 
@@ -235,7 +236,7 @@ def test_strange_messages_are_sent_all_the_same(spans: Spans) -> None:
 
 def test_outside_a_trace_there_is_no_span(spans: Spans) -> None:
     with backend(LOCMEM):
-        assert message("ada@example.com").send() == 1
+        assert message(ADA).send() == 1
     assert spans.names == []
 
 
@@ -245,7 +246,7 @@ def test_after_uninstall_the_classes_are_as_before(spans: Spans) -> None:
         assert "__init_subclass__" not in vars(BaseEmailBackend)
         assert "send_messages" not in vars(Mixed)
         with backend(LOCMEM), create_span("page"):
-            message("ada@example.com").send()
+            message(ADA).send()
         assert spans.names == ["page"]
     finally:
         email.install()

@@ -22,6 +22,9 @@ from django_tracing import create_span
 from django_tracing.instrumentation import files
 from tests.conftest import Spans
 
+#: Stacks have lines of source, in which these are names.
+CONTRACT = "contract-lovelace.pdf"
+OUTSIDE = "../lovelace.pdf"
 STATIC = "django.contrib.staticfiles.storage.StaticFilesStorage"
 
 
@@ -138,9 +141,9 @@ def test_a_storage_that_uses_another_one_has_both_spans(spans: Spans) -> None:
 def test_an_exception_is_recorded_without_the_name(spans: Spans, tmp_path: Path) -> None:
     storage = FileSystemStorage(location=tmp_path)
     with create_span("page"), pytest.raises(FileNotFoundError):
-        storage.open("contract-lovelace.pdf")
+        storage.open(CONTRACT)
     with create_span("page"), pytest.raises(SuspiciousFileOperation):
-        storage.save("../lovelace.pdf", ContentFile(b""))
+        storage.save(OUTSIDE, ContentFile(b""))
     for name, error in (("file.open", "FileNotFoundError"), ("file.save", "SuspiciousFileOperation")):
         span = spans.one(name)
         assert span.status.status_code is StatusCode.ERROR

@@ -380,6 +380,10 @@ PATCHED: list[tuple[str, Any, str]] = [
     ("rate_limit", ("django_ratelimit.core", ""), "get_usage"),
     *(("tasks", ("django.tasks.base", "Task"), name) for name in ("enqueue", "aenqueue", "call", "acall")),
     ("tasks", ("django.tasks.base", "TaskResult"), "__post_init__"),
+    ("templates", ("django.template.base", "Template"), "render"),
+    *(("templates", ("django.template.loader_tags", "ExtendsNode"), name) for name in ("get_parent", "render")),
+    ("email", ("django.core.mail.backends.locmem", "EmailBackend"), "send_messages"),
+    *(("files", ("django.core.files.storage", "Storage"), name) for name in ("save", "open", "delete", "exists")),
 ]
 
 
