@@ -41,6 +41,8 @@ _INLINE: Final = "(inline)"
 _OTHER: Final = "(other)"
 _MOST_NAMES: Final = 1000
 _NAME_LENGTH: Final = 100
+#: Of a longer name, the rest is not read.
+_LONGEST: Final = 500
 #: A uuid, or a word.
 _WORD: Final = pattern(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(?![0-9A-Za-z])|[0-9A-Za-z]+")
 _HEXADECIMAL: Final = frozenset("0123456789abcdefABCDEF")
@@ -122,10 +124,12 @@ def _shown(name: Any) -> str:
     """Return a template's name as spans have it: bounded in length, in values and in number."""
     if not isinstance(name, str) or not name:
         return _INLINE
-    if name.startswith("/"):
+    shown = redact_text(_WORD.sub(_judge, name[:_LONGEST]))
+    path = shown.replace("\\", "/")
+    if path.startswith(("/", "~")) or "//" in path or path[1:2] == ":":
         # Not relative to its loader: it would show where files are on this machine.
-        name = posixpath.basename(name)
-    shown = cut(redact_text(_WORD.sub(_judge, name[:500])), _NAME_LENGTH)
+        shown = posixpath.basename(path)
+    shown = cut(shown, _NAME_LENGTH)
     if shown not in _names:
         if len(_names) >= _MOST_NAMES:
             return _OTHER
@@ -155,7 +159,7 @@ def _kind_of(template: Any, engine: str, name_of: Callable[[Any], Any]) -> _Kind
     known = _kinds.get((engine, name))
     if known is None or known.settings is not settings:
         known = _Kind(name, engine, settings)
-        if name is None or len(name) <= 500:
+        if name is None or len(name) <= _LONGEST:
             _kinds.keep((engine, name), known)
     return known
 
@@ -191,11 +195,8 @@ class _Rendering:
         spans.end_child(self._span)
 
 
-def _start(template: Any, engine: str, name_of: Callable[[Any], Any]) -> _Rendering | None:
-    """Start to measure ``template``. Return None if nothing is recorded. Never raises."""
-    parent = spans.recording_span()
-    if parent is None or not _patches.active:
-        return None
+def _start(parent: Span, template: Any, engine: str, name_of: Callable[[Any], Any]) -> _Rendering | None:
+    """Start to measure ``template``. Return None if templates are not traced. Never raises."""
     try:
         kind = _kind_of(template, engine, name_of)
         return None if kind is None else _Rendering(kind, parent)
@@ -207,7 +208,10 @@ def _start(template: Any, engine: str, name_of: Callable[[Any], Any]) -> _Render
 def _traced_render(original: Callable[..., Any], engine: str, name_of: Callable[[Any], Any]) -> Callable[..., Any]:
     @wraps(original)
     def render(self: Any, *args: Any, **kwargs: Any) -> Any:
-        rendering = _start(self, engine, name_of)
+        parent = spans.recording_span()
+        if parent is None or not _patches.active:
+            return original(self, *args, **kwargs)
+        rendering = _start(parent, self, engine, name_of)
         if rendering is None:
             return original(self, *args, **kwargs)
         try:
@@ -244,7 +248,9 @@ def _traced_get_parent(original: Callable[..., Any]) -> Callable[..., Any]:
         parent = original(self, *args, **kwargs)
         extension = _extending.get()
         if extension is not None and extension.node is self and extension.rendering is None:
-            extension.rendering = _start(parent, "django", _name_of)
+            above = spans.recording_span()
+            if above is not None:
+                extension.rendering = _start(above, parent, "django", _name_of)
         return parent
 
     return get_parent

@@ -173,6 +173,8 @@ class TestNames:
             ("tenants/7c9e6679-7425-40de-944b-e07fc1f90ae7/index.html", "tenants/*/index.html"),
             ("mail_d41d8cd98f00b204e9800998ecf8427e.txt", "mail_*.txt"),
             ("/srv/sites/ada/index.html", "index.html"),
+            ("shop//srv/ada/index.html", "index.html"),
+            (r"C:\Users\Ada\index.html", "index.html"),
         ],
     )
     def test_values_are_no_part_of_a_name(self, name: str, shown: str, spans: Spans) -> None:

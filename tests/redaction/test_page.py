@@ -21,10 +21,14 @@ import pytest
 import requests
 from django.contrib.auth.models import User
 from django.core.cache import caches
+from django.core.files.storage import Storage
+from django.core.mail import EmailMessage
+from django.core.mail.backends.base import BaseEmailBackend
 from django.core.management import CommandError, call_command
 from django.core.management.base import BaseCommand
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse
+from django.template import Context, Template
 from django.test import Client, RequestFactory, override_settings
 from django.urls import path
 from opentelemetry import trace as trace_api
@@ -165,6 +169,7 @@ def in_exceptions(secret: str) -> None:
 
 
 def in_names(secret: str) -> None:
+    Template("", name=f"shop/{secret}.html").render(Context())
     with suppress(ValueError):
         pybreaker.CircuitBreaker(name=f"payments {secret}").call(fail, secret)
     with (
@@ -177,6 +182,33 @@ def in_names(secret: str) -> None:
         span.update_name(f"again {secret}")
         django_tracing.trace_external_call(f"service {secret}", "GET", "https://h/", int)
         span.set_attributes(_decided_by(secret, 0.5).attributes)
+
+
+def in_files(secret: str) -> None:
+    class Bucket(Storage):
+        bucket_name = "acme-media"
+
+        def exists(self, name: str) -> bool:
+            raise ValueError("no such bucket")
+
+    with suppress(ValueError):
+        Bucket().exists(f"uploads/{secret}.pdf")
+    Bucket.bucket_name = Bucket.location = secret  # type: ignore[attr-defined]
+    with suppress(ValueError):
+        Bucket().exists(secret)
+
+
+def in_an_email(secret: str) -> None:
+    class Backend(BaseEmailBackend):
+        def send_messages(self, email_messages: Any) -> int:
+            raise ValueError("no server")
+
+    message = EmailMessage(secret, secret, secret, ["zqada@example.com", secret], headers={"X-Note": secret})
+    message.attach(secret, secret, "text/plain")
+    backend = Backend()
+    backend.alias = backend.host = secret if "zqada" in secret else "mail"  # type: ignore[assignment,attr-defined]
+    with suppress(ValueError):
+        backend.send_messages([message])
 
 
 def fail(secret: str) -> None:
@@ -270,9 +302,11 @@ ROWS: dict[str, dict[str, tuple[Callable[[str], Any], tuple[str, ...]]]] = {
         "cookies, sessions, request and response bodies": (in_a_request, ()),
         "the user": (in_a_user, ("z***@example.com",)),
         "exceptions, also in groups, in chains and with notes": (in_exceptions, (Group.__name__, "refused ")),
-        "names of spans, circuit breakers, rate limits, called services, sampling rules": (
+        "names of files in storages": (in_files, ("uploads/*.pdf", "acme-media")),
+        "e-mail": (in_an_email, ("email.recipients",)),
+        "names of spans, templates, circuit breakers, rate limits, called services, sampling rules": (
             in_names,
-            ("work ", "payments ", "limit ", "service ", "sampling.rule"),
+            ("work ", "template.render.shop", "payments ", "limit ", "service ", "sampling.rule"),
         ),
         "baggage": (in_baggage, ()),
         "arguments of commands, tasks, Celery's tasks": (in_arguments, ("command.refuse",)),
@@ -421,17 +455,21 @@ if django.VERSION >= (6, 0):
         everything()
 
 
+#: Stacks have lines of source, in which this is a name.
+ARGUMENT = "zqhunter2"
+
+
 def by_a_request() -> None:
     Client().get("/everything/")
 
 
 def by_a_command() -> None:
-    call_command(Everything(), key="zqhunter2")
+    call_command(Everything(), key=ARGUMENT)
 
 
 def by_a_task() -> None:
     with django_tracing.create_span("enqueuing"):
-        everything_task.enqueue("zqhunter2")
+        everything_task.enqueue(ARGUMENT)
 
 
 WAYS = [by_a_request, by_a_command]
@@ -443,6 +481,7 @@ if django.VERSION >= (6, 0):
 def site(redis_url: str) -> Iterator[None]:
     tracing = {
         "EXPORTER": "none",
+        "LAYERS": "all",
         "LOG_ERRORS": True,
         "COMMANDS": ["everything", "refuse"],
         "CACHE_KEY_PREFIXES": ["blueprint:"],
