@@ -245,7 +245,8 @@ def test_a_waterfall_with_the_mouse(page: Any, site: Site) -> None:
 
 def test_an_error_with_its_stack_trace(page: Any, site: Site) -> None:
     open_trace(page, site, "GET /api/boom")
-    page.locator("#r0 .tracing-name a").click()
+    # The span in which it was raised: of those that failed, the innermost.
+    page.locator("tr.tracing-bad .tracing-name a").last.click()
     page.wait_for_selector(".tracing-stack")
     stack = page.inner_text(".tracing-stack")
     assert "in boom" in stack
@@ -284,7 +285,7 @@ def test_routes_and_the_map(page: Any, site: Site) -> None:
     assert re.search(r"api-gateway\s+iac-generator\s+circuit breaker: open\s+\d+\s+100 %", recorded)
     assert re.search(r"api-gateway\s+blueprint-service\s+service", recorded)
     assert page.locator(".tracing-map .tracing-box").count() >= 6
-    page.locator(".tracing-map a").first.click()
+    page.locator(".tracing-map a:has(.tracing-box)").first.click()
     page.wait_for_selector(".tracing-list")
 
 
