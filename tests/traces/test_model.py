@@ -40,6 +40,16 @@ def test_tree_keeps_spans_whose_parent_is_not_stored() -> None:
     assert shape(trace.tree()) == [["root", ["child"]], ["lost?", ["below"]]]
 
 
+def test_tree_places_slow_templates_in_each_other_and_in_the_view() -> None:
+    # With LAYERS = "slow", they are all siblings.
+    below = {"view.page": (10, 90), "template.render.list": (20, 80), "template.render.base": (21, 79)}
+    below |= {"db.select": (30, 40), "db.insert": (12, 14), "template.render.mail": (92, 95)}
+    spans = [span(name, "root", start, end) for name, (start, end) in below.items()]
+    trace = Trace(TRACE_ID, [span("root", end=100), *spans, span("template.render.base2", "root", 21, 79)])
+    templates = ["template.render.list", ["template.render.base", ["db.select"]], ["template.render.base2"]]
+    assert shape(trace.tree()) == [["root", ["view.page", ["db.insert"], templates], ["template.render.mail"]]]
+
+
 def test_tree_of_several_roots() -> None:
     assert shape(Trace(TRACE_ID, [span("b", start=2), span("a", start=1)]).tree()) == [["a"], ["b"]]
 
