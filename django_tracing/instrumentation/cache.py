@@ -20,6 +20,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from django_tracing import spans
+from django_tracing.instrumentation.cache_server import server_of
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import cut, key_pattern
@@ -225,7 +226,7 @@ _HITS: Final = {hit: (SharedAttributes({CACHE_HIT: hit}),) for hit in (True, Fal
 def _describe(key: tuple[str, Any, str, str], static: Attributes) -> _Described:
     """Return name, kind and attributes of a call's span, and the alias of its cache."""
     operation, system, alias, pattern = key
-    attributes: Attributes = {**static, CACHE_OPERATION: operation, CACHE_ALIAS: alias}
+    attributes: Attributes = {**static, CACHE_OPERATION: operation, CACHE_ALIAS: alias, **server_of(alias, system)}
     name = f"cache.{operation}"
     if pattern:
         attributes[CACHE_KEY] = pattern

@@ -13,9 +13,8 @@ from django.utils.translation import gettext
 from django_tracing.exceptions import ReadError
 from django_tracing.pages.forms import RANGES, since
 from django_tracing.pages.links import trace_address
-from django_tracing.pages.map import NODES
 from django_tracing.pages.responses import respond
-from django_tracing.pages.rows import local_time
+from django_tracing.pages.rows import NODES, local_time
 from django_tracing.pages.source import open_reader, problem_of
 from django_tracing.traces.analysis.dependencies import links_of
 from django_tracing.traces.diagrams import errors_of

@@ -14,21 +14,15 @@ from django_tracing.exceptions import ReadError
 from django_tracing.pages.forms import RANGES, since
 from django_tracing.pages.links import page_address, search_address
 from django_tracing.pages.responses import respond
+from django_tracing.pages.rows import NODES
 from django_tracing.pages.source import chosen_service, open_reader, problem_of, sample_sentence
 from django_tracing.traces.analysis.layout import BOX_WIDTH, Line, Map, layout
 from django_tracing.traces.diagrams import errors_of
 from django_tracing.traces.model import Dependency
 from django_tracing.traces.readers.base import limits_of
 
-__all__ = ["NODES", "page"]
+__all__ = ["page"]
 
-NODES: Final = {
-    "service": _("service"),
-    "database": _("database"),
-    "cache": _("cache"),
-    "breaker": _("circuit breaker"),
-    "external": _("not traced"),
-}
 #: What stands in a box, where it is not the kind of the calls to it.
 _BOXES: Final = {"breaker": _("behind a circuit breaker")}
 #: How many characters of a name fit into its box.

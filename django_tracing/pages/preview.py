@@ -13,11 +13,13 @@ from django.utils.translation import gettext_lazy as _
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.context.description import find_route
+from django_tracing.exceptions import ReadError
 from django_tracing.models import SamplingRule
 from django_tracing.pages import unmigrated
 from django_tracing.pages.responses import respond
+from django_tracing.pages.rules import percent
 from django_tracing.sampling.database import read_rules, table_exists
-from django_tracing.sampling.rules import TraceStart, compile_rules, header_key
+from django_tracing.sampling.rules import Reason, RuleSet, TraceStart, compile_rules, header_key
 
 __all__ = ["PreviewForm", "page"]
 
@@ -73,31 +75,62 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
     if not table_exists():
         return unmigrated.page(request, admin)
     form = PreviewForm(request.GET or None)
-    context: dict[str, Any] = {"form": form, "reasons": None}
-    if form.is_bound and form.is_valid():
-        context |= _decision(form)
+    valid = form.is_bound and form.is_valid()
+    service = (form.cleaned_data["service"] if valid else "") or get_settings().service_name
+    rules = compile_rules(read_rules(), service)
+    reasons = rules.explain(form.trace_start(), timezone.now().timestamp()) if valid else []
+    outcomes = {reason.rule.id: reason for reason in reasons}
+    context: dict[str, Any] = {
+        "form": form,
+        "reasons": reasons if valid else None,
+        "decision": _decision(reasons) if valid else "",
+        "service": service,
+        **_met(request, rules, service),
+    }
+    context["rules"] = [
+        {
+            "id": compiled.rule.id,
+            "name": compiled.rule.name,
+            "rate": percent(compiled.rule.rate),
+            "matches": compiled.rule.id in outcomes and outcomes[compiled.rule.id].matches,
+            "outcome": _outcome(outcomes.get(compiled.rule.id)) if valid else "",
+            "met": str(context["counts"].get(compiled.rule.id, "")),
+        }
+        for compiled in rules.compiled
+    ]
     return respond(request, admin, "preview", gettext("Preview"), context)
 
 
-def _decision(form: PreviewForm) -> dict[str, Any]:
-    service = form.cleaned_data["service"] or get_settings().service_name
-    reasons = compile_rules(read_rules(), service).explain(form.trace_start(), timezone.now().timestamp())
+def _met(request: HttpRequest, rules: RuleSet, service: str) -> dict[str, Any]:
+    """Return how many stored traces would have met each rule, for users who may view traces."""
+    from django_tracing.pages.met import count_met
+    from django_tracing.pages.source import open_reader, problem_of
+
+    context: dict[str, Any] = {"counts": {}, "read": 0, "problem": None}
+    if rules.compiled and request.user.has_perm("django_tracing.view_trace"):
+        try:
+            found = count_met(open_reader(), rules, service)
+        except ReadError as error:
+            context["problem"] = problem_of(request, error)
+        else:
+            context |= {"counts": found.counts, "read": found.read}
+    return context
+
+
+def _outcome(reason: Reason | None) -> str:
+    if reason is None:
+        return gettext("not reached")
+    if reason.matches:
+        return gettext("decides")
+    return gettext("does not match: %(why)s") % {"why": _FAILED.get(reason.failed, reason.failed)}
+
+
+def _decision(reasons: list[Reason]) -> str:
     decisive = reasons[-1].rule if reasons and reasons[-1].matches else None
-    return {
-        "reasons": [
-            {
-                "id": reason.rule.id,
-                "name": reason.rule.name,
-                "matches": reason.matches,
-                "outcome": gettext("decides")
-                if reason.matches
-                else gettext("does not match: %(why)s") % {"why": _FAILED.get(reason.failed, reason.failed)},
-            }
-            for reason in reasons
-        ],
-        "decision": gettext("No rule matches. SAMPLE_RATE decides: %(rate)g %% of the traces are kept.")
-        % {"rate": get_settings().sample_rate * 100}
-        if decisive is None
-        else gettext("The rule “%(name)s” decides: %(rate)g %% of the traces are kept.")
-        % {"name": decisive.name, "rate": decisive.rate * 100},
+    if decisive is None:
+        rate = get_settings().sample_rate * 100
+        return gettext("No rule matches. SAMPLE_RATE decides: %(rate)g %% of the traces are kept.") % {"rate": rate}
+    return gettext("The rule “%(name)s” decides: %(rate)g %% of the traces are kept.") % {
+        "name": decisive.name,
+        "rate": decisive.rate * 100,
     }

@@ -20,6 +20,7 @@ from django_tracing.traces.text import key_attributes
 from django_tracing.traces.times import to_datetime
 
 __all__ = [
+    "NODES",
     "OPEN_ROWS",
     "SCALE",
     "WORKS",
@@ -47,6 +48,14 @@ WORKS: Final[Mapping[Category, Any]] = {
     "http": _("HTTP"),
     "python": _("Python"),
     "other": _("Other"),
+}
+#: The kinds of what is called.
+NODES: Final[Mapping[str, Any]] = {
+    "service": _("service"),
+    "database": _("database"),
+    "cache": _("cache"),
+    "breaker": _("circuit breaker"),
+    "external": _("not traced"),
 }
 
 

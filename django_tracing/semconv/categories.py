@@ -52,9 +52,11 @@ KEYS: Final = frozenset(
         "http.request.method",
         "http.url",
         "net.peer.name",
+        "net.peer.port",
         "operation.type",
         "peer.service",
         "server.address",
+        "server.port",
         "url.full",
     }
 )
@@ -91,9 +93,9 @@ def target_of(kind: str, attributes: Mapping[str, Any]) -> Target | None:
         return Target("breaker", str(name)) if name else None
     system = attributes.get("db.system") or attributes.get("db.system.name")
     if operation == "cache" or (system in _CACHES and kind == "client"):
-        return Target(
-            "cache", _joined(attributes.get("cache.system") or system or "cache", attributes.get("cache.alias"))
-        )
+        # Caches and commands that have the same server are one target. Caches without a server have their alias.
+        name = attributes.get("cache.system") or system or "cache"
+        return Target("cache", _joined(name, _server(attributes) or attributes.get("cache.alias")))
     if system:
         return Target("database", _joined(system, attributes.get("db.name") or attributes.get("db.namespace")))
     if kind == "client":
@@ -109,6 +111,13 @@ def breaker_state(attributes: Mapping[str, Any]) -> str:
 
 def _joined(*parts: Any) -> str:
     return " ".join(str(part) for part in parts if part)
+
+
+def _server(attributes: Mapping[str, Any]) -> str:
+    """Return the host and the port of a span's server; "" if it has none."""
+    host = attributes.get("server.address") or attributes.get("net.peer.name")
+    port = attributes.get("server.port") or attributes.get("net.peer.port")
+    return f"{host}:{port}" if host and port else str(host or "")
 
 
 def _host(attributes: Mapping[str, Any]) -> str:

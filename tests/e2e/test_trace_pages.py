@@ -285,6 +285,12 @@ def test_routes_and_the_map(page: Any, site: Site) -> None:
     assert re.search(r"api-gateway\s+iac-generator\s+circuit breaker: open\s+\d+\s+100 %", recorded)
     assert re.search(r"api-gateway\s+blueprint-service\s+service", recorded)
     assert page.locator(".tracing-map .tracing-box").count() >= 6
+    assert page.locator(".tracing-mark.tracing-state-open").count() == 1
+    page.get_by_role("link", name="circuit breaker iac-generator (open)").focus()
+    with page.expect_navigation():
+        page.keyboard.press("Enter")
+    assert page.locator("#tracing-calls tbody tr").count() >= 1
+    page.go_back()
     page.locator(".tracing-map a:has(.tracing-box)").first.click()
     page.wait_for_selector(".tracing-list")
 
@@ -375,6 +381,10 @@ def addresses(site: Site) -> list[str]:
         f"{site.traces}{reports[0].trace_id}/compare/?with={reports[1].trace_id}",
         f"{site.traces}routes/",
         f"{site.traces}map/",
+        f"{site.traces}map/calls/?caller=api-gateway&callee=blueprint-service&kind=service",
+        site.traces.replace("/trace/", "/samplingrule/"),
+        site.traces.replace("/trace/", "/samplingrule/preview/"),
+        site.traces.replace("/trace/", "/processstatus/"),
     ]
 
 

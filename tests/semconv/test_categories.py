@@ -41,6 +41,22 @@ def test_the_category_of_a_span(
         ("client", {"db.system.name": "mysql", "db.namespace": "x"}, ("database", "mysql x")),
         ("client", {"operation.type": "cache", "cache.system": "redis", "cache.alias": "s"}, ("cache", "redis s")),
         ("client", {"db.system": "redis"}, ("cache", "redis")),
+        # One server is one target, with whatever conventions.
+        *(
+            ("client", {"db.system": "redis", **attributes}, ("cache", "redis cache-1:6379"))
+            for attributes in (
+                {"net.peer.name": "cache-1", "net.peer.port": 6379},
+                {"server.address": "cache-1", "server.port": "6379", "db.redis.database_index": 2},
+                {
+                    "operation.type": "cache",
+                    "cache.system": "redis",
+                    "cache.alias": "sessions",
+                    "net.peer.name": "cache-1",
+                    "net.peer.port": 6379,
+                },
+            )
+        ),
+        ("client", {"db.system": "redis", "net.peer.name": "cache-1"}, ("cache", "redis cache-1")),
         ("internal", {"operation.type": "circuit_breaker", "circuit_breaker.name": "mail"}, ("breaker", "mail")),
         ("internal", {"operation.type": "circuit_breaker"}, None),
         ("client", {"peer.service": "billing", "http.url": "http://10.0.0.1/"}, ("external", "billing")),
