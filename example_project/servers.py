@@ -156,7 +156,7 @@ class _Redis(Server):
             # Ctrl-C goes to the demo, which then stops its servers in order.
             start_new_session=True,
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while True:
             try:
                 socket.create_connection(("127.0.0.1", self._port), 0.2).close()
