@@ -30,7 +30,7 @@ from example_project.servers import free_port
 __all__ = ["FLOWS", "TOKEN", "Demo", "Failed", "Flow", "lacking"]
 
 ROOT = Path(__file__).parent.parent
-#: How long to wait for an answer, in seconds. A slow machine is waited for: the demo is to show traces, not to be fast.
+#: How long to wait for an answer, in seconds. The demo waits for a slow machine: it is not about speed.
 ANSWER_TIMEOUT = 120
 #: How long to wait for a service to start, in seconds.
 START_TIMEOUT = 300

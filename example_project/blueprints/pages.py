@@ -30,7 +30,9 @@ def index(request: HttpRequest) -> HttpResponse:
         "trace_url": settings.TRACE_URL,
         "admin": "/admin/" in settings.TRACES_URL,
     }
-    return render(request, "blueprints/demo.html", context, headers={"Content-Security-Policy": POLICY})
+    response = render(request, "blueprints/demo.html", context)
+    response["Content-Security-Policy"] = POLICY
+    return response
 
 
 def asset(request: HttpRequest, path: str) -> HttpResponseBase:
