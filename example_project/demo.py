@@ -34,8 +34,8 @@ ROOT = Path(__file__).parent.parent
 ANSWER_TIMEOUT = 120
 #: How long to wait for a service to start, in seconds.
 START_TIMEOUT = 300
-#: How long services that were asked to stop may take, in seconds.
-STOP_TIMEOUT = 10
+#: How long services that were asked to stop may take, in seconds. Then they are killed: Ctrl-C ends within a second.
+STOP_TIMEOUT = 0.7
 
 
 class Failed(Exception):
@@ -71,7 +71,9 @@ class Demo:
         }
         #: The address of the list of traces, once the admin is started.
         self.traces = f"http://127.0.0.1:{self._ports['admin']}/admin/django_tracing/trace/"
+        self._servers: list[servers.Server] = []
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        stack.callback(self._stop)
         self._environment = {
             **os.environ,
             "DEMO_TRACES_URL": self.traces,
@@ -111,7 +113,6 @@ class Demo:
             )
             if done.returncode:
                 raise Failed(f"manage.py {command[0]} failed:\n{done.stdout}{done.stderr}")
-        self._stack.callback(self._stop_services)
         for service in ("api-gateway", "blueprint-service"):
             port = self._ports[service]
             self._write(f"Starting {service} under {self._server} on http://127.0.0.1:{port} ...")
@@ -121,7 +122,7 @@ class Demo:
 
     def _start_server(self, server: servers.Server) -> str:
         """Start ``server`` and return its address, or "" if it can't start."""
-        self._stack.callback(server.stop)
+        self._servers.append(server)
         try:
             server.start()
         except servers.CannotStart as error:
@@ -164,10 +165,19 @@ class Demo:
                 start_new_session=True,
             )
 
+    def _stop(self) -> None:
+        """Stop everything at the same time: one after another takes as long as all of them together."""
+        with ThreadPoolExecutor() as pool:
+            for stopped in [pool.submit(server.stop) for server in self._servers] + [
+                pool.submit(self._stop_services)
+            ]:
+                stopped.result()
+
     def _stop_services(self) -> None:
-        """Stop all services at the same time: one after another takes as long as all of them together."""
-        for process in self._processes.values():
-            process.terminate()
+        for service, process in self._processes.items():
+            # At SIGTERM, gunicorn waits until a browser closes its idle connections.
+            quick = self._server == "gunicorn" and service != "admin"
+            process.send_signal(signal.SIGINT if quick else signal.SIGTERM)
         deadline = time.monotonic() + STOP_TIMEOUT
         for process in self._processes.values():
             try:
