@@ -96,6 +96,11 @@ def _read_settings_and_start() -> None:
             _warn("The %s", problem)
         with environment.hidden():
             _start(settings)
+        if sys.argv[1:2] == ["runserver"]:
+            # Imported here: no other process needs it.
+            from django_tracing.instrumentation import runserver
+
+            runserver.install(settings)
 
 
 def queue() -> QueueProcessor | None:

@@ -106,7 +106,7 @@ class _Postgres(Server):
             self._server.cleanup()
             self._server = None
             # A process of its own: on a slow disk, a thousand files take seconds.
-            subprocess.Popen(["rm", "-rf", str(self._folder)], start_new_session=True)
+            subprocess.run(["/bin/sh", "-c", 'rm -rf "$0" &', str(self._folder)], start_new_session=True)
 
     def _end_at_once(self) -> None:
         """Stop the server without writing its data to the disk: they are deleted."""
