@@ -11,6 +11,7 @@ from contextlib import suppress
 from functools import wraps
 from typing import Any, Final
 
+from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.patching import Patches
@@ -20,16 +21,16 @@ __all__ = ["install"]
 
 _patches: Final = Patches()
 #: Addresses at which a server listens, but which are not one to open.
-_ANY: Final = {"0": "localhost", "0.0.0.0": "localhost", "::": "localhost"}
+_ANY: Final = {"0": "localhost", "0.0.0.0": "localhost", "::": "localhost"}  # noqa: S104 - it is only compared
 
 
-def install(settings: Settings) -> None:
+def install() -> None:
     """Print the line when a server of Django's runserver listens. Call it only in a process of this command."""
     if _patches.start():
-        when_imported("django.core.management.commands.runserver", _patch, settings)
+        when_imported("django.core.management.commands.runserver", _patch)
 
 
-def _patch(settings: Settings) -> None:
+def _patch() -> None:
     from django.core.management.commands.runserver import Command
 
     def printing(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,7 +38,7 @@ def _patch(settings: Settings) -> None:
         def on_bind(self: Any, server_port: int) -> Any:
             result = original(self, server_port)
             with suppress(Exception):
-                place = _place(settings, self, server_port)
+                place = _place(get_settings(), self, server_port)
                 if place:
                     self.stdout.write(f"Traces: {place}")
             return result

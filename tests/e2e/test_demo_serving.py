@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -158,7 +159,6 @@ def test_a_port_that_is_taken_is_named_with_the_one_used_instead(tmp_path: Path)
 def test_with_tee_the_terminal_is_the_input_and_the_demo_serves_until_ctrl_c(tmp_path: Path) -> None:
     main, terminal = os.openpty()
     try:
-        # As in a terminal, whose Ctrl-C this process must not ignore.
         with Serving(tmp_path, stdin=terminal) as demo:
             demo.wait_until_serving()
             assert listens(demo.port)
@@ -192,7 +192,11 @@ def test_all_services_are_asked_to_stop_before_one_is_waited_for(monkeypatch: py
     monkeypatch.setattr(module, "STOP_TIMEOUT", 60)
     with contextlib.ExitStack() as stack:
         demo = module.Demo(
-            stack, server="uvicorn", port=free_port(), environment={"DEMO_EXPORTER": "none"}, write=lambda line: None
+            stack,
+            server="uvicorn",
+            port=free_port(),
+            environment={"DJANGO_SETTINGS_MODULE": "example_project.settings", "DEMO_EXPORTER": "none"},
+            write=lambda line: None,
         )
         demo.start()
         first, *others = demo._processes.values()
@@ -200,8 +204,6 @@ def test_all_services_are_asked_to_stop_before_one_is_waited_for(monkeypatch: py
 
         def others_ended() -> bool:
             return all(process.poll() is not None for process in others)
-
-        import threading
 
         stopping = threading.Thread(target=stack.close)
         stopping.start()
