@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
+from django_tracing.context.trace_page import pages_read_traces
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.net import link_base
@@ -50,8 +51,7 @@ def _patch() -> None:
 
 def _place(settings: Settings, command: Any, port: int) -> str:
     """Return an absolute address, or the command that prints traces; "" if nothing here can show them."""
-    local = settings.exporter == "local"
-    if not (local or settings.query_url or settings.reader is not None):
+    if not pages_read_traces(settings):
         return ""
     path = _list_path()
     if path:
