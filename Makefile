@@ -15,8 +15,8 @@ WHEEL ?= wheel
 BIN = $(VENV)/bin
 # Its data: one file from each process, some of which run in other folders.
 MEASURED = COVERAGE_FILE=$(abspath $(VENV))/coverage/data $(BIN)/python -m coverage
-# Without setuptools' advice about editable installations, which pip would show despite --quiet.
-PIP = PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Not --quiet: it takes a minute, and shows what it does. Without setuptools' advice about editable installations.
+PIP = PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: setup demo test lint types unit wheel storages sites docs release-check release benchmark screenshots sql-agreement clean
 
@@ -92,6 +92,7 @@ $(VENV)/bin/python:
 	$(PIP) install --upgrade pip
 
 $(VENV)/.demo: $(VENV)/bin/python setup.cfg
+	@echo "Installing the demo and its packages into $(VENV), once. This may take some minutes."
 	$(PIP) install --editable ".[demo]" "$(DJANGO)"
 	touch $@
 

@@ -36,6 +36,7 @@ NO_PROPAGATOR: Final = "django_tracing.W006"
 EVERY_CALLER_DECIDES: Final = "django_tracing.W007"
 VARIABLE_NOT_HONORED: Final = "django_tracing.W008"
 REGISTERED_SAMPLER: Final = "django_tracing.W009"
+LOCAL_STORE_DEPLOYED: Final = "django_tracing.W010"
 
 _TLS_SETTINGS: Final = ("TLS_CA_FILE", "TLS_CLIENT_KEY", "TLS_CLIENT_CERTIFICATE")
 
@@ -239,11 +240,24 @@ def _instrumentations(settings: Settings) -> Iterable[checks.CheckMessage]:
 
 
 def check_deployment(app_configs: Any = None, **kwargs: Any) -> list[checks.CheckMessage]:
-    """Check what matters in production only: credentials without TLS, and who may force traces."""
+    """Check what matters in production only: credentials without TLS, who may force traces, and the local store."""
     settings = get_settings()
     if settings.problems or not settings.enabled:
         return []
-    return [*_credentials(settings), *_callers(settings)]
+    return [*_credentials(settings), *_callers(settings), *_local_store(settings)]
+
+
+def _local_store(settings: Settings) -> Iterable[checks.CheckMessage]:
+    if settings.exporter != "local" or settings.more_exporters:
+        return
+    chosen = settings.source("EXPORTER")
+    why = "no ENDPOINT is set" if chosen == "default" else f"chosen by {chosen}"
+    yield checks.Warning(
+        f"Traces are written to the local store of this machine ({why}): {settings.local_store}.",
+        hint='To collect the traces of all machines, send them to a backend: TRACING = {"ENDPOINT": '
+        '"http://jaeger:4318"}. Silence this check if the site runs on one machine and its admin shows the traces.',
+        id=LOCAL_STORE_DEPLOYED,
+    )
 
 
 def _callers(settings: Settings) -> Iterable[checks.CheckMessage]:

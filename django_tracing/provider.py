@@ -96,6 +96,13 @@ def _read_settings_and_start() -> None:
             _warn("The %s", problem)
         with environment.hidden():
             _start(settings)
+        if sys.argv[1:2] == ["runserver"]:
+            # Imported here: no other process needs it.
+            from django_tracing.instrumentation import runserver
+
+            # Without its line, tracing goes on.
+            with suppress(*CONTAINED):
+                runserver.install()
 
 
 def queue() -> QueueProcessor | None:

@@ -16,179 +16,26 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from django_tracing.traces.model import Span, Trace
 from example_project import servers
+from example_project.flows import FLOWS, TOKEN, Flow
 from example_project.iac_generator import listen
 from example_project.servers import free_port
 
 __all__ = ["FLOWS", "TOKEN", "Demo", "Failed", "Flow", "lacking"]
 
 ROOT = Path(__file__).parent.parent
-#: The API token of the demo's customer.
-TOKEN = "demo-token-of-grace"
-
-
-@dataclass(frozen=True)
-class Flow:
-    """One request to the gateway, and the spans that its trace must have.
-
-    ``expected`` maps a span's name to the name of its parent ("" if any is right); ``attributes`` maps a name to
-    attributes that one span of that name must have; ``absent`` names spans that must not exist.
-    """
-
-    title: str
-    method: str
-    path: str
-    status: int
-    expected: dict[str, str]
-    attributes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    absent: tuple[str, ...] = ()
-    services: tuple[str, ...] = ("api-gateway",)
-
-
-FLOWS = (
-    Flow(
-        "a list: authentication, rate limit, SQL",
-        "GET",
-        "/api/blueprints",
-        200,
-        {
-            "GET /api/blueprints": "",
-            "middleware.auth": "GET /api/blueprints",
-            "db.select.customers": "middleware.auth",
-            "middleware.rate_limit": "GET /api/blueprints",
-            "cache.incr.rate:*:*": "middleware.rate_limit",
-            "view.blueprint_list": "GET /api/blueprints",
-            "db.select.blueprints": "view.blueprint_list",
-        },
-        {
-            "GET /api/blueprints": {
-                "user.subscription": "pro",
-                "user.email": "g***@example.com",
-                "http.status_code": 200,
-            }
-        },
-    ),
-    Flow(
-        "an N+1: a query for a list, one more for each of its rows, and the line that makes them",
-        "GET",
-        "/api/blueprints/owners",
-        200,
-        {"db.select.blueprints": "view.blueprint_owners", "db.select.customers": "view.blueprint_owners"},
-    ),
-    Flow(
-        "one blueprint: cache miss, SQL, cache set",
-        "GET",
-        "/api/blueprints/123",
-        200,
-        {
-            "GET /api/blueprints/<int:blueprint_id>": "",
-            "cache.get.blueprint:*": "view.blueprint_detail",
-            "db.select.blueprints": "view.blueprint_detail",
-            "cache.set.blueprint:*": "view.blueprint_detail",
-        },
-        {"cache.get.blueprint:*": {"cache.hit": False}},
-    ),
-    Flow(
-        "the same again: a cache hit",
-        "GET",
-        "/api/blueprints/123",
-        200,
-        {"cache.get.blueprint:*": "view.blueprint_detail"},
-        {"cache.get.blueprint:*": {"cache.hit": True}},
-        absent=("db.select.blueprints",),
-    ),
-    Flow(
-        "a validation: through a breaker to the other service, one trace",
-        "POST",
-        "/api/blueprints/123/validate",
-        200,
-        {
-            "POST /api/blueprints/<int:blueprint_id>/validate": "",
-            "circuit_breaker.blueprint-service": "view.blueprint_validate",
-            "http.post.blueprint-service": "circuit_breaker.blueprint-service",
-            "POST /internal/validate": "http.post.blueprint-service",
-            "db.select.blueprints": "view.internal_validate",
-        },
-        {"circuit_breaker.blueprint-service": {"circuit_breaker.outcome": "success"}},
-        services=("api-gateway", "blueprint-service"),
-    ),
-    Flow(
-        "a slow generator: a time-out in a breaker, a fallback",
-        "POST",
-        "/api/iac/generate",
-        200,
-        {
-            "circuit_breaker.iac-generator": "view.iac_generate",
-            "http.post.iac-generator": "circuit_breaker.iac-generator",
-            "fallback.cached_template": "circuit_breaker.iac-generator",
-        },
-        {
-            "circuit_breaker.iac-generator": {
-                "circuit_breaker.state": "closed",
-                "circuit_breaker.outcome": "failure",
-                "circuit_breaker.fallback": "cached_template",
-            }
-        },
-    ),
-    Flow(
-        "and once more: the breaker opens",
-        "POST",
-        "/api/iac/generate",
-        200,
-        {"circuit_breaker.iac-generator": "", "http.post.iac-generator": "", "fallback.cached_template": ""},
-        {
-            "circuit_breaker.iac-generator": {
-                "circuit_breaker.outcome": "failure",
-                "circuit_breaker.state_after": "open",
-            }
-        },
-    ),
-    Flow(
-        "and again: rejected by the open breaker, the fallback answers",
-        "POST",
-        "/api/iac/generate",
-        200,
-        {"circuit_breaker.iac-generator": "", "fallback.cached_template": "circuit_breaker.iac-generator"},
-        {"circuit_breaker.iac-generator": {"circuit_breaker.outcome": "rejected"}},
-        absent=("http.post.iac-generator",),
-    ),
-    Flow(
-        "an error page",
-        "GET",
-        "/api/boom",
-        500,
-        {"GET /api/boom": "", "view.boom": "GET /api/boom"},
-        {"GET /api/boom": {"http.status_code": 500, "error.type": "RuntimeError"}},
-    ),
-    Flow(
-        "a streaming response: the span lasts as long as the body",
-        "GET",
-        "/api/blueprints/export",
-        200,
-        {"GET /api/blueprints/export": "", "db.select.blueprints": "GET /api/blueprints/export"},
-    ),
-    Flow(
-        "an async view: async cache, async SQL, httpx",
-        "GET",
-        "/api/reports",
-        200,
-        {
-            "GET /api/reports": "",
-            "cache.get.report:seen": "view.report",
-            "db.select.blueprints": "",
-            "http.get.blueprint-service": "view.report",
-            "GET /internal/statistics": "http.get.blueprint-service",
-        },
-        services=("api-gateway", "blueprint-service"),
-    ),
-)
+#: How long to wait for an answer, in seconds. The demo waits for a slow machine: it is not about speed.
+ANSWER_TIMEOUT = 120
+#: How long to wait for a service to start, in seconds.
+START_TIMEOUT = 300
+#: How long services that were asked to stop may take, in seconds. Then they are killed: Ctrl-C ends within a second.
+STOP_TIMEOUT = 0.7
 
 
 class Failed(Exception):
@@ -199,7 +46,7 @@ class Demo:
     """The servers and both services, started in ``stack`` and stopped with it.
 
     ``server`` is gunicorn or uvicorn, ``environment`` is added to this process's own for the services, and ``write``
-    prints a line for people.
+    prints a line for people. ``admin_port`` is a free port by default.
     """
 
     def __init__(
@@ -208,6 +55,7 @@ class Demo:
         *,
         server: str,
         port: int,
+        admin_port: int | None = None,
         environment: Mapping[str, str],
         write: Callable[[str], Any],
     ) -> None:
@@ -216,9 +64,26 @@ class Demo:
         self._write = write
         self._folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="demo-")))
         self.gateway = f"http://127.0.0.1:{port}"
-        self._ports = {"api-gateway": port, "blueprint-service": free_port()}
+        self._ports = {
+            "api-gateway": port,
+            "blueprint-service": free_port(),
+            "admin": free_port() if admin_port is None else admin_port,
+        }
+        #: The address of the list of traces, once the admin is started.
+        self.traces = f"http://127.0.0.1:{self._ports['admin']}/admin/django_tracing/trace/"
+        self._servers: list[servers.Server] = []
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
-        self._environment = {**os.environ, **environment}
+        stack.callback(self._stop)
+        self._environment = {
+            **os.environ,
+            "DEMO_TRACES_URL": self.traces,
+            "DEMO_TRACE_URL": self.trace_address("TRACE_ID"),
+            **environment,
+        }
+
+    def trace_address(self, trace_id: str) -> str:
+        """Return the address of a trace's page in the admin."""
+        return f"{self.traces}{trace_id}/"
 
     # ----- servers
 
@@ -236,6 +101,7 @@ class Demo:
         self._environment["IAC_GENERATOR_URL"] = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self._environment["BLUEPRINT_SERVICE_URL"] = f"http://127.0.0.1:{self._ports['blueprint-service']}"
         self._environment["PYTHONUNBUFFERED"] = "1"
+        self._write("Creating the tables and the blueprints ...")
         for command in (["migrate", "--verbosity", "0"], ["seed"]):
             done = subprocess.run(
                 [sys.executable, "manage.py", *command],
@@ -247,15 +113,16 @@ class Demo:
             )
             if done.returncode:
                 raise Failed(f"manage.py {command[0]} failed:\n{done.stdout}{done.stderr}")
-        for service, port in self._ports.items():
+        for service in ("api-gateway", "blueprint-service"):
+            port = self._ports[service]
             self._write(f"Starting {service} under {self._server} on http://127.0.0.1:{port} ...")
-            self._stack.enter_context(self._service(service, port))
-        for service in self._ports:
+            self._start_service(service, port)
+        for service in ("api-gateway", "blueprint-service"):
             self._wait_for(service)
 
     def _start_server(self, server: servers.Server) -> str:
         """Start ``server`` and return its address, or "" if it can't start."""
-        self._stack.callback(server.stop)
+        self._servers.append(server)
         try:
             server.start()
         except servers.CannotStart as error:
@@ -265,13 +132,11 @@ class Demo:
 
     def start_admin(self) -> str:
         """Start an admin that shows the traces; return the address of their list."""
-        port = self._ports["admin"] = free_port()
-        self._stack.enter_context(self._service("admin", port))
+        self._start_service("admin", self._ports["admin"])
         self._wait_for("admin")
-        return f"http://127.0.0.1:{port}/admin/django_tracing/trace/"
+        return self.traces
 
-    @contextlib.contextmanager
-    def _service(self, service: str, port: int) -> Iterator[None]:
+    def _start_service(self, service: str, port: int) -> None:
         if service == "admin":
             # For one user. It serves its stylesheets too.
             command = ["django", "runserver", f"127.0.0.1:{port}", "--noreload", "--insecure"]
@@ -281,10 +146,12 @@ class Demo:
             # A cache in memory, and the state of a breaker in memory, belong to one process.
             workers = "2" if self._environment["REDIS_URL"] else "1"
             command += ["--workers", workers, "--threads", "4", "--log-level", "warning"]
+            # gunicorn kills a worker that needs longer to load the project.
+            command += ["--timeout", str(START_TIMEOUT)]
         else:
             command = ["uvicorn", "example_project.asgi:application", "--port", str(port), "--log-level", "warning"]
         with (self._folder / f"{service}.log").open("w") as log:
-            process = subprocess.Popen(
+            self._processes[service] = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 env={
                     "DJANGO_SETTINGS_MODULE": "example_project.settings",
@@ -294,19 +161,30 @@ class Demo:
                 cwd=ROOT,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                # Ctrl-C goes to the demo, which then stops its services in order.
+                # Ctrl-C goes to the demo, which then stops its services.
                 start_new_session=True,
             )
-            self._processes[service] = process
+
+    def _stop(self) -> None:
+        """Stop everything at the same time: one after another takes as long as all of them together."""
+        with ThreadPoolExecutor() as pool:
+            for stopped in [pool.submit(server.stop) for server in self._servers] + [
+                pool.submit(self._stop_services)
+            ]:
+                stopped.result()
+
+    def _stop_services(self) -> None:
+        for service, process in self._processes.items():
+            # At SIGTERM, gunicorn waits until a browser closes its idle connections.
+            quick = self._server == "gunicorn" and service != "admin"
+            process.send_signal(signal.SIGINT if quick else signal.SIGTERM)
+        deadline = time.monotonic() + STOP_TIMEOUT
+        for process in self._processes.values():
             try:
-                yield
-            finally:
-                process.terminate()
-                try:
-                    process.wait(10)
-                except subprocess.TimeoutExpired:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    process.wait(10)
+                process.wait(max(0.0, deadline - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
 
     def _wait_for(self, service: str) -> None:
         self._wait(
@@ -321,14 +199,16 @@ class Demo:
         except OSError:
             return False
 
-    def _wait(self, predicate: Callable[[], Any], what: str, seconds: float = 40) -> Any:
-        deadline = time.monotonic() + seconds
-        while True:
-            result = predicate()
-            if result:
-                return result
-            if time.monotonic() > deadline:
-                raise Failed(f"Timed out after {seconds:g} s: waited for {what}.\n{self._tail('api-gateway')}")
+    def _wait(self, predicate: Callable[[], Any], what: str) -> None:
+        started = time.monotonic()
+        reported = 0
+        while not predicate():
+            seconds = time.monotonic() - started
+            if seconds > START_TIMEOUT:
+                raise Failed(f"Timed out after {seconds:.0f} s: waited for {what}.\n{self._tail('api-gateway')}")
+            if seconds // 10 > reported:
+                reported = int(seconds // 10)
+                self._write(f"Still waiting for {what} ({seconds:.0f} s) ...")
             time.sleep(0.05)
 
     def _tail(self, service: str) -> str:
@@ -336,7 +216,7 @@ class Demo:
         return path.read_text()[-3000:] if path.exists() else ""
 
     def show_logs(self) -> None:
-        for service in self._ports:
+        for service in self._processes:
             self._write(f"----- the end of {service}'s log\n{self._tail(service)}")
 
     # ----- requests
@@ -354,7 +234,10 @@ class Demo:
             return _ask(self.gateway + paths[number % len(paths)], Authorization=f"Bearer {TOKEN}")[0]
 
         with ThreadPoolExecutor(8) as pool:
-            statuses = list(pool.map(ask, range(count)))
+            try:
+                statuses = list(pool.map(ask, range(count)))
+            except OSError as error:
+                raise Failed(f"A request failed: {error}\n{self._tail('api-gateway')}") from error
         bad = sorted({status for status in statuses if status != 200})
         if bad:
             raise Failed(f"Requests were answered with {bad}.\n{self._tail('api-gateway')}")
@@ -364,7 +247,10 @@ class Demo:
         """Send a flow's request; return its correlation id, and what is wrong with the response."""
         correlation = f"demo-{secrets.token_hex(8)}"
         headers = {"Authorization": f"Bearer {TOKEN}", "X-Correlation-ID": correlation}
-        status = _ask(self.gateway + flow.path, flow.method, **headers)[0]
+        try:
+            status = _ask(self.gateway + flow.path, flow.method, **headers)[0]
+        except OSError as error:
+            return correlation, f"not answered: {error}"
         return correlation, None if status == flow.status else f"answered {status}, not {flow.status}"
 
 
@@ -399,7 +285,7 @@ def lacking(trace: Trace | None, flow: Flow) -> list[str]:
 def _ask(url: str, method: str = "GET", **headers: str) -> tuple[int, bytes]:
     request = urllib.request.Request(url, headers=headers, method=method, data=b"" if method == "POST" else None)
     try:
-        with urllib.request.urlopen(request, timeout=20) as response:
+        with urllib.request.urlopen(request, timeout=ANSWER_TIMEOUT) as response:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         with error:

@@ -18,6 +18,9 @@ SERVICE = os.environ.get("SERVICE_NAME", "api-gateway")
 BLUEPRINT_SERVICE_URL = os.environ.get("BLUEPRINT_SERVICE_URL", "http://127.0.0.1:3001")
 IAC_GENERATOR_URL = os.environ.get("IAC_GENERATOR_URL", "http://127.0.0.1:3002")
 REDIS_URL = os.environ.get("REDIS_URL", "")
+# Where people see the traces: the list, and one trace ("TRACE_ID" stands for its id).
+TRACES_URL = os.environ.get("DEMO_TRACES_URL", "")
+TRACE_URL = os.environ.get("DEMO_TRACE_URL", "")
 
 SECRET_KEY = os.environ.get("SECRET_KEY", "for the demo only")
 DEBUG = os.environ.get("DEBUG") == "1"
@@ -42,6 +45,7 @@ if SERVICE == "api-gateway":
         "example_project.blueprints.middleware.AuthMiddleware",
         "example_project.blueprints.middleware.RateLimitMiddleware",
     ]
+    TEMPLATES = [{"BACKEND": "django.template.backends.django.DjangoTemplates", "APP_DIRS": True}]
 
 if SERVICE == "admin":
     # Shows the traces of the other services and makes none.
@@ -102,6 +106,7 @@ TRACING = {
     "EXPORT_INTERVAL": 0.5,
     "CODE_LOCATIONS": True,
     "RESPONSE_HEADERS": ["Server-Timing", "traceresponse"],
+    "IGNORE_PATHS": ["/health", "/demo"],
 }
 if SERVICE == "admin":
     TRACING["IGNORE_PATHS"] = ["/"]

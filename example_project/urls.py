@@ -7,9 +7,11 @@ from typing import Any
 from django.conf import settings
 from django.urls import path
 
-from example_project.blueprints import views
+from example_project.blueprints import pages, views
 
 GATEWAY = [
+    path("", pages.index),
+    path("demo/<str:path>", pages.asset),
     path("health", views.health),
     path("api/blueprints", views.blueprint_list),
     path("api/blueprints/owners", views.blueprint_owners),

@@ -103,6 +103,25 @@ def test_unencrypted_credentials_on_deploy() -> None:
     assert run({**tracing, "ENDPOINT": "http://localhost:4318"}, deploy=True) == []
 
 
+def test_a_local_store_on_deploy(tmp_path: Path) -> None:
+    path = str(tmp_path / "traces.sqlite3")
+    tracing = {"LOCAL_STORE": path, "TRUST_PARENT": "never"}
+    message = the_one(tracing, checks.LOCAL_STORE_DEPLOYED, deploy=True)
+    assert path in message.msg
+    assert "no ENDPOINT is set" in message.msg
+    assert "ENDPOINT" in str(message.hint)
+    chosen = the_one({**tracing, "EXPORTER": "local"}, checks.LOCAL_STORE_DEPLOYED, deploy=True)
+    assert 'chosen by TRACING["EXPORTER"]' in chosen.msg
+    assert run(tracing) == [], "only with --deploy"
+    assert run({**tracing, "ENDPOINT": "http://jaeger:4318"}, deploy=True) == []
+
+
+@override_settings(TRACING={"TRUST_PARENT": "never"}, SILENCED_SYSTEM_CHECKS=["django_tracing.W010"])
+def test_the_check_of_the_local_store_can_be_silenced(capsys: pytest.CaptureFixture[str]) -> None:
+    call_command("check", deploy=True)
+    assert "django_tracing.W010" not in capsys.readouterr().err
+
+
 class Awaited:
     async def __call__(self, user: Any) -> str:
         return "gold"

@@ -10,6 +10,8 @@ from django.conf import settings
 
 from django_tracing import trace_circuit_breaker_call
 
+#: How long to wait for the other service, in seconds. On a slow machine, httpx's default (5 s) would fail the demo.
+CALL_TIMEOUT = 60.0
 #: How long to wait for the generator, which never answers, in seconds.
 GENERATOR_TIMEOUT = 0.5
 
@@ -32,7 +34,7 @@ generator_breaker = _breaker("iac-generator")
 def validate(blueprint_id: int) -> dict[str, Any]:
     def call() -> dict[str, Any]:
         response = requests.post(
-            f"{settings.BLUEPRINT_SERVICE_URL}/internal/validate", json={"id": blueprint_id}, timeout=5
+            f"{settings.BLUEPRINT_SERVICE_URL}/internal/validate", json={"id": blueprint_id}, timeout=CALL_TIMEOUT
         )
         response.raise_for_status()
         result: dict[str, Any] = response.json()

@@ -74,7 +74,7 @@ async def report(request: HttpRequest) -> JsonResponse:
     seen = await cache.aget("report:seen", 0)
     await cache.aset("report:seen", seen + 1, 60)
     count = await Blueprint.objects.acount()
-    async with httpx.AsyncClient(timeout=5) as client:
+    async with httpx.AsyncClient(timeout=services.CALL_TIMEOUT) as client:
         answer = await client.get(f"{settings.BLUEPRINT_SERVICE_URL}/internal/statistics")
     return JsonResponse({"blueprints": count, "statistics": answer.json(), "seen": seen})
 

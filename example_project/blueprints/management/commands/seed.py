@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand
 
 from example_project.blueprints.models import Blueprint, Customer
 from example_project.blueprints.services import blueprint_breaker, generator_breaker
-from example_project.demo import TOKEN
+from example_project.flows import TOKEN
 
 
 class Command(BaseCommand):
