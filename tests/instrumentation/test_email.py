@@ -24,6 +24,9 @@ from tests.conftest import Spans
 
 LOCMEM = "django.core.mail.backends.locmem.EmailBackend"
 SMTP = "django.core.mail.backends.smtp.EmailBackend"
+#: Not literals in the code, whose lines are part of a stack.
+ADA = "ada@example.com"
+REFUSED = "refused@example.com"
 HAS_MAILERS = django.VERSION >= (6, 1)
 
 
@@ -137,7 +140,7 @@ def test_smtp(spans: Spans, smtp: tuple[str, int]) -> None:
 
 def test_refused_recipients_are_an_error_without_their_addresses(spans: Spans, smtp: tuple[str, int]) -> None:
     with backend(SMTP, *smtp), create_span("page"), pytest.raises(smtplib.SMTPRecipientsRefused):
-        message("refused@example.com").send()
+        message(REFUSED).send()
     span = spans.one("email.send")
     assert span.status.status_code is StatusCode.ERROR
     assert attributes_of(span)["error.type"] == "smtplib.SMTPRecipientsRefused"
@@ -159,7 +162,7 @@ def test_errors_of_backends_have_no_addresses(error: Exception, spans: Spans) ->
             raise error
 
     with create_span("page"), pytest.raises(type(error)):
-        Backend().send_messages([message("ada@example.com")])
+        Backend().send_messages([message(ADA)])
     assert attributes_of(spans.one("email.send"))["error.type"].endswith(type(error).__name__)
     assert not any(word in text_of(spans) for word in ("ada@", "Lovelace", "example.com"))
 

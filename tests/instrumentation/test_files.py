@@ -135,12 +135,17 @@ def test_a_storage_that_uses_another_one_has_both_spans(spans: Spans) -> None:
     assert attributes_of(outer)["file.storage"].endswith(".Mirror")
 
 
+#: Not literals in the code, whose lines are part of a stack.
+PRIVATE = "contract-lovelace.pdf"
+OUTSIDE = "../lovelace.pdf"
+
+
 def test_an_exception_is_recorded_without_the_name(spans: Spans, tmp_path: Path) -> None:
     storage = FileSystemStorage(location=tmp_path)
     with create_span("page"), pytest.raises(FileNotFoundError):
-        storage.open("contract-lovelace.pdf")
+        storage.open(PRIVATE)
     with create_span("page"), pytest.raises(SuspiciousFileOperation):
-        storage.save("../lovelace.pdf", ContentFile(b""))
+        storage.save(OUTSIDE, ContentFile(b""))
     for name, error in (("file.open", "FileNotFoundError"), ("file.save", "SuspiciousFileOperation")):
         span = spans.one(name)
         assert span.status.status_code is StatusCode.ERROR
