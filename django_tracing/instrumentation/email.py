@@ -67,13 +67,14 @@ def _patch() -> None:
 
 def _traced_send_messages(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
-    def send_messages(self: Any, email_messages: Any = (), *args: Any, **kwargs: Any) -> Any:
+    def send_messages(self: Any, *args: Any, **kwargs: Any) -> Any:
         parent = spans.recording_span()
         if parent is None or not _patches.active or _sending.get() is self:
-            return original(self, email_messages, *args, **kwargs)
-        sending = _Sending(parent, self, email_messages)
+            return original(self, *args, **kwargs)
+        # Backends call their parameter what they like: Django's own have two names for it.
+        sending = _Sending(parent, self, next(iter((*args, *kwargs.values())), None))
         try:
-            sent = original(self, email_messages, *args, **kwargs)
+            sent = original(self, *args, **kwargs)
         except BaseException as error:
             sending.end(error, None)
             raise

@@ -2,7 +2,7 @@
 
 ``Signal`` has no hook. Its four methods that send ask ``_live_receivers`` whom to call, which is wrapped: each
 receiver is called through an object that makes its span. The methods are wrapped, too, to return the receivers
-themselves.
+themselves. A subclass with such a method of its own gets the receivers as they are, without spans.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from contextvars import Token
+from contextvars import ContextVar, Token
 from functools import partial, wraps
 from types import FunctionType, MethodType
 from typing import Any, Final
@@ -37,6 +37,8 @@ _UNNAMED: Final = "(unnamed)"
 _MOST_WRAPPERS: Final = 32
 
 _patches: Final = Patches()
+#: The signal that one of the four methods sends.
+_sending: Final[ContextVar[Signal | None]] = ContextVar("django_tracing.signals", default=None)
 
 
 def is_available() -> bool:
@@ -203,7 +205,7 @@ def _traced_live_receivers(original: Callable[..., Any]) -> Callable[..., Any]:
     def _live_receivers(self: Signal, *args: Any, **kwargs: Any) -> Any:
         found = original(self, *args, **kwargs)
         parent = spans.recording_span()
-        if parent is None or not _patches.active:
+        if parent is None or not _patches.active or _sending.get() is not self:
             return found
         try:
             sync_receivers, async_receivers = found
@@ -230,7 +232,11 @@ def _traced(receivers: list[Any], signal: str, parent: Span, wrapper: type[_Rece
 def _unwrapping(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def send(self: Signal, *args: Any, **kwargs: Any) -> Any:
-        return _unwrapped(original(self, *args, **kwargs))
+        token = _sending.set(self)
+        try:
+            return _unwrapped(original(self, *args, **kwargs))
+        finally:
+            _sending.reset(token)
 
     return send
 
@@ -238,7 +244,12 @@ def _unwrapping(original: Callable[..., Any]) -> Callable[..., Any]:
 def _unwrapping_async(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     async def asend(self: Signal, *args: Any, **kwargs: Any) -> Any:
-        return _unwrapped(await original(self, *args, **kwargs))
+        token = _sending.set(self)
+        try:
+            return _unwrapped(await original(self, *args, **kwargs))
+        finally:
+            with suppress(ValueError):  # a coroutine that is closed in another context
+                _sending.reset(token)
 
     return asend
 

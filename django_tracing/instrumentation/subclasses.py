@@ -6,6 +6,7 @@ For backends that many packages write: Django calls a method that each of them d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial, wraps
 from typing import Any
 
 from django_tracing.faults import log_once
@@ -49,7 +50,19 @@ def _wrap_own(patches: Patches, one: Any, parent: Any, methods: Mapping[str, Cal
             # Neither a static or class method, nor None.
             if definer is None or not callable(vars(definer)[name]):
                 continue
-            if definer is one or not issubclass(definer, parent):
+            if definer is one:
                 patches.wrap(one, name, make)
+            elif not issubclass(definer, parent):
+                patches.wrap(one, name, partial(_wrap_inherited, one, name, make))
         except Exception:
             log_once(f"subclasses-{name}", "A method of the class %s could not be traced.", one)
+
+
+def _wrap_inherited(one: Any, name: str, make: Callable[[Any], Any], original: Any) -> Any:
+    """Wrap a method that ``one`` inherits. The object's class decides which one, with its own bases."""
+
+    @wraps(original)
+    def inherited(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return getattr(super(one, self), name)(*args, **kwargs)
+
+    return make(inherited)

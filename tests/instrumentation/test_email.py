@@ -234,6 +234,15 @@ def test_strange_messages_are_sent_all_the_same(spans: Spans) -> None:
     assert attributes_of(spans.one("email.send"))["email.recipients"] == 0
 
 
+def test_a_backend_may_call_its_parameter_what_it_likes(spans: Spans) -> None:
+    with create_span("page"):
+        assert Mixed().send_messages(messages=[message("ada@example.com")]) == 1
+        with pytest.raises(TypeError, match="messages"):
+            Mixed().send_messages()  # type: ignore[call-arg]
+    first, _ = spans.named("email.send")
+    assert attributes_of(first)["email.recipients"] == 1
+
+
 def test_outside_a_trace_there_is_no_span(spans: Spans) -> None:
     with backend(LOCMEM):
         assert message(ADA).send() == 1

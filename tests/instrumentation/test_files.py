@@ -138,6 +138,11 @@ def test_a_storage_that_uses_another_one_has_both_spans(spans: Spans) -> None:
     assert attributes_of(outer)["file.storage"].endswith(".Mirror")
 
 
+#: Not literals in the code, whose lines are part of a stack.
+PRIVATE = "contract-lovelace.pdf"
+OUTSIDE = "../lovelace.pdf"
+
+
 def test_an_exception_is_recorded_without_the_name(spans: Spans, tmp_path: Path) -> None:
     storage = FileSystemStorage(location=tmp_path)
     with create_span("page"), pytest.raises(FileNotFoundError):
@@ -239,3 +244,33 @@ def test_no_word_of_a_name_is_shown(folder: str, word: str, ending: str) -> None
     secret = f"Qz{word}Lovelace"
     shown = files._pattern_of("/".join(filter(None, (folder, f"{secret}.{ending}"))))
     assert "Lovelace" not in shown and len(shown) <= 100
+
+
+class Mixin:
+    def delete(self, name: str) -> None:
+        calls.append("mixin")
+
+
+class Remote(Mixin, Storage):
+    pass
+
+
+class Audit(Mixin):
+    def delete(self, name: str) -> None:
+        calls.append("audit")
+        super().delete(name)
+
+
+class Audited(Remote, Audit):
+    pass
+
+
+calls: list[str] = []
+
+
+def test_each_class_calls_the_method_that_follows_it_in_the_bases_of_the_object(spans: Spans) -> None:
+    calls.clear()
+    with create_span("page"):
+        Audited().delete("a.pdf")
+    assert calls == ["audit", "mixin"]
+    assert len(spans.named("file.delete")) == 1

@@ -234,6 +234,28 @@ def test_without_receivers_nothing_changes(spans: Spans) -> None:
     assert spans.names == ["page"]
 
 
+def test_a_subclass_that_sends_in_its_own_way_sees_its_receivers(spans: Spans) -> None:
+    class Ordered(Signal):
+        def send(self, sender: Any, **named: Any) -> list[tuple[Any, Any]]:
+            receivers, _ = self._live_receivers(sender)  # type: ignore[attr-defined]
+            return [(one, one(signal=self, sender=sender, **named)) for one in receivers]
+
+    signal, own, outer = Signal(), Ordered(), []
+
+    def inner(**kwargs: Any) -> int:
+        return 1
+
+    def sends(**kwargs: Any) -> None:
+        outer.extend(own.send(None))
+
+    own.connect(inner)
+    signal.connect(sends)
+    with create_span("page"):
+        signal.send(None)
+        outer.extend(own.send(None))
+    assert outer == [(inner, 1), (inner, 1)]
+
+
 def test_after_uninstall_there_is_no_span(spans: Spans) -> None:
     order_paid.connect(send_later)
     signals.uninstall()

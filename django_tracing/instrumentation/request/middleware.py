@@ -57,7 +57,7 @@ def _remember_exception(*, request: HttpRequest | None = None, **kwargs: Any) ->
 class _TracedRequest(Responding):
     """A request that is being traced: what the sync and the async way have in common. No method raises."""
 
-    __slots__ = (*("ended", "method", "owned", "request", "settings", "span", "state", "token", "unsampled"),)
+    __slots__ = (*("method", "owned", "request", "settings", "span", "state", "token", "unsampled"),)
 
     def __init__(self, request: HttpRequest, settings: Settings, starts_span: bool) -> None:
         self.request = request
@@ -113,7 +113,7 @@ class _TracedRequest(Responding):
                 # The server closes the response when it is done with it, also if it did not take the whole body.
                 closers: list[Any] | None = getattr(response, "_resource_closers", None)
                 if closers is not None:
-                    closers.append(self.closed)
+                    self.close_with(closers)
                 if self.owned and response.streaming:
                     # Also if it is not recorded: the spans of its body would be new traces.
                     self._follow(cast(StreamingHttpResponse, response))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import suppress
 from contextvars import Token
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, Final
 
 from opentelemetry.context import Context
@@ -19,21 +19,32 @@ from django_tracing import spans
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.patching import Patches
 
-__all__ = ["AsyncBody", "Body", "Responding", "install", "uninstall"]
+__all__ = ["AsyncBody", "Body", "Closer", "Responding", "install", "uninstall"]
 
 _patches: Final = Patches()
 
 
 class Responding:
-    """A request whose response is being sent. Its method ``closed`` is one of the closers of the response."""
+    """A request whose response is being sent. A :class:`Closer` of the response calls its method ``closed``."""
 
-    __slots__ = ("context", "exhausted", "started")
+    __slots__ = ("context", "ended", "exhausted", "started")
 
     #: That of the view: current while the response is closed.
     context: Context
     #: Whether the server took the first part of a streamed body, and its last.
     started: bool
     exhausted: bool
+    #: Whether its span has ended.
+    ended: bool
+
+    def close_with(self, closers: list[Any]) -> None:
+        """Have ``closed`` called when the response is closed, after its other ``closers``."""
+        # A site may return one response again and again, and not each of them is closed.
+        closers[:] = [each for each in closers if not (isinstance(each, Closer) and each.responding.ended)]
+        closers.append(Closer(self, self.closed))
+
+    def closed(self) -> None:
+        raise NotImplementedError
 
     def stream_ended(self) -> None:
         raise NotImplementedError
@@ -42,20 +53,37 @@ class Responding:
         raise NotImplementedError
 
 
+class Closer:
+    """One of the functions that Django calls when it closes a response. In a copy of the response it does nothing."""
+
+    __slots__ = ("_close", "responding")
+
+    def __init__(self, responding: Responding, close: Callable[[], None]) -> None:
+        self.responding = responding
+        self._close = close
+
+    def __call__(self) -> None:
+        self._close()
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # Caches pickle responses. What they keep can be read without this app.
+        return partial, (int,)
+
+
 class _Stream:
     """A body, and the context that its last part has left."""
 
     __slots__ = ("_body", "_context", "_responding", "_token")
 
-    def __init__(self, responding: Responding, body: Any, closers: list[Callable[[], Any]]) -> None:
+    def __init__(self, responding: Responding, body: Any, closers: list[Any]) -> None:
         self._responding = responding
         self._body: Any = body
         self._context = responding.context
         self._token: Token[Context] | None = None
         # The generator, and those that it is wrapped around, are closed in between. Their last lines may close spans,
         # and make some.
-        closers.insert(0, self._resume)
-        closers.append(self._close)
+        closers.insert(0, Closer(responding, self._resume))
+        closers.append(Closer(responding, self._close))
 
     def _resume(self) -> None:
         self._token = spans.attach(self._context)
@@ -76,6 +104,9 @@ class Body(_Stream, Iterator[Any]):
     """A sync body whose parts are created while the request's span is current."""
 
     __slots__ = ()
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return iter, (self._body,)
 
     def __next__(self) -> Any:
         if self._body is None:
@@ -151,8 +182,7 @@ def _traced_close(original: Callable[..., Any]) -> Callable[..., Any]:
 def _responding(response: Any) -> Responding | None:
     # A response may be of any type, and so may what closes it.
     with suppress(Exception):
-        for closer in response._resource_closers:
-            found = getattr(closer, "__self__", None)
-            if isinstance(found, Responding):
-                return found
+        for closer in reversed(response._resource_closers):
+            if isinstance(closer, Closer):
+                return closer.responding
     return None

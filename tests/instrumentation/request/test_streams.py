@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import gc
+import pickle
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -14,7 +16,7 @@ from django.core.cache import cache
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_finished
-from django.http import HttpRequest, StreamingHttpResponse
+from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.test import RequestFactory
 from django.urls import path
 from opentelemetry import trace as trace_api
@@ -22,6 +24,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
 from django_tracing import create_span, trace
+from django_tracing.middleware import TracingMiddleware
 from tests.conftest import Spans
 
 pytestmark = [pytest.mark.django_db, pytest.mark.urls(__name__)]
@@ -307,3 +310,39 @@ def test_receivers_of_request_finished_come_after_the_stream(spans: Spans, ask: 
     assert [span.parent and span.parent.span_id for span in spans.named("finished")] == [
         span.context.span_id for span in servers
     ]
+
+
+# ----- copies
+
+
+def pickled(value: Any) -> Any:
+    data = pickle.dumps(value)
+    assert b"django_tracing." not in data, "a cache is read by processes without this app, too"
+    return pickle.loads(data)  # noqa: S301
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickled])
+@pytest.mark.parametrize("make", [HttpResponse, lambda text: StreamingHttpResponse([text])])
+def test_a_response_can_be_copied_as_before(
+    make: Callable[[str], Any], copied: Callable[[Any], Any], spans: Spans
+) -> None:
+    # UpdateCacheMiddleware, listed above this app's, pickles what it keeps.
+    response = TracingMiddleware(lambda request: make("text"))(RequestFactory().get("/"))
+    twin = copied(response)
+    assert b"".join(twin) == b"text"
+    twin.close()
+    response.close()  # type: ignore[union-attr]
+    assert [span.kind for span in spans] == [SpanKind.SERVER]
+
+
+def test_a_response_that_is_returned_again_without_being_closed_does_not_grow(spans: Spans) -> None:
+    shared = HttpResponse("text")
+    closed: list[str] = []
+    shared._resource_closers.append(lambda: closed.append("the site's"))
+    traced = TracingMiddleware(lambda request: shared)
+    for _ in range(10):
+        traced(RequestFactory().get("/"))
+    assert len(shared._resource_closers) == 2
+    shared.close()
+    assert closed == ["the site's"]
+    assert len(spans.names) == 10
