@@ -101,7 +101,7 @@ NOT_HONORED: Final[Mapping[str, str]] = MappingProxyType(
         "OTEL_EXPORTER_JAEGER_TIMEOUT": _JAEGER,
         "OTEL_EXPORTER_JAEGER_PROTOCOL": _JAEGER,
         "OTEL_EXPORTER_JAEGER_CERTIFICATE": "OpenTelemetry removed it: send OTLP, with TLS_CA_FILE.",
-        "OTEL_EXPORTER_JAEGER_GRPC_INSECURE": "OpenTelemetry removed it: write http:// or https:// in JAEGER_ENDPOINT.",
+        "OTEL_EXPORTER_JAEGER_GRPC_INSECURE": "OpenTelemetry removed it: JAEGER_ENDPOINT has http:// or https://.",
         "OTEL_PYTHON_TRACER_CONFIGURATOR": "Choose what is traced in INSTRUMENTATIONS.",
         "OTEL_PYTHON_METER_CONFIGURATOR": _METRICS,
         "OTEL_PYTHON_LOGGER_CONFIGURATOR": _LOGS,

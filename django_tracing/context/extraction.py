@@ -154,8 +154,8 @@ class _WellFormed(Getter[Any]):
         return [value] if value else None
 
     def keys(self, carrier: Any) -> list[str]:
-        # Old propagators fail on a listed name that has no value. W3C's baggage is read by its name only, and reading it
-        # takes room.
+        # Old propagators fail on a listed name that has no value. W3C's baggage is read by its name only, and reading
+        # it takes room.
         return [
             key
             for key in list(self._getter.keys(carrier))[:_MOST_HEADERS]

@@ -219,9 +219,7 @@ def test_malformed_context_starts_a_new_trace(
 class ListingPropagator(TextMapPropagator):
     """Read every listed header, as old versions of Jaeger's propagator do."""
 
-    def extract(
-        self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter
-    ) -> Context:
+    def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter) -> Context:
         found = {key: values[0] for key in getter.keys(carrier) if (values := getter.get(carrier, key) or fail(key))}
         return context_api.set_value("listed", found, context)
 

@@ -28,10 +28,9 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 from opentelemetry.trace import SpanKind, StatusCode
 from psycopg import sql
 
-from django_tracing.context.current import with_suppressed_span
 from django_tracing.context.request import RequestState, incoming_id, with_request_state
 from django_tracing.instrumentation.upstream import registry as upstream
-from django_tracing.instrumentation.upstream.processor import RedactedProcessor, UpstreamProcessor
+from django_tracing.instrumentation.upstream.processor import UpstreamProcessor
 from django_tracing.recording.sdk import ON_ENDING
 from tests.conftest import Spans
 from tests.e2e.processes import environment
@@ -140,7 +139,7 @@ with trace.get_tracer("tests").start_as_current_span("request"):
 def test_a_library_is_instrumented_on_import_and_not_imported_early() -> None:
     variables = environment(TRACING_SETTINGS='{"EXPORTER": "none"}')
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", LATER], env=variables, capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", "-c", LATER], env=variables, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["http.get.localhost", "request"]
@@ -528,26 +527,4 @@ def test_processors_added_before_it_receive_redacted_spans() -> None:
     [sent] = exporter.get_finished_spans()
     assert sent.name == "db.select.people"
     assert "hunter2" not in sent.to_json()
-    provider.shutdown()
-
-
-@pytest.mark.parametrize("redaction_in_place", [pytest.param(True, marks=in_place), False])
-def test_what_old_instrumentations_start_below_our_span_is_left_out(redaction_in_place: bool) -> None:
-    """Those that another tool has switched on have a plain tracer, and old ones do not look up that they are suppressed."""
-    exporter = InMemorySpanExporter()
-    provider = TracerProvider()
-    upstream_processor = UpstreamProcessor(in_place=redaction_in_place)
-    provider.add_span_processor(upstream_processor)
-    provider.add_span_processor(RedactedProcessor([SimpleSpanProcessor(exporter)], upstream_processor, lambda: None))
-    redis_tracer = provider.get_tracer("opentelemetry.instrumentation.redis")
-    with provider.get_tracer("shop").start_as_current_span("request"):
-        cache = provider.get_tracer("shop").start_span("cache.get")
-        token = context_api.attach(with_suppressed_span(cache))
-        with redis_tracer.start_as_current_span("GET", kind=SpanKind.CLIENT), redis_tracer.start_as_current_span("AUTH"):
-            pass
-        provider.get_tracer("shop").start_span("of the user").end()
-        context_api.detach(token)
-        cache.end()
-        redis_tracer.start_span("SET", kind=SpanKind.CLIENT).end()
-    assert [span.name for span in exporter.get_finished_spans()] == ["of the user", "cache.get", "SET", "request"]
     provider.shutdown()
