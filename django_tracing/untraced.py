@@ -12,14 +12,15 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
-__all__ = ["SUPPRESSED", "Untraced", "untraced_context"]
+__all__ = ["SUPPRESS", "SUPPRESSED", "Untraced", "untraced_context"]
 
-_SUPPRESS: Final = "suppress_instrumentation"
+#: The context key that makes OpenTelemetry's instrumentations make no spans.
+SUPPRESS: Final = "suppress_instrumentation"
 #: Both keys that instrumentations of OpenTelemetry look up before they make a span: the name, and what the API's
 #: ``create_key()`` made of it, which is found by its beginning because its variable is private.
 SUPPRESSED: Final[dict[str, object]] = {
-    _SUPPRESS: True,
-    **{key: True for key in vars(context_api).values() if key.__class__ is str and key.startswith(f"{_SUPPRESS}-")},
+    SUPPRESS: True,
+    **{key: True for key in vars(context_api).values() if key.__class__ is str and key.startswith(f"{SUPPRESS}-")},
 }
 
 _ids: Final = RandomIdGenerator()

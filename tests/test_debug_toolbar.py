@@ -220,6 +220,6 @@ def test_nothing_else_imports_it() -> None:
         text=True,
         env=environment,
         cwd=Path(__file__).parent.parent,
-        timeout=60,
+        timeout=120,
     )
     assert done.stdout.strip() == "False", done.stderr

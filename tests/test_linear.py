@@ -218,7 +218,7 @@ def _longer(inner: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
     )
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(st.recursive(ATOMS, _longer, max_leaves=6), st.sampled_from(["match", "search", "fullmatch"]), st.data())
 def test_patterns_that_the_checker_accepts_are_linear(source: str, method: str, data: st.DataObject) -> None:
     if verdict(source, 0, method).kind != LINEAR:

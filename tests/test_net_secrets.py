@@ -73,7 +73,7 @@ def result_of(function: Callable[[], Any]) -> str:
 
 
 @given(shapes)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_an_address_of_any_shape_is_reported_without_them(shape: str) -> None:
     address = shape.format(secret=SECRET, host="127.0.0.1:1")
     texts = [
@@ -126,7 +126,7 @@ def server() -> Iterator[ThreadingHTTPServer]:
     st.sampled_from([200, 302, 400, 401, 404, 418, 500, None]),
     st.sampled_from(["otlp", "jaeger", "otlp-grpc"]),
 )
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_no_failure_shows_them(
     server: ThreadingHTTPServer, caplog: pytest.LogCaptureFixture, shape: str, status: int | None, exporter: str
 ) -> None:

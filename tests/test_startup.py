@@ -74,7 +74,7 @@ def start(code: str, exporter: str = "none", imports: tuple[str, ...] = (), **tr
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""

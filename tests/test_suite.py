@@ -40,7 +40,7 @@ def started_by(folder: Path, *arguments: str) -> tuple[set[str], str]:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return {path.name for path in asked.iterdir()}, done.stdout

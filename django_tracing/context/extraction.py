@@ -114,15 +114,23 @@ def _silence(propagator: TextMapPropagator) -> None:
 
 
 class _WellFormed(Getter[Any]):
-    """The well-formed values of another getter."""
+    """The well-formed values of another getter, for one carrier."""
 
-    __slots__ = ("_getter", "_room")
+    __slots__ = ("_getter", "_read", "_room")
 
     def __init__(self, getter: Getter[Any]) -> None:
         self._getter = getter
         self._room = _Room()
+        #: Each name is read once: reading Jaeger's baggage takes room.
+        self._read: dict[str, list[str] | None] = {}
 
     def get(self, carrier: Any, key: str) -> list[str] | None:
+        read = self._read
+        if key not in read:
+            read[key] = self._well_formed(carrier, key)
+        return read[key]
+
+    def _well_formed(self, carrier: Any, key: str) -> list[str] | None:
         values = self._getter.get(carrier, key)
         if not values:
             return None
@@ -146,7 +154,13 @@ class _WellFormed(Getter[Any]):
         return [value] if value else None
 
     def keys(self, carrier: Any) -> list[str]:
-        return [key for key in list(self._getter.keys(carrier))[:_MOST_HEADERS] if len(key) <= _LONGEST_PAIR]
+        # Old propagators fail on a listed name that has no value. W3C's baggage is read by its name only, and reading
+        # it takes room.
+        return [
+            key
+            for key in list(self._getter.keys(carrier))[:_MOST_HEADERS]
+            if len(key) <= _LONGEST_PAIR and (key.lower() == "baggage" or self.get(carrier, key))
+        ]
 
 
 class _Room:

@@ -293,7 +293,7 @@ def set_kind(span: Any, kind: SpanKind) -> None:
 
 
 def set_context(span: Any, context: SpanContext) -> None:
-    """Set the SpanContext of an ended span."""
+    """Set the SpanContext of an SDK span."""
     span._context = context
 
 

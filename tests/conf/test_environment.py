@@ -98,7 +98,7 @@ def start(variables: dict[str, str], tracing: str) -> subprocess.CompletedProces
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
@@ -149,7 +149,7 @@ def test_if_the_app_cannot_start_the_project_starts() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "up\n"
@@ -195,7 +195,7 @@ def test_paths_excluded_by_opentelemetrys_variable(variables: dict[str, str], tr
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     found = ast.literal_eval(done.stdout)

@@ -68,7 +68,7 @@ def test_all_of_them_wrong_at_once(forks: Forks, disabled: str) -> None:
         assert "Traceback" not in done.err
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(variables=st.dictionaries(st.sampled_from(NAMES), VALUES, min_size=1, max_size=6))
 @example(variables={"OTEL_PYTHON_TRACER_PROVIDER": "sdk_tracer_provider", "OTEL_ATTRIBUTE_COUNT_LIMIT": "x"})
 @example(variables={"OTEL_TRACES_EXPORTER": "otlp", "OTEL_EXPORTER_OTLP_CERTIFICATE": "/dev/zero"})

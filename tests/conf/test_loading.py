@@ -370,7 +370,7 @@ print(WSGIHandler().get_response(RequestFactory().get("/")).status_code)
         cwd=gone,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     assert "could not be traced" not in done.stderr

@@ -15,9 +15,13 @@ from django.core.handlers.wsgi import WSGIHandler
 from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 from django.urls import path
+from opentelemetry import context as context_api
 from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.textmap import Getter, Setter, TextMapPropagator, default_getter, default_setter
 from opentelemetry.sdk.trace import ReadableSpan
 
+from django_tracing.context.extraction import extract
 from django_tracing.context.propagation import available_propagator
 from tests.callees import CLIENTS, Callee
 from tests.conftest import Spans
@@ -210,6 +214,44 @@ def test_malformed_context_starts_a_new_trace(
     assert server.context.is_valid
     assert outgoing.context.trace_id == server.context.trace_id
     assert ids(server)[0] in got["traceparent"]
+
+
+class ListingPropagator(TextMapPropagator):
+    """Read every listed header, as old versions of Jaeger's propagator do."""
+
+    def extract(self, carrier: Any, context: Context | None = None, getter: Getter[Any] = default_getter) -> Context:
+        found = {key: values[0] for key in getter.keys(carrier) if (values := getter.get(carrier, key) or fail(key))}
+        return context_api.set_value("listed", found, context)
+
+    def inject(self, carrier: Any, context: Context | None = None, setter: Setter[Any] = default_setter) -> None:
+        pass
+
+    @property
+    def fields(self) -> set[str]:
+        return set()
+
+
+def fail(key: str) -> list[str]:
+    raise TypeError(f"{key} is listed without a value")
+
+
+def test_propagators_are_only_shown_headers_with_a_value(propagators: Any) -> None:
+    propagators()
+    propagate.set_global_textmap(ListingPropagator())
+    headers = {
+        "uber-trace-id": f"{TRACE}:{PARENT}:0:1",
+        "uberctx-a": "*" * 1300,
+        "uberctx-b": "a" * 9000,
+        "uberctx-c": "*" * 1300,
+        "uberctx-d": "*" * 1300,
+        "uberctx-e": "blue",
+        "traceparent": "garbage",
+        "x-odd": "\x00",
+        "x-empty": "",
+    }
+    expected = ("uber-trace-id", "uberctx-a", "uberctx-c", "uberctx-e")
+    found = extract(headers, Context(), default_getter)
+    assert found.get("listed") == {name: headers[name] for name in expected}
 
 
 @pytest.mark.parametrize(

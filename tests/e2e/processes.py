@@ -53,7 +53,7 @@ class Process:
             start_new_session=True,
         )
         if self._ready is not None:
-            wait_until(self._answers, f"{self._arguments[0]} to answer: {self.log()}", 40)
+            wait_until(self._answers, f"{self._arguments[0]} to answer: {self.log()}", 120)
         return self
 
     def _answers(self) -> bool:
@@ -72,7 +72,7 @@ class Process:
             with socket.socket() as client:
                 return client.connect_ex(("127.0.0.1", self.port)) == 0
 
-        wait_until(listens, f"{self._arguments[0]} to listen", 40)
+        wait_until(listens, f"{self._arguments[0]} to listen", 120)
 
     def log(self) -> str:
         return Path(self._log.name).read_text()
@@ -81,7 +81,7 @@ class Process:
         """Send a GET; return the status, body and headers (with names in lower case)."""
         request = urllib.request.Request(self.url + path, headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=20) as response:
+            with urllib.request.urlopen(request, timeout=60) as response:
                 return (
                     response.status,
                     response.read(),
@@ -99,7 +99,7 @@ class Process:
         if self.process.poll() is None:
             self.process.send_signal(sig)
             try:
-                return self.process.wait(20)
+                return self.process.wait(60)
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait(10)

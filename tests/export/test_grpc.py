@@ -290,7 +290,7 @@ def _program(code: str, endpoint: str) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-W", "error", "-W", "ignore:.*fork:DeprecationWarning", "-c", _PROGRAM + code, endpoint],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         cwd=ROOT,
         check=False,
     )
@@ -346,7 +346,7 @@ def test_the_error_for_a_missing_package_names_the_fix() -> None:
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         cwd=ROOT,
         check=True,
     )

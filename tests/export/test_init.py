@@ -55,7 +55,7 @@ def test_only_what_is_used_is_imported(code: str, absent: tuple[str, ...]) -> No
         [sys.executable, "-c", f"{code}\nimport sys\nprint([name for name in {absent!r} if name in sys.modules])"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         cwd=ROOT,
         check=False,
     )
@@ -68,7 +68,7 @@ def test_only_what_is_used_is_imported(code: str, absent: tuple[str, ...]) -> No
         ],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     # This app can't avoid what the SDK imports itself.

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.common.trace_encoder import encode_spans as encode_upstream
@@ -106,7 +106,7 @@ def record(recorder: Recorder, described: dict[str, Any]) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You should use")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60)
 @given(
     st.lists(SPANS, min_size=1, max_size=4),
     ATTRIBUTES,

@@ -426,7 +426,7 @@ exec(textwrap.dedent({code!r}))
         [sys.executable, "-W", "error", "-c", prelude],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         cwd=ROOT,
         check=False,
     )

@@ -167,7 +167,7 @@ def test_the_spans_of_a_short_command_arrive(arguments: list[str], status: int) 
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=120,
             check=False,
         )
         assert finished.returncode == status, finished.stderr

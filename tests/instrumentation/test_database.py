@@ -670,7 +670,7 @@ PLACES = (
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     secret=st.text(st.characters(codec="utf-8", exclude_characters="\x00%"), min_size=6, max_size=30).filter(
         lambda text: text.strip(" ?*'\"") == text and not any(text.lower() in place.lower() for place in PLACES)
@@ -701,7 +701,7 @@ def test_no_literal_of_a_statement_or_its_error_is_in_its_span(
     assert "zq" not in exported
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(
     number=st.one_of(
         st.integers(10**7, 10**17), st.decimals(10**7, 10**12, places=4).filter(lambda number: number % 1 != 0)

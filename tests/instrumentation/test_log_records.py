@@ -477,7 +477,7 @@ def test_a_format_with_the_fields_works_when_tracing_is_disabled(tracing: dict[s
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
         check=True,
     )
     assert "hello trace=-" in finished.stderr

@@ -78,7 +78,7 @@ def manage(
         },
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 

@@ -294,7 +294,7 @@ def test_following(shop: LocalStore, path: Path) -> None:
         shop.write([row(7, 1, 0, base=began, name="GET /slow")])
         assert next_one() == 7
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=20)
+        out, err = process.communicate(timeout=120)
     assert (out, err, process.returncode) == ("", "", 0)
 
 

@@ -148,6 +148,6 @@ print(ours + [name for name in sys.modules if name.startswith("django_tracing.tr
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.stdout.strip() == "[]", done.stderr

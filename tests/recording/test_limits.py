@@ -57,9 +57,7 @@ CALLS = st.lists(
 )
 
 
-@settings(
-    max_examples=int(os.environ.get("LIMIT_EXAMPLES", "300")), deadline=None, suppress_health_check=list(HealthCheck)
-)
+@settings(max_examples=int(os.environ.get("LIMIT_EXAMPLES", "300")), suppress_health_check=list(HealthCheck))
 @given(LIMITS, st.dictionaries(NAMES.filter(bool), st.text(max_size=8), max_size=4), ATTRIBUTES, CALLS, calls(VALUES))
 def test_the_same_is_kept_and_dropped_as_by_the_sdk(limits, shared, own, made, others) -> None:
     logging.disable(logging.CRITICAL)

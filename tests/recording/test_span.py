@@ -13,7 +13,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
@@ -152,7 +152,7 @@ def seen(span: ReadableSpan) -> dict[str, Any]:
     }
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=100)
 @given(calls(VALUE), ATTRIBUTES, st.none() | CONTEXTS, st.sampled_from(SpanKind))
 def test_every_call_has_the_same_effect_as_on_the_sdks_span(made, attributes, parent, kind) -> None:
     logging.disable(logging.CRITICAL)
@@ -257,7 +257,7 @@ def decode(message: bytes) -> list[Any]:
     ]
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=80)
 @given(
     st.lists(
         st.tuples(TEXT, st.sampled_from(SpanKind), ATTRIBUTES, ATTRIBUTES, st.none() | CONTEXTS),

@@ -241,7 +241,7 @@ def _shown(sql: str, reading: Reading, text: str) -> list[str]:
 
 @pytest.mark.parametrize("dialect", READINGS)
 def test_no_literal_of_any_reading_is_shown(dialect: Dialect) -> None:
-    @settings(max_examples=EXAMPLES, deadline=None)
+    @settings(max_examples=EXAMPLES)
     @given(statements(), READINGS[dialect])
     def holds(sql: str, reading: Reading) -> None:
         statement = describe_sql(sql, dialect)
@@ -451,7 +451,7 @@ def _string(draw: st.DrawFn, dialect: Dialect) -> str:
     return draw(st.sampled_from(kinds)).replace("{}", text)
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.data(), st.sampled_from([(dialect, sql) for dialect, sqls in STRINGS.items() for sql in sqls]))
 def test_no_password_in_a_string_is_shown(data: st.DataObject, account: tuple[Dialect, str]) -> None:
     dialect, template = account
@@ -463,7 +463,7 @@ def test_no_password_in_a_string_is_shown(data: st.DataObject, account: tuple[Di
     assert sanitise_sql(text, dialect=dialect) == text
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(st.data(), st.sampled_from([(dialect, sql) for dialect, sqls in ACCOUNTS.items() for sql in sqls]))
 def test_no_password_that_is_a_name_is_shown(data: st.DataObject, account: tuple[Dialect, str]) -> None:
     dialect, template = account

@@ -181,7 +181,7 @@ def span_kind(request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.mark.usefixtures("site", "db", "span_kind")
 @pytest.mark.parametrize("deed", DEEDS, ids=lambda deed: deed.__name__)
 @given(secret=SECRETS)
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 def test_the_secret_is_not_exported(deed: Callable[[str], Any], spans: Spans, secret: str) -> None:
     spans.clear()
     _doing[:], _secret[:] = [deed], [secret]

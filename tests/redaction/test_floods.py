@@ -215,7 +215,6 @@ def floods(test: Any) -> Any:
         test = example(("GET", "/", "", given_headers))(test)
     return settings(
         max_examples=150,
-        deadline=None,
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
     )(given(requests)(test))
 
@@ -329,7 +328,6 @@ def test_a_consumer_s_message_makes_no_line(lines: list[str], site: None, reques
 # ----- The result is the same as OpenTelemetry's
 
 
-@settings(deadline=None)
 @given(values)
 def test_well_formed_values_are_read_as_by_opentelemetry(value: str) -> None:
     """Values passed to OpenTelemetry's propagators are used completely, and none that they would use is lost."""

@@ -50,7 +50,7 @@ def test_a_home_folder_in_any_place(path: str, frame: str) -> None:
     assert without_homes(frame.format(path)) == frame.format(PATHS[path])
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(
     st.sampled_from(["/home/", "/Users/", "C:\\Users\\", "D:/Users/", "/export/home/", "file:///home/"]),
     st.from_regex(r"[a-z][a-z0-9._-]{4,20}", fullmatch=True),

@@ -285,7 +285,7 @@ def _compiled() -> None:
                         pattern.match("")
 
 
-@settings(max_examples=int(os.environ.get("PUMPING_EXAMPLES", "12")), deadline=None, derandomize=True)
+@settings(max_examples=int(os.environ.get("PUMPING_EXAMPLES", "12")), derandomize=True)
 @given(st.data())
 @pytest.mark.parametrize("name", READERS)
 def test_the_work_is_linear_in_the_length(name: str, data: st.DataObject) -> None:
@@ -491,7 +491,7 @@ def test_no_path_and_no_header_delays_a_request() -> None:
     ]
     traced = [(path, {"HTTP_TRACEPARENT": _caller, **headers}) for path, headers in asked]
     ended = subprocess.run(
-        [sys.executable, "-c", REQUEST], input=json.dumps(traced), capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", REQUEST], input=json.dumps(traced), capture_output=True, text=True, timeout=120
     )
     assert ended.returncode == 0, ended.stderr
     # Each was recorded, as requested by its caller.

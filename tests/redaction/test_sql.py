@@ -26,7 +26,7 @@ from django.db.models import (
     Window,
 )
 from django.db.models.functions import Cast, Concat, ExtractYear, Lower, RowNumber, Substr, TruncMonth
-from hypothesis import assume, example, given, settings
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from django_tracing.redaction import REDACTED, Dialect, Statement, describe_sql, dialect_of, sanitise_sql
@@ -228,7 +228,6 @@ MARKER = "zqx"
 AROUND = st.text(alphabet=st.sampled_from("ab1 '\"\\$%`#-/*();:,\n?{}[]é%s"), max_size=12)
 
 
-@settings(deadline=None)
 @given(data=st.data(), template=st.sampled_from(TEMPLATES), value=st.tuples(AROUND, AROUND))
 def test_no_string_survives(data: Any, template: str, value: tuple[str, str]) -> None:
     literal = f"{value[0]}{MARKER}{value[1]}"
@@ -247,7 +246,6 @@ def test_no_string_survives(data: Any, template: str, value: tuple[str, str]) ->
     assert sanitise_sql(text, dialect="postgresql") == text
 
 
-@settings(deadline=None)
 @given(data=st.data(), template=st.sampled_from(TEMPLATES), value=st.tuples(AROUND, AROUND))
 def test_no_mysql_string_survives(data: Any, template: str, value: tuple[str, str]) -> None:
     literal = f"{value[0]}{MARKER}{value[1]}"
@@ -271,7 +269,6 @@ NUMBERS = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(data=st.data(), template=st.sampled_from(TEMPLATES), dialect=st.sampled_from(DIALECTS))
 def test_no_number_survives(data: Any, template: str, dialect: Dialect) -> None:
     sql = template.format(*[data.draw(NUMBERS) for _ in range(template.count("{}"))])
@@ -280,7 +277,6 @@ def test_no_number_survives(data: Any, template: str, dialect: Dialect) -> None:
     assert sanitise_sql(text, dialect=dialect) == text
 
 
-@settings(deadline=None)
 @given(st.text(alphabet=st.sampled_from("ab1 '\"\\$%`#-/*();:,.\n?{}[]EUNBXq_&@é"), max_size=60))
 @example("$a$'$a$'x'")
 @example("E'\\''x'")

@@ -107,7 +107,7 @@ def _recorded(error: BaseException) -> dict[str, str]:
     return {**event.attributes, "status": span.status.description}  # type: ignore[attr-defined]
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(ERRORS)
 def test_no_value_is_in_a_recorded_exception(error: BaseException) -> None:
     assert SECRET not in str(_recorded(error))
@@ -149,7 +149,7 @@ def _normal(text: str) -> list[str]:
     return [line for line in text.rstrip().split("\n") if line.strip(" |^~")]
 
 
-@settings(max_examples=EXAMPLES, deadline=None)
+@settings(max_examples=EXAMPLES)
 @given(HARMLESS_ERRORS)
 def test_it_has_pythons_format(error: BaseException) -> None:
     """For exceptions with one link each: Python prints repeated exceptions, this app prints them once."""

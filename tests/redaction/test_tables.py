@@ -291,7 +291,7 @@ _DIALECTS: tuple[Dialect, ...] = (
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.sampled_from(_PIECES), max_size=40).map("".join), st.sampled_from(_DIALECTS))
 def test_words_outside_parentheses_are_those_of_the_tokens(sql: str, dialect: Dialect) -> None:
     expected, depth, before = [], 0, ""

@@ -192,7 +192,7 @@ _TEXTS = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300, derandomize=True)
 @given(_PATTERNS, _TEXTS)
 @example("^(.*?)[^/]*?/", "a" * 40)
 @example("^.*[^/]*/[^-]*-[^;]*;", "/-a" * 13)
@@ -259,7 +259,7 @@ def test_without_pythons_parser_every_repetition_is_rejected(monkeypatch: pytest
         _longest.cache_clear()
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, derandomize=True)
 @given(st.text("ab*?", min_size=1, max_size=12), st.text("ab", min_size=1, max_size=3), st.text("ab!", max_size=2))
 @example("*a*a*a*a*a*b", "a", "")
 @example("*ab*ab*ab", "ab", "!")

@@ -123,7 +123,7 @@ def test_a_failing_unittest_shows_only_its_own_lines(tmp_path: Path) -> None:
         env=environment(DJANGO_SETTINGS_MODULE="tests.settings"),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert "FAILED (failures=1)" in done.stderr
     assert (

@@ -114,7 +114,7 @@ def test_the_root_that_ends_last_is_stored_beyond_the_limit(make: Callable[..., 
     st.integers(1, 20),
     st.integers(1, 7),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_every_span_is_stored_or_counted_once(spans: list[tuple[int, int]], most: int, size: int) -> None:
     """With any tree and any batches, and with batches that are sent again."""
     import tempfile

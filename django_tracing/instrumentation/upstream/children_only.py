@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Final
+from typing import Any
 
 from opentelemetry import trace
 from opentelemetry.context import Context
@@ -18,6 +18,7 @@ from django_tracing.conf.loading import get_settings
 from django_tracing.context.current import current_context, outlived, span_context
 from django_tracing.context.outgoing import CalledSpan
 from django_tracing.semconv.names import HTTP_URL, URL_FULL
+from django_tracing.untraced import SUPPRESS
 
 __all__ = ["ChildrenOnly"]
 
@@ -30,10 +31,6 @@ class ChildrenOnly(trace.TracerProvider):
 
     def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
         return _ChildrenOnlyTracer(self._provider.get_tracer(*args, **kwargs))
-
-
-#: The context key that makes OpenTelemetry's instrumentations make no spans.
-_SUPPRESS: Final = "suppress_instrumentation"
 
 
 class _ChildrenOnlyTracer(trace.Tracer):
@@ -50,7 +47,7 @@ class _ChildrenOnlyTracer(trace.Tracer):
         **kwargs: Any,
     ) -> trace.Span:
         context = current_context() if context is None else context
-        if context.get(_SUPPRESS):
+        if context.get(SUPPRESS):
             # Old instrumentations of databases and of Redis do not look it up.
             return INVALID_SPAN
         if span_context(context).is_valid and not outlived(context):

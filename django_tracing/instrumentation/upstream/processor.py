@@ -9,7 +9,7 @@ from weakref import WeakValueDictionary
 
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
-from opentelemetry.trace import SpanKind
+from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.context.current import current_context
@@ -19,7 +19,7 @@ from django_tracing.faults import log_once
 from django_tracing.instrumentation.upstream import http_client
 from django_tracing.instrumentation.upstream.span_redaction import UPSTREAM_SCOPES, redact_content, scope_name
 from django_tracing.recording.copies import SpanCopy, copy_span
-from django_tracing.recording.sdk import EndingProcessor, clear
+from django_tracing.recording.sdk import EndingProcessor, clear, set_context
 from django_tracing.recording.span import RecordingSpan
 from django_tracing.recording.undecided import undecided_traces
 from django_tracing.semconv.names import (
@@ -29,6 +29,7 @@ from django_tracing.semconv.names import (
 from django_tracing.spans.attributes import set_request_attributes
 from django_tracing.spans.locations import code_locations
 from django_tracing.spans.runtime import SCOPE_NAME
+from django_tracing.untraced import SUPPRESS
 
 __all__ = ["RedactedProcessor", "UpstreamProcessor"]
 
@@ -40,13 +41,16 @@ _CELERY: Final = f"{UPSTREAM_SCOPES}celery"
 _NOTES: Final = "_django_tracing_"
 #: The note of what a span contained when it was redacted in place.
 _REDACTED: Final = f"{_NOTES}redacted"
+#: The note that a span is of an operation that another span describes already.
+_LEFT_OUT: Final = f"{_NOTES}left_out"
 
 
 class UpstreamProcessor(EndingProcessor):
     """Complete and redact the spans of other tracers: OpenTelemetry's instrumentations' and the user's own.
 
     They get the attributes of the request, names for outgoing calls, and redaction. The attributes that
-    instrumentations fill are redacted by what they contain; then all content passes through the sanitizer.
+    instrumentations fill are redacted by what they contain; then all content passes through the sanitizer. Spans that
+    instrumentations start where they are suppressed, below this app's span of the same operation, are left out.
 
     By default, spans are redacted in place as they end, before any processor is given them. Where the SDK does not
     allow that (see :mod:`django_tracing.recording.probe`), :meth:`redact_copies` makes processors get copies.
@@ -69,6 +73,10 @@ class UpstreamProcessor(EndingProcessor):
             if self._checked or not self._in_place:
                 self._remember(span)
             if scope == SCOPE_NAME:
+                return
+            context = current_context() if parent_context is None else parent_context
+            if context.get(SUPPRESS) and scope.startswith(UPSTREAM_SCOPES):
+                _leave_out(span)
                 return
             self._complete(span, scope, parent_context)
         except Exception:
@@ -112,7 +120,7 @@ class UpstreamProcessor(EndingProcessor):
                 self._remember(span)
             except Exception:
                 log_once("upstream-ending", "A span that was redacted in place can't be known again; it is copied.")
-        elif undecided_traces:
+        elif undecided_traces and _LEFT_OUT not in span.__dict__:
             _keep_undecided(span)
 
     # ----- in copies
@@ -160,7 +168,8 @@ class UpstreamProcessor(EndingProcessor):
             redacted = span
             if content is None or content != _content(span):
                 redacted = copy_span(span, notes, _redact)
-            _keep_undecided(redacted, passed_on=True)
+            if _LEFT_OUT not in notes:
+                _keep_undecided(redacted, passed_on=True)
         except Exception:
             log_once("upstream-copy", "A span of another instrumentation could not be redacted; it is dropped.")
             return None
@@ -196,6 +205,17 @@ class RedactedProcessor(SpanProcessor):
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         flushed = [processor.force_flush(timeout_millis) for processor in self.processors]
         return all(flushed)
+
+
+def _leave_out(span: Span) -> None:
+    """Make processors ignore a started span, and samplers the spans below it.
+
+    Old instrumentations of databases and of Redis do not look up that they are suppressed.
+    """
+    context = span.get_span_context()
+    flags = TraceFlags(context.trace_flags & ~TraceFlags.SAMPLED)
+    set_context(span, SpanContext(context.trace_id, context.span_id, False, flags, context.trace_state))
+    span.__dict__[_LEFT_OUT] = True
 
 
 def _content(span: Any) -> tuple[object, ...]:

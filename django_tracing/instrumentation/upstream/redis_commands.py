@@ -19,6 +19,7 @@ from django_tracing.faults import log_once
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.redaction import cut, key_pattern
 from django_tracing.redaction.patterns import pattern
+from django_tracing.untraced import SUPPRESS
 
 __all__ = ["request_hook", "statement_of", "unwrap_pipelines", "wrap_pipelines"]
 
@@ -90,7 +91,7 @@ def request_hook(span: Any, instance: Any, args: Sequence[Any], kwargs: Any) -> 
 def _statement_of_pipeline(instance: Any) -> str | None:
     try:
         # Inside a traced cache, OpenTelemetry's instrumentation makes no span.
-        if not recording() or current_context().get("suppress_instrumentation"):
+        if not recording() or current_context().get(SUPPRESS):
             return None
         commands = getattr(instance, "command_stack", None) or getattr(instance, "_command_stack", None)
         if not commands:

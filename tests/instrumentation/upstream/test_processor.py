@@ -139,7 +139,7 @@ with trace.get_tracer("tests").start_as_current_span("request"):
 def test_a_library_is_instrumented_on_import_and_not_imported_early() -> None:
     variables = environment(TRACING_SETTINGS='{"EXPORTER": "none"}')
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", LATER], env=variables, capture_output=True, text=True, timeout=60
+        [sys.executable, "-W", "error", "-c", LATER], env=variables, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["http.get.localhost", "request"]

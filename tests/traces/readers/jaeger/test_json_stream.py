@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from django_tracing.traces.readers.jaeger import json_stream
@@ -42,7 +42,6 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @given(values, st.integers(1, 9), st.sampled_from([None, 1]), st.booleans())
-@settings(deadline=None)
 def test_iterating_yields_the_whole_value(value: Any, size: int, indent: int | None, ascii_only: bool) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     assert walked(stream(text, size)) == value

@@ -345,7 +345,7 @@ def test_processes_that_find_a_damaged_file_at_once_share_the_new_one(path: Path
         process.stdin.write("go\n")
         process.stdin.flush()
     for process in processes:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
     assert integrity(path) == "ok"
     assert len(LocalStore(path).search(limit=1000)) == 80
