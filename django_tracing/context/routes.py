@@ -63,7 +63,8 @@ def route_name(route: str, urlconf: Any = None) -> str:
 def inexact_routes(urlconf: Any = None) -> frozenset[str] | None:
     """Return the names of those routes of ``urlconf`` that match other paths than their own name.
 
-    None if they are not known: routes that are translated, or start with a language, differ from request to request.
+    None if they are not known: there are too many, or they are translated or start with a language, and differ from
+    request to request.
     """
     named = _routes(urlconf)
     return None if named is None else named.inexact
@@ -251,14 +252,17 @@ class _Site:
     def __init__(self, resolver: Any) -> None:
         self.resolver = resolver
         self.translated = False
+        #: Whether all routes could be read.
+        self.whole = True
         self._named: dict[str | None, _Named] = {}
 
     def named(self) -> _Named:
         # Django activates the site's languages only: they are few.
         found = self._named.get(get_language() if self.translated else None)
         if found is None:
-            found = _name_all(self._routes(self.resolver, "", (), 0))
-            if self.translated:
+            routes = self._routes(self.resolver, "", (), 0)
+            found = _name_all(islice(routes, _MOST_ROUTES))
+            if self.translated or not self.whole or next(routes, None) is not None:
                 found = found._replace(inexact=None)
             self._named[get_language() if self.translated else None] = found
         return found
@@ -281,6 +285,8 @@ class _Site:
                 yield _Route(joined, here)
             elif depth < _DEEPEST:
                 yield from self._routes(found, joined, here, depth + 1)
+            else:
+                self.whole = False
 
 
 def _name_all(routes: Iterable[_Route]) -> _Named:
@@ -288,7 +294,7 @@ def _name_all(routes: Iterable[_Route]) -> _Named:
     by_joined: dict[str, _Route] = {}
     #: A path() and a re_path() may be joined alike, and match different paths.
     only_paths: dict[str, set[str | None]] = defaultdict(set)
-    for route in islice(routes, _MOST_ROUTES):
+    for route in routes:
         by_joined.setdefault(route.joined, route)
         only_paths[route.joined].add(route.only_path)
     names = {joined: route.name(exact=False) for joined, route in by_joined.items()}

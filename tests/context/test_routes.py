@@ -152,6 +152,7 @@ def test_a_urlconf_that_includes_itself() -> None:
     site = Site(re_path(r"^a/(\d+)$", view))
     site.urlpatterns.append(path("deeper/", include(site.urlpatterns)))
     assert route_name(r"deeper/a/(\d+)$", site) == "/deeper/a/<var>"
+    assert inexact_routes(site) is None
 
 
 class Translated:
