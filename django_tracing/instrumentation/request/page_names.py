@@ -158,7 +158,7 @@ def _find_namer(view: Any) -> _Namer | None:
         return _wagtail_page
     if (module, name) == ("cms.views", "details"):
         return _cms_template
-    # Graphene's, Strawberry's, Ariadne's, and a site's own below them.
+    # Graphene's, Strawberry's, and a site's own below them.
     kinds = getattr(getattr(view, "view_class", None), "__mro__", ())
     return _graphql_operation if any(kind.__name__.endswith("GraphQLView") for kind in kinds) else None
 
