@@ -25,7 +25,7 @@ from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
 from django_tracing.export.local import span_row
-from django_tracing.instrumentation import commands, tasks
+from django_tracing.instrumentation import commands
 from django_tracing.semconv.categories import category_of
 from django_tracing.spans import SCOPE_NAME, clear_caches, runtime
 from django_tracing.traces.analysis.routes import routes_of
@@ -375,12 +375,8 @@ class TestWhereTheyAre:
     def test_in_tasks(self, spans: Spans, postgres_url: str) -> None:
         from django.tasks import task
 
-        tasks.install()
-        try:
-            with database(), tracer.start_as_current_span("root"):
-                task(ask).enqueue()
-        finally:
-            tasks.uninstall()
+        with database(), tracer.start_as_current_span("root"):
+            task(ask).enqueue()
         assert parent_of(spans.one("db.connect"), spans) == "task.run.ask"
 
     def test_in_threads_of_async_code(self, within: Spans) -> None:
