@@ -16,7 +16,7 @@ from django_tracing.pages.links import page_address, search_address
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import NODES
 from django_tracing.pages.source import chosen_service, open_reader, problem_of, sample_sentence
-from django_tracing.traces.analysis.layout import BOX_WIDTH, Line, Map, layout
+from django_tracing.traces.analysis.layout import BOX_WIDTH, Box, Line, Map, layout
 from django_tracing.traces.diagrams import errors_of
 from django_tracing.traces.model import Dependency
 from django_tracing.traces.readers.base import limits_of
@@ -26,7 +26,7 @@ __all__ = ["page"]
 #: What stands in a box, where it is not the kind of the calls to it.
 _BOXES: Final = {"breaker": _("behind a circuit breaker")}
 #: How many characters of a name fit into its box.
-_NAME_LENGTH: Final = 20
+_NAME_LENGTH: Final = 21
 
 
 def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
@@ -75,24 +75,34 @@ def _drawing_of(drawing: Map, within: str) -> dict[str, Any]:
         "width": str(drawing.width),
         "height": str(drawing.height),
         "box_width": str(BOX_WIDTH),
-        "boxes": [
-            {
-                "name": box.name,
-                "short": box.name if len(box.name) <= _NAME_LENGTH else box.name[: _NAME_LENGTH - 1] + "…",
-                "kind": box.kind,
-                "what": str(_BOXES.get(box.kind) or NODES[box.kind]),
-                "x": str(box.x),
-                "y": str(box.y),
-                "height": str(box.height),
-                "middle": str(box.x + BOX_WIDTH // 2),
-                "name_y": str(box.y + box.height // 2 - 3),
-                "what_y": str(box.y + box.height // 2 + 13),
-                "url": search_address(service=box.name) if box.kind == "service" else "",
-            }
-            for box in drawing.boxes
-        ],
+        "boxes": [_box(box) for box in drawing.boxes],
         "lines": [_line(line, within) for line in drawing.lines],
     }
+
+
+def _box(box: Box) -> dict[str, str]:
+    name, what = box.name, str(_BOXES.get(box.kind) or NODES[box.kind])
+    if box.kind in ("database", "cache"):
+        # The system is in the second line, so that more of the rest fits.
+        system, _space, rest = name.partition(" ")
+        name, what = (rest, f"{system}, {what}") if rest else (name, what)
+    return {
+        "name": box.name,
+        "short": _cut(name),
+        "kind": box.kind,
+        "what": _cut(what) if box.kind in ("database", "cache") else what,
+        "x": str(box.x),
+        "y": str(box.y),
+        "height": str(box.height),
+        "middle": str(box.x + BOX_WIDTH // 2),
+        "name_y": str(box.y + box.height // 2 - 3),
+        "what_y": str(box.y + box.height // 2 + 13),
+        "url": search_address(service=box.name) if box.kind == "service" else "",
+    }
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _NAME_LENGTH else text[: _NAME_LENGTH - 1] + "…"
 
 
 def _line(line: Line, within: str) -> dict[str, Any]:

@@ -59,3 +59,11 @@ def test_each_line_and_each_row_opens_its_traces(root: Client, store: LocalStore
     rows = re.findall(r'<td class="tracing-num"><a href="([^"]+)"', text)
     assert sorted(lines) == sorted(rows)
     assert lines != []
+
+
+def test_the_address_of_a_server_fits_into_its_box(root: Client, store: LocalStore) -> None:
+    server = {"db.system": "redis", "net.peer.name": "255.255.255.255", "net.peer.port": 65535}
+    store.write([row(9, 1, 0, kind="server"), row(9, 2, 1, kind="client", attributes=server)])
+    text = content(root, "map/")
+    assert ">255.255.255.255:65535</text>" in text
+    assert ">redis, cache</text>" in text
