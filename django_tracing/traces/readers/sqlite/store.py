@@ -243,8 +243,16 @@ class LocalStore(SQLiteFile):
             # Unlike a path, this URI does not create the file.
             address = f"{self.path.absolute().as_uri()}?mode=rw"
             with closing(sqlite3.connect(address, timeout=BUSY_TIMEOUT, uri=True)) as connection:
-                # The next write migrates a file of another version and fills an empty one.
-                if pragma(connection, "user_version") != VERSION:
+                version = pragma(connection, "user_version")
+                # Its traces are not lost, as an empty list would make one believe.
+                if 0 < version < VERSION:
+                    raise StoreError(
+                        f"The local store {self.path} was written by an older version of this app. "
+                        f"It is migrated with the next trace.",
+                        "unusable",
+                    )
+                # The next write sets a file of a newer version aside, and fills an empty one.
+                if version != VERSION:
                     yield None
                     return
                 connection.execute("BEGIN")

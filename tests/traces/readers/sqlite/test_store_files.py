@@ -248,6 +248,8 @@ def test_a_file_of_an_older_version_is_migrated(path: Path, version: int) -> Non
     connection.close()
 
     store = LocalStore(path)
+    with pytest.raises(StoreError, match="older version of this app. It is migrated with the next trace"):
+        store.search()
     store.write([row(2)])
     assert [int(found.trace_id, 16) for found in store.search()] == [2, 1]
     old = store.search()[1]
