@@ -47,7 +47,7 @@ def working(variant: str, environment: dict[str, str], sink: Receiver, rate: str
     )
     try:
         # The first page connects to the servers, which makes additional spans.
-        worker.ask("run", path=PAGES["page"], requests=1)
+        worker.send("run", path=PAGES["page"], requests=1)
         yield worker
     finally:
         worker.stop()
@@ -59,28 +59,28 @@ def test_every_span_of_a_page_arrives(
 ) -> None:
     with working(variant, environment, sink) as worker:
         before = sink.count()["spans"][variant]
-        answer = worker.ask("run", path=PAGES["page"], requests=REQUESTS)
+        answer = worker.send("run", path=PAGES["page"], requests=REQUESTS)
         assert len(answer["latencies"]) == REQUESTS
         assert sink.count()["spans"][variant] - before == REQUESTS * spans_a_page
         if variant == "ours":
-            assert worker.ask("dropped") == {"dropped": {}}
+            assert worker.send("dropped") == {"dropped": {}}
 
 
 def test_unsampled_spans_do_not_arrive(environment: dict[str, str], sink: Receiver) -> None:
     with working("ours", environment, sink, rate="0") as worker:
-        worker.ask("run", path=PAGES["page"], requests=REQUESTS)
+        worker.send("run", path=PAGES["page"], requests=REQUESTS)
         assert sink.count()["spans"] == {}
 
 
 def test_threads_and_async_requests_lose_no_span(environment: dict[str, str], sink: Receiver) -> None:
     with working("ours", environment, sink) as worker:
         before = sink.count()["spans"]["ours"]
-        worker.ask("threads", path=PAGES["page"], threads=16, requests=5)
+        worker.send("threads", path=PAGES["page"], threads=16, requests=5)
         assert sink.count()["spans"]["ours"] - before >= 16 * 5 * 5
         between = sink.count()["spans"]["ours"]
-        worker.ask("concurrent", path="/waiting/", requests=200)
+        worker.send("concurrent", path="/waiting/", requests=200)
         assert sink.count()["spans"]["ours"] - between == 200
-        assert worker.ask("dropped") == {"dropped": {}}
+        assert worker.send("dropped") == {"dropped": {}}
 
 
 def test_the_pages_of_traces() -> None:

@@ -48,7 +48,7 @@ def _instructions() -> list[tuple[str, str]]:
     found = []
     for path in READ_BY_USERS:
         for match in PIP.finditer(path.read_text()):
-            words = [word for word in shlex.split(match[1]) if not word.startswith("-") and "{" not in word]
+            words = [word for word in shlex.split(match[1]) if not word.startswith(("-", ".")) and "{" not in word]
             found += [(word.rstrip(".,:;)"), str(path.relative_to(ROOT))) for word in words]
     return found
 

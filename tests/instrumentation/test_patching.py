@@ -19,7 +19,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 from django.utils.functional import SimpleLazyObject
 
-from django_tracing.conf.loading import load
+from django_tracing.conf.loading import get_settings, load
 from django_tracing.instrumentation import log_records
 from django_tracing.instrumentation.patching import Patches
 
@@ -432,4 +432,4 @@ def test_the_log_record_factory_of_another_tool_is_kept() -> None:
         assert not hasattr(theirs("a", 20, "", 1, "", (), None), "trace_id")
     finally:
         logging.setLogRecordFactory(original)
-        log_records.install(settings)
+        log_records.install(get_settings())
