@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.processes import Process
+from tests.jaegers import wait_until
 from tests.receivers import OTLPReceiver
 
-GRANIAN = ["granian", "--host", "127.0.0.1", "--port", "{port}", "--log-level", "warning"]
+GRANIAN = ["granian", "--host", "127.0.0.1", "--port", "{port}", "--log-level", "info"]
 GRANIAN_ASGI = [*GRANIAN, "--interface", "asginl", "tests.e2e.asgi:application"]
 GRANIAN_WSGI = [*GRANIAN, "--interface", "wsgi", "tests.e2e.wsgi:application"]
 HYPERCORN = ["hypercorn", "tests.e2e.asgi:application", "--bind", "127.0.0.1:{port}"]
@@ -26,6 +28,9 @@ UWSGI = [
     "--enable-threads",
 ]
 
+#: The interval is longer than a test: what arrives is sent when the process ends.
+AT_THE_END = json.dumps({"EXPORT_INTERVAL": 3600})
+
 
 def installed(arguments: list[str]) -> list[str]:
     """Return ``arguments``; skip the test if their program is not installed."""
@@ -34,36 +39,108 @@ def installed(arguments: list[str]) -> list[str]:
     return arguments
 
 
-servers = pytest.mark.parametrize(
-    "arguments",
+def has_logged(server: Process, line: str, times: int) -> None:
+    # A worker that gets SIGTERM while it loads Django never ends, also without this app (granian, uWSGI).
+    wait_until(lambda: server.log().count(line) >= times, f"{times} workers to start: {server.log()}", 60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ready", "workers"),
     [
-        pytest.param(GRANIAN_ASGI, id="granian-asgi"),
-        pytest.param([*GRANIAN_ASGI, "--workers", "2"], id="granian-asgi-workers"),
-        pytest.param([*GRANIAN_WSGI, "--workers", "2"], id="granian-wsgi-workers"),
-        pytest.param(HYPERCORN, id="hypercorn"),
-        pytest.param([*HYPERCORN, "--workers", "2"], id="hypercorn-workers"),
-        pytest.param(DAPHNE, id="daphne"),
-        pytest.param(UWSGI, id="uwsgi"),
-        pytest.param([*UWSGI, "--processes=2"], id="uwsgi-preforked"),
-        pytest.param([*UWSGI, "--processes=2", "--lazy-apps"], id="uwsgi-lazy-apps"),
+        pytest.param(GRANIAN_ASGI, "Started worker-", 1, id="granian-asgi"),
+        pytest.param([*GRANIAN_ASGI, "--workers", "2"], "Started worker-", 2, id="granian-asgi-workers"),
+        pytest.param([*GRANIAN_WSGI, "--workers", "2"], "Started worker-", 2, id="granian-wsgi-workers"),
+        pytest.param(HYPERCORN, "Running on", 1, id="hypercorn"),
+        pytest.param([*HYPERCORN, "--workers", "2"], "Running on", 2, id="hypercorn-workers"),
+        pytest.param(DAPHNE, "Listening on TCP", 1, id="daphne"),
+        pytest.param(UWSGI, "spawned uWSGI worker", 1, id="uwsgi"),
+        pytest.param([*UWSGI, "--processes=2"], "spawned uWSGI worker", 2, id="uwsgi-preforked"),
+        pytest.param([*UWSGI, "--processes=2", "--lazy-apps"], "WSGI app 0 ", 2, id="uwsgi-lazy-apps"),
     ],
 )
-
-
-@servers
-@pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT], ids=["sigterm", "sigint"])
-def test_no_span_is_queued_when_the_server_ends(arguments: list[str], sig: signal.Signals) -> None:
+def test_no_span_is_queued_when_the_server_ends(arguments: list[str], ready: str, workers: int) -> None:
     with OTLPReceiver() as receiver:
-        with Process(
-            installed(arguments),
-            JAEGER_ENDPOINT=receiver.endpoint,
-            # The interval is longer than the test: what arrives is sent when the server ends.
-            TRACING_SETTINGS='{"EXPORT_INTERVAL": 3600}',
-        ) as server:
+        with Process(installed(arguments), JAEGER_ENDPOINT=receiver.endpoint, TRACING_SETTINGS=AT_THE_END) as server:
+            has_logged(server, ready, workers)
             sent = [server.get(f"/empty/?n={number}")[2]["x-correlation-id"] for number in range(20)]
             assert receiver.spans == []
-            server.stop(sig)
+            server.stop()
             log = server.log()
         received = [span.attributes["correlation.id"] for span in receiver.spans if span.name == "GET /empty/"]
         assert sorted(received) == sorted(sent), log
         assert "Traceback" not in log
+
+
+def test_a_worker_that_sends_is_not_terminated_because_another_has_ended() -> None:
+    with OTLPReceiver() as receiver:
+        with Process(
+            installed([*HYPERCORN, "--workers", "2"]),
+            JAEGER_ENDPOINT=receiver.endpoint,
+            TRACING_SETTINGS=json.dumps({"EXPORT_INTERVAL": 3600, "SHUTDOWN_TIMEOUT": 20}),
+        ) as server:
+            has_logged(server, "Running on", 2)
+            receiver.mode = "hang"
+            server.get("/empty/")
+            server.process.send_signal(signal.SIGTERM)
+            receiver.wait_for_requests(1)
+            # One worker had nothing to send. hypercorn then closes its log and terminates the other.
+            wait_until(lambda: len(children(server.process.pid)) <= 2, "the idle worker to end", 20)
+            receiver.mode = "ok"
+            server.stop()
+        receiver.wait_for(lambda spans: [span for span in spans if span.name == "GET /empty/"])
+
+
+def children(pid: int) -> list[int]:
+    """Return the direct children of a process: hypercorn's are its workers and multiprocessing's resource tracker."""
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+CHILD = """
+import multiprocessing, sys
+import django
+
+def work():
+    if sys.argv[1] == "child":
+        django.setup()
+    from django_tracing import create_span
+    with create_span("in the child"):
+        pass
+
+if sys.argv[1] == "parent":
+    django.setup()
+process = multiprocessing.get_context("fork").Process(target=work)
+process.start()
+process.join()
+sys.exit(process.exitcode)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
+@pytest.mark.parametrize("where", ["parent", "child"])
+def test_a_child_of_multiprocessing_sends_its_spans(where: str) -> None:
+    with OTLPReceiver() as receiver:
+        with Process(
+            [sys.executable, "-W", "ignore", "-c", CHILD, where],
+            ready=None,
+            JAEGER_ENDPOINT=receiver.endpoint,
+            TRACING_SETTINGS=AT_THE_END,
+        ) as script:
+            assert script.process.wait(60) == 0, script.log()
+        [span] = receiver.spans
+        assert span.name == "in the child"
+        assert span.resource["process.pid"] != script.process.pid
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
+def test_a_hanging_backend_does_not_delay_the_end_of_a_child() -> None:
+    with OTLPReceiver() as receiver:
+        receiver.mode = "hang"
+        with Process(
+            [sys.executable, "-W", "ignore", "-c", CHILD, "child"],
+            ready=None,
+            JAEGER_ENDPOINT=receiver.endpoint,
+            TRACING_SETTINGS=json.dumps({"EXPORT_INTERVAL": 3600, "SHUTDOWN_TIMEOUT": 0.5, "EXPORT_TIMEOUT": 600}),
+        ) as script:
+            # The exporter would wait for 600 s.
+            assert script.process.wait(60) == 0, script.log()
+            assert receiver.bodies or receiver.connections
