@@ -10,6 +10,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -224,6 +225,7 @@ def _make_queues(settings: Settings) -> list[QueueProcessor]:
             os.register_at_fork(after_in_child=_after_fork)
         _flush_before_uvicorn_ends(queues, settings.shutdown_timeout)
         when_imported("celery.signals", _flush_before_celery_ends, tuple(queues))
+        when_imported("multiprocessing.util", _flush_before_children_end, tuple(queues))
     return queues
 
 
@@ -435,6 +437,46 @@ def _flush_before_celery_ends(queues: Sequence[QueueProcessor]) -> None:
             _logger.debug("Spans could not be sent before a worker's process ended.", exc_info=True)
 
     worker_process_shutdown.connect(flush, weak=False, dispatch_uid="django_tracing.provider")
+
+
+def _flush_before_children_end(queues: Sequence[QueueProcessor]) -> None:
+    """Flush ``queues`` when a child of multiprocessing ends, as the workers of granian and hypercorn are.
+
+    A forked child ends by ``os._exit``: before Python 3.13 without any ``atexit`` function, since then without those
+    that its parent registered.
+    """
+    import atexit
+    import signal
+    from multiprocessing import process, util
+
+    def flush() -> None:
+        if not any(queue.queued for queue in queues):
+            return
+        try:
+            # hypercorn terminates its other workers when the first has ended: also one that is sending.
+            ignored = (
+                threading.current_thread() is threading.main_thread()
+                and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            )
+            if ignored:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            try:
+                _flush(queues, get_settings().shutdown_timeout)
+            finally:
+                if ignored:
+                    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        except Exception:
+            _logger.debug("Spans could not be sent before a child process ended.", exc_info=True)
+
+    def register(queue: QueueProcessor) -> None:
+        if process.parent_process() is not None:
+            # Whichever comes first: the second finds nothing. -100: after the finalizers of other code.
+            atexit.register(flush)
+            util.Finalize(None, flush, exitpriority=-100)
+
+    register(queues[0])
+    # Forking clears what is registered. multiprocessing refers to the queue weakly.
+    util.register_after_fork(queues[0], register)
 
 
 def _flush_before_uvicorn_ends(queues: Sequence[QueueProcessor], timeout: float) -> None:

@@ -1,0 +1,143 @@
+"""Test that servers that are installed apart end with no span queued."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import Process
+from tests.jaegers import wait_until
+from tests.receivers import OTLPReceiver
+
+GRANIAN = ["granian", "--host", "127.0.0.1", "--port", "{port}", "--log-level", "info"]
+GRANIAN_ASGI = [*GRANIAN, "--interface", "asginl", "tests.e2e.asgi:application"]
+GRANIAN_WSGI = [*GRANIAN, "--interface", "wsgi", "tests.e2e.wsgi:application"]
+HYPERCORN = ["hypercorn", "tests.e2e.asgi:application", "--bind", "127.0.0.1:{port}"]
+DAPHNE = ["daphne", "--bind", "127.0.0.1", "--port", "{port}", "tests.e2e.asgi:application"]
+UWSGI = [
+    "uwsgi",
+    "--http-socket=127.0.0.1:{port}",
+    "--module=tests.e2e.wsgi",
+    f"--virtualenv={sys.prefix}",
+    "--master",
+    "--die-on-term",
+    "--enable-threads",
+]
+
+#: The interval is longer than a test: what arrives is sent when the process ends.
+AT_THE_END = json.dumps({"EXPORT_INTERVAL": 3600})
+
+
+def installed(arguments: list[str]) -> list[str]:
+    """Return ``arguments``; skip the test if their program is not installed."""
+    if not (Path(sys.executable).parent / arguments[0]).exists():
+        pytest.skip(f"{arguments[0]} is not installed (see CONTRIBUTING.md)")
+    return arguments
+
+
+def has_logged(server: Process, line: str, times: int) -> None:
+    # A worker that gets SIGTERM while it loads Django never ends, also without this app (granian, uWSGI).
+    wait_until(lambda: server.log().count(line) >= times, f"{times} workers to start: {server.log()}", 60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ready", "workers"),
+    [
+        pytest.param(GRANIAN_ASGI, "Started worker-", 1, id="granian-asgi"),
+        pytest.param([*GRANIAN_ASGI, "--workers", "2"], "Started worker-", 2, id="granian-asgi-workers"),
+        pytest.param([*GRANIAN_WSGI, "--workers", "2"], "Started worker-", 2, id="granian-wsgi-workers"),
+        pytest.param(HYPERCORN, "Running on", 1, id="hypercorn"),
+        pytest.param([*HYPERCORN, "--workers", "2"], "Running on", 2, id="hypercorn-workers"),
+        pytest.param(DAPHNE, "Listening on TCP", 1, id="daphne"),
+        pytest.param(UWSGI, "spawned uWSGI worker", 1, id="uwsgi"),
+        pytest.param([*UWSGI, "--processes=2"], "spawned uWSGI worker", 2, id="uwsgi-preforked"),
+        pytest.param([*UWSGI, "--processes=2", "--lazy-apps"], "WSGI app 0 ", 2, id="uwsgi-lazy-apps"),
+    ],
+)
+def test_no_span_is_queued_when_the_server_ends(arguments: list[str], ready: str, workers: int) -> None:
+    with OTLPReceiver() as receiver:
+        with Process(installed(arguments), JAEGER_ENDPOINT=receiver.endpoint, TRACING_SETTINGS=AT_THE_END) as server:
+            has_logged(server, ready, workers)
+            sent = [server.get(f"/empty/?n={number}")[2]["x-correlation-id"] for number in range(20)]
+            assert receiver.spans == []
+            server.stop()
+            log = server.log()
+        received = [span.attributes["correlation.id"] for span in receiver.spans if span.name == "GET /empty/"]
+        assert sorted(received) == sorted(sent), log
+        assert "Traceback" not in log
+
+
+CHILD = """
+import multiprocessing, sys
+import django
+
+def work():
+    if sys.argv[1] == "child":
+        django.setup()
+    from django_tracing import create_span
+    with create_span("in the child"):
+        pass
+
+if sys.argv[1] == "parent":
+    django.setup()
+process = multiprocessing.get_context("fork").Process(target=work)
+process.start()
+process.join()
+sys.exit(process.exitcode)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
+@pytest.mark.parametrize("where", ["parent", "child"])
+def test_a_child_of_multiprocessing_sends_its_spans(where: str) -> None:
+    with OTLPReceiver() as receiver:
+        with Process(
+            [sys.executable, "-W", "ignore", "-c", CHILD, where],
+            ready=None,
+            JAEGER_ENDPOINT=receiver.endpoint,
+            TRACING_SETTINGS=AT_THE_END,
+        ) as script:
+            assert script.process.wait(60) == 0, script.log()
+        [span] = receiver.spans
+        assert span.name == "in the child"
+        assert span.resource["process.pid"] != script.process.pid
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
+def test_a_hanging_backend_does_not_delay_the_end_of_a_child() -> None:
+    with OTLPReceiver() as receiver:
+        receiver.mode = "hang"
+        with Process(
+            [sys.executable, "-W", "ignore", "-c", CHILD, "child"],
+            ready=None,
+            JAEGER_ENDPOINT=receiver.endpoint,
+            TRACING_SETTINGS=json.dumps({"EXPORT_INTERVAL": 3600, "SHUTDOWN_TIMEOUT": 0.5, "EXPORT_TIMEOUT": 600}),
+        ) as script:
+            # The exporter would wait for 600 s.
+            assert script.process.wait(60) == 0, script.log()
+            assert receiver.bodies or receiver.connections
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finding the child needs /proc")
+def test_a_child_that_sends_at_its_end_is_not_ended_by_sigterm() -> None:
+    # hypercorn sends one to its other workers when the first has ended.
+    with OTLPReceiver() as receiver:
+        receiver.mode = "hang"
+        with Process(
+            [sys.executable, "-W", "ignore", "-c", CHILD, "child"],
+            ready=None,
+            JAEGER_ENDPOINT=receiver.endpoint,
+            TRACING_SETTINGS=json.dumps({"EXPORT_INTERVAL": 3600, "SHUTDOWN_TIMEOUT": 30}),
+        ) as script:
+            receiver.wait_for_requests(1)
+            pid = script.process.pid
+            [child] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+            os.kill(int(child), signal.SIGTERM)
+            receiver.mode = "ok"
+            assert script.process.wait(60) == 0, script.log()
+        assert [span.name for span in receiver.spans] == ["in the child"]
