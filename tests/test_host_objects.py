@@ -35,7 +35,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext
 from django_tracing import create_span
 from django_tracing.context import user as identity
 from django_tracing.context.request import RequestState
-from django_tracing.instrumentation.request import placing
+from django_tracing.instrumentation.request import placing, streams
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.span import RecordingSpan
 from django_tracing.redaction.attributes import AttributeSanitizer
@@ -228,8 +228,11 @@ def test_middleware_keeps_its_type(before: Any, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(placing._placing, "placed", False)
     placing.install()
     assert type(before)([placing.MIDDLEWARE, "one", "two"]) == django_settings.MIDDLEWARE
-    placing.uninstall()
-    assert before == django_settings.MIDDLEWARE
+    try:
+        placing.uninstall()
+        assert before == django_settings.MIDDLEWARE
+    finally:
+        streams.install()  # the other tests need it
 
 
 @pytest.mark.urls(__name__)
