@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import string
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from benchmarks.kinds import KINDS, draw
@@ -139,6 +140,15 @@ PREFIXED = [
 def test_a_token_is_recognized_by_its_prefix(token: str, place: str) -> None:
     """Also a token that was cut and is too short to look random."""
     assert token[-8:] not in PLACES[place](token)
+
+
+@given(
+    st.sampled_from(looks._BEGINNINGS).flatmap(lambda each: st.from_regex(re.compile(each, re.ASCII), fullmatch=True))
+)
+def test_a_token_with_a_prefix_is_redacted_where_random_words_stay(token: str) -> None:
+    """Uuids are passed without a look there: no token has their characters only."""
+    assume(len(token) >= 13)
+    assert token not in redact_text(f"{token} 06390636-8748-4d24-8c97-3076eb38dd6d", random=False)
 
 
 @pytest.mark.parametrize(
