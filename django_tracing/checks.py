@@ -15,6 +15,7 @@ from django_tracing.conf.loading import DEFAULT_ENDPOINTS, get_settings
 from django_tracing.conf.values import Settings
 from django_tracing.context.propagation import available_propagator
 from django_tracing.exceptions import MissingExtra
+from django_tracing.faults import contained
 from django_tracing.instrumentation import OURS, third_party
 from django_tracing.provider import make_exporter
 from django_tracing.redaction.printable import printable
@@ -80,9 +81,7 @@ def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
     if settings.problems or not settings.enabled:
         return
     yield from _exporters(settings)
-    # Also an object whose __call__ is one.
-    subscription = settings.subscription
-    if iscoroutinefunction(subscription) or iscoroutinefunction(vars(type(subscription)).get("__call__")):
+    if _is_coroutine_function(settings.subscription):
         yield checks.Error(
             f"{settings.source('SUBSCRIPTION')} is a coroutine function, which can't be awaited where a span starts.",
             hint='Write it as "def", and let it return what is already loaded. Until then, spans have no '
@@ -107,16 +106,22 @@ def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
         )
 
 
+def _is_coroutine_function(function: object) -> bool:
+    """Return whether ``function`` is a coroutine function, or an object whose ``__call__`` is one."""
+    return iscoroutinefunction(function) or iscoroutinefunction(vars(type(function)).get("__call__"))
+
+
 def _route_name(settings: Settings) -> Iterable[checks.CheckMessage]:
     # Imported with the middleware anyway, but not by every command.
     from django_tracing.instrumentation.request.page_names import load_route_name
 
     problem = ""
     try:
-        function = load_route_name(settings)
-        if iscoroutinefunction(function) or iscoroutinefunction(vars(type(function)).get("__call__")):
+        with contained():
+            function = load_route_name(settings)
+        if _is_coroutine_function(function):
             problem = "is a coroutine function, which can't be awaited where a span ends."
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         problem = f"can't be imported: {error}."
     if problem:
         yield checks.Error(

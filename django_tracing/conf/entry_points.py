@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from django_tracing.faults import contained
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["find_entry_point", "is_registered", "load_entry_point", "loads"]
+__all__ = ["MOST_NAMES", "find_entry_point", "is_registered", "load_entry_point", "loads"]
+
+#: How many names of a list are looked for: each time in the metadata of all packages.
+MOST_NAMES: Final = 20
 
 
 def find_entry_point(group: str, name: str) -> EntryPoint | None:

@@ -16,7 +16,7 @@ from functools import cache
 from importlib import import_module
 from typing import Final, NamedTuple
 
-from django_tracing.conf.entry_points import load_entry_point, loads
+from django_tracing.conf.entry_points import MOST_NAMES, load_entry_point, loads
 from django_tracing.conf.patterns import regex_problem
 from django_tracing.faults import contained
 
@@ -67,9 +67,6 @@ _HARMLESS: Final = (
     *("OTEL_LOGS_", "OTEL_LOG_LEVEL", "OTEL_EXPORTER_", "OTEL_BSP_", "OTEL_BLRP_", "OTEL_METRIC_"),
     *("OTEL_SEMCONV_", "OTEL_PYTHON_DJANGO_INSTRUMENT", "OTEL_PYTHON_DJANGO_TRACED_", "OTEL_INSTRUMENTATION_"),
 )
-
-#: How many names of a list are looked for: each time in the metadata of all packages.
-_MOST_NAMES: Final = 20
 
 #: What :func:`prepare` found.
 _found: Final[list[EnvironmentProblem]] = []
@@ -192,7 +189,7 @@ def _detectors(name: str, value: str) -> EnvironmentProblem | None:
     problem = _missing(name, "opentelemetry_resource_detector", [part for part in wanted if part != "*"])
     if problem is None:
         return None
-    if len(wanted) > _MOST_NAMES:
+    if len(wanted) > MOST_NAMES:
         return problem
     # The SDK would log a traceback for each of the others.
     good = [part for part in wanted if part == "*" or loads("opentelemetry_resource_detector", part)]
@@ -200,8 +197,8 @@ def _detectors(name: str, value: str) -> EnvironmentProblem | None:
 
 
 def _missing(name: str, group: str, wanted: list[str]) -> EnvironmentProblem | None:
-    if len(wanted) > _MOST_NAMES:
-        return EnvironmentProblem(name, f"has {len(wanted)} names.", f"Name at most {_MOST_NAMES}.")
+    if len(wanted) > MOST_NAMES:
+        return EnvironmentProblem(name, f"has {len(wanted)} names.", f"Name at most {MOST_NAMES}.")
     missing = [part for part in wanted if not loads(group, part)]
     if not missing:
         return None

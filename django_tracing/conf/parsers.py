@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from django.utils.module_loading import import_string
 
-from django_tracing.conf.entry_points import is_registered
+from django_tracing.conf.entry_points import MOST_NAMES, is_registered
 from django_tracing.conf.values import Settings
 from django_tracing.faults import contained
 from django_tracing.net import shown_address
@@ -477,14 +477,10 @@ def parse_semconv(value: Any, from_env: bool) -> frozenset[str]:
     return known
 
 
-_MOST_PROPAGATORS: Final = 20
-
-
 def parse_propagators(value: Any, from_env: bool) -> tuple[str, ...]:
     names: tuple[str, ...] = strings(example='["tracecontext", "baggage"]')(value, from_env)
-    if len(names) > _MOST_PROPAGATORS:
-        # Each is looked for in the metadata of all packages.
-        raise WrongValue(f"has {len(names)} names.", f"Name at most {_MOST_PROPAGATORS} propagators.")
+    if len(names) > MOST_NAMES:
+        raise WrongValue(f"has {len(names)} names.", f"Name at most {MOST_NAMES} propagators.")
     if from_env:
         # It is set for all services of a cluster: what is not installed here is left out, with a warning.
         names = tuple(name.lower() if name.lower() in KNOWN_PROPAGATORS else name for name in names)

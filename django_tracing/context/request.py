@@ -50,19 +50,8 @@ class RequestState:
     """
 
     __slots__ = (
-        *(
-            "collected",
-            "correlation",
-            "correlation_id",
-            "ended_ns",
-            "exception",
-            "late",
-            "named",
-            "shared",
-            "request",
-        ),
-        "span",
-        *("recorded", "user", "user_attributes", "user_known", "when_user_known"),
+        *("collected", "correlation", "correlation_id", "ended_ns", "exception", "late", "named", "recorded"),
+        *("request", "shared", "span", "user", "user_attributes", "user_known", "when_user_known"),
     )
 
     def __init__(self, correlation_id: str, request: Any = None) -> None:

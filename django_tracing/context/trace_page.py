@@ -15,7 +15,7 @@ from django.http.request import split_domain_port, validate_host
 
 from django_tracing.net import link_base
 
-__all__ = ["address_in_request", "jaeger_address", "origin_of_url", "page_path", "pages_read_traces"]
+__all__ = ["address_in_request", "jaeger_address", "list_path", "origin_of_url", "page_path", "pages_read_traces"]
 
 _THIS_MACHINE: Final = (".localhost", "127.0.0.1", "[::1]")
 
@@ -38,11 +38,20 @@ def pages_read_traces(settings: _ReaderSettings) -> bool:
 
 def page_path(trace_id: str) -> str:
     """Return the path of a trace's page in the admin; "" if this project has none. Never raises."""
+    return _admin_path("trace", trace_id)
+
+
+def list_path() -> str:
+    """Return the path of the list of traces in the admin; "" if this project has none. Never raises."""
+    return _admin_path("changelist")
+
+
+def _admin_path(page: str, *args: str) -> str:
     try:
         # Here: the URLs of a project are imported with its first request.
         from django.urls import reverse
 
-        return reverse("admin:django_tracing_trace_trace", args=[trace_id])
+        return reverse(f"admin:django_tracing_trace_{page}", args=args)
     except Exception:  # no admin, or an error in the project's URLs: Django reports it
         return ""
 

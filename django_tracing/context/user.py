@@ -16,6 +16,7 @@ from django.utils.functional import LazyObject, empty
 from django_tracing.conf.values import Settings
 from django_tracing.context.databases import QueryRefused, without_databases
 from django_tracing.context.request import RequestState
+from django_tracing.faults import CONTAINED
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import cut, mask_email, redact_text
 from django_tracing.semconv.names import USER_EMAIL, USER_ID, USER_SUBSCRIPTION, Attributes
@@ -138,7 +139,7 @@ def _subscription(user: Any, settings: Settings) -> str | None:
         )
         return None
     # SystemExit and GeneratorExit too: what the user's code raises costs the attribute, not the response.
-    except (Exception, SystemExit, GeneratorExit) as error:
+    except CONTAINED as error:
         _warn_once("subscription", "%s raised %s: %s", source, type(error).__name__, error)
         return None
     if inspect.iscoroutine(value):

@@ -96,9 +96,8 @@ class _Sending:
         try:
             path = f"{type(backend).__module__}.{type(backend).__qualname__}"
             kind = SpanKind.INTERNAL if path.startswith(_LOCAL) else SpanKind.CLIENT
-            self._span = spans.start_child(parent, NAME, kind, (), _describe(backend, path, messages))
-            if self._span is not INVALID_SPAN:
-                self._token = spans.attach(spans.with_span(self._span))
+            described = _describe(backend, path, messages)
+            self._span, self._token = spans.start_current_child(parent, NAME, kind, (), described)
         except Exception:
             spans.log_once("email", "The sending of an e-mail could not be described.")
 

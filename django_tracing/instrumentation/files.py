@@ -10,12 +10,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from contextlib import suppress
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from functools import partial, wraps
 from typing import Any, Final
 
-from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
+from opentelemetry.trace import Span, SpanKind
 
 from django_tracing import spans
 from django_tracing.instrumentation.imports import when_imported
@@ -155,12 +154,9 @@ class _Call:
     def __init__(self, parent: Span, storage: Any, kind: _Kind, operation: str, name: Any, content: Any) -> None:
         self._kind = kind
         self._storage = storage
-        attributes = _describe(name, content)
-        span = spans.start_child(parent, f"file.{operation}", kind.kind, (kind.shared[operation],), attributes)
-        self._span = span
-        self._token: Token[Context] | None = None
-        if span is not INVALID_SPAN:
-            self._token = spans.attach(spans.with_span(span))
+        self._span, self._token = spans.start_current_child(
+            parent, f"file.{operation}", kind.kind, (kind.shared[operation],), _describe(name, content)
+        )
         self._inside = _working.set(storage)
 
     def end(self, error: BaseException | None = None) -> None:

@@ -175,7 +175,7 @@ def _code(wrapper: Any) -> CodeType | None:
 
 
 def _contains(wrapper: Any, wanted: list[Any]) -> bool:
-    """Whether ``wrapper`` is one of ``wanted``, or wraps one."""
+    """Return whether ``wrapper`` is one of ``wanted``, or wraps one."""
     seen: set[int] = set()
     waiting = deque([wrapper])
     while waiting and len(seen) < _MOST_OBJECTS:

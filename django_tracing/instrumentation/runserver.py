@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
-from django_tracing.context.trace_page import pages_read_traces
+from django_tracing.context.trace_page import list_path, pages_read_traces
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.net import link_base
@@ -53,21 +53,10 @@ def _place(settings: Settings, command: Any, port: int) -> str:
     """Return an absolute address, or the command that prints traces; "" if nothing here can show them."""
     if not pages_read_traces(settings):
         return ""
-    path = _list_path()
+    path = list_path()
     if path:
         host = _ANY.get(command.addr, command.addr)
         host = f"[{host}]" if ":" in host else host
         return f"{command.protocol}://{host}:{port}{path}"
     jaeger = settings.query_url and link_base(settings.query_url)
     return jaeger or "python manage.py traces"
-
-
-def _list_path() -> str:
-    """Return the path of the list of traces in the admin; "" if this project has none."""
-    try:
-        # Here: the URLs of a project are imported when it serves.
-        from django.urls import reverse
-
-        return reverse("admin:django_tracing_trace_changelist")
-    except Exception:  # no admin, or an error in the project's URLs: Django reports it with the first request
-        return ""

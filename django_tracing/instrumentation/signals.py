@@ -10,15 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from functools import partial, wraps
 from types import FunctionType, MethodType
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
 from django.dispatch import Signal
-from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
+from opentelemetry.trace import Span, SpanKind
 
 from django_tracing import spans
 from django_tracing.instrumentation.patching import Patches
@@ -163,10 +162,7 @@ class _Receiver:
         if parent is None:
             return self.receiver(**named)
         kind = self._kind
-        span = spans.start_child(parent, kind.name, SpanKind.INTERNAL, (kind.shared,))
-        token: Token[Context] | None = None
-        if span is not INVALID_SPAN:
-            token = spans.attach(spans.with_span(span))
+        span, token = spans.start_current_child(parent, kind.name, SpanKind.INTERNAL, (kind.shared,))
         try:
             response = self.receiver(**named)
         except BaseException as error:

@@ -178,9 +178,7 @@ class _Rendering:
         if not kind.spans_all:
             self._started = time_ns()
             return
-        self._span = spans.start_child(parent, kind.name, SpanKind.INTERNAL, (kind.shared,))
-        if self._span is not INVALID_SPAN:
-            self._token = spans.attach(spans.with_span(self._span))
+        self._span, self._token = spans.start_current_child(parent, kind.name, SpanKind.INTERNAL, (kind.shared,))
 
     def end(self, error: BaseException | None = None) -> None:
         kind = self._kind

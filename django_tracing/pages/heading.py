@@ -9,7 +9,6 @@ from django.utils.translation import gettext, ngettext
 from django_tracing.pages.links import attribute_address, trace_address, value_text
 from django_tracing.pages.rows import Colors, local_time, shares_of, status_color
 from django_tracing.semconv import names
-from django_tracing.semconv.categories import category_of
 from django_tracing.traces.analysis.waterfall import Waterfall
 from django_tracing.traces.durations import duration_text
 from django_tracing.traces.model import Trace
@@ -29,7 +28,7 @@ def heading_of(trace: Trace, fall: Waterfall, colors: Colors) -> dict[str, Any]:
     # The request as it was. The name is its route, and shown below.
     asked = f"{request.method} {request.path}".strip() if request.path else name
     status = "" if request.status_code is None else str(request.status_code)
-    sql = [span.duration for span in trace.spans if category_of(span.kind, span.attributes, span.resource) == "sql"]
+    sql = trace.sql_times
     counts, services = trace.spans_by_service(), trace.services
     linked = {}
     for key in (names.USER_ID, names.USER_SUBSCRIPTION, names.CORRELATION_ID):

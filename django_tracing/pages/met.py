@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections import Counter
 from typing import Final, NamedTuple
-from urllib.parse import urlsplit
 
 from django_tracing.exceptions import ReadError
-from django_tracing.sampling.rules import RuleSet, TraceStart
+from django_tracing.sampling.rules import RuleSet, TraceStart, start_of_work
 from django_tracing.semconv import names
+from django_tracing.semconv.requests import path_of
 from django_tracing.traces.model import Span
 from django_tracing.traces.readers.base import Reader
 
@@ -19,8 +19,6 @@ __all__ = ["Met", "count_met", "start_of"]
 _MOST_READ: Final = 100
 _MOST_SPANS: Final = 20_000
 _SECONDS: Final = 3.0
-#: The operations by the start of their spans' names, as the sampler knows them.
-_OPERATIONS: Final = (("command", "command."), ("task", "task.run."))
 
 
 class Met(NamedTuple):
@@ -65,21 +63,12 @@ def start_of(root: Span) -> TraceStart:
     if root.kind == "server":
         start = TraceStart(
             method=_text(root, names.HTTP_METHOD, "http.request.method"),
-            path=_path(root),
+            path=path_of(root.attributes),
             route=_text(root, names.HTTP_ROUTE),
         )
     else:
-        found = next((each for each in _OPERATIONS if root.name.startswith(each[1])), ("", ""))
-        start = TraceStart(found[0], "", root.name[len(found[1]) :])
+        start = start_of_work(root.name)
     return start._replace(user_id=_text(root, names.USER_ID), subscription=_text(root, names.USER_SUBSCRIPTION))
-
-
-def _path(root: Span) -> str:
-    url = _text(root, names.HTTP_URL, names.URL_FULL)
-    try:
-        return urlsplit(url).path if url else _text(root, "url.path", "http.target").partition("?")[0]
-    except ValueError:  # not a URL
-        return ""
 
 
 def _text(root: Span, *keys: str) -> str:

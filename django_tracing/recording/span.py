@@ -153,8 +153,8 @@ class RecordingSpan(SDKSpan):
             for part in shared:
                 self.set_own(part.attributes)
 
-    def set_decided(self, shared: SharedAttributes) -> None:
-        """Set attributes that describe the sampling decision, which may be made after the end."""
+    def set_after_end(self, shared: SharedAttributes) -> None:
+        """Set attributes that are known after the end: of the sampling decision, or of a running request."""
         if self.own is None:
             self.shared += (shared,)
             return
@@ -359,13 +359,11 @@ class RecordingSpan(SDKSpan):
             state.named = True
             name = state.running_name()
         if name:
-            named = {REQUEST_NAME: name}
+            named: dict[str, Any] = {REQUEST_NAME: name}
             sanitizer = self.factory.sanitizer
             if sanitizer is not None and self.factory.redacts:
                 named = sanitizer.last(named)
-            self.own = {**(self.own or {}), **named}
-            if len(self.own) > self.factory.own_attributes:
-                self._apply_limits()
+            self.set_after_end(SharedAttributes(named))
 
     def _finish(self) -> None:
         if self.factory.bounded:

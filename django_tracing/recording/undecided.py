@@ -127,7 +127,7 @@ class UndecidedTrace:
             self.deadline = decision.undecided.deadline
         if root is not None and decision.shared is not None:
             # It may have ended already.
-            root.set_decided(decision.shared)
+            root.set_after_end(decision.shared)
         self.kept = decision.kept
         if self.kept:
             self._release()
@@ -176,7 +176,7 @@ class UndecidedTrace:
         if self.kept:
             self._release()
             if self.lost:
-                root.set_decided(SharedAttributes({SAMPLING_LOST: self.lost}))
+                root.set_after_end(SharedAttributes({SAMPLING_LOST: self.lost}))
             _forward(root)
         else:
             self._discard()

@@ -19,6 +19,7 @@ from pathlib import PurePath
 from typing import Any, Final, Literal
 from uuid import UUID
 
+from django_tracing.faults import CONTAINED
 from django_tracing.redaction import (
     REDACTED,
     Dialect,
@@ -247,7 +248,7 @@ class AttributeSanitizer:
                 for key, value in attributes.items():
                     try:
                         value = redact(key, value)
-                    except (Exception, SystemExit, GeneratorExit) as error:
+                    except CONTAINED as error:
                         _warn_of(error)
                         continue
                     if value is not None:

@@ -13,7 +13,10 @@ from typing import Any, Final, NamedTuple
 
 from django_tracing.conf.patterns import LONGEST, bounded_search, regex_problem
 
-__all__ = ["TraceStart", "Match", "Reason", "Rule", "RuleSet", "compile_rules", "header_key", "pattern_problem"]
+__all__ = [
+    *("Match", "Reason", "Rule", "RuleSet", "TraceStart", "compile_rules", "header_key", "pattern_problem"),
+    "start_of_work",
+]
 
 _WILDCARDS: Final = re.compile(r"[*?]")
 #: The literal prefix of a regular expression that matches at the start only.
@@ -67,6 +70,14 @@ class TraceStart(NamedTuple):
     #: None if it is not known yet.
     user_id: str | None = None
     subscription: str | None = None
+
+
+def start_of_work(name: str) -> TraceStart:
+    """Return the start of a trace without a request, by the name of its first span."""
+    for operation, prefix in (("command", "command."), ("task", "task.run.")):
+        if name.startswith(prefix):
+            return TraceStart(operation, "", name[len(prefix) :])
+    return TraceStart("", "", name)
 
 
 class Match(NamedTuple):
@@ -232,7 +243,7 @@ class RuleSet:
 
     @property
     def has_paths(self) -> bool:
-        """Whether a rule has a path."""
+        """Return True if a rule has a path."""
         return bool(self._with_paths)
 
     def uses_routes(self, routes: frozenset[str] | None) -> bool:

@@ -28,7 +28,7 @@ from django_tracing.recording.span import RecordingSpan, context_of
 from django_tracing.recording.undecided import SamplingDecision, UndecidedTrace, undecided_traces
 from django_tracing.sampling.bucket import TokenBucket
 from django_tracing.sampling.debug_header import is_valid_debug_header
-from django_tracing.sampling.rules import Rule, RuleSet, TraceStart, compile_rules, header_key
+from django_tracing.sampling.rules import Rule, RuleSet, TraceStart, compile_rules, header_key, start_of_work
 from django_tracing.sampling.trace_state import (
     RANDOM_BITS,
     RANDOM_MASK,
@@ -303,10 +303,7 @@ class RuleSampler(Sampler):
 
     def _trace_start(self, request: Any, name: str, meta: Any) -> TraceStart:
         if request is None:
-            for operation, prefix in (("command", "command."), ("task", "task.run.")):
-                if name.startswith(prefix):
-                    return TraceStart(operation, "", name[len(prefix) :])
-            return TraceStart("", "", name)
+            return start_of_work(name)
         path = request.path
         rules = self.rules
         # Below a prefix (SCRIPT_NAME), no route is its path.

@@ -12,10 +12,12 @@ from urllib.parse import urlsplit
 
 from django_tracing.semconv import names
 
-__all__ = ["NO_REQUEST", "RequestFacts", "request_facts"]
+__all__ = ["NO_REQUEST", "RequestFacts", "path_of", "request_facts"]
 
 #: Longer values are cut: they come from requests, and a list shows one line of each.
 _PATH_LENGTH: Final = 500
+#: More of a URL is not read. This app's spans have as much.
+_URL_LENGTH: Final = 2000
 _WORD_LENGTH: Final = 100
 
 
@@ -39,7 +41,7 @@ def request_facts(kind: str, attributes: Mapping[str, Any]) -> RequestFacts:
         return NO_REQUEST if not user else NO_REQUEST._replace(user=user)
     return RequestFacts(
         _text(attributes, names.HTTP_METHOD, "http.request.method", length=_WORD_LENGTH),
-        _path(attributes),
+        _cut(path_of(attributes), _PATH_LENGTH),
         _status(attributes),
         user,
     )
@@ -49,22 +51,26 @@ def _text(attributes: Mapping[str, Any], *keys: str, length: int) -> str:
     for key in keys:
         value = attributes.get(key)
         if isinstance(value, str | int) and not isinstance(value, bool) and value != "":
-            text = str(value)
-            return text if len(text) <= length else f"{text[: length - 1]}…"
+            return _cut(str(value), length)
     return ""
 
 
-def _path(attributes: Mapping[str, Any]) -> str:
+def path_of(attributes: Mapping[str, Any]) -> str:
+    """Return the path of a request's URL, as long as it was stored; empty if the span has none."""
     # The URL is first: http.target has the query, too, but url.path is not always sent.
-    url = _text(attributes, names.HTTP_URL, names.URL_FULL, length=2 * _PATH_LENGTH)
-    if url:
-        try:
-            path = urlsplit(url).path
-        except ValueError:  # not a URL
-            path = ""
-    else:
-        path = _text(attributes, "url.path", "http.target", length=_PATH_LENGTH).partition("?")[0]
-    return path if len(path) <= _PATH_LENGTH else f"{path[: _PATH_LENGTH - 1]}…"
+    url = _text(attributes, names.HTTP_URL, names.URL_FULL, length=_URL_LENGTH)
+    try:
+        return (
+            urlsplit(url).path
+            if url
+            else _text(attributes, "url.path", "http.target", length=_URL_LENGTH).partition("?")[0]
+        )
+    except ValueError:  # not a URL
+        return ""
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
 def _status(attributes: Mapping[str, Any]) -> int | None:

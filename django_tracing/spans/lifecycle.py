@@ -39,6 +39,7 @@ __all__ = [
     "end_child",
     "end_span",
     "start_child",
+    "start_current_child",
     "start_failed_request_span",
     "start_operation",
     "start_request_span",
@@ -110,6 +111,18 @@ def start_child(
     except Exception:
         log_once("start_span", "A span could not be started; it is left out.")
         return INVALID_SPAN
+
+
+def start_current_child(
+    parent: Span,
+    name: str,
+    kind: SpanKind,
+    shared: tuple[SharedAttributes, ...],
+    attributes: Attributes | None = None,
+) -> tuple[Span, Token[Context] | None]:
+    """Start a span below ``parent``, which is current, and make it current. Pass the token to ``detach``."""
+    span = start_child(parent, name, kind, shared, attributes)
+    return span, None if span is INVALID_SPAN else attach(with_span(span))
 
 
 def end_child(span: Span, shared: tuple[SharedAttributes, ...] = ()) -> None:

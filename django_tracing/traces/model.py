@@ -38,6 +38,7 @@ __all__ = [
     "Trace",
     "TraceList",
     "TraceSummary",
+    "request_of",
     "root_first",
     "span_of",
     "summarize",
@@ -103,7 +104,7 @@ class Span:
 
     @property
     def failed_first(self) -> bool:
-        """Whether it failed by itself, and not by an exception that came out of a span below."""
+        """Return True if it failed by itself, and not by an exception that came out of a span below."""
         return self.failed and self.attributes.get(ERROR_PROPAGATED) is not True
 
     def as_dict(self) -> dict[str, Any]:
@@ -257,9 +258,7 @@ class Trace:
     @property
     def request(self) -> RequestFacts:
         """The request that gives the trace its name. Without one, only the user may be known."""
-        root = self.root
-        facts = request_facts(root.kind, root.attributes)
-        return facts if self.topmost.name == root.name else NO_REQUEST._replace(user=facts.user)
+        return request_of(self.root, self.topmost)
 
     @property
     def start(self) -> int:
@@ -287,7 +286,9 @@ class Trace:
         return sum(span.failed_first for span in self.spans) or int(any(span.failed for span in self.spans))
 
     def summary(self) -> TraceSummary:
-        topmost, times = self.topmost, self._sql_times()
+        topmost = self.topmost
+        # If spans are left out, some of them may be SQL.
+        times = None if self.left_out or self.uncounted else self.sql_times
         return TraceSummary(
             trace_id=self.trace_id,
             name=topmost.name,
@@ -304,10 +305,9 @@ class Trace:
             sql_time=None if times is None else sum(times),
         )
 
-    def _sql_times(self) -> list[int] | None:
-        """The durations of the SQL statements; None if some of them are left out."""
-        if self.left_out or self.uncounted:
-            return None
+    @property
+    def sql_times(self) -> list[int]:
+        """The durations of the SQL statements among the spans."""
         return [
             span.duration for span in self.spans if category_of(span.kind, span.attributes, span.resource) == "sql"
         ]
@@ -423,6 +423,12 @@ class Dependencies:
     sampled: int | None = None
     #: The same, with the time in which these traces started.
     sample: Sample | None = None
+
+
+def request_of(span: Span, topmost: Topmost) -> RequestFacts:
+    """Return the facts of ``span``, the first of a trace. Only its user, if another span names the trace."""
+    facts = request_facts(span.kind, span.attributes)
+    return facts if span.name == topmost.name else NO_REQUEST._replace(user=facts.user)
 
 
 def span_of(row: Mapping[str, Any]) -> Span:

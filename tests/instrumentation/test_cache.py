@@ -134,13 +134,6 @@ def system(cache: Any) -> str:
     )
 
 
-@pytest.fixture
-def within(spans: Spans) -> Iterator[Spans]:
-    with tracer.start_as_current_span("root"):
-        spans.clear()
-        yield spans
-
-
 def attributes(span: ReadableSpan) -> dict[str, Any]:
     return dict(span.attributes or {})
 

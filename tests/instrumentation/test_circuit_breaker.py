@@ -22,13 +22,6 @@ tracer = trace.get_tracer("tests")
 
 
 @pytest.fixture
-def within(spans: Spans) -> Iterator[Spans]:
-    with tracer.start_as_current_span("root"):
-        spans.clear()
-        yield spans
-
-
-@pytest.fixture
 def breaker() -> pybreaker.CircuitBreaker:
     return pybreaker.CircuitBreaker(name="payment-service", fail_max=2, reset_timeout=60)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from time import time_ns
@@ -34,16 +33,9 @@ from django_tracing.traces.model import Trace, span_of
 from tests.conftest import Spans
 from tests.instrumentation.databases import DOWN, ask, attributes, database, parent_of, sqlite
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("postgres_url")]
 
 tracer = trace.get_tracer("tests")
-
-
-@pytest.fixture
-def within(spans: Spans, postgres_url: str) -> Iterator[Spans]:
-    with tracer.start_as_current_span("root"):
-        spans.clear()
-        yield spans
 
 
 class TestConnecting:

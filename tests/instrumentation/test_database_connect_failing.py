@@ -20,16 +20,9 @@ from django_tracing.spans import runtime
 from tests.conftest import Spans
 from tests.instrumentation.databases import DOWN, attributes, database, sqlite
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("postgres_url")]
 
 tracer = trace.get_tracer("tests")
-
-
-@pytest.fixture
-def within(spans: Spans, postgres_url: str) -> Iterator[Spans]:
-    with tracer.start_as_current_span("root"):
-        spans.clear()
-        yield spans
 
 
 class TestFailing:

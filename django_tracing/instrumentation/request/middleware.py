@@ -57,7 +57,7 @@ def _remember_exception(*, request: HttpRequest | None = None, **kwargs: Any) ->
 class _TracedRequest(Responding):
     """A request that is being traced: what the sync and the async way have in common. No method raises."""
 
-    __slots__ = (*("method", "owned", "request", "settings", "span", "state", "token", "unsampled"),)
+    __slots__ = ("method", "owned", "request", "settings", "span", "state", "token", "unsampled")
 
     def __init__(self, request: HttpRequest, settings: Settings, starts_span: bool) -> None:
         self.request = request

@@ -16,6 +16,7 @@ from django.utils.module_loading import import_string
 from django_tracing import spans
 from django_tracing.conf.values import Settings
 from django_tracing.context.databases import QueryRefused, without_databases
+from django_tracing.faults import CONTAINED, contained
 from django_tracing.redaction import cut, redact_text
 from django_tracing.redaction.patterns import pattern
 from django_tracing.untraced import Untraced
@@ -82,8 +83,9 @@ def _load(settings: Settings) -> _Loaded:
     if loaded is None or loaded.settings is not settings:
         function = None
         try:
-            function = load_route_name(settings)
-        except (Exception, SystemExit) as error:
+            with contained():
+                function = load_route_name(settings)
+        except Exception as error:
             _warn_once("import", "%s can't be imported: %s", settings.source("ROUTE_NAME"), error)
         loaded = _Loaded(settings, function, function is not None and _takes_two(function))
         _loaded[:] = [loaded]
@@ -115,7 +117,7 @@ def _given_name(request: HttpRequest, response: HttpResponseBase | None, setting
         )
         return None
     # SystemExit and GeneratorExit too: what the user's code raises costs the name, not the response.
-    except (Exception, SystemExit, GeneratorExit) as error:
+    except CONTAINED as error:
         _warn_once("raised", "%s raised %s.", source, type(error).__name__)
         return None
     if inspect.iscoroutine(name):

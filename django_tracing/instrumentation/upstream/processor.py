@@ -219,7 +219,7 @@ def _leave_out(span: Span) -> None:
 
 
 def _content(span: Any) -> tuple[object, ...]:
-    """What a span contains, to be compared."""
+    """Return the content of a span, to compare it."""
     status = span.status
     return (
         span.name,

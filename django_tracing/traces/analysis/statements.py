@@ -40,7 +40,7 @@ class Statement:
 
     @property
     def duplicate(self) -> bool:
-        """Whether the same statement was sent more than once. Transactions are: they have no statement."""
+        """Return True if the same statement was sent more than once. A commit has no statement."""
         return self.count > 1 and bool(self.text)
 
 

@@ -7,13 +7,13 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from django_tracing.semconv.categories import category_of
-from django_tracing.semconv.requests import NO_REQUEST, request_facts
 from django_tracing.traces.model import (
     Event,
     Kind,
     Link,
     Span,
     TraceSummary,
+    request_of,
     root_first,
 )
 from django_tracing.traces.readers.jaeger.conversion import (
@@ -203,9 +203,6 @@ class _Sum:
         topmost = topmost_of(outlines, whole=self.count <= MOST_OUTLINED)
         assert self.first is not None
         first = self.first[2].span()
-        request = request_facts(first.kind, first.attributes)
-        if first.name != topmost.name:
-            request = NO_REQUEST._replace(user=request.user)
         return TraceSummary(
             trace_id=trace_id,
             name=topmost.name,
@@ -216,7 +213,7 @@ class _Sum:
             span_count=self.count,
             error_count=self.errors,
             state=topmost.state,
-            **request._asdict(),
+            **request_of(first, topmost)._asdict(),
             sql_count=self.sql_count,
             sql_time=self.sql_time,
         )

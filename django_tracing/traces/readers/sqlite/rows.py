@@ -58,7 +58,7 @@ def describe(kind: str, attributes: Mapping[str, Any], resource: Mapping[str, An
 
 
 def describe_request(kind: str, attributes: Mapping[str, Any]) -> tuple[str, str, int | None, str]:
-    """The columns that a trace gets from the span that names it."""
+    """Return the columns that a trace gets from the span that names it."""
     facts = request_facts(kind, attributes)
     return encodable(facts.method), encodable(facts.path), facts.status_code, encodable(facts.user)
 
