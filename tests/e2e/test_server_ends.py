@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import Process
+from tests.e2e.processes import ROOT, Process
 from tests.jaegers import wait_until
 from tests.receivers import OTLPReceiver
 
@@ -27,6 +28,19 @@ UWSGI = [
     "--master",
     "--die-on-term",
     "--enable-threads",
+]
+MOD_WSGI = [
+    "mod_wsgi-express",
+    "start-server",
+    "tests/e2e/wsgi.py",
+    "--host=127.0.0.1",
+    "--port={port}",
+    f"--python-path={ROOT}",
+    f"--server-root={tempfile.gettempdir()}/mod_wsgi-{{port}}",
+    "--log-to-terminal",
+    "--log-level=info",
+    # Apache refuses to serve as root.
+    *(["--user=www-data", "--group=www-data"] if os.geteuid() == 0 else []),
 ]
 
 #: The interval is longer than a test: what arrives is sent when the process ends.
@@ -57,6 +71,8 @@ def has_logged(server: Process, line: str, times: int) -> None:
         pytest.param(UWSGI, "spawned uWSGI worker", 1, id="uwsgi"),
         pytest.param([*UWSGI, "--processes=2"], "spawned uWSGI worker", 2, id="uwsgi-preforked"),
         pytest.param([*UWSGI, "--processes=2", "--lazy-apps"], "WSGI app 0 ", 2, id="uwsgi-lazy-apps"),
+        pytest.param(MOD_WSGI, "Application startup timer cancelled", 1, id="mod-wsgi"),
+        pytest.param([*MOD_WSGI, "--processes=2"], "Loading WSGI script", 2, id="mod-wsgi-processes"),
     ],
 )
 def test_no_span_is_queued_when_the_server_ends(arguments: list[str], ready: str, workers: int) -> None:
