@@ -41,12 +41,19 @@ def traces_site(settings: Any, store: LocalStore, live_server: Any) -> str:
     return f"{live_server.url}/admin/django_tracing/trace/"
 
 
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A browser for all tests of a module: starting one takes most of a second. Each test has a context of its own."""
+    with pytest.MonkeyPatch.context() as patch, chromium() as started:
+        # Playwright's own loop runs in this thread; Django's ORM is used between its calls.
+        patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
+        yield started
+
+
 @pytest.fixture
-def traces_page(traces_site: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+def traces_page(browser: Any, traces_site: str) -> Iterator[Any]:
     """A browser's page, signed in, on the list of traces."""
-    # Playwright's own loop runs in this thread; Django's ORM is used between its calls.
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-    with chromium() as browser, watched_page(browser) as page:
+    with watched_page(browser) as page:
         sign_in(
             page,
             f"{traces_site.partition('/admin/')[0]}/admin/login/?next=/admin/django_tracing/trace/",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from itertools import permutations
 from pathlib import Path
@@ -18,7 +17,7 @@ from pytest_django.live_server_helper import LiveServer
 
 from django_tracing.models import SamplingRule
 from django_tracing.traces.readers.sqlite.store import LocalStore
-from tests.e2e.browser import chromium, needs_chromium, sign_in, watched_page
+from tests.e2e.browser import needs_chromium, sign_in, watched_page
 from tests.traces.builders import row
 
 pytestmark = [needs_chromium, pytest.mark.django_db(transaction=True)]
@@ -38,13 +37,10 @@ def site(settings: Any, live_server: LiveServer) -> str:
 
 
 @pytest.fixture
-def rules(site: str) -> Iterator[Any]:
-    # Playwright's event loop runs in this thread; the tests use Django's ORM between its calls.
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
-    with chromium() as browser, watched_page(browser) as page:
+def rules(browser: Any, site: str) -> Iterator[Any]:
+    with watched_page(browser) as page:
         sign_in(page, f"{site}/admin/login/?next=/admin/django_tracing/samplingrule/", "root", "secret")
         yield page
-    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
 
 
 def rules_by_name() -> dict[str, int]:
@@ -105,9 +101,8 @@ def test_the_status_page(rules: Any) -> None:
     rules.locator("#tracing-steps tbody tr").nth(1).wait_for()
 
 
-def test_rules_begin_with_a_template_and_move_without_javascript(site: str) -> None:
-    os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"] = "1"
-    with chromium() as browser, watched_page(browser, java_script_enabled=False) as page:
+def test_rules_begin_with_a_template_and_move_without_javascript(browser: Any, site: str) -> None:
+    with watched_page(browser, java_script_enabled=False) as page:
         sign_in(page, f"{site}/admin/login/?next=/admin/django_tracing/samplingrule/", "root", "secret")
         for label in ("Keep errors", "Keep slow requests of a route"):
             page.goto(f"{site}/admin/django_tracing/samplingrule/")
@@ -120,7 +115,6 @@ def test_rules_begin_with_a_template_and_move_without_javascript(site: str) -> N
         assert names() == ["Keep errors", "Keep slow requests of a route"]
         page.get_by_role("button", name="Move Keep slow requests of a route up").click()
         assert names() == ["Keep slow requests of a route", "Keep errors"]
-    del os.environ["DJANGO_ALLOW_ASYNC_UNSAFE"]
 
 
 @pytest.mark.parametrize("width", [1280, 390])
@@ -137,7 +131,7 @@ def test_five_tabs_lead_from_each_page_to_each_other(rules: Any, width: int) -> 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_labels_of_the_service_map_do_not_overlap_and_lines_open_traces(
-    site: str, settings: Any, tmp_path: Path, scheme: str
+    browser: Any, site: str, settings: Any, tmp_path: Path, scheme: str
 ) -> None:
     path = tmp_path / "traces.sqlite3"
     settings.TRACING = {"EXPORTER": "local", "LOCAL_STORE": str(path), "SERVICE_NAME": "a"}
@@ -159,7 +153,7 @@ def test_labels_of_the_service_map_do_not_overlap_and_lines_open_traces(
     store = LocalStore(path)
     store.write(spans)
     store.close()
-    with chromium() as browser, watched_page(browser, color_scheme=scheme) as page:
+    with watched_page(browser, color_scheme=scheme) as page:
         sign_in(page, f"{site}/admin/login/?next=/admin/django_tracing/trace/map/", "root", "secret")
         overlapping = page.evaluate("""() => {
             const boxes = (selector) => Array.from(document.querySelectorAll(selector), (each) => each.getBBox());

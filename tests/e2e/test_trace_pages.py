@@ -18,7 +18,7 @@ import pytest
 
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from example_project.servers import free_port
-from tests.e2e.browser import chromium, needs_chromium, sign_in, watched_page
+from tests.e2e.browser import needs_chromium, sign_in, watched_page
 from tests.e2e.processes import Process
 from tests.jaegers import wait_until
 from tests.traces.builders import row
@@ -63,12 +63,6 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         wait_until(lambda: len(reader.search(limit=100)) >= 20 + len(FLOWS), "the demo's traces")
         wait_until(lambda: reader.search(operation="GET /internal/statistics"), "the last trace to be complete")
         yield Site(demo, store)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as started:
-        yield started
 
 
 @contextlib.contextmanager

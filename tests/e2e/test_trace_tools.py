@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from django_tracing.traces.readers.sqlite.store import LocalStore
-from tests.e2e.browser import chromium, needs_chromium, sign_in, watched_page
+from tests.e2e.browser import needs_chromium, sign_in, watched_page
 from tests.traces.builders import row
 
 pytestmark = [needs_chromium, pytest.mark.django_db(transaction=True)]
@@ -165,15 +165,17 @@ def test_copying_without_a_clipboard(page: Any) -> None:
 
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("address", ["", "sql/"])
-def test_nothing_but_tables_is_wider_than_the_screen(traces_site: str, width: int, address: str) -> None:
-    with chromium() as browser, watched_page(browser, viewport={"width": width, "height": 800}) as page:
+def test_nothing_but_tables_is_wider_than_the_screen(
+    browser: Any, traces_site: str, width: int, address: str
+) -> None:
+    with watched_page(browser, viewport={"width": width, "height": 800}) as page:
         sign_in(page, traces_site.replace("django_tracing/trace/", "login/"), "root", "secret")
         page.goto(f"{traces_site}{TRACE}/{address}")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
 
 
-def test_without_scripts(traces_site: str) -> None:
-    with chromium() as browser, watched_page(browser, java_script_enabled=False) as page:
+def test_without_scripts(browser: Any, traces_site: str) -> None:
+    with watched_page(browser, java_script_enabled=False) as page:
         sign_in(page, traces_site.replace("django_tracing/trace/", "login/"), "root", "secret")
         page.goto(f"{traces_site}{TRACE}/")
         for hidden in (".tracing-copy", ".tracing-scripted", "#tracing-handle"):
