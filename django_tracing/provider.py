@@ -10,8 +10,6 @@ import logging
 import os
 import socket
 import sys
-import threading
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -35,10 +33,10 @@ from django_tracing.export import build_exporter
 from django_tracing.export.queue import QueueProcessor
 from django_tracing.faults import CONTAINED, contained
 from django_tracing.instrumentation import log_records as logs
-from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.site_words import read_site_words
 from django_tracing.instrumentation.upstream.processor import RedactedProcessor, UpstreamProcessor
 from django_tracing.net import shown_address
+from django_tracing.process_ends import flush_when_the_process_ends
 from django_tracing.recording import sdk
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.probe import Abilities, probe
@@ -223,9 +221,7 @@ def _make_queues(settings: Settings) -> list[QueueProcessor]:
     if queues:
         if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
             os.register_at_fork(after_in_child=_after_fork)
-        _flush_before_uvicorn_ends(queues, settings.shutdown_timeout)
-        when_imported("celery.signals", _flush_before_celery_ends, tuple(queues))
-        when_imported("multiprocessing.util", _flush_before_children_end, tuple(queues))
+        flush_when_the_process_ends(queues, settings.shutdown_timeout)
     return queues
 
 
@@ -414,93 +410,6 @@ def _make_queue(settings: Settings) -> QueueProcessor | None:
         muted=None if settings.enabled_in_tests else in_tests,
     )
     return queue
-
-
-def _flush(queues: Sequence[QueueProcessor], timeout: float) -> None:
-    """Send what waits in all ``queues`` at the same time, within ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
-    for queue in queues:
-        # It starts to send.
-        queue.force_flush(0)
-    for queue in queues:
-        queue.force_flush(max(int((deadline - time.monotonic()) * 1000), 0))
-
-
-def _flush_before_celery_ends(queues: Sequence[QueueProcessor]) -> None:
-    """Flush ``queues`` when one of Celery's prefork processes has run its last task: it ends without ``atexit``."""
-    from celery.signals import worker_process_shutdown
-
-    def flush(**kwargs: Any) -> None:
-        try:
-            _flush(queues, get_settings().shutdown_timeout)
-        except Exception:
-            _logger.debug("Spans could not be sent before a worker's process ended.", exc_info=True)
-
-    worker_process_shutdown.connect(flush, weak=False, dispatch_uid="django_tracing.provider")
-
-
-def _flush_before_children_end(queues: Sequence[QueueProcessor]) -> None:
-    """Flush ``queues`` when a child of multiprocessing ends, as the workers of granian and hypercorn are.
-
-    A forked child ends by ``os._exit``: before Python 3.13 without any ``atexit`` function, since then without those
-    that its parent registered.
-    """
-    import atexit
-    import signal
-    from multiprocessing import process, util
-
-    def flush() -> None:
-        if not any(queue.queued for queue in queues):
-            return
-        try:
-            # hypercorn terminates its other workers when the first has ended: also one that is sending.
-            ignored = (
-                threading.current_thread() is threading.main_thread()
-                and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-            )
-            if ignored:
-                signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            try:
-                _flush(queues, get_settings().shutdown_timeout)
-            finally:
-                if ignored:
-                    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        except Exception:
-            _logger.debug("Spans could not be sent before a child process ended.", exc_info=True)
-
-    def register(queue: QueueProcessor) -> None:
-        if process.parent_process() is not None:
-            # Whichever comes first: the second finds nothing. -100: after the finalizers of other code.
-            atexit.register(flush)
-            util.Finalize(None, flush, exitpriority=-100)
-
-    register(queues[0])
-    # Forking clears what is registered. multiprocessing refers to the queue weakly.
-    util.register_after_fork(queues[0], register)
-
-
-def _flush_before_uvicorn_ends(queues: Sequence[QueueProcessor], timeout: float) -> None:
-    """Flush the queues when uvicorn shuts down.
-
-    uvicorn then ends by the signal that stopped it, which runs no ``atexit``, and Django has no lifespan events.
-    """
-    module = sys.modules.get("uvicorn.server")
-    server = getattr(module, "Server", None)
-    if server is None:
-        return
-    import asyncio
-
-    original = server.shutdown
-
-    @functools.wraps(original)
-    async def shutdown(*args: Any, **kwargs: Any) -> None:
-        await original(*args, **kwargs)
-        try:
-            await asyncio.to_thread(_flush, queues, timeout)
-        except Exception:
-            _logger.debug("Spans could not be sent before uvicorn ended.", exc_info=True)
-
-    server.shutdown = shutdown
 
 
 def _after_fork() -> None:

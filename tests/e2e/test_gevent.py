@@ -91,3 +91,26 @@ def test_gevent_that_patched_first(tmp_path: Path) -> None:
         log = server.log()
     assert "Traceback" not in log, log
     assert "sampling rules are not read" not in log
+
+
+@pytest.mark.parametrize("arguments", [["--max-requests", "5"], ["--preload"]], ids=["max requests", "preload"])
+def test_no_span_is_queued_when_a_worker_ends(tmp_path: Path, arguments: list[str]) -> None:
+    (tmp_path / "site_of_greenlets.py").write_text(SITE)
+    (tmp_path / "site_of_greenlets_wsgi.py").write_text(WSGI)
+    gunicorn = ["gunicorn", "site_of_greenlets_wsgi", "--bind", "127.0.0.1:{port}", "--worker-class", "gevent"]
+    with OTLPReceiver() as receiver:
+        with Process(
+            [*gunicorn, *arguments],
+            ready=None,
+            JAEGER_ENDPOINT=receiver.endpoint,
+            DJANGO_SETTINGS_MODULE="site_of_greenlets",
+            PYTHONPATH=f"{tmp_path}{os.pathsep}{ROOT}",
+            # Longer than the test.
+            OTEL_BSP_SCHEDULE_DELAY="3600000",
+        ) as server:
+            server.wait_for_port()
+            assert [server.get("/")[0] for _ in range(8)] == [200] * 8
+            server.stop()
+            log = server.log()
+        assert sum(span.kind == "server" for span in receiver.spans) == 8, log
+        assert "Traceback" not in log

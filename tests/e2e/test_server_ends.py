@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -86,74 +85,3 @@ def test_no_span_is_queued_when_the_server_ends(arguments: list[str], ready: str
         received = [span.attributes["correlation.id"] for span in receiver.spans if span.name == "GET /empty/"]
         assert sorted(received) == sorted(sent), log
         assert "Traceback" not in log
-
-
-CHILD = """
-import multiprocessing, sys
-import django
-
-def work():
-    if sys.argv[1] == "child":
-        django.setup()
-    from django_tracing import create_span
-    with create_span("in the child"):
-        pass
-
-if sys.argv[1] == "parent":
-    django.setup()
-process = multiprocessing.get_context("fork").Process(target=work)
-process.start()
-process.join()
-sys.exit(process.exitcode)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
-@pytest.mark.parametrize("where", ["parent", "child"])
-def test_a_child_of_multiprocessing_sends_its_spans(where: str) -> None:
-    with OTLPReceiver() as receiver:
-        with Process(
-            [sys.executable, "-W", "ignore", "-c", CHILD, where],
-            ready=None,
-            JAEGER_ENDPOINT=receiver.endpoint,
-            TRACING_SETTINGS=AT_THE_END,
-        ) as script:
-            assert script.process.wait(60) == 0, script.log()
-        [span] = receiver.spans
-        assert span.name == "in the child"
-        assert span.resource["process.pid"] != script.process.pid
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows does not fork")
-def test_a_hanging_backend_does_not_delay_the_end_of_a_child() -> None:
-    with OTLPReceiver() as receiver:
-        receiver.mode = "hang"
-        with Process(
-            [sys.executable, "-W", "ignore", "-c", CHILD, "child"],
-            ready=None,
-            JAEGER_ENDPOINT=receiver.endpoint,
-            TRACING_SETTINGS=json.dumps({"EXPORT_INTERVAL": 3600, "SHUTDOWN_TIMEOUT": 0.5, "EXPORT_TIMEOUT": 600}),
-        ) as script:
-            # The exporter would wait for 600 s.
-            assert script.process.wait(60) == 0, script.log()
-            assert receiver.bodies or receiver.connections
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finding the child needs /proc")
-def test_a_child_that_sends_at_its_end_is_not_ended_by_sigterm() -> None:
-    # hypercorn sends one to its other workers when the first has ended.
-    with OTLPReceiver() as receiver:
-        receiver.mode = "hang"
-        with Process(
-            [sys.executable, "-W", "ignore", "-c", CHILD, "child"],
-            ready=None,
-            JAEGER_ENDPOINT=receiver.endpoint,
-            TRACING_SETTINGS=json.dumps({"EXPORT_INTERVAL": 3600, "SHUTDOWN_TIMEOUT": 30}),
-        ) as script:
-            receiver.wait_for_requests(1)
-            pid = script.process.pid
-            [child] = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-            os.kill(int(child), signal.SIGTERM)
-            receiver.mode = "ok"
-            assert script.process.wait(60) == 0, script.log()
-        assert [span.name for span in receiver.spans] == ["in the child"]

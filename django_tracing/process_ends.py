@@ -1,0 +1,137 @@
+"""Send the spans that wait when a process ends: without ``atexit``, or too late to start a thread."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from django_tracing.export.queue import QueueProcessor
+from django_tracing.instrumentation.imports import when_imported
+
+__all__ = ["flush_when_the_process_ends"]
+
+_logger = logging.getLogger("django_tracing")
+
+
+def flush_when_the_process_ends(queues: Sequence[QueueProcessor], timeout: float) -> None:
+    """Send what ``queues`` hold, within ``timeout`` seconds, before this process or a child of it ends.
+
+    Called once, after the queues' own shutdown was registered with ``atexit``.
+    """
+    _before_uvicorn(queues, timeout)
+    when_imported("celery.signals", _before_celery, tuple(queues), timeout)
+    when_imported("multiprocessing.util", _before_children, tuple(queues), timeout)
+    # The last one that is registered is the first to run.
+    atexit.register(_resolve_without_threads)
+
+
+def _resolve_without_threads() -> None:
+    """Let gevent look up names in the calling thread, now that the process ends.
+
+    It uses a pool of threads, also for addresses, and Python 3.12 starts no thread in a process that ends.
+    """
+    if sys.version_info < (3, 12) or "gevent.monkey" not in sys.modules:
+        return
+    try:
+        from gevent import get_hub
+        from gevent.monkey import is_module_patched
+        from gevent.resolver.blocking import Resolver
+
+        if not is_module_patched("socket"):
+            return
+        hub = get_hub()
+        hub.resolver = Resolver(hub)
+    except Exception:
+        _logger.debug("gevent goes on looking up names in threads.", exc_info=True)
+
+
+def _flush(queues: Sequence[QueueProcessor], timeout: float) -> None:
+    """Send what waits in all ``queues`` at the same time, within ``timeout`` seconds."""
+    deadline = time.monotonic() + timeout
+    for queue in queues:
+        # It starts to send.
+        queue.force_flush(0)
+    for queue in queues:
+        queue.force_flush(max(int((deadline - time.monotonic()) * 1000), 0))
+
+
+def _before_celery(queues: Sequence[QueueProcessor], timeout: float) -> None:
+    """Flush ``queues`` when one of Celery's prefork processes has run its last task: it ends without ``atexit``."""
+    from celery.signals import worker_process_shutdown
+
+    def flush(**kwargs: Any) -> None:
+        try:
+            _flush(queues, timeout)
+        except Exception:
+            _logger.debug("Spans could not be sent before a worker's process ended.", exc_info=True)
+
+    worker_process_shutdown.connect(flush, weak=False, dispatch_uid="django_tracing.provider")
+
+
+def _before_children(queues: Sequence[QueueProcessor], timeout: float) -> None:
+    """Flush ``queues`` when a child of multiprocessing ends, as the workers of granian and hypercorn are.
+
+    A forked child ends by ``os._exit``: before Python 3.13 without any ``atexit`` function, since then without those
+    that its parent registered.
+    """
+    import signal
+    from multiprocessing import process, util
+
+    def flush() -> None:
+        if not any(queue.queued for queue in queues):
+            return
+        try:
+            # hypercorn terminates its other workers when the first has ended: also one that is sending.
+            ignored = (
+                threading.current_thread() is threading.main_thread()
+                and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+            )
+            if ignored:
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            try:
+                _flush(queues, timeout)
+            finally:
+                if ignored:
+                    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        except Exception:
+            _logger.debug("Spans could not be sent before a child process ended.", exc_info=True)
+
+    def register(queue: QueueProcessor) -> None:
+        if process.parent_process() is not None:
+            # Whichever comes first: the second finds nothing. -100: after the finalizers of other code.
+            atexit.register(flush)
+            util.Finalize(None, flush, exitpriority=-100)
+
+    register(queues[0])
+    # Forking clears what is registered. multiprocessing refers to the queue weakly.
+    util.register_after_fork(queues[0], register)
+
+
+def _before_uvicorn(queues: Sequence[QueueProcessor], timeout: float) -> None:
+    """Flush the queues when uvicorn shuts down.
+
+    uvicorn then ends by the signal that stopped it, which runs no ``atexit``, and Django has no lifespan events.
+    """
+    module = sys.modules.get("uvicorn.server")
+    server = getattr(module, "Server", None)
+    if server is None:
+        return
+    import asyncio
+
+    original = server.shutdown
+
+    @functools.wraps(original)
+    async def shutdown(*args: Any, **kwargs: Any) -> None:
+        await original(*args, **kwargs)
+        try:
+            await asyncio.to_thread(_flush, queues, timeout)
+        except Exception:
+            _logger.debug("Spans could not be sent before uvicorn ended.", exc_info=True)
+
+    server.shutdown = shutdown
