@@ -14,7 +14,7 @@ from typing import Any
 from django_tracing.export.queue import QueueProcessor
 from django_tracing.instrumentation.imports import when_imported
 
-__all__ = ["flush_when_the_process_ends"]
+__all__ = ["flush_all", "flush_when_the_process_ends"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -51,7 +51,7 @@ def _resolve_without_threads() -> None:
         _logger.debug("gevent goes on looking up names in threads.", exc_info=True)
 
 
-def _flush(queues: Sequence[QueueProcessor], timeout: float) -> None:
+def flush_all(queues: Sequence[QueueProcessor], timeout: float) -> None:
     """Send what waits in all ``queues`` at the same time, within ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     for queue in queues:
@@ -67,7 +67,7 @@ def _before_celery(queues: Sequence[QueueProcessor], timeout: float) -> None:
 
     def flush(**kwargs: Any) -> None:
         try:
-            _flush(queues, timeout)
+            flush_all(queues, timeout)
         except Exception:
             _logger.debug("Spans could not be sent before a worker's process ended.", exc_info=True)
 
@@ -95,7 +95,7 @@ def _before_children(queues: Sequence[QueueProcessor], timeout: float) -> None:
             if ignored:
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
             try:
-                _flush(queues, timeout)
+                flush_all(queues, timeout)
             finally:
                 if ignored:
                     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -130,7 +130,7 @@ def _before_uvicorn(queues: Sequence[QueueProcessor], timeout: float) -> None:
     async def shutdown(*args: Any, **kwargs: Any) -> None:
         await original(*args, **kwargs)
         try:
-            await asyncio.to_thread(_flush, queues, timeout)
+            await asyncio.to_thread(flush_all, queues, timeout)
         except Exception:
             _logger.debug("Spans could not be sent before uvicorn ended.", exc_info=True)
 

@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from django_tracing import provider as provider_module
 from django_tracing.conf.loading import load
 from django_tracing.export.queue import QueueProcessor
+from django_tracing.process_ends import flush_all
 from tests.export.builders import make_spans
 
 fast_has_sent = threading.Event()
@@ -65,7 +66,7 @@ def shut_down(queues: list[QueueProcessor]) -> None:
 
 
 def flush(queues: list[QueueProcessor]) -> None:
-    provider_module._flush(queues, 8)
+    flush_all(queues, 8)
 
 
 @pytest.mark.parametrize("end", [shut_down, flush])
