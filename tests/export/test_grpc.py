@@ -127,7 +127,7 @@ def test_a_wrong_header_is_named_without_its_value() -> None:
         ("UNIMPLEMENTED", "not_found", False),
         ("INVALID_ARGUMENT", "rejected", False),
         ("INTERNAL", "rejected", False),
-        ("RESOURCE_EXHAUSTED", "unavailable", True),
+        ("RESOURCE_EXHAUSTED", "too_large", False),
         ("UNAVAILABLE", "unavailable", True),
         ("DEADLINE_EXCEEDED", "timeout", True),
     ],
