@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
+from typing import Final
 
 from django_tracing.exceptions import ExportError
 from django_tracing.export.counters import Counters
@@ -15,8 +16,10 @@ __all__ = ["Announcements", "warn"]
 _logger = logging.getLogger("django_tracing.export")
 
 #: Seconds between two lines about a state that lasts.
-_AGAIN = 3600.0
-_HELP = "Requests are not affected; run `python manage.py check_tracing` for details."
+_AGAIN: Final = 3600.0
+#: A receiver that comes and goes causes no more lines than this.
+_SOON: Final = 60.0
+_HELP: Final = "Requests are not affected; run `python manage.py check_tracing` for details."
 
 
 class Announcements:
@@ -25,13 +28,21 @@ class Announcements:
     def __init__(self, counters: Counters) -> None:
         self._counters = counters
         self._logged: dict[str, float] = {}
+        #: How many were dropped before the receiver became unavailable; None while it is available.
         self._dropped_before: int | None = None
+        self._is_told = False
 
     def unavailable(self, failure: ExportError, queued: int, room: int) -> str | None:
         """The receiver accepts nothing. ``room`` is how many may wait."""
+        now = time.monotonic()
         if self._dropped_before is None:
             self._dropped_before = self._counters.dropped_total()
-            self._logged["unavailable"] = time.monotonic()
+            self._is_told = False
+        if not self._is_told:
+            if now - self._logged.get("unavailable", -_AGAIN) < _SOON:
+                return None
+            self._is_told = True
+            self._logged["unavailable"] = now
             return f"Spans can't be sent: {failure} {queued} wait for it to come back, at most {room}. {_HELP}"
         if not self._is_due("unavailable"):
             return None
@@ -41,7 +52,7 @@ class Announcements:
     def available(self) -> str | None:
         """The receiver accepted a batch."""
         before, self._dropped_before = self._dropped_before, None
-        if before is None:
+        if before is None or not self._is_told:
             return None
         return f"Spans are sent again; {self._counters.dropped_total() - before} were dropped meanwhile."
 
@@ -65,7 +76,7 @@ class Announcements:
 
 
 def warn(line: str | None) -> None:
-    """Log ``line``. Don't call it with a lock: a slow log handler must not delay a request."""
+    """Log ``line``, if there is one. Never raises."""
     if line:
         # Of the user's log, only the handlers catch their errors; filters may raise.
         with suppress(Exception):

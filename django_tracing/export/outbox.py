@@ -91,6 +91,8 @@ class Outbox:
         self._old_is_next = True
         #: Whether nothing but probes is sent, because the receiver accepts nothing.
         self.paused = False
+        #: Whether it pauses because of a single batch: there was no other one.
+        self.is_alone = False
         self._pauses = 0
         self._resume_at = 0.0
         self._quiet_until = 0.0
@@ -166,11 +168,15 @@ class Outbox:
             return float("inf")
         if not self.paused:
             return self._candidate(now) or min(waiting.due for waiting in self._room) - now
+        if self.is_alone and (self._fresh or self._parts):
+            # Only one batch was refused. Another one shows whether the receiver is the reason.
+            return self._candidate(now)
         if now < self._quiet_until:
             return self._quiet_until - now
         if now >= self._resume_at:
             # One: if it fails too, everything pauses again.
             self._failures = 1
+            self.is_alone = False
             return self._candidate(float("inf"))
         if not self._can_probe or not self._probe_is_trusted:
             return self._resume_at - now
@@ -238,8 +244,11 @@ class Outbox:
 
     def _resume(self, now: float) -> None:
         self.paused = False
-        for waiting in self._room:
-            waiting.due = min(waiting.due, now)
+        if not self.is_alone:
+            # Not their own fault: they need not wait longer.
+            for waiting in self._room:
+                waiting.due = min(waiting.due, now)
+        self.is_alone = False
 
     def fail(self, failure: ExportError, now: float) -> list[tuple[DropReason, Any]]:
         """Note that the current batch failed. Return the batches that are dropped now, and why."""
@@ -288,6 +297,7 @@ class Outbox:
         self.paused = True
         self._gave_up = waiting.attempt
         self._pauses += 1
+        self.is_alone = self._failures == 1 and failure.reason not in _UNREACHABLE
         self._probe_is_trusted = self._probe_is_trusted and not self._resumed_by_probe
         self._resumed_by_probe = False
         if self._can_probe and self._probe_is_trusted:

@@ -334,8 +334,10 @@ class QueueProcessor(SpanProcessor):
                     if self._stopped:
                         return  # shutdown() stopped waiting, and counted these as lost
                     line = self._settle(step.batch, failure)
-                    changed.notify_all()
+                # Not with the lock: a slow log handler must not delay a request.
                 warn(line)
+                with changed:
+                    changed.notify_all()
 
     def _late(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
@@ -363,7 +365,7 @@ class QueueProcessor(SpanProcessor):
             counters.drop(reason, lost.count)
             self._lost += lost.count
             self._leave(lost)
-        if self._outbox.paused:
+        if self._outbox.paused and not self._outbox.is_alone:
             return announce.unavailable(failure, self.queued, self._queue_size)
         return announce.refused(failure) if dropped else None
 
