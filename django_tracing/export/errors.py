@@ -79,7 +79,9 @@ def from_status(status: int, where: str, retry_after: str | None = None, *, comp
         # Another attempt would fail in the same way, as OTLP defines it.
         return ExportError(f"{where} failed ({status}).", reason="unavailable", retryable=False, status=status)
     if status == 413:
-        return ExportError(f"{where} accepts no message of that size ({status}).", reason="too_large", retryable=False, status=status)
+        return ExportError(
+            f"{where} accepts no message of that size ({status}).", reason="too_large", retryable=False, status=status
+        )
     if status == 415 and compressed:
         # https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16: the answer to an unsupported coding.
         return ExportError(

@@ -216,7 +216,5 @@ def _failure(
         )
     if code == "RESOURCE_EXHAUSTED":
         # Without a delay, it is not temporary: usually the message is larger than the receiver accepts.
-        return ExportError(
-            f"{where} accepts no message of that size ({shown}).", reason="too_large", retryable=False
-        )
+        return ExportError(f"{where} accepts no message of that size ({shown}).", reason="too_large", retryable=False)
     return ExportError(f"{where} rejected the spans ({shown}).", reason="rejected", retryable=False)

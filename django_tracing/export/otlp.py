@@ -186,4 +186,3 @@ def _gzipped(pieces: Iterable[bytes | bytearray]) -> bytes:
     # 16 asks for gzip's frame, 15 for the whole window. zlib leaves the interpreter to others while it works.
     compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, 16 + 15)
     return b"".join([*map(compressor.compress, pieces), compressor.flush()])
-

@@ -3,8 +3,8 @@
 Nothing here waits, locks or reads a clock: the queue calls it with its lock, and with the time.
 
 One batch that the receiver refuses must not stop the others, so it is put aside with growing pauses while others are
-sent. When the receiver refuses two batches in succession, or can't be reached at all, everything pauses: then there is
-one small probe a second, or one batch after each of the growing pauses.
+sent. When the receiver refuses two batches in succession, or can't be reached at all, everything pauses: then there
+is one small probe a second, and one batch after each of the growing pauses.
 """
 
 from __future__ import annotations
@@ -69,9 +69,9 @@ class Waiting:
 class Outbox:
     """The batches that wait, in three places: new ones, parts of batches that were too large, and refused ones.
 
-    A batch that was refused is tried for at most ``retry_for`` seconds from its first refusal. Not counted is the time
-    while the receiver can't be reached: then the batch is not the reason. Refused batches have at most ``room_bytes``;
-    beyond it, the oldest one is dropped. ``can_probe`` is whether the exporter has a probe.
+    A batch that was refused is tried for at most ``retry_for`` seconds from its first refusal. A receiver that can't
+    be reached refuses nothing: then the batch is not the reason. Refused batches have at most ``room_bytes``; beyond
+    it, the oldest one is dropped. ``can_probe`` is whether the exporter has a probe.
     """
 
     def __init__(self, *, retry_for: float, room_bytes: int, can_probe: bool) -> None:
@@ -92,7 +92,8 @@ class Outbox:
         #: Whether nothing but probes is sent, because the receiver accepts nothing.
         self.paused = False
         #: Whether it pauses because of a single batch: there was no other one.
-        self.is_alone = False
+        self._is_alone = False
+        self._unreachable = False
         self._pauses = 0
         self._resume_at = 0.0
         self._quiet_until = 0.0
@@ -107,6 +108,11 @@ class Outbox:
 
     def __bool__(self) -> bool:
         return self.current is not None or bool(self._fresh or self._parts or self._room)
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the receiver seems to accept nothing. One refused batch shows it only if it is the first."""
+        return self.paused and not (self._is_alone and self._accepted)
 
     @property
     def last_number(self) -> int:
@@ -160,7 +166,7 @@ class Outbox:
     # ----- what is next
 
     def next(self, now: float) -> Any:
-        """Return what to send now: a :class:`Waiting` or :data:`PROBE`. Otherwise, the seconds until there may be any."""
+        """Return what to send now: a :class:`Waiting` or :data:`PROBE`. If nothing, return the seconds to wait."""
         urgent = self._next_urgent()
         if urgent is not None:
             return urgent
@@ -168,7 +174,7 @@ class Outbox:
             return float("inf")
         if not self.paused:
             return self._candidate(now) or min(waiting.due for waiting in self._room) - now
-        if self.is_alone and (self._fresh or self._parts):
+        if self._is_alone and (self._fresh or self._parts):
             # Only one batch was refused. Another one shows whether the receiver is the reason.
             return self._candidate(now)
         if now < self._quiet_until:
@@ -176,7 +182,7 @@ class Outbox:
         if now >= self._resume_at:
             # One: if it fails too, everything pauses again.
             self._failures = 1
-            self.is_alone = False
+            self._is_alone = False
             return self._candidate(float("inf"))
         if not self._can_probe or not self._probe_is_trusted:
             return self._resume_at - now
@@ -203,8 +209,7 @@ class Outbox:
             return old or fresh
         if old.number == self._last_failed and old.attempts:
             return fresh
-        # While it is uncertain whether the receiver accepts anything, no more batches than necessary are refused.
-        return old if self._old_is_next or self._pauses else fresh
+        return old if self._old_is_next or self._unreachable else fresh
 
     def start(self, waiting: Waiting, attempt: int) -> None:
         """Note that ``waiting`` is being sent, in the attempt of that number."""
@@ -238,17 +243,18 @@ class Outbox:
 
     def _answered(self, now: float) -> None:
         self._failures = self._last_failed = 0
+        self._unreachable = False
         self._resumed_by_probe = False
         if self.paused:
             self._resume(now)
 
     def _resume(self, now: float) -> None:
         self.paused = False
-        if not self.is_alone:
+        if not self._is_alone:
             # Not their own fault: they need not wait longer.
             for waiting in self._room:
                 waiting.due = min(waiting.due, now)
-        self.is_alone = False
+        self._is_alone = False
 
     def fail(self, failure: ExportError, now: float) -> list[tuple[DropReason, Any]]:
         """Note that the current batch failed. Return the batches that are dropped now, and why."""
@@ -297,13 +303,16 @@ class Outbox:
         self.paused = True
         self._gave_up = waiting.attempt
         self._pauses += 1
-        self.is_alone = self._failures == 1 and failure.reason not in _UNREACHABLE
+        self._unreachable = failure.reason in _UNREACHABLE
+        # Next, a batch that was never refused: it shows whether the receiver is the reason.
+        self._old_is_next = False
+        self._is_alone = self._failures == 1 and not self._unreachable
         self._probe_is_trusted = self._probe_is_trusted and not self._resumed_by_probe
         self._resumed_by_probe = False
         if self._can_probe and self._probe_is_trusted:
             longest = _LONGEST_PAUSE
         else:
-            longest = _LONGEST_UNREACHABLE if failure.reason in _UNREACHABLE else _LONGEST_UNPROBED
+            longest = _LONGEST_UNREACHABLE if self._unreachable else _LONGEST_UNPROBED
         self._resume_at = now + _pause(self._pauses, longest)
         self._quiet_until = now + min(failure.retry_after or 0.0, _LONGEST_RETRY_AFTER)
         self._probe_at = now + _PROBE_PAUSE * _jitter()
@@ -312,9 +321,7 @@ class Outbox:
         """Note the result of a probe. A receiver that answers anything final is tried with batches."""
         if failure is not None and failure.retryable:
             self._probe_at = now + _PROBE_PAUSE * _jitter()
-            self._quiet_until = max(
-                self._quiet_until, now + min(failure.retry_after or 0.0, _LONGEST_RETRY_AFTER)
-            )
+            self._quiet_until = max(self._quiet_until, now + min(failure.retry_after or 0.0, _LONGEST_RETRY_AFTER))
             return
         self._failures = 0
         self._resumed_by_probe = True
@@ -322,7 +329,7 @@ class Outbox:
 
 
 def _pause(attempts: int, longest: float) -> float:
-    return min(_FIRST_PAUSE * 2 ** min(attempts - 1, 10), longest) * _jitter()
+    return min(_FIRST_PAUSE * (1 << min(attempts - 1, 10)), longest) * _jitter()
 
 
 def _jitter() -> float:

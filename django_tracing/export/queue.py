@@ -365,7 +365,7 @@ class QueueProcessor(SpanProcessor):
             counters.drop(reason, lost.count)
             self._lost += lost.count
             self._leave(lost)
-        if self._outbox.paused and not self._outbox.is_alone:
+        if self._outbox.is_down:
             return announce.unavailable(failure, self.queued, self._queue_size)
         return announce.refused(failure) if dropped else None
 

@@ -32,8 +32,8 @@ from opentelemetry.trace import (
 )
 
 from django_tracing.exceptions import ExportError
-from django_tracing.export.counters import Counters
 from django_tracing.export.answers import rejected_spans
+from django_tracing.export.counters import Counters
 from django_tracing.export.otlp import OTLPHTTPExporter
 from django_tracing.export.wire import encode_spans
 from example_project.servers import free_port
