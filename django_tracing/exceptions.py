@@ -23,6 +23,7 @@ ExportReason = Literal[
     "wrong_protocol",
     "compression",
     "rejected",
+    "too_large",
     "unavailable",
     "failed",
 ]
@@ -67,8 +68,9 @@ class ExportError(TracingError):
 
     The message says what is wrong. It is one line of at most 1,000 characters, because it may quote the receiver.
     ``reason`` is one word that identifies the error for programs, and ``retryable`` is whether the same batch may be
-    accepted later. ``status`` is the HTTP status, if there was one; ``retry_after`` is the delay that the backend
-    asked for, in seconds; ``rejected`` is how many spans of an otherwise accepted batch were rejected, or None.
+    accepted later; a batch that is ``too_large`` is sent in two halves. ``status`` is the HTTP status, if there was
+    one; ``retry_after`` is the delay that the backend asked for, in seconds; ``rejected`` is how many spans of an
+    otherwise accepted batch were rejected, or None.
     """
 
     def __init__(

@@ -407,6 +407,7 @@ def _make_queue(settings: Settings) -> QueueProcessor | None:
         queue_size=settings.queue_size,
         queue_bytes=settings.queue_bytes,
         shutdown_timeout=settings.shutdown_timeout,
+        retry_for=settings.retry_for,
         muted=None if settings.enabled_in_tests else in_tests,
     )
     return queue

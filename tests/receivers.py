@@ -93,7 +93,8 @@ class OTLPReceiver:
 
     ``receiver.mode`` changes live what it does: ``ok``; a status as an int; ``hang`` (answers when the mode changes or
     the receiver stops); ``drop`` (closes without an answer); ``garbage`` (answers what is no HTTP).
-    ``receiver.answer_headers`` and ``receiver.answer_body`` go with each answer.
+    ``receiver.answer_headers`` and ``receiver.answer_body`` go with each answer. ``receiver.decide`` may choose another
+    mode, headers and body for each request, by its spans.
     """
 
     def __init__(self, port: int = 0) -> None:
@@ -105,6 +106,7 @@ class OTLPReceiver:
         self.connections = 0
         self.answer_headers: dict[str, str] = {}
         self.answer_body = b""
+        self.decide: Callable[[list[ReceivedSpan]], tuple[str | int, dict[str, str], bytes]] | None = None
         self._open: list[socket.socket] = []
         self._mode: str | int = "ok"
         self._changed = threading.Condition()
@@ -159,6 +161,9 @@ class OTLPReceiver:
             if self._mode == "hang":
                 self._changed.wait_for(lambda: self._mode != "hang" or self._stopped)
             mode = self._mode
+            headers, answer = self.answer_headers, self.answer_body
+            if self.decide is not None:
+                mode, headers, answer = self.decide(decode(body))
         if mode == "drop":
             handler.close_connection = True
             handler.connection.close()
@@ -174,11 +179,11 @@ class OTLPReceiver:
                 self.spans.extend(decode(body))
                 self._changed.notify_all()
         handler.send_response(status)
-        for name, value in self.answer_headers.items():
+        for name, value in headers.items():
             handler.send_header(name, value)
-        handler.send_header("Content-Length", str(len(self.answer_body)))
+        handler.send_header("Content-Length", str(len(answer)))
         handler.end_headers()
-        handler.wfile.write(self.answer_body)
+        handler.wfile.write(answer)
 
     def use_tls(self, certificate: Path, *, clients: Path | None = None) -> None:
         """Speak TLS from now on. ``certificate`` has the certificate and its key.

@@ -140,6 +140,7 @@ SPECS: tuple[Spec, ...] = (
         parsers.parse_count,
     ),
     Spec("QUEUE_BYTES", 8 * 1024 * 1024, parsers.number(65536, unit="bytes", whole=True)),
+    Spec("RETRY_FOR", 60.0, parsers.number(0, 86400, unit="seconds")),
     Spec("SHUTDOWN_TIMEOUT", 3.0, parsers.number(0, 600, unit="seconds")),
     Spec("LOCAL_STORE", None, parsers.path(example='BASE_DIR / ".tracing" / "traces.sqlite3"', quoted=False)),
     Spec("MAX_TRACES", 5000, parsers.number(1, unit="traces", whole=True)),

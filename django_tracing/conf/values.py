@@ -76,6 +76,8 @@ class Settings(NamedTuple):
     export_timeout: float
     queue_size: int
     queue_bytes: int
+    #: How long a batch that the backend refuses for a time is tried again, in seconds.
+    retry_for: float
     shutdown_timeout: float
     local_store: Path
     max_traces: int

@@ -61,6 +61,10 @@ ADVICE: Final[dict[str, tuple[str, str]]] = {
         "The backend understood the spans, but rejected them (for example, because of a quota or the tenant).",
         "Look into the backend's log.",
     ),
+    "too_large": (
+        "The backend, or a proxy in front of it, accepts no message of that size.",
+        "Raise its limit. Spans are sent in smaller messages until it accepts them.",
+    ),
     "unavailable": ("The backend is overloaded or partly down.", "Look into its log, and try again later."),
     "failed": ("The exporter itself failed.", "Look up its message, or choose another EXPORTER."),
 }

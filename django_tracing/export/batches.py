@@ -66,3 +66,14 @@ class SpanBatch:
         self.spans.append(packed)
         self.count += 1
         self.size += size
+
+    def split(self) -> tuple[SpanBatch, SpanBatch]:
+        """Return two batches with half of the spans each. There must be two spans or more."""
+        halves = SpanBatch(), SpanBatch()
+        middle = self.count // 2
+        for half, spans in zip(halves, (self.spans[:middle], self.spans[middle:]), strict=True):
+            half.spans = spans
+            half.count = len(spans)
+        halves[0].size = self.size * middle // self.count
+        halves[1].size = self.size - halves[0].size
+        return halves

@@ -9,7 +9,24 @@ from typing import Any, Final, Literal
 
 __all__ = ["Counters", "DropReason", "drop_attributes"]
 
-DropReason = Literal["queue_full_spans", "queue_full_bytes", "rejected", "export_error", "shutdown", "unredacted"]
+DropReason = Literal[
+    "queue_full_spans",
+    "queue_full_bytes",
+    # The receiver refused them for ever.
+    "rejected",
+    "unauthorized",
+    "not_found",
+    "wrong_protocol",
+    "compression",
+    "too_large",
+    "tls",
+    # It refused them for RETRY_FOR; and more of them than may wait for another attempt.
+    "expired",
+    "retry_full",
+    "export_error",
+    "shutdown",
+    "unredacted",
+]
 
 
 #: Why attributes were left out of spans that were sent, and how many. Of the whole process: what encodes a span does
@@ -31,6 +48,8 @@ class Counters:
         # Reentrant: a span that ends in a signal handler or a finalizer may interrupt the counting of another one.
         self._lock = RLock()
         self.exported = 0
+        #: Attempts that failed, of batches that are tried again.
+        self.retries = 0
         self.dropped: Counter[str] = Counter()
         self.last_error: str | None = None
         self.last_error_time: float | None = None
@@ -50,6 +69,10 @@ class Counters:
             self.last_error = message
             self.last_error_time = time.time()
 
+    def retried(self) -> None:
+        with self._lock:
+            self.retries += 1
+
     def dropped_total(self) -> int:
         with self._lock:
             return sum(self.dropped.values())
@@ -59,6 +82,7 @@ class Counters:
         with self._lock:
             return {
                 "exported": self.exported,
+                "retries": self.retries,
                 "dropped": dict(self.dropped),
                 "dropped_attributes": dict(_attributes),
                 "last_error": self.last_error,

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Mapping
 from typing import Final
 
 from django_tracing.exceptions import ExportError, ExportReason
 from django_tracing.net import explain_error, shown_address
 
-__all__ = ["checked_headers", "from_network_error", "from_status"]
+__all__ = ["checked_headers", "from_network_error", "from_status", "seconds_to_wait"]
 
 #: https://www.rfc-editor.org/rfc/rfc9110#section-5.1 and -5.5, without the obsolete part. gRPC has the same rules.
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _HEADER_VALUE: Final = re.compile(r"[\t -~]*")
 _SECONDS: Final = re.compile(r"[0-9]{1,9}")
+#: The longest of HTTP's three formats has 33 characters: https://www.rfc-editor.org/rfc/rfc9110#section-5.6.7
+_LONGEST_DATE: Final = 40
 
 
 def checked_headers(headers: Mapping[str, str] | None) -> dict[str, str]:
@@ -65,17 +68,20 @@ def from_status(status: int, where: str, retry_after: str | None = None, *, comp
         )
     # https://opentelemetry.io/docs/specs/otlp/#failures-1 lists the statuses that may be retried.
     if status in (429, 502, 503, 504):
-        # Only a few ASCII digits: the text may be of any length, and float() does not parse all Unicode digits.
-        wait = float(retry_after) if retry_after and _SECONDS.fullmatch(retry_after) else None
         return ExportError(
             f"{where} is overloaded or unavailable ({status}).",
             reason="unavailable",
             retryable=True,
             status=status,
-            retry_after=wait,
+            retry_after=seconds_to_wait(retry_after),
         )
     if status >= 500:
-        return ExportError(f"{where} failed ({status}).", reason="unavailable", retryable=True, status=status)
+        # Another attempt would fail in the same way, as OTLP defines it.
+        return ExportError(f"{where} failed ({status}).", reason="unavailable", retryable=False, status=status)
+    if status == 413:
+        return ExportError(
+            f"{where} accepts no message of that size ({status}).", reason="too_large", retryable=False, status=status
+        )
     if status == 415 and compressed:
         # https://www.rfc-editor.org/rfc/rfc9110#section-15.5.16: the answer to an unsupported coding.
         return ExportError(
@@ -94,3 +100,20 @@ def from_status(status: int, where: str, retry_after: str | None = None, *, comp
             status=status,
         )
     return ExportError(f"{where} rejected the spans ({status}).", reason="rejected", retryable=False, status=status)
+
+
+def seconds_to_wait(retry_after: str | None) -> float | None:
+    """Return the seconds of a ``Retry-After`` header, which has seconds or a date; None for anything else."""
+    text = (retry_after or "").strip(" \t")
+    # The text may be of any length, and int() accepts digits that HTTP does not.
+    if _SECONDS.fullmatch(text):
+        return float(text)
+    if not text.isascii() or len(text) > _LONGEST_DATE:
+        return None
+    from email.utils import mktime_tz, parsedate_tz
+
+    try:
+        date = parsedate_tz(text)
+        return None if date is None else max(mktime_tz(date) - time.time(), 0.0)
+    except (ArithmeticError, LookupError, TypeError, ValueError):
+        return None

@@ -14,11 +14,10 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from django_tracing.exceptions import ExportError, ExportReason, MissingExtra
+from django_tracing.export.answers import quoted, rejected_spans, retry_delay
 from django_tracing.export.errors import checked_headers
-from django_tracing.export.otlp import rejected_spans
 from django_tracing.export.wire import EncodedBatch, encode_spans
 from django_tracing.net import parse_address
-from django_tracing.redaction import cut, redact_text
 
 if TYPE_CHECKING:
     from django_tracing.export.tls import TLSFiles
@@ -32,8 +31,10 @@ _METHOD: Final = "/opentelemetry.proto.collector.trace.v1.TraceService/Export"
 
 #: Status codes of temporary errors: https://opentelemetry.io/docs/specs/otlp/#failures
 _RETRYABLE: Final = frozenset(
-    ("CANCELLED", "DEADLINE_EXCEEDED", "RESOURCE_EXHAUSTED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
+    ("CANCELLED", "DEADLINE_EXCEEDED", "ABORTED", "OUT_OF_RANGE", "UNAVAILABLE", "DATA_LOSS")
 )
+#: Seconds. A receiver that needs longer for an empty message is tried with batches, after longer pauses.
+_PROBE_TIMEOUT: Final = 1.0
 #: Parts of grpc's details for a failed connection, all of which have the status UNAVAILABLE, and what they mean.
 _UNAVAILABLE: Final[tuple[tuple[str, ExportReason, str, bool], ...]] = (
     ("connection refused", "refused", "Nothing listens on {where}.", True),
@@ -116,19 +117,30 @@ class _GRPCExporter(SpanExporter):
         """Send spans that are encoded already. Raise :class:`ExportError`."""
         return self._send(b"".join(batch.message()))
 
-    def _send(self, message: bytes) -> SpanExportResult:
+    def probe(self) -> None:
+        """Send a message without spans, in little time. Raise :class:`ExportError` if it is not accepted."""
+        self._send(b"", min(self.timeout, _PROBE_TIMEOUT))
+
+    def _send(self, message: bytes, timeout: float | None = None) -> SpanExportResult:
         self._connect()
+        timeout = self.timeout if timeout is None else timeout
         try:
-            answer = self._call(message, timeout=self.timeout, metadata=self._metadata, compression=self._compression)
+            answer = self._call(message, timeout=timeout, metadata=self._metadata, compression=self._compression)
         except self._grpc.RpcError as error:
             # A failed channel waits up to two minutes before it connects again. A new channel does not.
             self._close()
             compressed = self._compression is not None
-            raise _failure(error.code().name, error.details() or "", self._where, compressed=compressed) from None
-        rejected = rejected_spans(answer)
+            raise _failure(
+                error.code().name,
+                error.details() or "",
+                self._where,
+                compressed=compressed,
+                retry_after=_retry_delay(error),
+            ) from None
+        rejected, why = rejected_spans(answer)
         if rejected:
             raise ExportError(
-                f"{self._where} rejected {rejected} spans of a batch.",
+                f"{self._where} rejected {rejected} spans of a batch{f': {why}' if why else '.'}",
                 reason="rejected",
                 retryable=False,
                 rejected=rejected,
@@ -165,8 +177,20 @@ class _GRPCExporter(SpanExporter):
         return True
 
 
-def _failure(code: str, details: str, where: str, *, compressed: bool) -> ExportError:
-    """Return the :class:`ExportError` of a gRPC status (https://grpc.io/docs/guides/status-codes/)."""
+def _retry_delay(error: Any) -> float | None:
+    for key, value in error.trailing_metadata() or ():
+        if key == "grpc-status-details-bin" and isinstance(value, bytes):
+            return retry_delay(value)
+    return None
+
+
+def _failure(
+    code: str, details: str, where: str, *, compressed: bool, retry_after: float | None = None
+) -> ExportError:
+    """Return the :class:`ExportError` of a gRPC status (https://grpc.io/docs/guides/status-codes/).
+
+    ``retry_after`` is the delay of the receiver's RetryInfo, in seconds.
+    """
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return ExportError(f"{where} rejected the credentials ({code}).", reason="unauthorized", retryable=False)
     if code == "UNIMPLEMENTED":
@@ -182,7 +206,15 @@ def _failure(code: str, details: str, where: str, *, compressed: bool) -> Export
             if part in lowered:
                 return ExportError(message.format(where=where), reason=reason, retryable=retryable)
     # The details may repeat the metadata of the request.
-    shown = f"{code}: {cut(redact_text(details[:2000]), 200)}" if details else code
-    if code in _RETRYABLE:
-        return ExportError(f"{where} is overloaded or unavailable ({shown}).", reason="unavailable", retryable=True)
+    shown = f"{code}: {quoted(details)}" if details else code
+    if code in _RETRYABLE or (code == "RESOURCE_EXHAUSTED" and retry_after is not None):
+        return ExportError(
+            f"{where} is overloaded or unavailable ({shown}).",
+            reason="unavailable",
+            retryable=True,
+            retry_after=retry_after,
+        )
+    if code == "RESOURCE_EXHAUSTED":
+        # Without a delay, it is not temporary: usually the message is larger than the receiver accepts.
+        return ExportError(f"{where} accepts no message of that size ({shown}).", reason="too_large", retryable=False)
     return ExportError(f"{where} rejected the spans ({shown}).", reason="rejected", retryable=False)

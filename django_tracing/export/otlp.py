@@ -14,6 +14,7 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from django_tracing.exceptions import ExportError
+from django_tracing.export.answers import rejected_spans
 from django_tracing.export.errors import checked_headers, from_network_error, from_status
 from django_tracing.export.wire import EncodedBatch, encode_spans
 from django_tracing.net import connect, parse_address, read_at_most, shown_address
@@ -21,7 +22,7 @@ from django_tracing.net import connect, parse_address, read_at_most, shown_addre
 if TYPE_CHECKING:
     from django_tracing.export.tls import TLSFiles
 
-__all__ = ["OTLPHTTPExporter", "rejected_spans"]
+__all__ = ["OTLPHTTPExporter"]
 
 #: UnicodeError: the rules of internationalized domain names do not allow the host name.
 _TRANSPORT_ERRORS: Final = (OSError, http.client.HTTPException, UnicodeError)
@@ -29,6 +30,8 @@ _TRANSPORT_ERRORS: Final = (OSError, http.client.HTTPException, UnicodeError)
 _STALE: Final = (ConnectionError, http.client.CannotSendRequest, ssl.SSLEOFError, ssl.SSLZeroReturnError)
 #: zlib's level. Level 6 makes a batch a tenth smaller, in more than twice the time (4.6 us a span instead of 2.0).
 _LEVEL: Final = 1
+#: Seconds. A receiver that needs longer for an empty message is tried with batches, after longer pauses.
+_PROBE_TIMEOUT: Final = 1.0
 
 
 class OTLPHTTPExporter(SpanExporter):
@@ -94,6 +97,14 @@ class OTLPHTTPExporter(SpanExporter):
         self._send(batch.message())
         return SpanExportResult.SUCCESS
 
+    def probe(self) -> None:
+        """Send a message without spans, in little time. Raise :class:`ExportError` if it is not accepted."""
+        timeout, self.timeout = self.timeout, min(self.timeout, _PROBE_TIMEOUT)
+        try:
+            self._send([])
+        finally:
+            self.timeout = timeout
+
     def _send(self, body: list[bytes | bytearray]) -> None:
         if self._compressed:
             body = [_gzipped(body)]
@@ -120,10 +131,10 @@ class OTLPHTTPExporter(SpanExporter):
                 retryable=False,
                 status=status,
             )
-        rejected = rejected_spans(answer)
+        rejected, why = rejected_spans(answer)
         if rejected:
             raise ExportError(
-                f"{self._shown} rejected {rejected} spans of a batch.",
+                f"{self._shown} rejected {rejected} spans of a batch{f': {why}' if why else '.'}",
                 reason="rejected",
                 retryable=False,
                 status=status,
@@ -175,20 +186,3 @@ def _gzipped(pieces: Iterable[bytes | bytearray]) -> bytes:
     # 16 asks for gzip's frame, 15 for the whole window. zlib leaves the interpreter to others while it works.
     compressor = zlib.compressobj(_LEVEL, zlib.DEFLATED, 16 + 15)
     return b"".join([*map(compressor.compress, pieces), compressor.flush()])
-
-
-def rejected_spans(answer: bytes) -> int:
-    """ExportTraceServiceResponse.partial_success.rejected_spans; 0 for an answer that is none."""
-    # Field 1, a message; in it field 1, a varint: protobuf writes fields in the order of their numbers.
-    if answer[:1] != b"\x0a":
-        return 0
-    start = next((at for at, byte in enumerate(answer[1:11], 2) if byte < 0x80), 0)
-    if not start or answer[start : start + 1] != b"\x08":
-        return 0
-    value = shift = 0
-    for byte in answer[start + 1 : start + 11]:
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value
-        shift += 7
-    return 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import time
 import weakref
 from collections import deque
@@ -21,23 +20,19 @@ from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 from opentelemetry.trace import TraceFlags
 
 from django_tracing.exceptions import ExportError
+from django_tracing.export.announcements import Announcements, warn
 from django_tracing.export.batches import SpanBatch
 from django_tracing.export.counters import Counters, DropReason
+from django_tracing.export.outbox import PROBE, Outbox
 from django_tracing.faults import CONTAINED
 from django_tracing.recording.span import RecordingSpan
 from django_tracing.redaction import cut, redact_text
-from django_tracing.redaction.printable import printable
 from django_tracing.untraced import SUPPRESSED
 
 __all__ = ["QueueProcessor"]
 
 _logger = logging.getLogger("django_tracing.export")
 
-
-_FIRST_BACKOFF: Final = 0.5
-_LONGEST_BACKOFF: Final = 30.0
-#: How often a batch is tried if its exporter only reports that it failed: it may have retried by itself.
-_ATTEMPTS: Final = 3
 #: The approximate size of a batch in memory. It is smaller when sent: receivers accept messages of 4 MiB and more.
 _BATCH_BYTES: Final = 2 * 1024 * 1024
 #: How many ended spans are packed at once.
@@ -51,9 +46,10 @@ class QueueProcessor(SpanProcessor):
     other receives the spans.
 
     At most ``queue_size`` spans of at most ``queue_bytes`` bytes wait. Further spans are dropped and counted in
-    ``counters``. A batch is sent when ``batch_size`` spans wait or ``export_interval`` seconds have passed. While a
-    backend is unavailable, its batch is kept and tried again with growing pauses; the failure and the recovery are
-    one log line each. ``shutdown`` takes at most ``shutdown_timeout`` seconds, whatever the exporter does.
+    ``counters``. A batch is sent when ``batch_size`` spans wait or ``export_interval`` seconds have passed. A batch
+    that the backend refuses for a time is tried again for at most ``retry_for`` seconds, with growing pauses, while
+    others are sent. While the backend is unavailable, all wait; the failure and the recovery are one log line each.
+    ``shutdown`` takes at most ``shutdown_timeout`` seconds, whatever the exporter does.
 
     Once ``muted`` returns True, only spans passed to ``send`` are sent, until the process ends or is forked.
     """
@@ -67,6 +63,7 @@ class QueueProcessor(SpanProcessor):
         queue_size: int = 8192,
         queue_bytes: int = 8 * 1024 * 1024,
         shutdown_timeout: float = 3.0,
+        retry_for: float = 60.0,
         muted: Callable[[], bool] | None = None,
     ) -> None:
         self.exporter = exporter
@@ -77,6 +74,7 @@ class QueueProcessor(SpanProcessor):
         self._queue_size = queue_size
         self._queue_bytes = queue_bytes
         self._shutdown_timeout = shutdown_timeout
+        self._retry_for = retry_for
         self._muted = muted
         #: The queues of other exporters, which end with this one: all of them share the time limit.
         self.others: Sequence[QueueProcessor] = ()
@@ -97,20 +95,19 @@ class QueueProcessor(SpanProcessor):
         #: Ended spans that are not packed yet.
         self._ended: deque[ReadableSpan] = deque()
         self._slice = min(_SLICE, self._batch_size)
-        #: Full batches, and the batch that is being filled.
-        self._full: deque[Any] = deque()
+        #: Batches that wait to be sent, and the batch that is being filled.
+        self._outbox = Outbox(
+            retry_for=self._retry_for,
+            # The others stay free for what the receiver does not refuse.
+            room_bytes=self._queue_bytes // 2,
+            can_probe=hasattr(self.exporter, "probe"),
+        )
         self._filling: Any = self._new_batch()
-        #: The batch that is being sent, or is waiting for another try.
-        self._batch: Any = None
         self._bytes = 0
-        # Spans are sent in order, so a flush is done when as many are settled as were accepted before it.
         self._accepted = 0
         self._settled = 0
-        self._wanted = 0
-        self._hurry = False
         # Attempts are numbered, so that a flush can tell its own from an earlier one that is still running.
         self._attempt = 0
-        self._failed = 0
         self._lost = 0
         # Reentrant: a span may end in a signal handler or a finalizer that interrupts on_end.
         self._lock = RLock()
@@ -120,9 +117,7 @@ class QueueProcessor(SpanProcessor):
         self._stopped = False
         self._finished = False
         self._deadline: float | None = None
-        self._down = False
-        self._dropped_when_down = 0
-        self._rejection_told = False
+        self._announce = Announcements(self.counters)
         self._silent = False
 
     # ----- the request's side
@@ -231,11 +226,15 @@ class QueueProcessor(SpanProcessor):
             self._close()
 
     def _close(self) -> Any:
-        self._full.append(self._filling)
+        self._outbox.put(self._filling)
         self._filling = self._new_batch()
         if self._thread is not None:
             self._changed.notify_all()
         return self._filling
+
+    def _close_filling(self) -> None:
+        if self._filling.count:
+            self._close()
 
     def _drop_reason(self, size: int) -> DropReason | None:
         """Return why a span of ``size`` bytes is dropped; None if there is a place for it."""
@@ -285,14 +284,16 @@ class QueueProcessor(SpanProcessor):
             # Exporters should only raise subclasses of Exception. The next span starts a new thread.
             with self._changed:
                 self._thread = None
-                self.counters.failed(f"{type(self.exporter).__name__} raised {type(error).__name__}.")
-                lost = 0 if self._batch is None else self._batch.count
-                self.counters.drop("export_error", lost)
-                # Release flushes that wait for the next attempt: there is none.
+                message = f"{type(self.exporter).__name__} raised {type(error).__name__}."
+                self.counters.failed(message)
+                lost = self._outbox.give_up(self._attempt + 1)
+                if lost is not None:
+                    self.counters.drop("export_error", lost.count)
+                    self._lost += lost.count
+                    self._leave(lost)
+                # Flushes must not wait for the next attempt: there is none.
                 self._attempt += 1
-                self._failed = self._attempt
-                self._lost += lost
-                self._settle()
+                self._changed.notify_all()
             if not isinstance(error, (SystemExit, KeyboardInterrupt)):
                 raise
 
@@ -300,87 +301,91 @@ class QueueProcessor(SpanProcessor):
         """Send until shutdown() is called and nothing is left, or nothing more can be sent."""
         changed = self._changed
         next_send = time.monotonic() + self._interval
-        pause = backoff = 0.0
-        attempts = 0
         while True:
             with changed:
-                if pause:
-                    # Only a flush or the end interrupts it: new spans must not cause more attempts.
-                    changed.wait_for(lambda: self._hurry or self._stopping, pause)
-                while not (self._batch is not None or self._full or self._settled < self._wanted or self._stopping):
+                while True:
+                    if self._stopping:
+                        # Spans that another thread is about to count. Otherwise there would be empty batches.
+                        self._gather()
+                        self._close_filling()
                     now = time.monotonic()
-                    if now < next_send:
-                        changed.wait(next_send - now)
-                    else:
+                    if self._stopped or self._late():
+                        return
+                    if now >= next_send:
                         next_send = now + self._interval
                         self._gather()
-                        self._wanted = self._accepted
-                if self._stopping:
-                    # Spans that another thread is about to count. Otherwise there would be empty batches.
-                    self._gather()
-                if self._stopped or self._late() or not self.queued:
+                        # While nothing can be sent, only full batches are made.
+                        if not (self._outbox.paused and self._outbox):
+                            self._close_filling()
+                    step = self._outbox.next(now)
+                    if not isinstance(step, float):
+                        break
                     if self._stopping:
                         return
-                    continue
-                self._hurry = False
-                self._attempt += 1
-                batch = self._batch = self._batch or self._take()
-            failure = self._export(batch)
-            with changed:
-                if self._stopped:
-                    return  # shutdown() stopped waiting, and counted these as lost
-                line = self._count_result(failure, batch.count)
-            if line:
+                    changed.wait(max(min(step, next_send - now), 0.0))
+                if step is not PROBE:
+                    self._attempt += 1
+                    self._outbox.start(step, self._attempt)
+            if step is PROBE:
+                self._probe()
+            else:
+                failure = self._export(step.batch)
+                with changed:
+                    if self._stopped:
+                        return  # shutdown() stopped waiting, and counted these as lost
+                    line = self._settle(step.batch, failure)
                 # Not with the lock: a slow log handler must not delay a request.
-                _warn(line)
-            with changed:
-                pause = 0.0
-                if failure is None or failure.rejected is not None:
-                    backoff, attempts = 0.0, 0
-                    self._settle()
-                else:
-                    attempts += 1
-                    # Release flushes that wait for this attempt. Later ones wait for the next attempt.
-                    self._failed = self._attempt
-                    if not self._hurry:
-                        self._wanted = 0
-                    if failure.retryable and (failure.reason != "failed" or attempts < _ATTEMPTS):
-                        backoff = min(max(backoff * 2, _FIRST_BACKOFF), _LONGEST_BACKOFF)
-                        pause = min(
-                            failure.retry_after or backoff * random.uniform(0.8, 1.2),  # noqa: S311 - jitter
-                            _LONGEST_BACKOFF,
-                        )
-                        changed.notify_all()
-                    else:
-                        attempts = 0
-                        self._lost += batch.count
-                        self.counters.drop("export_error" if failure.retryable else "rejected", batch.count)
-                        self._settle()
-                if self._stopping and pause:
-                    return
+                warn(line)
+                with changed:
+                    changed.notify_all()
 
     def _late(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline
 
-    def _take(self) -> Any:
-        if self._full:
-            return self._full.popleft()
-        batch, self._filling = self._filling, self._new_batch()
-        return batch
+    def _settle(self, batch: Any, failure: ExportError | None) -> str | None:
+        """Count the result of an attempt. Return a log line. Call it with the lock."""
+        now = time.monotonic()
+        counters, announce = self.counters, self._announce
+        if failure is not None:
+            counters.failed(str(failure))
+        if failure is None or failure.rejected is not None:
+            rejected = 0 if failure is None else min(failure.rejected or 0, batch.count)
+            self._outbox.accept(now)
+            self._leave(batch)
+            counters.sent(batch.count - rejected)
+            line = announce.available()
+            if failure is not None and rejected:
+                counters.drop("rejected", rejected)
+                line = " ".join(filter(None, (line, announce.refused(failure))))
+            return line
+        if failure.retryable:
+            counters.retried()
+        dropped = self._outbox.fail(failure, now)
+        for reason, lost in dropped:
+            counters.drop(reason, lost.count)
+            self._lost += lost.count
+            self._leave(lost)
+        if self._outbox.is_down:
+            return announce.unavailable(failure, self.queued, self._queue_size)
+        return announce.refused(failure) if dropped else None
 
-    def _settle(self) -> None:
-        batch, self._batch = self._batch, None
-        if batch is not None:
-            self._bytes -= batch.size
-            self._settled += batch.count
-        self._changed.notify_all()
+    def _leave(self, batch: Any) -> None:
+        self._bytes -= batch.size
+        self._settled += batch.count
 
     def _export(self, batch: Any) -> ExportError | None:
+        if batch.__class__ is SpanBatch:
+            return self._attempt_to(lambda: self.exporter.export(batch.spans))
+        return self._attempt_to(lambda: self.exporter.export_batch(batch))  # type: ignore[attr-defined]
+
+    def _probe(self) -> None:
+        failure = self._attempt_to(lambda: self.exporter.probe() or SpanExportResult.SUCCESS)  # type: ignore[attr-defined]
+        with self._changed:
+            self._outbox.probed(failure, time.monotonic())
+
+    def _attempt_to(self, send: Callable[[], Any]) -> ExportError | None:
         try:
-            if batch.__class__ is SpanBatch:
-                result = self.exporter.export(batch.spans)
-            else:
-                result = self.exporter.export_batch(batch)  # type: ignore[attr-defined]
+            result = send()
         except ExportError as error:
             return error
         except Exception as error:
@@ -394,37 +399,6 @@ class QueueProcessor(SpanProcessor):
             return None
         return ExportError(f"{type(self.exporter).__name__} failed.", reason="failed", retryable=True)
 
-    def _count_result(self, failure: ExportError | None, count: int) -> str | None:
-        """Count the result of a batch of ``count`` spans. Return a log line if the state of the backend changed."""
-        line = None
-        if failure is not None:
-            self.counters.failed(str(failure))
-        if failure is None or failure.rejected is not None:
-            rejected = 0 if failure is None else min(failure.rejected or 0, count)
-            self.counters.sent(count - rejected)
-            if self._down:
-                self._down = False
-                dropped = self.counters.dropped_total() - self._dropped_when_down
-                line = f"Spans are sent again; {dropped} were dropped meanwhile."
-            if rejected:
-                self.counters.drop("rejected", rejected)
-                if not self._rejection_told:
-                    self._rejection_told = True
-                    line = f"{line or ''} {failure} This is logged once. Details: `python manage.py check_tracing`."
-        elif not self._down:
-            self._down = True
-            self._dropped_when_down = self.counters.dropped_total()
-            waiting = (
-                f"{self.queued} wait for it to come back, at most {self._queue_size}."
-                if failure.retryable
-                else "They are dropped."
-            )
-            line = (
-                f"Spans can't be sent: {failure} {waiting} Requests are not affected; "
-                "run `python manage.py check_tracing` for details."
-            )
-        return line and line.strip()
-
     # ----- the end
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
@@ -437,14 +411,13 @@ class QueueProcessor(SpanProcessor):
         with self._changed:
             if self._stopping or self._stopped or self._thread is None:
                 return False
-            target, attempt, lost = self._accepted, self._attempt + 1, self._lost
-            self._wanted = target
-            self._hurry = True
+            self._close_filling()
+            outbox, lost, attempt = self._outbox, self._lost, self._attempt + 1
+            number = outbox.last_number
+            outbox.hurry(number, attempt)
             self._changed.notify_all()
-            self._changed.wait_for(
-                lambda: self._settled >= target or self._failed >= attempt or self._stopped, timeout_millis / 1000
-            )
-            return self._settled >= target and self._lost == lost
+            self._changed.wait_for(lambda: outbox.tried(number, attempt) or self._stopped, timeout_millis / 1000)
+            return outbox.is_done(number) and self._lost == lost
 
     def shutdown(self) -> None:
         """Send waiting spans for at most ``shutdown_timeout`` seconds; the rest is dropped and counted."""
@@ -471,6 +444,7 @@ class QueueProcessor(SpanProcessor):
             if self._stopping:
                 return
             self._stopping = True
+            self._outbox.hurry(float("inf"), self._attempt + 1)
             self._changed.notify_all()
 
     def _finish_shutdown(self) -> None:
@@ -485,15 +459,16 @@ class QueueProcessor(SpanProcessor):
             # Counted now, and not once more by the thread that ended them.
             self._gather()
             left = self.queued
-            self._full.clear()
             self._filling = self._new_batch()
+            self._outbox.take_all()
             # The batch of a hanging exporter stays in the queue.
-            self._settled = self._accepted - (0 if self._batch is None else self._batch.count)
+            current = self._outbox.current
+            self._settled = self._accepted - (0 if current is None else current.batch.count)
             if left:
                 self.counters.drop("shutdown", left)
             self._changed.notify_all()
         if left:
-            _warn(f"{left} spans could not be sent before the process ended.")
+            warn(f"{left} spans could not be sent before the process ended.")
         if thread is None:
             self._shut_exporter()
 
@@ -513,12 +488,6 @@ class QueueProcessor(SpanProcessor):
             self.exporter.shutdown()
         except CONTAINED:
             _logger.debug("The exporter could not be shut down.", exc_info=True)
-
-
-def _warn(line: str) -> None:
-    # Of the user's log, only the handlers catch their errors; filters may raise.
-    with suppress(Exception):
-        _logger.warning("%s", printable(line))
 
 
 def _suppress() -> Token[Context]:

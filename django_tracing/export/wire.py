@@ -331,6 +331,18 @@ def encode_span(span: ReadableSpan) -> bytes:
     return _recorded((span,))[0] if isinstance(span, RecordingSpan) else _field(0x12, _span(span))
 
 
+def _field_end(encoded: bytearray, start: int) -> int:
+    """Return the end of the length-delimited field at ``start``, whose tag has one byte."""
+    length = shift = 0
+    for place in range(start + 1, start + 11):
+        byte = encoded[place]
+        length |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            break
+        shift += 7
+    return place + 1 + length
+
+
 class _Section:
     """The spans of one resource and one scope."""
 
@@ -387,6 +399,26 @@ class EncodedBatch:
         if section is None:
             section = self._sections[id(resource), id(scope)] = _Section(resource, scope)
         return section
+
+    def split(self) -> tuple[EncodedBatch, EncodedBatch]:
+        """Return two batches with half of the spans each. There must be two spans or more."""
+        halves = EncodedBatch(), EncodedBatch()
+        middle = self.count // 2
+        taken = 0
+        for key, section in self._sections.items():
+            encoded = section.encoded
+            end = 0
+            while end < len(encoded) and taken < middle:
+                end = _field_end(encoded, end)
+                taken += 1
+            for half, part in zip(halves, (encoded[:end], encoded[end:]), strict=True):
+                if part:
+                    half._sections[key] = _Section(section.resource, section.scope)
+                    half._sections[key].encoded = part
+                    half.size += len(part)
+        halves[0].count = middle
+        halves[1].count = self.count - middle
+        return halves
 
     def message(self) -> list[bytes | bytearray]:
         """Return the ExportTraceServiceRequest in pieces, which have some hundred kilobytes in total."""

@@ -196,6 +196,7 @@ WRONG = [
     ({"SAMPLE_RATE": "0.5"}, "SAMPLE_RATE", "Set it to a number from 0 to 1"),
     ({"SAMPLE_RATE": True}, "SAMPLE_RATE", "Set it to a number from 0 to 1"),
     ({"BATCH_SIZE": 1.5}, "BATCH_SIZE", "a whole number of at least 1 spans"),
+    ({"RETRY_FOR": -1}, "RETRY_FOR", "Set it to a number from 0 to 86400 seconds."),
     ({"QUEUE_BYTES": 10}, "QUEUE_BYTES", "of at least 65536 bytes"),
     ({"EXPORT_INTERVAL": "soon"}, "EXPORT_INTERVAL", "seconds"),
     ({"ENABLED": "yes"}, "ENABLED", "Set it to True or False."),

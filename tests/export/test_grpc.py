@@ -45,10 +45,14 @@ class Service(TraceServiceServicer):
         self.metadata: dict[str, Any] = {}
         self.status: grpc.StatusCode | None = None
         self.rejected = 0
+        #: Seconds of a RetryInfo, with the status.
+        self.delay: int | None = None
 
     def Export(self, request: ExportTraceServiceRequest, context: Any) -> ExportTraceServiceResponse:
         self.metadata = {item.key: item.value for item in context.invocation_metadata()}
         if self.status is not None:
+            if self.delay is not None:
+                context.set_trailing_metadata([("grpc-status-details-bin", retry_info(self.delay))])
             context.abort(self.status, "because")
         self.names += [
             span.name for group in request.resource_spans for scope in group.scope_spans for span in scope.spans
@@ -56,6 +60,16 @@ class Service(TraceServiceServicer):
         return ExportTraceServiceResponse(
             partial_success=ExportTracePartialSuccess(rejected_spans=self.rejected) if self.rejected else None
         )
+
+
+def retry_info(seconds: int) -> bytes:
+    """Return a google.rpc.Status with a RetryInfo, as a server sends it."""
+    error_details = pytest.importorskip("google.rpc.error_details_pb2")
+    status = pytest.importorskip("google.rpc.status_pb2").Status(code=8)
+    info = error_details.RetryInfo()
+    info.retry_delay.seconds = seconds
+    status.details.add().Pack(info)
+    return bytes(status.SerializeToString())
 
 
 @pytest.fixture
@@ -127,7 +141,7 @@ def test_a_wrong_header_is_named_without_its_value() -> None:
         ("UNIMPLEMENTED", "not_found", False),
         ("INVALID_ARGUMENT", "rejected", False),
         ("INTERNAL", "rejected", False),
-        ("RESOURCE_EXHAUSTED", "unavailable", True),
+        ("RESOURCE_EXHAUSTED", "too_large", False),
         ("UNAVAILABLE", "unavailable", True),
         ("DEADLINE_EXCEEDED", "timeout", True),
     ],
@@ -228,6 +242,25 @@ def test_a_partial_success_has_the_number_of_rejected_spans(connect: Connect, se
     endpoint, kept = service
     kept.rejected = 2
     assert failure(connect(endpoint)).rejected == 2
+
+
+@pytest.mark.parametrize("status", ["RESOURCE_EXHAUSTED", "UNAVAILABLE"])
+def test_a_retry_info_is_the_delay_before_the_next_attempt(
+    connect: Connect, service: tuple[str, Service], status: str
+) -> None:
+    endpoint, kept = service
+    kept.status, kept.delay = grpc.StatusCode[status], 7
+    error = failure(connect(endpoint))
+    assert (error.reason, error.retryable, error.retry_after) == ("unavailable", True, 7)
+
+
+def test_a_probe_sends_no_span(connect: Connect, service: tuple[str, Service]) -> None:
+    endpoint, kept = service
+    connect(endpoint).probe()
+    assert kept.names == []
+    kept.status = grpc.StatusCode.UNAVAILABLE
+    with pytest.raises(ExportError):
+        connect(endpoint).probe()
 
 
 def test_a_server_that_does_not_speak_grpc(connect: Connect) -> None:

@@ -32,8 +32,9 @@ from opentelemetry.trace import (
 )
 
 from django_tracing.exceptions import ExportError
+from django_tracing.export.answers import rejected_spans
 from django_tracing.export.counters import Counters
-from django_tracing.export.otlp import OTLPHTTPExporter, rejected_spans
+from django_tracing.export.otlp import OTLPHTTPExporter
 from django_tracing.export.wire import encode_spans
 from example_project.servers import free_port
 from tests.export.builders import Recorder, make_spans
@@ -297,11 +298,11 @@ class TestExporter:
             (401, "unauthorized", False),
             (403, "unauthorized", False),
             (404, "not_found", False),
-            (413, "rejected", False),
+            (413, "too_large", False),
             (415, "wrong_protocol", False),
             (302, "rejected", False),
             (429, "unavailable", True),
-            (500, "unavailable", True),
+            (500, "unavailable", False),
             (503, "unavailable", True),
             ("garbage", "wrong_protocol", False),
             ("drop", "wrong_protocol", True),
@@ -385,10 +386,12 @@ class TestExporter:
             answer = ExportTraceServiceResponse(
                 partial_success=ExportTracePartialSuccess(rejected_spans=count, error_message="too old " * 30)
             )
-            assert rejected_spans(answer.SerializeToString()) == count
+            assert rejected_spans(answer.SerializeToString())[0] == count
             receiver.answer_body = answer.SerializeToString()
             error = failure(connect(receiver.endpoint))
             assert (error.reason, error.retryable, error.rejected) == ("rejected", False, count)
+            assert f"rejected {count} spans of a batch: too old too old" in str(error)
+            assert len(str(error)) < 300
 
     @pytest.mark.parametrize(
         "answer", [b"", b"{}", b"\x0a", b"\x0a\x00", b"\x0a\x02\x08", b"\x0a\xff\xff", b"\xff" * 40]
@@ -401,7 +404,7 @@ class TestExporter:
 
     def test_a_warning_without_rejected_spans_is_a_success(self) -> None:
         answer = ExportTraceServiceResponse(partial_success=ExportTracePartialSuccess(error_message="old protocol"))
-        assert rejected_spans(answer.SerializeToString()) == 0
+        assert rejected_spans(answer.SerializeToString()) == (0, "old protocol")
 
     def test_an_endless_response_is_not_read_completely(self, connect: Connect, receiver: OTLPReceiver) -> None:
         receiver.answer_body = b"x" * 1_000_000

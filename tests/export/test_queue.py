@@ -172,7 +172,7 @@ class TestBackendDown:
         end(processor, make_spans(6))
         wait_until(lambda: backend.attempts == 3, "three batches")
         wait_until(lambda: processor.queued == 0, "an empty queue")
-        assert processor.counters.snapshot()["dropped"] == {"rejected": 6}
+        assert processor.counters.snapshot()["dropped"] == {"unauthorized": 6}
         assert len(caplog.records) == 1
         assert "They are dropped." in caplog.text
 
@@ -295,7 +295,7 @@ class TestFlush:
         flushed: list[bool] = []
         flush = threading.Thread(target=lambda: flushed.append(processor.force_flush()))
         flush.start()
-        wait_until(lambda: processor._hurry, "the flush to wait")
+        wait_until(lambda: processor._outbox.hurries, "the flush to wait")
         gate.open()
         flush.join(20)
         assert flushed == [True]
