@@ -142,7 +142,7 @@ def _show(module: str, request: HttpRequest, mount: Mount, action: str, **kwargs
     links = import_module(f"{__name__}.links")
     token = links.current_views.set(mount.views)
     # Templates are rendered later, when the context variable is reset already.
-    request.current_app = mount.views.current_app  # type: ignore[attr-defined]
+    request.current_app = mount.views.current_app
     try:
         return page(request, mount, **kwargs)
     finally:

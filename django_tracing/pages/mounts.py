@@ -41,9 +41,11 @@ class Mount(Protocol):
 
     #: The model whose page is shown.
     model: type[Model]
-    #: The template that the pages extend.
-    base: str
     views: Views
+
+    @property
+    def base(self) -> str:
+        """The template that the pages extend."""
 
     def may(self, request: HttpRequest, action: str, model: type[Model] | None = None) -> bool:
         """Return whether the user may ``view``, ``add``, ``change`` or ``delete`` the model (default: its own)."""

@@ -10,6 +10,7 @@ from django.core.exceptions import PermissionDenied
 from django.forms.models import modelform_factory
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
+from django.utils import timezone
 from django.utils.translation import gettext
 
 from django_tracing.models import SamplingRule
@@ -43,6 +44,8 @@ def page(request: HttpRequest, mount: Mount, pk: str | None = None) -> HttpRespo
         form = _form_class()(instance=rule, initial=None if rule else request.GET.dict())
     for field in form.fields.values():
         field.disabled = not may_save
+    zone = gettext("In the time zone %(zone)s.") % {"zone": timezone.get_current_timezone_name()}
+    form.fields["valid_until"].help_text += f" {zone}"
     context = {
         "rule": rule,
         "form": form,

@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 #: The fields of a rule in their groups, as the admin's ``fieldsets``.
-FIELDSETS: Final = (
+FIELDSETS: Final[Any] = (
     (None, {"fields": ("name", "enabled", "valid_until")}),
     (
         _("Conditions"),
