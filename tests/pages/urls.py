@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from django.contrib import admin
 from django.http import HttpResponse
-from django.urls import include
+from django.urls import include, re_path
 from django.urls import path as url_path
-from django.urls import re_path
 
 from django_tracing.admin import ProcessStatusAdmin, SamplingRuleAdmin, TraceAdmin
 from django_tracing.models import ProcessStatus, SamplingRule, Trace
