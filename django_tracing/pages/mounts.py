@@ -94,7 +94,6 @@ class AdminMount:
             **self._admin.admin_site.each_context(request),
             "opts": self._admin.opts,
             "crumbs": crumbs,
-            "form_css": "admin/css/forms.css",
         }
 
     def log(self, request: HttpRequest, changed: Model, text: str, **fields: Any) -> None:
