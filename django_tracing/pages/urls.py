@@ -8,6 +8,8 @@ from django.urls import include, path
 
 from django_tracing.pages import PLAIN_RULE_PAGES, RULE_PAGES, STATUS_PAGES, TRACE_PAGES, plain_urls
 
+__all__ = ["app_name", "urlpatterns"]
+
 app_name: Final = "django_tracing_pages"
 urlpatterns: Final = [
     *plain_urls("trace", TRACE_PAGES),
