@@ -21,6 +21,7 @@ from django_tracing.net import link_base
 
 __all__ = [
     "PLAIN_APP",
+    "PLAIN_URLS",
     "PlainMount",
     "address_in_request",
     "jaeger_address",
@@ -33,7 +34,7 @@ __all__ = [
 
 #: The ``app_name`` of the pages outside the admin, and the module with their URLs.
 PLAIN_APP: Final = "django_tracing_pages"
-_PLAIN_URLS: Final = "django_tracing.pages.urls"
+PLAIN_URLS: Final = "django_tracing.pages.urls"
 
 _THIS_MACHINE: Final = (".localhost", "127.0.0.1", "[::1]")
 
@@ -92,7 +93,7 @@ class PlainMount(NamedTuple):
 def plain_mounts(urlconf: Any = None) -> tuple[PlainMount, ...]:
     """Return where a project (or one of its URLconfs) includes ``django_tracing.pages.urls``. Never raises."""
     # The project's URLs import the module, and most projects' don't.
-    if _PLAIN_URLS not in sys.modules:
+    if PLAIN_URLS not in sys.modules:
         return ()
     from django.urls import get_resolver
 

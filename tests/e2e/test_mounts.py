@@ -9,7 +9,7 @@ import pytest
 
 from django_tracing.models import SamplingRule
 from django_tracing.traces.readers.sqlite.store import LocalStore
-from tests.e2e.browser import chromium, needs_chromium, sign_in, watched_page
+from tests.e2e.browser import needs_chromium, sign_in, watched_page
 from tests.traces.builders import row
 
 pytestmark = [needs_chromium, pytest.mark.django_db(transaction=True)]
@@ -39,10 +39,8 @@ def site(traces_site: str, store: LocalStore) -> str:
 
 
 @pytest.fixture
-def page(site: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    # Playwright's own loop runs in this thread; Django's ORM is used between its calls.
-    monkeypatch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
-    with chromium() as browser, watched_page(browser) as page:
+def page(browser: Any, site: str) -> Iterator[Any]:
+    with watched_page(browser) as page:
         sign_in(page, f"{site}/admin/login/?next=/tracing/", "root", "secret")
         yield page
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
@@ -19,7 +20,7 @@ from django_tracing.conf.patterns import bounded_search
 from django_tracing.conf.values import Settings
 from django_tracing.context.description import host_of, resolve_early, urlconf_of
 from django_tracing.context.extraction import extract
-from django_tracing.context.trace_page import PLAIN_APP, plain_mounts
+from django_tracing.context.trace_page import PLAIN_APP, PLAIN_URLS, plain_mounts
 from django_tracing.faults import CONTAINED, log_once
 
 __all__ = ["caller_context", "is_left_out"]
@@ -100,7 +101,10 @@ def _searches(patterns: tuple[str, ...]) -> tuple[Callable[[str], object], ...]:
 
 
 def _may_be_own_page(path: str, request: HttpRequest) -> bool:
-    return _OWN_PAGES in path or any(mount.path in path for mount in plain_mounts(urlconf_of(request)))
+    # Asked of every request: most sites have none of these URLs.
+    return _OWN_PAGES in path or (
+        PLAIN_URLS in sys.modules and any(mount.path in path for mount in plain_mounts(urlconf_of(request)))
+    )
 
 
 def _is_own_page(request: HttpRequest) -> bool:
