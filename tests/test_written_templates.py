@@ -21,5 +21,5 @@ def test_a_line_has_at_most_one_element(path: Path) -> None:
 
 def test_a_row_of_the_waterfall_has_no_indentation() -> None:
     # A trace has up to 10,000 rows, and each space of a row is sent with each of them.
-    page = (ROOT / "django_tracing/templates/admin/django_tracing/trace/trace.html").read_text()
+    page = (ROOT / "django_tracing/templates/django_tracing/trace/trace.html").read_text()
     assert not re.findall(r"^[ \t]", page, re.MULTILINE)

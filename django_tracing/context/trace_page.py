@@ -6,16 +6,35 @@ machine: with ``ALLOWED_HOSTS = ["*"]``, a request could otherwise make a log li
 
 from __future__ import annotations
 
-from typing import Any, Final, Protocol
+import sys
+from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from django.conf import settings as site
 from django.http import HttpRequest
 from django.http.request import split_domain_port, validate_host
+from django.urls.resolvers import RoutePattern
 
 from django_tracing.net import link_base
 
-__all__ = ["address_in_request", "jaeger_address", "list_path", "origin_of_url", "page_path", "pages_read_traces"]
+__all__ = [
+    "PLAIN_APP",
+    "PLAIN_URLS",
+    "PlainMount",
+    "address_in_request",
+    "jaeger_address",
+    "list_path",
+    "origin_of_url",
+    "page_path",
+    "pages_read_traces",
+    "plain_mounts",
+]
+
+#: The ``app_name`` of the pages outside the admin, and the module with their URLs.
+PLAIN_APP: Final = "django_tracing_pages"
+PLAIN_URLS: Final = "django_tracing.pages.urls"
 
 _THIS_MACHINE: Final = (".localhost", "127.0.0.1", "[::1]")
 
@@ -37,23 +56,64 @@ def pages_read_traces(settings: _ReaderSettings) -> bool:
 
 
 def page_path(trace_id: str) -> str:
-    """Return the path of a trace's page in the admin; "" if this project has none. Never raises."""
-    return _admin_path("trace", trace_id)
+    """Return the path of a trace's page, in the admin or without it; "" if this project has none. Never raises."""
+    return _path("trace", trace_id)
 
 
 def list_path() -> str:
-    """Return the path of the list of traces in the admin; "" if this project has none. Never raises."""
-    return _admin_path("changelist")
+    """Return the path of the list of traces, in the admin or without it; "" if there is none. Never raises."""
+    return _path("changelist")
 
 
-def _admin_path(page: str, *args: str) -> str:
+def _path(page: str, *args: str) -> str:
+    # Here: the URLs of a project are imported with its first request.
+    from django.urls import NoReverseMatch, reverse
+
     try:
-        # Here: the URLs of a project are imported with its first request.
-        from django.urls import reverse
-
-        return reverse(f"admin:django_tracing_trace_{page}", args=args)
-    except Exception:  # no admin, or an error in the project's URLs: Django reports it
+        with suppress(NoReverseMatch):
+            return reverse(f"admin:django_tracing_trace_{page}", args=args)
+        for mount in plain_mounts():
+            # It may be below a pattern with parameters.
+            with suppress(NoReverseMatch):
+                return reverse(f"{mount.namespace}:trace_{page}", args=args)
+    except Exception:  # an error in the project's URLs: Django reports it
         return ""
+    return ""
+
+
+class PlainMount(NamedTuple):
+    """Where a project includes ``django_tracing.pages.urls``."""
+
+    #: With the namespaces around it.
+    namespace: str
+    #: A text that is in the path of each of its pages; "" if none is known.
+    path: str
+
+
+def plain_mounts(urlconf: Any = None) -> tuple[PlainMount, ...]:
+    """Return where a project (or one of its URLconfs) includes ``django_tracing.pages.urls``. Never raises."""
+    # The project's URLs import the module, and most projects' don't.
+    if PLAIN_URLS not in sys.modules:
+        return ()
+    from django.urls import get_resolver
+
+    try:
+        return _mounts_below(get_resolver(urlconf))
+    except Exception:  # an error in the project's URLs: Django reports it
+        return ()
+
+
+@lru_cache(maxsize=8)
+def _mounts_below(resolver: Any, above: str = "") -> tuple[PlainMount, ...]:
+    found: list[PlainMount] = []
+    # Django has the last of the patterns first.
+    for namespace, (_prefix, inner) in reversed(resolver.namespace_dict.items()):
+        if inner.app_name == PLAIN_APP:
+            text = str(inner.pattern) if isinstance(inner.pattern, RoutePattern) else ""
+            found.append(PlainMount(f"{above}{namespace}", "" if "<" in text else text))
+        else:
+            found += _mounts_below(inner, f"{above}{namespace}:")
+    return tuple(found)
 
 
 def jaeger_address(settings: _ReaderSettings, trace_id: str) -> str:

@@ -6,13 +6,13 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
 
 from django_tracing.exceptions import ReadError
 from django_tracing.pages.forms import RANGES, since
 from django_tracing.pages.links import trace_address
+from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import NODES, local_time
 from django_tracing.pages.source import open_reader, problem_of
@@ -40,7 +40,7 @@ _ATTRIBUTES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 
 
-def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
+def page(request: HttpRequest, mount: Mount) -> HttpResponse:
     """Show the newest traces in which one service makes calls of one kind to one callee."""
     # Longer names are not stored.
     caller, callee, kind = (request.GET.get(name, "")[:1000] for name in ("caller", "callee", "kind"))
@@ -53,7 +53,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
             context |= _found(open_reader(), caller, callee, kind, since(within))
         except ReadError as error:
             context["problem"] = problem_of(request, error)
-    return respond(request, admin, "calls", gettext("Calls"), context)
+    return respond(request, mount, "calls", gettext("Calls"), context)
 
 
 def _found(reader: Reader, caller: str, callee: str, kind: str, start: float | None) -> dict[str, Any]:

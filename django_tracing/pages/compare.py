@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.contrib.admin import ModelAdmin
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils.translation import gettext
 
 from django_tracing.exceptions import ReadError
 from django_tracing.pages.heading import heading_of
 from django_tracing.pages.links import TRACE_ID
+from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import OPEN_ROWS, Colors, row_of
 from django_tracing.pages.source import open_reader, respond_missing, respond_unreadable
@@ -25,7 +25,7 @@ from django_tracing.traces.model import Trace
 __all__ = ["differences", "page", "side_rows"]
 
 
-def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpResponse:
+def page(request: HttpRequest, mount: Mount, trace_id: str) -> HttpResponse:
     """Show two traces side by side, and which spans take longer in which of them."""
     other_id = request.GET.get("with", "").strip()
     if not TRACE_ID.fullmatch(other_id):
@@ -34,11 +34,11 @@ def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpRes
         reader = open_reader()
         traces = [reader.trace(each) for each in (trace_id, other_id)]
     except ReadError as error:
-        return respond_unreadable(request, admin, gettext("Compare"), error)
+        return respond_unreadable(request, mount, gettext("Compare"), error)
     sides = []
     for each, trace in zip((trace_id, other_id), traces, strict=True):
         if trace is None:
-            return respond_missing(request, admin, each)
+            return respond_missing(request, mount, each)
         sides.append((trace, waterfall(trace)))
     colors = Colors(dict.fromkeys(service for trace, _fall in sides for service in trace.services))
     longest = max(trace.duration for trace, _fall in sides)
@@ -55,7 +55,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpRes
         ],
         "differences": differences(*(trace for trace, _fall in sides)),
     }
-    return respond(request, admin, "compare", gettext("Compare"), context)
+    return respond(request, mount, "compare", gettext("Compare"), context)
 
 
 def _inner(row: Row, fall: Waterfall) -> bool:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Generator, Iterator
 from contextlib import suppress
-from typing import Any, Final
+from typing import Final
 
 from asgiref.sync import sync_to_async
-from django.contrib.admin import ModelAdmin
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, StreamingHttpResponse
 from django.http.response import HttpResponseBase
@@ -16,6 +15,7 @@ from django.utils.text import slugify
 from django.utils.translation import gettext
 
 from django_tracing.exceptions import ReadError
+from django_tracing.pages.mounts import Mount
 from django_tracing.pages.source import open_reader, respond_missing, respond_unreadable
 from django_tracing.traces.formats import jaeger_json, otlp_json
 from django_tracing.traces.readers.choosing import stream_spans
@@ -28,14 +28,14 @@ _logger = logging.getLogger("django_tracing")
 PIECE: Final = 64 * 1024
 
 
-def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str, kind: str) -> HttpResponseBase:
+def page(request: HttpRequest, mount: Mount, trace_id: str, kind: str) -> HttpResponseBase:
     """Send a trace as a file with all its stored spans, which are read while they are sent."""
     try:
         found = stream_spans(open_reader(), trace_id, grouped=kind == "otlp")
     except ReadError as error:
-        return respond_unreadable(request, admin, gettext("Trace"), error)
+        return respond_unreadable(request, mount, gettext("Trace"), error)
     if found is None:
-        return respond_missing(request, admin, trace_id)
+        return respond_missing(request, mount, trace_id)
     otlp = kind == "otlp"
     parts_of_file = otlp_json(found.spans) if otlp else jaeger_json(found.trace_id, found.spans, found.unstored)
     pieces = _pieces(found.trace_id, parts_of_file)

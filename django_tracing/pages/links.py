@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Any, Final
 from urllib.parse import urlencode
 
 from django.http import HttpRequest
-from django.urls import reverse
+
+from django_tracing.pages.mounts import Views
 
 __all__ = [
     "TRACE_ID",
     "attribute_address",
     "changed_query",
-    "current_site",
+    "current_views",
     "page_address",
     "search_address",
     "trace_address",
@@ -33,20 +33,20 @@ _WHOLE_ID: Final = re.compile(r"(?<![0-9a-fA-F])[0-9a-fA-F]{32}(?![0-9a-fA-F])")
 #: The longest text that is looked through for an id.
 _PASTED: Final = 1000
 
-#: The name of the admin site that shows the page. A project may have several sites; links stay within one.
-current_site: Final[ContextVar[str]] = ContextVar("django_tracing.site", default="admin")
+#: The views of the mount that shows the page. A project may have several mounts; links stay within one.
+current_views: Final[ContextVar[Views]] = ContextVar("django_tracing.views")
 
 
-def page_address(name: str, args: Sequence[Any] = ()) -> str:
-    """Return the address of a page in the current admin site."""
-    return reverse(name, args=args, current_app=current_site.get())
+def page_address(page: str, *args: Any) -> str:
+    """Return the address of a page, by ``<model>_<page>``, in the current mount."""
+    return current_views.get().address(page, *args)
 
 
 def trace_address(trace_id: str) -> str:
     """Return the address of a trace; "" if the id is invalid, since span links may contain any text."""
     if not TRACE_ID.fullmatch(trace_id):
         return ""
-    return page_address("admin:django_tracing_trace_trace", args=[trace_id])
+    return page_address("trace_trace", trace_id)
 
 
 def trace_id_in(text: str) -> str:
@@ -61,7 +61,7 @@ def trace_id_in(text: str) -> str:
 
 def search_address(**fields: str) -> str:
     """Return the address of the list of traces with some fields of its form filled in."""
-    return f"{page_address('admin:django_tracing_trace_changelist')}?{urlencode(fields)}"
+    return f"{page_address('trace_changelist')}?{urlencode(fields)}"
 
 
 def attribute_address(key: str, value: Any) -> str:

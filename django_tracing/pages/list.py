@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
@@ -16,6 +15,7 @@ from django_tracing.conf.loading import get_settings
 from django_tracing.exceptions import ReadError
 from django_tracing.pages.forms import SearchForm
 from django_tracing.pages.links import changed_query, search_address, trace_address, trace_id_in
+from django_tracing.pages.mounts import Mount
 from django_tracing.pages.plot import plot
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import SCALE, age_text, local_time, status_color, svg_number
@@ -79,7 +79,7 @@ def _request_of(summary: TraceSummary) -> tuple[str, str]:
     return summary.path, "" if route in (summary.path, summary.method) else route
 
 
-def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
+def page(request: HttpRequest, mount: Mount) -> HttpResponse:
     """Show the newest traces that match the search, or open the trace whose id was entered."""
     context: dict[str, Any] = {"found": [], "plot": None, "problem": None, "older": "", "newer": ""}
     data = request.GET.copy()
@@ -116,7 +116,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
         data.get(name) for name in ("status_code", "user", "correlation_id", "max_duration", "limit")
     )
     part = request.GET.get("part") == "results"
-    return respond(request, admin, "results" if part else "list", gettext("Traces"), context)
+    return respond(request, mount, "results" if part else "list", gettext("Traces"), context)
 
 
 def _found(request: HttpRequest, summaries: list[TraceSummary], limit: int) -> dict[str, Any]:

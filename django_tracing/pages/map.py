@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 from urllib.parse import urlencode
 
-from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -13,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from django_tracing.exceptions import ReadError
 from django_tracing.pages.forms import RANGES, since
 from django_tracing.pages.links import page_address, search_address
+from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import NODES
 from django_tracing.pages.source import chosen_service, open_reader, problem_of, sample_sentence
@@ -29,7 +29,7 @@ _BOXES: Final = {"breaker": _("behind a circuit breaker")}
 _NAME_LENGTH: Final = 21
 
 
-def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
+def page(request: HttpRequest, mount: Mount) -> HttpResponse:
     """Show which services call each other, as a drawing and as a table."""
     context: dict[str, Any] = {"problem": None, "map": None, "links": [], "ranges": RANGES}
     within = request.GET.get("within", "")
@@ -61,13 +61,13 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
         ]
     except ReadError as error:
         context["problem"] = problem_of(request, error)
-    return respond(request, admin, "map", gettext("Service map"), context)
+    return respond(request, mount, "map", gettext("Service map"), context)
 
 
 def _calls_address(link: Dependency, within: str = "") -> str:
     """Return the address of the traces with these calls."""
     fields = {"caller": link.caller, "callee": link.callee, "kind": link.kind, "within": within}
-    return f"{page_address('admin:django_tracing_trace_calls')}?{urlencode({k: v for k, v in fields.items() if v})}"
+    return f"{page_address('trace_calls')}?{urlencode({k: v for k, v in fields.items() if v})}"
 
 
 def _drawing_of(drawing: Map, within: str) -> dict[str, Any]:

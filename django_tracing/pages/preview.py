@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Final
 
 from django import forms
-from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.translation import gettext
@@ -16,6 +15,7 @@ from django_tracing.context.description import find_route
 from django_tracing.exceptions import ReadError
 from django_tracing.models import SamplingRule
 from django_tracing.pages import unmigrated
+from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rules import percent
 from django_tracing.sampling.database import read_rules, table_exists
@@ -70,10 +70,10 @@ class PreviewForm(forms.Form):
         )
 
 
-def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
+def page(request: HttpRequest, mount: Mount) -> HttpResponse:
     """Show which rule decides, and why the rules before it don't match."""
     if not table_exists():
-        return unmigrated.page(request, admin)
+        return unmigrated.page(request, mount)
     form = PreviewForm(request.GET or None)
     valid = form.is_bound and form.is_valid()
     service = (form.cleaned_data["service"] if valid else "") or get_settings().service_name
@@ -98,7 +98,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
         }
         for compiled in rules.compiled
     ]
-    return respond(request, admin, "preview", gettext("Preview"), context)
+    return respond(request, mount, "preview", gettext("Preview"), context)
 
 
 def _met(request: HttpRequest, rules: RuleSet, service: str) -> dict[str, Any]:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
-from django.contrib.admin import ModelAdmin
 from django.core.exceptions import PermissionDenied
 from django.db import router, transaction
 from django.http import HttpRequest, HttpResponseRedirect
@@ -13,6 +11,7 @@ from django.utils.translation import gettext
 
 from django_tracing.models import SamplingRule
 from django_tracing.pages.links import page_address
+from django_tracing.pages.mounts import Mount
 
 __all__ = ["page"]
 
@@ -22,9 +21,9 @@ _ID = re.compile(r"[0-9]{1,18}")
 _MOVE = re.compile(r"([0-9]{1,18}):(up|down)")
 
 
-def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponseRedirect:
+def page(request: HttpRequest, mount: Mount) -> HttpResponseRedirect:
     """Put the given rules into the given order, or move one by a place. The other rules keep their places."""
-    if request.method != "POST" or not admin.has_change_permission(request):
+    if request.method != "POST" or not mount.may(request, "change"):
         raise PermissionDenied
     given = [int(text) for text in request.POST.get("ids", "").split(",") if _ID.fullmatch(text)]
     with transaction.atomic(using=router.db_for_write(SamplingRule)):
@@ -39,9 +38,9 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponseRedirect:
             if rule.order != number * 10:
                 rule.order = number * 10
                 rule.save(update_fields=["order", "updated"])
-                admin.log_change(request, rule, [{"changed": {"fields": [gettext("order")]}}])
-    admin.message_user(request, gettext("The order of the rules was saved."))
-    return HttpResponseRedirect(page_address("admin:django_tracing_samplingrule_changelist"))
+                mount.log(request, rule, "changed", fields=[gettext("order")])
+    mount.notify(request, gettext("The order of the rules was saved."))
+    return HttpResponseRedirect(page_address("samplingrule_changelist"))
 
 
 def _moved(ids: list[int], moved: int, by: int) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
@@ -13,6 +12,7 @@ from django.utils.translation import gettext_lazy as _
 from django_tracing.exceptions import ReadError
 from django_tracing.pages.forms import RANGES, since
 from django_tracing.pages.links import changed_query, search_address, trace_address
+from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import WORKS, shares_of
 from django_tracing.pages.source import chosen_service, open_reader, problem_of, sample_sentence
@@ -47,7 +47,7 @@ _KEYS: Final[Mapping[str, Callable[[RouteStatistics], Any]]] = {
 }
 
 
-def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
+def page(request: HttpRequest, mount: Mount) -> HttpResponse:
     """Show count, duration and time by category of requests, tasks and commands, by route."""
     context: dict[str, Any] = {"routes": [], "problem": None, "services": [], "service": "", "ranges": RANGES}
     context["works"] = list(WORKS.items())
@@ -64,7 +64,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
         context["sample"] = sample_sentence(reader, getattr(found, "sample", None))
     except ReadError as error:
         context["problem"] = problem_of(request, error)
-    return respond(request, admin, "routes", gettext("Routes"), context)
+    return respond(request, mount, "routes", gettext("Routes"), context)
 
 
 def _sorted(routes: list[RouteStatistics], order: str) -> list[RouteStatistics]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import urlencode
 
-from django.contrib.admin import AdminSite
-from django.urls import reverse
 from django.utils.translation import gettext
 
 from django_tracing.conf.values import Settings
 from django_tracing.net import shown_address
+from django_tracing.pages.mounts import Mount
 
 __all__ = ["kept_without_rules", "percent", "starters"]
 
@@ -40,7 +39,7 @@ def kept_without_rules(settings: Settings) -> list[dict[str, str]]:
     return lines
 
 
-def starters(site: AdminSite, settings: Settings) -> list[dict[str, str]]:
+def starters(mount: Mount, settings: Settings) -> list[dict[str, str]]:
     """Return the form of a new rule, filled in for the most frequent purposes."""
     # A rule that keeps everything would have nothing to add.
     rate = settings.sample_rate if settings.sample_rate < 1 else 0.1
@@ -62,7 +61,7 @@ def starters(site: AdminSite, settings: Settings) -> list[dict[str, str]]:
             {"rate": "10"},
         ),
     ]
-    add = reverse("admin:django_tracing_samplingrule_add", current_app=site.name)
+    add = mount.views.address("samplingrule_add")
     return [
         {"label": label, "text": text, "url": f"{add}?{urlencode({'name': label, **fields})}"}
         for label, text, fields in found

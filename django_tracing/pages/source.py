@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Final
 
-from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext, ngettext
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.exceptions import ReadError
 from django_tracing.pages.links import page_address
+from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import local_time
 from django_tracing.traces.model import Sample
@@ -73,19 +73,19 @@ def problem_of(request: HttpRequest, error: ReadError) -> dict[str, str]:
     return {
         "message": str(error),
         "remedy": "",
-        "status": page_address("admin:django_tracing_processstatus_changelist") if allowed else "",
+        "status": page_address("processstatus_changelist") if allowed else "",
     }
 
 
-def respond_unreadable(request: HttpRequest, admin: ModelAdmin[Any], title: str, error: ReadError) -> HttpResponse:
+def respond_unreadable(request: HttpRequest, mount: Mount, title: str, error: ReadError) -> HttpResponse:
     """Show why traces can't be read."""
-    return respond(request, admin, "unreadable", title, {"problem": problem_of(request, error)})
+    return respond(request, mount, "unreadable", title, {"problem": problem_of(request, error)})
 
 
-def respond_missing(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpResponse:
+def respond_missing(request: HttpRequest, mount: Mount, trace_id: str) -> HttpResponse:
     """Show that a trace is not stored."""
     problem = {
         "message": gettext("The trace %(id)s is not stored.") % {"id": trace_id},
         "remedy": gettext("It was removed to make room for newer traces, or it has not arrived yet."),
     }
-    return respond(request, admin, "unreadable", gettext("Trace"), {"problem": problem}, status=404)
+    return respond(request, mount, "unreadable", gettext("Trace"), {"problem": problem}, status=404)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.exceptions import ReadError
 from django_tracing.pages.links import attribute_address, trace_address, value_text
+from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import local_time
 from django_tracing.pages.source import open_reader, respond_missing, respond_unreadable
@@ -83,14 +83,14 @@ def _detail(span: Span, trace_start: int) -> dict[str, Any]:
     }
 
 
-def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str, span_id: str) -> HttpResponse:
+def page(request: HttpRequest, mount: Mount, trace_id: str, span_id: str) -> HttpResponse:
     """Show everything about a span: as a page, or as the fragment that the script of the waterfall requests."""
     try:
         found = read_span(open_reader(), trace_id, span_id)
     except ReadError as error:
-        return respond_unreadable(request, admin, gettext("Span"), error)
+        return respond_unreadable(request, mount, gettext("Span"), error)
     if found is None:
-        return respond_missing(request, admin, trace_id)
+        return respond_missing(request, mount, trace_id)
     span = found.span
     context = {"span": _detail(span, found.trace_start), "trace": {"id": span.trace_id, "name": found.trace_name}}
-    return respond(request, admin, "detail" if "part" in request.GET else "span", span.name, context)
+    return respond(request, mount, "detail" if "part" in request.GET else "span", span.name, context)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
 
 from django_tracing.exceptions import ReadError
 from django_tracing.pages.heading import heading_of
+from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import Colors, svg_number
 from django_tracing.pages.source import open_reader, respond_missing, respond_unreadable
@@ -26,14 +26,14 @@ _MOST_CHARACTERS: Final = 1_000_000
 _LONGEST: Final = 50_000
 
 
-def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpResponse:
+def page(request: HttpRequest, mount: Mount, trace_id: str) -> HttpResponse:
     """Show the statements of a trace, the one that took the longest in total first."""
     try:
         trace = open_reader().trace(trace_id)
     except ReadError as error:
-        return respond_unreadable(request, admin, gettext("SQL"), error)
+        return respond_unreadable(request, mount, gettext("SQL"), error)
     if trace is None:
-        return respond_missing(request, admin, trace_id)
+        return respond_missing(request, mount, trace_id)
     fall = waterfall(trace)
     found = statements(trace.spans)
     heading = heading_of(trace, fall, Colors(trace.services))
@@ -57,7 +57,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpRes
         "rest_time": duration_text(sum(statement.time for statement in rest)),
         "several": len(trace.services) > 1,
     }
-    return respond(request, admin, "sql", heading["title"], context)
+    return respond(request, mount, "sql", heading["title"], context)
 
 
 def _row(statement: Statement, longest: int, start: int, room: int) -> dict[str, Any]:

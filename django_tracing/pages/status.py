@@ -5,7 +5,6 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any, Final
 
-from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse
 from django.utils.timezone import is_aware, localtime, make_aware
 from django.utils.translation import gettext
@@ -16,6 +15,7 @@ from django_tracing.conf.values import Settings
 from django_tracing.models import ProcessStatus
 from django_tracing.net import shown_address
 from django_tracing.pages.links import trace_address
+from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
 from django_tracing.redaction import SensitiveKeys, redact_resource
 from django_tracing.sampling.database import table_exists
@@ -27,7 +27,7 @@ __all__ = ["page"]
 _SECRET: Final = frozenset({"HEADERS", "SAMPLING_TOKEN"})
 
 
-def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
+def page(request: HttpRequest, mount: Mount) -> HttpResponse:
     """Show the status; after a POST, also the result of a diagnosis."""
     settings = get_settings()
     source = figures(settings)
@@ -49,7 +49,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
     }
     if request.method == "POST":
         context |= _diagnose(request, settings)
-    return respond(request, admin, "change_list", gettext("Status"), context)
+    return respond(request, mount, "status", gettext("Status"), context)
 
 
 def _diagnose(request: HttpRequest, settings: Settings) -> dict[str, Any]:

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from django.contrib.admin import AdminSite
 from django.db.models import Model
 from django.http import HttpRequest
-from django.urls import reverse
 from django.utils.translation import gettext_lazy as _
 
 from django_tracing import pages
 from django_tracing.models import ProcessStatus, SamplingRule, Trace
+from django_tracing.pages.mounts import Mount
 
 __all__ = ["Tab", "tabs_of"]
 
@@ -35,8 +34,8 @@ def _targets() -> Iterable[tuple[type[Model], str, str, Any]]:
     yield ProcessStatus, "changelist", "status", _("Status")
 
 
-def tabs_of(request: HttpRequest, site: AdminSite, module: str, above: str = "") -> list[Tab]:
-    """Return the tabs of the pages that the site has and that the user may view.
+def tabs_of(request: HttpRequest, mount: Mount, module: str, above: str = "") -> list[Tab]:
+    """Return the tabs of the pages that the mount has and that the user may view.
 
     ``module`` is the page that is shown, and ``above`` is the tab that it belongs to if it is not the tab's own page.
     """
@@ -44,14 +43,11 @@ def tabs_of(request: HttpRequest, site: AdminSite, module: str, above: str = "")
     if module in [target for _model, _name, target, _label in targets]:
         above = ""
     models: tuple[type[Model], ...] = (Trace, SamplingRule, ProcessStatus)
-    allowed = {
-        model: site.is_registered(model) and site.get_model_admin(model).has_view_permission(request)
-        for model in models
-    }
+    allowed = {model: mount.may(request, "view", model) for model in models}
     return [
         Tab(
             label,
-            reverse(f"admin:django_tracing_{model._meta.model_name}_{name}", current_app=site.name),
+            mount.views.address(f"{model._meta.model_name}_{name}"),
             "page" if target == module else "true" if target == above else "",
         )
         for model, name, target, label in targets

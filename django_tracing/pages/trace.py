@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
-from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext, ngettext
 
@@ -12,6 +11,7 @@ from django_tracing.conf.loading import get_settings
 from django_tracing.exceptions import ReadError
 from django_tracing.pages.heading import heading_of
 from django_tracing.pages.links import trace_address
+from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import Colors, local_time, rows_of
 from django_tracing.pages.source import open_reader, respond_missing, respond_unreadable
@@ -35,16 +35,16 @@ def _ticks(trace: Trace) -> list[str]:
     return [duration_text(trace.duration * quarter // 4) for quarter in range(5)]
 
 
-def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpResponse:
+def page(request: HttpRequest, mount: Mount, trace_id: str) -> HttpResponse:
     """Show one trace as a waterfall, with links to other views of it."""
     try:
         reader = open_reader()
         trace = reader.trace(trace_id)
         if trace is None:
-            return respond_missing(request, admin, trace_id)
+            return respond_missing(request, mount, trace_id)
         link = reader.trace_link(trace.trace_id)
     except ReadError as error:
-        return respond_unreadable(request, admin, gettext("Trace"), error)
+        return respond_unreadable(request, mount, gettext("Trace"), error)
     if trace.trace_id != trace_id:
         return HttpResponseRedirect(trace_address(trace.trace_id))
     fall = waterfall(trace)
@@ -71,7 +71,7 @@ def page(request: HttpRequest, admin: ModelAdmin[Any], trace_id: str) -> HttpRes
         "link": link,
         "others": _others_of(reader, trace),
     }
-    return respond(request, admin, "trace", heading["title"], context)
+    return respond(request, mount, "trace", heading["title"], context)
 
 
 def _others_of(reader: Reader, trace: Trace) -> list[dict[str, str]]:

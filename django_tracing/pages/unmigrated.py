@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from django.contrib.admin import ModelAdmin
 from django.http import HttpRequest, HttpResponse
 from django.utils.translation import gettext
 
+from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
 
 __all__ = ["page"]
 
 
-def page(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponse:
+def page(request: HttpRequest, mount: Mount) -> HttpResponse:
     """Show the command to run. Traces need no table, so the project may never have migrated this app."""
-    return respond(request, admin, "unmigrated", gettext("Sampling rules"), {})
+    return respond(request, mount, "unmigrated", gettext("Sampling rules"), {})

@@ -335,8 +335,8 @@ def test_a_request_that_is_running(path: Path) -> None:
     ("url", "line"),
     [
         ("https://localhost/items/7?a=1", "https://localhost/admin/django_tracing/trace/{id}/"),
-        ("https://evil.example/items/7", "In the admin of your site: /admin/django_tracing/trace/{id}/"),
-        ("\x1b[31m", "In the admin of your site: /admin/django_tracing/trace/{id}/"),
+        ("https://evil.example/items/7", "On your site: /admin/django_tracing/trace/{id}/"),
+        ("\x1b[31m", "On your site: /admin/django_tracing/trace/{id}/"),
     ],
 )
 def test_a_trace_ends_with_a_link_to_its_page(settings: Any, path: Path, url: str, line: str) -> None:

@@ -14,6 +14,8 @@ from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.traces.builders import row
 
 TRACES = "/admin/django_tracing/trace/"
+#: Without the admin, see ``urls.py``: the pages, and the pages below another namespace.
+PLAIN, NESTED = "/tracing/", "/plugins/traces/"
 BLUEPRINT = "0" * 31 + "1"
 SCRIPT = '<script>alert("x")</script>\'&'
 ADDRESSES = [

@@ -21,18 +21,20 @@ from django_tracing import pages
 from django_tracing.admin import TraceAdmin
 from django_tracing.models import Trace
 from django_tracing.traces.readers.sqlite.store import LocalStore
-from tests.pages.helpers import ADDRESSES, BLUEPRINT, SCRIPT, TRACES, content, staff
+from tests.pages.helpers import ADDRESSES, BLUEPRINT, NESTED, PLAIN, SCRIPT, TRACES, content, staff
 from tests.traces.builders import NOON, blueprint_trace, row
 
 pytestmark = pytest.mark.django_db
 
 
+@pytest.mark.parametrize("mount", [TRACES, PLAIN])
 @pytest.mark.parametrize("address", ADDRESSES)
-def test_viewing_requires_the_permission(store: LocalStore, address: str) -> None:
-    assert Client().get(TRACES + address).status_code == 302, "to the login"
-    assert staff("view_samplingrule").get(TRACES + address).status_code == 403
-    User.objects.all().delete()
-    assert staff("view_trace").get(TRACES + address).status_code == 200
+def test_viewing_requires_the_permission(root: Client, store: LocalStore, mount: str, address: str) -> None:
+    assert Client().get(mount + address).status_code == 302, "to the login"
+    assert root.get(mount + address).status_code == 200
+    assert staff("view_samplingrule").get(mount + address).status_code == 403
+    User.objects.filter(username="staff").delete()
+    assert staff("view_trace").get(mount + address).status_code == 200
 
 
 def test_traces_cannot_be_changed_and_the_index_says_view(root: Client) -> None:
@@ -43,20 +45,26 @@ def test_traces_cannot_be_changed_and_the_index_says_view(root: Client) -> None:
         assert root.get(TRACES + address).status_code == 404
 
 
-def test_viewing_traces_makes_no_traces(root: Client, store: LocalStore, spans: Any) -> None:
+@pytest.mark.parametrize("mount", [TRACES, PLAIN, NESTED])
+def test_viewing_traces_makes_no_traces(root: Client, store: LocalStore, spans: Any, mount: str) -> None:
     for address in ADDRESSES:
-        root.get(TRACES + address)
+        root.get(mount + address)
     assert spans.names == []
     root.get("/admin/")
     assert spans.names != []
 
 
-def test_links_stay_within_their_admin_site(root: Client, store: LocalStore) -> None:
+@pytest.mark.parametrize("mount", ["/ops/django_tracing/trace/", PLAIN, NESTED])
+def test_links_stay_within_their_mount(root: Client, store: LocalStore, mount: str) -> None:
     store.write([{**span, "trace_id": f"{2:032x}"} for span in blueprint_trace()])
-    for address in [*ADDRESSES[:5], f"{BLUEPRINT}/compare/?with={2:032x}", f"{'f' * 32}/"]:
-        text = root.get(f"/ops/django_tracing/trace/{address}").content.decode()
-        assert "/ops/django_tracing/trace/" in text
-        assert "/admin/django_tracing/" not in text, address
+    for address in [*ADDRESSES[:7], f"{BLUEPRINT}/compare/?with={2:032x}", f"{'f' * 32}/"]:
+        text = root.get(mount + address).content.decode()
+        links = [
+            link for link in re.findall(r'(?:href|action)="(/[^"]*)"', text) if "/static/" not in link and link != "/"
+        ]
+        assert any(link.startswith(mount) for link in links)
+        prefix = mount.partition("django_tracing/trace/")[0]
+        assert [link for link in links if not link.startswith(prefix)] == [], address
 
 
 def test_every_field_is_escaped(root: Client, store: LocalStore) -> None:
@@ -108,11 +116,12 @@ def test_numbers_for_the_browser_are_not_localized(root: Client, store: LocalSto
 
 
 def test_every_page_is_registered(root: Client, store: LocalStore) -> None:
-    """A page is a module with a function ``page`` and a line in a list, except for pages that replace Django's views."""
+    """A page is a module with a function ``page`` and a line in a list, except for the one that others show in their place."""
     folder = Path(pages.__file__).parent
     modules = {path.stem for path in folder.glob("*.py") if "\ndef page(" in path.read_text()}
-    listed = {page.module for page in (*pages.TRACE_PAGES, *pages.RULE_PAGES)}
-    assert modules - listed == {"status", "unmigrated"}
+    everything = (*pages.TRACE_PAGES, *pages.RULE_PAGES, *pages.PLAIN_RULE_PAGES, *pages.STATUS_PAGES)
+    listed = {page.module for page in everything}
+    assert modules - listed == {"unmigrated"}
     assert listed <= modules
     patterns = {page.pattern for page in pages.TRACE_PAGES}
     for address in ADDRESSES:

@@ -1,11 +1,11 @@
-"""URLs for the tests of the pages: the admin, and a second admin site for operators."""
+"""URLs for the tests of the pages: the admin, a second admin site for operators, and the pages without an admin."""
 
 from __future__ import annotations
 
 from django.contrib import admin
 from django.http import HttpResponse
+from django.urls import include, re_path
 from django.urls import path as url_path
-from django.urls import re_path
 
 from django_tracing.admin import ProcessStatusAdmin, SamplingRuleAdmin, TraceAdmin
 from django_tracing.models import ProcessStatus, SamplingRule, Trace
@@ -16,8 +16,13 @@ operators.register(Trace, TraceAdmin)
 operators.register(ProcessStatus, ProcessStatusAdmin)
 operators.register(SamplingRule, SamplingRuleAdmin)
 
+#: URLs of an app that includes the pages below its own namespace, as NetBox's plugins do.
+plugin = ([url_path("traces/", include("django_tracing.pages.urls", namespace="pages"))], "plugin")
+
 urlpatterns = [
     url_path("admin/", admin.site.urls),
     url_path("ops/", operators.urls),
+    url_path("tracing/", include("django_tracing.pages.urls")),
+    url_path("plugins/", include(plugin)),
     re_path(r"^people/(?P<pk>\d+)/$", lambda request, pk: HttpResponse()),
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, Final
@@ -19,6 +20,7 @@ from django_tracing.conf.patterns import bounded_search
 from django_tracing.conf.values import Settings
 from django_tracing.context.description import host_of, resolve_early, urlconf_of
 from django_tracing.context.extraction import extract
+from django_tracing.context.trace_page import PLAIN_APP, PLAIN_URLS, plain_mounts
 from django_tracing.faults import CONTAINED, log_once
 
 __all__ = ["caller_context", "is_left_out"]
@@ -41,7 +43,7 @@ def is_left_out(request: HttpRequest, settings: Settings) -> bool:
         (path.startswith(_bare(settings.ignore_paths)) and _is_ignored(path, settings.ignore_paths))
         or (settings.ignore_static and path.startswith(_static_paths()))
         or (settings.excluded_urls and _is_excluded(request, settings.excluded_urls))
-        or (_OWN_PAGES in path and _is_own_page(request))
+        or (_may_be_own_page(path, request) and _is_own_page(request))
     )
 
 
@@ -98,14 +100,22 @@ def _searches(patterns: tuple[str, ...]) -> tuple[Callable[[str], object], ...]:
     return tuple(bounded_search(pattern, len(patterns)) for pattern in patterns)
 
 
-def _is_own_page(request: HttpRequest) -> bool:
-    """Return whether the path leads to an admin page of traces, and does not only look like one."""
-    match = resolve_early(request.path_info, urlconf_of(request))
-    return (
-        match is not None
-        and "admin" in match.app_names
-        and (match.url_name or "").startswith("django_tracing_trace_")
+def _may_be_own_page(path: str, request: HttpRequest) -> bool:
+    # Asked of every request: most sites have none of these URLs.
+    return _OWN_PAGES in path or (
+        PLAIN_URLS in sys.modules and any(mount.path in path for mount in plain_mounts(urlconf_of(request)))
     )
+
+
+def _is_own_page(request: HttpRequest) -> bool:
+    """Return whether the path leads to a page of traces, and does not only look like one."""
+    match = resolve_early(request.path_info, urlconf_of(request))
+    if match is None:
+        return False
+    name = match.url_name or ""
+    if PLAIN_APP in match.app_names:
+        return name.startswith("trace_")
+    return "admin" in match.app_names and name.startswith("django_tracing_trace_")
 
 
 # ----- the caller's trace context

@@ -218,7 +218,7 @@ class Command(BaseCommand):
 
 
 def _page_of(trace: Trace) -> str:
-    """Return where the admin shows the trace; "" without an admin.
+    """Return where a page shows the trace; "" without such pages.
 
     A command knows no host. A request of this service in the trace has it.
     """
@@ -230,7 +230,7 @@ def _page_of(trace: Trace) -> str:
             origin = origin_of_url(url) if isinstance(url, str) else ""
             if origin:
                 return f"{origin}{path}"
-    return f"In the admin of your site: {path}" if path else ""
+    return f"On your site: {path}" if path else ""
 
 
 def _query(options: dict[str, Any]) -> dict[str, Any]:
