@@ -10,7 +10,16 @@ from django_tracing.semconv.categories import Category, category_of
 from django_tracing.traces.model import RouteStatistics, Trace
 from django_tracing.traces.tree import innermost, is_layer
 
-__all__ = ["Part", "parts_of", "route_statistics", "routes_of", "self_time"]
+__all__ = [
+    "Part",
+    "TraceRoute",
+    "merge_routes",
+    "parts_of",
+    "route_statistics",
+    "routes_of",
+    "self_time",
+    "trace_routes",
+]
 
 
 class Part(NamedTuple):
@@ -56,6 +65,19 @@ def self_time(start: int, end: int, children: Iterable[tuple[int, int]]) -> int:
 _ENTRIES: Final = frozenset({"server", "consumer"})
 
 
+class TraceRoute(NamedTuple):
+    """What one trace adds to the statistics of a route."""
+
+    service: str
+    name: str
+    #: How many of its entries failed.
+    errors: int
+    #: The durations of the spans with which the service started its work.
+    durations: list[int]
+    #: The sums of own times.
+    times: dict[Category, int]
+
+
 class _Route:
     __slots__ = ("durations", "errors", "slowest", "slowest_trace_id", "times")
 
@@ -75,9 +97,34 @@ def route_statistics(
     A route is a span with which a service starts its work: a server's, a consumer's, or one without a parent. Its
     time is divided among its spans of the same service; a call to another service counts as HTTP, as a whole.
     """
+    return merge_routes(((trace_id, trace_routes(parts)) for trace_id, parts in traces), service)
+
+
+def routes_of(traces: Iterable[Trace], service: str | None = None) -> list[RouteStatistics]:
+    """Return the statistics of whole traces, see :func:`route_statistics`."""
+    return route_statistics(((trace.trace_id, parts_of(trace)) for trace in traces), service)
+
+
+def merge_routes(
+    traces: Iterable[tuple[str, Iterable[TraceRoute]]], service: str | None = None
+) -> list[RouteStatistics]:
+    """Return the statistics of traces (ids and what :func:`trace_routes` returned for each)."""
     routes: dict[tuple[str, str], _Route] = {}
-    for trace_id, parts in traces:
-        _add(routes, trace_id, parts, service)
+    for trace_id, found in traces:
+        for owner, name, errors, durations, times in found:
+            if service is not None and owner != service:
+                continue
+            route = routes.get((owner, name))
+            if route is None:
+                route = routes[owner, name] = _Route()
+            route.durations += durations
+            route.errors += errors
+            longest = durations[0] if len(durations) == 1 else max(durations)
+            if longest > route.slowest:
+                route.slowest, route.slowest_trace_id = longest, trace_id
+            known = route.times
+            for work, spent in times.items():
+                known[work] = known.get(work, 0) + spent
     for route in routes.values():
         route.durations.sort()
     return [
@@ -89,7 +136,7 @@ def route_statistics(
             p50=_percentile(route.durations, 50),
             p95=_percentile(route.durations, 95),
             p99=_percentile(route.durations, 99),
-            time_by_work=dict(sorted(route.times.items(), key=lambda item: -item[1])),
+            time_by_work=dict(sorted(route.times.items(), key=lambda item: (-item[1], item[0]))),
             slowest_trace_id=route.slowest_trace_id,
             slowest=route.slowest,
         )
@@ -97,47 +144,66 @@ def route_statistics(
     ]
 
 
-def routes_of(traces: Iterable[Trace], service: str | None = None) -> list[RouteStatistics]:
-    """Return the statistics of whole traces, see :func:`route_statistics`."""
-    return route_statistics(((trace.trace_id, parts_of(trace)) for trace in traces), service)
-
-
-def _add(routes: dict[tuple[str, str], _Route], trace_id: str, parts: Sequence[Part], service: str | None) -> None:
+def trace_routes(parts: Sequence[Part]) -> list[TraceRoute]:
+    """Return what one trace adds to the statistics of its routes."""
     by_id = {part.span_id: part for part in parts}
-    children: dict[str, list[tuple[int, int]]] = {}
+    children = _children(parts, by_id)
+    #: The owners of spans that are known: a number in ``found``, or -1 for spans without a route.
+    owners: dict[str, int] = {}
+    numbers: dict[tuple[str, str], int] = {}
+    found: list[TraceRoute] = []
+    errors: list[int] = []
     for part in parts:
-        parent = by_id.get(part.parent_id)
-        if parent is not None and parent.service == part.service and part.kind not in _ENTRIES:
-            children.setdefault(part.parent_id, []).append((part.start, part.end))
+        span_id, _parent_id, service, name, _kind, start, end, failed, work = part
+        if _begins(part, by_id):
+            number = numbers.get((service, name), -1)
+            if number < 0:
+                number = numbers[service, name] = len(found)
+                found.append(TraceRoute(service, name, 0, [], {}))
+                errors.append(0)
+            owners[span_id] = number
+            found[number].durations.append(end - start)
+            errors[number] += failed
+    for part in parts:
+        number = owners.get(part.span_id, -2)
+        if number == -2:
+            number = _owner(part, by_id, owners)
+        if number < 0:
+            continue
+        start, end = part.start, part.end
+        below = children.get(part.span_id)
+        own = self_time(start, end, below) if below else end - start
+        times = found[number].times
+        times[part.work] = times.get(part.work, 0) + own
+    return [route._replace(errors=count) if count else route for route, count in zip(found, errors, strict=True)]
+
+
+def _children(parts: Sequence[Part], by_id: dict[str, Part]) -> dict[str, list[tuple[int, int]]]:
+    """Return the times of the calls that each span waits for, by its id."""
+    children: dict[str, list[tuple[int, int]]] = {}
     layers: dict[str, list[Part]] = {}
     for part in parts:
-        if is_layer(part) and part.parent_id in children:
+        parent = by_id.get(part.parent_id)
+        if parent is None:
+            continue
+        if parent.service == part.service and part.kind not in _ENTRIES:
+            children.setdefault(part.parent_id, []).append((part.start, part.end))
+        if is_layer(part):
             layers.setdefault(part.parent_id, []).append(part)
     inside: dict[str, list[tuple[int, int]]] = {}
     for parent_id, beside in layers.items():
         # The layer's span was created afterwards, as a sibling of what it contains. As in Trace.tree, the time of
         # these siblings is not its own time.
-        spent = children[parent_id]
+        spent = children.get(parent_id)
+        if spent is None:
+            continue
         around = innermost(spent, [(layer.start, layer.end) for layer in beside], strict=True)
         for times, number in zip(spent, around, strict=True):
             if number is not None:
                 inside.setdefault(beside[number].span_id, []).append(times)
     for span_id, more in inside.items():
         children.setdefault(span_id, []).extend(more)
-    owners: dict[str, _Route | None] = {}
-    for part in parts:
-        route = _owner(part, by_id, owners, routes, service)
-        if route is None:
-            continue
-        if owners[part.span_id] is route and _begins(part, by_id):
-            duration = part.end - part.start
-            route.durations.append(duration)
-            route.errors += part.failed
-            if duration > route.slowest:
-                route.slowest, route.slowest_trace_id = duration, trace_id
-        below = children.get(part.span_id)
-        own = self_time(part.start, part.end, below) if below else part.end - part.start
-        route.times[part.work] = route.times.get(part.work, 0) + own
+    return children
 
 
 def _begins(part: Part, by_id: dict[str, Part]) -> bool:
@@ -147,29 +213,16 @@ def _begins(part: Part, by_id: dict[str, Part]) -> bool:
     return parent is not None and parent.service != part.service
 
 
-def _owner(
-    part: Part,
-    by_id: dict[str, Part],
-    owners: dict[str, _Route | None],
-    routes: dict[tuple[str, str], _Route],
-    service: str | None,
-) -> _Route | None:
-    """Return the route of a span: that of its nearest ancestor that starts one."""
+def _owner(part: Part, by_id: dict[str, Part], owners: dict[str, int]) -> int:
+    """Return the owner of a span: the route of its nearest ancestor that starts one."""
     passed: list[str] = []
-    current = part
-    while current.span_id not in owners:
+    current: Part | None = part
+    while current is not None and current.span_id not in owners:
         passed.append(current.span_id)
         # Spans that are each other's ancestors have no route, and neither have those whose parent is not stored.
-        owners[current.span_id] = None
-        if _begins(current, by_id):
-            if service is None or current.service == service:
-                owners[current.span_id] = routes.setdefault((current.service, current.name), _Route())
-            break
-        above = by_id.get(current.parent_id)
-        if above is None:
-            break
-        current = above
-    found = owners[current.span_id]
+        owners[current.span_id] = -1
+        current = by_id.get(current.parent_id)
+    found = -1 if current is None else owners[current.span_id]
     for span_id in passed:
         owners[span_id] = found
     return found

@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from django_tracing.semconv.categories import category_of, target_of
+from django_tracing.semconv.categories import breaker_state, category_of, target_of
 from django_tracing.semconv.names import ERROR_PROPAGATED
 from django_tracing.semconv.requests import request_facts
 from django_tracing.traces.model import (
@@ -40,6 +40,10 @@ _KINDS: Final = frozenset({"internal", "server", "client", "producer", "consumer
 _STATUSES: Final = frozenset({"unset", "ok", "error"})
 
 
+#: What a span with values of wrong types may raise.
+_INVALID: Final = (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
+
+
 SUMMARY_COLUMNS: Final = (
     'trace_id, name, service, services, start, "end", span_count, error_count, left_out, '
     "method, path, status_code, user, sql_count, sql_time, has_root, seq"
@@ -59,13 +63,17 @@ def describe(kind: str, attributes: Mapping[str, Any], resource: Mapping[str, An
 
 def describe_request(kind: str, attributes: Mapping[str, Any]) -> tuple[str, str, int | None, str]:
     """Return the columns that a trace gets from the span that names it."""
-    facts = request_facts(kind, attributes)
+    try:
+        facts = request_facts(kind, attributes)
+    except _INVALID:
+        return "", "", None, ""
     return encodable(facts.method), encodable(facts.path), facts.status_code, encodable(facts.user)
 
 
 def encodable(value: Any) -> str:
+    text = value if value.__class__ is str else str(value)
     # A lone surrogate (an undecodable byte of a path) must not lose the whole batch.
-    return str(value).encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 dump_json: Final = json.JSONEncoder(default=str, separators=(",", ":")).encode
@@ -93,8 +101,10 @@ def prepare_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
             "propagated": attributes.get(ERROR_PROPAGATED) is True,
             "attributes": dump_json(attributes),
             "resource": dump_json(resource),
-            "described": describe(kind, attributes, resource),
-            "request": describe_request(kind, attributes),
+            "described": (described := describe(kind, attributes, resource)),
+            "state": breaker_state(attributes) if described[1] == "breaker" else "",
+            # Of one span of the trace, this becomes its request.
+            "facts": (kind, attributes),
             "more": dump_json(
                 {
                     key: row[key]
@@ -103,7 +113,7 @@ def prepare_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
                 }
             ),
         }
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
+    except _INVALID:
         return None
 
 
