@@ -15,6 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any, Final
 
 from django_tracing.semconv.categories import TARGET_KINDS, WORKS, breaker_state
+from django_tracing.sqlite_file import is_damage
 from django_tracing.traces.analysis.dependencies import Call, TraceLinks, merge_links, trace_links
 from django_tracing.traces.analysis.routes import Part, TraceRoute, merge_routes, trace_routes
 from django_tracing.traces.model import Dependency, RouteStatistics
@@ -87,8 +88,10 @@ class FigureKeeper:
             self._credit -= span_count
             try:
                 rows.append((seq, span_count, *_encoded(*_computed(connection, seq))))
-            except (LookupError, TypeError, ValueError):
-                # Damaged. Whoever reads it gets the error.
+            except (LookupError, TypeError, ValueError, sqlite3.DatabaseError) as error:
+                if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):
+                    raise
+                # Whoever reads it gets the error. The spans that are written are not lost because of it.
                 if len(self._unreadable) < self.WINDOW:
                     self._unreadable.add(seq)
         if rows:
