@@ -10,7 +10,7 @@ from opentelemetry.sdk.resources import SERVICE_NAME
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from django_tracing.exceptions import ExportError
+from django_tracing.exceptions import ExportError, StoreError
 from django_tracing.recording.sdk import plain_attributes
 from django_tracing.redaction import redact_tracestate
 
@@ -88,6 +88,12 @@ class LocalExporter(SpanExporter):
             # A bug of this app: another try would block the next spans.
             message = f"The local store can't store these spans: {type(error).__name__}: {error}"
             raise ExportError(message, reason="rejected", retryable=False) from error
+        except StoreError as error:
+            # This process can't write to a newer version's file, however often it tries.
+            newer = error.reason == "newer"
+            raise ExportError(
+                str(error), reason="rejected" if newer else "unavailable", retryable=not newer
+            ) from error
         except Exception as error:
             raise ExportError(str(error), reason="unavailable", retryable=True) from error
         return SpanExportResult.SUCCESS

@@ -145,6 +145,8 @@ def create_tables(connection: sqlite3.Connection, foreign: Callable[[], Exceptio
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 _mark_version(connection)
+    if is_too_new(connection):
+        return
     if _version_of(connection) < VERSION:
         with transaction(connection, "IMMEDIATE"):
             if _version_of(connection) < VERSION:
