@@ -6,28 +6,12 @@ from collections.abc import Iterable, Sequence
 from typing import Final, Literal, NamedTuple
 
 from django_tracing.semconv.categories import breaker_state, target_of
+from django_tracing.traces.analysis.routes import Part
 from django_tracing.traces.model import Dependency, Trace
 
-__all__ = ["Call", "NodeKind", "TraceLinks", "links_of", "merge_links", "trace_links"]
+__all__ = ["NodeKind", "TraceLinks", "links_of", "merge_links", "trace_links"]
 
 NodeKind = Literal["service", "database", "cache", "breaker", "external"]
-
-
-class Call(NamedTuple):
-    """The fields of a span that the links need."""
-
-    span_id: str
-    parent_id: str
-    service: str
-    kind: str
-    failed: bool
-    #: What it calls, apart from services that are traced themselves; "" for nothing.
-    target_kind: str
-    target: str
-    start: int = 0
-    end: int = 0
-    #: The state of the circuit breaker that it calls.
-    state: str = ""
 
 
 class TraceLinks(NamedTuple):
@@ -66,56 +50,54 @@ def merge_links(traces: Iterable[TraceLinks]) -> list[Dependency]:
     ]
 
 
-def trace_links(calls: Sequence[Call]) -> TraceLinks:
+def trace_links(parts: Sequence[Part]) -> TraceLinks:
     """Return the links of one trace, sorted."""
-    services = {call.span_id: call.service for call in calls}
+    services = {part[0]: part[2] for part in parts}
     links: dict[tuple[str, NodeKind, str], list[int]] = {}
     breakers: dict[str, tuple[int, int, str]] = {}
     # Calls that are continued by the span of another service, or of the same one that calls itself.
     continued = set()
-    for call in calls:
-        caller = services.get(call.parent_id)
+    for _span_id, parent_id, service, _name, kind, _start, _end, failed, *_ in parts:
+        caller = services.get(parent_id)
         if caller is None:
             continue
-        if caller != call.service:
-            continued.add(call.parent_id)
-            _count(links, caller, "service", call.service, call.failed)
-        elif call.kind in _ENTRIES:
-            continued.add(call.parent_id)
-    for call in calls:
-        kind = call.target_kind
-        if not kind or (kind == "external" and call.span_id in continued):
+        if caller != service:
+            continued.add(parent_id)
+            _count(links, (caller, "service", service), failed)
+        elif kind in _ENTRIES:
+            continued.add(parent_id)
+    for span_id, _parent_id, service, _name, _kind, start, end, failed, _work, target_kind, target, state in parts:
+        if not target_kind or (target_kind == "external" and span_id in continued):
             continue
-        _count(links, call.service, kind, call.target, call.failed)  # type: ignore[arg-type]
-        if kind == "breaker":
-            state = (call.start, call.end, call.state)
-            breakers[call.target] = max(breakers.get(call.target, state), state)
+        _count(links, (service, target_kind, target), failed)  # type: ignore[arg-type]
+        if target_kind == "breaker":
+            latest = (start, end, state)
+            breakers[target] = max(breakers.get(target, latest), latest)
     return TraceLinks(
         [(*link, made, failed) for link, (made, failed) in sorted(links.items())],
-        [(name, *state) for name, state in sorted(breakers.items())],
+        [(name, *latest) for name, latest in sorted(breakers.items())],
     )
 
 
-def _calls_of(trace: Trace) -> list[Call]:
+def _calls_of(trace: Trace) -> list[Part]:
+    """Return the spans of a trace as parts, without the category of their time."""
     calls = []
     for span in trace.spans:
         target = target_of(span.kind, span.attributes)
         state = breaker_state(span.attributes) if target is not None and target.kind == "breaker" else ""
         kind, name = ("", "") if target is None else target
         calls.append(
-            Call(
-                *(span.span_id, span.parent_id, span.service, span.kind, span.failed),
-                *(kind, name, span.start, max(span.end, span.start), state),
+            Part(
+                *(span.span_id, span.parent_id, span.service, span.name, span.kind),
+                *(span.start, max(span.end, span.start), span.failed, "other", kind, name, state),
             )
         )
     return calls
 
 
-def _count(
-    links: dict[tuple[str, NodeKind, str], list[int]], caller: str, kind: NodeKind, callee: str, failed: bool
-) -> None:
-    counted = links.get((caller, kind, callee))
+def _count(links: dict[tuple[str, NodeKind, str], list[int]], link: tuple[str, NodeKind, str], failed: bool) -> None:
+    counted = links.get(link)
     if counted is None:
-        counted = links[caller, kind, callee] = [0, 0]
+        counted = links[link] = [0, 0]
     counted[0] += 1
     counted[1] += failed

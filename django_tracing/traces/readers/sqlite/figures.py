@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from django_tracing.semconv.categories import TARGET_KINDS, WORKS, breaker_state
 from django_tracing.sqlite_file import is_damage
-from django_tracing.traces.analysis.dependencies import Call, TraceLinks, merge_links, trace_links
+from django_tracing.traces.analysis.dependencies import TraceLinks, merge_links, trace_links
 from django_tracing.traces.analysis.routes import Part, TraceRoute, merge_routes, trace_routes
 from django_tracing.traces.model import Dependency, RouteStatistics
 from django_tracing.traces.readers.sqlite.rows import check_known, dump_json
@@ -28,7 +28,7 @@ _STORE: Final = "INSERT OR REPLACE INTO figures (trace, span_count, routes, link
 #: The spans of one trace. The attributes are needed for the state of a circuit breaker only.
 _SPANS: Final = (
     "SELECT span_id, parent_id, service, name, kind, start, \"end\", status = 'error', work, target_kind, target, "
-    "CASE target_kind WHEN 'breaker' THEN attributes END FROM spans WHERE trace = ?"
+    "CASE target_kind WHEN 'breaker' THEN attributes ELSE '' END FROM spans WHERE trace = ?"
 )
 _LINK_KINDS: Final = frozenset({"service", *TARGET_KINDS})
 
@@ -37,15 +37,29 @@ _LINK_KINDS: Final = frozenset({"service", *TARGET_KINDS})
 
 
 def store_figures(connection: sqlite3.Connection, seq: int, span_count: int, rows: Sequence[dict[str, Any]]) -> None:
-    """Store the figures of a trace whose spans are all in ``rows``, as ``prepare_row`` returns them."""
-    parts, calls = [], []
-    for row in rows:
-        span_id, parent_id, service, kind = row["span_id"], row["parent_id"], row["service"], row["kind"]
-        start, end, failed = row["start"], row["end"], row["status"] == "error"
-        work, target_kind, target = row["described"]
-        parts.append(Part(span_id, parent_id, service, row["name"], kind, start, end, failed, work))
-        calls.append(Call(span_id, parent_id, service, kind, failed, target_kind, target, start, end, row["state"]))
-    connection.execute(_STORE, (seq, span_count, *_encoded(trace_routes(parts), trace_links(calls))))
+    """Store the figures of a trace whose spans are all in ``rows``, as ``prepare_rows`` returns them."""
+    figures = _figures_of(
+        [
+            Part(
+                *(
+                    row["span_id"],
+                    row["parent_id"],
+                    row["service"],
+                    row["name"],
+                    row["kind"],
+                    row["start"],
+                    row["end"],
+                ),
+                *(row["status"] == "error", *row["described"], row["state"]),
+            )
+            for row in rows
+        ]
+    )
+    connection.execute(_STORE, (seq, span_count, *_encoded(*figures)))
+
+
+def _figures_of(parts: Sequence[Part]) -> tuple[list[TraceRoute], TraceLinks]:
+    return trace_routes(parts), trace_links(parts)
 
 
 def _encoded(routes: list[TraceRoute], links: TraceLinks) -> tuple[str, str, str]:
@@ -121,13 +135,11 @@ def _outdated_between(connection: sqlite3.Connection, first: int, last: int) -> 
 
 def _computed(connection: sqlite3.Connection, seq: int) -> tuple[list[TraceRoute], TraceLinks]:
     """Compute the figures of a trace from its spans."""
-    parts, calls = [], []
-    for row in connection.execute(_SPANS, (seq,)):
-        span_id, parent_id, service, _name, kind, start, end, failed, _work, target_kind, target, attributes = row
-        parts.append(Part(*row[:9]))
-        state = breaker_state(json.loads(attributes)) if attributes else ""
-        calls.append(Call(span_id, parent_id, service, kind, failed, target_kind, target, start, end, state))
-    return trace_routes(parts), trace_links(calls)
+    rows = connection.execute(_SPANS, (seq,)).fetchall()
+    return _figures_of(
+        # The state of a breaker is among its attributes.
+        [(*row[:-1], breaker_state(json.loads(row[-1]))) if row[-1] else row for row in rows]
+    )
 
 
 # ----- Reading

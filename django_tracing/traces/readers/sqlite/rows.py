@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
 from django_tracing.semconv.categories import breaker_state, category_of, target_of
@@ -30,7 +30,7 @@ __all__ = [
     "dump_json",
     "encodable",
     "outline_of_row",
-    "prepare_row",
+    "prepare_rows",
     "shallow_attributes",
     "span_of_row",
     "summary_of_row",
@@ -79,8 +79,42 @@ def encodable(value: Any) -> str:
 dump_json: Final = json.JSONEncoder(default=str, separators=(",", ":")).encode
 
 
-def prepare_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the columns of a span; None for an invalid one."""
+def prepare_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the columns of spans, without those of invalid ones."""
+    encoded = _Encoded()
+    return [prepared for prepared in (_prepare_row(row, encoded) for row in rows) if prepared is not None]
+
+
+class _Encoded:
+    """The JSON of what many spans of a batch share."""
+
+    def __init__(self) -> None:
+        # With the resource, or another one could get its id.
+        self._resources: dict[int, tuple[Any, str]] = {}
+        self._scopes: dict[str, str] = {}
+
+    def resource(self, resource: Any) -> str:
+        known = self._resources.get(id(resource))
+        if known is None:
+            known = self._resources[id(resource)] = (resource, dump_json(resource))
+        return known[1]
+
+    def more(self, row: Mapping[str, Any]) -> str:
+        """Return what has no column of its own. Most spans have only a scope."""
+        found = {key: row[key] for key in _MORE if row.get(key)}
+        scope = found.get("scope")
+        if len(found) != 1 or scope.__class__ is not str:
+            return dump_json(found)
+        known = self._scopes.get(scope)
+        if known is None:
+            known = self._scopes[scope] = dump_json(found)
+        return known
+
+
+_MORE: Final = ("status_message", "events", "links", "scope", "trace_state")
+
+
+def _prepare_row(row: Mapping[str, Any], encoded: _Encoded) -> dict[str, Any] | None:
     try:
         kind, status = row.get("kind"), row.get("status")
         kind = kind if kind in _KINDS else "internal"
@@ -100,18 +134,12 @@ def prepare_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
             "status": status if status in _STATUSES else "unset",
             "propagated": attributes.get(ERROR_PROPAGATED) is True,
             "attributes": dump_json(attributes),
-            "resource": dump_json(resource),
+            "resource": encoded.resource(resource),
             "described": (described := describe(kind, attributes, resource)),
             "state": breaker_state(attributes) if described[1] == "breaker" else "",
             # Of one span of the trace, this becomes its request.
             "facts": (kind, attributes),
-            "more": dump_json(
-                {
-                    key: row[key]
-                    for key in ("status_message", "events", "links", "scope", "trace_state")
-                    if row.get(key)
-                }
-            ),
+            "more": encoded.more(row),
         }
     except _INVALID:
         return None

@@ -46,7 +46,7 @@ from django_tracing.traces.readers.sqlite.rows import (
     SPAN_COLUMNS,
     Resources,
     encodable,
-    prepare_row,
+    prepare_rows,
     span_of_row,
     summary_of_row,
 )
@@ -129,7 +129,7 @@ class LocalStore(SQLiteFile):
 
         Invalid rows are skipped. Spans that are stored already are not changed.
         """
-        prepared = [row for row in map(prepare_row, rows) if row is not None]
+        prepared = prepare_rows(rows)
         if not prepared:
             return
         with self._lock:

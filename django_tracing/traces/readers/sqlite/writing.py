@@ -146,7 +146,10 @@ def store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[s
         ),
     )
     if known is None:
-        store_figures(connection, seq, count, added)
+        # If a parent is missing, the trace will grow.
+        ids = {"", *(row["span_id"] for row in added)}
+        if all(row["parent_id"] in ids for row in added):
+            store_figures(connection, seq, count, added)
     return int(seq)
 
 
