@@ -14,7 +14,7 @@ from django_tracing.exceptions import ExportError, StoreError
 from django_tracing.recording.sdk import plain_attributes
 from django_tracing.redaction import redact_tracestate
 
-__all__ = ["LocalExporter", "SpanRow", "span_row"]
+__all__ = ["LocalExporter", "SpanRow", "span_row", "span_rows"]
 
 #: One span as JSON-able values: what ``LocalStore.write`` takes. Times are nanoseconds.
 SpanRow = dict[str, Any]

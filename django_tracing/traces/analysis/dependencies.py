@@ -21,8 +21,7 @@ class TraceLinks(NamedTuple):
     links: Sequence[tuple[str, NodeKind, str, int, int]]
     #: The name, the start and the end of the latest call, and the state after it, of each circuit breaker.
     breakers: Sequence[tuple[str, int, int, str]] = ()
-    #: The number of traces.
-    count: int = 1
+    traces: int = 1
 
 
 _ENTRIES: Final = frozenset({"server", "consumer"})
@@ -37,11 +36,11 @@ def merge_links(traces: Iterable[TraceLinks]) -> list[Dependency]:
     """Return the calls in traces: in what :func:`trace_links` returned for each."""
     calls: dict[tuple[str, str, NodeKind], list[int]] = {}
     latest: dict[str, tuple[int, int, str]] = {}
-    for links, breakers, count in traces:
+    for links, breakers, times in traces:
         for caller, kind, callee, made, failed in links:
             counted = calls.setdefault((caller, callee, kind), [0, 0])
-            counted[0] += made * count
-            counted[1] += failed * count
+            counted[0] += made * times
+            counted[1] += failed * times
         for name, start, end, state in breakers:
             latest[name] = max(latest.get(name, (start, end, state)), (start, end, state))
     return [
@@ -89,7 +88,11 @@ def _calls_of(trace: Trace) -> list[Part]:
         calls.append(
             Part(
                 *(span.span_id, span.parent_id, span.service, span.name, span.kind),
-                *(span.start, max(span.end, span.start), span.failed, "other", kind, name, state),
+                *(span.start, max(span.end, span.start), span.failed),
+                work="other",
+                target_kind=kind,
+                target=name,
+                state=state,
             )
         )
     return calls

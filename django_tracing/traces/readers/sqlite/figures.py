@@ -136,9 +136,9 @@ def _outdated_between(connection: sqlite3.Connection, first: int, last: int) -> 
 def _computed(connection: sqlite3.Connection, seq: int) -> tuple[list[TraceRoute], TraceLinks]:
     """Compute the figures of a trace from its spans."""
     rows = connection.execute(_SPANS, (seq,)).fetchall()
+    # The state of a breaker is among its attributes.
     return _figures_of(
-        # The state of a breaker is among its attributes.
-        [(*row[:-1], breaker_state(json.loads(row[-1]))) if row[-1] else row for row in rows]
+        [Part._make((*row[:-1], breaker_state(json.loads(row[-1]))) if row[-1] else row) for row in rows]
     )
 
 
