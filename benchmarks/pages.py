@@ -1,7 +1,8 @@
 """Measure the admin's pages of traces with a full local store: ``python -m benchmarks.pages``.
 
 Each page is asked for as a browser would, templates and all, in the same process over two stores: one of a thousand
-spans and one of as many as ``--spans`` says. The last column is the one over the other.
+spans and one of as many as ``--spans`` says, in traces of 20, and one long trace beside them. The last column is the
+one over the other. Nothing is cached between two requests.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ def span(
 
 
 def trace(number: int, began: int, rng: random.Random) -> list[dict[str, Any]]:
-    """Return the spans of a request that calls the database, a cache and another service."""
+    """Return the spans of a request that calls the database, a cache and, behind a breaker, another service."""
     took = int(rng.lognormvariate(3.5, 1) * MS)
     route = rng.choice(["/items", "/items/<int:pk>", "/orders", "/cart"])
     failed = number % 40 == 0
@@ -63,26 +64,32 @@ def trace(number: int, began: int, rng: random.Random) -> list[dict[str, Any]]:
         **{"operation.type": "database", "db.system": "postgresql", "db.name": "shop", "db.operation": "select"},
         "db.statement": "SELECT id, name, price, owner_id FROM items WHERE id = %s",
     }
+    cache = {"operation.type": "cache", "cache.system": "redis", "cache.alias": "default", "cache.hit": True}
+    breaker = {
+        **{"operation.type": "circuit_breaker", "circuit_breaker.name": "billing"},
+        "circuit_breaker.state": "open" if failed else "closed",
+    }
     call = {"operation.type": "external", "http.method": "GET", "peer.service": "billing"}
     spans = [span(number, 1, 0, f"GET {route}", began, took, "shop", "server", failed=failed, **request)]
-    for each in range(2, SPANS_A_TRACE - 1):
+    for each in range(2, SPANS_A_TRACE - 3):
         spans.append(
             span(number, each, 1, f"db.select.t{each % 3}", began + each * MS, MS, "shop", "client", **query)
         )
-    spans.append(span(number, SPANS_A_TRACE - 1, 1, "http.get.billing", began, 3 * MS, "shop", "client", **call))
-    spans.append(
-        span(number, SPANS_A_TRACE, SPANS_A_TRACE - 1, "GET /charge", began, 2 * MS, "billing", "server", **request)
-    )
+    outer, above = SPANS_A_TRACE - 2, SPANS_A_TRACE - 1
+    spans.append(span(number, outer - 1, 1, "cache.get.item:*", began, MS, "shop", "internal", **cache))
+    spans.append(span(number, outer, 1, "circuit_breaker.billing", began, 4 * MS, "shop", "internal", **breaker))
+    spans.append(span(number, above, outer, "http.get.billing", began, 3 * MS, "shop", "client", **call))
+    spans.append(span(number, SPANS_A_TRACE, above, "GET /charge", began, 2 * MS, "billing", "server", **request))
     return spans
 
 
 def fill(folder: Path, spans: int) -> Path:
-    """Create a store of ``spans`` spans, with one long trace at the end."""
+    """Create a store of ``spans`` spans, and one long trace at the end."""
     store = LocalStore(folder / f"{spans}.sqlite3", max_traces=spans)
     rng = random.Random(1)
     now = time.time_ns()
     long = min(LONG, spans // 10)
-    count = (spans - long) // SPANS_A_TRACE
+    count = spans // SPANS_A_TRACE
     waiting: list[dict[str, Any]] = []
     for number in range(1, count + 1):
         waiting += trace(number + (rng.getrandbits(60) << 64), now - (count - number) * 500 * MS, rng)
@@ -151,7 +158,8 @@ def main() -> None:
         print(f"{'page':40} {'1,000 spans':>14} {f'{arguments.spans:,} spans':>16} {'ratio':>8}")
         for (what, slow), quick in zip(figures[large].items(), figures[small].values(), strict=True):
             print(f"{what:40} {quick:11.0f} ms {slow:13.0f} ms {slow / quick:8.1f}")
-        print(f"\nthe file: {large.stat().st_size / 1e6:.0f} MB")
+        traces = arguments.spans // SPANS_A_TRACE
+        print(f"\n{traces:,} traces and a long one; the file: {large.stat().st_size / 1e6:.0f} MB")
 
 
 def _configure() -> None:

@@ -48,9 +48,9 @@ class ReadError(TracingError):
 class StoreError(ReadError):
     """The local store could not be read or written.
 
-    ``reason`` is one of ``read_only``, ``full``, ``busy``, ``timeout``, ``foreign`` (the file is another program's
-    database), ``deleted`` (the trace was deleted while it was read), ``ambiguous`` (several traces start with the
-    given id) and ``unusable``.
+    ``reason`` is one of ``read_only``, ``full``, ``busy``, ``timeout``, ``newer`` (a newer version of this app has
+    changed the tables), ``foreign`` (the file is another program's database), ``deleted`` (the trace was deleted
+    while it was read), ``ambiguous`` (several traces start with the given id) and ``unusable``.
     """
 
 

@@ -31,6 +31,9 @@ _FILE_MODE: Final = 0o600
 
 _HEADER: Final = b"SQLite format 3\0"
 
+#: So many files that were set aside are kept.
+_MOST_ASIDE: Final = 3
+
 #: What reading raises if a stored text, or the text of SQLite's own error, can't be decoded.
 UNREADABLE: Final = (UnicodeDecodeError, json.JSONDecodeError)
 
@@ -136,6 +139,7 @@ class SQLiteFile:
                     with suppress(FileNotFoundError):
                         _tighten(Path(f"{self.path}{suffix}"), _FILE_MODE)
                         os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
+                self._delete_oldest_asides(Path(aside).name)
         except OSError as error:
             raise self._failure(
                 f"The {self.noun} {self.path} can't be used ({why}), nor renamed ({error.strerror}). Delete it.",
@@ -144,6 +148,20 @@ class SQLiteFile:
         _logger.warning(
             "The %s %s is created again: %s. The old one is kept as %s.", self.noun, self.path, why, aside
         )
+
+    def _delete_oldest_asides(self, newest: str) -> None:
+        """Delete all but a few of the files that were set aside: whatever damages the file may do so every minute."""
+        names = {
+            each.name.removesuffix("-wal").removesuffix("-shm")
+            for each in self.path.parent.iterdir()
+            if each.name.startswith(f"{self.path.name}.corrupt-")
+        }
+        # The names have the time. If the clock was set back, the newest name is not the last.
+        kept = [newest, *sorted(names - {newest}, reverse=True)[: _MOST_ASIDE - 1]]
+        for name in names.difference(kept):
+            for suffix in ("-wal", "-shm", ""):
+                with suppress(OSError):
+                    self.path.with_name(f"{name}{suffix}").unlink()
 
 
 def identity_of(path: Path) -> tuple[int, int] | None:

@@ -1,4 +1,4 @@
-"""Test how many of this app's files a process holds open."""
+"""Test how many of this app's files there are, and how many of them a process holds open."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.traces.builders import row
 
-pytestmark = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
+needs_linux = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs Linux")
 
 
 def held(folder: Path) -> list[str]:
@@ -18,6 +18,7 @@ def held(folder: Path) -> list[str]:
     return [target for target in map(os.readlink, filter(os.path.islink, links)) if target.startswith(str(folder))]
 
 
+@needs_linux
 def test_a_process_holds_a_bounded_number_of_files(tmp_path: Path) -> None:
     for number in range(100):
         store = LocalStore(tmp_path / f"{number}.sqlite3")
@@ -29,6 +30,7 @@ def test_a_process_holds_a_bounded_number_of_files(tmp_path: Path) -> None:
         assert len(LocalStore(tmp_path / f"{number}.sqlite3").search()) == 1
 
 
+@needs_linux
 def test_deleting_frees_space_on_the_disk(tmp_path: Path) -> None:
     path = tmp_path / "traces.sqlite3"
     for _ in range(5):
@@ -41,3 +43,24 @@ def test_deleting_frees_space_on_the_disk(tmp_path: Path) -> None:
     store.close()
     assert store.search()
     assert [target for target in held(tmp_path) if target.endswith("(deleted)")] == []
+
+
+def test_a_bounded_number_of_damaged_files_is_kept(tmp_path: Path) -> None:
+    """What damages the file once may damage it every minute."""
+    path = tmp_path / "traces.sqlite3"
+    for day in range(1, 6):
+        for suffix in ("", "-wal", "-shm"):
+            (tmp_path / f"traces.sqlite3.corrupt-2026010{day}-000000-1{suffix}").touch()
+    others = [tmp_path / name for name in ("traces.sqlite3.backup", "other.sqlite3.corrupt-20260101-000000-1")]
+    for other in others:
+        other.touch()
+    path.write_bytes(b"damaged")
+    store = LocalStore(path)
+    store.write([row()])
+    store.close()
+    left = sorted(each.name for each in tmp_path.glob("traces.sqlite3.corrupt-*"))
+    assert left[:-1] == [
+        f"traces.sqlite3.corrupt-2026010{day}-000000-1{suffix}" for day in (4, 5) for suffix in ("", "-shm", "-wal")
+    ]
+    assert (tmp_path / left[-1]).read_bytes() == b"damaged"
+    assert all(other.exists() for other in others)

@@ -73,6 +73,7 @@ STORE: Final = {
     "read_only": "This user can't write to the file or its folder.",
     "full": "There is no space for another trace.",
     "busy": "Another process locked the file all the time.",
+    "newer": "A newer version of django_tracing uses it, too.",
     "foreign": "django_tracing never writes to a file of another program.",
 }
 #: The meaning and the remedy, by https://docs.openssl.org/master/man3/X509_STORE_CTX_get_error/.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
 from typing import Any
 
@@ -10,21 +10,38 @@ from opentelemetry.sdk.resources import SERVICE_NAME
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from django_tracing.exceptions import ExportError
+from django_tracing.exceptions import ExportError, StoreError
 from django_tracing.recording.sdk import plain_attributes
 from django_tracing.redaction import redact_tracestate
 
-__all__ = ["LocalExporter", "SpanRow", "span_row"]
+__all__ = ["LocalExporter", "SpanRow", "span_row", "span_rows"]
 
 #: One span as JSON-able values: what ``LocalStore.write`` takes. Times are nanoseconds.
 SpanRow = dict[str, Any]
 
 
+def span_rows(spans: Iterable[ReadableSpan]) -> list[SpanRow]:
+    """Convert ``spans`` to rows. Those with the same resource share a dict."""
+    resources: dict[int, tuple[object, dict[str, Any]]] = {}
+    rows = []
+    for span in spans:
+        resource = span.resource
+        known = resources.get(id(resource))
+        if known is None:
+            # With the resource, or another one could get its id.
+            known = resources[id(resource)] = resource, _plain(plain_attributes(resource))
+        rows.append(_row(span, known[1]))
+    return rows
+
+
 def span_row(span: ReadableSpan) -> SpanRow:
     """Convert ``span`` to a :data:`SpanRow`."""
+    return _row(span, _plain(plain_attributes(span.resource)))
+
+
+def _row(span: ReadableSpan, resource: dict[str, Any]) -> SpanRow:
     context = span.context
     assert context is not None
-    resource = plain_attributes(span.resource)
     return {
         "trace_id": f"{context.trace_id:032x}",
         "span_id": f"{context.span_id:016x}",
@@ -32,7 +49,7 @@ def span_row(span: ReadableSpan) -> SpanRow:
         "name": span.name,
         "kind": span.kind.name.lower(),
         "service": str(resource.get(SERVICE_NAME, "")),
-        "resource": _plain(resource),
+        "resource": resource,
         "scope": span.instrumentation_scope.name if span.instrumentation_scope else "",
         "start": span.start_time or 0,
         "end": span.end_time or 0,
@@ -81,13 +98,19 @@ class LocalExporter(SpanExporter):
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         """Write ``spans``. Raise :class:`ExportError`."""
-        rows = [span_row(span) for span in spans]
+        rows = span_rows(spans)
         try:
             self._write(rows)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # A bug of this app: another try would block the next spans.
             message = f"The local store can't store these spans: {type(error).__name__}: {error}"
             raise ExportError(message, reason="rejected", retryable=False) from error
+        except StoreError as error:
+            # This process can't write to a newer version's file, however often it tries.
+            newer = error.reason == "newer"
+            raise ExportError(
+                str(error), reason="rejected" if newer else "unavailable", retryable=not newer
+            ) from error
         except Exception as error:
             raise ExportError(str(error), reason="unavailable", retryable=True) from error
         return SpanExportResult.SUCCESS

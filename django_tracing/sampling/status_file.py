@@ -67,7 +67,9 @@ class StatusFile(SQLiteFile):
 
         def write(connection: sqlite3.Connection) -> None:
             connection.executemany(
-                "INSERT INTO counts VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET "
+                # The columns are named, so that they still fit after a newer version of this app has added some.
+                "INSERT INTO counts (database, rule, minute, kept, passed_over) VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT DO UPDATE SET "
                 "kept = kept + excluded.kept, passed_over = passed_over + excluded.passed_over",
                 [(self._database, rule, minute, *decided) for rule, decided in counts.items()],
             )
@@ -85,7 +87,10 @@ class StatusFile(SQLiteFile):
         recent = status["updated"] - gone_after
 
         def write(connection: sqlite3.Connection) -> int:
-            connection.execute("REPLACE INTO processes VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (self._database, *values))
+            connection.execute(
+                f"REPLACE INTO processes (database, {', '.join(_COLUMNS)}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",  # noqa: S608
+                (self._database, *values),
+            )
             connection.execute("DELETE FROM processes WHERE updated < ?", (recent,))
             alive = connection.execute(
                 "SELECT count(*) FROM processes WHERE database = ? AND service = ?",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 if TYPE_CHECKING:
     from django_tracing.traces.model import Span
 
-__all__ = ["Node", "build_tree", "innermost", "is_layer"]
+__all__ = ["Node", "build_tree", "innermost", "is_layer", "is_layer_name"]
 
 #: How the names of templates' spans start.
 _TEMPLATE: Final = "template.render."
@@ -57,7 +57,12 @@ def is_layer(span: Span | Any) -> bool:
 
     Layers are views, middleware and templates.
     """
-    return span.kind == "internal" and span.name.startswith(("view.", "middleware.", _TEMPLATE))
+    return span.kind == "internal" and is_layer_name(span.name)
+
+
+def is_layer_name(name: str) -> bool:
+    """Return True for the names of spans of layers, if the span's kind is internal."""
+    return name.startswith(("view.", "middleware.", _TEMPLATE))
 
 
 def innermost(

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from django_tracing.exceptions import StoreError
-from django_tracing.semconv.categories import breaker_state
 from django_tracing.traces.model import (
     MOST_SPANS,
     Span,
@@ -30,18 +29,14 @@ from django_tracing.traces.topmost import MOST_OUTLINED, Topmost, topmost_of
 __all__ = [
     "EARLIEST_FIRST",
     "JOIN_RESOURCE",
-    "SERVICE_CALLS",
-    "TARGET_CALLS",
     "TraceRow",
     "distinct_values",
     "find_span",
     "find_topmost",
     "find_trace",
     "has_attribute",
-    "last_breaker_state",
     "missing_parents",
     "search_query",
-    "time_condition",
 ]
 
 
@@ -116,48 +111,6 @@ def missing_parents(
             more.append(span)
             wanted.append(span.parent_id)
     return more
-
-
-#: Calls between services: spans whose parent belongs to another service.
-SERVICE_CALLS: Final = """
-SELECT p.service, c.service, count(*), sum(c.status = 'error')
-FROM traces t JOIN spans c ON c.trace = t.seq JOIN spans p ON p.trace = c.trace AND p.span_id = c.parent_id
-WHERE {within} AND c.parent_id <> '' AND p.service <> c.service
-GROUP BY p.service, c.service
-"""
-
-
-#: Calls to targets that are not traced themselves. A call with a child of another service, or with a server's or
-#: consumer's span below it, is not one of these.
-TARGET_CALLS: Final = """
-SELECT s.service, s.target_kind, s.target, count(*), sum(s.status = 'error')
-FROM traces t JOIN spans s ON s.trace = t.seq
-WHERE {within} AND s.target <> '' AND NOT (s.target_kind = 'external' AND EXISTS (
-    SELECT 1 FROM spans c WHERE c.trace = s.trace AND c.parent_id = s.span_id
-    AND (c.service <> s.service OR c.kind IN ('server', 'consumer'))))
-GROUP BY s.service, s.target_kind, s.target
-"""
-
-
-def time_condition(start: float | None, end: float | None) -> tuple[str, list[int]]:
-    """Return an SQL condition on the start of traces, and its parameters."""
-    conditions = ["1"]
-    values = []
-    for sign, bound in ((">=", start), ("<=", end)):
-        if bound is not None:
-            conditions.append(f"t.start {sign} ?")
-            values.append(to_nanoseconds(bound))
-    return " AND ".join(conditions), values
-
-
-def last_breaker_state(connection: sqlite3.Connection, breaker: str) -> str:
-    """Return the latest state of a circuit breaker."""
-    for (attributes,) in connection.execute(
-        "SELECT attributes FROM spans WHERE target_kind = 'breaker' AND target = ? ORDER BY start DESC LIMIT 1",
-        (breaker,),
-    ):
-        return breaker_state(json.loads(attributes))
-    return ""
 
 
 def has_attribute(attributes: str, key: str, text: str) -> bool:

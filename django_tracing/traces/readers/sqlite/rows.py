@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
-from django_tracing.semconv.categories import category_of, target_of
+from django_tracing.semconv.categories import breaker_state, category_of, target_of
 from django_tracing.semconv.names import ERROR_PROPAGATED
 from django_tracing.semconv.requests import request_facts
 from django_tracing.traces.model import (
@@ -30,7 +30,7 @@ __all__ = [
     "dump_json",
     "encodable",
     "outline_of_row",
-    "prepare_row",
+    "prepare_rows",
     "shallow_attributes",
     "span_of_row",
     "summary_of_row",
@@ -38,6 +38,10 @@ __all__ = [
 
 _KINDS: Final = frozenset({"internal", "server", "client", "producer", "consumer"})
 _STATUSES: Final = frozenset({"unset", "ok", "error"})
+
+
+#: What a span with values of wrong types may raise.
+_INVALID: Final = (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
 
 
 SUMMARY_COLUMNS: Final = (
@@ -59,20 +63,58 @@ def describe(kind: str, attributes: Mapping[str, Any], resource: Mapping[str, An
 
 def describe_request(kind: str, attributes: Mapping[str, Any]) -> tuple[str, str, int | None, str]:
     """Return the columns that a trace gets from the span that names it."""
-    facts = request_facts(kind, attributes)
+    try:
+        facts = request_facts(kind, attributes)
+    except _INVALID:
+        return "", "", None, ""
     return encodable(facts.method), encodable(facts.path), facts.status_code, encodable(facts.user)
 
 
 def encodable(value: Any) -> str:
+    text = value if value.__class__ is str else str(value)
     # A lone surrogate (an undecodable byte of a path) must not lose the whole batch.
-    return str(value).encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "replace").decode("utf-8")
 
 
 dump_json: Final = json.JSONEncoder(default=str, separators=(",", ":")).encode
 
 
-def prepare_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the columns of a span; None for an invalid one."""
+def prepare_rows(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the columns of spans, without those of invalid ones."""
+    encoded = _Encoded()
+    return [prepared for prepared in (_prepare_row(row, encoded) for row in rows) if prepared is not None]
+
+
+class _Encoded:
+    """The JSON of what many spans of a batch share."""
+
+    def __init__(self) -> None:
+        # With the resource, or another one could get its id.
+        self._resources: dict[int, tuple[Any, str]] = {}
+        self._scopes: dict[str, str] = {}
+
+    def resource(self, resource: Any) -> str:
+        known = self._resources.get(id(resource))
+        if known is None:
+            known = self._resources[id(resource)] = (resource, dump_json(resource))
+        return known[1]
+
+    def more(self, row: Mapping[str, Any]) -> str:
+        """Return what has no column of its own. Most spans have only a scope."""
+        found = {key: row[key] for key in _MORE if row.get(key)}
+        scope = found.get("scope")
+        if len(found) != 1 or scope.__class__ is not str:
+            return dump_json(found)
+        known = self._scopes.get(scope)
+        if known is None:
+            known = self._scopes[scope] = dump_json(found)
+        return known
+
+
+_MORE: Final = ("status_message", "events", "links", "scope", "trace_state")
+
+
+def _prepare_row(row: Mapping[str, Any], encoded: _Encoded) -> dict[str, Any] | None:
     try:
         kind, status = row.get("kind"), row.get("status")
         kind = kind if kind in _KINDS else "internal"
@@ -92,18 +134,14 @@ def prepare_row(row: Mapping[str, Any]) -> dict[str, Any] | None:
             "status": status if status in _STATUSES else "unset",
             "propagated": attributes.get(ERROR_PROPAGATED) is True,
             "attributes": dump_json(attributes),
-            "resource": dump_json(resource),
-            "described": describe(kind, attributes, resource),
-            "request": describe_request(kind, attributes),
-            "more": dump_json(
-                {
-                    key: row[key]
-                    for key in ("status_message", "events", "links", "scope", "trace_state")
-                    if row.get(key)
-                }
-            ),
+            "resource": encoded.resource(resource),
+            "described": (described := describe(kind, attributes, resource)),
+            "state": breaker_state(attributes) if described[1] == "breaker" else "",
+            # Of one span of the trace, this becomes its request.
+            "facts": (kind, attributes),
+            "more": encoded.more(row),
         }
-    except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError):
+    except _INVALID:
         return None
 
 

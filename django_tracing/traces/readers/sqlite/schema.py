@@ -11,12 +11,17 @@ from typing import Final
 from django_tracing.sqlite_file import pragma, transaction
 from django_tracing.traces.readers.sqlite.rows import describe, describe_request
 
-__all__ = ["APPLICATION_ID", "SCHEMA", "VERSION", "create_tables", "migrate"]
+__all__ = ["APPLICATION_ID", "COMPATIBLE_FROM", "SCHEMA", "VERSION", "create_tables", "is_too_new", "migrate"]
 
 #: Marks the file as this app's ("DjTr"). Other programs' databases are never written to or moved.
 APPLICATION_ID: Final = 0x446A5472
-#: Incremented when the tables change. Older files are migrated; those of a newer version are set aside.
-VERSION: Final = 4
+#: Incremented when the tables change. Older files are migrated. ``format`` has the version of a file.
+VERSION: Final = 5
+#: The oldest version whose writers and readers can go on with the tables of ``VERSION``, which is the file's
+#: ``user_version``: during a rolling deploy, processes of two versions write one file. Raise it for a change that
+#: they would not survive. They name the columns that they write (version 4 does not, so it survives only new tables)
+#: and replace rows of ``traces`` as a whole: a new column needs a default that means "not known".
+COMPATIBLE_FROM: Final = 4
 SCHEMA: Final = """
 CREATE TABLE traces (
     seq INTEGER PRIMARY KEY,
@@ -69,6 +74,16 @@ CREATE TABLE awaited (
     span_id TEXT NOT NULL,
     PRIMARY KEY (trace, span_id)
 ) WITHOUT ROWID;
+CREATE TABLE figures (
+    trace INTEGER PRIMARY KEY,
+    span_count INTEGER NOT NULL,
+    routes TEXT NOT NULL,
+    links TEXT NOT NULL,
+    breakers TEXT NOT NULL
+);
+CREATE TABLE format (
+    version INTEGER NOT NULL
+);
 """
 
 
@@ -99,8 +114,21 @@ _TO_VERSION_4: Final = (
 )
 
 
-def create_tables(connection: sqlite3.Connection, foreign: Callable[[], Exception]) -> int:
-    """Create the tables if there are none, migrate older ones, and return their version.
+#: Version 5 adds figures of each trace, which are computed when others are written or when somebody reads them.
+_TO_VERSION_5: Final = (
+    "CREATE TABLE figures (trace INTEGER PRIMARY KEY, span_count INTEGER NOT NULL, routes TEXT NOT NULL, "
+    "links TEXT NOT NULL, breakers TEXT NOT NULL)",
+    "CREATE TABLE format (version INTEGER NOT NULL)",
+)
+
+
+def is_too_new(connection: sqlite3.Connection) -> bool:
+    """Return True if the file is of a newer version of this app, and this version can't read or write it."""
+    return pragma(connection, "user_version") > VERSION
+
+
+def create_tables(connection: sqlite3.Connection, foreign: Callable[[], Exception]) -> None:
+    """Create the tables if there are none, and migrate older ones. Newer ones are not changed.
 
     ``foreign`` makes the exception for another program's database.
     """
@@ -116,20 +144,35 @@ def create_tables(connection: sqlite3.Connection, foreign: Callable[[], Exceptio
                 for statement in SCHEMA.split(";"):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version = {VERSION}")
-    if pragma(connection, "user_version") < VERSION:
+                _mark_version(connection)
+    if is_too_new(connection):
+        return
+    if _version_of(connection) < VERSION:
         with transaction(connection, "IMMEDIATE"):
-            if pragma(connection, "user_version") < VERSION:
+            if _version_of(connection) < VERSION:
                 migrate(connection)
     # This fails while another process reads. Then the next process that opens the file does it.
     with suppress(sqlite3.OperationalError):
         connection.execute("PRAGMA journal_mode = WAL")
-    return pragma(connection, "user_version")
+
+
+def _version_of(connection: sqlite3.Connection) -> int:
+    """Return the version whose tables the file has."""
+    compatible_from = pragma(connection, "user_version")
+    if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'format'").fetchone():
+        return compatible_from
+    return int(connection.execute("SELECT coalesce(max(version), 0) FROM format").fetchone()[0])
+
+
+def _mark_version(connection: sqlite3.Connection) -> None:
+    connection.execute(f"PRAGMA user_version = {COMPATIBLE_FROM}")
+    connection.execute("DELETE FROM format")
+    connection.execute("INSERT INTO format (version) VALUES (?)", (VERSION,))
 
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Migrate the tables from an older version."""
-    version = pragma(connection, "user_version")
+    version = _version_of(connection)
     if version < 2:
         for statement in _TO_VERSION_2:
             connection.execute(statement)
@@ -145,7 +188,10 @@ def migrate(connection: sqlite3.Connection) -> None:
         for statement in _TO_VERSION_4:
             connection.execute(statement)
         _summarize_again(connection)
-    connection.execute(f"PRAGMA user_version = {VERSION}")
+    if version < 5:
+        for statement in _TO_VERSION_5:
+            connection.execute(statement)
+    _mark_version(connection)
 
 
 def _summarize_again(connection: sqlite3.Connection) -> None:

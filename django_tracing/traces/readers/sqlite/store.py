@@ -14,19 +14,14 @@ import weakref
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from itertools import groupby
-from operator import itemgetter
 from threading import Lock
 from typing import Any, Final
 
 from django_tracing.exceptions import StoreError
-from django_tracing.semconv.categories import TARGET_KINDS, WORKS
 from django_tracing.sqlite_file import UNREADABLE, SQLiteFile, identity_of, is_damage, pragma, transaction
-from django_tracing.traces.analysis.routes import Part, route_statistics
 from django_tracing.traces.model import (
     MOST_SPANS,
     Dependencies,
-    Dependency,
     FoundSpan,
     RouteStatistics,
     Span,
@@ -34,32 +29,34 @@ from django_tracing.traces.model import (
     Trace,
     TraceSummary,
 )
+from django_tracing.traces.readers.sqlite.figures import FigureKeeper, link_figures, route_figures
 from django_tracing.traces.readers.sqlite.queries import (
     EARLIEST_FIRST,
     JOIN_RESOURCE,
-    SERVICE_CALLS,
-    TARGET_CALLS,
     TraceRow,
     distinct_values,
     find_span,
     find_topmost,
     find_trace,
     has_attribute,
-    last_breaker_state,
     missing_parents,
     search_query,
-    time_condition,
 )
 from django_tracing.traces.readers.sqlite.rows import (
     SPAN_COLUMNS,
     Resources,
-    check_known,
     encodable,
-    prepare_row,
+    prepare_rows,
     span_of_row,
     summary_of_row,
 )
-from django_tracing.traces.readers.sqlite.schema import APPLICATION_ID, VERSION, create_tables
+from django_tracing.traces.readers.sqlite.schema import (
+    APPLICATION_ID,
+    COMPATIBLE_FROM,
+    VERSION,
+    create_tables,
+    is_too_new,
+)
 from django_tracing.traces.readers.sqlite.writing import prune, shrink_file, store_trace
 
 __all__ = ["BUSY_TIMEOUT", "READING_TIMEOUT", "SLICE", "LocalStore"]
@@ -104,6 +101,7 @@ class LocalStore(SQLiteFile):
         self._lock = Lock()
         self._writer: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
+        self._figures = FigureKeeper()
         _stores.add(self)
 
     def _failure(self, message: str, reason: str) -> StoreError:
@@ -131,7 +129,7 @@ class LocalStore(SQLiteFile):
 
         Invalid rows are skipped. Spans that are stored already are not changed.
         """
-        prepared = [row for row in map(prepare_row, rows) if row is not None]
+        prepared = prepare_rows(rows)
         if not prepared:
             return
         with self._lock:
@@ -156,12 +154,18 @@ class LocalStore(SQLiteFile):
     def _write(self, prepared: list[dict[str, Any]]) -> None:
         connection = self._open_writer()
         with transaction(connection):
+            # A newer version may have migrated it since it was opened.
+            if is_too_new(connection):
+                raise self._too_new()
             by_trace: dict[str, list[dict[str, Any]]] = {}
             for row in prepared:
                 by_trace.setdefault(row["trace_id"], []).append(row)
-            for trace_id, members in by_trace.items():
+            grown = {
                 store_trace(connection, trace_id, members, self.max_trace_spans)
+                for trace_id, members in by_trace.items()
+            }
             pruned = prune(connection, self.max_traces, self.max_bytes, self.max_age)
+            self._figures.work(connection, len(prepared), grown)
         if pruned:
             shrink_file(connection)
 
@@ -174,16 +178,17 @@ class LocalStore(SQLiteFile):
             self._file = self._examine()
             self._keep_private(new=self._file is None)
             self._writer = self._connect()
-            version = create_tables(self._writer, self._foreign)
-            if version > VERSION:
-                found = self._file
-                self._close()
-                self._set_aside(f"it has version {version} of the tables, and this is version {VERSION}", found)
-                self._keep_private(new=True)
-                self._writer = self._connect()
-                create_tables(self._writer, self._foreign)
+            create_tables(self._writer, self._foreign)
             self._file = identity_of(self.path)
+            self._figures = FigureKeeper()
         return self._writer
+
+    def _too_new(self) -> StoreError:
+        return StoreError(
+            f"The local store {self.path} was changed by a newer version of this app, and this version can't use it. "
+            f"Run the newer version everywhere, set LOCAL_STORE to another path, or delete the file.",
+            "newer",
+        )
 
     def _connect(self) -> sqlite3.Connection:
         # The lock keeps threads from using the connection at once.
@@ -245,18 +250,20 @@ class LocalStore(SQLiteFile):
             with closing(sqlite3.connect(address, timeout=BUSY_TIMEOUT, uri=True)) as connection:
                 version = pragma(connection, "user_version")
                 # Its traces are not lost, as an empty list would make one believe.
-                if 0 < version < VERSION:
+                if 0 < version < COMPATIBLE_FROM:
                     raise StoreError(
                         f"The local store {self.path} was written by an older version of this app. "
                         f"It is migrated with the next trace.",
                         "unusable",
                     )
-                # The next write sets a file of a newer version aside, and fills an empty one.
-                if version != VERSION:
+                if version > VERSION:
+                    raise self._too_new()
+                if not version:
+                    # The next write fills it.
                     yield None
                     return
                 connection.execute("BEGIN")
-                deadline = time.monotonic() + READING_TIMEOUT
+                deadline = _deadline()
                 connection.set_progress_handler(lambda: time.monotonic() > deadline, 10_000)
                 yield connection
         except sqlite3.DatabaseError as error:
@@ -397,35 +404,12 @@ class LocalStore(SQLiteFile):
     def routes(
         self, *, service: str | None = None, start: float | None = None, end: float | None = None
     ) -> list[RouteStatistics]:
-        within, values = time_condition(start, end)
         with self._reading() as connection:
-            if connection is None:
-                return []
-            rows = connection.execute(
-                "SELECT t.trace_id, s.span_id, s.parent_id, s.service, s.name, s.kind, s.start, "  # noqa: S608
-                f"s.\"end\", s.status = 'error', s.work FROM traces t JOIN spans s ON s.trace = t.seq WHERE {within} "
-                "ORDER BY t.seq",
-                values,
-            )
-            grouped = groupby(rows, key=itemgetter(0))
-            found = route_statistics(((key, [Part(*row[1:]) for row in parts]) for key, parts in grouped), service)
-            check_known(WORKS, *(work for route in found for work in route.time_by_work))
-            return found
+            return [] if connection is None else route_figures(connection, service, start, end, _deadline())
 
     def dependencies(self, *, start: float | None = None, end: float | None = None) -> Dependencies:
-        within, values = time_condition(start, end)
         with self._reading() as connection:
-            if connection is None:
-                return Dependencies([])
-            links = [
-                Dependency(caller, callee, "service", calls, errors, calls)
-                for caller, callee, calls, errors in connection.execute(SERVICE_CALLS.format(within=within), values)
-            ]
-            for caller, kind, callee, calls, errors in connection.execute(TARGET_CALLS.format(within=within), values):
-                check_known(TARGET_KINDS, kind)
-                state = last_breaker_state(connection, callee) if kind == "breaker" else ""
-                links.append(Dependency(caller, callee, kind, calls, errors, calls, state))
-            return Dependencies(sorted(links, key=lambda link: (link.caller, link.kind, link.callee)))
+            return Dependencies([] if connection is None else link_figures(connection, start, end, _deadline()))
 
     def describe(self) -> str:
         """Return the file's path."""
@@ -434,6 +418,10 @@ class LocalStore(SQLiteFile):
     def trace_link(self, trace_id: str) -> str | None:
         """None: the file has no UI of its own."""
         return None
+
+
+def _deadline() -> float:
+    return time.monotonic() + READING_TIMEOUT
 
 
 #: SQLite forbids to carry a connection over a fork, even to close it there

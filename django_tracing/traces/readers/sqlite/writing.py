@@ -9,7 +9,8 @@ import time
 from typing import Any, Final
 
 from django_tracing.sqlite_file import pragma
-from django_tracing.traces.readers.sqlite.rows import dump_json
+from django_tracing.traces.readers.sqlite.figures import store_figures
+from django_tracing.traces.readers.sqlite.rows import describe_request, dump_json
 
 __all__ = ["FREE_SHARE", "RESERVE", "first_younger", "prune", "shrink_file", "store_trace", "used_bytes"]
 
@@ -18,10 +19,25 @@ FREE_SHARE: Final = 0.25
 #: When a trace has reached its limit, this share of it is still stored of spans that connect the others: roots and
 #: parents of stored spans.
 RESERVE: Final = 0.1
+#: Of each table, the column with the number of the trace. Its own row is the last.
+_TRACE_COLUMNS: Final = (
+    *(("spans", "trace"), ("resources", "trace"), ("awaited", "trace"), ("figures", "trace"), ("traces", "seq")),
+)
 #: The largest integer of SQLite. Spans of other machines may take any time, and so does their sum.
 _LARGEST: Final = 2**63 - 1
 #: A trace's list of services has at most this many names.
 _MOST_SERVICES: Final = 100
+
+# The columns are named, so that they still fit after a newer version of this app has added some.
+_STORE_TRACE: Final = (
+    'INSERT OR REPLACE INTO traces (seq, trace_id, name, service, services, has_root, root_start, start, "end", '
+    "span_count, error_count, left_out, method, path, status_code, user, sql_count, sql_time) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_STORE_SPAN: Final = (
+    'INSERT OR IGNORE INTO spans (trace, span_id, parent_id, name, kind, service, start, "end", status, attributes, '
+    "resource, more, work, target_kind, target) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
 
 
 def prune(connection: sqlite3.Connection, max_traces: int, max_bytes: int, max_age: float | None) -> bool:
@@ -38,7 +54,7 @@ def prune(connection: sqlite3.Connection, max_traces: int, max_bytes: int, max_a
         keep_from = max(keep_from, first_younger(connection, int((time.time() - max_age) * 1e9), last))
     if keep_from <= first:
         return False
-    for table, column in (("spans", "trace"), ("resources", "trace"), ("awaited", "trace"), ("traces", "seq")):
+    for table, column in _TRACE_COLUMNS:
         connection.execute(f"DELETE FROM {table} WHERE {column} < ?", (keep_from,))  # noqa: S608 - our own names
     return True
 
@@ -66,8 +82,8 @@ def shrink_file(connection: sqlite3.Connection) -> None:
         connection.executescript(f"PRAGMA incremental_vacuum({free // 2})")
 
 
-def store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[str, Any]], most: int) -> None:
-    """Store spans of one trace and update its row, without reading its stored spans."""
+def store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[str, Any]], most: int) -> int:
+    """Store spans of one trace and update its row, without reading its stored spans. Return its number."""
     known = connection.execute(
         'SELECT seq, name, service, services, has_root, root_start, start, "end", span_count, error_count, left_out, '
         "method, path, status_code, user, sql_count, sql_time FROM traces WHERE trace_id = ?",
@@ -76,15 +92,17 @@ def store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[s
     if known is None:
         seq = connection.execute("SELECT coalesce(max(seq), 0) + 1 FROM traces").fetchone()[0]
         name, service, has_root, root_start, count, errors, left_out = "", "", 0, None, 0, 0, 0
-        request, sql_count, sql_time = ("", "", None, ""), 0, 0
+        written, sql_count, sql_time = ["", "", None, ""], 0, 0
         start, end = rows[0]["start"], rows[0]["end"]
         services: dict[str, None] = {}
     else:
         seq, name, service, listed, has_root, root_start, start, end, count, errors, left_out, *more = known
-        *request, sql_count, sql_time = more
+        *written, sql_count, sql_time = more
         services = dict.fromkeys(json.loads(listed))
     # Many spans share few resources.
     resources: dict[str, int] = {}
+    added = []
+    named_by: dict[str, Any] | None = None
     for row in rows:
         stored = count - left_out
         if stored < most or (
@@ -96,10 +114,12 @@ def store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[s
                 digest = hashlib.blake2b(row["resource"].encode(), digest_size=8).digest()
                 resource = resources[row["resource"]] = int.from_bytes(digest, "big", signed=True)
                 connection.execute(
-                    "INSERT OR IGNORE INTO resources VALUES (?, ?, ?)", (seq, resource, row["resource"])
+                    "INSERT OR IGNORE INTO resources (trace, id, attributes) VALUES (?, ?, ?)",
+                    (seq, resource, row["resource"]),
                 )
             if not _store_span(connection, seq, row, resource):
                 continue
+            added.append(row)
         elif _is_stored(connection, seq, row["span_id"]):
             continue
         else:
@@ -116,21 +136,28 @@ def store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[s
         is_root = not row["parent_id"]
         if root_start is None or (is_root, -row["start"]) > (bool(has_root), -root_start):
             name, service, has_root, root_start = row["name"], row["service"], int(is_root), row["start"]
-            request = row["request"]
+            named_by = row
+    request = written if named_by is None else describe_request(*named_by["facts"])
     connection.execute(
-        "INSERT OR REPLACE INTO traces VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        _STORE_TRACE,
         (
             *(seq, trace_id, name, service, dump_json(list(services)), has_root, root_start, start, end),
             *(count, errors, left_out, *request, sql_count, min(sql_time, _LARGEST)),
         ),
     )
+    if known is None:
+        # If a parent is missing, the trace will grow.
+        ids = {"", *(row["span_id"] for row in added)}
+        if all(row["parent_id"] in ids for row in added):
+            store_figures(connection, seq, count, added)
+    return int(seq)
 
 
 def _store_span(connection: sqlite3.Connection, seq: int, row: dict[str, Any], resource: int) -> bool:
     """Store a span; return False if it is stored already."""
     return bool(
         connection.execute(
-            "INSERT OR IGNORE INTO spans VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            _STORE_SPAN,
             (
                 seq,
                 row["span_id"],
@@ -162,7 +189,7 @@ def _holds_together(connection: sqlite3.Connection, seq: int, row: dict[str, Any
     """
     if first:
         connection.execute(
-            "INSERT OR IGNORE INTO awaited SELECT DISTINCT s.trace, s.parent_id FROM spans s "
+            "INSERT OR IGNORE INTO awaited (trace, span_id) SELECT DISTINCT s.trace, s.parent_id FROM spans s "
             "WHERE s.trace = ? AND s.parent_id <> '' AND NOT EXISTS "
             "(SELECT 1 FROM spans p WHERE p.trace = s.trace AND p.span_id = s.parent_id)",
             (seq,),
@@ -171,5 +198,5 @@ def _holds_together(connection: sqlite3.Connection, seq: int, row: dict[str, Any
         "DELETE FROM awaited WHERE trace = ? AND span_id = ?", (seq, row["span_id"])
     ).rowcount
     if awaited and row["parent_id"] and not _is_stored(connection, seq, row["parent_id"]):
-        connection.execute("INSERT OR IGNORE INTO awaited VALUES (?, ?)", (seq, row["parent_id"]))
+        connection.execute("INSERT OR IGNORE INTO awaited (trace, span_id) VALUES (?, ?)", (seq, row["parent_id"]))
     return bool(awaited) or not row["parent_id"]

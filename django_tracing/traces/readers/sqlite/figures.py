@@ -1,0 +1,219 @@
+"""Keep what the statistics and the service map need of each trace in one small row.
+
+A row belongs to the number of spans that its trace had. Spans are only added to a trace, so the row of a trace that
+has more spans now is out of date, whoever wrote them: a later write computes it again, and until then whoever reads
+the figures computes them from the spans. Nothing else depends on these rows.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, Final
+
+from django_tracing.semconv.categories import TARGET_KINDS, WORKS, breaker_state
+from django_tracing.sqlite_file import is_damage
+from django_tracing.traces.analysis.dependencies import TraceLinks, merge_links, trace_links
+from django_tracing.traces.analysis.routes import Part, TraceRoute, merge_routes, trace_routes
+from django_tracing.traces.model import Dependency, RouteStatistics
+from django_tracing.traces.readers.sqlite.rows import check_known, dump_json
+from django_tracing.traces.times import to_nanoseconds
+
+__all__ = ["FigureKeeper", "link_figures", "route_figures", "store_figures"]
+
+_STORE: Final = "INSERT OR REPLACE INTO figures (trace, span_count, routes, links, breakers) VALUES (?, ?, ?, ?, ?)"
+#: The spans of one trace. The attributes are needed for the state of a circuit breaker only.
+_SPANS: Final = (
+    "SELECT span_id, parent_id, service, name, kind, start, \"end\", status = 'error', work, target_kind, target, "
+    "CASE target_kind WHEN 'breaker' THEN attributes ELSE '' END FROM spans WHERE trace = ?"
+)
+_LINK_KINDS: Final = frozenset({"service", *TARGET_KINDS})
+
+
+# ----- Writing
+
+
+def store_figures(connection: sqlite3.Connection, seq: int, span_count: int, rows: Sequence[dict[str, Any]]) -> None:
+    """Store the figures of a trace whose spans are all in ``rows``, as ``prepare_rows`` returns them."""
+    figures = _figures_of(
+        [
+            Part(
+                *(
+                    row["span_id"],
+                    row["parent_id"],
+                    row["service"],
+                    row["name"],
+                    row["kind"],
+                    row["start"],
+                    row["end"],
+                ),
+                *(row["status"] == "error", *row["described"], row["state"]),
+            )
+            for row in rows
+        ]
+    )
+    connection.execute(_STORE, (seq, span_count, *_encoded(*figures)))
+
+
+def _figures_of(parts: Sequence[Part]) -> tuple[list[TraceRoute], TraceLinks]:
+    return trace_routes(parts), trace_links(parts)
+
+
+def _encoded(routes: list[TraceRoute], links: TraceLinks) -> tuple[str, str, str]:
+    # Most traces have no circuit breaker, and the links of many traces are the same text.
+    return dump_json(routes), dump_json(links.links), dump_json(links.breakers) if links.breakers else ""
+
+
+class FigureKeeper:
+    """Computes the figures of traces again to which spans were added, a few after each write.
+
+    Reading them costs a share of what was written, so that a trace which grows for hours, or a file that another
+    version of this app filled, delays no write for long.
+    """
+
+    #: So many spans may be read before any is written.
+    MOST_SPANS: Final = 20_000
+    #: After so many, the next trace waits for the next write.
+    SLICE: Final = 2_000
+    #: So many spans may be read for each that is written.
+    SHARE: Final = 2
+    #: So many traces are examined after each write: the latest, and as many of the others in turn.
+    WINDOW: Final = 300
+
+    def __init__(self) -> None:
+        self._credit = self.MOST_SPANS
+        self._next: int | None = None
+        self._unreadable: set[int] = set()
+
+    def work(self, connection: sqlite3.Connection, written: int, grown: Collection[int]) -> None:
+        """Update some figures after ``written`` spans were stored. Those of ``grown`` traces may grow again soon."""
+        self._credit = min(self._credit + self.SHARE * written, self.MOST_SPANS)
+        rows = []
+        read = 0
+        for seq, span_count in self._outdated(connection):
+            if seq in grown or seq in self._unreadable:
+                continue
+            if read >= self.SLICE or (span_count > self._credit and self._credit < self.MOST_SPANS):
+                break
+            read += span_count
+            self._credit -= span_count
+            try:
+                rows.append((seq, span_count, *_encoded(*_computed(connection, seq))))
+            except (LookupError, TypeError, ValueError, sqlite3.DatabaseError) as error:
+                if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):
+                    raise
+                # Whoever reads it gets the error. The spans that are written are not lost because of it.
+                if len(self._unreadable) < self.WINDOW:
+                    self._unreadable.add(seq)
+        if rows:
+            connection.executemany(_STORE, rows)
+
+    def _outdated(self, connection: sqlite3.Connection) -> list[tuple[int, int]]:
+        """Return some traces whose figures are out of date, and the numbers of their spans."""
+        (last,) = connection.execute("SELECT max(seq) FROM traces").fetchone()
+        if last is None:
+            return []
+        latest = last - self.WINDOW
+        found = _outdated_between(connection, latest + 1, last)
+        above = min(latest if self._next is None else self._next, latest)
+        found += _outdated_between(connection, above - self.WINDOW + 1, above)
+        (first,) = connection.execute("SELECT min(seq) FROM traces").fetchone()
+        self._next = above - self.WINDOW if above - self.WINDOW >= first else None
+        return found
+
+
+def _outdated_between(connection: sqlite3.Connection, first: int, last: int) -> list[tuple[int, int]]:
+    return connection.execute(
+        "SELECT t.seq, t.span_count FROM traces t LEFT JOIN figures f ON f.trace = t.seq "
+        "WHERE t.seq BETWEEN ? AND ? AND f.span_count IS NOT t.span_count ORDER BY t.seq DESC",
+        (first, last),
+    ).fetchall()
+
+
+def _computed(connection: sqlite3.Connection, seq: int) -> tuple[list[TraceRoute], TraceLinks]:
+    """Compute the figures of a trace from its spans."""
+    rows = connection.execute(_SPANS, (seq,)).fetchall()
+    # The state of a breaker is among its attributes.
+    return _figures_of(
+        [Part._make((*row[:-1], breaker_state(json.loads(row[-1]))) if row[-1] else row) for row in rows]
+    )
+
+
+# ----- Reading
+
+
+def route_figures(
+    connection: sqlite3.Connection, service: str | None, start: float | None, end: float | None, deadline: float
+) -> list[RouteStatistics]:
+    """Return the statistics by route of the traces that started from ``start`` to ``end``."""
+    traces = (
+        (
+            trace_id,
+            map(TraceRoute._make, json.loads(stored[0])) if stored else _within(deadline, connection, seq)[0],
+        )
+        for seq, trace_id, *stored in _read(connection, "f.routes", start, end)
+    )
+    found = merge_routes(traces, service)
+    check_known(WORKS, *(work for route in found for work in route.time_by_work))
+    return found
+
+
+def link_figures(
+    connection: sqlite3.Connection, start: float | None, end: float | None, deadline: float
+) -> list[Dependency]:
+    """Return the calls in the traces that started from ``start`` to ``end``, sorted by caller, kind and callee."""
+    # The links of many traces are the same text, which is parsed once.
+    alike: Counter[str] = Counter()
+    breakers: set[str] = set()
+    found = []
+    for seq, _trace_id, *stored in _read(connection, "f.links, f.breakers", start, end):
+        if stored:
+            alike[stored[0]] += 1
+            if stored[1]:
+                breakers.add(stored[1])
+        else:
+            found.append(_within(deadline, connection, seq)[1])
+    found += [TraceLinks(json.loads(links), (), count) for links, count in alike.items()]
+    found += [TraceLinks((), json.loads(states)) for states in breakers]
+    merged = merge_links(found)
+    check_known(_LINK_KINDS, *(link.kind for link in merged))
+    return sorted(merged, key=lambda link: (link.caller, link.kind, link.callee))
+
+
+def _read(
+    connection: sqlite3.Connection, columns: str, start: float | None, end: float | None
+) -> Iterator[tuple[Any, ...]]:
+    """Yield the number and the id of each trace, and ``columns`` of its figures unless they are out of date."""
+    within, values = _time_condition(start, end)
+    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'figures'").fetchone():
+        query = f"f.span_count = t.span_count, {columns} FROM traces t LEFT JOIN figures f ON f.trace = t.seq"
+    else:
+        # The file is of an older version, and nothing was written to it since.
+        query = "0 FROM traces t"
+    for seq, trace_id, current, *stored in connection.execute(
+        f"SELECT t.seq, t.trace_id, {query} WHERE {within} ORDER BY t.seq",  # noqa: S608 - our own names
+        values,
+    ):
+        yield (seq, trace_id, *stored) if current else (seq, trace_id)
+
+
+def _time_condition(start: float | None, end: float | None) -> tuple[str, list[int]]:
+    """Return an SQL condition on the start of traces, and its parameters."""
+    conditions = ["1"]
+    values = []
+    for sign, bound in ((">=", start), ("<=", end)):
+        if bound is not None:
+            conditions.append(f"t.start {sign} ?")
+            values.append(to_nanoseconds(bound))
+    return " AND ".join(conditions), values
+
+
+def _within(deadline: float, connection: sqlite3.Connection, seq: int) -> tuple[list[TraceRoute], TraceLinks]:
+    """Compute the figures of a trace, unless the time for reading is over."""
+    if time.monotonic() > deadline:
+        # As if SQLite's progress handler had stopped the query.
+        raise sqlite3.OperationalError("interrupted")
+    return _computed(connection, seq)

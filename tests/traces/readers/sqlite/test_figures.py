@@ -1,0 +1,207 @@
+"""Test that the figures kept for each trace are those computed from its spans."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from django_tracing.exceptions import StoreError
+from django_tracing.traces.analysis.dependencies import links_of
+from django_tracing.traces.analysis.routes import routes_of
+from django_tracing.traces.model import Dependency, RouteStatistics, Trace
+from django_tracing.traces.readers.sqlite.figures import FigureKeeper
+from django_tracing.traces.readers.sqlite.store import LocalStore
+from tests.traces.builders import MS, NOON, row
+from tests.traces.readers.sqlite.helpers import set_asides
+
+ATTRIBUTES: list[dict[str, Any]] = [
+    {},
+    {"db.system": "postgresql", "db.name": "shop"},
+    {"operation.type": "cache", "cache.system": "redis", "cache.alias": "default"},
+    {"http.method": "GET", "peer.service": "billing"},
+    {"operation.type": "circuit_breaker", "circuit_breaker.name": "mail", "circuit_breaker.state": "open"},
+    {"operation.type": "circuit_breaker", "circuit_breaker.name": "mail", "circuit_breaker.state": "closed"},
+]
+
+
+@st.composite
+def spans(draw: st.DrawFn) -> dict[str, Any]:
+    """Generate a span of one of a few traces, whose parent may be missing, or below it."""
+    return row(
+        draw(st.integers(1, 5)),
+        draw(st.integers(1, 8)),
+        draw(st.integers(0, 9)),
+        draw(st.sampled_from(["GET /a", "GET /b", "view.a", "db.select.x"])),
+        start=draw(st.integers(-5, 20)),
+        took=draw(st.integers(0, 20)),
+        kind=draw(st.sampled_from(["internal", "client", "server", "consumer"])),
+        service=draw(st.sampled_from(["shop", "billing"])),
+        status=draw(st.sampled_from(["unset", "error"])),
+        attributes=draw(st.sampled_from(ATTRIBUTES)),
+    )
+
+
+def stored_traces(store: LocalStore, since: float | None = None) -> list[Trace]:
+    """Return the whole traces in the order in which they were stored."""
+    if not store.path.exists():
+        return []
+    with closing(sqlite3.connect(store.path)) as connection:
+        ids = [trace_id for (trace_id,) in connection.execute("SELECT trace_id FROM traces ORDER BY seq")]
+    found = [store.trace(trace_id) for trace_id in ids]
+    return [trace for trace in found if trace is not None and (since is None or trace.start >= since * 1e9)]
+
+
+def computed(store: LocalStore, since: float | None = None) -> tuple[list[RouteStatistics], list[Dependency]]:
+    """Return the routes and the links computed from the whole traces."""
+    traces = stored_traces(store, since)
+    return routes_of(traces), sorted(links_of(traces), key=lambda link: (link.caller, link.kind, link.callee))
+
+
+def shown(store: LocalStore, since: float | None = None) -> tuple[list[RouteStatistics], list[Dependency]]:
+    """Return the routes and the links as the pages read them."""
+    return store.routes(start=since), store.dependencies(start=since).links
+
+
+def counts(store: LocalStore) -> dict[str, tuple[int, int | None]]:
+    """Return, by trace, how many spans it has, and of how many its figures are."""
+    with closing(sqlite3.connect(store.path)) as connection:
+        rows = connection.execute(
+            "SELECT t.trace_id, t.span_count, f.span_count FROM traces t LEFT JOIN figures f ON f.trace = t.seq"
+        )
+        return {trace_id: (span_count, of) for trace_id, span_count, of in rows}
+
+
+def outdated(store: LocalStore) -> list[str]:
+    return [trace_id for trace_id, (span_count, of) in counts(store).items() if span_count != of]
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(st.tuples(st.booleans(), st.lists(spans(), min_size=1, max_size=12)), min_size=1, max_size=6),
+    st.integers(1, 6),
+)
+def test_kept_figures_are_those_of_the_whole_traces(
+    batches: list[tuple[bool, list[dict[str, Any]]]], max_traces: int
+) -> None:
+    """Whatever arrives late, in any order, from two processes, and whatever is evicted."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "traces.sqlite3"
+        one, other = LocalStore(path, max_traces=max_traces), LocalStore(path, max_traces=max_traces)
+        since = (NOON + 5 * MS) / 1e9
+        for first, batch in batches:
+            (one if first else other).write(batch)
+            assert shown(one) == computed(one)
+            assert shown(one, since) == computed(one, since)
+        for number in range(2):
+            one.write([row(100 + number, start=100)])
+        assert not outdated(one)
+        assert shown(other) == computed(other)
+        with closing(sqlite3.connect(path)) as connection:
+            kept = connection.execute("SELECT (SELECT count(*) FROM figures), (SELECT count(*) FROM traces)")
+            assert len(set(kept.fetchone())) == 1
+        one.close()
+        other.close()
+
+
+def test_the_figures_of_one_service(store: LocalStore) -> None:
+    store.write(
+        [row(1, 1, 0, "GET /a", kind="server", took=9), row(1, 2, 1, "GET /b", kind="server", service="billing")]
+    )
+    assert [route.name for route in store.routes()] == ["GET /b", "GET /a"]
+    assert [route.name for route in store.routes(service="billing")] == ["GET /b"]
+
+
+def test_pages_of_figures_read_no_spans(store: LocalStore, path: Path) -> None:
+    breaker = ATTRIBUTES[4]
+    for number in range(1, 4):
+        store.write(
+            [
+                row(number, 1, 0, "GET /a", kind="server", took=10 + number),
+                row(number, 2, 1, "circuit_breaker.mail", start=1, attributes=breaker),
+                row(number, 3, 1, "GET /b", kind="server", service="billing", start=3),
+            ]
+        )
+    before = shown(store)
+    assert before == computed(store)
+    assert [link.kind for link in before[1]] == ["breaker", "service"]
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM spans")
+    assert shown(store) == before
+
+
+def test_late_spans_are_added_to_the_figures(store: LocalStore) -> None:
+    store.write([row(1, 2, 1, "db.select.x", kind="client", took=4, attributes=ATTRIBUTES[1])])
+    assert store.routes() == []
+    store.write([row(1, 1, 0, "GET /a", kind="server", took=9)])
+    (route,) = store.routes()
+    assert (route.count, route.time_by_work) == (1, {"python": 5 * MS, "sql": 4 * MS})
+    # The trace may have grown to its end, so its figures are kept with the next one's.
+    assert outdated(store) == [f"{1:032x}"]
+    store.write([row(2)])
+    assert not outdated(store)
+
+
+def test_a_trace_that_grows_is_not_read_after_each_write(store: LocalStore) -> None:
+    """Otherwise its last spans would take as long to store as all spans before."""
+    for batch in range(5):
+        store.write([row(1, 1 + batch)])
+    assert counts(store) == {f"{1:032x}": (5, 1)}
+    # Neither is a request that is still running.
+    for batch in range(5):
+        store.write([row(2, 2 + batch, 1)])
+    assert counts(store)[f"{2:032x}"] == (5, None)
+
+
+def test_few_figures_are_computed_after_each_write(
+    store: LocalStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older version filled the file, or wrote to it: no write takes long, and all figures are computed in the end."""
+    monkeypatch.setattr(FigureKeeper, "SLICE", 100)
+    monkeypatch.setattr(FigureKeeper, "WINDOW", 40)
+    store.write([row(trace, span, 1 if span > 1 else 0) for trace in range(1, 201) for span in range(1, 6)])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM figures")
+    expected = computed(store)
+    assert shown(store) == expected
+    left = [len(outdated(store))]
+    while left[-1]:
+        store.write([row(1000 + len(left))])
+        left.append(len(outdated(store)))
+        assert left[-2] - left[-1] <= 100 / 5
+        assert len(left) < 50
+    assert len(left) > 5
+    assert shown(store) == computed(store)
+
+
+def test_a_trace_of_any_length_gets_its_figures(
+    store: LocalStore, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FigureKeeper, "MOST_SPANS", 10)
+    store.write([row(1, span, 1 if span > 1 else 0) for span in range(1, 101)])
+    store.write([row(1, 101, 1)])
+    while outdated(store):
+        store.write([row(2 + len(counts(store)))])
+        assert len(counts(store)) < 50
+
+
+@pytest.mark.parametrize(
+    "damage", ["UPDATE spans SET attributes = 'x'", "UPDATE spans SET name = CAST(x'ff' AS TEXT)"]
+)
+def test_a_damaged_span_is_no_reason_to_lose_others(store: LocalStore, path: Path, damage: str) -> None:
+    store.write([row(1, 2, 1, "circuit_breaker.mail", attributes=ATTRIBUTES[4])])
+    store.write([row(1, 1, 0, "GET /a", kind="server")])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(damage)
+    store.write([row(2, 1, 0, "GET /a", kind="server")])
+    assert outdated(store) == [f"{1:032x}"]
+    assert len(store.search()) == 2
+    assert not set_asides(path)
+    with pytest.raises(StoreError, match="damaged|can't be used"):
+        store.routes()
