@@ -5,18 +5,27 @@ from __future__ import annotations
 import atexit
 import functools
 import logging
+import os
+import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
+from typing import Any, Final
+
+from django.utils import autoreload
 
 from django_tracing.export.queue import QueueProcessor
 from django_tracing.instrumentation.imports import when_imported
+from django_tracing.instrumentation.patching import Patches
 
 __all__ = ["flush_all", "flush_when_the_process_ends"]
 
 _logger = logging.getLogger("django_tracing")
+_patches: Final = Patches()
 
 
 def flush_when_the_process_ends(queues: Sequence[QueueProcessor], timeout: float) -> None:
@@ -24,6 +33,8 @@ def flush_when_the_process_ends(queues: Sequence[QueueProcessor], timeout: float
 
     Called once, after the queues' own shutdown was registered with ``atexit``.
     """
+    if sys.argv[1:2] == ["runserver"]:
+        _before_runserver(queues, timeout)
     _before_uvicorn(queues, timeout)
     when_imported("celery.signals", _before_celery, tuple(queues), timeout)
     when_imported("multiprocessing.util", _before_children, tuple(queues), timeout)
@@ -80,7 +91,6 @@ def _before_children(queues: Sequence[QueueProcessor], timeout: float) -> None:
     A forked child ends by ``os._exit``: before Python 3.13 without any ``atexit`` function, since then without those
     that its parent registered.
     """
-    import signal
     from multiprocessing import process, util
 
     def flush() -> None:
@@ -111,6 +121,61 @@ def _before_children(queues: Sequence[QueueProcessor], timeout: float) -> None:
     register(queues[0])
     # Forking clears what is registered. multiprocessing refers to the queue weakly.
     util.register_after_fork(queues[0], register)
+
+
+def _before_runserver(queues: Sequence[QueueProcessor], timeout: float) -> None:
+    """Flush ``queues`` when SIGTERM ends Django's runserver, as it does when a container stops.
+
+    Without the autoreloader, the signal's default ends the process at once. With it, the parent exits, which kills
+    the child that serves by SIGKILL: the child gets SIGTERM first, for which Django lets it exit.
+    """
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+    ):
+        return
+
+    def end(number: int, frame: object) -> None:
+        # Another thread: the one that was interrupted may hold the lock of a queue.
+        thread = threading.Thread(target=flush_all, args=(queues, timeout), daemon=True)
+        with suppress(Exception):
+            thread.start()
+            thread.join(timeout)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def passing_on(original: Callable[[], int]) -> Callable[[], int]:
+        @functools.wraps(original)
+        def restart_with_reloader() -> int:
+            exits = signal.getsignal(signal.SIGTERM)
+
+            def pass_on(number: int, frame: FrameType | None) -> None:
+                # A second signal does what Django wants.
+                signal.signal(signal.SIGTERM, exits)
+                children = _children()
+                for child in children:
+                    with suppress(ProcessLookupError):
+                        os.kill(child, signal.SIGTERM)
+                if not children and callable(exits):
+                    exits(number, frame)
+
+            signal.signal(signal.SIGTERM, pass_on)
+            return original()
+
+        return restart_with_reloader
+
+    # Django sets its own after this, if it reloads.
+    signal.signal(signal.SIGTERM, end)
+    _patches.start()
+    _patches.wrap(autoreload, "restart_with_reloader", passing_on)
+
+
+def _children() -> list[int]:
+    """Return the processes that the main thread started; none if this system does not tell."""
+    try:
+        return [int(child) for child in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()]
+    except (OSError, ValueError):
+        return []
 
 
 def _before_uvicorn(queues: Sequence[QueueProcessor], timeout: float) -> None:

@@ -41,6 +41,39 @@ def test_gevent_sends_its_spans_at_the_end(host: str) -> None:
         assert [span.name for span in receiver.spans] == ["in a greenlet"]
 
 
+@pytest.mark.usefixtures("postgres_url", "redis_url")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+@pytest.mark.parametrize(
+    ("arguments", "status"), [([], 0), (["--noreload"], -signal.SIGTERM)], ids=["reload", "once"]
+)
+def test_runserver_sends_its_spans_at_sigterm(arguments: list[str], status: int) -> None:
+    command = [sys.executable, "-m", "django", "runserver", "127.0.0.1:{port}", "--skip-checks", *arguments]
+    with OTLPReceiver() as receiver:
+        with Process(command, JAEGER_ENDPOINT=receiver.endpoint, TRACING_SETTINGS=AT_THE_END) as server:
+            for _ in range(3):
+                server.get("/empty/")
+            assert receiver.spans == []
+            server.process.terminate()
+            # The statuses of Django's own.
+            assert server.process.wait(60) == status, server.log()
+        assert [span.name for span in receiver.spans if span.kind == "server"] == ["GET /empty/"] * 3
+
+
+@pytest.mark.usefixtures("postgres_url", "redis_url")
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
+def test_a_hanging_backend_does_not_keep_runserver() -> None:
+    command = [sys.executable, "-m", "django", "runserver", "127.0.0.1:{port}", "--skip-checks", "--noreload"]
+    with OTLPReceiver() as receiver:
+        receiver.mode = "hang"
+        # The exporter would wait for 600 s.
+        limits = json.dumps({"EXPORT_INTERVAL": 3600, "SHUTDOWN_TIMEOUT": 0.5, "EXPORT_TIMEOUT": 600})
+        with Process(command, JAEGER_ENDPOINT=receiver.endpoint, TRACING_SETTINGS=limits) as server:
+            server.get("/empty/")
+            server.process.terminate()
+            assert server.process.wait(60) == -signal.SIGTERM, server.log()
+            assert receiver.connections
+
+
 CHILD = """
 import multiprocessing, sys
 import django

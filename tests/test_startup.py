@@ -92,7 +92,18 @@ def test_nothing_is_imported_that_is_not_used(exporter: str, tmp_path: Path) -> 
     upstream = ("opentelemetry.instrumentation.", "opentelemetry.exporter.", "opentelemetry.proto.")
     assert [name for name in imported if name.startswith(upstream)] == []
     exporters = {name for name in imported if name.startswith("django_tracing.export.")} - {
-        f"django_tracing.export.{name}" for name in ("batches", "counters", "errors", "queue", "tls", "wire")
+        f"django_tracing.export.{name}"
+        for name in (
+            "announcements",
+            "answers",
+            "batches",
+            "counters",
+            "errors",
+            "outbox",
+            "queue",
+            "tls",
+            "wire",
+        )
     }
     assert exporters == ({f"django_tracing.export.{exporter}"} if exporter != "none" else set())
     reading = (
