@@ -388,7 +388,7 @@ def _decided_by(rule: str, rate: float) -> SharedAttributes:
 
 
 def _route_of(request: Any) -> str:
-    """Return the route of a request as its span will show it, also if Django has not resolved it yet; empty if none."""
+    """Return the route of a request as its span will show it, also before it is resolved; empty if none."""
     resolved = resolved_route(request)
     if resolved is not None:
         # A message of a WebSocket, whose handshake was resolved long ago.

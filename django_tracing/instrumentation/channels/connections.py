@@ -16,7 +16,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, SpanKind, Statu
 from django_tracing import spans
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
-from django_tracing.context.description import method_of, resolved_route, span_name, urlconf_of
+from django_tracing.context.description import method_of, resolve_early, resolved_route, span_name, urlconf_of
 from django_tracing.context.request import HEADER, RequestState, incoming_id, with_request_state, without_trace
 from django_tracing.context.user import identify
 from django_tracing.instrumentation.channels.routes import Urlconf, joined, matched_route, urlconf_of_app
@@ -94,7 +94,7 @@ def open_connection(app: Any, scope: Mapping[str, Any], send: Send) -> tuple[Con
         if not settings.enabled:
             return None, None
         is_http = scope["type"] == "http"
-        request = ASGIRequest(dict(scope), BytesIO()) if is_http else WebSocketRequest(scope)
+        request: Any = ASGIRequest(dict(scope), BytesIO()) if is_http else WebSocketRequest(scope)
         if is_left_out(request, settings):
             return None, untraced_context()
         request.urlconf = urlconf_of_app(app, scope["type"])
@@ -288,7 +288,13 @@ class Connection:
             self.span, self.name = span, self.method
 
     def _describe(self, error: BaseException | None, failed: bool) -> None:
-        span, request, state, settings = self.span, self.request, self.state, self.settings
+        span, state, settings = self.span, self.state, self.settings
+        request: Any = self.request
+        if request.resolver_match is None:
+            # A middleware refused it before a router had it.
+            match = resolve_early(request.path_info, urlconf_of(request))
+            if match is not None:
+                request.resolver_match = _Match(match.route, match.captured_kwargs or {})
         identify(state, settings, again=True)
         name, shared = describe(request, self.method, settings, self.status)
         user = state.user_attributes

@@ -100,7 +100,7 @@ def _traced_router(patches: Patches, original: Callable[..., Any], *, routes: bo
 def _traced_consumer(patches: Patches, original: Callable[..., Any]) -> Callable[..., Any]:
     async def serve(self: Any, scope: Any, receive: Any, send: Any) -> Any:
         connection = _connection_of(scope)
-        serving = None
+        serving: tuple[Connection | None, Any] | None = None
         if connection is not None:
             connection.serve(self, scope)
             serving = connection, self

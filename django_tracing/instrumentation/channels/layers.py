@@ -1,7 +1,7 @@
 """Trace what is sent through channel layers, and pass the context of its trace to the consumers.
 
-A message is the only thing that a layer carries. So the context is one more key of it, which is removed again when the
-message is received. A message that is sent outside a trace gets no such key.
+A message is the only thing that a layer carries. So the context is one more key of it, which is removed again when
+the message is received. A message that is sent outside a trace gets no such key.
 """
 
 from __future__ import annotations

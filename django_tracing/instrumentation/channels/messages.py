@@ -32,7 +32,7 @@ _EVENTS: Final = {"websocket.receive": "receive", "websocket.disconnect": "disco
 #: The types of the messages that are handled within the span of a connection.
 _OPENING: Final = frozenset({"websocket.connect", "http.request", "http.disconnect"})
 _TYPE: Final = re.compile(r"[A-Za-z0-9_.-]{1,80}")
-#: How many messages of one sending a process handles in its trace. A group may have more members than a trace can show.
+#: How many messages of one sending a process handles in its trace. A group may have more members than can be shown.
 _MOST_CONTINUED: Final = 100
 _MOST_SENDINGS: Final = 1000
 #: How many messages of a sending have been handled, by the id of its span.
