@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from asgiref.testing import ApplicationCommunicator
 from channels.consumer import AsyncConsumer, SyncConsumer
 from channels.generic.http import AsyncHttpConsumer
 from channels.generic.websocket import (
@@ -19,7 +20,6 @@ from channels.generic.websocket import (
 )
 from channels.routing import ChannelNameRouter, ProtocolTypeRouter, URLRouter
 from channels.security.websocket import OriginValidator
-from channels.testing import ApplicationCommunicator, HttpCommunicator, WebsocketCommunicator
 from django.contrib.auth.models import User
 from django.core.asgi import get_asgi_application
 from django.core.cache import cache
@@ -170,24 +170,58 @@ application = ProtocolTypeRouter(
 )
 
 
+class Socket(ApplicationCommunicator):
+    """The client of a WebSocket. Channels has one, too, which needs daphne."""
+
+    def __init__(self, url: str, app: Any = application, headers: Any = HEADERS, **scope: Any) -> None:
+        path, _, query = url.partition("?")
+        super().__init__(
+            app,
+            {
+                "type": "websocket",
+                "path": path,
+                "query_string": query.encode(),
+                "headers": list(headers),
+                "subprotocols": [],
+                **scope,
+            },
+        )
+        #: The answer to the handshake.
+        self.answer: dict[str, Any] = {}
+
+    async def connect(self) -> Socket:
+        await self.send_input({"type": "websocket.connect"})
+        self.answer = await self.receive_output(5)
+        return self
+
+    async def say(self, said: str | bytes) -> Any:
+        """Send a message, and return the answer."""
+        await self.send_input({"type": "websocket.receive", "text" if isinstance(said, str) else "bytes": said})
+        return await self.hear()
+
+    async def hear(self) -> Any:
+        return (await self.receive_output(5))["text"]
+
+    async def disconnect(self) -> None:
+        await self.send_input({"type": "websocket.disconnect", "code": 1000})
+        await self.wait(5)
+
+
 @asynccontextmanager
-async def connected(url: str, app: Any = application, **scope: Any) -> AsyncIterator[WebsocketCommunicator]:
+async def connected(url: str, app: Any = application, **scope: Any) -> AsyncIterator[Socket]:
     """Connect to ``url``, and disconnect at the end of the block."""
-    client = WebsocketCommunicator(app, url, headers=HEADERS)
-    client.scope.update(scope)
-    accepted, _ = await client.connect()
-    assert accepted
+    client = await Socket(url, app, **scope).connect()
+    assert client.answer["type"] == "websocket.accept"
     yield client
     await client.disconnect()
 
 
-async def refused(url: str, app: Any = application, headers: Any = HEADERS) -> int:
-    """Return the code with which a connection is refused."""
-    client = WebsocketCommunicator(app, url, headers=headers)
-    accepted, code = await client.connect()
-    assert not accepted
+async def refused(url: str, app: Any = application, headers: Any = HEADERS) -> Any:
+    """Return the code with which a connection is refused, or None."""
+    client = await Socket(url, app, headers).connect()
+    assert client.answer["type"] == "websocket.close"
     await client.disconnect()
-    return int(code or 0)
+    return client.answer.get("code")
 
 
 async def ended(spans: Spans, name: str) -> ReadableSpan:
@@ -207,11 +241,23 @@ async def failure(client: ApplicationCommunicator, kind: type[BaseException] = V
         await asyncio.wait_for(client.future, 5)
 
 
-async def page(url: str, body: bytes = b"", headers: Any = HEADERS) -> dict[str, Any]:
-    """Return the response of the application to a POST."""
+async def request(url: str, body: bytes = b"") -> ApplicationCommunicator:
+    """Send a POST to the application."""
+    path, _, query = url.partition("?")
+    scope = {"type": "http", "method": "POST", "path": path, "query_string": query.encode(), "headers": HEADERS}
+    client = ApplicationCommunicator(application, scope)
+    await client.send_input({"type": "http.request", "body": body})
+    return client
+
+
+async def page(url: str, body: bytes = b"") -> tuple[dict[str, Any], bytes]:
+    """Return the response of the application to a POST: its start, and its body."""
     # A 404 of Django's is logged.
     logging.getLogger("django.request").disabled = True
     try:
-        return dict(await HttpCommunicator(application, "POST", url, body, headers).get_response())
+        client = await request(url, body)
+        start, end = await client.receive_output(5), await client.receive_output(5)
+        await client.wait(5)
+        return start, end["body"]
     finally:
         logging.getLogger("django.request").disabled = False

@@ -10,7 +10,6 @@ from channels.auth import AuthMiddlewareStack
 from channels.db import database_sync_to_async
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.routing import URLRouter
-from channels.testing import HttpCommunicator, WebsocketCommunicator
 from django.contrib.auth.models import User
 from django.test import Client
 from django.urls import path
@@ -22,6 +21,7 @@ from tests.conftest import Spans
 from tests.instrumentation.channels.site import (
     HEADERS,
     Async,
+    Socket,
     application,
     attributes_of,
     connected,
@@ -29,6 +29,7 @@ from tests.instrumentation.channels.site import (
     in_memory,
     page,
     refused,
+    request,
     tracing,
 )
 
@@ -67,10 +68,8 @@ async def test_what_middleware_does_is_below_the_handshake(spans: Spans) -> None
 
 
 async def test_a_callers_trace_is_continued_by_the_handshake_alone(spans: Spans) -> None:
-    client = WebsocketCommunicator(application, "/async/lobby/", headers=[*HEADERS, CALLER])
-    await client.connect()
-    await client.send_to(text_data="x")
-    await client.receive_from()
+    client = await Socket("/async/lobby/", headers=[*HEADERS, CALLER]).connect()
+    await client.say("x")
     await client.disconnect()
     caller = 0x0AF7651916CD43DD8448EB211C80319C
     assert spans.one("WS /async/<room>/").context.trace_id == caller
@@ -86,8 +85,7 @@ async def test_a_callers_trace_is_continued_by_the_handshake_alone(spans: Spans)
     ],
 )
 async def test_routes(spans: Spans, url: str, name: str) -> None:
-    client = WebsocketCommunicator(application, url, headers=HEADERS)
-    await client.connect()
+    await Socket(url).connect()
     assert attributes_of(spans.one(name))["http.route"] == name[3:]
 
 
@@ -103,8 +101,7 @@ async def test_a_consumer_without_a_router(spans: Spans) -> None:
 
 async def test_a_secret_in_the_path(spans: Spans) -> None:
     async with connected("/reset/3f9ab2c4d5/") as client:
-        await client.send_to(text_data="x")
-        await client.receive_from()
+        await client.say("x")
     assert attributes_of(spans.one("WS /reset/<token>/"))["http.url"] == "ws://shop.example/reset/[redacted]/"
     assert not any("3f9ab2c4d5" in span.to_json() for span in spans)
 
@@ -131,7 +128,7 @@ def connections_router(app: Any) -> Any:
 
 
 async def test_a_path_without_a_route(spans: Spans) -> None:
-    client = WebsocketCommunicator(application, "/nowhere/", headers=HEADERS)
+    client = Socket("/nowhere/")
     await client.send_input({"type": "websocket.connect"})
     await failure(client)
     span = spans.one("WS (no route)")
@@ -140,7 +137,7 @@ async def test_a_path_without_a_route(spans: Spans) -> None:
 
 
 async def test_an_exception_in_connect_is_one_error(spans: Spans) -> None:
-    client = WebsocketCommunicator(application, "/failing/", headers=HEADERS)
+    client = Socket("/failing/")
     await client.send_input({"type": "websocket.connect"})
     await failure(client)
     span = spans.one("WS /failing/")
@@ -155,8 +152,7 @@ async def test_a_connection_that_is_cancelled_is_no_error(spans: Spans) -> None:
             await self.accept()
             await asyncio.Event().wait()
 
-    client = WebsocketCommunicator(URLRouter([path("", Waiting.as_asgi())]), "/", headers=HEADERS)
-    await client.connect()
+    client = await Socket("/", URLRouter([path("", Waiting.as_asgi())])).connect()
     assert spans.names == []
     client.future.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -192,10 +188,10 @@ async def test_a_connect_of_a_moment_is_one_span(spans: Spans) -> None:
 async def test_ignored_paths(spans: Spans, url: str) -> None:
     with tracing(IGNORE_PATHS=["/async", "/room", "/page"]):
         if url.startswith("/page"):
-            assert (await page(url))["status"] == 200
+            assert (await page(url))[0]["status"] == 200
         else:
             async with connected(url) as client:
-                await client.send_json_to({"a": 1})
+                await client.say('{"a": 1}')
     assert [span.name for span in spans if not span.name.startswith("cache.")] == []
 
 
@@ -208,10 +204,8 @@ async def test_a_malformed_scope_costs_the_span_alone(spans: Spans, scope: dict[
             seen.append(self.scope)
             await self.accept()
 
-    client = WebsocketCommunicator(Any_.as_asgi(), "/")
-    client.scope.update(scope)
-    assert (await client.connect())[0]
-    await client.disconnect()
+    async with connected("/", Any_.as_asgi(), **scope):
+        pass
     assert len(seen) == 1
 
 
@@ -223,8 +217,7 @@ async def test_the_span_of_another_middleware_gets_the_attributes(spans: Spans) 
             await application(scope, receive, send)
 
     async with connected("/async/lobby/", traced) as client:
-        await client.send_to(text_data="x")
-        await client.receive_from()
+        await client.say("x")
     theirs = spans.one("/async/lobby/")
     assert [span.name for span in spans if span.kind is SpanKind.SERVER] == ["/async/lobby/"]
     attributes = attributes_of(theirs)
@@ -245,8 +238,7 @@ async def test_a_name_that_the_site_gives_stays(spans: Spans) -> None:
             await self.send(text_data="x")
 
     async with connected("/", URLRouter([path("", Naming.as_asgi())])) as client:
-        await client.send_to(text_data="x")
-        await client.receive_from()
+        await client.say("x")
     assert spans.names == ["the lobby", "a greeting", "WS disconnect /"]
 
 
@@ -255,7 +247,7 @@ async def test_a_name_that_the_site_gives_stays(spans: Spans) -> None:
 )
 async def test_the_correlation_id_is_in_the_answer(asgi: dict[str, str], given: bool) -> None:
     async with connected("/async/lobby/", asgi=asgi) as client:
-        headers = dict(client.response_headers)
+        headers = dict(client.answer.get("headers", ()))
     assert headers == ({b"x-correlation-id": b"cid-1"} if given else {})
 
 
@@ -271,10 +263,8 @@ async def test_the_user_of_the_session(spans: Spans) -> None:
     key, session = await logged_in()
     spans.clear()
     app = connections_router(AuthMiddlewareStack(URLRouter([path("<room>/", Async.as_asgi())])))
-    client = WebsocketCommunicator(app, "/lobby/", headers=[(b"cookie", f"sessionid={session}".encode())])
-    await client.connect()
-    await client.send_to(text_data="x")
-    await client.receive_from()
+    client = await Socket("/lobby/", app, [(b"cookie", f"sessionid={session}".encode())]).connect()
+    await client.say("x")
     await client.disconnect()
     root, message = spans.one("WS /<room>/"), spans.one("WS receive /<room>/")
     assert attributes_of(root)["user.id"] == attributes_of(message)["user.id"] == key
@@ -287,9 +277,9 @@ async def test_the_user_of_the_session(spans: Spans) -> None:
 
 
 async def test_a_request_that_a_consumer_answers(spans: Spans) -> None:
-    response = await page("/page/one/?token=s3cret")
-    assert response["body"] == b"a page"
-    assert response["headers"] == [(b"x-correlation-id", b"cid-1")]
+    start, body = await page("/page/one/?token=s3cret")
+    assert body == b"a page"
+    assert start["headers"] == [(b"x-correlation-id", b"cid-1")]
     span = spans.one("POST /page/<name>/")
     assert span.kind is SpanKind.SERVER
     attributes = attributes_of(span)
@@ -301,9 +291,7 @@ async def test_a_request_that_a_consumer_answers(spans: Spans) -> None:
 
 
 async def test_an_error_of_a_consumer_that_answers(spans: Spans) -> None:
-    client = HttpCommunicator(application, "POST", "/page/one/", headers=HEADERS)
-    await client.send_input({"type": "http.request", "body": b"fail"})
-    await failure(client)
+    await failure(await request("/page/one/", b"fail"))
     assert spans.one("POST /page/<name>/").status.status_code is StatusCode.ERROR
     spans.clear()
     await page("/page/one/", b"500")
@@ -311,7 +299,7 @@ async def test_an_error_of_a_consumer_that_answers(spans: Spans) -> None:
 
 
 async def test_a_request_that_django_answers_has_one_span(spans: Spans) -> None:
-    assert (await page("/nowhere/"))["status"] == 404
+    assert (await page("/nowhere/"))[0]["status"] == 404
     assert [span.name for span in spans if span.kind is SpanKind.SERVER] == ["POST (no route)"]
 
 

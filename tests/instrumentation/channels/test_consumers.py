@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from channels import consumer
 from channels.consumer import AsyncConsumer
-from channels.layers import BaseChannelLayer
+from channels.layers import InMemoryChannelLayer
 from channels.routing import ProtocolTypeRouter, URLRouter
 
 from django_tracing.instrumentation import channels
@@ -20,9 +20,9 @@ PATCHED: list[tuple[Any, str]] = [
     (ProtocolTypeRouter, "__call__"),
     (URLRouter, "__call__"),
     (consumer, "await_many_dispatch"),
-    (BaseChannelLayer, "send"),
-    (BaseChannelLayer, "group_send"),
-    (BaseChannelLayer, "receive"),
+    (InMemoryChannelLayer, "send"),
+    (InMemoryChannelLayer, "group_send"),
+    (InMemoryChannelLayer, "receive"),
 ]
 
 
@@ -31,8 +31,7 @@ async def test_after_uninstall_channels_is_as_before(spans: Spans) -> None:
     try:
         assert not any(hasattr(vars(owner)[name], "__wrapped__") for owner, name in PATCHED)
         async with connected("/async/lobby/") as client:
-            await client.send_to(text_data="x")
-            assert await client.receive_from() == "x"
+            assert await client.say("x") == "x"
         await page("/page/one/")
         assert spans.names == []
     finally:
@@ -47,8 +46,7 @@ async def test_a_connection_goes_on_when_it_is_switched_off(spans: Spans) -> Non
     async with connected("/async/lobby/") as client:
         channels.uninstall()
         try:
-            await client.send_to(text_data="x")
-            assert await client.receive_from() == "x"
+            assert await client.say("x") == "x"
         finally:
             channels.install()
     assert "WS receive /async/<room>/" not in spans.names

@@ -8,10 +8,10 @@ from asyncio import CancelledError
 from typing import Any
 
 import pytest
+from asgiref.testing import ApplicationCommunicator
 from channels.generic.websocket import AsyncWebsocketConsumer
 from channels.layers import get_channel_layer
 from channels.routing import URLRouter
-from channels.testing import ApplicationCommunicator, WebsocketCommunicator
 from django.urls import path
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -21,7 +21,7 @@ from django_tracing.instrumentation.channels.messages import CARRIER, CarriedMes
 from django_tracing.sampling.rules import Rule
 from tests.conftest import Spans
 from tests.instrumentation.channels.site import (
-    HEADERS,
+    Socket,
     application,
     attributes_of,
     connected,
@@ -40,10 +40,8 @@ GROUP = {"type": "chat.message", "text": "hello"}
 @pytest.mark.parametrize("kind", ["async", "sync", "async_json", "json"])
 async def test_a_message_is_a_trace_of_its_own_with_a_link(spans: Spans, kind: str) -> None:
     async with connected(f"/{kind}/lobby/?token=s3cret") as client:
-        await client.send_to(text_data=json.dumps("my words"))
-        await client.receive_from()
-        await client.send_to(text_data=json.dumps("my words"))
-        await client.receive_from()
+        await client.say(json.dumps("my words"))
+        await client.say(json.dumps("my words"))
     handshake = spans.one(f"WS /{kind}/<room>/")
     first, second = spans.named(f"WS receive /{kind}/<room>/")
     assert first.kind is SpanKind.CONSUMER and first.parent is None
@@ -73,8 +71,7 @@ async def test_a_message_is_a_trace_of_its_own_with_a_link(spans: Spans, kind: s
 
 async def test_binary_messages(spans: Spans) -> None:
     async with connected("/async/lobby/") as client:
-        await client.send_to(bytes_data=b"\x00\x01\x02")
-        await client.receive_from()
+        await client.say(b"\x00\x01\x02")
     attributes = attributes_of(spans.one("WS receive /async/<room>/"))
     assert (attributes["websocket.message.type"], attributes["websocket.message.length"]) == ("binary", 3)
 
@@ -82,8 +79,7 @@ async def test_binary_messages(spans: Spans) -> None:
 async def test_the_end_of_a_connection_has_its_totals(spans: Spans) -> None:
     async with connected("/async/lobby/") as client:
         for _ in range(3):
-            await client.send_to(text_data="x")
-            await client.receive_from()
+            await client.say("x")
     span = spans.one("WS disconnect /async/<room>/")
     assert [link.context for link in span.links] == [spans.one("WS /async/<room>/").context]
     attributes = attributes_of(span)
@@ -95,9 +91,8 @@ async def test_the_end_of_a_connection_has_its_totals(spans: Spans) -> None:
 
 @pytest.mark.parametrize("kind", ["async", "sync", "async_json", "json"])
 async def test_an_exception_is_one_error_of_its_message(spans: Spans, kind: str) -> None:
-    client = WebsocketCommunicator(application, f"/{kind}/lobby/", headers=HEADERS)
-    await client.connect()
-    await client.send_to(text_data=json.dumps("fail") if "json" in kind else "fail")
+    client = await Socket(f"/{kind}/lobby/").connect()
+    await client.send_input({"type": "websocket.receive", "text": '"fail"' if "json" in kind else "fail"})
     await failure(client)
     span = spans.one(f"WS receive /{kind}/<room>/")
     assert span.status.status_code is StatusCode.ERROR
@@ -127,9 +122,8 @@ async def test_a_client_that_has_gone_is_no_error(spans: Spans, raised: BaseExce
 
         await URLRouter([path("", Answering.as_asgi())])(scope, receive, refusing)
 
-    client = WebsocketCommunicator(server, "/", headers=HEADERS)
-    await client.connect()
-    await client.send_to(text_data="x")
+    client = await Socket("/", server).connect()
+    await client.send_input({"type": "websocket.receive", "text": "x"})
     await failure(client, type(raised))
     span = spans.one("WS receive /")
     assert span.status.status_code is (StatusCode.UNSET if disconnected else StatusCode.ERROR)
@@ -142,8 +136,7 @@ async def test_a_user_who_logs_in_later(spans: Spans) -> None:
 
     async with connected("/", URLRouter([path("", Async.as_asgi())])) as client:
         for text in ("x", "login", "x"):
-            await client.send_to(text_data=text)
-            await client.receive_from()
+            await client.say(text)
     assert [attributes_of(span).get("user.id") for span in spans.named("WS receive /")] == [None, "7", "7"]
     assert "user.id" not in attributes_of(spans.one("WS /"))
 
@@ -156,8 +149,7 @@ async def test_messages_without_a_trace_start_none(spans: Spans, site: Any) -> N
 
     one = site(SAMPLE_RATE=0.0)
     async with connected("/", URLRouter([path("", Own.as_asgi())])) as client:
-        await client.send_to(text_data="x")
-        assert await client.receive_from() == "x"
+        assert await client.say("x") == "x"
     assert one.exporter.get_finished_spans() == ()
 
 
@@ -175,8 +167,7 @@ async def test_messages_without_a_trace_start_none(spans: Spans, site: Any) -> N
 async def test_rules_for_connections_and_messages(site: Any, rule: dict[str, str]) -> None:
     one = site(Rule(1, "rule", **rule), SAMPLE_RATE=0.0)
     async with connected("/async/lobby/") as client:
-        await client.send_to(text_data="x")
-        await client.receive_from()
+        await client.say("x")
     found = one.exporter.get_finished_spans()
     assert [span.name for span in found if not span.name.startswith("cache.")] == [
         "WS /async/<room>/",
@@ -188,11 +179,9 @@ async def test_rules_for_connections_and_messages(site: Any, rule: dict[str, str
 
 async def test_a_message_that_fails_is_kept_whatever_its_connection(site: Any) -> None:
     one = site(SAMPLE_RATE=0.0, KEEP_ERRORS=True)
-    client = WebsocketCommunicator(application, "/async/lobby/", headers=HEADERS)
-    await client.connect()
-    await client.send_to(text_data="x")
-    await client.receive_from()
-    await client.send_to(text_data="fail")
+    client = await Socket("/async/lobby/").connect()
+    await client.say("x")
+    await client.send_input({"type": "websocket.receive", "text": "fail"})
     await failure(client)
     found = one.exporter.get_finished_spans()
     assert sorted(span.name for span in found) == ["WS receive /async/<room>/", "cache.get.inner"]
@@ -206,9 +195,8 @@ async def test_a_message_that_fails_is_kept_whatever_its_connection(site: Any) -
 async def test_what_a_consumer_sends_to_its_group_is_handled_in_its_trace(spans: Spans) -> None:
     async with connected("/room/") as client:
         handshake = spans.one("WS /room/")
-        await client.send_json_to({"text": "my words"})
         # The client gets what was sent, and nothing more.
-        assert await client.receive_json_from() == {"type": "chat.message", "text": "my words"}
+        assert json.loads(await client.say('{"text": "my words"}')) == {"type": "chat.message", "text": "my words"}
     received, sent, handled = (
         spans.one(name)
         for name in ("WS receive /room/", "channel.group_send.chat.message", "channel.receive.chat.message")
@@ -231,7 +219,7 @@ async def test_what_is_sent_outside_a_trace_is_handled_in_a_new_one(spans: Spans
     async with connected("/room/") as client:
         handshake = spans.one("WS /room/")
         await get_channel_layer().group_send("chat", GROUP)
-        assert await client.receive_json_from() == GROUP
+        assert json.loads(await client.hear()) == GROUP
     span = spans.one("channel.receive.chat.message")
     assert span.parent is None
     assert [link.context for link in span.links] == [handshake.context]
@@ -241,8 +229,7 @@ async def test_what_is_sent_outside_a_trace_is_handled_in_a_new_one(spans: Spans
 async def test_tasks_link(spans: Spans) -> None:
     with tracing(TASKS="link"):
         async with connected("/room/") as client:
-            await client.send_json_to({"text": "x"})
-            await client.receive_json_from()
+            await client.say('{"text": "x"}')
     sent, handled = spans.one("channel.group_send.chat.message"), spans.one("channel.receive.chat.message")
     assert handled.parent is None
     assert [link.context.span_id for link in handled.links] == [
@@ -254,13 +241,11 @@ async def test_tasks_link(spans: Spans) -> None:
 @in_memory
 async def test_a_large_group_does_not_make_a_large_trace(spans: Spans, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "_MOST_CONTINUED", 2)
-    clients = [WebsocketCommunicator(application, "/room/", headers=HEADERS) for _ in range(4)]
-    for client in clients:
-        await client.connect()
+    clients = [await Socket("/room/").connect() for _ in range(4)]
     with create_span("broadcast"):
         await get_channel_layer().group_send("chat", GROUP)
     for client in clients:
-        assert await client.receive_json_from() == GROUP
+        assert json.loads(await client.hear()) == GROUP
         await client.disconnect()
     sent = spans.one("channel.group_send.chat.message")
     handled = spans.named("channel.receive.chat.message")
@@ -280,8 +265,7 @@ def test_the_counts_of_sendings_are_bounded() -> None:
 async def test_a_sender_that_is_not_sampled(site: Any) -> None:
     one = site(Rule(1, "none", path="/room/", rate=0.0), SAMPLE_RATE=1.0)
     async with connected("/room/") as client:
-        await client.send_json_to({"text": "x"})
-        assert await client.receive_json_from() == {"type": "chat.message", "text": "x"}
+        assert json.loads(await client.say('{"text": "x"}')) == {"type": "chat.message", "text": "x"}
     assert one.exporter.get_finished_spans() == ()
 
 
