@@ -79,7 +79,7 @@ def class_path(value: Any) -> str:
 
 def is_stop(error: BaseException | None) -> bool:
     """Return whether a consumer ends with this exception when it has nothing more to do."""
-    return any(
+    return error is not None and any(
         kind.__name__ == "StopConsumer" and kind.__module__ == "channels.exceptions" for kind in type(error).__mro__
     )
 
@@ -220,7 +220,7 @@ class Connection:
         """Send ``message`` to the client, and note what the span needs to know of it."""
         if not self._answered_ns:
             message = self._answer(message)
-        elif message.get("type") == "websocket.send":
+        elif message.__class__ is dict and message.get("type") == "websocket.send":
             self.sent += 1
             if not self.ended and time_ns() - self._answered_ns >= _LONGEST_CONNECT_NS:
                 self.end()
@@ -244,11 +244,11 @@ class Connection:
             else:
                 return message
             self._answered_ns = time_ns()
-            if self._takes_headers and kind != "websocket.close":
-                headers = list(message.get("headers") or ())
-                if not any(bytes(name).lower() == _HEADER for name, _ in headers):
-                    headers.append((_HEADER, self.state.correlation_id.encode()))
-                    message = {**message, "headers": headers}
+            headers = message.get("headers") or []
+            # An iterator is the server's to read.
+            takes_one = self._takes_headers and kind != "websocket.close" and isinstance(headers, (list, tuple))
+            if takes_one and not any(name.lower() == _HEADER for name, _ in headers):
+                return {**message, "headers": [*headers, (_HEADER, self.state.correlation_id.encode())]}
         except Exception:
             spans.log_once("channels-answer", "The answer to a connection could not be read for its span.")
         return message
@@ -294,7 +294,7 @@ class Connection:
             # A middleware refused it before a router had it.
             match = resolve_early(request.path_info, urlconf_of(request))
             if match is not None:
-                request.resolver_match = _Match(match.route, match.captured_kwargs or {})
+                request.resolver_match = _Match(match.route, match.kwargs)
         identify(state, settings, again=True)
         name, shared = describe(request, self.method, settings, self.status)
         user = state.user_attributes

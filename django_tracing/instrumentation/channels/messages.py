@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import default_getter
-from opentelemetry.trace import SpanContext, SpanKind
+from opentelemetry.trace import INVALID_SPAN, SpanContext, SpanKind
 
 from django_tracing import spans
 from django_tracing.conf.loading import get_settings
@@ -70,13 +70,12 @@ def carrier_of(message: Any) -> Mapping[str, str] | None:
 class Handling:
     """The handling of one message. No method raises."""
 
-    __slots__ = ("_connection", "_consumer", "_event", "_sent", "_started", "_state", "_token")
+    __slots__ = ("_connection", "_consumer", "_sent", "_started", "_token")
 
     def __init__(self, connection: Connection | None, consumer: Any) -> None:
         self._connection = connection
         self._consumer = consumer
         self._started: spans.StartedSpan | None = None
-        self._state: RequestState | None = None
         self._token: Token[Context] | None = None
         self._sent = 0 if connection is None else connection.sent
 
@@ -84,51 +83,79 @@ class Handling:
         """Start the span of ``message``, and make it current. May raise."""
         connection = self._connection
         kind = message.get("type")
-        if connection is not None and kind in _OPENING:
+        if connection is None:
+            self._started = self._start_event(message, None)
+        elif kind in _OPENING:
             self._token = spans.attach(connection.context)
             return
-        event = _EVENTS.get(kind, "") if connection is not None else ""
-        if connection is not None:
+        else:
             connection.use_user(self._consumer.scope)
+            event = _EVENTS.get(kind)
             if event == "receive":
                 connection.received += 1
-        self._started = started = self._start(event, shown_type(message), carrier_of(message))
+            self._started = (
+                self._start_event(message, connection)
+                if event is None
+                else self._start_own(f"WS {event}", "websocket", connection.state.correlation_id, connection)
+            )
+            if self._started is not None and self._started.span.is_recording():
+                self._link(self._started.span, connection.link)
+        started = self._started
         if started is None:
             return
         if started.span.is_recording():
-            self._describe(started.span, event, message)
+            self._describe(started.span, message)
         self._token = spans.attach(started.context)
 
-    def _start(self, event: str, kind: str, carrier: Mapping[str, str] | None) -> spans.StartedSpan | None:
-        connection = self._connection
+    def _start_own(
+        self, name: str, operation: str, correlation_id: str, connection: Connection
+    ) -> spans.StartedSpan | None:
+        """Start a trace of a connection."""
+        state = RequestState(correlation_id, connection.request)
+        context = with_request_state(state, connection.base)
+        span = spans.start_span(name, {names.OPERATION_TYPE: operation}, SpanKind.CONSUMER, context)
+        if span is INVALID_SPAN:
+            return None
+        state.span = span
+        return spans.StartedSpan(span, spans.with_span(span, context), state)
+
+    def _start_event(self, message: Any, connection: Connection | None) -> spans.StartedSpan | None:
+        """Start the span of a message from a channel layer, in the trace of its sender or in another one."""
+        name = f"channel.receive.{shown_type(message)}".rstrip(".")
         base = without_trace(spans.current_context()) if connection is None else connection.base
-        name, operation = (
-            (f"WS {event}", "websocket") if event else (f"channel.receive.{kind}".rstrip("."), "channel")
-        )
-        known = None if connection is None else connection.state.correlation_id
-        request = None if connection is None else connection.request
-        caller: SpanContext | None = None
-        if carrier is not None:
-            known = carrier.get(HEADER) or known
-            sent = extract(carrier, base, default_getter)
-            caller = spans.span_context(sent)
-            if caller.is_valid and get_settings().tasks == "trace" and _may_continue(caller):
-                # Its sender has decided whether the trace is kept, whoever is connected here.
-                base, caller, request = sent, None, None
-        state = RequestState(incoming_id({"HTTP_X_CORRELATION_ID": known}), request)
-        attributes: Attributes = {names.OPERATION_TYPE: operation}
-        started = spans.start_operation(name, attributes, SpanKind.CONSUMER, context=with_request_state(state, base))
-        self._state = state
-        if started is not None and started.span.is_recording():
-            for link in (caller, None if connection is None else connection.link):
-                if link is not None and link.is_valid and link.trace_flags.sampled:
-                    started.span.add_link(link)
-        if connection is not None:
-            state.request = connection.request
+        carrier = carrier_of(message)
+        known = None if carrier is None else carrier.get(HEADER)
+        if known is None and connection is not None:
+            known = connection.state.correlation_id
+        known = incoming_id({"HTTP_X_CORRELATION_ID": known})
+        context = base if carrier is None else extract(carrier, base, default_getter)
+        sender = spans.span_context(context)
+        continues = sender.is_valid and get_settings().tasks == "trace" and _may_continue(sender)
+        if connection is not None and not continues:
+            started = self._start_own(name, "channel", known, connection)
+        else:
+            # Its sender has decided whether the trace is kept, whoever is connected here.
+            started = spans.start_operation(
+                name,
+                {names.OPERATION_TYPE: "channel"},
+                SpanKind.CONSUMER,
+                context=context if continues else base,
+                correlation_id=known,
+            )
+            if started is not None and started.state is not None and connection is not None:
+                started.state.request = connection.request
+        if started is not None and not continues and started.span.is_recording():
+            self._link(started.span, sender)
         return started
 
-    def _describe(self, span: Any, event: str, message: Any) -> None:
+    @staticmethod
+    def _link(span: Any, context: SpanContext | None) -> None:
+        if context is not None and context.is_valid and context.trace_flags.sampled:
+            span.add_link(context)
+
+    def _describe(self, span: Any, message: Any) -> None:
         connection = self._connection
+        event = "" if connection is None else _EVENTS.get(message.get("type"), "")
         attributes: Attributes = {names.CHANNELS_CONSUMER: class_path(self._consumer)}
         if event:
             attributes[names.WEBSOCKET_EVENT] = event
@@ -167,7 +194,7 @@ class Handling:
                 return
             gone = connection is not None and connection.is_gone(error)
             if started.span.is_recording():
-                self._complete(started.span, gone)
+                self._complete(started, gone)
             started.end(None if gone or is_stop(error) else error)
         except Exception:
             spans.log_once("channels-handled", "The span of a message could not be completed.")
@@ -182,8 +209,8 @@ class Handling:
         if connection.method == "WS" or (error is not None and not is_stop(error)):
             connection.end(error)
 
-    def _complete(self, span: Any, gone: bool) -> None:
-        connection, state = self._connection, self._state
+    def _complete(self, started: spans.StartedSpan, gone: bool) -> None:
+        connection, span, state = self._connection, started.span, started.state
         if connection is None or state is None:
             return
         connection.use_user(self._consumer.scope)

@@ -33,6 +33,7 @@ from tests.instrumentation.channels.site import (
     tracing,
 )
 
+OURS = (b"x-correlation-id", b"cid-1")
 CALLER = (b"traceparent", b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01")
 
 
@@ -249,6 +250,45 @@ async def test_the_correlation_id_is_in_the_answer(asgi: dict[str, str], given: 
     async with connected("/async/lobby/", asgi=asgi) as client:
         headers = dict(client.answer.get("headers", ()))
     assert headers == ({b"x-correlation-id": b"cid-1"} if given else {})
+
+
+@pytest.mark.parametrize(
+    ("headers", "given"),
+    [
+        (None, [OURS]),
+        ([(b"a", b"b")], [(b"a", b"b"), OURS]),
+        (((b"a", b"b"),), [(b"a", b"b"), OURS]),
+        # These as they are: there is one, or they are nothing that this app reads.
+        ([(b"X-Correlation-ID", b"own")], None),
+        (iter([(b"a", b"b")]), None),
+        ([3], None),
+        (3, None),
+    ],
+)
+async def test_headers_that_the_site_sends_are_sent(headers: Any, given: Any) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "websocket.accept", "headers": headers})
+
+    client = await Socket("/", URLRouter([path("", app)]), asgi={"spec_version": "2.3"}).connect()
+    sent = client.answer["headers"]
+    assert sent == given if given is not None else sent is headers
+
+
+async def test_what_the_server_refuses_it_refuses_as_before() -> None:
+    """Not this app, whatever the site's code passes to it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "websocket.accept"})
+        await send("no message")
+
+    sent = []
+
+    async def server(message: Any) -> None:
+        sent.append(message)
+
+    await URLRouter([path("", app)])({"type": "websocket", "path": "/", "headers": []}, None, server)
+    assert sent == [{"type": "websocket.accept"}, "no message"]
 
 
 @pytest.mark.django_db(transaction=True)

@@ -16,6 +16,7 @@ from django.urls import path
 from opentelemetry.trace import SpanKind, StatusCode
 
 from django_tracing import create_span
+from django_tracing.context.request import get_request_state
 from django_tracing.instrumentation.channels import messages
 from django_tracing.instrumentation.channels.messages import CARRIER, CarriedMessage
 from django_tracing.sampling.rules import Rule
@@ -139,6 +140,24 @@ async def test_a_user_who_logs_in_later(spans: Spans) -> None:
             await client.say(text)
     assert [attributes_of(span).get("user.id") for span in spans.named("WS receive /")] == [None, "7", "7"]
     assert "user.id" not in attributes_of(spans.one("WS /"))
+
+
+async def test_what_is_running_has_its_own_name() -> None:
+    """The pages show spans of a message that is being handled under this name."""
+    running = []
+
+    class Own(AsyncWebsocketConsumer):
+        async def connect(self) -> None:
+            running.append(get_request_state().running_name())  # type: ignore[union-attr]
+            await self.accept()
+
+        async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+            running.append(get_request_state().running_name())  # type: ignore[union-attr]
+            await self.send(text_data="x")
+
+    async with connected("/lobby/", URLRouter([path("<room>/", Own.as_asgi())])) as client:
+        await client.say("x")
+    assert running == ["WS /<room>/", "WS receive /<room>/"]
 
 
 async def test_messages_without_a_trace_start_none(spans: Spans, site: Any) -> None:
