@@ -24,6 +24,7 @@ OUR_INSTRUMENTATIONS = (
     "templates",
     "email",
     "files",
+    "channels",
     "signals",
 )
 #: Those that are traced only if they are listed.

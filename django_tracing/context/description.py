@@ -39,10 +39,11 @@ NO_ROUTE: Final = "(no route)"
 def method_of(request: HttpRequest) -> str:
     """Return the request's method, or ``HTTP`` for one that HTTP does not define.
 
-    Clients can send any word as a method: each would make a span name of its own.
+    Clients can send any word as a method: each would make a span name of its own. A class of requests that has no
+    method of HTTP (the handshake of a WebSocket) has the attribute ``span_method``.
     """
     method = request.method or ""
-    return method if method in _METHODS else OTHER_METHOD
+    return method if method in _METHODS else getattr(type(request), "span_method", OTHER_METHOD)
 
 
 def host_of(meta: Mapping[str, Any]) -> str:

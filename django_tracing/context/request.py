@@ -15,6 +15,7 @@ from typing import Any, Final
 from opentelemetry import baggage
 from opentelemetry import context as context_api
 from opentelemetry.context import Context
+from opentelemetry.trace import SpanKind
 
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.recording.span import SPAN_KEY, RecordingSpan
@@ -102,7 +103,8 @@ class RequestState:
         span, request = self.span, self.request
         if span is None:
             return ""
-        if request is None:
+        if request is None or getattr(span, "kind", None) is not SpanKind.SERVER:
+            # A message of a WebSocket has the request of its handshake.
             return str(getattr(span, "name", ""))
         # Here: without Django, this module is usable.
         from django_tracing.context.description import span_name

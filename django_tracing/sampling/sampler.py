@@ -19,9 +19,9 @@ from opentelemetry.util.types import Attributes as OTelAttributes
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
 from django_tracing.context.clients import is_within, vouched_address
-from django_tracing.context.description import NO_ROUTE, find_route, urlconf_of
+from django_tracing.context.description import NO_ROUTE, find_route, resolved_route, urlconf_of
 from django_tracing.context.request import get_request_state
-from django_tracing.context.routes import inexact_routes
+from django_tracing.context.routes import inexact_routes, route_name
 from django_tracing.context.user import identify
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.recording.span import RecordingSpan, context_of
@@ -388,7 +388,11 @@ def _decided_by(rule: str, rate: float) -> SharedAttributes:
 
 
 def _route_of(request: Any) -> str:
-    """Return the route of a request that Django has not resolved yet, as its span will show it; empty if none."""
+    """Return the route of a request as its span will show it, also before it is resolved; empty if none."""
+    resolved = resolved_route(request)
+    if resolved is not None:
+        # A message of a WebSocket, whose handshake was resolved long ago.
+        return route_name(resolved, urlconf_of(request))
     return find_route(request.path_info, urlconf_of(request))
 
 

@@ -136,6 +136,29 @@ FILE_PATTERN: Final = "file.pattern"
 #: In bytes.
 FILE_SIZE: Final = "file.size"
 
+#: The class of the consumer, with its module.
+CHANNELS_CONSUMER: Final = "channels.consumer"
+#: ``receive`` or ``disconnect``.
+WEBSOCKET_EVENT: Final = "websocket.event"
+#: ``text`` or ``binary``, as Datadog's and Elastic's tracers call it.
+WEBSOCKET_MESSAGE_TYPE: Final = "websocket.message.type"
+#: In characters of text, or bytes.
+WEBSOCKET_MESSAGE_LENGTH: Final = "websocket.message.length"
+WEBSOCKET_CLOSE_CODE: Final = "websocket.close.code"
+#: How many messages went to the client while the span was open.
+WEBSOCKET_SENT: Final = "websocket.sent"
+#: On the last span of a connection.
+WEBSOCKET_TOTAL_RECEIVED: Final = "websocket.total.received"
+WEBSOCKET_TOTAL_SENT: Final = "websocket.total.sent"
+WEBSOCKET_TOTAL_SECONDS: Final = "websocket.total.seconds"
+#: The type of a message of a channel layer.
+CHANNEL_TYPE: Final = "channel.type"
+#: The class of the channel layer, with its module.
+CHANNEL_LAYER: Final = "channel.layer"
+#: The patterns of the names of channels and groups.
+CHANNEL_NAME: Final = "channel.name"
+CHANNEL_GROUP: Final = "channel.group"
+
 #: The name of the signal in its module.
 SIGNAL_NAME: Final = "signal.name"
 

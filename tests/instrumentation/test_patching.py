@@ -384,6 +384,10 @@ PATCHED: list[tuple[str, Any, str]] = [
     *(("templates", ("django.template.loader_tags", "ExtendsNode"), name) for name in ("get_parent", "render")),
     ("email", ("django.core.mail.backends.locmem", "EmailBackend"), "send_messages"),
     *(("files", ("django.core.files.storage", "Storage"), name) for name in ("save", "open", "delete", "exists")),
+    *(("channels", ("channels.routing", router), "__call__") for router in ("ProtocolTypeRouter", "URLRouter")),
+    ("channels", ("channels.consumer", "AsyncConsumer"), "__call__"),
+    ("channels", ("channels.consumer", ""), "await_many_dispatch"),
+    *(("channels", ("channels.layers", "InMemoryChannelLayer"), name) for name in ("send", "group_send", "receive")),
 ]
 
 

@@ -26,7 +26,7 @@ from django_tracing.redaction.attributes import AGENT_LENGTH
 from django_tracing.semconv import names
 from django_tracing.semconv.names import Attributes
 
-__all__ = ["set_result", "start_attributes"]
+__all__ = ["describe", "set_result", "start_attributes"]
 
 #: The longest URL. URLs keep more than other attributes do: a cut URL is of no use.
 _URL_LENGTH: Final = 2000
@@ -63,8 +63,23 @@ def set_result(
     ``response`` is None if the request ended without one. A span keeps a name that the site's code gave it, and
     one that another library started, and that is not ``owned`` by this app, its own.
     """
-    request = state.request
     status = None if response is None else response.status_code
+    name, shared = describe(state.request, method, settings, status)
+    user = state.user_attributes
+    spans.set_shared(span, shared if user is None else (*shared, user))
+    if owned:
+        # It starts with the method as its name.
+        if getattr(span, "name", method) == method:
+            page = page_name(state.request, response, settings)
+            spans.set_name(span, name if page is None else f"{method} {page}")
+    elif user is not None:
+        spans.set_request_attributes(span, user.attributes)
+
+
+def describe(
+    request: HttpRequest, method: str, settings: Settings, status: int | None
+) -> tuple[str, tuple[SharedAttributes, SharedAttributes, SharedAttributes]]:
+    """Return the name by method and route, and the attributes: of route and status, of the client, of the URL."""
     meta = request.META
     limit = settings.max_attribute_length
     query = meta.get("QUERY_STRING") or ""
@@ -75,20 +90,11 @@ def set_result(
     client = (meta.get("HTTP_USER_AGENT"), client_address(meta, settings.trusted_proxies), limit)
     result = (method, resolved_route(request), urlconf_of(request), status)
     name, attributes = _results.get(result) or _describe_result(*result)
-    shared = (
+    return name, (
         attributes,
         _clients.get(client) or _describe_client(*client),
         _urls.get(url) or _describe_url(request, url),
     )
-    user = state.user_attributes
-    spans.set_shared(span, shared if user is None else (*shared, user))
-    if owned:
-        # It starts with the method as its name.
-        if getattr(span, "name", method) == method:
-            page = page_name(request, response, settings)
-            spans.set_name(span, name if page is None else f"{method} {page}")
-    elif user is not None:
-        spans.set_request_attributes(span, user.attributes)
 
 
 def _describe_result(
