@@ -241,7 +241,7 @@ class Loader:
         """Apply OpenTelemetry's rules for its batch processor's variables."""
         batch, queue = self.values["BATCH_SIZE"], self.values["QUEUE_SIZE"]
         variable = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"
-        if batch > queue and self.sources.get("BATCH_SIZE") == f"environment variable {variable}":
+        if queue is not None and batch > queue and self.sources.get("BATCH_SIZE") == f"environment variable {variable}":
             self.values["BATCH_SIZE"] = min(queue, 512)
             del self.sources["BATCH_SIZE"]
             self.warn(

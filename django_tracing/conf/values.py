@@ -74,7 +74,8 @@ class Settings(NamedTuple):
     batch_size: int
     export_interval: float
     export_timeout: float
-    queue_size: int
+    #: How many spans may wait; None if only their bytes are limited.
+    queue_size: int | None
     queue_bytes: int
     #: How long a batch that the backend refuses for a time is tried again, in seconds.
     retry_for: float
