@@ -69,6 +69,8 @@ SPECS: tuple[Spec, ...] = (
         parsers.url("http", "https", "udp", example="http://localhost:4318"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT", "JAEGER_ENDPOINT"),
     ),
+    Spec("ENDPOINTS", (), parsers.parse_endpoints),
+    Spec("ENDPOINT_ORDER", "in_order", parsers.choice("in_order", "round_robin")),
     Spec("EXPORTER", None, parsers.parse_exporter),
     Spec(
         "HEADERS",

@@ -49,6 +49,9 @@ class Settings(NamedTuple):
     environment: str | None
     resource_attributes: Mapping[str, str]
     endpoint: str | None
+    #: Several OTLP endpoints, each batch for one of them; empty if there is one. ``endpoint`` is the first.
+    endpoints: tuple[str, ...]
+    endpoint_order: Literal["in_order", "round_robin"]
     exporter: str
     headers: Mapping[str, str]
     compression: Literal["none", "gzip"]

@@ -46,10 +46,11 @@ class QueueProcessor(SpanProcessor):
     An exporter with ``new_batch`` and ``export_batch`` defines its own batches (``export.wire.EncodedBatch``). Any
     other receives the spans.
 
-    Spans of at most ``queue_bytes`` bytes wait, and at most ``queue_size`` of them unless it is None. Further spans are dropped and counted in
-    ``counters``. A batch is sent when ``batch_size`` spans wait or ``export_interval`` seconds have passed. A batch
-    that the backend refuses for a time is tried again for at most ``retry_for`` seconds, with growing pauses, while
-    others are sent. While the backend is unavailable, all wait; the failure and the recovery are one log line each.
+    Spans of at most ``queue_bytes`` bytes wait, and at most ``queue_size`` of them unless it is None. Further spans
+    are dropped and counted in ``counters``. A batch is sent when ``batch_size`` spans wait or ``export_interval``
+    seconds have passed. A batch that the backend refuses for a time is tried again for at most ``retry_for`` seconds,
+    with growing pauses, while others are sent. While the backend is unavailable, all wait; the failure and the
+    recovery are one log line each.
     ``shutdown`` takes at most ``shutdown_timeout`` seconds, whatever the exporter does.
 
     Once ``muted`` returns True, only spans passed to ``send`` are sent, until the process ends or is forked.
