@@ -20,10 +20,8 @@ _PAUSE: Final = 0.9
 _LONGEST_RETRY_AFTER: Final = 30.0
 #: The probes of a receiver that does not answer take at most this share of the sending thread's time.
 _SHARE: Final = 0.1
-#: What another receiver would answer as well. All other failures are of the one receiver.
-_FINAL: Final = frozenset(
-    ("unauthorized", "not_found", "compression", "rejected", "too_large", "failed", "unavailable")
-)
+#: The reasons of failures of one receiver, if it did not refuse the batch: another one may accept it.
+_ITS_OWN: Final = frozenset(("tls", "wrong_protocol"))
 
 
 class _Receiver:
@@ -152,4 +150,4 @@ class FailoverExporter(SpanExporter):
 
 def _is_its_own(error: ExportError) -> bool:
     """Return whether another receiver may accept what this one did not."""
-    return error.rejected is None and (error.retryable or error.reason not in _FINAL)
+    return error.retryable or (error.reason in _ITS_OWN and error.status in (None, 200))
