@@ -280,13 +280,16 @@ def _callers(settings: Settings) -> Iterable[checks.CheckMessage]:
 
 
 def _credentials(settings: Settings) -> Iterable[checks.CheckMessage]:
-    if settings.endpoint is None:
-        return
-    parts = urlsplit(settings.endpoint)
-    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
-    if parts.scheme != "https" and not local and (settings.headers or parts.password):
+    endpoints = settings.endpoints or (settings.endpoint,)
+    if any(endpoint is not None and _is_in_the_clear(endpoint, settings) for endpoint in endpoints):
         yield checks.Warning(
             f"{settings.source('ENDPOINT')} sends the credentials of your trace backend without TLS.",
             hint="Use an https:// endpoint, or remove the credentials.",
             id=CREDENTIALS_IN_THE_CLEAR,
         )
+
+
+def _is_in_the_clear(endpoint: str, settings: Settings) -> bool:
+    parts = urlsplit(endpoint)
+    local = parts.hostname in ("localhost", "127.0.0.1", "::1")
+    return parts.scheme != "https" and not local and bool(settings.headers or parts.password)

@@ -9,6 +9,7 @@ import base64
 import io
 import socket
 import time
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
@@ -25,14 +26,20 @@ __all__ = [
     "extend_deadline",
     "host_and_port",
     "link_base",
+    "open_socket",
     "parse_address",
     "read_at_most",
+    "send_until",
     "shown_address",
     "timed_response",
 ]
 
 #: The port that is used where an address has none.
 _PORTS: Final = {"http": 80, "https": 443}
+#: A name server may be hostile.
+_MOST_ADDRESSES: Final = 16
+#: The bytes of a record of TLS: a socket with TLS sends them one by one, each with the socket's timeout.
+_PART: Final = 16384
 #: Characters of a path or query that are sent as they are, including the percent sign of encoded ones.
 _URL_SAFE: Final = "/%:@!$&'()*+,;=?~"
 
@@ -110,6 +117,61 @@ def connect(address: Address, timeout: float, tls: ssl.SSLContext | None = None)
         connection = http.client.HTTPConnection(address.host, address.port, timeout=timeout)
     connection.response_class = timed_response()
     return connection
+
+
+def open_socket(address: Address, deadline: float, tls: ssl.SSLContext | None = None) -> socket.socket:
+    """Connect to one of the addresses of the host, by ``deadline`` (of ``time.monotonic()``), and do TLS's handshake.
+
+    Each address has its share of the time: one that swallows all packets leaves the others a chance. Only resolving
+    the name has no limit but the system's. Raises OSError, or UnicodeError for a name that is none.
+    """
+    places = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM)[:_MOST_ADDRESSES]
+    failure: OSError = socket.gaierror(socket.EAI_NONAME, "no address")
+    for left, (family, kind, protocol, _, place) in zip(range(len(places), 0, -1), places, strict=True):
+        connection = None
+        try:
+            connection = socket.socket(family, kind, protocol)
+            connection.settimeout(_time_left(deadline) / left)
+            connection.connect(place)
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as error:
+            failure = error
+            if connection is not None:
+                connection.close()
+            continue
+        if tls is None:
+            return connection
+        try:
+            connection.settimeout(_time_left(deadline))
+            return tls.wrap_socket(connection, server_hostname=address.host)
+        except BaseException:
+            connection.close()
+            raise
+    try:
+        raise failure
+    finally:
+        del failure  # a cycle with its traceback
+
+
+def send_until(
+    connection: socket.socket, pieces: Iterable[bytes | bytearray], deadline: float
+) -> Iterator[memoryview]:
+    """Yield ``pieces`` in parts, and give ``connection`` the time that is left before each of them.
+
+    The timeout of a socket applies to each call: a server that reads a byte each second would hold the sender.
+    """
+    for piece in pieces:
+        view = memoryview(piece)
+        for start in range(0, len(view), _PART):
+            connection.settimeout(_time_left(deadline))
+            yield view[start : start + _PART]
+
+
+def _time_left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
 
 
 def read_at_most(response: HTTPResponse, length: int) -> tuple[bytes, bool]:

@@ -12,6 +12,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import propagate, trace
@@ -255,6 +256,8 @@ def _report() -> dict[str, Any]:
     queue = runtime.current.queue
     if queue is not None:
         report |= {"queued": queue.queued, **queue.counters.snapshot()}
+        if isinstance(states := getattr(queue.exporter, "states", None), MethodType):
+            report["endpoints"] = states()
     return report
 
 
@@ -367,6 +370,9 @@ def make_exporter(settings: Settings) -> SpanExporter | None:
         timeout=settings.export_timeout,
         local_write=write,
         settings=settings,
+        # Not for another exporter, or for an endpoint that was given instead.
+        endpoints=settings.endpoints if settings.endpoint in settings.endpoints else (),
+        endpoint_order=settings.endpoint_order,
         tls_ca_file=settings.tls_ca_file,
         tls_client_key=settings.tls_client_key,
         tls_client_certificate=settings.tls_client_certificate,

@@ -154,6 +154,7 @@ class Loader:
         values = self.values
         self._enabled()
         self._resource()
+        self._first_endpoint()
         select_sampler(self)
         select_exporter(self)
         self._endpoint()
@@ -241,7 +242,11 @@ class Loader:
         """Apply OpenTelemetry's rules for its batch processor's variables."""
         batch, queue = self.values["BATCH_SIZE"], self.values["QUEUE_SIZE"]
         variable = "OTEL_BSP_MAX_EXPORT_BATCH_SIZE"
-        if batch > queue and self.sources.get("BATCH_SIZE") == f"environment variable {variable}":
+        if (
+            queue is not None
+            and batch > queue
+            and self.sources.get("BATCH_SIZE") == f"environment variable {variable}"
+        ):
             self.values["BATCH_SIZE"] = min(queue, 512)
             del self.sources["BATCH_SIZE"]
             self.warn(
@@ -261,15 +266,33 @@ class Loader:
                 if good and seconds < self.values[spec.name]:
                     self.values[spec.name], self.sources[spec.name] = seconds, source
 
+    def _first_endpoint(self) -> None:
+        """Make the first of ``ENDPOINTS`` the endpoint that chooses the exporter and the query API."""
+        endpoints = self.values["ENDPOINTS"]
+        if not endpoints:
+            return
+        source = self.sources["ENDPOINTS"]
+        if self.configured.get("ENDPOINT") is not None:
+            wrong = WrongValue("can't be used beside ENDPOINT.", "Remove one of them.")
+            self.problem("ENDPOINTS", source, wrong)
+        self.values["ENDPOINT"], self.sources["ENDPOINT"] = endpoints[0], source
+
     def _endpoint(self) -> None:
-        """Complete the endpoint for the exporter, or set the exporter's default."""
+        """Complete the endpoints for the exporter, or set the exporter's default."""
         values = self.values
-        endpoint = values["ENDPOINT"]
         source = self.sources.get("ENDPOINT", "")
         kind = values["EXPORTER"]
-        if endpoint is None:
+        if values["ENDPOINT"] is None:
             values["ENDPOINT"] = DEFAULT_ENDPOINTS.get(kind)
             return
+        if values["ENDPOINTS"] and kind not in ("otlp", "otlp-grpc"):
+            wrong = WrongValue(f"can't be used by the exporter {display(kind)}.", 'Set EXPORTER to "otlp".')
+            self.problem("ENDPOINTS", source, wrong)
+        values["ENDPOINT"] = self._complete(values["ENDPOINT"], kind, source)
+        completed = [self._complete(endpoint, kind, source) for endpoint in values["ENDPOINTS"]]
+        values["ENDPOINTS"] = tuple(completed) if len(completed) > 1 else ()
+
+    def _complete(self, endpoint: str, kind: str, source: str) -> str:
         parts = urlsplit(endpoint)
         if parts.scheme == "udp" and kind in ("otlp", "otlp-grpc"):
             self.problem(
@@ -282,9 +305,10 @@ class Loader:
             # OTEL_EXPORTER_OTLP_ENDPOINT is a base for all signals; the others are the address of traces.
             if not path or (source.endswith("OTEL_EXPORTER_OTLP_ENDPOINT") and not path.endswith("/v1/traces")):
                 path += "/v1/traces"
-                values["ENDPOINT"] = urlunsplit(parts._replace(path=path))
+                return urlunsplit(parts._replace(path=path))
         elif kind == "jaeger" and parts.scheme != "udp" and not parts.path.rstrip("/"):
-            values["ENDPOINT"] = urlunsplit(parts._replace(path="/api/traces"))
+            return urlunsplit(parts._replace(path="/api/traces"))
+        return endpoint
 
 
 def _default_query_url(exporter: str, endpoint: str | None) -> str | None:

@@ -41,6 +41,7 @@ __all__ = [
     "parse_headers",
     "parse_hosts",
     "parse_networks",
+    "parse_endpoints",
     "parse_otlp_endpoint",
     "parse_peer_services",
     "parse_prefixes",
@@ -290,6 +291,18 @@ def parse_otlp_endpoint(value: Any, from_env: bool) -> str:
     if text and "://" not in text:
         text = f"http://{text}"
     return url("http", "https", example="http://localhost:4318")(text, from_env)  # type: ignore[no-any-return]
+
+
+def parse_endpoints(value: Any, from_env: bool) -> tuple[str, ...]:
+    """Parse a list of OTLP endpoints. Messages show no credentials."""
+    hint = 'Write it as ["http://collector-a:4318", "http://collector-b:4318"].'
+    if not isinstance(value, (list, tuple)) or not 1 <= len(value) <= 16:
+        raise WrongValue("must be a list of 1 to 16 URLs.", hint)
+    parse = url("http", "https", example="http://collector-a:4318")
+    endpoints = tuple(parse(item, from_env) for item in value)
+    if len(set(endpoints)) < len(endpoints):
+        raise WrongValue("has the same URL twice.", "Remove one of them.")
+    return endpoints
 
 
 def path(*, example: str, quoted: bool = True) -> Parser:

@@ -146,7 +146,8 @@ def _read_registered(loader: Loader, name: str) -> None:
 def select_exporter(loader: Loader) -> None:
     """Set ``EXPORTER`` from ``TRACING``, from ``OTEL_TRACES_EXPORTER``, or by the endpoint."""
     values = loader.values
-    named = _named_exporters(loader) if values["EXPORTER"] is None and "ENDPOINT" not in loader.configured else []
+    by_endpoint = "ENDPOINT" in loader.configured or "ENDPOINTS" in loader.configured
+    named = _named_exporters(loader) if values["EXPORTER"] is None and not by_endpoint else []
     _apply_insecure(loader)
     if values["EXPORTER"] is None:
         kind = _kind_for_endpoint(values["ENDPOINT"])

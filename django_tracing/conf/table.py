@@ -70,6 +70,8 @@ SPECS: tuple[Spec, ...] = (
         parsers.url("http", "https", "udp", example="http://localhost:4318"),
         ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT", "JAEGER_ENDPOINT"),
     ),
+    Spec("ENDPOINTS", (), parsers.parse_endpoints),
+    Spec("ENDPOINT_ORDER", "in_order", parsers.choice("in_order", "round_robin")),
     Spec("EXPORTER", None, parsers.parse_exporter),
     Spec(
         "HEADERS",
@@ -135,12 +137,12 @@ SPECS: tuple[Spec, ...] = (
     ),
     Spec(
         "QUEUE_SIZE",
-        8192,
+        None,
         parsers.number(1, unit="spans", whole=True),
         ("OTEL_BSP_MAX_QUEUE_SIZE",),
         parsers.parse_count,
     ),
-    Spec("QUEUE_BYTES", 8 * 1024 * 1024, parsers.number(65536, unit="bytes", whole=True)),
+    Spec("QUEUE_BYTES", 16 * 1024 * 1024, parsers.number(65536, unit="bytes", whole=True)),
     Spec("RETRY_FOR", 60.0, parsers.number(0, 86400, unit="seconds")),
     Spec("SHUTDOWN_TIMEOUT", 3.0, parsers.number(0, 600, unit="seconds")),
     Spec("LOCAL_STORE", None, parsers.path(example='BASE_DIR / ".tracing" / "traces.sqlite3"', quoted=False)),

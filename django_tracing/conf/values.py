@@ -49,6 +49,9 @@ class Settings(NamedTuple):
     environment: str | None
     resource_attributes: Mapping[str, str]
     endpoint: str | None
+    #: Several OTLP endpoints, each batch for one of them; empty if there is one. ``endpoint`` is the first.
+    endpoints: tuple[str, ...]
+    endpoint_order: Literal["in_order", "round_robin"]
     exporter: str
     headers: Mapping[str, str]
     compression: Literal["none", "gzip"]
@@ -74,7 +77,8 @@ class Settings(NamedTuple):
     batch_size: int
     export_interval: float
     export_timeout: float
-    queue_size: int
+    #: How many spans may wait; None if only their bytes are limited.
+    queue_size: int | None
     queue_bytes: int
     #: How long a batch that the backend refuses for a time is tried again, in seconds.
     retry_for: float

@@ -49,7 +49,8 @@ def check_settings(run: Run) -> Iterator[Step]:
     if run.sources[1] != run.sources[0]:
         words.append(run.source_note("EXPORTER"))
     if settings.exporter in NETWORKED:
-        words.append(f" to {shown(settings.endpoint)}{run.source_note('ENDPOINT')}")
+        addresses = ", ".join(map(shown, run.endpoints() or (settings.endpoint,)))
+        words.append(f" to {addresses}{run.source_note('ENDPOINT')}")
     elif settings.exporter == "local":
         words.append(f" in {settings.local_store}{run.source_note('LOCAL_STORE')}")
     yield Step("settings", "ok", "".join(words))

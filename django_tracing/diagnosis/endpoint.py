@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 from urllib.parse import urlsplit
 
 from opentelemetry import context as context_api
@@ -20,8 +21,40 @@ from django_tracing.diagnosis.probes import Speech, post, recognize
 from django_tracing.exceptions import ExportError
 from django_tracing.export.errors import from_network_error, from_status
 from django_tracing.net import host_and_port, parse_address
+from django_tracing.provider import make_exporter
 
-__all__ = ["check_name", "check_port", "check_protocol", "check_tls"]
+__all__ = ["check_endpoints", "check_name", "check_port", "check_protocol", "check_tls"]
+
+
+def check_endpoints(run: Run) -> Iterator[Step]:
+    """Send an empty message to each of several endpoints. One of them is enough."""
+    failures: list[Step] = []
+    for address in run.endpoints():
+        try:
+            run.bounded(lambda address=address: _probe(run, address))  # type: ignore[misc]
+        except ExportError as error:
+            if error.status != 400:  # some receivers take an empty message for a broken one
+                failures.append(run.failure("endpoint", error.reason, str(error)))
+                continue
+        except TimeoutError:
+            failures.append(run.failure("endpoint", "timeout", f"{shown(address)} did not answer in time."))
+            continue
+        yield Step("endpoint", "ok", f"{shown(address)} accepts spans")
+    all_failed = len(failures) == len(run.endpoints())
+    for step in failures:
+        remedy = f"{step.remedy} For details: python manage.py check_tracing --endpoint URL".strip()
+        yield replace(step, outcome="failed" if all_failed else "warning", remedy=remedy)
+    if failures and all_failed:
+        raise Stop
+
+
+def _probe(run: Run, address: str) -> None:
+    exporter: Any = make_exporter(run.settings._replace(endpoint=address, endpoints=()))
+    context_api.attach(suppressed())
+    try:
+        exporter.probe()
+    finally:
+        exporter.shutdown()
 
 
 def check_name(run: Run) -> Iterator[Step]:

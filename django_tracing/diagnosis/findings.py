@@ -94,6 +94,11 @@ class Run:
             remedy = self.advise_setting("COMPRESSION", "none")
         return Step(name, "failed", detail, meaning, remedy.format(at=self.endpoint_place))
 
+    def endpoints(self) -> tuple[str, ...]:
+        """Return the endpoints if there are several."""
+        settings = self.settings
+        return settings.endpoints if settings.endpoint in settings.endpoints else ()
+
     def address(self) -> tuple[str, int, str] | None:
         """Return host, port and scheme of the endpoint; None if the exporter does not send over a network."""
         if self.settings.exporter not in NETWORKED or self.settings.endpoint is None:

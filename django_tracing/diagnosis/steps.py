@@ -25,6 +25,7 @@ _STEPS: Final[tuple[tuple[str, Callable[[Run], Iterator[Step]]], ...]] = (
     ("sampling", configuration.check_sampling),
     ("traced", configuration.check_instrumentations),
     ("exporter", configuration.check_exporter),
+    ("endpoint", endpoint.check_endpoints),
     ("name", endpoint.check_name),
     ("port", endpoint.check_port),
     ("tls", endpoint.check_tls),
@@ -32,6 +33,9 @@ _STEPS: Final[tuple[tuple[str, Callable[[Run], Iterator[Step]]], ...]] = (
     ("send", arrival.send),
     ("read", arrival.read_back),
 )
+
+#: Each of several endpoints has one step instead of these.
+_OF_ONE_ENDPOINT: Final = frozenset(("name", "port", "tls", "protocol"))
 
 
 class Diagnosis(Run):
@@ -45,6 +49,8 @@ class Diagnosis(Run):
         self.deadline = time.monotonic() + self.timeout
         try:
             for name, check in _STEPS:
+                if name in _OF_ONE_ENDPOINT and self.endpoints():
+                    continue
                 started = time.monotonic()
                 try:
                     for step in check(self):

@@ -5,7 +5,7 @@ This room knows no Django.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,9 +29,12 @@ def build_exporter(
     tls_client_certificate: Path | None = None,
     local_write: Callable[[list[dict[str, object]]], None] | None = None,
     settings: Settings | None = None,
+    endpoints: Sequence[str] = (),
+    endpoint_order: Literal["in_order", "round_robin"] = "in_order",
 ) -> SpanExporter | None:
     """Build the exporter ``kind``: otlp, otlp-grpc, jaeger, local, console, none (returns None), or a dotted path.
 
+    Several ``endpoints`` (of OTLP) are used instead of ``endpoint``, each batch for one of them.
     ``compression`` and the TLS files are for both kinds of OTLP. ``timeout`` is in seconds. A dotted path names a
     class or function that returns a SpanExporter; ``settings`` is passed to it if it takes an argument.
 
@@ -65,6 +68,12 @@ def build_exporter(
             "tls_client_key": tls_client_key,
             "tls_client_certificate": tls_client_certificate,
         }
+        if len(endpoints) > 1:
+            from django_tracing.export.failover import FailoverExporter
+            from django_tracing.net import shown_address
+
+            made: list[Any] = [build_exporter(kind, endpoint=each, **options) for each in endpoints]
+            return FailoverExporter(list(zip(map(shown_address, endpoints), made, strict=True)), endpoint_order)
         if kind == "otlp":
             from django_tracing.export.otlp import OTLPHTTPExporter
 

@@ -32,8 +32,8 @@ class Announcements:
         self._dropped_before: int | None = None
         self._is_told = False
 
-    def unavailable(self, failure: ExportError, queued: int, room: int) -> str | None:
-        """The receiver accepts nothing. ``room`` is how many may wait."""
+    def unavailable(self, failure: ExportError, queued: int, room: str) -> str | None:
+        """The receiver accepts nothing. ``room`` is how much may wait."""
         now = time.monotonic()
         if self._dropped_before is None:
             self._dropped_before = self._counters.dropped_total()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import os
 import ssl
+import time
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from django_tracing.exceptions import ExportError
 from django_tracing.export.answers import rejected_spans
 from django_tracing.export.errors import checked_headers, from_network_error, from_status
 from django_tracing.export.wire import EncodedBatch, encode_spans
-from django_tracing.net import connect, parse_address, read_at_most, shown_address
+from django_tracing.net import connect, open_socket, parse_address, read_at_most, send_until, shown_address
 
 if TYPE_CHECKING:
     from django_tracing.export.tls import TLSFiles
@@ -38,8 +39,8 @@ class OTLPHTTPExporter(SpanExporter):
     """Send spans to an OTLP/HTTP receiver. Raise :class:`ExportError` for spans that were not accepted.
 
     ``endpoint`` is the whole URL (``/v1/traces`` is added if its path is empty); credentials in it become Basic
-    authentication. The sending thread compresses. ``timeout`` is in seconds, for each connection attempt and each
-    whole response. The TLS files are those of :class:`~django_tracing.export.tls.TLSFiles`, for ``https`` only.
+    authentication. The sending thread compresses. ``timeout`` is in seconds, for a whole export: to connect, to send
+    and to read the response. The TLS files are those of :class:`~django_tracing.export.tls.TLSFiles`, for ``https``.
     Proxies of the environment are not used: a collector is close. Not thread-safe, as exporters need not be. Creating
     one raises ValueError for a header that HTTP does not allow, without its value, which may be secret, and for a TLS
     file that can't be used.
@@ -108,17 +109,17 @@ class OTLPHTTPExporter(SpanExporter):
     def _send(self, body: list[bytes | bytearray]) -> None:
         if self._compressed:
             body = [_gzipped(body)]
-        fresh = self._connect()
+        deadline = time.monotonic() + self.timeout
+        fresh = not self._is_connected()
         try:
-            status, kind, retry_after, answer = self._post(body)
+            status, kind, retry_after, answer = self._post(body, deadline)
         except _TRANSPORT_ERRORS as error:
             if fresh or not isinstance(error, _STALE):
                 raise self._failure(error) from None
             # The receiver closed an idle connection. A new one may work.
             self._close()
-            self._connect()
             try:
-                status, kind, retry_after, answer = self._post(body)
+                status, kind, retry_after, answer = self._post(body, deadline)
             except _TRANSPORT_ERRORS as second:
                 raise self._failure(second) from None
         if status >= 300:
@@ -145,25 +146,33 @@ class OTLPHTTPExporter(SpanExporter):
         self._close()
         return from_network_error(error, self._address.where)
 
-    def _connect(self) -> bool:
-        """Connect unless there is a connection. Return whether it is a new one."""
-        if self._connection is not None and self._owner == os.getpid():
-            return False
-        # A forked child must not use its parent's connection. Closing its copy does not close the parent's.
-        self._close()
-        self._owner = os.getpid()
-        self._connection = connect(self._address, self.timeout, None if self._tls is None else self._tls.context())
-        return True
+    def _is_connected(self) -> bool:
+        return self._connection is not None and self._owner == os.getpid()
 
-    def _post(self, body: list[bytes | bytearray]) -> tuple[int, str, str | None, bytes]:
-        connection = self._connection
-        assert connection is not None
-        if connection.sock is not None:
-            connection.sock.settimeout(self.timeout)
+    def _connect(self, deadline: float) -> http.client.HTTPConnection:
+        """Return the connection: a new one, unless there is one."""
+        if self._connection is None or not self._is_connected():
+            # A forked child must not use its parent's connection. Closing its copy does not close the parent's.
+            self._close()
+            self._owner = os.getpid()
+            tls = None if self._tls is None else self._tls.context()
+            connection = connect(self._address, self.timeout, tls)
+            connection.sock = open_socket(self._address, deadline, tls)
+            self._connection = connection
+        return self._connection
+
+    def _post(self, body: list[bytes | bytearray], deadline: float) -> tuple[int, str, str | None, bytes]:
+        connection = self._connect(deadline)
         # Not joined: a copy of so many bytes costs more than a second call of send().
         headers = {**self._headers, "Content-Length": str(sum(map(len, body)))}
-        connection.request("POST", self._address.target, body, headers)
-        response = connection.getresponse()
+        try:
+            connection.request("POST", self._address.target, send_until(connection.sock, body, deadline), headers)
+        except (BrokenPipeError, ConnectionResetError) as error:
+            # The receiver may have answered before it read everything: usually that the message is too large.
+            response = _early_response(connection, error)
+        else:
+            connection.sock.settimeout(max(deadline - time.monotonic(), 0.001))
+            response = connection.getresponse()
         answer, has_more = read_at_most(response, 65536)
         if has_more or response.will_close:
             self._close()
@@ -180,6 +189,15 @@ class OTLPHTTPExporter(SpanExporter):
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         return True
+
+
+def _early_response(connection: http.client.HTTPConnection, error: OSError) -> http.client.HTTPResponse:
+    try:
+        response = connection.getresponse()
+    except _TRANSPORT_ERRORS:
+        raise error from None
+    response.will_close = True
+    return response
 
 
 def _gzipped(pieces: Iterable[bytes | bytearray]) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import time
 import weakref
 from collections import deque
@@ -45,10 +46,11 @@ class QueueProcessor(SpanProcessor):
     An exporter with ``new_batch`` and ``export_batch`` defines its own batches (``export.wire.EncodedBatch``). Any
     other receives the spans.
 
-    At most ``queue_size`` spans of at most ``queue_bytes`` bytes wait. Further spans are dropped and counted in
-    ``counters``. A batch is sent when ``batch_size`` spans wait or ``export_interval`` seconds have passed. A batch
-    that the backend refuses for a time is tried again for at most ``retry_for`` seconds, with growing pauses, while
-    others are sent. While the backend is unavailable, all wait; the failure and the recovery are one log line each.
+    Spans of at most ``queue_bytes`` bytes wait, and at most ``queue_size`` of them unless it is None. Further spans
+    are dropped and counted in ``counters``. A batch is sent when ``batch_size`` spans wait or ``export_interval``
+    seconds have passed. A batch that the backend refuses for a time is tried again for at most ``retry_for`` seconds,
+    with growing pauses, while others are sent. While the backend is unavailable, all wait; the failure and the
+    recovery are one log line each.
     ``shutdown`` takes at most ``shutdown_timeout`` seconds, whatever the exporter does.
 
     Once ``muted`` returns True, only spans passed to ``send`` are sent, until the process ends or is forked.
@@ -60,8 +62,8 @@ class QueueProcessor(SpanProcessor):
         *,
         batch_size: int = 512,
         export_interval: float = 5.0,
-        queue_size: int = 8192,
-        queue_bytes: int = 8 * 1024 * 1024,
+        queue_size: int | None = None,
+        queue_bytes: int = 16 * 1024 * 1024,
         shutdown_timeout: float = 3.0,
         retry_for: float = 60.0,
         muted: Callable[[], bool] | None = None,
@@ -69,9 +71,11 @@ class QueueProcessor(SpanProcessor):
         self.exporter = exporter
         self._new_batch: Any = getattr(exporter, "new_batch", SpanBatch)
         self._pack: Callable[[ReadableSpan], tuple[Any, int]] = self._new_batch.pack
-        self._batch_size = min(batch_size, queue_size)
+        self._queue_size = sys.maxsize if queue_size is None else queue_size
+        self._batch_size = min(batch_size, self._queue_size)
         self._interval = export_interval
-        self._queue_size = queue_size
+        #: How much may wait, for people.
+        self._room = f"{queue_bytes / (1024 * 1024):.3g} MiB" if queue_size is None else f"{queue_size} spans"
         self._queue_bytes = queue_bytes
         self._shutdown_timeout = shutdown_timeout
         self._retry_for = retry_for
@@ -366,7 +370,7 @@ class QueueProcessor(SpanProcessor):
             self._lost += lost.count
             self._leave(lost)
         if self._outbox.is_down:
-            return announce.unavailable(failure, self.queued, self._queue_size)
+            return announce.unavailable(failure, self.queued, self._room)
         return announce.refused(failure) if dropped else None
 
     def _leave(self, batch: Any) -> None:

@@ -25,6 +25,8 @@ __all__ = ["page"]
 
 #: Settings whose values are secret.
 _SECRET: Final = frozenset({"HEADERS", "SAMPLING_TOKEN"})
+#: How many endpoints of a process are shown: its report may be anything.
+_MOST_ENDPOINTS: Final = 16
 
 
 def page(request: HttpRequest, mount: Mount) -> HttpResponse:
@@ -92,7 +94,7 @@ def _setting_row(settings: Settings, name: str) -> dict[str, str]:
     elif isinstance(value, str) and "://" in value:
         shown = shown_address(value)
     elif isinstance(value, (tuple, frozenset)):
-        shown = ", ".join(str(item) for item in value)
+        shown = ", ".join(shown_address(str(item)) if "://" in str(item) else str(item) for item in value)
     elif hasattr(value, "items"):
         redacted = redact_resource(value, SensitiveKeys(settings.sensitive_keys))
         shown = ", ".join(f"{key}={item}" for key, item in redacted.items())
@@ -117,6 +119,18 @@ def _moment(time: datetime | None) -> dict[str, str]:
     return {"text": f"{localtime(aware):%Y-%m-%d %H:%M:%S}", "iso": aware.isoformat()}
 
 
+def _endpoints(report: dict[str, Any]) -> str:
+    """Return the several endpoints of a process, and which of them are not available."""
+    states = report.get("endpoints")
+    shown = []
+    for state in states if isinstance(states, list) else ():
+        address = shown_address(str(state.get("endpoint") or "")) if isinstance(state, dict) else ""
+        if address:
+            down = "" if state.get("available") else f" ({gettext('not available')})"
+            shown.append(address + down)
+    return ", ".join(shown[:_MOST_ENDPOINTS])
+
+
 def _process_row(process: ProcessStatus) -> dict[str, Any]:
     report = process.report
     sampling = report.get("sampling", {})
@@ -124,7 +138,7 @@ def _process_row(process: ProcessStatus) -> dict[str, Any]:
     dropped = [f"{reason} {count}" for reason, count in report.get("dropped", {}).items()]
     dropped += [f"{reason}_attributes {count}" for reason, count in report.get("dropped_attributes", {}).items()]
     # A process with an older version of this app may report more of the address.
-    endpoint = shown_address(str(report.get("endpoint") or ""))
+    endpoint = _endpoints(report) or shown_address(str(report.get("endpoint") or ""))
     return {
         "service": process.service,
         "name": f"{process.host}:{process.pid}",

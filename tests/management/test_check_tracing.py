@@ -262,7 +262,19 @@ def test_each_step_and_option_is_documented() -> None:
     page = (ROOT / "docs" / "check_tracing.md").read_text()
     source = "".join(path.read_text() for path in (ROOT / "django_tracing" / "diagnosis").glob("*.py"))
     names = set(re.findall(r'(?:Step|failure)\(\s*"(\w+)",', source))
-    assert {"settings", "sampling", "traced", "exporter", "name", "port", "tls", "protocol", "send", "read"} == names
+    assert {
+        "settings",
+        "sampling",
+        "traced",
+        "exporter",
+        "endpoint",
+        "name",
+        "port",
+        "tls",
+        "protocol",
+        "send",
+        "read",
+    } == names
     for name in names:
         assert f"\n## {name}\n" in page
     parser = check_tracing.Command().create_parser("manage.py", "check_tracing")

@@ -123,7 +123,7 @@ def _settings(endpoint: str | None, query_url: str | None) -> Settings:
     given: dict[str, str] = {}
     if endpoint is not None:
         # Another endpoint may speak another protocol, and is read from another place.
-        tracing = {key: value for key, value in tracing.items() if key not in ("EXPORTER", "QUERY_URL")}
+        tracing = {key: value for key, value in tracing.items() if key not in ("ENDPOINTS", "EXPORTER", "QUERY_URL")}
         given["ENDPOINT"] = endpoint
     if query_url is not None:
         given["QUERY_URL"] = query_url
