@@ -35,16 +35,30 @@ NO_REQUEST: Final = RequestFacts("", "", None, "")
 
 
 def request_facts(kind: str, attributes: Mapping[str, Any]) -> RequestFacts:
-    """Return the facts of a span. Only a server's span has a method, a path and a status of its own."""
+    """Return the facts of a span. Only a server's span has a method, a path and a status of its own.
+
+    What stands for the method of a WebSocket's handshake, and of its messages, is the beginning of their names.
+    """
     user = _text(attributes, names.USER_ID, length=_WORD_LENGTH)
-    if kind != "server":
+    if kind != "server" and not _is_socket(attributes):
         return NO_REQUEST if not user else NO_REQUEST._replace(user=user)
     return RequestFacts(
-        _text(attributes, names.HTTP_METHOD, "http.request.method", length=_WORD_LENGTH),
+        _method(attributes),
         _cut(path_of(attributes), _PATH_LENGTH),
         _status(attributes),
         user,
     )
+
+
+def _is_socket(attributes: Mapping[str, Any]) -> bool:
+    return bool(attributes.get(names.OPERATION_TYPE) == "websocket")
+
+
+def _method(attributes: Mapping[str, Any]) -> str:
+    if _is_socket(attributes):
+        event = _text(attributes, names.WEBSOCKET_EVENT, length=_WORD_LENGTH)
+        return _cut(f"WS {event}" if event else "WS", _WORD_LENGTH)
+    return _text(attributes, names.HTTP_METHOD, "http.request.method", length=_WORD_LENGTH)
 
 
 def _text(attributes: Mapping[str, Any], *keys: str, length: int) -> str:

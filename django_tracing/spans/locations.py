@@ -37,6 +37,8 @@ _FOREIGN: Final = ""
 _ENTRY: Final = "/"
 #: Where Django is called: the frames above are a server's or a test's, and not part of the request.
 _ENTRIES: Final = ("core/handlers/wsgi.py", "core/handlers/asgi.py", "test/client.py")
+#: Where Channels' loops are called, which run without Django's handlers: below this app's folder.
+_CHANNELS_ENTRY: Final = "instrumentation/channels/consumers.py"
 _PACKAGES: Final = frozenset({"site-packages", "dist-packages"})
 #: A longer path is cut at its end, where the file's name is. No real path is as long.
 _PATH_LENGTH: Final = 500
@@ -171,8 +173,9 @@ def _normal(path: str) -> str:
 
 @cache
 def _entries() -> frozenset[str]:
-    root = os.path.dirname(django.__file__)
-    return frozenset(_normal(os.path.join(root, *entry.split("/"))) for entry in _ENTRIES)
+    django_root, own_root = os.path.dirname(django.__file__), os.path.dirname(os.path.dirname(__file__))
+    entries = [(django_root, entry) for entry in _ENTRIES] + [(own_root, _CHANNELS_ENTRY)]
+    return frozenset(_normal(os.path.join(root, *entry.split("/"))) for root, entry in entries)
 
 
 @cache

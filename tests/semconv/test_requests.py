@@ -41,10 +41,40 @@ def test_other_spans_have_a_user_only() -> None:
     assert request_facts("client", attributes) == RequestFacts("", "", None, "42")
 
 
+@pytest.mark.parametrize(
+    ("kind", "event", "expected"),
+    [
+        ("server", {"http.method": "GET", "http.status_code": 101}, RequestFacts("WS", "/chat/7/", 101, "42")),
+        ("consumer", {"websocket.event": "receive"}, RequestFacts("WS receive", "/chat/7/", None, "42")),
+    ],
+)
+def test_web_sockets_are_listed_by_their_path(kind: str, event: dict[str, Any], expected: RequestFacts) -> None:
+    attributes = {"operation.type": "websocket", "http.url": "wss://x.test/chat/7/?token=1", "user.id": 42, **event}
+    assert request_facts(kind, attributes) == expected
+
+
 @given(
     st.dictionaries(
-        st.sampled_from(["http.method", "http.url", "url.path", "http.status_code", "user.id"]),
-        st.one_of(st.text(), st.integers(), st.floats(), st.none(), st.lists(st.text()), st.text(min_size=600)),
+        st.sampled_from(
+            [
+                "http.method",
+                "http.url",
+                "url.path",
+                "http.status_code",
+                "user.id",
+                "operation.type",
+                "websocket.event",
+            ]
+        ),
+        st.one_of(
+            st.just("websocket"),
+            st.text(),
+            st.integers(),
+            st.floats(),
+            st.none(),
+            st.lists(st.text()),
+            st.text(min_size=600),
+        ),
     )
 )
 def test_every_fact_is_bounded(attributes: dict[str, Any]) -> None:

@@ -220,16 +220,17 @@ class Connection:
         """Send ``message`` to the client, and note what the span needs to know of it."""
         if not self._answered_ns:
             message = self._answer(message)
-        elif message.__class__ is dict and message.get("type") == "websocket.send":
-            self.sent += 1
-            if not self.ended and time_ns() - self._answered_ns >= _LONGEST_CONNECT_NS:
-                self.end()
         try:
-            return await self._send(message)
+            result = await self._send(message)
         except OSError as error:
             # As the ASGI specification says it of a client that has disconnected.
             self.gone = error
             raise
+        if message.__class__ is dict and message.get("type") == "websocket.send":
+            self.sent += 1
+            if self._answered_ns and not self.ended and time_ns() - self._answered_ns >= _LONGEST_CONNECT_NS:
+                self.end()
+        return result
 
     def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
         """Note the answer to the request or handshake, and return it with the correlation id."""

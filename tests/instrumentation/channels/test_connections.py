@@ -16,7 +16,10 @@ from django.urls import path
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
+from django_tracing import spans as spans_module
 from django_tracing.instrumentation.channels import connections
+from django_tracing.semconv.names import Convention
+from django_tracing.spans import runtime
 from tests.conftest import Spans
 from tests.instrumentation.channels.site import (
     HEADERS,
@@ -311,6 +314,27 @@ async def test_the_user_of_the_session(spans: Spans) -> None:
     below = {span.name for span in spans if span.parent is not None and span.parent.span_id == root.context.span_id}
     assert {"db.select.auth_user", "db.select.django_session"} <= below
     assert session not in "".join(span.to_json() for span in spans)
+
+
+async def test_stable_names_on_the_spans_of_the_sdk(spans: Spans) -> None:
+    """As where another tracer than this app's own records."""
+    changed = runtime.current.replace(
+        tracer=trace.get_tracer("django_tracing"), factory=None, convention=Convention(["http"])
+    )
+    before = runtime.use(changed)
+    spans_module.clear_caches()
+    try:
+        async with connected("/async/lobby/", client=["203.0.113.9", 55]) as client:
+            await client.say("x")
+    finally:
+        runtime.use(before)
+        spans_module.clear_caches()
+    root, message = spans.one("WS /async/<room>/"), spans.one("WS receive /async/<room>/")
+    attributes = attributes_of(root)
+    assert (attributes["http.request.method"], attributes["http.response.status_code"]) == ("GET", 101)
+    assert (attributes["url.full"], attributes["client.address"]) == ("ws://shop.example/async/lobby/", "203.0.113.9")
+    assert [link.context for link in message.links] == [root.context]
+    assert attributes_of(message)["url.full"] == "ws://shop.example/async/lobby/"
 
 
 # ----- HTTP
