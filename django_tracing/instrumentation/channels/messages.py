@@ -172,7 +172,9 @@ class Handling:
             text = message.get("text")
             content = message.get("bytes") if text is None else text
             attributes[names.WEBSOCKET_MESSAGE_TYPE] = "binary" if text is None else "text"
-            attributes[names.WEBSOCKET_MESSAGE_LENGTH] = 0 if content is None else len(content)
+            attributes[names.WEBSOCKET_MESSAGE_LENGTH] = (
+                len(content) if isinstance(content, (str, bytes, bytearray)) else 0
+            )
         elif event == "disconnect":
             code = message.get("code")
             if isinstance(code, int):
@@ -239,6 +241,9 @@ def start_handling(connection: Connection | None, consumer: Any, message: Any) -
 
 def _may_continue(caller: SpanContext) -> bool:
     """Return whether one more message of a sending is handled in its trace, and count it."""
+    if not caller.trace_flags.sampled:
+        # Nothing of it is kept, however many there are.
+        return True
     count = _continued.get(caller.span_id, 0)
     if count >= _MOST_CONTINUED:
         return False

@@ -282,11 +282,16 @@ def test_the_counts_of_sendings_are_bounded() -> None:
 
 
 @in_memory
-async def test_a_sender_that_is_not_sampled(site: Any) -> None:
-    one = site(Rule(1, "none", path="/room/", rate=0.0), SAMPLE_RATE=1.0)
+async def test_a_sender_that_is_not_sampled(site: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many its group has."""
+    monkeypatch.setattr(messages, "_MOST_CONTINUED", 0)
+    one = site(Rule(1, "none", path="page", rate=0.0), SAMPLE_RATE=1.0)
     async with connected("/room/") as client:
-        assert json.loads(await client.say('{"text": "x"}')) == {"type": "chat.message", "text": "x"}
-    assert one.exporter.get_finished_spans() == ()
+        with create_span("page"):
+            await get_channel_layer().group_send("chat", GROUP)
+        assert json.loads(await client.hear()) == GROUP
+    names = [span.name for span in one.exporter.get_finished_spans() if span.name != "cache.get.inner"]
+    assert names == ["WS /room/", "WS disconnect /room/"]
 
 
 @pytest.mark.parametrize("carrier", [None, 3, {}, {"traceparent": 7}, {"traceparent": "x" * 5000}, ["traceparent"]])
