@@ -1,4 +1,4 @@
-"""Trace Django's tasks (6.0 and later), as ``task.enqueue.NAME`` and ``task.run.NAME``.
+"""Trace Django's tasks (6.0 and later, or django-tasks), as ``task.enqueue.NAME`` and ``task.run.NAME``.
 
 The framework passes a task's arguments to another process, and nothing else. So the trace context is passed as one
 more keyword argument, which is removed again before the task or a backend's listener sees it. A task that is enqueued
@@ -8,25 +8,21 @@ outside a trace gets no such argument.
 from __future__ import annotations
 
 import sys
-from asyncio import CancelledError
 from collections.abc import Callable, Mapping
-from contextlib import suppress
-from contextvars import ContextVar, Token
+from contextlib import nullcontext, suppress
+from contextvars import ContextVar
 from functools import wraps
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
 
 from opentelemetry.context import Context
-from opentelemetry.propagators.textmap import default_getter
 from opentelemetry.trace import SpanKind
 
 from django_tracing import spans
-from django_tracing.conf.loading import get_settings
-from django_tracing.context.extraction import extract, inject
-from django_tracing.context.request import HEADER, get_request_state, incoming_id
 from django_tracing.instrumentation.imports import when_imported
+from django_tracing.instrumentation.jobs.tracing import CARRIER, Run, carrier_of, enqueuing_span, start_run
 from django_tracing.instrumentation.patching import Patches
-from django_tracing.recording.span import SPAN_KEY, context_of
 from django_tracing.redaction import cut
 from django_tracing.semconv.names import (
     OPERATION_TYPE,
@@ -36,16 +32,15 @@ from django_tracing.semconv.names import (
     TASK_NAME,
     TASK_PRIORITY,
     TASK_QUEUE,
-    TASK_STATUS,
     Attributes,
 )
 
 __all__ = ["CARRIER", "install", "is_available", "uninstall"]
 
-#: The keyword argument that carries the context.
-CARRIER: Final = "_django_tracing"
-
-_SIGNALS: Final = "django.tasks.signals"
+#: Django's own, and the package of the same interface for earlier versions.
+_FRAMEWORKS: Final = ("django.tasks", "django_tasks")
+#: The backends whose tasks another instrumentation of ours traces: they don't run them with ``Task.call``.
+_ELSEWHERE: Final = "huey.contrib.djhuey."
 _DISPATCH_UID: Final = "django_tracing.tasks"
 
 _patches: Final = Patches()
@@ -57,44 +52,43 @@ _starting: ContextVar[Any] = ContextVar("django_tracing.task", default=None)
 
 
 def is_available() -> bool:
-    return find_spec("django.tasks") is not None
+    return any(find_spec(name) is not None for name in _FRAMEWORKS)
 
 
 def install() -> None:
     """Trace every task, whatever its backend, once the framework is imported."""
     if not _patches.start():
         return
-    when_imported("django.tasks.base", _patch_tasks)
-    when_imported(_SIGNALS, _connect)
+    for framework in _FRAMEWORKS:
+        when_imported(f"{framework}.base", _patch_tasks, framework)
+        when_imported(f"{framework}.signals", _connect, framework)
 
 
 def uninstall() -> None:
     """Stop tracing tasks."""
     _patches.stop()
-    if _SIGNALS in sys.modules:
-        sys.modules[_SIGNALS].task_started.disconnect(dispatch_uid=_DISPATCH_UID)
+    for framework in _FRAMEWORKS:
+        signals = sys.modules.get(f"{framework}.signals")
+        if signals is not None:
+            signals.task_started.disconnect(dispatch_uid=_DISPATCH_UID)
 
 
-def _patch_tasks() -> None:
-    from django.tasks import base
-
-    task: Any = base.Task
-    result: Any = base.TaskResult
+def _patch_tasks(framework: str) -> None:
+    base = import_module(f"{framework}.base")
     for owner, name, traced in (
-        (task, "enqueue", _traced_enqueue),
-        (task, "aenqueue", _traced_aenqueue),
-        (task, "call", _traced_call),
-        (task, "acall", _traced_acall),
-        (result, "__post_init__", _without_carrier),
+        (base.Task, "enqueue", _traced_enqueue),
+        (base.Task, "aenqueue", _traced_aenqueue),
+        (base.Task, "call", _traced_call),
+        (base.Task, "acall", _traced_acall),
+        (base.TaskResult, "__post_init__", _without_carrier),
     ):
         _patches.wrap(owner, name, traced)
 
 
-def _connect() -> None:
-    from django.tasks.signals import task_started
-
+def _connect(framework: str) -> None:
     if _patches.active:
-        task_started.connect(_remember_start, dispatch_uid=_DISPATCH_UID)
+        signals = import_module(f"{framework}.signals")
+        signals.task_started.connect(_remember_start, dispatch_uid=_DISPATCH_UID)
 
 
 def _remember_start(*, task_result: Any = None, **kwargs: Any) -> None:
@@ -114,50 +108,50 @@ def _describe(task: Any) -> Attributes:
     }
 
 
-def _start_enqueuing(task: Any) -> spans.StartedSpan | None:
-    """Start the span of an enqueuing. Like that of a statement, it needs a parent."""
-    try:
-        if not _patches.active or spans.recording_span() is None:
-            return None
-        return spans.start_operation(f"task.enqueue.{cut(str(task.name), 80)}", _describe(task), SpanKind.PRODUCER)
-    except Exception:
-        spans.log_once("task-enqueue", "The enqueuing of a task could not be traced.")
-        return None
+class _Enqueuing:
+    """One enqueuing. Like that of a statement, its span needs a parent."""
 
+    __slots__ = ("_elsewhere", "_started")
 
-def _with_carrier(kwargs: dict[str, Any], context: Context | None) -> dict[str, Any]:
-    """Return ``kwargs`` with the trace context, if there is one, sampled or not."""
-    try:
-        if not _patches.active or not spans.span_context(context).is_valid:
+    def __init__(self, task: Any) -> None:
+        self._started: spans.StartedSpan | None = None
+        self._elsewhere = not _patches.active
+        try:
+            self._elsewhere = self._elsewhere or type(task.get_backend()).__module__.startswith(_ELSEWHERE)
+            if not self._elsewhere and spans.recording_span() is not None:
+                name = f"task.enqueue.{cut(str(task.name), 80)}"
+                self._started = spans.start_operation(name, _describe(task), SpanKind.PRODUCER)
+        except Exception:
+            spans.log_once("task-enqueue", "The enqueuing of a task could not be traced.")
+
+    def with_carrier(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Return ``kwargs`` with the trace context, if there is one, sampled or not."""
+        if self._elsewhere:
             return kwargs
-        carrier: dict[str, str] = {}
-        inject(carrier, context)
-        return {**kwargs, CARRIER: carrier} if carrier else kwargs
-    except Exception:
-        spans.log_once("task-carry", "A task was enqueued without the context of its trace.")
-        return kwargs
+        try:
+            context: Context | None = None if self._started is None else self._started.context
+            carrier = carrier_of(context)
+            return {**kwargs, CARRIER: carrier} if carrier else kwargs
+        except Exception:
+            spans.log_once("task-carry", "A task was enqueued without the context of its trace.")
+            return kwargs
 
+    def block(self) -> Any:
+        return nullcontext() if self._elsewhere else enqueuing_span(self._started, "django_tasks")
 
-def _end_enqueuing(started: spans.StartedSpan, result: Any) -> None:
-    spans.set_attributes(started.span, {TASK_ID: str(getattr(result, "id", ""))})
-    started.end()
+    def enqueued(self, result: Any) -> None:
+        if self._started is not None:
+            spans.set_attributes(self._started.span, {TASK_ID: str(getattr(result, "id", ""))})
 
 
 def _traced_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def enqueue(self: Any, *args: Any, **kwargs: Any) -> Any:
-        started = _start_enqueuing(self)
-        if started is None:
-            return original(self, *args, **_with_carrier(kwargs, None))
-        token = spans.attach(started.context)
-        try:
-            result = original(self, *args, **_with_carrier(kwargs, started.context))
-        except BaseException as error:
-            spans.detach(token)
-            started.end(error)
-            raise
-        spans.detach(token)
-        _end_enqueuing(started, result)
+        enqueuing = _Enqueuing(self)
+        kwargs = enqueuing.with_carrier(kwargs)
+        with enqueuing.block():
+            result = original(self, *args, **kwargs)
+            enqueuing.enqueued(result)
         return result
 
     return enqueue
@@ -166,18 +160,11 @@ def _traced_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
 def _traced_aenqueue(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     async def aenqueue(self: Any, *args: Any, **kwargs: Any) -> Any:
-        started = _start_enqueuing(self)
-        if started is None:
-            return await original(self, *args, **_with_carrier(kwargs, None))
-        token = spans.attach(started.context)
-        try:
-            result = await original(self, *args, **_with_carrier(kwargs, started.context))
-        except BaseException as error:
-            spans.detach(token)
-            started.end(error)
-            raise
-        spans.detach(token)
-        _end_enqueuing(started, result)
+        enqueuing = _Enqueuing(self)
+        kwargs = enqueuing.with_carrier(kwargs)
+        with enqueuing.block():
+            result = await original(self, *args, **kwargs)
+            enqueuing.enqueued(result)
         return result
 
     return aenqueue
@@ -210,7 +197,7 @@ def _remember_carried(task_id: str, carrier: Mapping[str, str]) -> None:
 # ----- running
 
 
-def _start_running(task: Any, kwargs: dict[str, Any]) -> spans.StartedSpan | None:
+def _start_running(task: Any, kwargs: dict[str, Any]) -> Run:
     result = _starting.get()
     # Some backends pass the arguments as they are.
     carrier = kwargs.pop(CARRIER, None)
@@ -222,72 +209,27 @@ def _start_running(task: Any, kwargs: dict[str, Any]) -> spans.StartedSpan | Non
         if result is not None and carrier is None:
             carrier = _carried.pop(str(result.id), None)
         if not _patches.active:
-            return None
+            return Run(active=False)
         attributes = _describe(task)
         if result is not None:
             attributes[TASK_ID] = str(result.id)
             attributes[TASK_ATTEMPT] = int(result.attempts)
-        name = f"task.run.{cut(str(task.name), 80)}"
-        if not isinstance(carrier, dict):
-            return spans.start_operation(name, attributes, SpanKind.CONSUMER)
-        return _continue(name, attributes, carrier)
+        return Run(start_run(f"task.run.{cut(str(task.name), 80)}", attributes, carrier))
     except Exception:
         spans.log_once("task-run", "A task could not be traced; it runs without a span.")
-        return None
-
-
-def _continue(name: str, attributes: Attributes, carrier: Mapping[str, Any]) -> spans.StartedSpan | None:
-    headers = {str(key): value for key, value in carrier.items() if isinstance(value, str)}
-    here = spans.current_context()
-    context = extract(headers, here, default_getter)
-    caller = spans.span_context(context)
-    if get_settings().tasks == "trace":
-        current = here.get(SPAN_KEY)
-        if context_of(current).trace_id == caller.trace_id and spans.recording_span() is current:
-            # It runs at once, where it was enqueued: the current span is its parent, and its user is known.
-            return spans.start_operation(name, attributes, SpanKind.CONSUMER)
-        correlation_id = incoming_id({"HTTP_X_CORRELATION_ID": headers.get(HEADER)})
-        return spans.start_operation(
-            name, attributes, SpanKind.CONSUMER, context=context, correlation_id=correlation_id
-        )
-    state = get_request_state(here)
-    correlation_id = incoming_id(
-        {"HTTP_X_CORRELATION_ID": headers.get(HEADER) or (state.correlation_id if state is not None else None)}
-    )
-    # A trace of its own: neither the current span nor the enqueuing one is its parent.
-    bare = Context({key: value for key, value in context.items() if key != SPAN_KEY})
-    started = spans.start_operation(name, attributes, SpanKind.CONSUMER, context=bare, correlation_id=correlation_id)
-    if started is not None and caller.trace_flags.sampled and started.span.is_recording():
-        started.span.add_link(caller)
-    return started
-
-
-def _attach(started: spans.StartedSpan | None) -> Token[Context] | None:
-    return None if started is None else spans.attach(started.context)
-
-
-def _end_running(
-    started: spans.StartedSpan | None, token: Token[Context] | None, error: BaseException | None
-) -> None:
-    spans.detach(token)
-    if started is not None:
-        cancelled = isinstance(error, CancelledError)
-        status = "successful" if error is None else "cancelled" if cancelled else "failed"
-        spans.set_attributes(started.span, {TASK_STATUS: status})
-        started.end(error)
+        return Run(active=False)
 
 
 def _traced_call(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        started = _start_running(self, kwargs)
-        token = _attach(started)
+        running = _start_running(self, kwargs)
         try:
             result = original(self, *args, **kwargs)
         except BaseException as error:
-            _end_running(started, token, error)
+            running.end(error)
             raise
-        _end_running(started, token, None)
+        running.end()
         return result
 
     return call
@@ -296,14 +238,13 @@ def _traced_call(original: Callable[..., Any]) -> Callable[..., Any]:
 def _traced_acall(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     async def acall(self: Any, *args: Any, **kwargs: Any) -> Any:
-        started = _start_running(self, kwargs)
-        token = _attach(started)
+        running = _start_running(self, kwargs)
         try:
             result = await original(self, *args, **kwargs)
         except BaseException as error:
-            _end_running(started, token, error)
+            running.end(error)
             raise
-        _end_running(started, token, None)
+        running.end()
         return result
 
     return acall

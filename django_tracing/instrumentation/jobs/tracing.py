@@ -49,6 +49,7 @@ __all__ = [
     "current_run",
     "enqueue",
     "enqueuing_span",
+    "in_trace_of",
     "run",
     "start_run",
 ]
@@ -118,18 +119,18 @@ class Enqueuing:
 class enqueuing_span:  # noqa: N801 - it is used as a function
     """A block that enqueues a job of ``system``: end the span ``started`` with it, and let others know."""
 
-    __slots__ = ("_inside", "_started", "_token")
+    __slots__ = ("_inside", "_started", "_system", "_token")
 
     def __init__(self, started: spans.StartedSpan | None, system: str) -> None:
         self._started = started
-        self._token = None if started is None else spans.attach(started.context)
-        self._inside = _enqueuing.set(system)
+        self._system = system
 
     def __enter__(self) -> None:
-        pass
+        self._token = None if self._started is None else spans.attach(self._started.context)
+        self._inside = _enqueuing.set(self._system)
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        _reset(self._inside)
+        spans.detach(self._inside)
         spans.detach(self._token)
         if self._started is not None:
             self._started.end(error)
@@ -227,13 +228,14 @@ class Run:
         return self._job == (library.system, job.id)
 
     def set_outcome(self, status: str | None, error: BaseException | None = None) -> None:
-        """Set how it has ended, where the library catches its exception."""
-        self._outcome = (status, error)
+        """Set how it has ended, where the library catches its exception. The first call counts."""
+        if self._outcome == (None, None):
+            self._outcome = (status, error)
 
     def end(self, error: BaseException | None = None) -> None:
         """End its span, with the exception that leaves it."""
         while self._tokens:
-            _reset(self._tokens.pop())
+            spans.detach(self._tokens.pop())
         started, self._started = self._started, None
         if started is None:
             return
@@ -244,10 +246,6 @@ class Run:
             status = "successful" if error is None else "cancelled" if isinstance(error, CancelledError) else "failed"
         spans.set_attributes(started.span, {TASK_STATUS: status})
         started.end(error)
-
-
-def _reset(token: Token[Any]) -> None:
-    spans.detach(token)
 
 
 def current_run() -> Run | None:
@@ -290,28 +288,54 @@ def start_run(name: str, attributes: Attributes, carrier: object) -> spans.Start
     """
     if not isinstance(carrier, Mapping):
         return spans.start_operation(name, attributes, SpanKind.CONSUMER)
+    here = spans.current_context()
+    linked = get_settings().tasks == "link"
+    context = _context_of(carrier, here, get_request_state(here) if linked else None)
+    caller = spans.span_context(context)
+    current = here.get(SPAN_KEY)
+    if not linked and context_of(current).trace_id == caller.trace_id and spans.recording_span() is current:
+        # It runs at once, where it was enqueued: the current span is its parent, and its user is known.
+        return spans.start_operation(name, attributes, SpanKind.CONSUMER)
+    if not linked:
+        return spans.start_operation(name, attributes, SpanKind.CONSUMER, context=context)
+    # A trace of its own: neither the current span nor the enqueuing one is its parent.
+    bare = Context({key: value for key, value in context.items() if key != SPAN_KEY})
+    started = spans.start_operation(name, attributes, SpanKind.CONSUMER, context=bare)
+    if started is not None and caller.trace_flags.sampled and started.span.is_recording():
+        started.span.add_link(caller)
+    return started
+
+
+def _context_of(carrier: Mapping[Any, Any], here: Context, outer: RequestState | None = None) -> Context:
+    """Return ``here`` with the trace, the correlation id (default: that of ``outer``) and the user of ``carrier``."""
     headers = {
         key: value
         for key, value in islice(carrier.items(), _MOST_ENTRIES)
         if isinstance(key, str) and isinstance(value, str) and len(key) <= _LONGEST_NAME
     }
-    here = spans.current_context()
     context = extract(headers, here, default_getter)
-    caller = spans.span_context(context)
-    linked = get_settings().tasks == "link"
-    current = here.get(SPAN_KEY)
-    if not linked and context_of(current).trace_id == caller.trace_id and spans.recording_span() is current:
-        # It runs at once, where it was enqueued: the current span is its parent, and its user is known.
-        return spans.start_operation(name, attributes, SpanKind.CONSUMER)
-    outer = get_request_state(here) if linked else None
     correlation_id = headers.get(HEADER) or (None if outer is None else outer.correlation_id)
     state = RequestState(incoming_id({"HTTP_X_CORRELATION_ID": correlation_id}))
     restore_user(state, headers, get_settings())
-    if not linked:
-        return spans.start_operation(name, attributes, SpanKind.CONSUMER, context=with_request_state(state, context))
-    # A trace of its own: neither the current span nor the enqueuing one is its parent.
-    bare = Context({key: value for key, value in context.items() if key != SPAN_KEY})
-    started = spans.start_operation(name, attributes, SpanKind.CONSUMER, context=with_request_state(state, bare))
-    if started is not None and caller.trace_flags.sampled and started.span.is_recording():
-        started.span.add_link(caller)
-    return started
+    return with_request_state(state, context)
+
+
+class in_trace_of:  # noqa: N801 - it is used as a function
+    """A block that enqueues what follows ``job``, in the trace that it carries. Never raises."""
+
+    __slots__ = ("_token",)
+
+    def __init__(self, library: Library, job: Any) -> None:
+        self._token: Token[Context] | None = None
+        try:
+            carrier = library.carried(job)
+            if isinstance(carrier, Mapping) and carrier:
+                self._token = spans.attach(_context_of(carrier, spans.current_context()))
+        except Exception:
+            spans.log_once(f"{library.system}-follow", "What follows a job could not be enqueued in its trace.")
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, *exc_info: object) -> None:
+        spans.detach(self._token)
