@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from contextvars import ContextVar
 from functools import wraps
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, Final
 
-from opentelemetry.context import Context
 from opentelemetry.trace import SpanKind
 
 from django_tracing import spans
 from django_tracing.instrumentation.imports import when_imported
-from django_tracing.instrumentation.jobs.tracing import CARRIER, Run, carrier_of, enqueuing_span, start_run
+from django_tracing.instrumentation.jobs.tracing import CARRIER, Enqueuing, Run, carrier_of, start_run
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.redaction import cut
 from django_tracing.semconv.names import (
@@ -42,6 +41,8 @@ _FRAMEWORKS: Final = ("django.tasks", "django_tasks")
 #: The backends whose tasks another instrumentation of ours traces: they don't run them with ``Task.call``.
 _ELSEWHERE: Final = "huey.contrib.djhuey."
 _DISPATCH_UID: Final = "django_tracing.tasks"
+#: For queues of jobs by which a backend may enqueue its tasks: they make no spans of these.
+_SYSTEM: Final = "django_tasks"
 
 _patches: Final = Patches()
 #: The trace context of tasks that are about to run, by the task's id.
@@ -108,50 +109,30 @@ def _describe(task: Any) -> Attributes:
     }
 
 
-class _Enqueuing:
-    """One enqueuing. Like that of a statement, its span needs a parent."""
-
-    __slots__ = ("_elsewhere", "_started")
-
-    def __init__(self, task: Any) -> None:
-        self._started: spans.StartedSpan | None = None
-        self._elsewhere = not _patches.active
-        try:
-            self._elsewhere = self._elsewhere or type(task.get_backend()).__module__.startswith(_ELSEWHERE)
-            if not self._elsewhere and spans.recording_span() is not None:
-                name = f"task.enqueue.{cut(str(task.name), 80)}"
-                self._started = spans.start_operation(name, _describe(task), SpanKind.PRODUCER)
-        except Exception:
-            spans.log_once("task-enqueue", "The enqueuing of a task could not be traced.")
-
-    def with_carrier(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        """Return ``kwargs`` with the trace context, if there is one, sampled or not."""
-        if self._elsewhere:
-            return kwargs
-        try:
-            context: Context | None = None if self._started is None else self._started.context
-            carrier = carrier_of(context)
-            return {**kwargs, CARRIER: carrier} if carrier else kwargs
-        except Exception:
-            spans.log_once("task-carry", "A task was enqueued without the context of its trace.")
-            return kwargs
-
-    def block(self) -> Any:
-        return nullcontext() if self._elsewhere else enqueuing_span(self._started, "django_tasks")
-
-    def enqueued(self, result: Any) -> None:
-        if self._started is not None:
-            spans.set_attributes(self._started.span, {TASK_ID: str(getattr(result, "id", ""))})
+def _begin_enqueuing(task: Any, kwargs: dict[str, Any]) -> Enqueuing:
+    """Start the span of an enqueuing, which needs a parent. The block gets ``kwargs``, with the trace, if any."""
+    started: spans.StartedSpan | None = None
+    try:
+        if not _patches.active or type(task.get_backend()).__module__.startswith(_ELSEWHERE):
+            return Enqueuing(kwargs)
+        if spans.recording_span() is not None:
+            name = f"task.enqueue.{cut(str(task.name), 80)}"
+            started = spans.start_operation(name, _describe(task), SpanKind.PRODUCER)
+        # Sampled or not.
+        carrier = carrier_of(None if started is None else started.context)
+        return Enqueuing({**kwargs, CARRIER: carrier} if carrier else kwargs, _SYSTEM, started)
+    except Exception:
+        spans.log_once("task-enqueue", "The enqueuing of a task could not be traced.")
+        return Enqueuing(kwargs, _SYSTEM, started)
 
 
 def _traced_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def enqueue(self: Any, *args: Any, **kwargs: Any) -> Any:
-        enqueuing = _Enqueuing(self)
-        kwargs = enqueuing.with_carrier(kwargs)
-        with enqueuing.block():
-            result = original(self, *args, **kwargs)
-            enqueuing.enqueued(result)
+        enqueuing = _begin_enqueuing(self, kwargs)
+        with enqueuing as carrying:
+            result = original(self, *args, **carrying)
+            enqueuing.set_id(str(getattr(result, "id", "")))
         return result
 
     return enqueue
@@ -160,11 +141,10 @@ def _traced_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
 def _traced_aenqueue(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     async def aenqueue(self: Any, *args: Any, **kwargs: Any) -> Any:
-        enqueuing = _Enqueuing(self)
-        kwargs = enqueuing.with_carrier(kwargs)
-        with enqueuing.block():
-            result = await original(self, *args, **kwargs)
-            enqueuing.enqueued(result)
+        enqueuing = _begin_enqueuing(self, kwargs)
+        with enqueuing as carrying:
+            result = await original(self, *args, **carrying)
+            enqueuing.set_id(str(getattr(result, "id", "")))
         return result
 
     return aenqueue
@@ -209,7 +189,7 @@ def _start_running(task: Any, kwargs: dict[str, Any]) -> Run:
         if result is not None and carrier is None:
             carrier = _carried.pop(str(result.id), None)
         if not _patches.active:
-            return Run(active=False)
+            return Run()
         attributes = _describe(task)
         if result is not None:
             attributes[TASK_ID] = str(result.id)
@@ -217,20 +197,14 @@ def _start_running(task: Any, kwargs: dict[str, Any]) -> Run:
         return Run(start_run(f"task.run.{cut(str(task.name), 80)}", attributes, carrier))
     except Exception:
         spans.log_once("task-run", "A task could not be traced; it runs without a span.")
-        return Run(active=False)
+        return Run()
 
 
 def _traced_call(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        running = _start_running(self, kwargs)
-        try:
-            result = original(self, *args, **kwargs)
-        except BaseException as error:
-            running.end(error)
-            raise
-        running.end()
-        return result
+        with _start_running(self, kwargs):
+            return original(self, *args, **kwargs)
 
     return call
 
@@ -238,13 +212,7 @@ def _traced_call(original: Callable[..., Any]) -> Callable[..., Any]:
 def _traced_acall(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     async def acall(self: Any, *args: Any, **kwargs: Any) -> Any:
-        running = _start_running(self, kwargs)
-        try:
-            result = await original(self, *args, **kwargs)
-        except BaseException as error:
-            running.end(error)
-            raise
-        running.end()
-        return result
+        with _start_running(self, kwargs):
+            return await original(self, *args, **kwargs)
 
     return acall

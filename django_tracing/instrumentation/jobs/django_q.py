@@ -90,7 +90,8 @@ def _traced_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
         if announced is None:
             return original(self, *args, **kwargs)
         _announced.set(None)
-        return announced.of(lambda _: original(self, *args, **kwargs))
+        with announced:
+            return original(self, *args, **kwargs)
 
     return enqueue
 
@@ -109,7 +110,9 @@ def _traced_enter(original: Callable[..., Any]) -> Callable[..., Any]:
         task = _starting.get()
         if task is not None and _patches.active:
             _starting.set(None)
-            _run.set(jobs.begin_run(_library, task))
+            running = jobs.begin_run(_library, task)
+            running.__enter__()
+            _run.set(running)
         return entered
 
     return enter
@@ -123,7 +126,7 @@ def _traced_exit(original: Callable[..., Any]) -> Callable[..., Any]:
         running = _run.get()
         if running is not None:
             _run.set(None)
-            running.end(error)
+            running.__exit__(kind, error, traceback)
         return result
 
     return exit_

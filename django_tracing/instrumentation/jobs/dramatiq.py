@@ -55,7 +55,8 @@ def _patch_workers() -> None:
 def _traced_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def enqueue(self: Any, message: Any, *args: Any, **kwargs: Any) -> Any:
-        return jobs.enqueue(_library, message, lambda carrying: original(self, carrying, *args, **kwargs))
+        with jobs.begin_enqueuing(_library, message) as carrying:
+            return original(self, carrying, *args, **kwargs)
 
     return enqueue
 
@@ -63,7 +64,8 @@ def _traced_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
 def _traced_process_message(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def process_message(self: Any, message: Any) -> Any:
-        return jobs.run(_library, message, lambda: original(self, message))
+        with jobs.begin_run(_library, message):
+            return original(self, message)
 
     return process_message
 

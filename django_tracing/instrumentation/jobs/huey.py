@@ -75,9 +75,8 @@ def _traced_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
         if not hasattr(task, "revoke_id"):
             # A group or a chord: its tasks are enqueued one by one.
             return original(self, task, *args, **kwargs)
-        return jobs.enqueue(
-            _library, _Queued(self, task), lambda queued: original(self, queued.task, *args, **kwargs)
-        )
+        with jobs.begin_enqueuing(_library, _Queued(self, task)):
+            return original(self, task, *args, **kwargs)
 
     return enqueue
 
@@ -85,7 +84,8 @@ def _traced_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
 def _traced_execute(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def execute(self: Any, task: Any, *args: Any, **kwargs: Any) -> Any:
-        return jobs.run(_library, _Queued(self, task), lambda: original(self, task, *args, **kwargs))
+        with jobs.begin_run(_library, _Queued(self, task)):
+            return original(self, task, *args, **kwargs)
 
     return execute
 

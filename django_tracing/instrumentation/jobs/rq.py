@@ -58,7 +58,8 @@ def _patch_job() -> None:
 def _traced_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def enqueue(self: Any, job: Any, *args: Any, **kwargs: Any) -> Any:
-        return jobs.enqueue(_library, _Queued(self, job), lambda queued: original(self, queued.job, *args, **kwargs))
+        with jobs.begin_enqueuing(_library, _Queued(self, job)):
+            return original(self, job, *args, **kwargs)
 
     return enqueue
 
@@ -66,7 +67,8 @@ def _traced_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
 def _traced_perform(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def perform(self: Any) -> Any:
-        return jobs.run(_library, _Queued(None, self), lambda: original(self))
+        with jobs.begin_run(_library, _Queued(None, self)):
+            return original(self)
 
     return perform
 

@@ -10,7 +10,7 @@ from asyncio import CancelledError
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar, Token
 from itertools import islice
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import default_getter
@@ -47,14 +47,9 @@ __all__ = [
     "begin_run",
     "carrier_of",
     "current_run",
-    "enqueue",
-    "enqueuing_span",
     "in_trace_of",
-    "run",
     "start_run",
 ]
-
-_T = TypeVar("_T")
 
 #: The name under which a job's metadata carries the trace: a mapping of text to text.
 CARRIER: Final = "_django_tracing"
@@ -98,47 +93,36 @@ _running: Final[ContextVar[Run | None]] = ContextVar("django_tracing.running", d
 
 
 class Enqueuing:
-    """One enqueuing. Call :meth:`of` once."""
+    """A block that enqueues a job, once: ``with begin_enqueuing(library, job) as carrying``. No method raises."""
 
-    __slots__ = ("_started", "_system", "job")
+    __slots__ = ("_inside", "_job", "_started", "_system", "_token")
 
     def __init__(self, job: Any, system: str | None = None, started: spans.StartedSpan | None = None) -> None:
         #: The job to enqueue, with what it carries.
-        self.job = job
+        self._job = job
+        #: None where there is nothing to do.
         self._system = system
         self._started = started
+        self._inside: Token[str | None] | None = None
+        self._token: Token[Context] | None = None
 
-    def of(self, call: Callable[[Any], _T]) -> _T:
-        """Return ``call(job)``, which enqueues the job."""
-        if self._system is None:
-            return call(self.job)
-        with enqueuing_span(self._started, self._system):
-            return call(self.job)
+    def __enter__(self) -> Any:
+        if self._system is not None:
+            self._inside = _enqueuing.set(self._system)
+            if self._started is not None:
+                self._token = spans.attach(self._started.context)
+        return self._job
 
-
-class enqueuing_span:  # noqa: N801 - it is used as a function
-    """A block that enqueues a job of ``system``: end the span ``started`` with it, and let others know."""
-
-    __slots__ = ("_inside", "_started", "_system", "_token")
-
-    def __init__(self, started: spans.StartedSpan | None, system: str) -> None:
-        self._started = started
-        self._system = system
-
-    def __enter__(self) -> None:
-        self._token = None if self._started is None else spans.attach(self._started.context)
-        self._inside = _enqueuing.set(self._system)
+    def set_id(self, job_id: str) -> None:
+        """Set the id of the job, which its backend has chosen."""
+        if self._started is not None:
+            spans.set_attributes(self._started.span, {TASK_ID: job_id})
 
     def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        spans.detach(self._inside)
         spans.detach(self._token)
+        spans.detach(self._inside)
         if self._started is not None:
             self._started.end(error)
-
-
-def enqueue(library: Library, job: Any, call: Callable[[Any], _T]) -> _T:
-    """Return ``call(job)``, which enqueues ``job``: in a PRODUCER span, and with the trace in the job's metadata."""
-    return begin_enqueuing(library, job).of(call)
 
 
 def begin_enqueuing(library: Library, job: Any) -> Enqueuing:
@@ -206,22 +190,22 @@ def _span_of(library: Library, job: Job, operation: str, operation_type: str) ->
 
 
 class Run:
-    """One run of a job. No method raises."""
+    """A block that runs a job, once. No method raises."""
 
     __slots__ = ("_job", "_outcome", "_started", "_tokens")
 
-    def __init__(
-        self, started: spans.StartedSpan | None = None, job: tuple[str, str] | None = None, *, active: bool = True
-    ) -> None:
-        self._job = job
+    def __init__(self, started: spans.StartedSpan | None = None, job: tuple[str, str] | None = None) -> None:
         self._started = started
+        #: Its system and its id.
+        self._job = job
         self._outcome: tuple[str | None, BaseException | None] = (None, None)
         self._tokens: list[Token[Any]] = []
-        if active:
-            # What the job enqueues is not part of what enqueued it, though it may run at once, in there.
-            self._tokens += (_enqueuing.set(None), _running.set(self))
-        if started is not None:
-            self._tokens.append(spans.attach(started.context))
+
+    def __enter__(self) -> None:
+        # What the job enqueues is not part of what enqueued it, though it may run at once, in there.
+        self._tokens += (_enqueuing.set(None), _running.set(self))
+        if self._started is not None:
+            self._tokens.append(spans.attach(self._started.context))
 
     def is_of(self, library: Library, job: Job) -> bool:
         """Return whether it is a run of ``job``."""
@@ -232,20 +216,17 @@ class Run:
         if self._outcome == (None, None):
             self._outcome = (status, error)
 
-    def end(self, error: BaseException | None = None) -> None:
-        """End its span, with the exception that leaves it."""
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
         while self._tokens:
             spans.detach(self._tokens.pop())
-        started, self._started = self._started, None
-        if started is None:
+        if self._started is None:
             return
         status, caught = self._outcome
-        self._outcome = (None, None)
         error = error or caught
         if status is None:
             status = "successful" if error is None else "cancelled" if isinstance(error, CancelledError) else "failed"
-        spans.set_attributes(started.span, {TASK_STATUS: status})
-        started.end(error)
+        spans.set_attributes(self._started.span, {TASK_STATUS: status})
+        self._started.end(error)
 
 
 def current_run() -> Run | None:
@@ -253,32 +234,20 @@ def current_run() -> Run | None:
     return _running.get()
 
 
-def run(library: Library, job: Any, call: Callable[[], _T]) -> _T:
-    """Return ``call()``, which runs ``job``, in a CONSUMER span that continues what the job carries."""
-    running = begin_run(library, job)
-    try:
-        result = call()
-    except BaseException as error:
-        running.end(error)
-        raise
-    running.end()
-    return result
-
-
 def begin_run(library: Library, job: Any) -> Run:
     """Start the span ``task.run.NAME`` of ``job``, in the trace that it carries, or in a new one. Never raises."""
     try:
         if not library.patches.active:
-            return Run(active=False)
+            return Run()
         carrier = library.carried(job)
         if isinstance(carrier, Mapping) and not carrier:
-            return Run(active=False)
+            return Run()
         described = library.describe(job)
         name, attributes = _span_of(library, described, "run", "process")
         return Run(start_run(name, {**attributes, **described.more}, carrier), (library.system, described.id))
     except Exception:
         spans.log_once(f"{library.system}-run", "A job could not be traced; it runs without a span.")
-        return Run(active=False)
+        return Run()
 
 
 def start_run(name: str, attributes: Attributes, carrier: object) -> spans.StartedSpan | None:
