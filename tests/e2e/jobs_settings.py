@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import os
-from urllib.parse import urlsplit
 
 from tests.e2e.settings import *  # noqa: F403
-from tests.e2e.settings import INSTALLED_APPS
 
 #: Each run of the tests has queues of its own.
 QUEUE = os.environ["JOBS_QUEUE"]
 REDIS_URL = os.environ["TEST_REDIS_URL"]
-_redis = urlsplit(REDIS_URL)
 
 INSTALLED_APPS = [
-    *INSTALLED_APPS,
-    "django_rq",
-    "huey.contrib.djhuey",
-    "django_q",
-    "django_dramatiq",
-    "tests.e2e.jobs",
+    *("django_tracing", "django.contrib.contenttypes", "django.contrib.auth", "tests.e2e.jobs"),
+    *("django_rq", "huey.contrib.djhuey", "django_q", "django_dramatiq"),
 ]
+MIDDLEWARE: list[str] = []
 ROOT_URLCONF = "tests.e2e.jobs.urls"
-# Spans that wait longer than the test are sent when the process ends, or never.
-TRACING = {"LAYERS": "off", "ENABLED": "UNTRACED" not in os.environ, "EXPORT_INTERVAL": 600}
+TRACING = {
+    "LAYERS": "off",
+    "ENABLED": "UNTRACED" not in os.environ,
+    # Spans that wait longer than the test are sent when the process ends, or never.
+    "EXPORT_INTERVAL": 600,
+    "SUBSCRIPTION": "subscription",
+    "CACHE_KEY_PREFIXES": ["blueprint:"],
+}
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}}
 RQ_QUEUES = {QUEUE: {"URL": REDIS_URL}, f"{QUEUE}-tasks": {"URL": REDIS_URL}}

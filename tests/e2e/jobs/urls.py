@@ -1,4 +1,4 @@
-"""Enqueue a job of each library in a request."""
+"""Enqueue a job of a library in a request."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from rq import Retry
 
 from tests.e2e.jobs import tasks
 
-#: How to enqueue a job of each library.
-ENQUEUE = {
-    "rq": lambda number: django_rq.get_queue(settings.QUEUE).enqueue(
-        tasks.rq_job, number, retry=Retry(1), color="red"
-    ),
-    "huey": lambda number: tasks.huey_job(number, color="red"),
-    "django_q": lambda number: async_task(tasks.django_q_job, number, color="red"),
-    "dramatiq": lambda number: tasks.dramatiq_job.send(number, color="red"),
-}
+
+def enqueue(library: str, number: int) -> None:
+    if library == "rq":
+        django_rq.get_queue(settings.QUEUE).enqueue(tasks.rq_job, number, retry=Retry(1), color="red")
+    elif library == "huey":
+        tasks.huey_job(number, color="red")
+    elif library == "django_q":
+        async_task(tasks.django_q_job, number, color="red")
+    else:
+        tasks.dramatiq_job.send(number, color="red")
 
 
-def enqueue(request: HttpRequest, library: str) -> HttpResponse:
-    request.user = User(pk=4711, username="ada")
-    for number in (1, 0):
-        ENQUEUE[library](number)
+def view(request: HttpRequest, library: str, number: int) -> HttpResponse:
+    user = User(pk=4711, username="ada", email="ada@example.com")
+    user.subscription = "pro"  # type: ignore[attr-defined]
+    request.user = user
+    enqueue(library, number)
     return HttpResponse("enqueued")
 
 
-urlpatterns = [path("enqueue/<library>/", enqueue)]
+urlpatterns = [path("enqueue/<library>/<int:number>/", view)]

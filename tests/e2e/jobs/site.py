@@ -1,0 +1,29 @@
+"""Enqueue jobs in requests, wait until a process without tracing has run them, and enqueue others."""
+
+from __future__ import annotations
+
+import django
+
+django.setup()
+
+import redis  # noqa: E402
+from django.conf import settings  # noqa: E402
+from django.test import Client  # noqa: E402
+
+LIBRARIES = ("rq", "huey", "django_q", "dramatiq")
+
+
+def main() -> None:
+    queue = redis.Redis.from_url(settings.REDIS_URL, socket_timeout=60)
+    for number in (2, 1, 0):
+        for library in LIBRARIES:
+            headers = {"X-Correlation-ID": f"{library}-{number}"}
+            assert Client().get(f"/enqueue/{library}/{number}/", headers=headers).status_code == 200
+        if number == 2:
+            queue.rpush(f"{settings.QUEUE}:enqueued", "2")
+            assert queue.blpop([f"{settings.QUEUE}:untraced"], timeout=60)
+    queue.close()
+
+
+if __name__ == "__main__":
+    main()
