@@ -62,8 +62,9 @@ def ran(redis_url: str) -> Iterator[Ran]:
             while (line := client.lpop(f"{queue}:ran")) is not None:
                 library, *run = json.loads(line)
                 runs[library].append(run)
-            # Those of 7, 2 and 1, and all attempts of 0.
-            return all(len(done) == 3 + ATTEMPTS[library] for library, done in runs.items())
+            # Those of 7, 2 and 1, and all attempts of 0; the two of the chain.
+            chain = {"django_q": 2}
+            return all(len(done) == 3 + ATTEMPTS[name] + chain.get(name, 0) for name, done in runs.items())
 
         untraced = Process([sys.executable, "-m", "tests.e2e.jobs.untraced"], ready=None, UNTRACED="1", **variables)
         site = Process([sys.executable, "-m", "tests.e2e.jobs.site"], ready=None, **variables)
@@ -131,15 +132,25 @@ def test_each_attempt_of_a_job_that_fails_is_below_its_enqueuing(ran: Ran, libra
 
 @pytest.mark.parametrize("library", WORKERS)
 def test_jobs_run_with_and_without_tracing_on_either_side(ran: Ran, library: str) -> None:
-    numbers = sorted(number for number, _, _ in ran.runs[library])
-    assert numbers == [0] * ATTEMPTS[library] + [1, 2, 7]
-    assert all(arguments == {"color": "red"} for _, arguments, _ in ran.runs[library])
+    single = [run for run in ran.runs[library] if run[2] != "chain"]
+    assert sorted(number for number, _, _ in single) == [0] * ATTEMPTS[library] + [1, 2, 7]
+    assert all(arguments == {"color": "red"} for _, arguments, _ in single)
     # 2 ran in the process without tracing. 7 was enqueued there, and begins a trace.
-    assert len(ran.of(library, "run")) == ATTEMPTS[library] + 2
+    assert len(ran.of(library, "run")) == len(ran.runs[library]) - 1
     [alone] = [span for span in ran.of(library, "run") if not span.parent_id]
     [identifier] = [identifier for number, _, identifier in ran.runs[library] if number == 7]
     assert alone.attributes["correlation.id"] == identifier
     assert "user.id" not in alone.attributes
+
+
+def test_a_chain_of_django_q_is_one_trace(ran: Ran) -> None:
+    chain = [span for span in ran.spans if span.attributes.get("correlation.id") == "chain"]
+    [request] = [span for span in chain if span.kind == "server"]
+    [enqueued] = [span for span in chain if span.kind == "producer"]
+    runs = [span for span in chain if span.kind == "consumer"]
+    assert [span.parent_id for span in runs] == [enqueued.span_id] * 2
+    assert {span.trace_id for span in chain} == {request.trace_id}
+    assert {span.attributes["user.id"] for span in runs} == {"4711"}
 
 
 def test_nothing_of_the_arguments_or_of_the_user_leaves(ran: Ran) -> None:

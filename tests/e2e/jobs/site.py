@@ -22,6 +22,7 @@ def main() -> None:
         if number == 2:
             queue.rpush(f"{settings.QUEUE}:enqueued", "2")
             assert queue.blpop([f"{settings.QUEUE}:untraced"], timeout=60)
+    assert Client().get("/enqueue/chain/5/", headers={"X-Correlation-ID": "chain"}).status_code == 200
     queue.close()
 
 

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.http import HttpRequest, HttpResponse
 from django.urls import path
-from django_q.tasks import async_task
+from django_q.tasks import async_chain, async_task
 from rq import Retry
 
 from tests.e2e.jobs import tasks
@@ -18,6 +18,8 @@ def enqueue(library: str, number: int) -> None:
         django_rq.get_queue(settings.QUEUE).enqueue(tasks.rq_job, number, retry=Retry(1), color="red")
     elif library == "huey":
         tasks.huey_job(number, color="red")
+    elif library == "chain":
+        async_chain([("tests.e2e.jobs.tasks.django_q_job", (one,)) for one in (number, number + 1)], cached=True)
     elif library == "django_q":
         async_task(tasks.django_q_job, number, color="red")
     else:
