@@ -13,6 +13,7 @@ REDIS_URL = os.environ["TEST_REDIS_URL"]
 INSTALLED_APPS = [
     *("django_tracing", "django.contrib.contenttypes", "django.contrib.auth", "tests.e2e.jobs"),
     *("django_rq", "huey.contrib.djhuey", "django_q", "django_dramatiq"),
+    *("django_tasks", "django_tasks_redis"),
 ]
 MIDDLEWARE: list[str] = []
 ROOT_URLCONF = "tests.e2e.jobs.urls"
@@ -39,6 +40,15 @@ Q_CLUSTER = {
     "guard_cycle": 0.1,
     "save_limit": -1,
     "scheduler": False,
+}
+TASKS = {
+    "default": {"BACKEND": "django_tasks.backends.immediate.ImmediateBackend"},
+    "rq": {"BACKEND": "django_tasks_rq.RQBackend", "QUEUES": [f"{QUEUE}-tasks"]},
+    "redis": {
+        "BACKEND": "django_tasks_redis.RedisTaskBackend",
+        "OPTIONS": {"REDIS_URL": REDIS_URL, "REDIS_KEY_PREFIX": f"{QUEUE}-tasks"},
+    },
+    "huey": {"BACKEND": "huey.contrib.djhuey.tasks_backend.HueyBackend"},
 }
 DRAMATIQ_BROKER = {
     "BROKER": "dramatiq.brokers.redis.RedisBroker",

@@ -1,4 +1,4 @@
-"""Test the workers of rq, huey, django-q2 and Dramatiq, with the commands that operators start."""
+"""Test the workers of rq, huey, django-q2, Dramatiq and Django's tasks, with the commands that operators start."""
 
 from __future__ import annotations
 
@@ -18,19 +18,26 @@ from tests.e2e.processes import Process
 from tests.jaegers import wait_until
 from tests.receivers import OTLPReceiver, ReceivedSpan
 
-for name in ("django_rq", "huey", "django_q", "django_dramatiq"):
+for name in ("django_rq", "huey", "django_q", "django_dramatiq", "django_tasks_rq", "django_tasks_redis"):
     pytest.importorskip(name)
 
 _MANAGE = [sys.executable, "-m", "django"]
-#: The command of each worker, and the signal that ends it; rq's ends by itself.
+#: The command of each worker, and the signal that ends it; None where it ends by itself.
 WORKERS = {
-    "rq": ([*_MANAGE, "rqworker", "--burst"], signal.SIGTERM),
+    "rq": ([*_MANAGE, "rqworker", "--burst", "QUEUE"], None),
+    "tasks_rq": ([*_MANAGE, "rqworker", "--burst", "--job-class", "django_tasks_rq.Job", "QUEUE-tasks"], None),
+    "tasks_redis": ([*_MANAGE, "run_redis_tasks", "--backend", "redis"], None),
     "huey": ([*_MANAGE, "run_huey", "--worker-type", "process", "--workers", "2", "--quiet"], signal.SIGINT),
     "django_q": ([*_MANAGE, "qcluster"], signal.SIGTERM),
     "dramatiq": ([*_MANAGE, "rundramatiq", "--processes", "1", "--threads", "1"], signal.SIGTERM),
 }
+LIBRARIES = ("rq", "huey", "django_q", "dramatiq")
+#: Django's tasks on other queues: the last of them is run by Huey's worker.
+FRAMEWORK = ("tasks_rq", "tasks_redis", "tasks_huey")
 #: How often the job that fails runs.
-ATTEMPTS = {"rq": 2, "huey": 2, "django_q": 1, "dramatiq": 2}
+ATTEMPTS = {"rq": 2, "huey": 2, "django_q": 1, "dramatiq": 2, "tasks_rq": 1, "tasks_redis": 1, "tasks_huey": 1}
+#: How many jobs run once: the numbers 1 and 7, of the libraries also 2, and the two of a chain.
+OTHERS = {"rq": 3, "huey": 3, "django_q": 5, "dramatiq": 3, "tasks_rq": 2, "tasks_redis": 2, "tasks_huey": 2}
 
 
 class Ran(NamedTuple):
@@ -54,7 +61,7 @@ def ran(redis_url: str) -> Iterator[Ran]:
         "TEST_REDIS_URL": redis_url,
         "PATH": f"{os.path.dirname(sys.executable)}:{os.environ['PATH']}",
     }
-    runs: dict[str, list[list[Any]]] = {library: [] for library in WORKERS}
+    runs: dict[str, list[list[Any]]] = {library: [] for library in ATTEMPTS}
     with OTLPReceiver() as receiver, redis.Redis.from_url(redis_url) as client:
         variables["JAEGER_ENDPOINT"] = receiver.endpoint
 
@@ -62,9 +69,7 @@ def ran(redis_url: str) -> Iterator[Ran]:
             while (line := client.lpop(f"{queue}:ran")) is not None:
                 library, *run = json.loads(line)
                 runs[library].append(run)
-            # Those of 7, 2 and 1, and all attempts of 0; the two of the chain.
-            chain = {"django_q": 2}
-            return all(len(done) == 3 + ATTEMPTS[name] + chain.get(name, 0) for name, done in runs.items())
+            return all(len(done) == ATTEMPTS[name] + OTHERS[name] for name, done in runs.items())
 
         untraced = Process([sys.executable, "-m", "tests.e2e.jobs.untraced"], ready=None, UNTRACED="1", **variables)
         site = Process([sys.executable, "-m", "tests.e2e.jobs.site"], ready=None, **variables)
@@ -74,11 +79,11 @@ def ran(redis_url: str) -> Iterator[Ran]:
         with ExitStack() as stack:
             workers = {}
             for library, (command, _) in WORKERS.items():
-                arguments = [*command, queue] if library == "rq" else command
+                arguments = [argument.replace("QUEUE", queue) for argument in command]
                 workers[library] = stack.enter_context(Process(arguments, ready=None, **variables))
             wait_until(collect, "all jobs to run", 60)
             for library, (_, end) in WORKERS.items():
-                if library != "rq":
+                if end is not None:
                     workers[library].process.send_signal(end)
             for worker in workers.values():
                 worker.process.wait(60)
@@ -87,7 +92,7 @@ def ran(redis_url: str) -> Iterator[Ran]:
         yield Ran(runs, list(receiver.spans))
 
 
-@pytest.mark.parametrize("library", WORKERS)
+@pytest.mark.parametrize("library", ATTEMPTS)
 def test_enqueuing_and_run_are_in_the_trace_of_the_request(ran: Ran, library: str) -> None:
     [request] = [
         span
@@ -108,14 +113,18 @@ def test_enqueuing_and_run_are_in_the_trace_of_the_request(ran: Ran, library: st
     for span, operation in ((enqueued, "send"), (run, "process")):
         assert span.attributes["operation.type"] == "task"
         assert span.attributes["task.name"].endswith(f"{library}_job")
+        assert span.attributes["task.id"] == enqueued.attributes["task.id"]
+        if library in FRAMEWORK:
+            assert "messaging.system" not in span.attributes, "traced by one instrumentation"
+            continue
         assert span.attributes["messaging.system"] == library
         assert span.attributes["messaging.operation.type"] == operation
-        assert span.attributes["task.id"] == span.attributes["messaging.message.id"] == enqueued.attributes["task.id"]
-        assert span.attributes["task.queue"] == span.attributes["messaging.destination.name"]
+        assert span.attributes["messaging.message.id"] == span.attributes["task.id"]
+        assert span.attributes["messaging.destination.name"] == span.attributes["task.queue"]
     assert run.attributes["task.status"] == "successful"
 
 
-@pytest.mark.parametrize("library", WORKERS)
+@pytest.mark.parametrize("library", ATTEMPTS)
 def test_each_attempt_of_a_job_that_fails_is_below_its_enqueuing(ran: Ran, library: str) -> None:
     [enqueued] = [span for span in ran.of(library, "enqueue") if span.attributes["correlation.id"] == f"{library}-0"]
     attempts = [span for span in ran.of(library, "run") if span.trace_id == enqueued.trace_id]
@@ -126,17 +135,18 @@ def test_each_attempt_of_a_job_that_fails_is_below_its_enqueuing(ran: Ran, libra
         assert [name for name, _ in span.events] == ["exception"]
     if library == "dramatiq":
         assert sorted(span.attributes["task.attempt"] for span in attempts) == [1, 2]
-    elif library != "django_q":
+    elif library in ("rq", "huey"):
         assert sorted(span.attributes["task.retries_left"] for span in attempts) == [0, 1]
 
 
-@pytest.mark.parametrize("library", WORKERS)
+@pytest.mark.parametrize("library", ATTEMPTS)
 def test_jobs_run_with_and_without_tracing_on_either_side(ran: Ran, library: str) -> None:
     single = [run for run in ran.runs[library] if run[2] != "chain"]
-    assert sorted(number for number, _, _ in single) == [0] * ATTEMPTS[library] + [1, 2, 7]
+    without = [2] if library in LIBRARIES else []
+    assert sorted(number for number, _, _ in single) == [0] * ATTEMPTS[library] + [1, *without, 7]
     assert all(arguments == {"color": "red"} for _, arguments, _ in single)
     # 2 ran in the process without tracing. 7 was enqueued there, and begins a trace.
-    assert len(ran.of(library, "run")) == len(ran.runs[library]) - 1
+    assert len(ran.of(library, "run")) == len(ran.runs[library]) - len(without)
     [alone] = [span for span in ran.of(library, "run") if not span.parent_id]
     [identifier] = [identifier for number, _, identifier in ran.runs[library] if number == 7]
     assert alone.attributes["correlation.id"] == identifier

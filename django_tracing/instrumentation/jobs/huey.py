@@ -22,8 +22,8 @@ from django_tracing.semconv.names import TASK_RETRIES_LEFT
 __all__ = ["install", "is_available", "uninstall"]
 
 _patches: Final = Patches()
-#: The task by which Huey's backend runs Django's tasks. Its first argument is the path of the function.
-_DJANGO_TASK: Final = "djtasks.run"
+#: The name of the task by which Huey's own backend runs Django's tasks.
+_OF_TASKS: Final = "djtasks.run"
 #: Huey's signals with the status that they mean. The first of a run counts.
 _STATUS: Final[Mapping[str, str]] = {
     "canceled": "cancelled",
@@ -111,8 +111,6 @@ def _traced_emit(original: Callable[..., Any]) -> Callable[..., Any]:
 def _describe(queued: _Queued) -> jobs.Job:
     task = queued.task
     path = f"{type(task).__module__}.{type(task).__name__}"
-    if type(task).__name__ == _DJANGO_TASK and task.args and isinstance(task.args[0], str):
-        path = task.args[0]
     return jobs.Job(path, str(task.id), str(queued.huey.name), {TASK_RETRIES_LEFT: int(task.retries or 0)})
 
 
@@ -126,6 +124,8 @@ def _carry(queued: _Queued, carrier: Mapping[str, str]) -> _Queued:
 
 
 def _carried(queued: _Queued) -> object:
+    if type(queued.task).__name__ == _OF_TASKS:
+        return jobs.CARRIED_ELSEWHERE
     return getattr(queued.task.kwargs, jobs.CARRIER, None)
 
 

@@ -20,6 +20,8 @@ from django_tracing.semconv.names import TASK_RETRIES_LEFT, Attributes
 __all__ = ["install", "is_available", "uninstall"]
 
 _patches: Final = Patches()
+#: The package whose jobs are Django's tasks.
+_OF_TASKS: Final = "django_tasks_rq."
 #: In place of ``meta`` that RQ could not read. It is written back unchanged, if nothing is added to it.
 _UNREADABLE: Final = "unserialized"
 
@@ -103,6 +105,8 @@ def _carry(queued: _Queued, carrier: Mapping[str, str]) -> _Queued:
 
 
 def _carried(queued: _Queued) -> object:
+    if type(queued.job).__module__.startswith(_OF_TASKS):
+        return jobs.CARRIED_ELSEWHERE
     meta = queued.job.meta
     return meta.get(jobs.CARRIER) if isinstance(meta, dict) else None
 

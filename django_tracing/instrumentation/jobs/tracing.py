@@ -38,6 +38,7 @@ from django_tracing.semconv.names import (
 )
 
 __all__ = [
+    "CARRIED_ELSEWHERE",
     "CARRIER",
     "Enqueuing",
     "Job",
@@ -56,8 +57,8 @@ CARRIER: Final = "_django_tracing"
 #: Further entries of a carrier are ignored, and longer names. Values are bounded where they are read.
 _MOST_ENTRIES: Final = 64
 _LONGEST_NAME: Final = 256
-#: What a job carries that another queue of ours has put here, Django's tasks for example: that one makes the spans.
-_CARRIED_ELSEWHERE: Final[Mapping[str, str]] = {}
+#: What a job carries that runs one of Django's tasks, whose instrumentation makes the spans.
+CARRIED_ELSEWHERE: Final[Mapping[str, str]] = {}
 
 
 class Job(NamedTuple):
@@ -136,7 +137,7 @@ def begin_enqueuing(library: Library, job: Any) -> Enqueuing:
             return Enqueuing(job)
         outer = _enqueuing.get()
         if outer is not None:
-            return Enqueuing(job if outer == library.system else library.carry(job, _CARRIED_ELSEWHERE))
+            return Enqueuing(job if outer == library.system else library.carry(job, CARRIED_ELSEWHERE))
         parent = spans.recording_span()
         if parent is None and not spans.span_context().is_valid:
             return Enqueuing(job)

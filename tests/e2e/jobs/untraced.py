@@ -21,7 +21,7 @@ from dramatiq.worker import Worker  # noqa: E402
 from huey.contrib.djhuey import HUEY  # noqa: E402
 from rq import SimpleWorker  # noqa: E402
 
-from tests.e2e.jobs.site import LIBRARIES  # noqa: E402
+from tests.e2e.jobs.site import FRAMEWORK, LIBRARIES  # noqa: E402
 from tests.e2e.jobs.urls import enqueue  # noqa: E402
 
 
@@ -57,7 +57,7 @@ def main() -> None:
     assert queue.blpop([f"{settings.QUEUE}:enqueued"], timeout=60)
     for run in (run_rq, run_huey, run_django_q, run_dramatiq):
         run()
-    for library in LIBRARIES:
+    for library in (*LIBRARIES, *FRAMEWORK):
         enqueue(library, 7)
     queue.rpush(f"{settings.QUEUE}:untraced", "7")
     queue.close()

@@ -10,7 +10,7 @@ from django.urls import path
 from django_q.tasks import async_chain, async_task
 from rq import Retry
 
-from tests.e2e.jobs import tasks
+from tests.e2e.jobs import framework, tasks
 
 
 def enqueue(library: str, number: int) -> None:
@@ -18,6 +18,8 @@ def enqueue(library: str, number: int) -> None:
         django_rq.get_queue(settings.QUEUE).enqueue(tasks.rq_job, number, retry=Retry(1), color="red")
     elif library == "huey":
         tasks.huey_job(number, color="red")
+    elif library.startswith("tasks"):
+        getattr(framework, f"{library}_job").enqueue(number, color="red")
     elif library == "chain":
         async_chain([("tests.e2e.jobs.tasks.django_q_job", (one,)) for one in (number, number + 1)], cached=True)
     elif library == "django_q":
