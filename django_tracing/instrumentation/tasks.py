@@ -204,8 +204,9 @@ def _start_running(task: Any, kwargs: dict[str, Any]) -> Run:
         if result is not None and _plain(result.task.func) is not called:
             # The result of a task that was announced and did not run, because another receiver of the signal raised.
             result = None
-        if result is not None and carrier is None:
-            carrier = _carried.pop(str(result.id), None)
+        if result is not None:
+            remembered = _carried.pop(str(result.id), None)
+            carrier = remembered if carrier is None else carrier
         if not _patches.active:
             return Run()
         described = result.task if result is not None and task is called else task
