@@ -88,7 +88,7 @@ def _before_celery(queues: Sequence[QueueProcessor], timeout: float) -> None:
 
 
 def _before_rq(queues: Sequence[QueueProcessor], timeout: float) -> None:
-    """Flush ``queues`` when a process that RQ forked has run its job and stored its result. It ends by ``os._exit``."""
+    """Flush ``queues`` when a process that RQ forked has stored its job's result: it ends by ``os._exit``."""
     from rq.worker import Worker
 
     # Other workers run jobs in their own process.
