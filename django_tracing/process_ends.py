@@ -37,6 +37,8 @@ def flush_when_the_process_ends(queues: Sequence[QueueProcessor], timeout: float
         _before_runserver(queues, timeout)
     _before_uvicorn(queues, timeout)
     when_imported("celery.signals", _before_celery, tuple(queues), timeout)
+    when_imported("rq.worker", _before_rq, tuple(queues), timeout)
+    when_imported("huey.api", _before_huey, tuple(queues), timeout)
     when_imported("multiprocessing.util", _before_children, tuple(queues), timeout)
     # The last one that is registered is the first to run.
     atexit.register(_resolve_without_threads)
@@ -83,6 +85,42 @@ def _before_celery(queues: Sequence[QueueProcessor], timeout: float) -> None:
             _logger.debug("Spans could not be sent before a worker's process ended.", exc_info=True)
 
     worker_process_shutdown.connect(flush, weak=False, dispatch_uid="django_tracing.provider")
+
+
+def _before_rq(queues: Sequence[QueueProcessor], timeout: float) -> None:
+    """Flush ``queues`` when a process that RQ forked has stored its job's result: it ends by ``os._exit``."""
+    from rq.worker import Worker
+
+    # Other workers run jobs in their own process.
+    _flush_after(Worker, "perform_job", queues, timeout, lambda worker: getattr(worker, "_is_horse", False))
+
+
+def _before_huey(queues: Sequence[QueueProcessor], timeout: float) -> None:
+    """Flush ``queues`` when Huey's consumer stops: a signal may make it replace its own process by a new one."""
+    from huey.api import Huey
+
+    if hasattr(Huey, "notify_interrupted_tasks"):
+        _flush_after(Huey, "notify_interrupted_tasks", queues, timeout, lambda huey: True)
+
+
+def _flush_after(
+    owner: Any, name: str, queues: Sequence[QueueProcessor], timeout: float, last: Callable[[Any], bool]
+) -> None:
+    """Flush ``queues`` after each call of a method that is the ``last`` one of its process."""
+    original = getattr(owner, name)
+
+    @functools.wraps(original)
+    def flushing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return original(self, *args, **kwargs)
+        finally:
+            try:
+                if last(self):
+                    flush_all(queues, timeout)
+            except Exception:
+                _logger.debug("Spans could not be sent before a worker's process ended.", exc_info=True)
+
+    setattr(owner, name, flushing)
 
 
 def _before_children(queues: Sequence[QueueProcessor], timeout: float) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from django_tracing import instrumentation
 from django_tracing.conf.table import OUR_INSTRUMENTATIONS
 
 ROOT = Path(__file__).parent.parent / "django_tracing"
@@ -44,7 +45,7 @@ def test_no_module_keeps_state_of_its_own_in_globals(path: Path) -> None:
 
 @pytest.mark.parametrize("name", OUR_INSTRUMENTATIONS)
 def test_each_instrumentation_has_a_module_with_the_three_functions(name: str) -> None:
-    module = import_module(f"django_tracing.instrumentation.{'request.placing' if name == 'request' else name}")
+    module = import_module(instrumentation._MODULES[name])
     assert {"is_available", "install", "uninstall"} <= set(module.__all__)
 
 

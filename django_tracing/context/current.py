@@ -137,8 +137,8 @@ def without_outlived(context: Context | None = None) -> Context:
 attach: Final[Callable[[Context], Token[Context]]] = context_api.attach if _variable is None else _variable.set
 
 
-def detach(token: Token[Context] | None) -> None:
-    """Undo what :func:`attach` did.
+def detach(token: Token[Any] | None) -> None:
+    """Undo what :func:`attach` did, or what set another context variable.
 
     A generator that is closed by another task or by the garbage collector calls this in a context that the token does
     not belong to. OpenTelemetry's own ``detach`` logs an error each time; this function does not.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+from collections.abc import Mapping
 from typing import Any, Final
 
 from django.db.models.query_utils import DeferredAttribute
@@ -22,7 +23,7 @@ from django_tracing.redaction import cut, mask_email, redact_text
 from django_tracing.semconv.names import USER_EMAIL, USER_ID, USER_SUBSCRIPTION, Attributes
 from django_tracing.untraced import Untraced
 
-__all__ = ["identify", "resolved_user"]
+__all__ = ["carried_user", "identify", "resolved_user", "restore_user"]
 
 _logger = logging.getLogger("django_tracing")
 _warned: set[str] = set()
@@ -99,6 +100,32 @@ def _share(known: tuple[Any, ...]) -> SharedAttributes:
         _shared.clear()
     shared = _shared[known] = SharedAttributes(attributes)
     return shared
+
+
+#: What a job carries of the user that enqueued it. Not the e-mail address: it would be stored in the queue.
+_CARRIED: Final = (USER_ID, USER_SUBSCRIPTION)
+#: A longer value in a carrier is ignored.
+_LONGEST_CARRIED: Final = 4096
+
+
+def carried_user(state: RequestState) -> dict[str, str]:
+    """Return what a job carries of the user of ``state``; empty while the user is not known."""
+    known = state.user_attributes
+    if known is None:
+        return {}
+    return {name: value for name in _CARRIED if isinstance(value := known.attributes.get(name), str)}
+
+
+def restore_user(state: RequestState, carrier: Mapping[str, str], settings: Settings) -> None:
+    """Set the user of ``state`` to the one that a job carries. What it carries may be anything."""
+    known: Attributes = {
+        name: cut(redact_text(value, random=False), settings.max_attribute_length)
+        for name in _CARRIED
+        if (value := carrier.get(name)) and len(value) <= _LONGEST_CARRIED
+    }
+    if known:
+        state.user_known = True
+        state.set_user(SharedAttributes(known))
 
 
 def _email_field(user: Any) -> str:

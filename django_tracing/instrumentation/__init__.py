@@ -27,6 +27,7 @@ _logger = logging.getLogger("django_tracing")
 _MODULES: Final[Mapping[str, str]] = {
     **{name: f"{__name__}.{name}" for name in OURS},
     "request": f"{__name__}.request.placing",
+    **{name: f"{__name__}.jobs.{name}" for name in ("rq", "huey", "django_q", "dramatiq")},
 }
 
 #: Name -> what was switched on: a module of ours, or another package's; None for one of OpenTelemetry's.

@@ -26,7 +26,8 @@ _LEFT_OUT: Final = frozenset(
         *("migrate", "makemigrations", "showmigrations", "sqlmigrate", "squashmigrations", "optimizemigration"),
         *("startproject", "startapp", "makemessages", "compilemessages", "diffsettings", "help", "version"),
         *("check_tracing", "traces", "trace_dependencies"),
-        *("db_worker", "rqworker", "qcluster", "runworker", "celery", "process_tasks"),
+        *("db_worker", "rqworker", "rqworker-pool", "rqcron", "rqscheduler", "qcluster", "run_huey", "rundramatiq"),
+        *("run_redis_tasks", "runworker", "celery", "process_tasks"),
     ]
 )
 

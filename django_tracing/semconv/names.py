@@ -105,8 +105,17 @@ TASK_QUEUE: Final = "task.queue"
 TASK_BACKEND: Final = "task.backend"
 TASK_PRIORITY: Final = "task.priority"
 TASK_ATTEMPT: Final = "task.attempt"
-#: ``successful`` or ``failed``.
+#: How many more times it may run.
+TASK_RETRIES_LEFT: Final = "task.retries_left"
+#: ``successful``, ``failed`` or ``cancelled``, and the words of some queues.
 TASK_STATUS: Final = "task.status"
+
+#: https://opentelemetry.io/docs/specs/semconv/messaging/messaging-spans/
+MESSAGING_SYSTEM: Final = "messaging.system"
+MESSAGING_DESTINATION: Final = "messaging.destination.name"
+MESSAGING_MESSAGE_ID: Final = "messaging.message.id"
+#: ``send`` or ``process``.
+MESSAGING_OPERATION_TYPE: Final = "messaging.operation.type"
 
 #: On the first span of a trace that this process sampled: the rule's name, and its rate from 0 to 1.
 SAMPLING_RULE: Final = "sampling.rule"

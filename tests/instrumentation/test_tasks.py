@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
+import inspect
 from collections.abc import Iterator
+from types import MemberDescriptorType
 from typing import Any
 
 import django
 import pytest
 from asgiref.sync import sync_to_async
 from django.test import override_settings
+from django.utils.crypto import get_random_string
+from django.utils.module_loading import import_string
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -21,6 +26,7 @@ if django.VERSION < (6, 0):
     pytest.skip("Django's tasks framework came with Django 6.0", allow_module_level=True)
 
 from django.tasks import TaskContext, default_task_backend, task
+from django.tasks.backends.base import BaseTaskBackend
 from django.tasks.base import Task, TaskResult, TaskResultStatus
 from django.tasks.signals import task_started
 
@@ -196,6 +202,8 @@ def test_uninstall_restores_everything(spans: Spans) -> None:
     instrumentation.uninstall()
     try:
         assert len(task_started.receivers) == listening - 1
+        assert type(vars(Task)["func"]) is MemberDescriptorType
+        assert not hasattr(add.func, "__wrapped__")
         for owner, name in ((Task, "enqueue"), (Task, "aenqueue"), (Task, "call"), (TaskResult, "__post_init__")):
             assert not hasattr(vars(owner)[name], "__wrapped__")
         with create_span("request"):
@@ -205,3 +213,82 @@ def test_uninstall_restores_everything(spans: Spans) -> None:
         instrumentation.install()
         instrumentation.install()
     assert len(task_started.receivers) == listening
+
+
+# ----- backends that call the function themselves
+
+
+class CallingBackend(BaseTaskBackend):
+    """Run a task as the backends of Redis and Huey do, which don't use ``Task.call``."""
+
+    supports_async_task = True
+    supports_defer = False
+
+    def enqueue(self, task: Any, args: Any, kwargs: Any) -> Any:
+        result: Any = TaskResult(
+            task=task,
+            id=get_random_string(12),
+            status=TaskResultStatus.READY,
+            enqueued_at=None,
+            started_at=None,
+            finished_at=None,
+            last_attempted_at=None,
+            args=list(args),
+            kwargs=kwargs,
+            backend=self.alias,
+            errors=[],
+            worker_ids=["worker"],
+        )
+        task_started.send(type(self), task_result=result)
+        func = import_string(task.module_path).func
+        value = func(*args, **kwargs)
+        object.__setattr__(result, "_return_value", asyncio.run(value) if asyncio.iscoroutine(value) else value)
+        object.__setattr__(result, "status", TaskResultStatus.SUCCESSFUL)
+        return result
+
+
+@pytest.fixture
+def calling() -> Iterator[None]:
+    with override_settings(TASKS={"default": {"BACKEND": f"{__name__}.CallingBackend"}}):
+        yield
+
+
+@pytest.mark.usefixtures("calling")
+def test_a_backend_that_calls_the_function_passes_its_own_arguments_alone(spans: Spans) -> None:
+    with create_span("request"):
+        assert add.enqueue(1, second=2).return_value == 3
+        assert slowly.enqueue(color="red").return_value == {"color": "red"}
+    for name in ("add", "slowly"):
+        enqueued, run = spans.one(f"task.enqueue.{name}"), spans.one(f"task.run.{name}")
+        assert is_child(run, enqueued)
+        attributes = run.attributes or {}
+        assert attributes["task.id"] == (enqueued.attributes or {})["task.id"]
+        assert (attributes["task.attempt"], attributes["task.queue"]) == (1, "default")
+        assert attributes["task.name"] == f"{__name__}.{name}"
+
+
+@pytest.mark.usefixtures("calling")
+def test_a_backend_that_calls_the_function_outside_a_trace(spans: Spans) -> None:
+    assert add.enqueue(1).return_value == 1
+    assert spans.one("task.run.add").parent is None
+
+
+def test_a_function_that_the_user_calls_is_no_run(spans: Spans) -> None:
+    with create_span("request"):
+        assert add.func(1, second=2) == 3
+        assert asyncio.run(slowly.func(a=1)) == {"a": 1}
+    assert "task.run.add" not in spans.names
+    assert "task.run.slowly" not in spans.names
+
+
+def test_a_tasks_function_looks_as_before() -> None:
+    assert add.func is add.func is add.using(priority=3).func
+    assert (add.func.__name__, add.func.__module__) == ("add", __name__)
+    assert list(inspect.signature(add.func).parameters) == ["first", "second"]
+    assert inspect.iscoroutinefunction(slowly.func)
+    assert not inspect.iscoroutinefunction(add.func)
+    assert add == add.using()
+    assert hash(add) == hash(add.using())
+    own = functools.wraps(add.func)(lambda *args: add.func(*args))
+    assert Task(func=own).func(1) == 1
+    assert Task(func=own).func.__wrapped__ is own

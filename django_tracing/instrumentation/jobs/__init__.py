@@ -1,0 +1,1 @@
+"""Trace the jobs of background queues that OpenTelemetry does not instrument: one module for each library."""

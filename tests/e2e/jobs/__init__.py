@@ -1,0 +1,1 @@
+"""Hold jobs for the workers of several queues."""
