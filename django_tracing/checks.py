@@ -38,6 +38,7 @@ EVERY_CALLER_DECIDES: Final = "django_tracing.W007"
 VARIABLE_NOT_HONORED: Final = "django_tracing.W008"
 REGISTERED_SAMPLER: Final = "django_tracing.W009"
 LOCAL_STORE_DEPLOYED: Final = "django_tracing.W010"
+SPOOL_UNUSABLE: Final = "django_tracing.W011"
 
 _TLS_SETTINGS: Final = ("TLS_CA_FILE", "TLS_CLIENT_KEY", "TLS_CLIENT_CERTIFICATE")
 
@@ -81,6 +82,7 @@ def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
     if settings.problems or not settings.enabled:
         return
     yield from _exporters(settings)
+    yield from _spool(settings)
     if _is_coroutine_function(settings.subscription):
         yield checks.Error(
             f"{settings.source('SUBSCRIPTION')} is a coroutine function, which can't be awaited where a span starts.",
@@ -201,6 +203,27 @@ def _exporters(settings: Settings) -> Iterable[checks.CheckMessage]:
     yield from _exporter(settings)
     for kind in settings.more_exporters:
         yield from _exporter(settings._replace(exporter=kind, endpoint=DEFAULT_ENDPOINTS.get(kind)))
+
+
+def _spool(settings: Settings) -> Iterable[checks.CheckMessage]:
+    if settings.spool is None:
+        return
+    # Imported here: most sites have none.
+    from django_tracing.export.spool import can_spool
+
+    folder = settings.spool.path
+    place = next((each for each in (folder, *folder.absolute().parents) if each.exists()), folder)
+    if settings.exporter not in ("otlp", "otlp-grpc"):
+        problem = f"is not used by the exporter {settings.exporter!r}."
+        hint = "Only OTLP has batches that can wait on disk. Set ENDPOINT to an OTLP endpoint, or remove SPOOL."
+    elif not can_spool():
+        problem, hint = "is not used on this system, which has no flock().", "Remove it."
+    elif not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        problem = f"has the PATH {folder}, which can't be written to."
+        hint = "Choose a folder that this user may write to. Until then, batches wait in memory."
+    else:
+        return
+    yield checks.Warning(f"{settings.source('SPOOL')} {problem}", hint=hint, id=SPOOL_UNUSABLE)
 
 
 def _exporter(settings: Settings) -> Iterable[checks.CheckMessage]:

@@ -52,9 +52,10 @@ from django_tracing.spans import runtime
 from django_tracing.version import __version__
 
 if TYPE_CHECKING:
+    from django_tracing.export.spool import Spool
     from django_tracing.traces.readers.sqlite.store import LocalStore
 
-__all__ = ["make_exporter", "make_provider", "make_resource", "queue", "start"]
+__all__ = ["make_exporter", "make_provider", "make_resource", "make_spool", "queue", "start"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -215,7 +216,8 @@ def _make_queues(settings: Settings) -> list[QueueProcessor]:
     """Make a queue for each exporter; one whose exporter cannot be made is left out."""
     made = [_make_queue(settings)]
     for kind in settings.more_exporters:
-        made.append(_make_queue(settings._replace(exporter=kind, endpoint=DEFAULT_ENDPOINTS.get(kind))))
+        # Two queues would send each other's batches.
+        made.append(_make_queue(settings._replace(exporter=kind, endpoint=DEFAULT_ENDPOINTS.get(kind), spool=None)))
     queues = [queue for queue in made if queue is not None]
     for queue in queues:
         queue.others = [other for other in queues if other is not queue]
@@ -258,6 +260,9 @@ def _report() -> dict[str, Any]:
         report |= {"queued": queue.queued, **queue.counters.snapshot()}
         if isinstance(states := getattr(queue.exporter, "states", None), MethodType):
             report["endpoints"] = states()
+        if queue.spool is not None:
+            with suppress(OSError):
+                report["spool"] = queue.spool.contents()._asdict()
     return report
 
 
@@ -397,6 +402,15 @@ def _local_write(settings: Settings) -> Callable[[list[dict[str, object]]], None
     return lambda rows: store().write(rows)
 
 
+def make_spool(settings: Settings) -> Spool | None:
+    """Make the spool of the settings. Return None without one, and if the exporter or the system can't use it."""
+    if settings.spool is None or settings.exporter not in ("otlp", "otlp-grpc"):
+        return None
+    from django_tracing.export.spool import Spool, can_spool
+
+    return Spool(settings.spool.path, settings.spool.max_bytes) if can_spool() else None
+
+
 def _make_queue(settings: Settings) -> QueueProcessor | None:
     try:
         with contained():
@@ -408,6 +422,7 @@ def _make_queue(settings: Settings) -> QueueProcessor | None:
         return None
     queue = QueueProcessor(
         exporter,
+        spool=make_spool(settings),
         batch_size=settings.batch_size,
         export_interval=settings.export_interval,
         queue_size=settings.queue_size,

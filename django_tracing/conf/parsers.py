@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 from django.utils.module_loading import import_string
 
 from django_tracing.conf.entry_points import MOST_NAMES, is_registered
-from django_tracing.conf.values import Settings
+from django_tracing.conf.values import Settings, SpoolFolder
 from django_tracing.faults import contained
 from django_tracing.net import shown_address
 
@@ -51,6 +51,7 @@ __all__ = [
     "parse_refresh",
     "parse_response_headers",
     "parse_semconv",
+    "parse_spool",
     "parse_route_name",
     "parse_subscription",
     "parse_text",
@@ -68,6 +69,9 @@ KNOWN_PROPAGATORS = ("tracecontext", "baggage", "b3", "b3multi", "jaeger", "xray
 #: The range of ``EXPORT_TIMEOUT``, in seconds.
 _SHORTEST_TIMEOUT = 0.1
 _LONGEST_TIMEOUT = 600.0
+#: The default and the least size of a spool: a batch has up to 2 MiB, and must fit.
+_SPOOL_BYTES = 64 * 1024 * 1024
+_SMALLEST_SPOOL = 4 * 1024 * 1024
 KNOWN_SEMCONV = ("http", "http/dup", "database", "database/dup")
 
 
@@ -315,6 +319,24 @@ def path(*, example: str, quoted: bool = True) -> Parser:
         return Path(value)
 
     return parse
+
+
+def parse_spool(value: Any, from_env: bool) -> SpoolFolder:
+    """Parse a folder and its size: ``{"PATH": ..., "MAX_BYTES": ...}``."""
+    hint = 'Write it as {"PATH": "/var/lib/shop/spans"}, with "MAX_BYTES" for more or less than 64 MiB.'
+    if not isinstance(value, Mapping):
+        raise WrongValue(f"must be a dict, not {type(value).__name__}.", hint)
+    unknown = [str(key) for key in value if key not in ("PATH", "MAX_BYTES")]
+    if unknown:
+        raise WrongValue(f"has the unknown key {display(unknown[0])}.", hint)
+    if value.get("PATH") is None:
+        raise WrongValue("has no PATH.", hint)
+    try:
+        folder = path(example="/var/lib/shop/spans")(value["PATH"], from_env)
+        parse_bytes = number(_SMALLEST_SPOOL, unit="bytes", whole=True)
+        return SpoolFolder(folder, int(parse_bytes(value.get("MAX_BYTES", _SPOOL_BYTES), from_env)))
+    except WrongValue as wrong:
+        raise WrongValue(f"has a wrong value: it {wrong.message}", wrong.hint) from None
 
 
 def parse_networks(value: Any, from_env: bool) -> tuple[IPv4Network | IPv6Network, ...]:

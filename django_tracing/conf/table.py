@@ -149,6 +149,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("QUEUE_BYTES", 16 * 1024 * 1024, parsers.number(65536, unit="bytes", whole=True)),
     Spec("RETRY_FOR", 60.0, parsers.number(0, 86400, unit="seconds")),
     Spec("SHUTDOWN_TIMEOUT", 3.0, parsers.number(0, 600, unit="seconds")),
+    Spec("SPOOL", None, parsers.parse_spool),
     Spec("LOCAL_STORE", None, parsers.path(example='BASE_DIR / ".tracing" / "traces.sqlite3"', quoted=False)),
     Spec("MAX_TRACES", 5000, parsers.number(1, unit="traces", whole=True)),
     Spec("MAX_TRACE_SPANS", 10_000, parsers.number(1, unit="spans", whole=True)),

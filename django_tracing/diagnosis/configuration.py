@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 import threading
 import time
@@ -18,7 +20,7 @@ from django_tracing.diagnosis.advice import place
 from django_tracing.diagnosis.findings import NETWORKED, Run, Step, Stop, shown
 from django_tracing.instrumentation import OURS, is_available, wanted
 from django_tracing.instrumentation.upstream import registry as upstream
-from django_tracing.provider import make_exporter
+from django_tracing.provider import make_exporter, make_spool
 from django_tracing.sampling.database import read_rules_in_background
 from django_tracing.sampling.remote import JaegerRemoteSampler, Strategy
 from django_tracing.sampling.rules import Rule
@@ -192,6 +194,7 @@ def check_exporter(run: Run) -> Iterator[Step]:
             "COMPRESSION applies to OTLP only, over HTTP and over gRPC.",
             'Set EXPORTER to "otlp" or "otlp-grpc" if the backend accepts OTLP, or remove COMPRESSION.',
         )
+    yield from _check_spool(run)
     live = get_settings()
     if live.enabled and live.exporter != "none" and runtime.current.queue is None and run.sources[0] != "--endpoint":
         yield Step(
@@ -203,3 +206,38 @@ def check_exporter(run: Run) -> Iterator[Step]:
             "Check the other provider's settings (OTEL_EXPORTER_OTLP_ENDPOINT with opentelemetry-instrument), or "
             'set TRACING["ENDPOINT"]: django_tracing then exports spans as well.',
         )
+
+
+def _check_spool(run: Run) -> Iterator[Step]:
+    """Find what waits on disk, and whether more can."""
+    settings = run.settings
+    spool = make_spool(settings)
+    if spool is None:
+        if settings.spool is not None:
+            yield Step(
+                "spool",
+                "warning",
+                f"{settings.source('SPOOL')} is not used by the exporter {settings.exporter} on this system.",
+                "What can't be sent waits in memory only.",
+                "Send OTLP, from a system with flock(), or remove SPOOL.",
+            )
+        return
+    try:
+        spool.prepare()
+        contents = spool.contents()
+        if not os.access(spool.folder, os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        yield Step(
+            "spool",
+            "warning",
+            f"The spool {spool.folder} can't be used: {error.strerror or error}.",
+            "What can't be sent waits in memory only.",
+            f"Correct PATH in {place(settings.source('SPOOL'))}, or the permissions of the folder.",
+        )
+        return
+    size = f"{contents.bytes / 2**20:.1f} of {spool.max_bytes / 2**20:.4g} MiB"
+    detail = f"{spool.folder} has {contents.spans} spans in {contents.batches} batches, {size}"
+    if contents.oldest is not None:
+        detail += f", since {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(contents.oldest))}"
+    yield Step("spool", "ok", detail)

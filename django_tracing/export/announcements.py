@@ -66,6 +66,10 @@ class Announcements:
             text = f"Spans can't be sent: {failure} They are dropped."
         return f"{text} While this lasts, it is logged once an hour. {_HELP}"
 
+    def spool_failed(self, problem: str) -> str | None:
+        """Batches can't be stored."""
+        return f"{problem} What can't be sent waits in memory. {_HELP}" if self._is_due("spool") else None
+
     def _is_due(self, kind: str) -> bool:
         now = time.monotonic()
         last = self._logged.get(kind)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from django_tracing.redaction import cut, redact_text
 
-__all__ = ["quoted", "rejected_spans", "retry_delay"]
+__all__ = ["fields", "messages", "quoted", "rejected_spans", "retry_delay"]
 
 
 def quoted(text: str) -> str:
@@ -21,8 +21,8 @@ def rejected_spans(answer: bytes) -> tuple[int, str]:
     """Return the rejected spans of an ExportTraceServiceResponse, and the receiver's reason; 0 for other answers."""
     count, message = 0, b""
     # Field 1, partial_success. In it, field 1 is the number and field 2 the message.
-    for partial in _messages(answer, 1):
-        for number, value in _fields(partial):
+    for partial in messages(answer, 1):
+        for number, value in fields(partial):
             if number == 1 and isinstance(value, int):
                 count = value
             elif number == 2 and isinstance(value, bytes):
@@ -36,23 +36,24 @@ def retry_delay(details: bytes) -> float | None:
 
     https://github.com/googleapis/googleapis/blob/master/google/rpc/error_details.proto
     """
-    for detail in _messages(details, 3):
-        kind = next(_messages(detail, 1), b"")
+    for detail in messages(details, 3):
+        kind = next(messages(detail, 1), b"")
         if kind.endswith(b"/google.rpc.RetryInfo"):
-            duration = next(_messages(next(_messages(detail, 2), b""), 1), b"")
-            parts = {number: value for number, value in _fields(duration) if isinstance(value, int)}
+            duration = next(messages(next(messages(detail, 2), b""), 1), b"")
+            parts = {number: value for number, value in fields(duration) if isinstance(value, int)}
             seconds, nanoseconds = parts.get(1, 0), parts.get(2, 0)
             return seconds + nanoseconds / 1e9 if seconds < 1 << 40 and nanoseconds < 10**9 else 0.0
     return None
 
 
-def _messages(data: bytes, wanted: int) -> Iterator[bytes]:
-    for number, value in _fields(data):
+def messages(data: bytes, wanted: int) -> Iterator[bytes]:
+    """Yield the contents of the length-delimited fields with the number ``wanted``."""
+    for number, value in fields(data):
         if number == wanted and isinstance(value, bytes):
             yield value
 
 
-def _fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
+def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
     """Yield the fields of a protobuf message, up to the first that is malformed."""
     place = 0
     while place < len(data):

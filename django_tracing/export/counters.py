@@ -23,6 +23,9 @@ DropReason = Literal[
     # It refused them for RETRY_FOR; and more of them than may wait for another attempt.
     "expired",
     "retry_full",
+    # Of batches on disk: the oldest ones of a full spool, and damaged ones.
+    "spool_full",
+    "spool_damaged",
     "export_error",
     "shutdown",
     "unredacted",
@@ -48,6 +51,9 @@ class Counters:
         # Reentrant: a span that ends in a signal handler or a finalizer may interrupt the counting of another one.
         self._lock = RLock()
         self.exported = 0
+        #: Spans that were stored in the spool, and those that were sent from it, by this or another process.
+        self.spooled = 0
+        self.unspooled = 0
         #: Attempts that failed, of batches that are tried again.
         self.retries = 0
         self.dropped: Counter[str] = Counter()
@@ -69,6 +75,14 @@ class Counters:
             self.last_error = message
             self.last_error_time = time.time()
 
+    def spool(self, count: int) -> None:
+        with self._lock:
+            self.spooled += count
+
+    def unspool(self, count: int) -> None:
+        with self._lock:
+            self.unspooled += count
+
     def retried(self) -> None:
         with self._lock:
             self.retries += 1
@@ -83,6 +97,8 @@ class Counters:
             return {
                 "exported": self.exported,
                 "retries": self.retries,
+                "spooled": self.spooled,
+                "unspooled": self.unspooled,
                 "dropped": dict(self.dropped),
                 "dropped_attributes": dict(_attributes),
                 "last_error": self.last_error,

@@ -17,7 +17,7 @@ from typing import Any, Final
 from django_tracing.exceptions import ExportError
 from django_tracing.export.counters import DropReason
 
-__all__ = ["PROBE", "Outbox", "Waiting"]
+__all__ = ["PROBE", "Outbox", "Waiting", "drop_reason"]
 
 _FIRST_PAUSE: Final = 0.5
 _LONGEST_PAUSE: Final = 30.0
@@ -82,6 +82,8 @@ class Outbox:
         self._parts: deque[Waiting] = deque()
         #: Refused batches, the oldest first.
         self._room: list[Waiting] = []
+        #: Whether batches wait elsewhere, too: in the spool.
+        self.more = False
         #: The batch that is being sent.
         self.current: Waiting | None = None
         self._number = 0
@@ -106,13 +108,23 @@ class Outbox:
         #: A flush: each batch up to this number is tried at once, unless it was since this attempt.
         self._urgent: tuple[float, int] | None = None
 
+    @property
+    def waits(self) -> bool:
+        """Whether anything waits, beside the batch that is being sent."""
+        return bool(self._fresh or self._parts or self._room)
+
     def __bool__(self) -> bool:
-        return self.current is not None or bool(self._fresh or self._parts or self._room)
+        return self.current is not None or self.waits
 
     @property
     def is_down(self) -> bool:
         """Whether the receiver seems to accept nothing. One refused batch shows it only if it is the first."""
         return self.paused and not (self._is_alone and self._accepted)
+
+    @property
+    def accepted(self) -> int:
+        """How many batches the receiver has accepted."""
+        return self._accepted
 
     @property
     def last_number(self) -> int:
@@ -123,13 +135,17 @@ class Outbox:
         self._number += 1
         self._fresh.append(Waiting(batch, self._number))
 
-    def take_all(self) -> list[Any]:
-        """Remove and return the batches that wait, the oldest first. The one that is being sent stays."""
+    def take_all(self) -> list[Waiting]:
+        """Remove and return what waits, the oldest first. The batch that is being sent stays."""
         left = sorted((*self._room, *self._parts, *self._fresh), key=lambda waiting: waiting.number)
         self._room.clear()
         self._parts.clear()
         self._fresh.clear()
-        return [waiting.batch for waiting in left]
+        return left
+
+    def put_back(self, waiting: list[Waiting]) -> None:
+        """Add what :meth:`take_all` returned, before all that was added since."""
+        self._fresh.extendleft(reversed(waiting))
 
     # ----- flushes
 
@@ -170,7 +186,7 @@ class Outbox:
         urgent = self._next_urgent()
         if urgent is not None:
             return urgent
-        if not self:
+        if not self and not (self.paused and self.more):
             return float("inf")
         if not self.paused:
             return self._candidate(now) or min(waiting.due for waiting in self._room) - now
@@ -183,7 +199,11 @@ class Outbox:
             # One: if it fails too, everything pauses again.
             self._failures = 1
             self._is_alone = False
-            return self._candidate(float("inf"))
+            chosen = self._candidate(float("inf"))
+            if chosen is None:
+                # It is the spool's turn.
+                self._resume(now)
+            return chosen or float("inf")
         if not self._can_probe or not self._probe_is_trusted:
             return self._resume_at - now
         return PROBE if now >= self._probe_at else min(self._probe_at, self._resume_at) - now
@@ -233,7 +253,7 @@ class Outbox:
         self._accepted += 1
         self._pauses = 0
         self._probe_is_trusted = True
-        self._answered(now)
+        self.answered(now)
 
     def give_up(self, attempt: int) -> Any:
         """End all flushes up to ``attempt``. Return the batch that was being sent, which is lost, or None."""
@@ -241,7 +261,8 @@ class Outbox:
         waiting, self.current = self.current, None
         return None if waiting is None else waiting.batch
 
-    def _answered(self, now: float) -> None:
+    def answered(self, now: float) -> None:
+        """Note that the receiver does its work, also if it refused a batch for ever."""
         self._failures = self._last_failed = 0
         self._unreachable = False
         self._resumed_by_probe = False
@@ -263,7 +284,7 @@ class Outbox:
         self.current = None
         if failure.retryable:
             return self._refused(waiting, failure, now)
-        self._answered(now)
+        self.answered(now)
         split = getattr(waiting.batch, "split", None)
         if failure.reason == "too_large" and split is not None and waiting.batch.count > 1:
             for part in reversed(split()):
@@ -271,7 +292,7 @@ class Outbox:
                 half.since, half.passed = waiting.since, waiting.passed
                 self._parts.appendleft(half)
             return []
-        return [(_DROP_REASONS.get(failure.reason, "rejected"), waiting.batch)]
+        return [(drop_reason(failure), waiting.batch)]
 
     def _refused(self, waiting: Waiting, failure: ExportError, now: float) -> list[tuple[DropReason, Any]]:
         waiting.attempts += 1
@@ -296,12 +317,18 @@ class Outbox:
             self._failures += 1
             others = self._fresh or self._parts or any(each.due <= now for each in self._room)
             if not reachable or self._failures > 1 or not others:
-                self._pause(waiting, failure, now)
+                self._pause(waiting.attempt, failure, now)
         return dropped
 
-    def _pause(self, waiting: Waiting, failure: ExportError, now: float) -> None:
+    def refuse_spooled(self, failure: ExportError, now: float, attempt: int) -> None:
+        """Note that the receiver refused a batch of the spool."""
+        self._failures += 1
+        if self.paused or failure.reason in _UNREACHABLE or self._failures > 1:
+            self._pause(attempt, failure, now)
+
+    def _pause(self, attempt: int, failure: ExportError, now: float) -> None:
         self.paused = True
-        self._gave_up = waiting.attempt
+        self._gave_up = attempt
         self._pauses += 1
         self._unreachable = failure.reason in _UNREACHABLE
         # Next, a batch that was never refused: it shows whether the receiver is the reason.
@@ -326,6 +353,11 @@ class Outbox:
         self._failures = 0
         self._resumed_by_probe = True
         self._resume(now)
+
+
+def drop_reason(failure: ExportError) -> DropReason:
+    """Return what the spans of a batch are counted as that was refused for ever."""
+    return _DROP_REASONS.get(failure.reason, "rejected")
 
 
 def _pause(attempts: int, longest: float) -> float:

@@ -10,25 +10,23 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from contextvars import Token
 from threading import Condition, RLock, Thread
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from opentelemetry import context as context_api
-from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
-from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.trace import TraceFlags
 
-from django_tracing.exceptions import ExportError
 from django_tracing.export.announcements import Announcements, warn
 from django_tracing.export.batches import SpanBatch
 from django_tracing.export.counters import Counters, DropReason
-from django_tracing.export.outbox import PROBE, Outbox
-from django_tracing.faults import CONTAINED
+from django_tracing.export.outbox import Outbox
+from django_tracing.export.sender import Sender
 from django_tracing.recording.span import RecordingSpan
-from django_tracing.redaction import cut, redact_text
-from django_tracing.untraced import SUPPRESSED
+
+if TYPE_CHECKING:
+    from django_tracing.export.spool import Spool
+    from django_tracing.export.spooling import Spooling
 
 __all__ = ["QueueProcessor"]
 
@@ -40,7 +38,7 @@ _BATCH_BYTES: Final = 2 * 1024 * 1024
 _SLICE: Final = 64
 
 
-class QueueProcessor(SpanProcessor):
+class QueueProcessor(Sender, SpanProcessor):
     """Queue ended spans and send them in batches from one background thread.
 
     An exporter with ``new_batch`` and ``export_batch`` defines its own batches (``export.wire.EncodedBatch``). Any
@@ -52,6 +50,9 @@ class QueueProcessor(SpanProcessor):
     with growing pauses, while others are sent. While the backend is unavailable, all wait; the failure and the
     recovery are one log line each.
     ``shutdown`` takes at most ``shutdown_timeout`` seconds, whatever the exporter does.
+
+    With a ``spool``, batches that can't be sent wait there: while the backend is unavailable, when the queue is
+    nearly full, after ``retry_for`` seconds, and at the end.
 
     Once ``muted`` returns True, only spans passed to ``send`` are sent, until the process ends or is forked.
     """
@@ -66,6 +67,7 @@ class QueueProcessor(SpanProcessor):
         queue_bytes: int = 16 * 1024 * 1024,
         shutdown_timeout: float = 3.0,
         retry_for: float = 60.0,
+        spool: Spool | None = None,
         muted: Callable[[], bool] | None = None,
     ) -> None:
         self.exporter = exporter
@@ -79,6 +81,8 @@ class QueueProcessor(SpanProcessor):
         self._queue_bytes = queue_bytes
         self._shutdown_timeout = shutdown_timeout
         self._retry_for = retry_for
+        self.spool = spool
+        self._spooling: Spooling | None = None
         self._muted = muted
         #: The queues of other exporters, which end with this one: all of them share the time limit.
         self.others: Sequence[QueueProcessor] = ()
@@ -122,6 +126,17 @@ class QueueProcessor(SpanProcessor):
         self._finished = False
         self._deadline: float | None = None
         self._announce = Announcements(self.counters)
+        if self._spooling is not None:
+            # The lock of a batch that the parent of a forked process sends is the parent's.
+            self._spooling.release()
+        if self.spool is not None:
+            # Imported here: most queues have no spool.
+            from django_tracing.export.spooling import Spooling
+
+            self._spooling = Spooling(self.spool, self.counters, self._announce, self._retry_for)
+        self._spool_is_next = False
+        self._is_spilling = False
+        self._next_send = 0.0
         self._silent = False
 
     # ----- the request's side
@@ -272,137 +287,6 @@ class QueueProcessor(SpanProcessor):
         """The number of waiting spans."""
         return self._accepted - self._settled + len(self._ended)
 
-    # ----- the sending thread
-
-    def _run(self) -> None:
-        try:
-            # Sending (HTTP, SQLite) must not be traced.
-            _suppress()
-            self._work()
-            with self._changed:
-                hung = self._stopped and self._late()
-            if not hung:
-                # Not in shutdown(), which has a time limit.
-                self._shut_exporter()
-        except BaseException as error:
-            # Exporters should only raise subclasses of Exception. The next span starts a new thread.
-            with self._changed:
-                self._thread = None
-                message = f"{type(self.exporter).__name__} raised {type(error).__name__}."
-                self.counters.failed(message)
-                lost = self._outbox.give_up(self._attempt + 1)
-                if lost is not None:
-                    self.counters.drop("export_error", lost.count)
-                    self._lost += lost.count
-                    self._leave(lost)
-                # Flushes must not wait for the next attempt: there is none.
-                self._attempt += 1
-                self._changed.notify_all()
-            if not isinstance(error, (SystemExit, KeyboardInterrupt)):
-                raise
-
-    def _work(self) -> None:
-        """Send until shutdown() is called and nothing is left, or nothing more can be sent."""
-        changed = self._changed
-        next_send = time.monotonic() + self._interval
-        while True:
-            with changed:
-                while True:
-                    if self._stopping:
-                        # Spans that another thread is about to count. Otherwise there would be empty batches.
-                        self._gather()
-                        self._close_filling()
-                    now = time.monotonic()
-                    if self._stopped or self._late():
-                        return
-                    if now >= next_send:
-                        next_send = now + self._interval
-                        self._gather()
-                        # While nothing can be sent, only full batches are made.
-                        if not (self._outbox.paused and self._outbox):
-                            self._close_filling()
-                    step = self._outbox.next(now)
-                    if not isinstance(step, float):
-                        break
-                    if self._stopping:
-                        return
-                    changed.wait(max(min(step, next_send - now), 0.0))
-                if step is not PROBE:
-                    self._attempt += 1
-                    self._outbox.start(step, self._attempt)
-            if step is PROBE:
-                self._probe()
-            else:
-                failure = self._export(step.batch)
-                with changed:
-                    if self._stopped:
-                        return  # shutdown() stopped waiting, and counted these as lost
-                    line = self._settle(step.batch, failure)
-                # Not with the lock: a slow log handler must not delay a request.
-                warn(line)
-                with changed:
-                    changed.notify_all()
-
-    def _late(self) -> bool:
-        return self._deadline is not None and time.monotonic() >= self._deadline
-
-    def _settle(self, batch: Any, failure: ExportError | None) -> str | None:
-        """Count the result of an attempt. Return a log line. Call it with the lock."""
-        now = time.monotonic()
-        counters, announce = self.counters, self._announce
-        if failure is not None:
-            counters.failed(str(failure))
-        if failure is None or failure.rejected is not None:
-            rejected = 0 if failure is None else min(failure.rejected or 0, batch.count)
-            self._outbox.accept(now)
-            self._leave(batch)
-            counters.sent(batch.count - rejected)
-            line = announce.available()
-            if failure is not None and rejected:
-                counters.drop("rejected", rejected)
-                line = " ".join(filter(None, (line, announce.refused(failure))))
-            return line
-        if failure.retryable:
-            counters.retried()
-        dropped = self._outbox.fail(failure, now)
-        for reason, lost in dropped:
-            counters.drop(reason, lost.count)
-            self._lost += lost.count
-            self._leave(lost)
-        if self._outbox.is_down:
-            return announce.unavailable(failure, self.queued, self._room)
-        return announce.refused(failure) if dropped else None
-
-    def _leave(self, batch: Any) -> None:
-        self._bytes -= batch.size
-        self._settled += batch.count
-
-    def _export(self, batch: Any) -> ExportError | None:
-        if batch.__class__ is SpanBatch:
-            return self._attempt_to(lambda: self.exporter.export(batch.spans))
-        return self._attempt_to(lambda: self.exporter.export_batch(batch))  # type: ignore[attr-defined]
-
-    def _probe(self) -> None:
-        failure = self._attempt_to(lambda: self.exporter.probe() or SpanExportResult.SUCCESS)  # type: ignore[attr-defined]
-        with self._changed:
-            self._outbox.probed(failure, time.monotonic())
-
-    def _attempt_to(self, send: Callable[[], Any]) -> ExportError | None:
-        try:
-            result = send()
-        except ExportError as error:
-            return error
-        except Exception as error:
-            return ExportError(
-                # An exporter's message may contain its URL or headers.
-                f"{type(self.exporter).__name__} raised {type(error).__name__}: {cut(redact_text(str(error)), 300)}.",
-                reason="failed",
-                retryable=True,
-            )
-        if result is SpanExportResult.SUCCESS:
-            return None
-        return ExportError(f"{type(self.exporter).__name__} failed.", reason="failed", retryable=True)
-
     # ----- the end
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
@@ -420,7 +304,9 @@ class QueueProcessor(SpanProcessor):
             number = outbox.last_number
             outbox.hurry(number, attempt)
             self._changed.notify_all()
-            self._changed.wait_for(lambda: outbox.tried(number, attempt) or self._stopped, timeout_millis / 1000)
+            self._changed.wait_for(
+                lambda: (outbox.tried(number, attempt) and not self._spills) or self._stopped, timeout_millis / 1000
+            )
             return outbox.is_done(number) and self._lost == lost
 
     def shutdown(self) -> None:
@@ -462,37 +348,20 @@ class QueueProcessor(SpanProcessor):
             self._stopped = True
             # Counted now, and not once more by the thread that ended them.
             self._gather()
-            left = self.queued
-            self._filling = self._new_batch()
-            self._outbox.take_all()
+            self._close_filling()
+            batches = [waiting.batch for waiting in self._outbox.take_all()]
             # The batch of a hanging exporter stays in the queue.
             current = self._outbox.current
+            if current is not None:
+                batches.insert(0, current.batch)
+            left = self.queued
             self._settled = self._accepted - (0 if current is None else current.batch.count)
-            if left:
-                self.counters.drop("shutdown", left)
             self._changed.notify_all()
+        if self._spooling is not None:
+            # It may arrive twice, if the exporter only seems to hang.
+            left -= sum(batch.count for batch in batches[: self._spooling.store(batches, sync=False)])
         if left:
+            self.counters.drop("shutdown", left)
             warn(f"{left} spans could not be sent before the process ended.")
         if thread is None:
             self._shut_exporter()
-
-    def _work_here(self) -> None:
-        """Send from this thread: the interpreter is ending and starts no other thread."""
-        timeout = getattr(self.exporter, "timeout", None)
-        if isinstance(timeout, (int, float)):
-            self.exporter.timeout = min(timeout, self._shutdown_timeout)  # type: ignore[attr-defined]
-        token = _suppress()
-        try:
-            self._work()
-        finally:
-            context_api.detach(token)
-
-    def _shut_exporter(self) -> None:
-        try:
-            self.exporter.shutdown()
-        except CONTAINED:
-            _logger.debug("The exporter could not be shut down.", exc_info=True)
-
-
-def _suppress() -> Token[Context]:
-    return context_api.attach(Context({**context_api.get_current(), **SUPPRESSED}))

@@ -24,7 +24,7 @@ from django_tracing.recording.span import UNSET, RecordingSpan
 from django_tracing.redaction import redact_tracestate
 from django_tracing.semconv.otlp import KIND_NUMBERS
 
-__all__ = ["EncodedBatch", "encode_span", "encode_spans"]
+__all__ = ["EncodedBatch", "encode_span", "encode_spans", "field"]
 
 _fixed64: Final = struct.Struct("<Q").pack
 _double: Final = struct.Struct("<d").pack
@@ -61,7 +61,7 @@ def _varint(value: int) -> bytes:
     return bytes(parts)
 
 
-def _field(tag: int, payload: bytes) -> bytes:
+def field(tag: int, payload: bytes) -> bytes:
     """Return a length-delimited field; ``tag`` is the whole tag byte, e.g. 0x0A for field 1."""
     length = len(payload)
     if length < 0x80:
@@ -85,7 +85,7 @@ def _value(value: Any) -> bytes:
     if isinstance(value, bool):
         return b"\x10\x01" if value else b"\x10\x00"
     if isinstance(value, str):
-        return _field(0x0A, _utf8(value))
+        return field(0x0A, _utf8(value))
     if isinstance(value, int):
         if not -(1 << 63) <= value < 1 << 63:
             raise ValueError("an integer of more than 64 bits")
@@ -93,17 +93,17 @@ def _value(value: Any) -> bytes:
     if isinstance(value, float):
         return b"\x21" + _double(value)
     if isinstance(value, bytes):
-        return _field(0x3A, value)
+        return field(0x3A, value)
     if isinstance(value, Mapping):
-        return _field(0x32, b"".join(_field(0x0A, _key_value(str(key), item)) for key, item in value.items()))
+        return field(0x32, b"".join(field(0x0A, _key_value(str(key), item)) for key, item in value.items()))
     if isinstance(value, Sequence):
-        return _field(0x2A, b"".join(_field(0x0A, _value(item)) for item in value))
+        return field(0x2A, b"".join(field(0x0A, _value(item)) for item in value))
     raise TypeError(f"a value of type {type(value).__name__}")
 
 
 def _key_value(key: str, value: Any) -> bytes:
     # In a mapping, a key may be empty. It is not written then.
-    return (_field(0x0A, _utf8(key)) if key else b"") + _field(0x12, _value(value))
+    return (field(0x0A, _utf8(key)) if key else b"") + field(0x12, _value(value))
 
 
 class _Lost:
@@ -174,14 +174,14 @@ def _unrepeated(attributes: Mapping[str, Any], lost: _Lost) -> bytes:
             parts.append(b"\x4a%c%b\x12\x02\x18%c" % (len(name) + 4, name, value))
             continue
         try:
-            parts.append(b"\x4a" + _sized(name + _field(0x12, _value(value))))
+            parts.append(b"\x4a" + _sized(name + field(0x12, _value(value))))
         except (TypeError, ValueError, RecursionError):
             lost.count += 1
     return b"".join(parts)
 
 
 def _key(key: str) -> bytes:
-    encoded = _field(0x0A, _utf8(key))
+    encoded = field(0x0A, _utf8(key))
     if len(_keys) < _CACHED_ATTRIBUTES:
         _keys[key] = encoded
     return encoded
@@ -205,12 +205,12 @@ def _span(span: ReadableSpan) -> bytes:
     parts = [b"\x0a\x10", context.trace_id.to_bytes(16, "big"), b"\x12\x08", context.span_id.to_bytes(8, "big")]
     add = parts.append
     if context.trace_state:
-        add(_field(0x1A, _utf8(redact_tracestate(context.trace_state.to_header()))))
+        add(field(0x1A, _utf8(redact_tracestate(context.trace_state.to_header()))))
     parent = span.parent
     if parent is not None:
         add(b"\x22\x08" + parent.span_id.to_bytes(8, "big"))
     if span.name:
-        add(_field(0x2A, _utf8(span.name)))
+        add(field(0x2A, _utf8(span.name)))
     add(b"\x30" + _varint(_KINDS[span.kind]))
     if span.start_time:
         add(b"\x39" + _fixed64(span.start_time))
@@ -232,10 +232,10 @@ def _events(span: ReadableSpan, lost: _Lost) -> bytes:
     for event in span.events:
         payload = b"\x09" + _fixed64(event.timestamp) if event.timestamp else b""
         if event.name:
-            payload += _field(0x12, _utf8(event.name))
+            payload += field(0x12, _utf8(event.name))
         payload += _attributes_fields(0x1A, event, lost)
         payload += lost.add_to(b"\x20", event.dropped_attributes)
-        parts.append(_field(0x5A, payload))
+        parts.append(field(0x5A, payload))
     if span.dropped_events:
         parts.append(b"\x60" + _varint(span.dropped_events))
     return b"".join(parts)
@@ -252,17 +252,17 @@ def _links(span: ReadableSpan, lost: _Lost) -> bytes:
             + _attributes_fields(0x22, link, lost)
         )
         payload += lost.add_to(b"\x28", link.dropped_attributes)
-        parts.append(_field(0x6A, payload + b"\x35" + _fixed32(_flags(link.context))))
+        parts.append(field(0x6A, payload + b"\x35" + _fixed32(_flags(link.context))))
     if span.dropped_links:
         parts.append(b"\x70" + _varint(span.dropped_links))
     return b"".join(parts)
 
 
 def _status(status: Status) -> bytes:
-    payload = _field(0x12, _utf8(status.description)) if status.description else b""
+    payload = field(0x12, _utf8(status.description)) if status.description else b""
     if status.status_code.value:
         payload += b"\x18" + _varint(status.status_code.value)
-    return _field(0x7A, payload)
+    return field(0x7A, payload)
 
 
 def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
@@ -290,7 +290,7 @@ def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
         if span.own:
             parts.append(_unrepeated(span.own, lost))
         if span.trace_state:
-            parts.append(_field(0x1A, _utf8(redact_tracestate(span.trace_state.to_header()))))
+            parts.append(field(0x1A, _utf8(redact_tracestate(span.trace_state.to_header()))))
         if span.dropped or lost.count:
             parts.append(lost.add_to(b"\x50", span.dropped))
         if span.made_events is not None:
@@ -308,7 +308,7 @@ def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
         if 0x80 <= length < 0x4000:
             encoded.append(b"\x12%c%c%b" % (length & 0x7F | 0x80, length >> 7, body))
         else:
-            encoded.append(_field(0x12, body))
+            encoded.append(field(0x12, body))
     return encoded
 
 
@@ -318,7 +318,7 @@ def _encode_shared(part: SharedAttributes, lost: _Lost) -> bytes:
 
 
 def _name_and_kind(name: str, kind: SpanKind) -> bytes:
-    encoded = (_field(0x2A, _utf8(name)) if name else b"") + b"\x30" + _varint(_KINDS[kind])
+    encoded = (field(0x2A, _utf8(name)) if name else b"") + b"\x30" + _varint(_KINDS[kind])
     if len(_names) >= _CACHED_ATTRIBUTES:
         _names.clear()
     if len(name) <= _CACHED_LENGTH:
@@ -328,7 +328,7 @@ def _name_and_kind(name: str, kind: SpanKind) -> bytes:
 
 def encode_span(span: ReadableSpan) -> bytes:
     """Encode ``span`` as a field of a ScopeSpans message."""
-    return _recorded((span,))[0] if isinstance(span, RecordingSpan) else _field(0x12, _span(span))
+    return _recorded((span,))[0] if isinstance(span, RecordingSpan) else field(0x12, _span(span))
 
 
 def _field_end(encoded: bytearray, start: int) -> int:
@@ -427,7 +427,7 @@ class EncodedBatch:
             grouped.setdefault(id(section.resource), (section.resource, []))[1].append(section)
         request: list[bytes | bytearray] = []
         for resource, sections in grouped.values():
-            payload: list[bytes | bytearray] = [_field(0x0A, _attributes_fields(0x0A, resource, _Lost()))]
+            payload: list[bytes | bytearray] = [field(0x0A, _attributes_fields(0x0A, resource, _Lost()))]
             # Two tracers of the same name have equal scopes.
             merged: dict[InstrumentationScope | None, list[bytearray]] = {}
             for section in sections:
@@ -436,15 +436,15 @@ class EncodedBatch:
                 described = b""
                 schema = b""
                 if scope:
-                    described = _field(0x0A, _utf8(scope.name)) if scope.name else b""
+                    described = field(0x0A, _utf8(scope.name)) if scope.name else b""
                     if scope.version:
-                        described += _field(0x12, _utf8(scope.version))
+                        described += field(0x12, _utf8(scope.version))
                     described += _attributes_fields(0x1A, scope, _Lost())
                     if scope.schema_url:
-                        schema = _field(0x1A, _utf8(scope.schema_url))
-                payload += _long_field(0x12, [_field(0x0A, described), *encoded, schema])
+                        schema = field(0x1A, _utf8(scope.schema_url))
+                payload += _long_field(0x12, [field(0x0A, described), *encoded, schema])
             if resource.schema_url:
-                payload.append(_field(0x1A, _utf8(resource.schema_url)))
+                payload.append(field(0x1A, _utf8(resource.schema_url)))
             request += _long_field(0x0A, payload)
         return request
 

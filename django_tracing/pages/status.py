@@ -11,7 +11,7 @@ from django.utils.translation import gettext
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.table import SPECS
-from django_tracing.conf.values import Settings
+from django_tracing.conf.values import Settings, SpoolFolder
 from django_tracing.models import ProcessStatus
 from django_tracing.net import shown_address
 from django_tracing.pages.links import trace_address
@@ -85,6 +85,8 @@ def _setting_row(settings: Settings, name: str) -> dict[str, str]:
         shown = gettext("set, but not shown")
         if name == "HEADERS":
             shown = ", ".join(f"{header}: …" for header in value)
+    elif isinstance(value, SpoolFolder):
+        shown = str(value)
     elif name.endswith("_BYTES") and isinstance(value, int):
         shown = f"{value / 2**20:.4g} MiB"
     elif callable(value):
@@ -131,6 +133,14 @@ def _endpoints(report: dict[str, Any]) -> str:
     return ", ".join(shown[:_MOST_ENDPOINTS])
 
 
+def _spooled(report: dict[str, Any]) -> str:
+    """Return how many spans wait on disk."""
+    spool = report.get("spool")
+    if not isinstance(spool, dict) or not isinstance(spool.get("spans"), int):
+        return ""
+    return gettext("and %(spans)d on disk") % {"spans": spool["spans"]}
+
+
 def _process_row(process: ProcessStatus) -> dict[str, Any]:
     report = process.report
     sampling = report.get("sampling", {})
@@ -145,7 +155,7 @@ def _process_row(process: ProcessStatus) -> dict[str, Any]:
         "started": _moment(process.started),
         "updated": _moment(process.updated),
         "exporter": " ".join(filter(None, (str(report.get("exporter") or ""), endpoint))),
-        "queued": str(report.get("queued", "")),
+        "queued": " ".join(filter(None, (str(report.get("queued", "")), _spooled(report)))),
         "exported": str(report.get("exported", "")),
         "dropped": ", ".join(dropped) or "0",
         "last_success": _moment(_time(success)),

@@ -268,6 +268,7 @@ def test_each_step_and_option_is_documented() -> None:
         "traced",
         "exporter",
         "endpoint",
+        "spool",
         "name",
         "port",
         "tls",
