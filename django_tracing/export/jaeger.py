@@ -172,6 +172,11 @@ class _JaegerExporter(SpanExporter):
             )
         return SpanExportResult.SUCCESS
 
+    def probe(self) -> None:
+        """Send a batch without spans. Raise :class:`ExportError` if it is not accepted. UDP has no answers."""
+        if not self._udp:
+            self._send_by_http(self._types.Batch(spans=[], process=self._process(_NO_RESOURCE)))
+
     def _process(self, resource: Any) -> Any:
         kept, process = self._tags
         if kept is resource:

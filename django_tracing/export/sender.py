@@ -86,6 +86,8 @@ class Sender:
                 message = f"{type(self.exporter).__name__} raised {type(error).__name__}."
                 self.counters.failed(message)
                 lost = self._outbox.give_up(self._attempt + 1)
+                if self._spooling is not None:
+                    self._spooling.release()
                 if lost is not None:
                     self.counters.drop("export_error", lost.count)
                     self._lost += lost.count

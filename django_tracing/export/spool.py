@@ -13,6 +13,7 @@ import re
 import stat
 import struct
 import time
+from collections import deque
 from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from hashlib import blake2b
@@ -43,6 +44,8 @@ _MOST_RECORDS: Final = 10_000
 _ABANDONED: Final = 600.0
 #: Seconds to wait for another process that stores a record. It may be stopped.
 _LOCK_WAIT: Final = 1.0
+#: Seconds after which the folder is read again while batches are claimed: others may have given older ones back.
+_LIST_AGAIN: Final = 5.0
 
 
 def can_spool() -> bool:
@@ -123,6 +126,9 @@ class Spool:
         self.folder = folder
         self.max_bytes = max_bytes
         self._number = 0
+        #: Records that were found and not claimed yet, the oldest first, and when to look for others.
+        self._listed: deque[_Record] = deque()
+        self._list_again_at = 0.0
         #: Spans whose records were not whole, since the last call of :meth:`take_damaged`.
         self._damaged = 0
 
@@ -211,7 +217,12 @@ class Spool:
 
     def claim(self, left_out: Container[str] = ()) -> StoredBatch | None:
         """Lock and return the oldest batch that no other process holds and that is not ``left_out``, or None."""
-        for record in self._records():
+        if not self._listed or time.monotonic() > self._list_again_at:
+            # Not for each batch: the work would grow with the square of their number.
+            self._listed = deque(self._records())
+            self._list_again_at = time.monotonic() + _LIST_AGAIN
+        while self._listed:
+            record = self._listed.popleft()
             if record.name in left_out:
                 continue
             descriptor = self._open(record.name)

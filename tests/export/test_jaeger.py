@@ -47,6 +47,16 @@ def trace_of(recorder: Recorder) -> str:
 
 
 class TestRealJaegers:
+    def test_a_probe_stores_nothing(self, backend: Jaeger, endpoint: str) -> None:
+        exporter: Any = make_jaeger_exporter(endpoint)
+        exporter.probe()
+        recorder = Recorder()
+        recorder.tracer.start_span("s").end()
+        exporter.export(recorder.spans)
+        backend.wait_trace(trace_of(recorder), 1)
+        assert "unknown" not in str(backend.get("/api/v3/services"))
+        exporter.shutdown()
+
     def test_a_trace_arrives_complete(self, backend: Jaeger, endpoint: str) -> None:
         recorder = Recorder({"service.version": "2.1", "deployment.environment": "staging", "process.pid": 7})
         linked = SpanContext(trace_id=2**127 + 5, span_id=2**63 + 9, is_remote=True)

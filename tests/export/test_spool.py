@@ -149,6 +149,16 @@ class TestClaims:
         assert spool.claim() is None
 
 
+    def test_claiming_all_reads_the_folder_a_few_times(self, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+        for number in range(50):
+            spool.store(encode(name=f"s{number}"), sync=False)
+        calls: list[object] = []
+        scandir = os.scandir
+        monkeypatch.setattr(os, "scandir", lambda path: calls.append(path) or scandir(path))  # type: ignore[func-returns-value]
+        assert len(drain(spool)) == 50
+        assert len(calls) <= 3
+
+
 class TestHostileFiles:
     @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
