@@ -31,6 +31,8 @@ _PROBE_PAUSE: Final = 0.8
 _LONGEST_RETRY_AFTER: Final = 30.0
 #: How often a batch is tried if its exporter only reports that it failed: it may have retried by itself.
 _ATTEMPTS: Final = 3
+#: How many refused batches may wait: choosing one of them takes time for each.
+_MOST_REFUSED: Final = 100
 #: The reasons of failures to connect, which don't depend on the batch.
 _UNREACHABLE: Final = frozenset(("refused", "dns", "tls", "unreachable"))
 #: Why batches are dropped at once, by the reason of the ExportError. All others are "rejected".
@@ -70,8 +72,8 @@ class Outbox:
     """The batches that wait, in three places: new ones, parts of batches that were too large, and refused ones.
 
     A batch that was refused is tried for at most ``retry_for`` seconds from its first refusal. A receiver that can't
-    be reached refuses nothing: then the batch is not the reason. Refused batches have at most ``room_bytes``; beyond
-    it, the oldest one is dropped. ``can_probe`` is whether the exporter has a probe.
+    be reached refuses nothing: then the batch is not the reason. There are at most 100 refused batches of
+    ``room_bytes``; beyond it, the oldest one is dropped. ``can_probe`` is whether the exporter has a probe.
     """
 
     def __init__(self, *, retry_for: float, room_bytes: int, can_probe: bool) -> None:
@@ -173,11 +175,14 @@ class Outbox:
         return next(self._up_to(number), None) is None
 
     def _up_to(self, number: float) -> Iterator[Waiting]:
-        for place in (self._room, self._parts, self._fresh):
+        for place in (self._room, self._parts):
             for waiting in place:
-                if waiting.number > number:
-                    break
-                yield waiting
+                if waiting.number <= number:
+                    yield waiting
+        for waiting in self._fresh:
+            if waiting.number > number:
+                return
+            yield waiting
 
     # ----- what is next
 
@@ -309,7 +314,9 @@ class Outbox:
             waiting.due = now + max(_pause(waiting.attempts, _LONGEST_PAUSE), asked)
             self._room.append(waiting)
             self._room.sort(key=lambda each: each.number)
-            while len(self._room) > 1 and sum(each.batch.size for each in self._room) > self._room_bytes:
+            while len(self._room) > _MOST_REFUSED or (
+                len(self._room) > 1 and sum(each.batch.size for each in self._room) > self._room_bytes
+            ):
                 dropped.append(("retry_full", self._room.pop(0).batch))
         # It is the batch's own fault if others were accepted since it was first refused.
         if self.paused or not reachable or self._accepted == waiting.passed:

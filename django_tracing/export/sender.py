@@ -147,11 +147,11 @@ class Sender:
                 if turn and not outbox.paused and not self._stopping and spooling.is_due(now):
                     self._spool_is_next = False
                     return _SPOOLED
+            if self._stopping and not isinstance(step, Waiting):
+                return None
             if not isinstance(step, float):
                 self._spool_is_next = True
                 return step
-            if self._stopping:
-                return None
             self._changed.wait(max(min(step, self._next_send - now), 0.0))
 
     def _late(self) -> bool:

@@ -198,3 +198,35 @@ def test_a_retry_after_is_followed_up_to_half_a_minute() -> None:
 
     assert 7 <= next_attempt(7) <= 8
     assert 29 <= next_attempt(1e9) <= 31
+
+
+def test_the_number_of_refused_batches_is_bounded() -> None:
+    # Every other batch is refused for ever.
+    simulation = Simulation(lambda batch, now: failure(after=30) if batch and batch.number % 2 else None)
+    for _ in range(500):
+        simulation.put()
+        simulation.run(0.001)
+    assert len(simulation.accepted) == 250
+    assert simulation.dropped == {"retry_full": 150}
+
+
+def test_a_flush_waits_for_the_parts_of_all_batches() -> None:
+    @dataclass
+    class Large(Batch):
+        def split(self) -> tuple[Batch, Batch]:
+            return Batch(self.number), Batch(self.number)
+
+    outbox = Outbox(retry_for=60, room_bytes=1000, can_probe=True)
+    too_large = failure("too_large", retryable=False)
+    for number in range(2):
+        outbox.put(Large(number, count=2))
+    outbox.start(outbox.next(0.0), 1)
+    outbox.fail(too_large, 0.0)
+    # The parts of the second batch come before those of the first one.
+    outbox.start(outbox._fresh[0], 2)
+    outbox.fail(too_large, 0.0)
+    assert not outbox.is_done(1)
+    for attempt in (3, 4):
+        outbox.start(outbox._parts[0], attempt)
+        outbox.accept(0.0)
+    assert not outbox.is_done(1)

@@ -148,7 +148,6 @@ class TestClaims:
         assert spool.empty() == 7
         assert spool.claim() is None
 
-
     def test_claiming_all_reads_the_folder_a_few_times(self, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
         for number in range(50):
             spool.store(encode(name=f"s{number}"), sync=False)
