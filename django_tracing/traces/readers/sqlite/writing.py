@@ -12,7 +12,16 @@ from django_tracing.sqlite_file import pragma
 from django_tracing.traces.readers.sqlite.figures import store_figures
 from django_tracing.traces.readers.sqlite.rows import describe_request, dump_json
 
-__all__ = ["FREE_SHARE", "RESERVE", "first_younger", "prune", "shrink_file", "store_trace", "used_bytes"]
+__all__ = [
+    "FREE_SHARE",
+    "RESERVE",
+    "delete_before",
+    "first_younger",
+    "prune",
+    "shrink_file",
+    "store_trace",
+    "used_bytes",
+]
 
 #: Unused pages are returned to the disk if they are more than this share of the file. Otherwise they are reused.
 FREE_SHARE: Final = 0.25
@@ -54,9 +63,14 @@ def prune(connection: sqlite3.Connection, max_traces: int, max_bytes: int, max_a
         keep_from = max(keep_from, first_younger(connection, int((time.time() - max_age) * 1e9), last))
     if keep_from <= first:
         return False
-    for table, column in _TRACE_COLUMNS:
-        connection.execute(f"DELETE FROM {table} WHERE {column} < ?", (keep_from,))  # noqa: S608 - our own names
+    delete_before(connection, keep_from)
     return True
+
+
+def delete_before(connection: sqlite3.Connection, seq: int) -> None:
+    """Delete the traces that were stored before the trace with the number ``seq``."""
+    for table, column in _TRACE_COLUMNS:
+        connection.execute(f"DELETE FROM {table} WHERE {column} < ?", (seq,))  # noqa: S608 - our own names
 
 
 def first_younger(connection: sqlite3.Connection, since: int, last: int) -> int:
