@@ -25,6 +25,7 @@ __all__ = [
     "UNREADABLE",
     "SQLiteFile",
     "identity_of",
+    "in_wal_mode",
     "is_damage",
     "is_full",
     "looks_cut",
@@ -238,6 +239,10 @@ def transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Iter
 
 def pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def in_wal_mode(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("PRAGMA journal_mode").fetchone() == ("wal",))
 
 
 #: A process has one store, perhaps two.

@@ -8,6 +8,7 @@ can see.
 from __future__ import annotations
 
 import os
+import shutil
 import sqlite3
 import weakref
 from contextlib import closing, suppress
@@ -16,7 +17,7 @@ from threading import Lock
 from typing import Final, NamedTuple
 
 from django_tracing.exceptions import StoreError
-from django_tracing.sqlite_file import SQLiteFile, identity_of, is_full, looks_cut
+from django_tracing.sqlite_file import SQLiteFile, identity_of, in_wal_mode, is_full, looks_cut, pragma
 from django_tracing.traces.readers.sqlite.schema import APPLICATION_ID, create_tables
 
 __all__ = ["BUSY_TIMEOUT", "READING_TIMEOUT", "FileMoved", "StoreFile"]
@@ -25,6 +26,10 @@ __all__ = ["BUSY_TIMEOUT", "READING_TIMEOUT", "FileMoved", "StoreFile"]
 BUSY_TIMEOUT: Final = 5.0
 #: How long a query may take, in seconds: a person waits, and a worker of the site is busy.
 READING_TIMEOUT: Final = 15.0
+#: The log takes this part of the disk, at most, unless a single write is larger; and so many pages, at least.
+_LOG_SHARE: Final = 16
+_LEAST_LOG: Final = 32
+_UNKNOWN_SIZE: Final = 2**63 - 1
 
 
 class FileMoved(Exception):
@@ -86,6 +91,10 @@ class StoreFile(SQLiteFile):
             create_tables(self._writer, self._foreign)
             self._file = identity_of(self.path)
             self._place = self._look()
+            if self._place.log is None and in_wal_mode(self._writer):
+                # It was deleted just now.
+                self._close()
+                raise FileMoved
         return self._writer
 
     def _look(self) -> _Place:
@@ -100,22 +109,31 @@ class StoreFile(SQLiteFile):
         if self._file is None or self._file != identity_of(self.path):
             return False
         known, now = self._place, self._look()
-        return known is None or (
-            (known.log, known.shared) == (now.log, now.shared) and known.log_size <= now.log_size
-        )
+        if known is not None and (
+            (known.log, known.shared) != (now.log, now.shared) or known.log_size > now.log_size
+        ):
+            return False
+        self._place = now
+        return True
 
     def _leave_log(self, writer: sqlite3.Connection) -> None:
         """Close a file whose log, or its index, was deleted, cut or replaced, and keep what was in the log."""
         known, now = self._place, self._look()
+        cut = known is not None and known.log == now.log and now.log_size < known.log_size
         # If somebody else has written to a new log, what is in the old one is lost.
-        if known is not None and (now.log_size < known.log_size if now.log == known.log else not now.log_size):
+        if known is not None and (cut or (known.log != now.log and not now.log_size)):
             try:
                 # Also processes that have the old log open see an empty one from now on.
-                writer.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                (busy, *_) = writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             except sqlite3.OperationalError as error:
                 if is_full(error) == "full":
                     raise
-                raise sqlite3.DatabaseError("malformed: its log was truncated") from error
+                if cut:
+                    raise sqlite3.DatabaseError("malformed: its log was truncated") from error
+                # Another process has done it.
+                busy = False
+            if busy:
+                raise FileMoved
         self._close()
 
     def _is_sound(self, writer: sqlite3.Connection) -> bool:
@@ -123,15 +141,12 @@ class StoreFile(SQLiteFile):
         try:
             if not os.stat(self.path).st_size:
                 return False
-            # What is missing in the file is in the log.
-            writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            # What is missing in the file is in the log. On a full disk, it stays there.
+            with suppress(sqlite3.OperationalError):
+                writer.execute("PRAGMA wal_checkpoint(PASSIVE)")
             # The open connection has pages in its memory.
             with closing(sqlite3.connect(self.path, timeout=BUSY_TIMEOUT)) as connection:
                 return connection.execute("PRAGMA quick_check(1)").fetchall() == [("ok",)]
-        except sqlite3.OperationalError as error:
-            if is_full(error) == "full":
-                raise
-            return False
         except (OSError, sqlite3.DatabaseError):
             return False
 
@@ -155,10 +170,22 @@ class StoreFile(SQLiteFile):
         try:
             # If the machine crashes, a few traces may be lost, but not the file.
             connection.execute("PRAGMA synchronous = NORMAL")
+            # On a small disk, the log must not take all of it before it is used again from its beginning.
+            pages = self._disk()[0] // _LOG_SHARE // pragma(connection, "page_size")
+            if pages < pragma(connection, "wal_autocheckpoint"):
+                connection.execute(f"PRAGMA wal_autocheckpoint = {max(pages, _LEAST_LOG)}")
         except BaseException:
             connection.close()
             raise
         return connection
+
+    def _disk(self) -> tuple[int, int]:
+        """Return the size of the disk, and how many of its bytes are free."""
+        try:
+            total, _used, free = shutil.disk_usage(self.path.parent)
+        except OSError:
+            return _UNKNOWN_SIZE, _UNKNOWN_SIZE
+        return total, free
 
     def _close(self) -> None:
         writer, self._writer, self._file, self._place = self._writer, None, None, None

@@ -54,7 +54,7 @@ from django_tracing.traces.readers.sqlite.rows import (
 from django_tracing.traces.readers.sqlite.schema import COMPATIBLE_FROM, VERSION, is_too_new
 from django_tracing.traces.readers.sqlite.writing import prune, shrink_file, store_trace
 
-__all__ = ["SLICE", "STUCK_SECONDS", "LocalStore"]
+__all__ = ["DISK_RESERVE", "SLICE", "STUCK_SECONDS", "LocalStore"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -62,10 +62,15 @@ _logger = logging.getLogger("django_tracing")
 SLICE: Final = 500
 #: How long the disk may be so full that nothing can be deleted, in seconds, before the file is created again.
 STUCK_SECONDS: Final = 10.0
+#: If the disk has fewer free bytes, or an eighth of a small disk, the file does not grow: the oldest traces
+#: make room for new ones. When the disk is quite full, deleting them is not always possible.
+DISK_RESERVE: Final = 16 * 1024 * 1024
 #: Between two log lines about a full disk, in seconds.
 _LOG_INTERVAL: Final = 3600.0
 #: How often a write is tried again because the file was moved.
-_MOST_MOVES: Final = 3
+_MOST_MOVES: Final = 5
+#: How much longer the pause before each next try is, in seconds.
+_PAUSE: Final = 0.05
 
 
 class LocalStore(StoreFile):
@@ -120,6 +125,9 @@ class LocalStore(StoreFile):
             except (sqlite3.DatabaseError, *UNREADABLE) as error:
                 self._close()
                 raise self._explained(error) from error
+            except FileMoved as error:
+                self._close()
+                raise self._moving() from error
             except BaseException:
                 # It may be half open, e.g. if the file is another program's.
                 self._close()
@@ -166,7 +174,7 @@ class LocalStore(StoreFile):
             self._stuck_since = now
         if now - self._stuck_since < STUCK_SECONDS:
             return False
-        connection = self._open_writer()
+        connection = self._writer or self._open_writer()
         (before,) = connection.execute("SELECT count(*) FROM traces").fetchone()
         loaded = load_newest(connection)
         file = self._file
@@ -187,27 +195,30 @@ class LocalStore(StoreFile):
         if not self._given_up or (self._given_up_logged is not None and now < self._given_up_logged + _LOG_INTERVAL):
             return
         _logger.warning(
-            "The disk of the local store %s is full: its %d oldest traces were deleted to store new ones.",
+            "The disk of the local store %s is (almost) full: its %d oldest traces were deleted to store new ones.",
             *(self.path, self._given_up),
         )
         self._given_up, self._given_up_logged = 0, now
 
     def _write(self, prepared: list[dict[str, Any]]) -> None:
-        for _ in range(_MOST_MOVES):
-            connection = self._open_writer()
+        for attempt in range(_MOST_MOVES):
+            # Other processes may be about to change to a new log, too.
+            time.sleep(attempt * _PAUSE)
+            try:
+                connection = self._open_writer()
+            except FileMoved:
+                continue
             try:
                 self._write_once(connection, prepared)
             except FileMoved:
                 continue
             except sqlite3.DatabaseError as error:
-                # What a connection reads from a log that was replaced looks like damage.
-                if is_damage(error) and not self._is_in_place():
-                    self._close()
-                    continue
-                raise
+                # Reading from a log that was replaced fails, or seems to find damage.
+                if self._is_in_place() or is_full(error) == "full":
+                    raise
+                continue
             # If it was moved during the transaction, nobody else may see the spans. Spans are stored only once.
             if self._is_in_place():
-                self._place = self._look()
                 return
         raise self._moving()
 
@@ -230,10 +241,17 @@ class LocalStore(StoreFile):
                 store_trace(connection, trace_id, members, self.max_trace_spans)
                 for trace_id, members in by_trace.items()
             }
-            pruned = prune(connection, self.max_traces, self.max_bytes, self.max_age)
+            grow = not self._is_disk_short()
+            pruned = prune(connection, self.max_traces, self.max_bytes, self.max_age, grow=grow)
             self._figures.work(connection, len(prepared), grown)
-        if pruned:
+        if pruned and grow:
             shrink_file(connection)
+        elif pruned:
+            self._give_up(pruned)
+
+    def _is_disk_short(self) -> bool:
+        total, free = self._disk()
+        return free < min(DISK_RESERVE, total // 8)
 
     # ----- Reading
 
