@@ -7,9 +7,11 @@ can see.
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
+import tempfile
 import weakref
 from contextlib import closing, suppress
 from pathlib import Path
@@ -30,6 +32,9 @@ READING_TIMEOUT: Final = 15.0
 _LOG_SHARE: Final = 16
 _LEAST_LOG: Final = 32
 _UNKNOWN_SIZE: Final = 2**63 - 1
+#: What is written to find out whether there is any space.
+_PROBE_BYTES: Final = 65_536
+_FULL_ERRORS: Final = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 
 
 class FileMoved(Exception):
@@ -187,6 +192,16 @@ class StoreFile(SQLiteFile):
             return _UNKNOWN_SIZE, _UNKNOWN_SIZE
         return total, free
 
+    def _has_room(self) -> bool:
+        """Return whether another file in the folder can be written: a quota may be used up, and not the disk."""
+        try:
+            with tempfile.TemporaryFile(dir=self.path.parent) as file:
+                file.write(bytes(_PROBE_BYTES))
+                file.flush()
+        except OSError as error:
+            return error.errno not in _FULL_ERRORS
+        return True
+
     def _close(self) -> None:
         writer, self._writer, self._file, self._place = self._writer, None, None, None
         if writer is not None:
@@ -201,7 +216,7 @@ class StoreFile(SQLiteFile):
                 f"Let this user write to the file and its folder, or set LOCAL_STORE to another path.",
                 "read_only",
             )
-        if "full" in text:
+        if is_full(error) == "full":
             return StoreError(f"The disk of the local store {self.path} is full.", "full")
         if "interrupted" in text:
             return StoreError(
@@ -212,6 +227,12 @@ class StoreFile(SQLiteFile):
         if "locked" in text:
             return StoreError(
                 f"The local store {self.path} was in use by others for {BUSY_TIMEOUT:g} s. Try again.", "busy"
+            )
+        if "disk I/O" in text:
+            return StoreError(
+                f"The local store {self.path} can't be read or written ({text}): its disk has a fault or a quota, or "
+                f"its log (-wal) was deleted. In that case, the next write repairs it.",
+                "full" if not self._has_room() else "unusable",
             )
         return StoreError(
             f"The local store {self.path} can't be used ({text}). It is created again with the next trace; "

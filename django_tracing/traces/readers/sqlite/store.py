@@ -154,7 +154,7 @@ class LocalStore(StoreFile):
                     raise
                 deleted = make_room(self._writer, share)
                 if deleted is None:
-                    if full == "perhaps" or not self._start_smaller():
+                    if (full == "perhaps" and self._has_room()) or not self._start_smaller():
                         raise
                     break
                 self._give_up(deleted)
