@@ -29,6 +29,7 @@ __all__ = [
     "is_damage",
     "is_full",
     "looks_cut",
+    "network_file_system",
     "pragma",
     "transaction",
 ]
@@ -44,6 +45,18 @@ _HEADER: Final = b"SQLite format 3\0"
 
 #: So many files that were set aside are kept.
 _MOST_ASIDE: Final = 3
+
+#: File systems of a network, and of virtual machines that get folders of their host.
+_NETWORK_TYPES: Final = frozenset(
+    [
+        *("9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
+        *("glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs", "virtiofs"),
+    ]
+)
+#: https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
+_MOUNTS: Final = "/proc/self/mountinfo"
+#: So many characters of the list of mounts are read.
+_MOST_MOUNTS: Final = 1_000_000
 
 #: What reading raises if a stored text, or the text of SQLite's own error, can't be decoded.
 UNREADABLE: Final = (UnicodeDecodeError, json.JSONDecodeError)
@@ -209,6 +222,37 @@ def looks_cut(path: Path) -> bool:
     size, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
     # Old versions of SQLite don't set the number of pages: they leave the counter that belongs to it unchanged.
     return header[24:28] == header[92:96] and found.st_size < pages * (65536 if size == 1 else size)
+
+
+def network_file_system(path: Path) -> str | None:
+    """Return the type of the file system of ``path`` if it is one of a network; None also where it is not known.
+
+    SQLite's log needs memory that all processes share, and locks that work: https://www.sqlite.org/wal.html and
+    https://www.sqlite.org/faq.html#q5.
+    """
+    try:
+        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read(_MOST_MOUNTS).splitlines()
+        folder = os.path.realpath(path.parent)
+    except (OSError, ValueError):
+        return None
+    nearest, found = "", None
+    for line in lines:
+        fields, _, more = line.partition(" - ")
+        columns = fields.split(" ")
+        if len(columns) < 5 or not more:
+            continue
+        point = _unescape(columns[4])
+        # Of several mounts on one folder, the last is seen.
+        if len(point) >= len(nearest) and (folder == point or folder.startswith(point.rstrip("/") + "/")):
+            nearest, found = point, more.split(" ")[0]
+    return found if found in _NETWORK_TYPES else None
+
+
+def _unescape(point: str) -> str:
+    for code in ("040", "011", "012", "134"):
+        point = point.replace(f"\\{code}", chr(int(code, 8)))
+    return point
 
 
 def is_full(error: Exception) -> Literal["full", "perhaps", ""]:

@@ -17,6 +17,7 @@ __all__ = [
     "RESERVE",
     "delete_before",
     "first_younger",
+    "has_space",
     "prune",
     "shrink_file",
     "store_trace",

@@ -434,11 +434,10 @@ def test_a_disk_that_other_programs_fill(tmp_path: Path) -> None:
     script = """
     fill(1, 200)
     show()
-    with open(sys.argv[1] + ".hog", "wb") as hog:
+    with open(sys.argv[1] + ".hog", "wb", buffering=0) as hog:
         try:
             while True:
                 hog.write(bytes(4096))
-                hog.flush()
         except OSError:
             pass
     fill(200, 300)
