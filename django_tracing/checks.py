@@ -39,6 +39,7 @@ VARIABLE_NOT_HONORED: Final = "django_tracing.W008"
 REGISTERED_SAMPLER: Final = "django_tracing.W009"
 LOCAL_STORE_DEPLOYED: Final = "django_tracing.W010"
 SPOOL_UNUSABLE: Final = "django_tracing.W011"
+LOCAL_STORE_REMOTE: Final = "django_tracing.W013"
 
 _TLS_SETTINGS: Final = ("TLS_CA_FILE", "TLS_CLIENT_KEY", "TLS_CLIENT_CERTIFICATE")
 
@@ -83,6 +84,7 @@ def _messages(settings: Settings) -> Iterable[checks.CheckMessage]:
         return
     yield from _exporters(settings)
     yield from _spool(settings)
+    yield from _file_system(settings)
     if _is_coroutine_function(settings.subscription):
         yield checks.Error(
             f"{settings.source('SUBSCRIPTION')} is a coroutine function, which can't be awaited where a span starts.",
@@ -286,6 +288,22 @@ def _local_store(settings: Settings) -> Iterable[checks.CheckMessage]:
         '"http://jaeger:4318"}. Silence this check if the site runs on one machine and its admin shows the traces.',
         id=LOCAL_STORE_DEPLOYED,
     )
+
+
+def _file_system(settings: Settings) -> Iterable[checks.CheckMessage]:
+    if "local" not in (settings.exporter, *settings.more_exporters):
+        return
+    # Imported here: it imports SQLite.
+    from django_tracing.sqlite_file import network_file_system
+
+    kind = network_file_system(settings.local_store)
+    if kind is not None:
+        yield checks.Warning(
+            f"The local store {settings.local_store} is on a network file system ({kind}), where SQLite's files can "
+            f"be damaged if processes of several machines use them.",
+            hint="Set LOCAL_STORE to a path on a disk of this machine, or send the traces to a backend.",
+            id=LOCAL_STORE_REMOTE,
+        )
 
 
 def _callers(settings: Settings) -> Iterable[checks.CheckMessage]:

@@ -9,18 +9,30 @@ import sqlite3
 import stat
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Literal
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["OWN_FOLDER", "UNREADABLE", "SQLiteFile", "identity_of", "is_damage", "pragma", "transaction"]
+__all__ = [
+    "OWN_FOLDER",
+    "UNREADABLE",
+    "SQLiteFile",
+    "identity_of",
+    "in_wal_mode",
+    "is_damage",
+    "is_full",
+    "looks_cut",
+    "network_file_system",
+    "pragma",
+    "transaction",
+]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -33,6 +45,18 @@ _HEADER: Final = b"SQLite format 3\0"
 
 #: So many files that were set aside are kept.
 _MOST_ASIDE: Final = 3
+
+#: File systems of a network, and of virtual machines that get folders of their host.
+_NETWORK_TYPES: Final = frozenset(
+    [
+        *("9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"),
+        *("glusterfs", "lustre", "ncpfs", "nfs", "nfs4", "smb3", "smbfs", "virtiofs"),
+    ]
+)
+#: https://man7.org/linux/man-pages/man5/proc_pid_mountinfo.5.html
+_MOUNTS: Final = "/proc/self/mountinfo"
+#: So many characters of the list of mounts are read.
+_MOST_MOUNTS: Final = 1_000_000
 
 #: What reading raises if a stored text, or the text of SQLite's own error, can't be decoded.
 UNREADABLE: Final = (UnicodeDecodeError, json.JSONDecodeError)
@@ -129,17 +153,15 @@ class SQLiteFile:
     def _set_aside(self, why: str, identity: tuple[int, int] | None) -> None:
         """Rename the file if it is still the one identified by ``identity``: another process may have done so."""
         aside = f"{self.path}.corrupt-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+
+        def rename(path: Path, suffix: str) -> None:
+            _tighten(path, _FILE_MODE)
+            os.replace(path, f"{aside}{suffix}")
+
         try:
-            # Without the lock, another process could create the new file between the check and the move.
-            with _alone_in(self.path.parent):
-                if identity is None or identity != identity_of(self.path):
-                    return
-                # The log first: if it stayed, SQLite would take it for the new file's log.
-                for suffix in ("-wal", "-shm", ""):
-                    with suppress(FileNotFoundError):
-                        _tighten(Path(f"{self.path}{suffix}"), _FILE_MODE)
-                        os.replace(f"{self.path}{suffix}", f"{aside}{suffix}")
-                self._delete_oldest_asides(Path(aside).name)
+            if not self._take_away(identity, rename):
+                return
+            self._delete_oldest_asides(Path(aside).name)
         except OSError as error:
             raise self._failure(
                 f"The {self.noun} {self.path} can't be used ({why}), nor renamed ({error.strerror}). Delete it.",
@@ -148,6 +170,18 @@ class SQLiteFile:
         _logger.warning(
             "The %s %s is created again: %s. The old one is kept as %s.", self.noun, self.path, why, aside
         )
+
+    def _take_away(self, identity: tuple[int, int] | None, take: Callable[[Path, str], None]) -> bool:
+        """Call ``take`` for the file and those beside it; return False if it is not the one with ``identity``."""
+        # Without the lock, another process could create the new file between the check and the move.
+        with _alone_in(self.path.parent):
+            if identity is None or identity != identity_of(self.path):
+                return False
+            # The log first: if it stayed, SQLite would take it for the new file's log.
+            for suffix in ("-wal", "-shm", ""):
+                with suppress(FileNotFoundError):
+                    take(Path(f"{self.path}{suffix}"), suffix)
+        return True
 
     def _delete_oldest_asides(self, newest: str) -> None:
         """Delete all but a few of the files that were set aside: whatever damages the file may do so every minute."""
@@ -173,6 +207,60 @@ def identity_of(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
+def looks_cut(path: Path) -> bool:
+    """Return True if the file at ``path`` is shorter than its header says, or has no header: it was truncated.
+
+    In WAL mode, it also is while a process moves pages from the log to the file (https://www.sqlite.org/fileformat.html
+    describes the header).
+    """
+    try:
+        found, header = _read_header(path)
+    except OSError:
+        return False
+    if not header.startswith(_HEADER):
+        return True
+    size, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
+    # Old versions of SQLite don't set the number of pages: they leave the counter that belongs to it unchanged.
+    return header[24:28] == header[92:96] and found.st_size < pages * (65536 if size == 1 else size)
+
+
+def network_file_system(path: Path) -> str | None:
+    """Return the type of the file system of ``path`` if it is one of a network; None also where it is not known.
+
+    SQLite's log needs memory that all processes share, and locks that work: https://www.sqlite.org/wal.html and
+    https://www.sqlite.org/faq.html#q5.
+    """
+    try:
+        with open(_MOUNTS, encoding="utf-8", errors="surrogateescape") as file:
+            lines = file.read(_MOST_MOUNTS).splitlines()
+        folder = os.path.realpath(path.parent)
+    except (OSError, ValueError):
+        return None
+    nearest, found = "", None
+    for line in lines:
+        fields, _, more = line.partition(" - ")
+        columns = fields.split(" ")
+        if len(columns) < 5 or not more:
+            continue
+        point = _unescape(columns[4])
+        # Of several mounts on one folder, the last is seen.
+        if len(point) >= len(nearest) and (folder == point or folder.startswith(point.rstrip("/") + "/")):
+            nearest, found = point, more.split(" ")[0]
+    return found if found in _NETWORK_TYPES else None
+
+
+def _unescape(point: str) -> str:
+    for code in ("040", "011", "012", "134"):
+        point = point.replace(f"\\{code}", chr(int(code, 8)))
+    return point
+
+
+def is_full(error: Exception) -> Literal["full", "perhaps", ""]:
+    """Return whether ``error`` means that the disk is full; perhaps, if it may also mean that a quota is used up."""
+    text = str(error)
+    return "full" if "is full" in text else "perhaps" if "disk I/O" in text else ""
+
+
 def is_damage(error: Exception) -> bool:
     """Return True if ``error`` means that the file is damaged, so that trying again does not help."""
     text = str(error)
@@ -195,6 +283,10 @@ def transaction(connection: sqlite3.Connection, mode: str = "IMMEDIATE") -> Iter
 
 def pragma(connection: sqlite3.Connection, name: str) -> int:
     return int(connection.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def in_wal_mode(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("PRAGMA journal_mode").fetchone() == ("wal",))
 
 
 #: A process has one store, perhaps two.

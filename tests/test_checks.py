@@ -12,7 +12,7 @@ from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 from django.test import override_settings
 
-from django_tracing import checks
+from django_tracing import checks, sqlite_file
 
 
 def run(tracing: Any, *, deploy: bool = False) -> list[django_checks.CheckMessage]:
@@ -120,6 +120,29 @@ def test_a_local_store_on_deploy(tmp_path: Path) -> None:
 def test_the_check_of_the_local_store_can_be_silenced(capsys: pytest.CaptureFixture[str]) -> None:
     call_command("check", deploy=True)
     assert "django_tracing.W010" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["nfs4", "cifs", "fuse.sshfs", "9p"])
+def test_a_local_store_on_a_network_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    share = tmp_path / "the share"
+    share.mkdir()
+    mounts = tmp_path / "mountinfo"
+    point = str(share).replace(" ", "\\040")
+    mounts.write_text(
+        "not a mount\n"
+        "22 1 8:1 / / rw,relatime shared:1 - ext4 /dev/sda1 rw\n"
+        f"40 22 0:44 / {point} rw,relatime shared:2 master:1 - {kind} server:/export rw,vers=4.2\n"
+        f"41 40 0:45 / {point}/disk rw - xfs /dev/sdb1 rw\n"
+    )
+    monkeypatch.setattr(sqlite_file, "_MOUNTS", str(mounts))
+    tracing = {"EXPORTER": "local", "LOCAL_STORE": str(share / ".tracing" / "traces.sqlite3")}
+    message = the_one(tracing, checks.LOCAL_STORE_REMOTE)
+    assert f"({kind})" in message.msg
+    assert run({**tracing, "ENDPOINT": "http://jaeger:4318", "EXPORTER": "otlp"}) == []
+    for other in (share / "disk" / "traces.sqlite3", tmp_path / "the share of others" / "traces.sqlite3"):
+        assert run({"EXPORTER": "local", "LOCAL_STORE": str(other)}) == []
+    mounts.unlink()
+    assert run(tracing) == []
 
 
 class Awaited:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import isfinite
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.sdk.resources import SERVICE_NAME
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
-from django_tracing.exceptions import ExportError, StoreError
+from django_tracing.exceptions import ExportError, ExportReason, StoreError
 from django_tracing.recording.sdk import plain_attributes
 from django_tracing.redaction import redact_tracestate
 
@@ -90,6 +90,10 @@ def _json(value: Any) -> Any:
     return str(value)
 
 
+#: No batch can be stored: these spans are not the reason, and wait as long as the queue has room.
+_REASONS: Final[Mapping[str, ExportReason]] = dict.fromkeys(("busy", "foreign", "full", "read_only"), "unreachable")
+
+
 class LocalExporter(SpanExporter):
     """Pass spans to ``write``, which may raise OSError and similar exceptions for what a file can't store."""
 
@@ -108,9 +112,8 @@ class LocalExporter(SpanExporter):
         except StoreError as error:
             # This process can't write to a newer version's file, however often it tries.
             newer = error.reason == "newer"
-            raise ExportError(
-                str(error), reason="rejected" if newer else "unavailable", retryable=not newer
-            ) from error
+            reason: ExportReason = "rejected" if newer else _REASONS.get(error.reason, "unavailable")
+            raise ExportError(str(error), reason=reason, retryable=not newer) from error
         except Exception as error:
             raise ExportError(str(error), reason="unavailable", retryable=True) from error
         return SpanExportResult.SUCCESS

@@ -7,18 +7,17 @@ In WAL mode, readers and one writer work at the same time, and writers wait for 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sqlite3
 import time
-import weakref
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
-from threading import Lock
+from contextlib import closing, contextmanager
 from typing import Any, Final
 
 from django_tracing.exceptions import StoreError
-from django_tracing.sqlite_file import UNREADABLE, SQLiteFile, identity_of, is_damage, pragma, transaction
+from django_tracing.sqlite_file import UNREADABLE, is_damage, is_full, pragma, transaction
 from django_tracing.traces.model import (
     MOST_SPANS,
     Dependencies,
@@ -30,6 +29,7 @@ from django_tracing.traces.model import (
     TraceSummary,
 )
 from django_tracing.traces.readers.sqlite.figures import FigureKeeper, link_figures, route_figures
+from django_tracing.traces.readers.sqlite.file import BUSY_TIMEOUT, READING_TIMEOUT, FileMoved, StoreFile
 from django_tracing.traces.readers.sqlite.queries import (
     EARLIEST_FIRST,
     JOIN_RESOURCE,
@@ -42,6 +42,7 @@ from django_tracing.traces.readers.sqlite.queries import (
     missing_parents,
     search_query,
 )
+from django_tracing.traces.readers.sqlite.room import SHARES, load_newest, make_room, store_loaded
 from django_tracing.traces.readers.sqlite.rows import (
     SPAN_COLUMNS,
     Resources,
@@ -50,26 +51,29 @@ from django_tracing.traces.readers.sqlite.rows import (
     span_of_row,
     summary_of_row,
 )
-from django_tracing.traces.readers.sqlite.schema import (
-    APPLICATION_ID,
-    COMPATIBLE_FROM,
-    VERSION,
-    create_tables,
-    is_too_new,
-)
+from django_tracing.traces.readers.sqlite.schema import COMPATIBLE_FROM, VERSION, is_too_new
 from django_tracing.traces.readers.sqlite.writing import prune, shrink_file, store_trace
 
-__all__ = ["BUSY_TIMEOUT", "READING_TIMEOUT", "SLICE", "LocalStore"]
+__all__ = ["DISK_RESERVE", "SLICE", "STUCK_SECONDS", "LocalStore"]
 
-#: How long a writer waits for the others, in seconds. A batch takes milliseconds.
-BUSY_TIMEOUT: Final = 5.0
+_logger = logging.getLogger("django_tracing")
+
 #: How many spans a download reads at once. Between two slices it keeps nothing open.
 SLICE: Final = 500
-#: How long a query may take, in seconds: a person waits, and a worker of the site is busy.
-READING_TIMEOUT: Final = 15.0
+#: How long the disk may be so full that nothing can be deleted, in seconds, before the file is created again.
+STUCK_SECONDS: Final = 10.0
+#: If the disk has fewer free bytes, or an eighth of a small disk, the file does not grow: the oldest traces
+#: make room for new ones. When the disk is quite full, deleting them is not always possible.
+DISK_RESERVE: Final = 16 * 1024 * 1024
+#: Between two log lines about a full disk, in seconds.
+_LOG_INTERVAL: Final = 3600.0
+#: How often a write is tried again because the file was moved.
+_MOST_MOVES: Final = 5
+#: How much longer the pause before each next try is, in seconds.
+_PAUSE: Final = 0.05
 
 
-class LocalStore(SQLiteFile):
+class LocalStore(StoreFile):
     """Stores traces in the SQLite file ``path`` and reads them.
 
     The file keeps the last ``max_traces`` traces, in ``max_bytes`` bytes. Traces that ended more than ``max_age``
@@ -80,9 +84,6 @@ class LocalStore(SQLiteFile):
     :class:`~django_tracing.exceptions.StoreError`. For their parameters see
     :class:`~django_tracing.traces.model.Reader`.
     """
-
-    application_id = APPLICATION_ID
-    noun = "local store"
 
     def __init__(
         self,
@@ -98,29 +99,15 @@ class LocalStore(SQLiteFile):
         self.max_bytes = max_bytes
         self.max_age = max_age
         self.max_trace_spans = max_trace_spans
-        self._lock = Lock()
-        self._writer: sqlite3.Connection | None = None
-        self._file: tuple[int, int] | None = None
         self._figures = FigureKeeper()
-        _stores.add(self)
-
-    def _failure(self, message: str, reason: str) -> StoreError:
-        return StoreError(message, reason)
+        #: Since when the disk is so full that nothing can be deleted, in seconds of the monotonic clock.
+        self._stuck_since: float | None = None
+        #: How many traces were deleted because the disk is full, since the last log line.
+        self._given_up = 0
+        self._given_up_logged: float | None = None
 
     def __repr__(self) -> str:
         return f"LocalStore({str(self.path)!r})"
-
-    def __del__(self) -> None:
-        # Without contextlib: when the interpreter exits, this module's names may be deleted before its objects.
-        try:  # noqa: SIM105
-            self.close()
-        except Exception:
-            pass
-
-    def close(self) -> None:
-        """Close the file. The next write opens it again."""
-        with self._lock:
-            self._close()
 
     # ----- Writing
 
@@ -134,26 +121,116 @@ class LocalStore(SQLiteFile):
             return
         with self._lock:
             try:
-                self._write(prepared)
+                self._write_or_start_anew(prepared)
             except (sqlite3.DatabaseError, *UNREADABLE) as error:
-                damaged = self._file
                 self._close()
-                if not is_damage(error):
-                    raise self._explained(error) from error
-                self._set_aside("it is damaged", damaged)
-                try:
-                    self._write(prepared)
-                except sqlite3.DatabaseError as second:
-                    self._close()
-                    raise self._explained(second) from second
+                raise self._explained(error) from error
+            except FileMoved as error:
+                self._close()
+                raise self._moving() from error
             except BaseException:
                 # It may be half open, e.g. if the file is another program's.
                 self._close()
                 raise
 
+    def _write_or_start_anew(self, prepared: list[dict[str, Any]]) -> None:
+        try:
+            self._write_or_make_room(prepared)
+        except (sqlite3.DatabaseError, *UNREADABLE) as error:
+            if not is_damage(error):
+                raise
+            damaged = self._file
+            self._close()
+            self._set_aside("it is damaged", damaged)
+            self._write_or_make_room(prepared)
+
+    def _write_or_make_room(self, prepared: list[dict[str, Any]]) -> None:
+        for share in SHARES:
+            try:
+                self._write(prepared)
+            except sqlite3.OperationalError as error:
+                full = is_full(error)
+                if not full or self._writer is None:
+                    raise
+                deleted = make_room(self._writer, share)
+                if deleted is None:
+                    if (full == "perhaps" and self._has_room()) or not self._start_smaller():
+                        raise
+                    break
+                self._give_up(deleted)
+            else:
+                self._stuck_since = None
+                return
+        self._write(prepared)
+
+    def _start_smaller(self) -> bool:
+        """Create the file again with the newest traces; return whether it was done.
+
+        If the disk is full, even deleting may need more space than there is: SQLite moves what is in the log to the
+        end of the file first. Perhaps others free some space, so this waits for a while.
+        """
+        now = time.monotonic()
+        if self._stuck_since is None:
+            self._stuck_since = now
+        if now - self._stuck_since < STUCK_SECONDS:
+            return False
+        connection = self._writer or self._open_writer()
+        (before,) = connection.execute("SELECT count(*) FROM traces").fetchone()
+        loaded = load_newest(connection)
+        file = self._file
+        self._close()
+        try:
+            self._take_away(file, lambda path, _suffix: path.unlink())
+        except OSError:
+            return False
+        store_loaded(self._open_writer(), loaded)
+        (kept,) = self._open_writer().execute("SELECT count(*) FROM traces").fetchone()
+        self._give_up(before - kept)
+        return True
+
+    def _give_up(self, deleted: int) -> None:
+        """Log how many traces were deleted: once an hour."""
+        self._given_up += deleted
+        now = time.monotonic()
+        if not self._given_up or (self._given_up_logged is not None and now < self._given_up_logged + _LOG_INTERVAL):
+            return
+        _logger.warning(
+            "The disk of the local store %s is (almost) full: its %d oldest traces were deleted to store new ones.",
+            *(self.path, self._given_up),
+        )
+        self._given_up, self._given_up_logged = 0, now
+
     def _write(self, prepared: list[dict[str, Any]]) -> None:
-        connection = self._open_writer()
+        for attempt in range(_MOST_MOVES):
+            # Other processes may be about to change to a new log, too.
+            time.sleep(attempt * _PAUSE)
+            try:
+                connection = self._open_writer()
+            except FileMoved:
+                continue
+            try:
+                self._write_once(connection, prepared)
+            except FileMoved:
+                continue
+            except sqlite3.DatabaseError as error:
+                # Reading from a log that was replaced fails, or seems to find damage.
+                if self._is_in_place() or is_full(error) == "full":
+                    raise
+                continue
+            # If it was moved during the transaction, nobody else may see the spans. Spans are stored only once.
+            if self._is_in_place():
+                return
+        raise self._moving()
+
+    def _connect(self) -> sqlite3.Connection:
+        self._figures = FigureKeeper()
+        return super()._connect()
+
+    def _write_once(self, connection: sqlite3.Connection, prepared: list[dict[str, Any]]) -> None:
         with transaction(connection):
+            # Now no other process writes or replaces the log.
+            if not self._is_in_place():
+                raise FileMoved
             # A newer version may have migrated it since it was opened.
             if is_too_new(connection):
                 raise self._too_new()
@@ -164,74 +241,17 @@ class LocalStore(SQLiteFile):
                 store_trace(connection, trace_id, members, self.max_trace_spans)
                 for trace_id, members in by_trace.items()
             }
-            pruned = prune(connection, self.max_traces, self.max_bytes, self.max_age)
+            grow = not self._is_disk_short()
+            pruned = prune(connection, self.max_traces, self.max_bytes, self.max_age, grow=grow)
             self._figures.work(connection, len(prepared), grown)
-        if pruned:
+        if pruned and grow:
             shrink_file(connection)
+        elif pruned:
+            self._give_up(pruned)
 
-    def _open_writer(self) -> sqlite3.Connection:
-        # The file may have been deleted or set aside since: then the open one is no longer used by others.
-        if self._writer is not None and self._file != identity_of(self.path):
-            self._close()
-        if self._writer is None:
-            self._make_folder()
-            self._file = self._examine()
-            self._keep_private(new=self._file is None)
-            self._writer = self._connect()
-            create_tables(self._writer, self._foreign)
-            self._file = identity_of(self.path)
-            self._figures = FigureKeeper()
-        return self._writer
-
-    def _too_new(self) -> StoreError:
-        return StoreError(
-            f"The local store {self.path} was changed by a newer version of this app, and this version can't use it. "
-            f"Run the newer version everywhere, set LOCAL_STORE to another path, or delete the file.",
-            "newer",
-        )
-
-    def _connect(self) -> sqlite3.Connection:
-        # The lock keeps threads from using the connection at once.
-        connection = sqlite3.connect(self.path, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
-        try:
-            # If the machine crashes, a few traces may be lost, but not the file.
-            connection.execute("PRAGMA synchronous = NORMAL")
-        except BaseException:
-            connection.close()
-            raise
-        return connection
-
-    def _close(self) -> None:
-        writer, self._writer, self._file = self._writer, None, None
-        if writer is not None:
-            with suppress(sqlite3.Error):
-                writer.close()
-
-    def _explained(self, error: Exception) -> StoreError:
-        text = str(error)
-        if "readonly" in text or "unable to open" in text:
-            return StoreError(
-                f"The local store {self.path} can't be written or opened ({text}). "
-                f"Let this user write to the file and its folder, or set LOCAL_STORE to another path.",
-                "read_only",
-            )
-        if "full" in text:
-            return StoreError(f"The disk of the local store {self.path} is full.", "full")
-        if "interrupted" in text:
-            return StoreError(
-                f"{self.path} holds too much to look through within {READING_TIMEOUT:g} s. "
-                f"Ask for less: a shorter time, one service.",
-                "timeout",
-            )
-        if "locked" in text:
-            return StoreError(
-                f"The local store {self.path} was in use by others for {BUSY_TIMEOUT:g} s. Try again.", "busy"
-            )
-        return StoreError(
-            f"The local store {self.path} can't be used ({text}). It is created again with the next trace; "
-            f"if that does not help, delete it.",
-            "unusable",
-        )
+    def _is_disk_short(self) -> bool:
+        total, free = self._disk()
+        return free < min(DISK_RESERVE, total // 8)
 
     # ----- Reading
 
@@ -422,42 +442,3 @@ class LocalStore(SQLiteFile):
 
 def _deadline() -> float:
     return time.monotonic() + READING_TIMEOUT
-
-
-#: SQLite forbids to carry a connection over a fork, even to close it there
-#: (https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_).
-_stores: Final[weakref.WeakSet[LocalStore]] = weakref.WeakSet()
-
-
-_held: list[LocalStore] = []
-
-
-_inherited: list[sqlite3.Connection] = []
-
-
-def _before_fork() -> None:
-    for store in list(_stores):
-        # Don't delay the fork longer for a slow writer.
-        if store._lock.acquire(timeout=1.0):
-            store._close()
-            _held.append(store)
-
-
-def _after_fork_in_parent() -> None:
-    while _held:
-        _held.pop()._lock.release()
-
-
-def _after_fork_in_child() -> None:
-    _held.clear()
-    for store in list(_stores):
-        store._lock = Lock()
-        if store._writer is not None:
-            _inherited.append(store._writer)
-            store._writer = store._file = None
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(
-        before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child
-    )

@@ -12,10 +12,22 @@ from django_tracing.sqlite_file import pragma
 from django_tracing.traces.readers.sqlite.figures import store_figures
 from django_tracing.traces.readers.sqlite.rows import describe_request, dump_json
 
-__all__ = ["FREE_SHARE", "RESERVE", "first_younger", "prune", "shrink_file", "store_trace", "used_bytes"]
+__all__ = [
+    "FREE_SHARE",
+    "RESERVE",
+    "delete_before",
+    "first_younger",
+    "has_space",
+    "prune",
+    "shrink_file",
+    "store_trace",
+    "used_bytes",
+]
 
 #: Unused pages are returned to the disk if they are more than this share of the file. Otherwise they are reused.
 FREE_SHARE: Final = 0.25
+#: If the file must not grow, at least one page of so many is unused.
+_SPACE_SHARE: Final = 20
 #: When a trace has reached its limit, this share of it is still stored of spans that connect the others: roots and
 #: parents of stored spans.
 RESERVE: Final = 0.1
@@ -40,23 +52,30 @@ _STORE_SPAN: Final = (
 )
 
 
-def prune(connection: sqlite3.Connection, max_traces: int, max_bytes: int, max_age: float | None) -> bool:
-    """Delete the oldest traces that exceed a limit; return whether there were any."""
+def prune(
+    connection: sqlite3.Connection, max_traces: int, max_bytes: int, max_age: float | None, *, grow: bool = True
+) -> int:
+    """Delete the oldest traces that exceed a limit; return how many. If ``grow`` is false, the file must not grow."""
     # Traces are deleted in the order in which they were stored, so their numbers have no gaps and are counted without
     # a scan. The order of starts would delete the traces of a machine at once whose clock is behind.
     first, last = connection.execute("SELECT (SELECT min(seq) FROM traces), (SELECT max(seq) FROM traces)").fetchone()
     if last is None:
         raise sqlite3.DatabaseError("malformed: no trace is there just after one was written")
     keep_from = last - max_traces + 1
-    if used_bytes(connection) > max_bytes:
+    if used_bytes(connection) > max_bytes or not (grow or has_space(connection)):
         keep_from = max(keep_from, first + max(1, (last - first) // 10))
     if max_age is not None:
         keep_from = max(keep_from, first_younger(connection, int((time.time() - max_age) * 1e9), last))
     if keep_from <= first:
-        return False
+        return 0
+    delete_before(connection, keep_from)
+    return int(keep_from - first)
+
+
+def delete_before(connection: sqlite3.Connection, seq: int) -> None:
+    """Delete the traces that were stored before the trace with the number ``seq``."""
     for table, column in _TRACE_COLUMNS:
-        connection.execute(f"DELETE FROM {table} WHERE {column} < ?", (keep_from,))  # noqa: S608 - our own names
-    return True
+        connection.execute(f"DELETE FROM {table} WHERE {column} < ?", (seq,))  # noqa: S608 - our own names
 
 
 def first_younger(connection: sqlite3.Connection, since: int, last: int) -> int:
@@ -66,6 +85,11 @@ def first_younger(connection: sqlite3.Connection, since: int, last: int) -> int:
         if end >= since:
             break
     return min(number, last)
+
+
+def has_space(connection: sqlite3.Connection) -> bool:
+    """Return whether the file has enough unused pages for the next spans."""
+    return pragma(connection, "freelist_count") * _SPACE_SHARE > pragma(connection, "page_count")
 
 
 def used_bytes(connection: sqlite3.Connection) -> int:

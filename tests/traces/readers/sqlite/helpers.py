@@ -11,11 +11,12 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[4]
 
 
-def run(script: str, *arguments: object) -> subprocess.Popen[str]:
+def run(script: str, *arguments: object, stdin: int | None = None) -> subprocess.Popen[str]:
     """Start a Python process that runs ``script`` with ``sys.argv[1:]`` and with warnings as errors."""
     return subprocess.Popen(
         [sys.executable, "-W", "error", "-c", textwrap.dedent(script), *map(str, arguments)],
         cwd=REPOSITORY,
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from django_tracing.exceptions import StoreError
-from django_tracing.traces.readers.sqlite import store as local
+from django_tracing.traces.readers.sqlite import file as file_module
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.traces.builders import MS, row
 from tests.traces.readers.sqlite.helpers import REPOSITORY, finished, integrity, run, set_asides
@@ -465,7 +465,7 @@ def test_a_full_disk(path: Path) -> None:
 
 
 def test_a_lock_that_is_not_released(store: LocalStore, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "BUSY_TIMEOUT", 0.05)
+    monkeypatch.setattr(file_module, "BUSY_TIMEOUT", 0.05)
     store.write([row(1)])
     store.close()
     other = sqlite3.connect(path, isolation_level=None)

@@ -1,0 +1,532 @@
+"""Inject faults of the storage under a server that goes on, and account for every span.
+
+Whatever happens to the file, ending a span raises nothing, the spans that count as exported are in the file that
+everybody reads, the others are counted as dropped, and each change of state is one line in the log.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from django_tracing.exceptions import StoreError
+from django_tracing.export.local import LocalExporter
+from django_tracing.export.queue import QueueProcessor
+from django_tracing.traces.readers.sqlite import file as file_module
+from django_tracing.traces.readers.sqlite import store as store_module
+from django_tracing.traces.readers.sqlite.file import StoreFile
+from django_tracing.traces.readers.sqlite.store import LocalStore
+from tests.export.builders import Recorder, make_spans
+from tests.export.queues import end
+from tests.traces.builders import NOON, row
+from tests.traces.readers.sqlite.helpers import finished, integrity, run, set_asides
+
+DAY = 86_400
+
+needs_posix = pytest.mark.skipif(os.name != "posix", reason="open files can't be deleted, nor processes limited")
+
+
+class Server:
+    """A process that writes spans through the queue, and what it counts."""
+
+    def __init__(self, store: LocalStore) -> None:
+        self.store = store
+        self.queue = QueueProcessor(LocalExporter(store.write), export_interval=60, shutdown_timeout=1)
+        self.ids: list[str] = []
+
+    def serve(self, count: int = 10) -> bool:
+        """End spans, each in a trace of its own. Return whether they were exported."""
+        spans = make_spans(count, text="x" * 500)
+        self.ids += [f"{span.context.trace_id:032x}" for span in spans if span.context]
+        end(self.queue, spans)
+        return self.queue.force_flush(30_000)
+
+    @property
+    def dropped(self) -> int:
+        return self.queue.counters.dropped_total()
+
+    @property
+    def exported(self) -> int:
+        return int(self.queue.counters.snapshot()["exported"])
+
+    def check(self, *, lost: int = 0) -> None:
+        """Check that every span is accounted for: ``lost`` were stored, and then taken away with the file."""
+        assert self.exported + self.dropped + self.queue.queued == len(self.ids)
+        assert len(seen_by_others(self.store.path) & set(self.ids)) == self.exported - lost
+        assert integrity(self.store.path) == "ok"
+
+
+def seen_by_others(path: Path) -> set[str]:
+    """Return the ids of the traces that another process reads."""
+    script = """
+        import sqlite3, sys
+        connection = sqlite3.connect(sys.argv[1])
+        for trace_id, spans, stored in connection.execute(
+            "SELECT trace_id, span_count, (SELECT count(*) FROM spans WHERE trace = seq) FROM traces"
+        ).fetchall():
+            assert spans == stored
+            print(trace_id)
+        connection.close()
+        """
+    return set(finished(run(script, path)).split())
+
+
+@pytest.fixture
+def server(store: LocalStore) -> Iterator[Server]:
+    server = Server(store)
+    yield server
+    server.queue.shutdown()
+
+
+def remove(*suffixes: str) -> Callable[[Path], None]:
+    def act(path: Path) -> None:
+        for suffix in suffixes:
+            os.unlink(f"{path}{suffix}")
+
+    return act
+
+
+def cut(suffix: str, share: float) -> Callable[[Path], None]:
+    def act(path: Path) -> None:
+        cut_file = f"{path}{suffix}"
+        os.truncate(cut_file, int(os.stat(cut_file).st_size * share))
+
+    return act
+
+
+def move_log_to_file(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+
+# ----- Files that are deleted or cut while they are open
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    "act", [remove("-wal"), remove("-shm"), remove("-wal", "-shm")], ids=["log", "index", "both"]
+)
+def test_the_log_is_deleted_under_the_server(
+    server: Server, path: Path, act: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing is lost: what was only in the log is moved to the file."""
+    server.serve()
+    act(path)
+    assert server.serve()
+    server.check()
+    # Somebody reads in between, so that there are new files when the server writes again.
+    act(path)
+    with suppress(StoreError):
+        LocalStore(path).search()
+    assert server.serve()
+    server.check()
+    assert server.dropped == 0
+    assert not set_asides(path)
+    assert not caplog.records
+
+
+@needs_posix
+def test_the_log_is_deleted_under_several_processes(path: Path) -> None:
+    """A process that writes when another one has left the deleted log changes to the new one, too."""
+    script = """
+        import logging, sys, time
+        logging.basicConfig(format="%(message)s")
+        sys.path.insert(0, ".")
+        from django_tracing.traces.readers.sqlite.store import LocalStore
+        from tests.traces.builders import row
+        store = LocalStore(sys.argv[1])
+        for number in range(1, 101):
+            store.write([row(int(sys.argv[2]) * 1000 + number, span) for span in range(1, 4)])
+            if number % 25 == 0:
+                print("written", flush=True)
+                sys.stdin.readline()
+            time.sleep(0.002)
+        store.close()
+    """
+    processes = [run(script, path, number, stdin=subprocess.PIPE) for number in (1, 2, 3)]
+    for act in (remove("-wal"), remove("-wal", "-shm"), remove("-shm"), remove("-wal")):
+        for process in processes:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "written\n"
+        act(path)
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+    for process in processes:
+        finished(process)
+    found = LocalStore(path).search(limit=1000)
+    assert len(found) == 300
+    assert {summary.span_count for summary in found} == {3}
+    assert integrity(path) == "ok"
+    assert not set_asides(path)
+
+
+@needs_posix
+@pytest.mark.parametrize("act", [remove(""), remove("", "-wal", "-shm")], ids=["file", "all"])
+def test_the_file_is_deleted_under_the_server(
+    server: Server, path: Path, act: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    server.serve()
+    act(path)
+    assert server.serve()
+    server.check(lost=10)
+    assert not caplog.records
+
+
+@needs_posix
+@pytest.mark.parametrize(
+    "act",
+    [cut("", 0), cut("", 0.5), cut("", 0.9), cut("-wal", 0), cut("-wal", 0.5)],
+    ids=["empty", "half", "most", "log-empty", "log-half"],
+)
+@pytest.mark.parametrize("moved", [False, True], ids=["in-the-log", "in-the-file"])
+def test_the_file_is_cut_under_the_server(
+    server: Server, path: Path, act: Callable[[Path], None], moved: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Either nothing is lost, or the file is set aside with what was stored before."""
+    server.serve(50)
+    if moved:
+        move_log_to_file(path)
+    server.serve()
+    act(path)
+    assert server.serve()
+    assert server.serve()
+    server.check(lost=60 if set_asides(path) else 0)
+    assert len(caplog.records) == len(set_asides(path)) <= 1
+
+
+@needs_posix
+def test_a_log_that_was_used_up_is_no_fault(server: Server, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Somebody runs ``PRAGMA wal_checkpoint(TRUNCATE)``: the log is shorter than before."""
+    server.serve()
+    move_log_to_file(path)
+    assert server.serve()
+    server.check()
+    assert not set_asides(path)
+    assert not caplog.records
+
+
+@needs_posix
+def test_a_file_that_was_extended_in_part(path: Path) -> None:
+    """A process was killed, or had no space, while it moved pages from the log: the log still has what is missing."""
+    script = """
+        import resource, sqlite3, sys
+        sys.path.insert(0, ".")
+        from pathlib import Path
+        from django_tracing.sqlite_file import looks_cut
+        from django_tracing.traces.readers.sqlite.store import LocalStore
+        from tests.traces.builders import row
+        store = LocalStore(sys.argv[1])
+        store.write([row(number, attributes={"x": "y" * 500}) for number in range(1, 200)])
+        _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+        connection = sqlite3.connect(sys.argv[1])
+        try:
+            connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        except sqlite3.OperationalError as error:
+            print(error)
+        connection.close()
+        print(looks_cut(Path(sys.argv[1])))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+        store.write([row(200)])
+        print(len(store.search(limit=1000)))
+        store.close()
+    """
+    assert finished(run(script, path)).splitlines() == ["disk I/O error", "True", "200"]
+    assert integrity(path) == "ok"
+    assert not set_asides(path)
+
+
+# ----- A file that can't be written for a while
+
+
+def test_the_file_is_locked_for_a_minute(
+    server: Server, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Spans wait, as many as the queue holds; one line when it begins, one when it ends."""
+    server.serve()
+    monkeypatch.setattr(file_module, "BUSY_TIMEOUT", 0.01)
+    server.store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        for _ in range(5):
+            assert not server.serve()
+        assert server.queue.queued == 50
+        other.execute("ROLLBACK")
+    assert server.serve()
+    server.check()
+    assert (server.exported, server.dropped) == (70, 0)
+    assert [record.getMessage().split(":")[0] for record in caplog.records] == [
+        "Spans can't be sent",
+        "Spans are sent again; 0 were dropped meanwhile.",
+    ]
+    assert "in use by others" in caplog.text
+
+
+@needs_posix
+def test_the_file_and_its_folder_are_read_only_for_a_while(without_coverage: None) -> None:
+    script = """
+        # Import before changing the user, who may not be able to read the modules.
+        import logging, os, sys, tempfile
+        sys.path.insert(0, ".")
+        logging.basicConfig(format="%(message)s", stream=sys.stdout)
+        from pathlib import Path
+        from django_tracing.traces.readers.sqlite.store import LocalStore
+        from tests.traces.readers.sqlite.test_faults import Server
+        if os.geteuid() == 0:
+            os.setuid(65534)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "traces.sqlite3"
+            server = Server(LocalStore(path))
+            print(server.serve())
+            server.store.close()
+            os.chmod(path, 0o400)
+            os.chmod(folder, 0o500)
+            print([server.serve() for _ in range(3)])
+            os.chmod(folder, 0o700)
+            os.chmod(path, 0o600)
+            print(server.serve())
+            counted = server.queue.counters.snapshot()
+            print(counted["exported"], counted["dropped"], len(server.ids), len(server.store.search(limit=100)))
+            server.queue.shutdown()
+            server.store.close()
+        """
+    out = finished(run(script)).splitlines()
+    lines = [line for line in out if line.startswith("Spans")]
+    assert [line for line in out if line not in lines] == ["True", "[False, False, False]", "True", "50 {} 50 50"]
+    assert ["can't be written or opened" in line for line in lines] == [True, False]
+
+
+def test_a_corrupt_file(server: Server, path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    server.serve(100)
+    move_log_to_file(path)
+    content = bytearray(path.read_bytes())
+    content[4096:] = os.urandom(len(content) - 4096)
+    server.store.close()
+    path.write_bytes(content)
+    assert server.serve()
+    server.check(lost=100)
+    assert len(set_asides(path)) == 1
+    assert len(caplog.records) == 1
+
+
+# ----- A full disk
+
+
+@pytest.fixture
+def small_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Return a function that makes SQLite refuse to extend the file beyond so many pages, as on a full disk."""
+    limit = [2**30]
+    connect = StoreFile._connect
+
+    def connect_limited(self: StoreFile) -> sqlite3.Connection:
+        connection = connect(self)
+        connection.execute(f"PRAGMA max_page_count = {limit[0]}")
+        return connection
+
+    monkeypatch.setattr(StoreFile, "_connect", connect_limited)
+    return lambda pages: limit.__setitem__(0, pages)
+
+
+def test_a_full_disk_costs_the_oldest_traces(
+    server: Server, path: Path, small_disk: Callable[[int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    small_disk(60)
+    for _ in range(40):
+        assert server.serve()
+    assert (server.exported, server.dropped) == (400, 0)
+    seen = seen_by_others(path)
+    # The newest of all that were stored.
+    assert 20 < len(seen) < 300
+    assert seen == set(server.ids[-len(seen) :])
+    assert path.stat().st_size <= 60 * 4096
+    assert integrity(path) == "ok"
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert "is (almost) full" in line
+    assert "oldest traces were deleted to store new ones" in line
+
+
+def test_spans_that_do_not_fit_on_the_disk_are_kept_in_the_queue(
+    server: Server, path: Path, small_disk: Callable[[int], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    server.serve(1)
+    server.store.close()
+    small_disk(10)
+    assert not server.serve(500)
+    server.store.close()
+    small_disk(1000)
+    assert server.serve()
+    server.check()
+    assert server.dropped == 0
+    assert ["The disk of the local store" in record.getMessage() for record in caplog.records] == [True, False]
+
+
+def test_a_disk_that_is_almost_full(
+    server: Server, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The file does not grow any more: the oldest traces make room for new ones, before it is too late for that."""
+    for _ in range(40):
+        server.serve()
+    move_log_to_file(path)
+    size = path.stat().st_size
+    monkeypatch.setattr(StoreFile, "_disk", lambda self: (10**12, store_module.DISK_RESERVE - 1))
+    for _ in range(40):
+        assert server.serve()
+    move_log_to_file(path)
+    assert path.stat().st_size < size * 1.3
+    seen = seen_by_others(path)
+    assert 200 < len(seen) < 500
+    assert seen == set(server.ids[-len(seen) :])
+    assert len(caplog.records) == 1
+    monkeypatch.undo()
+    for _ in range(40):
+        server.serve()
+    assert len(seen_by_others(path)) == len(seen) + 400
+
+
+FULL = """
+    import logging, os, resource, sys
+    sys.path.insert(0, ".")
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    from pathlib import Path
+    from django_tracing.traces.readers.sqlite import store as module
+    from tests.traces.builders import row
+    module.STUCK_SECONDS = 0
+    store = module.LocalStore(sys.argv[1])
+    refused = 0
+    def fill(first, last):
+        global refused
+        for number in range(first, last):
+            try:
+                store.write([row(number, span, attributes={"x": "y" * 1000}) for span in range(1, 21)])
+            except module.StoreError as error:
+                refused += 1
+    def show():
+        found = store.search(limit=10_000)
+        print(refused, int(found[0].trace_id, 16), int(found[-1].trace_id, 16), len(found))
+"""
+
+
+@contextmanager
+def mounted(folder: Path, size: str) -> Iterator[None]:
+    folder.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)  # noqa: S607
+    if done.returncode:
+        pytest.skip("needs to mount a file system")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)  # noqa: S607
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root on Linux")
+def test_a_disk_that_other_programs_fill(tmp_path: Path) -> None:
+    """A real one of 4 MiB: first the store fills it, then another program what is left, until it frees it again."""
+    script = """
+    fill(1, 200)
+    show()
+    with open(sys.argv[1] + ".hog", "wb", buffering=0) as hog:
+        try:
+            while True:
+                hog.write(bytes(4096))
+        except OSError:
+            pass
+    fill(200, 300)
+    show()
+    os.unlink(sys.argv[1] + ".hog")
+    fill(300, 500)
+    show()
+    store.close()
+    """
+    with mounted(tmp_path / "disk", "4m"):
+        path = tmp_path / "disk" / "traces.sqlite3"
+        line, *counts = finished(run(FULL + script, path)).splitlines()
+        assert "oldest traces were deleted" in line
+        for (refused, newest, oldest, count), expected in zip(
+            (map(int, each.split()) for each in counts), (199, 299, 499), strict=True
+        ):
+            assert (refused, newest) == (0, expected)
+            assert 10 < count == newest - oldest + 1 < 150
+        assert integrity(path) == "ok"
+
+
+# ----- Clocks
+
+
+@pytest.mark.parametrize("step", [DAY, -DAY, -20 * 365 * DAY], ids=["a-day-forwards", "a-day-backwards", "years"])
+def test_a_clock_that_steps(
+    path: Path, step: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Traces are deleted in the order in which they were stored. Nothing else depends on the clock."""
+    store = LocalStore(path, max_traces=40)
+    queue = QueueProcessor(LocalExporter(store.write), export_interval=60, shutdown_timeout=1)
+    now = time.time()
+    for number, offset in enumerate((0, step, 0)):
+        monkeypatch.setattr(time, "time", lambda offset=offset: now + offset)
+        monkeypatch.setattr(time, "time_ns", lambda offset=offset: int((now + offset) * 1e9))
+        recorder = Recorder()
+        start = int((now + offset) * 1e9) + number
+        for _ in range(20):
+            recorder.tracer.start_span("work", start_time=start).end(start + 10**6)
+        end(queue, list(recorder.spans))
+        assert queue.force_flush()
+    assert (queue.counters.snapshot()["exported"], queue.counters.dropped_total(), queue.queued) == (60, 0, 0)
+    found = store.search(limit=100)
+    # The last 40, and in the list the newest first.
+    assert sorted(round((summary.start / 1e9 - now) / DAY) for summary in found) == sorted(
+        [0] * 20 + [step // DAY] * 20
+    )
+    assert [summary.start for summary in found] == sorted((summary.start for summary in found), reverse=True)
+    assert len(store.search(start=now - 3600, end=now + 3600, limit=100)) == 20
+    assert store.routes()[0].count == 40
+    assert not caplog.records
+    queue.shutdown()
+    store.close()
+
+
+def test_an_age_is_measured_by_the_clock_of_the_machine(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day forwards, old traces are deleted. A day backwards, traces of the future are kept; the newest always is."""
+    store = LocalStore(path, max_age=3600)
+    now = NOON / 1e9
+    kept = []
+    for number, offset in enumerate((0, 0, DAY, 0, 0), 1):
+        monkeypatch.setattr(time, "time", lambda offset=offset: now + offset)
+        store.write([row(number, base=NOON + offset * 10**9)])
+        kept.append(sorted(int(summary.trace_id, 16) for summary in store.search()))
+    assert kept == [[1], [1, 2], [3], [3, 4], [3, 4, 5]]
+    store.close()
+
+
+def test_a_clock_that_steps_while_a_span_is_open(store: LocalStore) -> None:
+    """The span ends before it starts."""
+    store.write([row(1, start=10, took=-20), row(1, 2, 1, start=5)])
+    (found,) = store.search()
+    assert found.start == NOON + 5_000_000
+    assert found.duration >= 0
+    trace = store.trace(found.trace_id)
+    assert trace is not None
+    assert min(span.duration for span in trace.spans) == 0
+
+
+# ----- A crash of the machine
+
+
+def test_a_crash_of_the_machine_damages_no_file(store: LocalStore) -> None:
+    """SQLite's setting for that, with the log: without it, the order in which pages reach the disk is not known.
+
+    ``FULL`` would wait for the disk with each batch, and saves the last batches only.
+    """
+    store.write([row()])
+    connection = store._open_writer()
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    # https://www.sqlite.org/pragma.html#pragma_synchronous: 1 is NORMAL.
+    assert connection.execute("PRAGMA synchronous").fetchone() == (1,)
