@@ -29,6 +29,8 @@ DropReason = Literal[
     "export_error",
     "shutdown",
     "unredacted",
+    # It raised an exception when it was read.
+    "unencodable",
 ]
 
 

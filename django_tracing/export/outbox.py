@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Iterator
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from django_tracing.exceptions import ExportError
 from django_tracing.export.counters import DropReason
@@ -31,6 +31,8 @@ _PROBE_PAUSE: Final = 0.8
 _LONGEST_RETRY_AFTER: Final = 30.0
 #: How often a batch is tried if its exporter only reports that it failed: it may have retried by itself.
 _ATTEMPTS: Final = 3
+#: How many single spans of a batch may be too large before others are dropped by their size.
+_MOST_TOO_LARGE: Final = 8
 #: How many refused batches may wait: choosing one of them takes time for each.
 _MOST_REFUSED: Final = 100
 #: The reasons of failures to connect, which don't depend on the batch.
@@ -68,6 +70,14 @@ class Waiting:
         self.passed = 0
 
 
+class _Tiny(NamedTuple):
+    """How many single spans of a batch were too large in a row, and the size of the smallest one."""
+
+    number: int = 0
+    refused: int = 0
+    size: float = float("inf")
+
+
 class Outbox:
     """The batches that wait, in three places: new ones, parts of batches that were too large, and refused ones.
 
@@ -82,6 +92,8 @@ class Outbox:
         self._can_probe = can_probe
         self._fresh: deque[Waiting] = deque()
         self._parts: deque[Waiting] = deque()
+        #: The single spans that were too large.
+        self._tiny = _Tiny()
         #: Refused batches, the oldest first.
         self._room: list[Waiting] = []
         #: Whether batches wait elsewhere, too: in the spool.
@@ -254,6 +266,8 @@ class Outbox:
 
     def accept(self, now: float) -> None:
         """Note that the receiver accepted the current batch."""
+        if self.current is not None and self.current.number == self._tiny.number:
+            self._tiny = _Tiny()
         self.current = None
         self._accepted += 1
         self._pauses = 0
@@ -297,7 +311,40 @@ class Outbox:
                 half.since, half.passed = waiting.since, waiting.passed
                 self._parts.appendleft(half)
             return []
-        return [(drop_reason(failure), waiting.batch)]
+        dropped = [waiting.batch]
+        if failure.reason == "too_large":
+            dropped += self._drop_as_large(waiting)
+        return [(drop_reason(failure), batch) for batch in dropped]
+
+    def _drop_as_large(self, waiting: Waiting) -> list[Any]:
+        """Drop the parts of a batch that are too large as well, if single spans of it were, several times in a row.
+
+        Otherwise a receiver that refuses all sizes would get a request for each span. A span that is smaller than all
+        that were refused is still sent.
+        """
+        tiny = self._tiny
+        if tiny.number != waiting.number:
+            tiny = _Tiny(waiting.number)
+        self._tiny = tiny = _Tiny(waiting.number, tiny.refused + 1, min(tiny.size, waiting.batch.size))
+        if tiny.refused < _MOST_TOO_LARGE:
+            return []
+        kept: deque[Waiting] = deque()
+        dropped: list[Any] = []
+        for part in self._parts:
+            if part.number != waiting.number:
+                kept.append(part)
+                continue
+            batches = [part.batch]
+            while batches:
+                batch = batches.pop()
+                if batch.count > 1:
+                    batches.extend(reversed(batch.split()))
+                elif batch.size >= tiny.size:
+                    dropped.append(batch)
+                else:
+                    kept.append(Waiting(batch, part.number))
+        self._parts = kept
+        return dropped
 
     def _refused(self, waiting: Waiting, failure: ExportError, now: float) -> list[tuple[DropReason, Any]]:
         waiting.attempts += 1

@@ -124,6 +124,8 @@ class QueueProcessor(Sender, SpanProcessor):
         self._stopping = False
         self._stopped = False
         self._finished = False
+        #: Whether spans waited when it was shut down.
+        self._abandoned = False
         self._deadline: float | None = None
         self._announce = Announcements(self.counters)
         if self._spooling is not None:
@@ -188,6 +190,7 @@ class QueueProcessor(Sender, SpanProcessor):
                 try:
                     self._gather_one(span)
                 except Exception:
+                    self.counters.drop("unencodable")
                     _logger.debug("A span was lost on its way into the queue.", exc_info=True)
 
     def _is_silent(self) -> bool:
@@ -294,7 +297,7 @@ class QueueProcessor(Sender, SpanProcessor):
         with self._changed:
             self._gather()
             if not self.queued:
-                return True
+                return not self._abandoned
         self._start()
         with self._changed:
             if self._stopping or self._stopped or self._thread is None:
@@ -350,12 +353,13 @@ class QueueProcessor(Sender, SpanProcessor):
             self._gather()
             self._close_filling()
             batches = [waiting.batch for waiting in self._outbox.take_all()]
-            # The batch of a hanging exporter stays in the queue.
+            # The batch of a hanging exporter: whatever becomes of it, it is not counted again.
             current = self._outbox.current
             if current is not None:
                 batches.insert(0, current.batch)
             left = self.queued
-            self._settled = self._accepted - (0 if current is None else current.batch.count)
+            self._settled = self._accepted
+            self._abandoned = left > 0
             self._changed.notify_all()
         if self._spooling is not None:
             # It may arrive twice, if the exporter only seems to hang.

@@ -287,6 +287,9 @@ class Sender:
         token = _suppress()
         try:
             self._work()
+        except CONTAINED:
+            # The process ends: what waits is counted as lost.
+            _logger.debug("The spans that waited could not be sent.", exc_info=True)
         finally:
             context_api.detach(token)
 

@@ -252,6 +252,7 @@ class TestBackendDown:
         end(processor, make_spans())
         assert processor.force_flush()
         assert backend.names == ["span-0"]
+        assert processor.counters.snapshot()["dropped"] == {"unencodable": 1, "rejected": 1}
 
 
 class TestFlush:
@@ -337,8 +338,25 @@ class TestEnd:
         assert gate.reached.wait(20)
         processor.shutdown()
         assert processor.counters.snapshot()["dropped"] == {"shutdown": 5}
+        assert processor.queued == 0
         assert "5 spans could not be sent before the process ended." in caplog.text
         assert not processor.force_flush(50)
+
+    def test_an_exporter_that_exits_when_no_thread_can_be_started(
+        self, make: Make, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def behave() -> None:
+            raise SystemExit(3)
+
+        def start(thread: threading.Thread) -> None:
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+
+        monkeypatch.setattr(threading.Thread, "start", start)
+        processor = make(Backend(behave), batch_size=2)
+        end(processor, make_spans(5))
+        processor.shutdown()
+        assert processor.counters.snapshot()["dropped"] == {"shutdown": 5}
+        assert processor.queued == 0
 
     @pytest.mark.parametrize("hangs", [False, True])
     def test_a_span_that_ends_meanwhile_is_counted_once(self, make: Make, gate: Gate, hangs: bool) -> None:

@@ -204,6 +204,28 @@ class TestTooLarge:
         # Resource and scope are in each part.
         assert {(span.service, span.scope) for span in receiver.spans} == {("shop", "tests")}
 
+    def test_a_receiver_that_refuses_all_sizes_is_not_asked_for_each_span(
+        self, make: Make, receiver: OTLPReceiver
+    ) -> None:
+        receiver.decide = lambda spans: (413, {}, b"")
+        processor = make(OTLPHTTPExporter(receiver.endpoint), batch_size=512)
+        end(processor, [span for number in range(512) for span in make_spans(1, text="x" * (number * 37 % 511))])
+        flush(processor)
+        assert processor.counters.snapshot()["dropped"] == {"too_large": 512}
+        # Nine halves, eight spans with the halves between them, and a span each time that it is the smallest one yet.
+        assert len(receiver.headers) < 60
+
+    def test_small_spans_beside_many_that_are_too_large(self, make: Make, receiver: OTLPReceiver) -> None:
+        receiver.decide = lambda spans: (413, {}, b"") if any(span.attributes for span in spans) else OK
+        processor = make(OTLPHTTPExporter(receiver.endpoint), batch_size=64)
+        spans = make_spans(60, name="large", text="x" * 1000)
+        for place in (10, 30, 50, 63):
+            spans.insert(place, make_spans(1, name=f"small{place}")[0])
+        end(processor, spans)
+        flush(processor)
+        assert sorted(names(receiver)) == ["small10-0", "small30-0", "small50-0", "small63-0"]
+        assert processor.counters.snapshot()["dropped"] == {"too_large": 60}
+
 
 class TestReceiverDown:
     def test_one_probe_at_a_time(self, make: Make, receiver: OTLPReceiver) -> None:
