@@ -154,7 +154,7 @@ class TestOneBatchDoesNotStopOthers:
         assert len(names(receiver)) == 50
         # The poisoned batch waits, or was dropped; it is not sent again and again.
         wait_until(lambda: processor.queued <= 5, "the last batch to leave the queue")
-        assert len(receiver.headers) <= 12
+        assert len(receiver.headers) <= 25
 
     def test_it_is_dropped_after_retry_for(self, make: Make, receiver: OTLPReceiver) -> None:
         receiver.decide = lambda spans: (503, {}, b"") if "poison-0" in [span.name for span in spans] else OK
@@ -240,7 +240,7 @@ class TestReceiverDown:
         end(processor, make_spans(200))
         wait_until(lambda: requests.count(0) >= 2, "two probes")
         # Two batches show that it is down; the next ones follow after growing pauses.
-        assert len(requests) - requests.count(0) <= 6
+        assert len(requests) - requests.count(0) <= 10
         assert processor.queued == 200
         receiver.decide = None
         receiver.wait_for(200)

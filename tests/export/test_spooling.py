@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,15 +86,16 @@ class TestAnOutage:
         other = make(OTLPHTTPExporter("http://127.0.0.1:9"), batch_size=1, spool=spool)
         end(other, make_spans(60, name="old"))
         wait_until(lambda: spooled(spool) == 60, "all spans to be on disk")
-        received: list[int] = []
+        all_wait = threading.Event()
 
         def decide(spans: list[ReceivedSpan]) -> tuple[str | int, dict[str, str], bytes]:
-            received.append(len(spans))
+            assert all_wait.wait(20)
             return "ok", {}, b""
 
         receiver.decide = decide
         processor = make(OTLPHTTPExporter(receiver.endpoint), batch_size=1, spool=Spool(spool.folder, 64 * MIB))
         end(processor, make_spans(10, name="new"))
+        all_wait.set()
         receiver.wait_for(70)
         # In turn: with ten new batches and sixty old ones, the new ones are among the first twenty or so.
         assert set(names(receiver)[:25]) >= {f"new-{number}" for number in range(10)}
