@@ -13,12 +13,15 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 
+from django_tracing import provider as provider_module
 from django_tracing.checks import check_settings
 from django_tracing.conf.loading import get_settings
 from django_tracing.diagnosis.steps import Diagnosis, Step
 from django_tracing.export.spool import Spool, can_spool
 from django_tracing.models import ProcessStatus
 from django_tracing.pages.status import _process_row, _setting_row
+from django_tracing.provider import _report
+from django_tracing.spans import runtime
 from example_project.servers import free_port
 from tests.export.test_spool import encode
 from tests.receivers import OTLPReceiver, ReceivedSpan
@@ -170,3 +173,24 @@ def test_the_status_page_shows_it(spool: Spool) -> None:
     assert row["queued"] == "2 and 7 on disk"
     for report in ({"spool": 7}, {"spool": {"spans": "<b>"}}):
         assert _process_row(ProcessStatus(report={"queued": 2, **report}))["queued"] == "2"
+
+
+def test_the_setting_is_for_the_queue_of_the_endpoint(spool: Spool) -> None:
+    queues = provider_module._make_queues(get_settings()._replace(more_exporters=("console",)))
+    try:
+        assert [queue.spool and queue.spool.folder for queue in queues] == [spool.folder, None]
+    finally:
+        for queue in queues:
+            queue.shutdown()
+
+
+def test_a_process_reports_what_waits(spool: Spool) -> None:
+    spool.store(encode(3))
+    [queue] = provider_module._make_queues(get_settings())
+    before = runtime.current
+    runtime.use(before.replace(queue=queue))
+    try:
+        assert _report()["spool"]["spans"] == 3
+    finally:
+        runtime.use(before)
+        queue.shutdown()
