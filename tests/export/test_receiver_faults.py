@@ -286,3 +286,20 @@ def test_a_whole_export_has_one_deadline(server: SocketServer, fault: Callable[.
     thread.start()
     thread.join(20)
     assert [error.reason for error in results] == ["timeout"]
+
+
+def test_a_name_with_very_many_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[Any] = []
+
+    class Socket(socket.socket):
+        def connect(self, address: Any) -> None:
+            tried.append(address)
+            raise ConnectionRefusedError
+
+    entry = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 9))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **options: [entry] * 5000)
+    monkeypatch.setattr(socket, "socket", Socket)
+    with pytest.raises(ExportError) as caught:
+        OTLPHTTPExporter("http://collector.internal:9").export(make_spans())
+    assert caught.value.reason == "refused"
+    assert len(tried) == 16

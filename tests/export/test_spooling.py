@@ -15,11 +15,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from django_tracing.export.announcements import Announcements
+from django_tracing.export.counters import Counters
 from django_tracing.export.otlp import OTLPHTTPExporter
 from django_tracing.export.queue import QueueProcessor
 from django_tracing.export.spool import Spool, can_spool
+from django_tracing.export.spooling import Spooling
 from tests.export.builders import make_spans
 from tests.export.queues import Make, end
+from tests.export.test_spool import encode
 from tests.jaegers import wait_until
 from tests.receivers import OTLPReceiver, ReceivedSpan
 
@@ -140,6 +144,8 @@ class TestAnOutage:
 CRASH = """
 import os, sys
 from pathlib import Path
+from django_tracing.export.announcements import Announcements
+from django_tracing.export.counters import Counters
 from django_tracing.export.otlp import OTLPHTTPExporter
 from django_tracing.export.queue import QueueProcessor
 from django_tracing.export.spool import Spool
@@ -267,6 +273,18 @@ class TestBounds:
         end(processor, make_spans(1, name="new"))
         receiver.wait_for(4)
         assert processor.counters.snapshot()["dropped"] == {"spool_damaged": 3}
+
+
+def test_what_is_known_of_refused_batches_is_bounded(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("django_tracing.export.spooling._MOST_REFUSED", 5)
+    counters = Counters()
+    spooling = Spooling(spool, counters, Announcements(counters), 60.0)
+    for _ in range(20):
+        spooling.store([encode()], sync=False)
+    for now in range(100, 120):
+        if spooling.next(now) is not None:
+            assert spooling.keep(now, accepted=0)
+    assert 0 < len(spooling._refused) <= 5
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
