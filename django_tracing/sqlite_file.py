@@ -58,6 +58,12 @@ _MOUNTS: Final = "/proc/self/mountinfo"
 #: So many characters of the list of mounts are read.
 _MOST_MOUNTS: Final = 1_000_000
 
+#: In the texts of SQLite's errors. The last ones: another program has changed the tables.
+_DAMAGE: Final = (
+    *("malformed", "not a database", "Could not decode"),
+    *("datatype mismatch", "has no column named", "no such column", "no such table"),
+)
+
 #: What reading raises if a stored text, or the text of SQLite's own error, can't be decoded.
 UNREADABLE: Final = (UnicodeDecodeError, json.JSONDecodeError)
 
@@ -264,9 +270,7 @@ def is_full(error: Exception) -> Literal["full", "perhaps", ""]:
 def is_damage(error: Exception) -> bool:
     """Return True if ``error`` means that the file is damaged, so that trying again does not help."""
     text = str(error)
-    return isinstance(error, UNREADABLE) or any(
-        word in text for word in ("malformed", "not a database", "Could not decode")
-    )
+    return isinstance(error, UNREADABLE) or any(word in text for word in _DAMAGE)
 
 
 @contextmanager

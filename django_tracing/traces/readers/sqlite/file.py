@@ -94,6 +94,8 @@ class StoreFile(SQLiteFile):
             self._keep_private(new=self._file is None)
             self._writer = self._connect()
             create_tables(self._writer, self._foreign)
+            # SQLite opens the log when it reads.
+            self._writer.execute("SELECT 1 FROM sqlite_master").fetchone()
             self._file = identity_of(self.path)
             self._place = self._look()
             if self._place.log is None and in_wal_mode(self._writer):

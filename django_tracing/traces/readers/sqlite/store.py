@@ -135,31 +135,37 @@ class LocalStore(StoreFile):
 
     def _write_or_start_anew(self, prepared: list[dict[str, Any]]) -> None:
         try:
-            self._write_or_make_room(prepared)
+            self._write_or_start_smaller(prepared)
         except (sqlite3.DatabaseError, *UNREADABLE) as error:
             if not is_damage(error):
                 raise
             damaged = self._file
             self._close()
             self._set_aside("it is damaged", damaged)
+            self._write_or_start_smaller(prepared)
+
+    def _write_or_start_smaller(self, prepared: list[dict[str, Any]]) -> None:
+        try:
             self._write_or_make_room(prepared)
+        except sqlite3.OperationalError as error:
+            full = is_full(error)
+            if not full or (full == "perhaps" and self._has_room()) or not self._start_smaller():
+                raise
+            self._write_or_make_room(prepared)
+        self._stuck_since = None
 
     def _write_or_make_room(self, prepared: list[dict[str, Any]]) -> None:
         for share in SHARES:
             try:
                 self._write(prepared)
             except sqlite3.OperationalError as error:
-                full = is_full(error)
-                if not full or self._writer is None:
+                if not is_full(error) or self._writer is None:
                     raise
                 deleted = make_room(self._writer, share)
                 if deleted is None:
-                    if (full == "perhaps" and self._has_room()) or not self._start_smaller():
-                        raise
-                    break
+                    raise
                 self._give_up(deleted)
             else:
-                self._stuck_since = None
                 return
         self._write(prepared)
 

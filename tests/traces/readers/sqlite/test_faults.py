@@ -319,6 +319,27 @@ def test_a_corrupt_file(server: Server, path: Path, caplog: pytest.LogCaptureFix
     assert len(caplog.records) == 1
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "UPDATE traces SET seq = 9223372036854775807 WHERE seq = 1",
+        "DROP TABLE spans",
+        "DROP TABLE figures",
+        "ALTER TABLE traces RENAME COLUMN user TO users",
+    ],
+)
+def test_another_program_changes_the_tables(
+    server: Server, path: Path, statement: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """So that this app can't write to them any more."""
+    server.serve()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(statement)
+    assert server.serve()
+    server.check(lost=10)
+    assert len(set_asides(path)) == len(caplog.records) == 1
+
+
 # ----- A full disk
 
 
@@ -456,6 +477,40 @@ def test_a_disk_that_other_programs_fill(tmp_path: Path) -> None:
         ):
             assert (refused, newest) == (0, expected)
             assert 10 < count == newest - oldest + 1 < 150
+        assert integrity(path) == "ok"
+
+
+@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root on Linux")
+def test_a_disk_that_has_no_space_even_for_deleting(tmp_path: Path) -> None:
+    """It is filled while the pages of the newest traces are in the log only: the file is created again with some."""
+    script = """
+    fill(1, 40)
+    show()
+    first = os.stat(sys.argv[1]).st_ino
+    with open(sys.argv[1] + ".hog", "wb", buffering=0) as hog:
+        try:
+            while True:
+                hog.write(bytes(4096))
+        except OSError:
+            pass
+    module.STUCK_SECONDS = 3600
+    fill(40, 80)
+    print(refused > 0, os.stat(sys.argv[1]).st_ino == first)
+    refused, module.STUCK_SECONDS = 0, 0
+    fill(80, 120)
+    show()
+    print(os.stat(sys.argv[1]).st_ino == first)
+    store.close()
+    """
+    with mounted(tmp_path / "disk", "4m"):
+        path = tmp_path / "disk" / "traces.sqlite3"
+        before, line, stuck, after, same = finished(run(FULL + script, path)).splitlines()
+        assert before == "0 39 1 39"
+        assert "oldest traces were deleted" in line
+        assert (stuck, same) == ("True True", "False")
+        refused, newest, oldest, count = map(int, after.split())
+        assert (refused, newest) == (0, 119)
+        assert 10 < count == newest - oldest + 1
         assert integrity(path) == "ok"
 
 
