@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Final, Protocol
 
 from django_tracing.conf.table import OUR_INSTRUMENTATIONS as OURS
@@ -23,11 +24,13 @@ __all__ = ["OURS", "Instrumentation", "install", "installed", "is_available", "u
 
 _logger = logging.getLogger("django_tracing")
 
+#: Those that are named as the package that they trace: where it is not installed, they are not imported.
+_OF_PACKAGES: Final = frozenset({"rq", "huey", "django_q", "dramatiq"})
 #: Name in INSTRUMENTATIONS -> module.
 _MODULES: Final[Mapping[str, str]] = {
     **{name: f"{__name__}.{name}" for name in OURS},
     "request": f"{__name__}.request.placing",
-    **{name: f"{__name__}.jobs.{name}" for name in ("rq", "huey", "django_q", "dramatiq")},
+    **{name: f"{__name__}.jobs.{name}" for name in _OF_PACKAGES},
 }
 
 #: Name -> what was switched on: a module of ours, or another package's; None for one of OpenTelemetry's.
@@ -74,6 +77,8 @@ def install(names: Iterable[str]) -> None:
         instrumentation: Instrumentation | None = None
         try:
             with contained():
+                if name in _OF_PACKAGES and find_spec(name) is None:
+                    continue
                 instrumentation = _load(name)
                 if instrumentation is None:
                     if not upstream.install(name):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.trace import SpanKind
 
-from django_tracing import create_span, get_correlation_id
+from django_tracing import create_span, current_trace_id, get_correlation_id, use_trace_context
 from django_tracing.conf.loading import get_settings
 from django_tracing.context.request import RequestState, get_request_state, with_request_state
 from django_tracing.context.user import identify
@@ -60,6 +60,16 @@ def test_a_linked_run_has_a_trace_of_its_own(spans: Spans) -> None:
     enqueued, run = spans.one("task.enqueue.send_invoice"), spans.one("task.run.send_invoice")
     assert run.parent is None
     assert [link.context.span_id for link in run.links] == [enqueued.get_span_context().span_id]
+
+
+def test_the_run_of_an_unsampled_trace_is_not_sampled(spans: Spans) -> None:
+    with use_trace_context({"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00"}), create_span("request"):
+        with jobs.begin_enqueuing(LIBRARY, JOB) as carrying:
+            pass
+    assert carrying["carrier"]["traceparent"].startswith(f"00-{'ab' * 16}-")
+    with jobs.begin_run(LIBRARY, carrying), create_span("inside"):
+        assert current_trace_id() == "ab" * 16
+    assert spans.names == []
 
 
 def test_outside_a_trace_a_job_keeps_what_it_carries(spans: Spans) -> None:
