@@ -63,9 +63,9 @@ def test_a_linked_run_has_a_trace_of_its_own(spans: Spans) -> None:
 
 
 def test_the_run_of_an_unsampled_trace_is_not_sampled(spans: Spans) -> None:
-    with use_trace_context({"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00"}), create_span("request"):
-        with jobs.begin_enqueuing(LIBRARY, JOB) as carrying:
-            pass
+    caller = {"traceparent": f"00-{'ab' * 16}-{'cd' * 8}-00"}
+    with use_trace_context(caller), create_span("request"), jobs.begin_enqueuing(LIBRARY, JOB) as carrying:
+        pass
     assert carrying["carrier"]["traceparent"].startswith(f"00-{'ab' * 16}-")
     with jobs.begin_run(LIBRARY, carrying), create_span("inside"):
         assert current_trace_id() == "ab" * 16
