@@ -58,7 +58,7 @@ STATUS_INTERVAL: Final = 30.0
 MISSING_TABLE_INTERVAL: Final = 60.0
 #: When to read a SQLite file again after another process was writing to it, in seconds.
 BUSY_FILE_INTERVAL: Final = 1.0
-#: How long a fork waits for this thread to leave SQLite, in seconds.
+#: How long a fork waits for this thread to close its connection, and to leave SQLite, in seconds.
 FORK_TIMEOUT: Final = 1.0
 
 #: A separate generator: a site may have seeded Python's.
@@ -110,7 +110,9 @@ class Refresher:
         self._lock = threading.Lock()
         #: Held while the thread is in SQLite: a child that is forked meanwhile could inherit a held lock of SQLite's.
         self.sqlite_lock = threading.Lock()
-        self._held_by_fork = False
+        #: Held while the thread has a connection: a child would have the same one, and close it when it ends.
+        self._connected_lock = threading.Lock()
+        self._held_by_fork: list[threading.Lock] = []
         #: The last failures, each of which is logged once.
         self._last_failure = ""
         self._last_status_failure = ""
@@ -161,16 +163,18 @@ class Refresher:
         )
 
     def _before_fork(self) -> None:
-        if self.sqlite_lock.acquire(timeout=FORK_TIMEOUT):
-            self._held_by_fork = True
+        # In the order in which the thread takes them.
+        for lock in (self._connected_lock, self.sqlite_lock):
+            if lock.acquire(timeout=FORK_TIMEOUT):
+                self._held_by_fork.append(lock)
 
     def _after_fork_in_parent(self) -> None:
-        if self._held_by_fork:
-            self._held_by_fork = False
-            self.sqlite_lock.release()
+        while self._held_by_fork:
+            self._held_by_fork.pop().release()
 
     def _after_fork_in_child(self) -> None:
-        self._held_by_fork = False
+        self._held_by_fork = []
+        self._connected_lock = threading.Lock()
         self.sqlite_lock = threading.Lock()
         self.sampler.reset_after_fork()
         self.prepare()
@@ -179,7 +183,7 @@ class Refresher:
         return None if self.sampler.is_simple else self.sampler.decide
 
     def use_without_reading(self) -> None:
-        """Decide without reading the database first: for tests, whose databases come and go."""
+        """Decide by the rules that are known: in tests, whose databases come and go, and where a process is short."""
         self.factory.decide = self._decide()
 
     def _first(
@@ -222,13 +226,14 @@ class Refresher:
         wake = self._wake
         # Until another thread replaces it.
         while self._thread is threading.current_thread():
-            try:
-                self.refresh()
-            except Exception:
-                _logger.debug("The sampling rules could not be refreshed.", exc_info=True)
-            finally:
-                if not shares_connections():
-                    _close_connections()
+            with self._connected_lock:
+                try:
+                    self.refresh()
+                except Exception:
+                    _logger.debug("The sampling rules could not be refreshed.", exc_info=True)
+                finally:
+                    if not shares_connections():
+                        _close_connections()
             # Random, so that not all processes of a host read at once.
             seconds = self.settings.sampling_refresh
             if self._is_missing:

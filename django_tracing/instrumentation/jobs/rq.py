@@ -12,10 +12,12 @@ from functools import wraps
 from importlib.util import find_spec
 from typing import Any, Final
 
+from django_tracing.faults import log_once
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.jobs import tracing as jobs
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.semconv.names import TASK_RETRIES_LEFT, Attributes
+from django_tracing.spans import runtime
 
 __all__ = ["install", "is_available", "uninstall"]
 
@@ -35,6 +37,7 @@ def install() -> None:
     if _patches.start():
         when_imported("rq.queue", _patch_queue)
         when_imported("rq.job", _patch_job)
+        when_imported("rq.worker", _patch_worker)
 
 
 def uninstall() -> None:
@@ -55,6 +58,42 @@ def _patch_job() -> None:
     from rq.job import Job
 
     _patches.wrap(Job, "perform", _traced_perform)
+
+
+def _patch_worker() -> None:
+    from rq.worker import Worker
+
+    _patches.wrap(Worker, "fork_work_horse", _reading_rules)
+    _patches.wrap(Worker, "main_work_horse", _without_reading_rules)
+
+
+def _reading_rules(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Let the worker read the sampling rules, whose processes have them from it."""
+
+    @wraps(original)
+    def fork_work_horse(self: Any, *args: Any, **kwargs: Any) -> Any:
+        refresher = runtime.current.refresher
+        if _patches.active and refresher is not None:
+            try:
+                refresher.start()
+            except Exception:
+                log_once("rq-rules", "The sampling rules are not read for the jobs of RQ.")
+        return original(self, *args, **kwargs)
+
+    return fork_work_horse
+
+
+def _without_reading_rules(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Don't connect to the database and store a status in the process of each job."""
+
+    @wraps(original)
+    def main_work_horse(self: Any, *args: Any, **kwargs: Any) -> Any:
+        refresher = runtime.current.refresher
+        if _patches.active and refresher is not None:
+            refresher.use_without_reading()
+        return original(self, *args, **kwargs)
+
+    return main_work_horse
 
 
 def _traced_enqueue(original: Callable[..., Any]) -> Callable[..., Any]:
