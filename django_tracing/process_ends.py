@@ -91,6 +91,8 @@ def _before_rq(queues: Sequence[QueueProcessor], timeout: float) -> None:
     """Flush ``queues`` when a process that RQ forked has stored its job's result: it ends by ``os._exit``."""
     from rq.worker import Worker
 
+    for queue in queues:
+        queue.share_log_times()
     # Other workers run jobs in their own process.
     _flush_after(Worker, "perform_job", queues, timeout, lambda worker: getattr(worker, "_is_horse", False))
 

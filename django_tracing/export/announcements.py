@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final, Protocol
 
 from django_tracing.exceptions import ExportError
 from django_tracing.export.counters import Counters
 from django_tracing.redaction.printable import printable
 
-__all__ = ["Announcements", "warn"]
+__all__ = ["Announcements", "SharedTimes", "warn"]
 
 _logger = logging.getLogger("django_tracing.export")
 
@@ -22,12 +22,43 @@ _SOON: Final = 60.0
 _HELP: Final = "Requests are not affected; run `python manage.py check_tracing` for details."
 
 
+class Times(Protocol):
+    """When a line of a kind was logged, by the system's monotonic clock."""
+
+    def get(self, kind: str, default: float | None = None, /) -> Any:
+        """Return the time, or ``default`` where there is none."""
+
+    def __setitem__(self, kind: str, seconds: float, /) -> None: ...
+
+
+class SharedTimes:
+    """Times that a process shares with those forked from it.
+
+    For workers that fork a process for each job: each would log the same line.
+    """
+
+    _KINDS: Final = ("unavailable", "refused", "rejected")
+
+    def __init__(self) -> None:
+        # Imported here: few processes need it.
+        from mmap import mmap
+
+        self._seconds = memoryview(mmap(-1, 8 * len(self._KINDS))).cast("d")
+
+    def get(self, kind: str, default: float | None = None, /) -> float | None:
+        return self._seconds[self._KINDS.index(kind)] or default
+
+    def __setitem__(self, kind: str, seconds: float, /) -> None:
+        self._seconds[self._KINDS.index(kind)] = seconds
+
+
 class Announcements:
     """Decide what is logged about a queue's exports. Each method returns a line, or None."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, logged: Times | None = None) -> None:
+        """``logged`` is when each kind of line was last logged: in other processes too, where they share it."""
         self._counters = counters
-        self._logged: dict[str, float] = {}
+        self._logged: Times = {} if logged is None else logged
         #: How many were dropped before the receiver became unavailable; None while it is available.
         self._dropped_before: int | None = None
         self._is_told = False

@@ -17,7 +17,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from opentelemetry.sdk.trace.export import SpanExporter
 from opentelemetry.trace import TraceFlags
 
-from django_tracing.export.announcements import Announcements, warn
+from django_tracing.export.announcements import Announcements, SharedTimes, warn
 from django_tracing.export.batches import SpanBatch
 from django_tracing.export.counters import Counters, DropReason
 from django_tracing.export.outbox import Outbox
@@ -86,6 +86,8 @@ class QueueProcessor(Sender, SpanProcessor):
         self._muted = muted
         #: The queues of other exporters, which end with this one: all of them share the time limit.
         self.others: Sequence[QueueProcessor] = ()
+        #: Shared with forked processes, once :meth:`share_log_times` was called.
+        self._log_times: SharedTimes | None = None
         self._reset()
         if hasattr(os, "register_at_fork"):
             weak = weakref.WeakMethod(self._reset)
@@ -96,6 +98,11 @@ class QueueProcessor(Sender, SpanProcessor):
                     reset()
 
             os.register_at_fork(after_in_child=after_in_child)
+
+    def share_log_times(self) -> None:
+        """Log a state that lasts once for this process and all that are forked from it later."""
+        self._log_times = SharedTimes()
+        self._announce.share(self._log_times)
 
     def _reset(self) -> None:
         """Reset everything. Also in a forked child: the parent sends its spans, and its threads held the locks."""
@@ -127,7 +134,7 @@ class QueueProcessor(Sender, SpanProcessor):
         #: Whether spans waited when it was shut down.
         self._abandoned = False
         self._deadline: float | None = None
-        self._announce = Announcements(self.counters)
+        self._announce = Announcements(self.counters, self._log_times)
         if self._spooling is not None:
             # The lock of a batch that the parent of a forked process sends is the parent's.
             self._spooling.release()

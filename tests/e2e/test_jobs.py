@@ -46,6 +46,8 @@ class Ran(NamedTuple):
     #: Library -> the number, the arguments and the correlation id of each run.
     runs: dict[str, list[list[Any]]]
     spans: list[ReceivedSpan]
+    #: What each worker logged.
+    logs: dict[str, str]
 
     def of(self, library: str, name: str) -> list[ReceivedSpan]:
         return [span for span in self.spans if span.name == f"task.{name}.{library}_job"]
@@ -87,9 +89,8 @@ def ran(redis_url: str) -> Iterator[Ran]:
                     workers[library].process.send_signal(end)
             for worker in workers.values():
                 worker.process.wait(60)
-            logs = "".join(worker.log() for worker in workers.values())
-        assert "could not be traced" not in logs, logs
-        yield Ran(runs, list(receiver.spans))
+            logs = {library: worker.log() for library, worker in workers.items()}
+        yield Ran(runs, list(receiver.spans), logs)
 
 
 @pytest.mark.parametrize("library", ATTEMPTS)
@@ -161,6 +162,14 @@ def test_a_chain_of_django_q_is_one_trace(ran: Ran) -> None:
     assert [span.parent_id for span in runs] == [enqueued.span_id] * 2
     assert {span.trace_id for span in chain} == {request.trace_id}
     assert {span.attributes["user.id"] for span in runs} == {"4711"}
+
+
+@pytest.mark.parametrize("library", WORKERS)
+def test_a_worker_logs_what_concerns_it_once(ran: Ran, library: str) -> None:
+    assert "could not be" not in ran.logs[library], ran.logs[library]
+    if library in ("rq", "tasks_rq"):
+        # Each job has its own process, which reads no rules.
+        assert ran.logs[library].count("There is no table of sampling rules") <= 1
 
 
 def test_nothing_of_the_arguments_or_of_the_user_leaves(ran: Ran) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from pathlib import Path
@@ -52,6 +53,28 @@ class TestFork:
                 ]
             )
             assert processor.counters.snapshot()["exported"] == 7
+
+    @pytest.mark.parametrize(("shared", "lines"), [(True, 1), (False, 3)])
+    def test_processes_of_a_worker_log_once_that_the_receiver_is_down(
+        self, make: Make, tmp_path: Path, shared: bool, lines: int
+    ) -> None:
+        processor = make(OTLPHTTPExporter("http://127.0.0.1:1"), shutdown_timeout=30)
+        if shared:
+            processor.share_log_times()
+        log = tmp_path / "log"
+        for _ in range(3):
+            child = os.fork()
+            if child == 0:
+                try:
+                    handler = logging.FileHandler(log)
+                    logging.getLogger("django_tracing.export").handlers = [handler]
+                    end(processor, make_spans(1))
+                    processor.force_flush()
+                    handler.close()
+                finally:
+                    os._exit(0)
+            os.waitpid(child, 0)
+        assert log.read_text().count("Spans can't be sent") == lines
 
     def test_fork_while_the_lock_is_held_and_a_batch_is_sent(self, make: Make, gate: Gate) -> None:
         backend = Backend(gate)
