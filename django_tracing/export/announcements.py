@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from contextlib import suppress
-from typing import Any, Final, Protocol
+from typing import Final
 
 from django_tracing.exceptions import ExportError
 from django_tracing.export.counters import Counters
@@ -19,20 +19,12 @@ _logger = logging.getLogger("django_tracing.export")
 _AGAIN: Final = 3600.0
 #: A receiver that comes and goes causes no more lines than this.
 _SOON: Final = 60.0
+_NEVER: Final = float("-inf")
 _HELP: Final = "Requests are not affected; run `python manage.py check_tracing` for details."
 
 
-class Times(Protocol):
-    """When a line of a kind was logged, by the system's monotonic clock."""
-
-    def get(self, kind: str, default: float | None = None, /) -> Any:
-        """Return the time, or ``default`` where there is none."""
-
-    def __setitem__(self, kind: str, seconds: float, /) -> None: ...
-
-
 class SharedTimes:
-    """Times that a process shares with those forked from it.
+    """When a line of each kind was logged, by the system's clock, for a process and those forked from it.
 
     For workers that fork a process for each job: each would log the same line.
     """
@@ -45,20 +37,20 @@ class SharedTimes:
 
         self._seconds = memoryview(mmap(-1, 8 * len(self._KINDS))).cast("d")
 
-    def get(self, kind: str, default: float | None = None, /) -> float | None:
+    def get(self, kind: str, default: float) -> float:
         return self._seconds[self._KINDS.index(kind)] or default
 
-    def __setitem__(self, kind: str, seconds: float, /) -> None:
+    def __setitem__(self, kind: str, seconds: float) -> None:
         self._seconds[self._KINDS.index(kind)] = seconds
 
 
 class Announcements:
     """Decide what is logged about a queue's exports. Each method returns a line, or None."""
 
-    def __init__(self, counters: Counters, logged: Times | None = None) -> None:
+    def __init__(self, counters: Counters, logged: SharedTimes | None = None) -> None:
         """``logged`` is when each kind of line was last logged: in other processes too, where they share it."""
         self._counters = counters
-        self._logged: Times = {} if logged is None else logged
+        self._logged: dict[str, float] | SharedTimes = {} if logged is None else logged
         #: How many were dropped before the receiver became unavailable; None while it is available.
         self._dropped_before: int | None = None
         self._is_told = False
@@ -70,7 +62,7 @@ class Announcements:
             self._dropped_before = self._counters.dropped_total()
             self._is_told = False
         if not self._is_told:
-            if now - self._logged.get("unavailable", -_AGAIN) < _SOON:
+            if now - self._logged.get("unavailable", _NEVER) < _SOON:
                 return None
             self._is_told = True
             self._logged["unavailable"] = now
@@ -103,8 +95,7 @@ class Announcements:
 
     def _is_due(self, kind: str) -> bool:
         now = time.monotonic()
-        last = self._logged.get(kind)
-        if last is not None and now - last < _AGAIN:
+        if now - self._logged.get(kind, _NEVER) < _AGAIN:
             return False
         self._logged[kind] = now
         return True
