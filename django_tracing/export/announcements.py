@@ -29,7 +29,7 @@ class SharedTimes:
     For workers that fork a process for each job: each would log the same line.
     """
 
-    _KINDS: Final = ("unavailable", "refused", "rejected")
+    _KINDS: Final = ("unavailable", "refused", "rejected", "spool")
 
     def __init__(self) -> None:
         # Imported here: few processes need it.
@@ -54,6 +54,10 @@ class Announcements:
         #: How many were dropped before the receiver became unavailable; None while it is available.
         self._dropped_before: int | None = None
         self._is_told = False
+
+    def share(self, logged: SharedTimes) -> None:
+        """Keep the times of lines in ``logged`` from now on."""
+        self._logged = logged
 
     def unavailable(self, failure: ExportError, queued: int, room: str) -> str | None:
         """The receiver accepts nothing. ``room`` is how much may wait."""

@@ -9,12 +9,28 @@ from pathlib import Path
 
 import pytest
 
+from django_tracing.exceptions import ExportError
+from django_tracing.export.announcements import Announcements, SharedTimes
+from django_tracing.export.counters import Counters
 from django_tracing.export.otlp import OTLPHTTPExporter
 from tests.export.builders import make_spans
 from tests.export.queues import Backend, Gate, Make, end
 from tests.receivers import OTLPReceiver
 
 ROOT = Path(__file__).parents[2]
+
+
+def test_each_line_is_logged_once_where_the_times_are_shared() -> None:
+    times = SharedTimes()
+    refused = ExportError("no", reason="rejected")
+    partly = ExportError("no", reason="rejected", rejected=1)
+    for expected in (True, False):
+        # As in another process.
+        announce = Announcements(Counters())
+        announce.share(times)
+        lines = [announce.unavailable(refused, 1, "1 MiB"), announce.spool_failed("no")]
+        lines += [announce.refused(refused), announce.refused(partly)]
+        assert [line is not None for line in lines] == [expected] * 4
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
