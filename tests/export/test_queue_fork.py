@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[2]
 
 def test_each_line_is_logged_once_where_the_times_are_shared() -> None:
     times = SharedTimes()
-    refused = ExportError("no", reason="rejected")
-    partly = ExportError("no", reason="rejected", rejected=1)
+    refused = ExportError("no", reason="rejected", retryable=False)
+    partly = ExportError("no", reason="rejected", retryable=False, rejected=1)
     for expected in (True, False):
         # As in another process.
         announce = Announcements(Counters())
