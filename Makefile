@@ -18,7 +18,7 @@ MEASURED = COVERAGE_FILE=$(abspath $(VENV))/coverage/data $(BIN)/python -m cover
 # Not --quiet: it takes a minute, and shows what it does. Without setuptools' advice about editable installations.
 PIP = PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test lint types unit wheel storages sites docs release-check release benchmark screenshots sql-agreement clean
+.PHONY: setup demo test lint types unit wheel storages sites skins docs release-check release benchmark screenshots sql-agreement clean
 
 setup: $(VENV)/.test
 
@@ -66,6 +66,15 @@ sites: .venv-sites/.installed
 .venv-sites/.installed: setup.cfg tests/e2e/sites/requirements.txt
 	$(PYTHON) -m venv .venv-sites
 	.venv-sites/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[test]" "$(DJANGO)" -r tests/e2e/sites/requirements.txt
+	touch $@
+
+# Themes of the admin (django-unfold, Grappelli, Jazzmin) in a browser, in an environment of their own; not part of make test.
+skins: .venv-skins/.installed
+	.venv-skins/bin/python -m pytest tests/e2e/skins
+
+.venv-skins/.installed: setup.cfg tests/e2e/skins/requirements.txt
+	$(PYTHON) -m venv .venv-skins
+	.venv-skins/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[test]" "$(DJANGO)" -r tests/e2e/skins/requirements.txt
 	touch $@
 
 # The documentation site, in docs/_build/html. A warning is an error.
@@ -122,4 +131,4 @@ $(VENV)/.agreement: $(VENV)/bin/python setup.cfg
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-benchmarks .venv-sites .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-benchmarks .venv-sites .venv-skins .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

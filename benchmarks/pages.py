@@ -132,6 +132,8 @@ def pages(store: LocalStore) -> dict[str, str]:
         "list: an attribute that none has": f"?{urlencode({'attributes': 'user.id=nobody'})}",
         "one trace": f"{newest.trace_id}/",
         f"one trace of {long.span_count:,} spans": f"{long.trace_id}/",
+        "the SQL of one trace": f"{newest.trace_id}/sql/",
+        f"the SQL of {long.span_count:,} spans": f"{long.trace_id}/sql/",
         "one span": f"{newest.trace_id}/spans/{1:016x}/?part=1",
         "two traces compared": f"{newest.trace_id}/compare/?with={deep.trace_id}",
         "routes": "routes/",

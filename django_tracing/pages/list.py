@@ -112,6 +112,8 @@ def page(request: HttpRequest, mount: Mount) -> HttpResponse:
     context["searches"] = [
         {"label": label, "query": urlencode(query), "chosen": _is_chosen(data, query)} for label, query in _SEARCHES
     ]
+    # Shown on the drawer that holds the form on a phone.
+    context["filters"] = sum(bool(data.get(name)) for name in form.fields)
     context["detailed"] = any(
         data.get(name) for name in ("status_code", "user", "correlation_id", "max_duration", "limit")
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext, ngettext
@@ -10,7 +10,7 @@ from django.utils.translation import gettext, ngettext
 from django_tracing.conf.loading import get_settings
 from django_tracing.exceptions import ReadError
 from django_tracing.pages.heading import heading_of
-from django_tracing.pages.links import trace_address
+from django_tracing.pages.links import trace_address, value_text
 from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
 from django_tracing.pages.rows import Colors, local_time, rows_of
@@ -29,6 +29,9 @@ __all__ = ["page"]
 
 #: What the colors of the bars can stand for.
 _COLORS: Final = ("kind", "service")
+#: How many exceptions are shown above the spans, and how many characters of each text. Their spans have the rest.
+_MOST_EXCEPTIONS: Final = 3
+_LONGEST_MESSAGE: Final = 500
 
 
 def _ticks(trace: Trace) -> list[str]:
@@ -56,6 +59,7 @@ def page(request: HttpRequest, mount: Mount, trace_id: str) -> HttpResponse:
         "trace": heading,
         "color": chosen if chosen in _COLORS else "service" if len(trace.services) > 1 else "kind",
         "rows": rows,
+        **_exceptions_of(trace),
         "repeated": [
             {
                 "count": str(row.count),
@@ -72,6 +76,37 @@ def page(request: HttpRequest, mount: Mount, trace_id: str) -> HttpResponse:
         "others": _others_of(reader, trace),
     }
     return respond(request, mount, "trace", heading["title"], context)
+
+
+def _exceptions_of(trace: Trace) -> dict[str, Any]:
+    """Return the first exceptions of a trace in their order, each with the span that it first left."""
+    found = sorted(
+        (
+            (event.time, event.attributes, span)
+            for span in trace.spans
+            if span.failed_first
+            for event in span.events
+            if event.name == "exception"
+        ),
+        key=lambda raised: raised[0],
+    )
+    return {
+        "exceptions": [
+            {
+                "type": _cut(attributes.get("exception.type")) or gettext("Exception"),
+                "message": _cut(attributes.get("exception.message")),
+                "span": span.name or gettext("(no name)"),
+                "url": f"spans/{span.span_id}/",
+            }
+            for _time, attributes, span in found[:_MOST_EXCEPTIONS]
+        ],
+        "more_exceptions": max(len(found) - _MOST_EXCEPTIONS, 0),
+    }
+
+
+def _cut(value: Any) -> str:
+    text = "" if value is None else value_text(value)
+    return text if len(text) <= _LONGEST_MESSAGE else f"{text[:_LONGEST_MESSAGE]}…"
 
 
 def _others_of(reader: Reader, trace: Trace) -> list[dict[str, str]]:

@@ -57,7 +57,7 @@ def watched_page(browser: Any, **context: Any) -> Iterator[Any]:
 def sign_in(page: Any, address: str, user: str, password: str) -> None:
     """Sign in through the admin's login at ``address``."""
     page.goto(address)
-    page.fill("#id_username", user)
-    page.fill("#id_password", password)
+    page.fill("[name=username]", user)
+    page.fill("[name=password]", password)
     page.click("[type=submit]")
     page.wait_for_load_state()

@@ -17,6 +17,14 @@ pytestmark = [needs_chromium, pytest.mark.django_db(transaction=True)]
 LABELS = ["Traces", "Routes", "Service map", "Sampling rules", "Status"]
 #: Longer than a phone is wide, and without a place to break.
 LONG = "x" * 120
+ADMIN = {"traces": "/admin/django_tracing/trace/", "rules": "/admin/django_tracing/samplingrule/"}
+PLAIN = {"traces": "/tracing/", "rules": "/tracing/rules/"}
+
+#: What a finger cannot hit: controls of this app's pages that are less than 32 pixels high.
+SMALL_TARGETS = """() => Array.from(document.querySelectorAll(
+    ".tracing button, .tracing select, .tracing input:not([type=hidden], [type=checkbox]), .tracing-tabs a, .tracing-searches a"
+)).filter((target) => { const { height } = target.getBoundingClientRect(); return height > 0 && height < 32; })
+  .map((target) => target.outerHTML.slice(0, 100))"""
 
 
 @pytest.fixture
@@ -43,6 +51,55 @@ def page(browser: Any, site: str) -> Iterator[Any]:
     with watched_page(browser) as page:
         sign_in(page, f"{site}/admin/login/?next=/tracing/", "root", "secret")
         yield page
+
+
+def addresses(mount: dict[str, str], rule: int) -> list[str]:
+    first, second = f"{0xAAAA01:032x}", f"{0xAAAA02:032x}"
+    admin = mount is ADMIN
+    return [
+        *(mount["traces"] + below for below in ("", "?min_duration=fast&limit=20", "?trace=what", "routes/", "map/")),
+        f"{mount['traces']}map/calls/?caller=service-{LONG}&callee=postgresql {LONG}&kind=database",
+        *(
+            f"{mount['traces']}{first}/{below}"
+            for below in ("", "sql/", f"spans/{2:016x}/", f"compare/?with={second}")
+        ),
+        *(mount["rules"] + below for below in ("", "add/", f"{rule}/{'change/' if admin else ''}")),
+        # The admin's page to delete a rule is Django's own.
+        *([] if admin else [f"{mount['rules']}{rule}/delete/"]),
+        f"{mount['rules']}preview/?operation=request&path=/x",
+        mount["rules"].replace("samplingrule", "processstatus").replace("rules", "status"),
+    ]
+
+
+def test_pages_fit_on_a_phone(page: Any, site: str) -> None:
+    rule = SamplingRule.objects.get().pk
+    faults: list[str] = []
+    page.set_viewport_size({"width": 390, "height": 700})
+    for address in (*addresses(ADMIN, rule), *addresses(PLAIN, rule)):
+        page.goto(site + address)
+        for width in (320, 390):
+            page.set_viewport_size({"width": width, "height": 700})
+            found = page.evaluate(SMALL_TARGETS)
+            shown = page.evaluate("document.scrollingElement.scrollWidth")
+            if shown > width:
+                found.append(f"{shown} pixels at {width}")
+            faults += [f"{address.replace(LONG, 'LONG')}: {fault}" for fault in found]
+    assert "\n".join(faults) == ""
+    # The search waits in a drawer, and the list has no columns.
+    page.goto(f"{site}{PLAIN['traces']}?service=a&operation=b")
+    assert not page.is_visible("#id_operation")
+    assert page.inner_text(".tracing-drawer > summary").split() == ["Filters", "2"]
+    page.click(".tracing-drawer > summary")
+    page.fill("#id_operation", "")
+    page.select_option("#id_service", "")
+    with page.expect_navigation():
+        page.click("[value=Search]")
+    name, duration = (
+        page.locator(f".tracing-list tbody tr >> nth=0 >> {cell}").bounding_box() for cell in ("th", ".tracing-took")
+    )
+    assert duration["y"] >= name["y"] + name["height"]
+    page.set_viewport_size({"width": 1280, "height": 900})
+    assert page.is_visible("#id_operation")
 
 
 def test_the_pages_without_the_admin(page: Any, site: str) -> None:

@@ -122,7 +122,7 @@ def test_from_the_list_to_a_trace(page: Any, site: Site) -> None:
     follow(page, page.locator(".tracing-dot-failed").first)
     page.wait_for_selector(".tracing-waterfall")
     assert page.locator("h1").inner_text().startswith("POST /api/iac/generate")
-    assert page.locator("text=circuit_breaker.iac-generator").count() == 1
+    assert page.locator(".tracing-name", has_text="circuit_breaker.iac-generator").count() == 1
 
 
 def test_searching_with_the_form(page: Any, site: Site) -> None:
@@ -399,7 +399,7 @@ def test_axe_finds_no_serious_violation(site: Site, browser: Any, scheme: str) -
         for address in addresses(site):
             page.goto(address)
             page.evaluate(axe)
-            found = page.evaluate("axe.run('#content-main')")
+            found = page.evaluate("axe.run('.tracing, .tracing-tabs, #content-main')")
             assert found["passes"], "it did look"
             serious = [
                 f"{fault['id']}: {fault['help']}: {[node['html'][:160] for node in fault['nodes'][:3]]}"

@@ -56,7 +56,7 @@ def rows(client: Client, **query: str) -> dict[str, list[str]]:
     text = client.get(f"{RULES}preview/", query).content.decode()
     table = text.split('id="tracing-rules"')[1].split("</table>")[0]
     cells = [
-        [words(cell) for cell in re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL)]
+        [words(cell) for cell in re.findall(r"<t[dh][^>]*>(.*?)</t[dh]>", row, re.DOTALL)]
         for row in re.findall(r"<tr.*?</tr>", table, re.DOTALL)[1:]
     ]
     return {row[1]: row[2:] for row in cells if len(row) > 1}

@@ -6,12 +6,13 @@ import html
 import re
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from django.test import Client
 
 from django_tracing.traces.readers.sqlite.store import LocalStore
-from tests.pages.helpers import BLUEPRINT, TRACES, content, repeated, words
+from tests.pages.helpers import BLUEPRINT, SCRIPT, TRACES, content, repeated, words
 from tests.traces.builders import row
 
 pytestmark = pytest.mark.django_db
@@ -23,7 +24,7 @@ def test_a_waterfall(root: Client, store: LocalStore) -> None:
     assert "api-gateway" in shown
     assert "8 spans" in shown
     assert "2 errors" in shown
-    names = re.findall(r'<a href="spans/[0-9a-f]{16}/">([^<]+)</a>', text)
+    names = re.findall(r'<a href="spans/[0-9a-f]{16}/">([^<]+)</a>', text.split("<tbody>")[1])
     assert [html.unescape(name) for name in names] == [
         *("GET /api/blueprints/<int:pk>", "middleware.auth", "db.select.users", "cache.get.blueprint:*"),
         *("circuit_breaker.blueprint-service", "http.post.blueprint-service", "POST /validate", "rate_limit.check"),
@@ -43,6 +44,38 @@ def test_a_trace_that_was_deleted(root: Client, store: LocalStore, address: str)
     assert f"The trace {'f' * 32} is not stored." in content(root, address, status=404)
     assert "is not stored" in content(root, f"{BLUEPRINT}/spans/{99:016x}/", status=404)
     assert root.get(f"{TRACES}nonsense/").status_code == 404
+
+
+def test_the_exceptions_of_a_failed_trace_are_above_its_spans(root: Client, store: LocalStore) -> None:
+    def raised(after: int, **attributes: str) -> dict[str, Any]:
+        facts = {f"exception.{key}": value for key, value in attributes.items()}
+        return {"name": "exception", "time": 10**18 + after, "attributes": facts}
+
+    spans = [
+        row(5, 1, 0, "GET /x", kind="server", status="error", attributes={"error.propagated": True}),
+        # An instrumentation that repeats the event on the spans around, and a span that did not fail.
+        row(5, 2, 1, "view.x", status="error", events=[raised(9, type="ValueError", message=SCRIPT)]),
+        row(5, 3, 1, "cache.get", events=[raised(1, type="Handled")]),
+        row(5, 4, 1, "db.select.x", status="error", events=[raised(2, type="DataError", message="m" * 2000)]),
+    ]
+    spans[0]["events"] = [raised(9, type="ValueError", message=SCRIPT)]
+    store.write(spans)
+    text = content(root, f"{5:032x}/")
+    note = text.split("tracing-exceptions")[1].split("</div>")[0]
+    assert re.findall(r"<strong[^>]*>(\w+)</strong>", note) == ["DataError", "ValueError"]
+    assert re.findall(r'href="([^"]+)">([^<]+)<', note) == [
+        (f"spans/{4:016x}/", "db.select.x"),
+        (f"spans/{2:016x}/", "view.x"),
+    ]
+    assert f"{'m' * 500}…" in note
+    assert html.unescape(note).count(SCRIPT) == 1
+    assert SCRIPT not in note
+    store.write([row(6, each, 0, "x", status="error", events=[raised(each)]) for each in range(1, 6)])
+    shown = words(content(root, f"{6:032x}/"))
+    assert shown.count("Exception in x") == 3
+    assert "2 more exceptions are on their spans." in shown
+    store.write([row(7, 1, 0, "x", status="error")])
+    assert "tracing-exceptions" not in content(root, f"{7:032x}/")
 
 
 def test_repeated_queries_are_folded_and_reported(root: Client, store: LocalStore) -> None:
@@ -141,7 +174,7 @@ def test_the_title_is_the_request_and_its_status(root: Client, store: LocalStore
     store.write([row(5, 1, 0, "GET /items/<int:pk>", kind="server", attributes={**request, "user.id": 42})])
     page = root.get(f"{TRACES}{5:032x}/").content.decode()
     assert re.search(r"<title>\s*GET /items/7 404 ", page)
-    assert words(re.search(r"<h1>.*?</h1>", page, re.DOTALL)[0]) == "GET /items/7 404"  # type: ignore[index]
+    assert words(re.search(r"<h1[^>]*>.*?</h1>", page, re.DOTALL)[0]) == "GET /items/7 404"  # type: ignore[index]
     assert "tracing-code-refused" in page
     assert "token=1" not in page
     text = content(root, f"{5:032x}/")
@@ -156,7 +189,7 @@ def test_the_title_is_the_request_and_its_status(root: Client, store: LocalStore
 def test_what_is_no_request_has_its_name_as_its_title(root: Client, store: LocalStore) -> None:
     store.write([row(5, 1, 0, "command.migrate")])
     page = root.get(f"{TRACES}{5:032x}/").content.decode()
-    assert words(re.search(r"<h1>.*?</h1>", page, re.DOTALL)[0]) == "command.migrate"  # type: ignore[index]
+    assert words(re.search(r"<h1[^>]*>.*?</h1>", page, re.DOTALL)[0]) == "command.migrate"  # type: ignore[index]
 
 
 def test_bars_are_colored_by_kind_or_by_service(root: Client, store: LocalStore) -> None:

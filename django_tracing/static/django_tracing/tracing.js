@@ -63,6 +63,17 @@ const tracingLocalTimes = (within) => {
 
 document.querySelectorAll("#tracing-processes, #tracing-calls").forEach(tracingLocalTimes);
 
+// The search is in a drawer, which is open where there is room for it, and without scripts.
+(function () {
+  "use strict";
+  const drawer = document.querySelector(".tracing-drawer");
+  if (!drawer) return;
+  const narrow = window.matchMedia("(max-width: 767px)");
+  const fit = () => { drawer.open = !narrow.matches || drawer.querySelector(".tracing-error") !== null; };
+  narrow.addEventListener("change", fit);
+  fit();
+})();
+
 // The list: read times in the same time zone, and load new traces.
 (function () {
   "use strict";
@@ -414,6 +425,8 @@ const tracingCopyButtons = (within) => {
     cell.dataset.from = String(place(event));
     event.preventDefault();
   });
+  // A touch that scrolls the page is no drag.
+  window.addEventListener("pointercancel", () => { dragged = null; });
   window.addEventListener("pointerup", (event) => {
     if (!dragged) return;
     const [begin, end] = [Number(dragged.dataset.from), place(event)].sort((one, other) => one - other);

@@ -74,17 +74,18 @@ class Command(BaseCommand):
         page.click("[type=submit]")
         page.click("#toggle-nav-sidebar")
         search = f"{admin}?service=api-gateway&operation="
-        for name, address, first in (
-            ("list", admin, False),
-            ("trace", f"{search}GET /api/reports", True),
-            ("n-plus-one", f"{search}GET /api/blueprints/owners", True),
-            ("routes", f"{admin}routes/?o=-p95", False),
-            ("map", f"{admin}map/", False),
+        for name, address, opened in (
+            ("list", admin, ()),
+            ("trace", f"{search}GET /api/reports", (".tracing-list th a",)),
+            ("n-plus-one", f"{search}GET /api/blueprints/owners", (".tracing-list th a",)),
+            ("sql", f"{search}GET /api/blueprints/owners", (".tracing-list th a", ".tracing-views a >> nth=1")),
+            ("routes", f"{admin}routes/?o=-p95", ()),
+            ("map", f"{admin}map/", ()),
         ):
             page.goto(address)
-            if first:
-                page.locator(".tracing-list th a").first.click()
-                page.wait_for_selector(".tracing-waterfall")
+            for link in opened:
+                with page.expect_navigation():
+                    page.locator(link).first.click()
             path = folder / f"{name}-{scheme}.png"
             page.screenshot(path=path)
             self.stdout.write(f"{path} {path.stat().st_size // 1024} KiB")
