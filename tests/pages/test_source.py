@@ -100,7 +100,8 @@ def test_a_search_in_a_large_store_times_out(root: Client, path: Path, monkeypat
     fill(store, 2000)
     store.close()
     assert listed(content(root, user="nobody")) == []
-    monkeypatch.setattr("django_tracing.traces.readers.sqlite.store.READING_TIMEOUT", -1.0)
+    for module in ("store", "file"):
+        monkeypatch.setattr(f"django_tracing.traces.readers.sqlite.{module}.READING_TIMEOUT", -1.0)
     for address, query in (("", {"user": "nobody"}), ("routes/", {})):
         shown = words(content(root, address, **query))
         assert "holds too much to look through within -1 s. Ask for less: a shorter time, one service." in shown
