@@ -46,6 +46,8 @@ _HEADER: Final = b"SQLite format 3\0"
 #: So many files that were set aside are kept.
 _MOST_ASIDE: Final = 3
 
+#: Between two log lines about files that were set aside, in seconds: what damages them may go on.
+_LOG_INTERVAL: Final = 60.0
 #: File systems of a network, and of virtual machines that get folders of their host.
 _NETWORK_TYPES: Final = frozenset(
     [
@@ -77,6 +79,7 @@ class SQLiteFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
+        self._aside_logged: float | None = None
 
     def _failure(self, message: str, reason: str) -> Exception:
         """Make the exception that methods raise. ``reason`` is one word."""
@@ -173,9 +176,12 @@ class SQLiteFile:
                 f"The {self.noun} {self.path} can't be used ({why}), nor renamed ({error.strerror}). Delete it.",
                 "unusable",
             ) from error
-        _logger.warning(
-            "The %s %s is created again: %s. The old one is kept as %s.", self.noun, self.path, why, aside
-        )
+        now = time.monotonic()
+        if self._aside_logged is None or now - self._aside_logged > _LOG_INTERVAL:
+            self._aside_logged = now
+            _logger.warning(
+                "The %s %s is created again: %s. The old one is kept as %s.", self.noun, self.path, why, aside
+            )
 
     def _take_away(self, identity: tuple[int, int] | None, take: Callable[[Path, str], None]) -> bool:
         """Call ``take`` for the file and those beside it; return False if it is not the one with ``identity``."""

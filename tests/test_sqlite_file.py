@@ -64,3 +64,16 @@ def test_a_bounded_number_of_damaged_files_is_kept(tmp_path: Path) -> None:
     ]
     assert (tmp_path / left[-1]).read_bytes() == b"damaged"
     assert all(other.exists() for other in others)
+
+
+def test_a_file_that_is_damaged_again_and_again_is_logged_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "traces.sqlite3"
+    store = LocalStore(path)
+    for number in range(1, 6):
+        path.write_bytes(b"damaged")
+        store.write([row(number)])
+        assert [int(summary.trace_id, 16) for summary in store.search()] == [number]
+        store.close()
+    assert len(caplog.records) == 1

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from django_tracing.traces.readers.sqlite.store import LocalStore
+from tests.traces.readers.sqlite.servers import Server
 
 
 @pytest.fixture
@@ -20,3 +21,10 @@ def store(path: Path) -> Iterator[LocalStore]:
     store = LocalStore(path)
     yield store
     store.close()
+
+
+@pytest.fixture
+def server(store: LocalStore) -> Iterator[Server]:
+    server = Server(store)
+    yield server
+    server.queue.shutdown()

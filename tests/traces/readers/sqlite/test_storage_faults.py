@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -21,69 +20,14 @@ from django_tracing.exceptions import StoreError
 from django_tracing.export.local import LocalExporter
 from django_tracing.export.queue import QueueProcessor
 from django_tracing.traces.readers.sqlite import file as file_module
-from django_tracing.traces.readers.sqlite import store as store_module
-from django_tracing.traces.readers.sqlite.file import StoreFile
 from django_tracing.traces.readers.sqlite.store import LocalStore
-from tests.export.builders import Recorder, make_spans
+from tests.export.builders import Recorder
 from tests.export.queues import end
 from tests.traces.builders import NOON, row
 from tests.traces.readers.sqlite.helpers import finished, integrity, run, set_asides
+from tests.traces.readers.sqlite.servers import Server, move_log_to_file, needs_posix
 
 DAY = 86_400
-
-needs_posix = pytest.mark.skipif(os.name != "posix", reason="open files can't be deleted, nor processes limited")
-
-
-class Server:
-    """A process that writes spans through the queue, and what it counts."""
-
-    def __init__(self, store: LocalStore) -> None:
-        self.store = store
-        self.queue = QueueProcessor(LocalExporter(store.write), export_interval=60, shutdown_timeout=1)
-        self.ids: list[str] = []
-
-    def serve(self, count: int = 10) -> bool:
-        """End spans, each in a trace of its own. Return whether they were exported."""
-        spans = make_spans(count, text="x" * 500)
-        self.ids += [f"{span.context.trace_id:032x}" for span in spans if span.context]
-        end(self.queue, spans)
-        return self.queue.force_flush(30_000)
-
-    @property
-    def dropped(self) -> int:
-        return self.queue.counters.dropped_total()
-
-    @property
-    def exported(self) -> int:
-        return int(self.queue.counters.snapshot()["exported"])
-
-    def check(self, *, lost: int = 0) -> None:
-        """Check that every span is accounted for: ``lost`` were stored, and then taken away with the file."""
-        assert self.exported + self.dropped + self.queue.queued == len(self.ids)
-        assert len(seen_by_others(self.store.path) & set(self.ids)) == self.exported - lost
-        assert integrity(self.store.path) == "ok"
-
-
-def seen_by_others(path: Path) -> set[str]:
-    """Return the ids of the traces that another process reads."""
-    script = """
-        import sqlite3, sys
-        connection = sqlite3.connect(sys.argv[1])
-        for trace_id, spans, stored in connection.execute(
-            "SELECT trace_id, span_count, (SELECT count(*) FROM spans WHERE trace = seq) FROM traces"
-        ).fetchall():
-            assert spans == stored
-            print(trace_id)
-        connection.close()
-        """
-    return set(finished(run(script, path)).split())
-
-
-@pytest.fixture
-def server(store: LocalStore) -> Iterator[Server]:
-    server = Server(store)
-    yield server
-    server.queue.shutdown()
 
 
 def remove(*suffixes: str) -> Callable[[Path], None]:
@@ -100,11 +44,6 @@ def cut(suffix: str, share: float) -> Callable[[Path], None]:
         os.truncate(cut_file, int(os.stat(cut_file).st_size * share))
 
     return act
-
-
-def move_log_to_file(path: Path) -> None:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 # ----- Files that are deleted or cut while they are open
@@ -281,7 +220,7 @@ def test_the_file_and_its_folder_are_read_only_for_a_while(without_coverage: Non
         logging.basicConfig(format="%(message)s", stream=sys.stdout)
         from pathlib import Path
         from django_tracing.traces.readers.sqlite.store import LocalStore
-        from tests.traces.readers.sqlite.test_faults import Server
+        from tests.traces.readers.sqlite.servers import Server
         if os.geteuid() == 0:
             os.setuid(65534)
         with tempfile.TemporaryDirectory() as folder:
@@ -338,180 +277,6 @@ def test_another_program_changes_the_tables(
     assert server.serve()
     server.check(lost=10)
     assert len(set_asides(path)) == len(caplog.records) == 1
-
-
-# ----- A full disk
-
-
-@pytest.fixture
-def small_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Return a function that makes SQLite refuse to extend the file beyond so many pages, as on a full disk."""
-    limit = [2**30]
-    connect = StoreFile._connect
-
-    def connect_limited(self: StoreFile) -> sqlite3.Connection:
-        connection = connect(self)
-        connection.execute(f"PRAGMA max_page_count = {limit[0]}")
-        return connection
-
-    monkeypatch.setattr(StoreFile, "_connect", connect_limited)
-    return lambda pages: limit.__setitem__(0, pages)
-
-
-def test_a_full_disk_costs_the_oldest_traces(
-    server: Server, path: Path, small_disk: Callable[[int], None], caplog: pytest.LogCaptureFixture
-) -> None:
-    small_disk(60)
-    for _ in range(40):
-        assert server.serve()
-    assert (server.exported, server.dropped) == (400, 0)
-    seen = seen_by_others(path)
-    # The newest of all that were stored.
-    assert 20 < len(seen) < 300
-    assert seen == set(server.ids[-len(seen) :])
-    assert path.stat().st_size <= 60 * 4096
-    assert integrity(path) == "ok"
-    (line,) = [record.getMessage() for record in caplog.records]
-    assert "is (almost) full" in line
-    assert "oldest traces were deleted to store new ones" in line
-
-
-def test_spans_that_do_not_fit_on_the_disk_are_kept_in_the_queue(
-    server: Server, path: Path, small_disk: Callable[[int], None], caplog: pytest.LogCaptureFixture
-) -> None:
-    server.serve(1)
-    server.store.close()
-    small_disk(10)
-    assert not server.serve(500)
-    server.store.close()
-    small_disk(1000)
-    assert server.serve()
-    server.check()
-    assert server.dropped == 0
-    assert ["The disk of the local store" in record.getMessage() for record in caplog.records] == [True, False]
-
-
-def test_a_disk_that_is_almost_full(
-    server: Server, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The file does not grow any more: the oldest traces make room for new ones, before it is too late for that."""
-    for _ in range(40):
-        server.serve()
-    move_log_to_file(path)
-    size = path.stat().st_size
-    monkeypatch.setattr(StoreFile, "_disk", lambda self: (10**12, store_module.DISK_RESERVE - 1))
-    for _ in range(40):
-        assert server.serve()
-    move_log_to_file(path)
-    assert path.stat().st_size < size * 1.3
-    seen = seen_by_others(path)
-    assert 200 < len(seen) < 500
-    assert seen == set(server.ids[-len(seen) :])
-    assert len(caplog.records) == 1
-    monkeypatch.undo()
-    for _ in range(40):
-        server.serve()
-    assert len(seen_by_others(path)) == len(seen) + 400
-
-
-FULL = """
-    import logging, os, resource, sys
-    sys.path.insert(0, ".")
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    from pathlib import Path
-    from django_tracing.traces.readers.sqlite import store as module
-    from tests.traces.builders import row
-    module.STUCK_SECONDS = 0
-    store = module.LocalStore(sys.argv[1])
-    refused = 0
-    def fill(first, last):
-        global refused
-        for number in range(first, last):
-            try:
-                store.write([row(number, span, attributes={"x": "y" * 1000}) for span in range(1, 21)])
-            except module.StoreError as error:
-                refused += 1
-    def show():
-        found = store.search(limit=10_000)
-        print(refused, int(found[0].trace_id, 16), int(found[-1].trace_id, 16), len(found))
-"""
-
-
-@contextmanager
-def mounted(folder: Path, size: str) -> Iterator[None]:
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True)  # noqa: S607
-    if done.returncode:
-        pytest.skip("needs to mount a file system")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", folder], check=True)  # noqa: S607
-
-
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root on Linux")
-def test_a_disk_that_other_programs_fill(tmp_path: Path) -> None:
-    """A real one of 4 MiB: first the store fills it, then another program what is left, until it frees it again."""
-    script = """
-    fill(1, 200)
-    show()
-    with open(sys.argv[1] + ".hog", "wb", buffering=0) as hog:
-        try:
-            while True:
-                hog.write(bytes(4096))
-        except OSError:
-            pass
-    fill(200, 300)
-    show()
-    os.unlink(sys.argv[1] + ".hog")
-    fill(300, 500)
-    show()
-    store.close()
-    """
-    with mounted(tmp_path / "disk", "4m"):
-        path = tmp_path / "disk" / "traces.sqlite3"
-        line, *counts = finished(run(FULL + script, path)).splitlines()
-        assert "oldest traces were deleted" in line
-        for (refused, newest, oldest, count), expected in zip(
-            (map(int, each.split()) for each in counts), (199, 299, 499), strict=True
-        ):
-            assert (refused, newest) == (0, expected)
-            assert 10 < count == newest - oldest + 1 < 150
-        assert integrity(path) == "ok"
-
-
-@pytest.mark.skipif(sys.platform != "linux" or os.geteuid() != 0, reason="needs root on Linux")
-def test_a_disk_that_has_no_space_even_for_deleting(tmp_path: Path) -> None:
-    """It is filled while the pages of the newest traces are in the log only: the file is created again with some."""
-    script = """
-    fill(1, 40)
-    show()
-    first = os.stat(sys.argv[1]).st_ino
-    with open(sys.argv[1] + ".hog", "wb", buffering=0) as hog:
-        try:
-            while True:
-                hog.write(bytes(4096))
-        except OSError:
-            pass
-    module.STUCK_SECONDS = 3600
-    fill(40, 80)
-    print(refused > 0, os.stat(sys.argv[1]).st_ino == first)
-    refused, module.STUCK_SECONDS = 0, 0
-    fill(80, 120)
-    show()
-    print(os.stat(sys.argv[1]).st_ino == first)
-    store.close()
-    """
-    with mounted(tmp_path / "disk", "4m"):
-        path = tmp_path / "disk" / "traces.sqlite3"
-        before, line, stuck, after, same = finished(run(FULL + script, path)).splitlines()
-        assert before == "0 39 1 39"
-        assert "oldest traces were deleted" in line
-        assert (stuck, same) == ("True True", "False")
-        refused, newest, oldest, count = map(int, after.split())
-        assert (refused, newest) == (0, 119)
-        assert 10 < count == newest - oldest + 1
-        assert integrity(path) == "ok"
 
 
 # ----- Clocks
