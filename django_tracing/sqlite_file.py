@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sqlite3
 import stat
@@ -14,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import ClassVar, Final, Literal
+
+from django_tracing.faults import log_hourly
 
 try:
     import fcntl
@@ -34,7 +35,6 @@ __all__ = [
     "transaction",
 ]
 
-_logger = logging.getLogger("django_tracing")
 
 #: The folder of LOCAL_STORE's default, which this app creates.
 OWN_FOLDER: Final = ".tracing"
@@ -173,8 +173,10 @@ class SQLiteFile:
                 f"The {self.noun} {self.path} can't be used ({why}), nor renamed ({error.strerror}). Delete it.",
                 "unusable",
             ) from error
-        _logger.warning(
-            "The %s %s is created again: %s. The old one is kept as %s.", self.noun, self.path, why, aside
+        log_hourly(
+            f"aside-{self.path}",
+            "The %s %s is created again: %s. The old one is kept as %s.",
+            *(self.noun, self.path, why, aside),
         )
 
     def _take_away(self, identity: tuple[int, int] | None, take: Callable[[Path, str], None]) -> bool:
