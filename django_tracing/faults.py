@@ -58,12 +58,14 @@ class Lasting:
     thread-safe: its owner has a lock, or one thread.
     """
 
-    __slots__ = ("_is_logged", "_logged_at", "count", "unlogged")
+    __slots__ = ("_is_logged", "_logged_at", "count", "is_first", "unlogged")
 
     def __init__(self) -> None:
         #: How often it happened since it began, and how often since its last line.
         self.count = 0
         self.unlogged = 0
+        #: Whether its last line is the first one since it began.
+        self.is_first = False
         self._is_logged = False
         self._logged_at = float("-inf")
 
@@ -74,6 +76,7 @@ class Lasting:
         if now - self._logged_at < (_AGAIN if self._is_logged else _SOON):
             self.unlogged += 1
             return False
+        self.is_first = not self._is_logged
         self._is_logged = True
         self._logged_at = now
         return True

@@ -107,6 +107,10 @@ class Counters:
         with self._lock:
             self.retries += 1
 
+    def dropped_because_full(self) -> int:
+        with self._lock:
+            return self.dropped["queue_full_spans"] + self.dropped["queue_full_bytes"]
+
     def dropped_total(self) -> int:
         with self._lock:
             return sum(self.dropped.values())
