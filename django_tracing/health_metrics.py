@@ -24,34 +24,34 @@ def install() -> None:
     """Make the instruments. A provider that is configured later gets them, too."""
     meter = get_meter(SCOPE_NAME, __version__)
     meter.create_observable_counter(
-        "django_tracing.spans.exported",
+        "tracing.spans.exported",
         callbacks=[_each(lambda exporter: exporter.exported)],
         unit="{span}",
         description="Spans that the backend has accepted.",
     )
     meter.create_observable_counter(
-        "django_tracing.spans.dropped", callbacks=[_dropped], unit="{span}", description="Spans that were dropped."
+        "tracing.spans.dropped", callbacks=[_dropped], unit="{span}", description="Spans that were dropped."
     )
     meter.create_observable_counter(
-        "django_tracing.export.retries",
+        "tracing.export.retries",
         callbacks=[_each(lambda exporter: exporter.retries)],
         unit="{attempt}",
         description="Attempts to send a batch that failed and were to be repeated.",
     )
     meter.create_observable_up_down_counter(
-        "django_tracing.queue.spans",
+        "tracing.queue.spans",
         callbacks=[_each(lambda exporter: exporter.queued)],
         unit="{span}",
         description="Spans that wait to be sent.",
     )
     meter.create_observable_up_down_counter(
-        "django_tracing.queue.memory",
+        "tracing.queue.memory",
         callbacks=[_each(lambda exporter: exporter.queued_bytes)],
         unit="By",
         description="Memory of the spans that wait, estimated.",
     )
     meter.create_observable_counter(
-        "django_tracing.faults", callbacks=[_faults], unit="{fault}", description="Faults of tracing itself."
+        "tracing.faults", callbacks=[_faults], unit="{fault}", description="Faults of tracing itself."
     )
 
 

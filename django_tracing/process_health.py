@@ -16,10 +16,10 @@ from django_tracing.spans import runtime
 if TYPE_CHECKING:
     from django_tracing.export.queue import QueueProcessor
 
-__all__ = ["DEGRADED_FOR", "EndpointHealth", "ExporterHealth", "Health", "HealthState", "RulesHealth", "health"]
+__all__ = ["EndpointHealth", "ExporterHealth", "Health", "HealthState", "RulesHealth", "health"]
 
 #: A process is degraded for this long after it has dropped a span, in seconds.
-DEGRADED_FOR: Final = 300.0
+_DEGRADED_FOR: Final = 300.0
 _FAILOVER: Final = "django_tracing.export.failover"
 
 HealthState = Literal["ok", "degraded", "failing", "broken", "stopped", "off"]
@@ -194,7 +194,7 @@ def _exporter(queue: QueueProcessor) -> tuple[ExporterHealth, dict[str, Any]]:
 
 def _is_recent(drop: float | None) -> bool:
     # A clock that is set back does not make it last longer.
-    return drop is not None and abs(time.time() - drop) < DEGRADED_FOR
+    return drop is not None and abs(time.time() - drop) < _DEGRADED_FOR
 
 
 _COUNTS: Final = (

@@ -84,7 +84,8 @@ class Announcements:
             return None
         if down.is_new:
             return f"Spans can't be sent: {failure} {queued} wait for it to come back, at most {room}. {_HELP}"
-        return f"Spans still can't be sent: {failure} {queued} wait, and {down.dropped()} were dropped meanwhile. {_HELP}"
+        dropped = down.dropped()
+        return f"Spans still can't be sent: {failure} {queued} wait, and {dropped} were dropped meanwhile. {_HELP}"
 
     def available(self) -> str | None:
         """The backend accepted a batch."""
@@ -124,11 +125,13 @@ class Announcements:
                     f"Spans are dropped, {full - before} so far, because the queue is full ({room}): they are made "
                     f"faster than they are accepted. While this lasts, it is logged once an hour. {_HELP}"
                 )
-            return f"The queue is still full ({room}). Since this began, {state.dropped()} spans were dropped. {_HELP}"
+            return (
+                f"The queue is still full ({room}). Since this began, {state.dropped()} spans were dropped. {_HELP}"
+            )
         if state.is_over():
-            dropped = state.ends()
-            if dropped is not None:
-                return f"The queue has not been full for a minute; {dropped} spans were dropped meanwhile."
+            lost = state.ends()
+            if lost is not None:
+                return f"The queue has not been full for a minute; {lost} spans were dropped meanwhile."
         return None
 
     def spool_failed(self, problem: str) -> str | None:
