@@ -91,6 +91,8 @@ class Announcements:
         """The backend accepted a batch."""
         lines = []
         if self._down.lasts:
+            # The line has the number of all that had no place meanwhile.
+            self._full_before = self._counters.dropped_because_full()
             dropped = self._down.ends()
             if dropped is not None:
                 lines.append(f"Spans are sent again; {dropped} were dropped meanwhile.")
