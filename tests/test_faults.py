@@ -184,6 +184,7 @@ BOUNDED = {
     "sampling/refresh.py:use": "once until the rule is changed",
     "sampling/remote.py:_log_failure": "Lasting decides",
     "sampling/remote.py:ask": "Lasting decides",
+    "traces/readers/sqlite/store.py:_give_up": "once an hour",
 }
 
 
