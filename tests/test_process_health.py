@@ -32,6 +32,7 @@ from django_tracing.recording import undecided
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.undecided import SamplingDecision, UndecidedTrace
 from django_tracing.spans import runtime
+from tests.conf.forks import APP, Forks
 from tests.conftest import Spans
 from tests.export.builders import make_spans
 from tests.export.queues import Backend, Gate, Make, end, refuse
@@ -453,3 +454,74 @@ def test_metrics_have_the_numbers_of_each_exporter(make: Make, monkeypatch: pyte
     page = (Path(__file__).parent.parent / "docs" / "reliability.md").read_text()
     assert all(f"`{name.split()[0]}`" in page for name in found)
     meters.shutdown()
+
+
+@pytest.fixture(scope="module")
+def forks() -> Iterator[Forks]:
+    with Forks() as forks:
+        yield forks
+
+
+IN_A_PROCESS = (
+    APP
+    + """
+import sys
+from opentelemetry import metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+print("django_tracing.health_metrics" in sys.modules)
+reader = InMemoryMetricReader()
+metrics.set_meter_provider(MeterProvider([reader]))
+import django_tracing
+with django_tracing.create_span("work"):
+    pass
+print(django_tracing.health().queued)
+data = reader.get_metrics_data()
+print([
+    (metric.name, point.value)
+    for resource in (data.resource_metrics if data else ()) for scope in resource.scope_metrics
+    for metric in scope.metrics if metric.name == "tracing.queue.spans" for point in metric.data.data_points
+])
+"""
+)
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_setting_offers_metrics_to_a_provider_that_is_configured_later(on: bool, forks: Forks) -> None:
+    tracing = {"EXPORTER": "otlp", "ENDPOINT": "http://127.0.0.1:9", "HEALTH_METRICS": on, "SHUTDOWN_TIMEOUT": 0}
+    done = forks.run(IN_A_PROCESS.replace("TRACING=TRACING", f"TRACING={tracing}"))
+    metrics = "[('tracing.queue.spans', 1)]" if on else "[]"
+    assert done.out.splitlines() == [str(on), "1", metrics], done.err
+
+
+FORKED = """
+import os, threading
+from django_tracing import faults
+from django_tracing.export import counters
+faults.log_hourly("parent", "The parent's.")
+held, done = threading.Event(), threading.Event()
+
+def hold():
+    with faults._faults.lock, counters._attributes.lock:
+        held.set()
+        done.wait()
+
+thread = threading.Thread(target=hold)
+thread.start()
+held.wait()
+pid = os.fork()
+if pid == 0:
+    faults.log_hourly("child", "The child's.")
+    counters.drop_attributes("unencodable", 2)
+    ok = faults.fault_counts() == {"child": 1} and counters.Counters().snapshot()["dropped_attributes"] == {"unencodable": 2}
+    os._exit(0 if ok else 1)
+status = os.waitpid(pid, 0)[1]
+done.set()
+thread.join()
+print(os.waitstatus_to_exitcode(status))
+"""
+
+
+def test_a_forked_child_counts_its_own_and_waits_for_no_lock_of_its_parent(forks: Forks) -> None:
+    done = forks.run(FORKED)
+    assert done.out.splitlines() == ["0"], done.err
