@@ -27,4 +27,7 @@ def health_view(request: HttpRequest) -> JsonResponse:
     has no more than the word, since probes are anonymous.
     """
     state = health().state
-    return JsonResponse({"state": state}, status=503 if "strict" in request.GET and state in _NOT_SENT else 200)
+    answer = JsonResponse({"state": state}, status=503 if "strict" in request.GET and state in _NOT_SENT else 200)
+    # Django logs each 503 as an error, and there is a probe every few seconds. The log has a line about the backend.
+    answer._has_been_logged = True  # type: ignore[attr-defined]
+    return answer

@@ -397,7 +397,7 @@ def test_the_page_describes_each_field() -> None:
 
 @pytest.mark.urls(__name__)
 @override_settings(MIDDLEWARE=["django.contrib.auth.middleware.LoginRequiredMiddleware"])
-def test_a_probe_gets_one_word(make: Make, client: Client) -> None:
+def test_a_probe_gets_one_word(make: Make, client: Client, caplog: pytest.LogCaptureFixture) -> None:
     queue = make(Backend(refuse()), batch_size=2)
     answer = client.get("/tracing/health")
     assert (answer.status_code, answer.json()) == (200, {"state": "ok"})
@@ -405,7 +405,9 @@ def test_a_probe_gets_one_word(make: Make, client: Client) -> None:
     end(queue, make_spans(2))
     queue.force_flush(10_000)
     assert client.get("/tracing/health").status_code == 200
+    caplog.clear()
     strict = client.get("/tracing/health?strict")
+    assert caplog.messages == []
     assert (strict.status_code, strict.json()) == (503, {"state": "failing"})
     assert client.head("/tracing/health").status_code == 200
     assert client.post("/tracing/health").status_code == 405
