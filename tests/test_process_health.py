@@ -39,6 +39,10 @@ from tests.export.queues import Backend, Gate, Make, end, refuse
 
 urlpatterns = [path("tracing/", include("django_tracing.urls"))]
 
+MIDDLEWARE = [
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+]
 SECRET = "https://user:hunter2@jaeger.example.com:4318"
 
 
@@ -396,7 +400,7 @@ def test_the_page_describes_each_field() -> None:
 
 
 @pytest.mark.urls(__name__)
-@override_settings(MIDDLEWARE=["django.contrib.auth.middleware.LoginRequiredMiddleware"])
+@override_settings(MIDDLEWARE=[*MIDDLEWARE, "django.contrib.auth.middleware.LoginRequiredMiddleware"])
 def test_a_probe_gets_one_word(make: Make, client: Client, caplog: pytest.LogCaptureFixture) -> None:
     queue = make(Backend(refuse()), batch_size=2)
     answer = client.get("/tracing/health")

@@ -14,7 +14,7 @@ from django_tracing.net import shown_address
 from django_tracing.sampling.database import table_exists
 from django_tracing.sampling.figures import StatusError, figures
 
-__all__ = ["Reported", "ReportingProcess", "reported"]
+__all__ = ["Reported", "ReportingProcess", "as_reported", "reported"]
 
 #: How many endpoints and exporters of a process are shown: its report may be anything.
 _MOST_SHOWN: Final = 16
@@ -68,7 +68,7 @@ def reported(settings: Settings) -> Reported:
         source = figures(settings)
         migrated = not source.in_tables or table_exists()
         found = source.processes() if migrated else []
-        return Reported(list(map(_process, found)), migrated, "")
+        return Reported(list(map(as_reported, found)), migrated, "")
     except StatusError as error:
         return Reported([], True, str(error))
     except Error as error:
@@ -76,7 +76,8 @@ def reported(settings: Settings) -> Reported:
         return Reported([], True, f"The status of processes can't be read ({type(error).__name__}).")
 
 
-def _process(process: ProcessStatus) -> ReportingProcess:
+def as_reported(process: ProcessStatus) -> ReportingProcess:
+    """Return what a stored status says. It may be of another version of this app, and anything."""
     report = _mapping(process.report)
     sampling = _mapping(report.get("sampling"))
     rules = sampling.get("rules")
