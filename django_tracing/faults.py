@@ -8,9 +8,9 @@ import time
 from contextlib import suppress
 from threading import RLock
 from types import TracebackType
-from typing import Final
+from typing import Final, Protocol
 
-__all__ = ["CONTAINED", "ForeignExit", "Lasting", "contained", "fault_counts", "log_hourly", "log_once"]
+__all__ = ["CONTAINED", "ForeignExit", "Lasting", "Times", "contained", "fault_counts", "log_hourly", "log_once"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -18,6 +18,7 @@ _logger = logging.getLogger("django_tracing")
 _AGAIN: Final = 3600.0
 #: A trouble that comes and goes begins no more often than this in the log.
 _SOON: Final = 60.0
+_NEVER: Final = float("-inf")
 #: More kinds of faults are neither counted nor logged: a key should be a constant, but other packages choose theirs.
 _MOST_FAULTS: Final = 200
 _LONGEST_KEY: Final = 100
@@ -51,34 +52,48 @@ class contained:  # noqa: N801 - it is used as a function
         raise ForeignExit(f"it raised {type(error).__name__}{code}") from error
 
 
+class Times(Protocol):
+    """When something was last logged, by its kind: a dict, or what processes share."""
+
+    def get(self, kind: str, default: float, /) -> float: ...
+
+    def __setitem__(self, kind: str, seconds: float, /) -> None: ...
+
+
 class Lasting:
     """Decide when a trouble is logged: when it begins, once an hour while it lasts, and when it ends.
 
     One that ends and begins again within a minute of its last line is logged when it lasts for longer. Not
     thread-safe: its owner has a lock, or one thread.
+
+    ``times`` has the time of the last line under ``kind``. If other processes share it, there is one line an hour for
+    all of them.
     """
 
-    __slots__ = ("_is_logged", "_logged_at", "count", "is_first", "unlogged")
+    __slots__ = ("_is_logged", "_is_shared", "_kind", "_times", "count", "is_first", "unlogged")
 
-    def __init__(self) -> None:
+    def __init__(self, times: Times | None = None, kind: str = "") -> None:
+        self._kind = kind
+        self._is_shared = times is not None
+        self._times: Times = {} if times is None else times
         #: How often it happened since it began, and how often since its last line.
         self.count = 0
         self.unlogged = 0
         #: Whether its last line is the first one since it began.
         self.is_first = False
         self._is_logged = False
-        self._logged_at = float("-inf")
 
     def happens(self) -> bool:
         """Count one more time. Return whether to log a line now."""
         self.count += 1
         now = time.monotonic()
-        if now - self._logged_at < (_AGAIN if self._is_logged else _SOON):
+        since = now - self._times.get(self._kind, _NEVER)
+        if since < (_AGAIN if self._is_logged or self._is_shared else _SOON):
             self.unlogged += 1
             return False
         self.is_first = not self._is_logged
         self._is_logged = True
-        self._logged_at = now
+        self._times[self._kind] = now
         return True
 
     def ends(self) -> int:

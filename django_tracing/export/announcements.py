@@ -12,7 +12,7 @@ from django_tracing.export.counters import Counters
 from django_tracing.faults import Lasting
 from django_tracing.redaction.printable import printable
 
-__all__ = ["Announcements", "warn"]
+__all__ = ["Announcements", "SharedTimes", "warn"]
 
 _logger = logging.getLogger("django_tracing.export")
 
@@ -21,12 +21,33 @@ _OVER: Final = 60.0
 _HELP: Final = "Requests are not affected; run `python manage.py check_tracing` for details."
 
 
+class SharedTimes:
+    """When a line of each kind was logged, by the system's clock, for a process and those forked from it.
+
+    For workers that fork a process for each job: each would log the same line.
+    """
+
+    _KINDS: Final = ("unavailable", "refused", "rejected", "full", "spool")
+
+    def __init__(self) -> None:
+        # Imported here: few processes need it.
+        from mmap import mmap
+
+        self._seconds = memoryview(mmap(-1, 8 * len(self._KINDS))).cast("d")
+
+    def get(self, kind: str, default: float, /) -> float:
+        return self._seconds[self._KINDS.index(kind)] or default
+
+    def __setitem__(self, kind: str, seconds: float, /) -> None:
+        self._seconds[self._KINDS.index(kind)] = seconds
+
+
 class _State:
     """A state of exporting in which spans may be dropped."""
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, times: SharedTimes | None, kind: str) -> None:
         self._counters = counters
-        self._lasting = Lasting()
+        self._lasting = Lasting(times, kind)
         #: How many were dropped before it began; None while it does not last.
         self._before: int | None = None
         self._last = 0.0
@@ -68,14 +89,19 @@ class Announcements:
     Lines have numbers of all spans that the queue dropped, for whatever reason.
     """
 
-    def __init__(self, counters: Counters) -> None:
+    def __init__(self, counters: Counters, logged: SharedTimes | None = None) -> None:
+        """``logged`` is when each kind of line was last logged, where other processes share it."""
         self._counters = counters
-        self._down = _State(counters)
-        self._refusing = _State(counters)
-        self._rejecting = _State(counters)
-        self._full = _State(counters)
         self._full_before = 0
-        self._unspooled = Lasting()
+        self.share(logged)
+
+    def share(self, logged: SharedTimes | None) -> None:
+        """Keep the times of lines in ``logged`` from now on."""
+        self._down = _State(self._counters, logged, "unavailable")
+        self._refusing = _State(self._counters, logged, "refused")
+        self._rejecting = _State(self._counters, logged, "rejected")
+        self._full = _State(self._counters, logged, "full")
+        self._unspooled = Lasting(logged, "spool")
 
     def unavailable(self, failure: ExportError, queued: int, room: str) -> str | None:
         """The backend accepts nothing. ``room`` is how much may wait."""
