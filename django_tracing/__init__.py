@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     )
     from django_tracing.context.request import get_correlation_id
     from django_tracing.instrumentation.circuit_breaker_call import trace_circuit_breaker_call
+    from django_tracing.process_health import health
 
 __all__ = [
     "__version__",
@@ -43,6 +44,7 @@ __all__ = [
     "get_baggage",
     "get_correlation_id",
     "get_trace_context",
+    "health",
     "record_span_error",
     "set_baggage",
     "set_span_attributes",
@@ -60,6 +62,7 @@ __all__ = [
 _API = "django_tracing.api"
 #: Public name -> module, imported on first use: Django imports this package before settings can be read.
 _MODULES = {
+    "health": "django_tracing.process_health",
     "get_correlation_id": "django_tracing.context.request",
     "trace_circuit_breaker_call": "django_tracing.instrumentation.circuit_breaker_call",
     "trace": f"{_API}.decorator",

@@ -12,7 +12,6 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from types import MethodType
 from typing import TYPE_CHECKING, Any, Final
 
 from opentelemetry import propagate, trace
@@ -38,6 +37,7 @@ from django_tracing.instrumentation.site_words import read_site_words
 from django_tracing.instrumentation.upstream.processor import RedactedProcessor, UpstreamProcessor
 from django_tracing.net import shown_address
 from django_tracing.process_ends import flush_when_the_process_ends
+from django_tracing.process_health import health
 from django_tracing.recording import sdk
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.probe import Abilities, probe
@@ -179,6 +179,15 @@ def _start(settings: Settings) -> None:
         )
     )
     instrumentation.install(instrumentation.wanted(settings))
+    if settings.health_metrics:
+        # Imported here: it imports OpenTelemetry's metrics.
+        from django_tracing import health_metrics
+
+        try:
+            with contained():
+                health_metrics.install()
+        except Exception as error:
+            _warn("The metrics of %s can't be made (%s).", settings.source("HEALTH_METRICS"), _reason(error))
 
 
 def _check_meter_provider() -> None:
@@ -255,14 +264,11 @@ def _report() -> dict[str, Any]:
         "exporter": settings.exporter,
         "endpoint": settings.endpoint and shown_address(settings.endpoint),
     }
+    report |= health().as_dict()
     queue = runtime.current.queue
-    if queue is not None:
-        report |= {"queued": queue.queued, **queue.counters.snapshot()}
-        if isinstance(states := getattr(queue.exporter, "states", None), MethodType):
-            report["endpoints"] = states()
-        if queue.spool is not None:
-            with suppress(OSError):
-                report["spool"] = queue.spool.contents()._asdict()
+    if queue is not None and queue.spool is not None:
+        with suppress(OSError):
+            report["spool"] = queue.spool.contents()._asdict()
     return report
 
 
@@ -430,6 +436,8 @@ def _make_queue(settings: Settings) -> QueueProcessor | None:
         shutdown_timeout=settings.shutdown_timeout,
         retry_for=settings.retry_for,
         muted=None if settings.enabled_in_tests else in_tests,
+        name=settings.exporter,
+        address=shown_address(settings.endpoint) if settings.endpoint else "",
     )
     return queue
 

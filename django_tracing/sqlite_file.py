@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sqlite3
 import stat
@@ -14,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import ClassVar, Final, Literal
+
+from django_tracing.faults import log_hourly
 
 try:
     import fcntl
@@ -34,7 +35,6 @@ __all__ = [
     "transaction",
 ]
 
-_logger = logging.getLogger("django_tracing")
 
 #: The folder of LOCAL_STORE's default, which this app creates.
 OWN_FOLDER: Final = ".tracing"
@@ -47,7 +47,6 @@ _HEADER: Final = b"SQLite format 3\0"
 _MOST_ASIDE: Final = 3
 
 #: Between two log lines about files that were set aside, in seconds: what damages them may go on.
-_LOG_INTERVAL: Final = 60.0
 #: File systems of a network, and of virtual machines that get folders of their host.
 _NETWORK_TYPES: Final = frozenset(
     [
@@ -79,7 +78,6 @@ class SQLiteFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._aside_logged: float | None = None
 
     def _failure(self, message: str, reason: str) -> Exception:
         """Make the exception that methods raise. ``reason`` is one word."""
@@ -176,12 +174,11 @@ class SQLiteFile:
                 f"The {self.noun} {self.path} can't be used ({why}), nor renamed ({error.strerror}). Delete it.",
                 "unusable",
             ) from error
-        now = time.monotonic()
-        if self._aside_logged is None or now - self._aside_logged > _LOG_INTERVAL:
-            self._aside_logged = now
-            _logger.warning(
-                "The %s %s is created again: %s. The old one is kept as %s.", self.noun, self.path, why, aside
-            )
+        log_hourly(
+            f"aside-{self.path}",
+            "The %s %s is created again: %s. The old one is kept as %s.",
+            *(self.noun, self.path, why, aside),
+        )
 
     def _take_away(self, identity: tuple[int, int] | None, take: Callable[[Path, str], None]) -> bool:
         """Call ``take`` for the file and those beside it; return False if it is not the one with ``identity``."""

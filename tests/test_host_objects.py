@@ -323,7 +323,7 @@ async def _later(user: Any) -> str:
 def test_reading_the_subscription_does_not_use_the_database(
     subscription: Any, recorded: str | None, settings: Any, spans: Spans, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identity, "_warned", set())
+    monkeypatch.setattr("django_tracing.faults._faults.by_key", {})
     monkeypatch.setitem(connection.settings_dict, "ATOMIC_REQUESTS", True)
     settings.TRACING = {**settings.TRACING, "SUBSCRIPTION": subscription}
     client = Client()

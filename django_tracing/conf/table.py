@@ -179,6 +179,7 @@ SPECS: tuple[Spec, ...] = (
     Spec("TASKS", "trace", parsers.choice("trace", "link")),
     Spec("CODE_LOCATIONS", False, parsers.parse_boolean),
     Spec("RESPONSE_HEADERS", (), parsers.parse_response_headers),
+    Spec("HEALTH_METRICS", False, parsers.parse_boolean),
 )
 
 NAMES = tuple(spec.name for spec in SPECS)

@@ -137,6 +137,8 @@ class Settings(NamedTuple):
     code_locations: bool
     #: Response headers that describe the trace, in lower case.
     response_headers: tuple[str, ...]
+    #: Whether the health of tracing is offered as OpenTelemetry's metrics.
+    health_metrics: bool
     #: More exporters, from the list of ``OTEL_TRACES_EXPORTER``.
     more_exporters: tuple[str, ...] = ()
     #: A sampler's entry point from ``OTEL_TRACES_SAMPLER`` that replaces this app's sampler, and its argument.

@@ -7,7 +7,6 @@ no other code evaluated stays unevaluated, and while ``TRACING["SUBSCRIPTION"]``
 from __future__ import annotations
 
 import inspect
-import logging
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -17,7 +16,7 @@ from django.utils.functional import LazyObject, empty
 from django_tracing.conf.values import Settings
 from django_tracing.context.databases import QueryRefused, without_databases
 from django_tracing.context.request import RequestState
-from django_tracing.faults import CONTAINED
+from django_tracing.faults import CONTAINED, log_hourly
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import cut, mask_email, redact_text
 from django_tracing.semconv.names import USER_EMAIL, USER_ID, USER_SUBSCRIPTION, Attributes
@@ -25,8 +24,6 @@ from django_tracing.untraced import Untraced
 
 __all__ = ["carried_user", "identify", "resolved_user", "restore_user"]
 
-_logger = logging.getLogger("django_tracing")
-_warned: set[str] = set()
 _MISSING: Final = object()
 
 
@@ -78,7 +75,7 @@ def identify(state: RequestState, settings: Settings, *, again: bool = False) ->
         )
         state.set_user(_shared.get(known) or _share(known))
     except Exception as error:
-        _warn_once("user", "The user could not be read for a trace: %s: %s", type(error).__name__, error)
+        log_hourly("user", "The user could not be read for a trace: %s: %s", type(error).__name__, error)
     return state.user_known
 
 
@@ -158,7 +155,7 @@ def _subscription(user: Any, settings: Settings) -> str | None:
                         return None
             value = getattr(value, "value", value)  # an enum's own value
     except QueryRefused:
-        _warn_once(
+        log_hourly(
             "subscription-query",
             '%s needs a database query, which tracing never causes: spans go without "user.subscription". '
             "Load it with the user (select_related) or let it return what is already loaded.",
@@ -167,16 +164,10 @@ def _subscription(user: Any, settings: Settings) -> str | None:
         return None
     # SystemExit and GeneratorExit too: what the user's code raises costs the attribute, not the response.
     except CONTAINED as error:
-        _warn_once("subscription", "%s raised %s: %s", source, type(error).__name__, error)
+        log_hourly("subscription", "%s raised %s: %s", source, type(error).__name__, error)
         return None
     if inspect.iscoroutine(value):
         value.close()
-        _warn_once("subscription-async", "%s is a coroutine function, which cannot be awaited here.", source)
+        log_hourly("subscription-async", "%s is a coroutine function, which cannot be awaited here.", source)
         return None
     return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) else None
-
-
-def _warn_once(key: str, message: str, *args: object) -> None:
-    if key not in _warned:
-        _warned.add(key)
-        _logger.warning(message, *args)

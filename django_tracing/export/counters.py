@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from threading import RLock
@@ -28,22 +29,37 @@ DropReason = Literal[
     "spool_damaged",
     "export_error",
     "shutdown",
+    # Before they came to a queue.
     "unredacted",
     # It raised an exception when it was read.
     "unencodable",
 ]
 
 
-#: Why attributes were left out of spans that were sent, and how many. Of the whole process: what encodes a span does
-#: not know where it goes.
-_attributes: Final[Counter[str]] = Counter()
-_attributes_lock: Final = RLock()
+class _Attributes:
+    """Why attributes were left out of spans that were sent, and how many.
+
+    Of the whole process: what encodes a span does not know where it goes.
+    """
+
+    def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
+        """Count from 0. In a forked child, the parent's threads held the lock, and the counts are the parent's."""
+        self.lock = RLock()
+        self.dropped: Counter[str] = Counter()
+
+
+_attributes: Final = _Attributes()
+if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
+    os.register_at_fork(after_in_child=_attributes.reset)
 
 
 def drop_attributes(reason: Literal["unencodable"], count: int) -> None:
     """Count attributes that are left out of a span."""
-    with _attributes_lock:
-        _attributes[reason] += count
+    with _attributes.lock:
+        _attributes.dropped[reason] += count
 
 
 class Counters:
@@ -59,6 +75,7 @@ class Counters:
         #: Attempts that failed, of batches that are tried again.
         self.retries = 0
         self.dropped: Counter[str] = Counter()
+        self.last_drop_time: float | None = None
         self.last_error: str | None = None
         self.last_error_time: float | None = None
         self.last_success_time: float | None = None
@@ -66,6 +83,7 @@ class Counters:
     def drop(self, reason: DropReason, count: int = 1) -> None:
         with self._lock:
             self.dropped[reason] += count
+            self.last_drop_time = time.time()
 
     def sent(self, count: int) -> None:
         with self._lock:
@@ -89,6 +107,10 @@ class Counters:
         with self._lock:
             self.retries += 1
 
+    def dropped_because_full(self) -> int:
+        with self._lock:
+            return self.dropped["queue_full_spans"] + self.dropped["queue_full_bytes"]
+
     def dropped_total(self) -> int:
         with self._lock:
             return sum(self.dropped.values())
@@ -102,7 +124,8 @@ class Counters:
                 "spooled": self.spooled,
                 "unspooled": self.unspooled,
                 "dropped": dict(self.dropped),
-                "dropped_attributes": dict(_attributes),
+                "dropped_attributes": dict(_attributes.dropped),
+                "last_drop_time": self.last_drop_time,
                 "last_error": self.last_error,
                 "last_error_time": self.last_error_time,
                 "last_success_time": self.last_success_time,

@@ -22,6 +22,7 @@ from django_tracing.export.batches import SpanBatch
 from django_tracing.export.counters import Counters, DropReason
 from django_tracing.export.outbox import Outbox
 from django_tracing.export.sender import Sender
+from django_tracing.faults import log_once
 from django_tracing.recording.span import RecordingSpan
 
 if TYPE_CHECKING:
@@ -69,8 +70,13 @@ class QueueProcessor(Sender, SpanProcessor):
         retry_for: float = 60.0,
         spool: Spool | None = None,
         muted: Callable[[], bool] | None = None,
+        name: str = "",
+        address: str = "",
     ) -> None:
         self.exporter = exporter
+        #: The exporter as the settings name it, and its endpoint for people.
+        self.name = name or type(exporter).__name__
+        self.address = address
         self._new_batch: Any = getattr(exporter, "new_batch", SpanBatch)
         self._pack: Callable[[ReadableSpan], tuple[Any, int]] = self._new_batch.pack
         self._queue_size = sys.maxsize if queue_size is None else queue_size
@@ -198,7 +204,7 @@ class QueueProcessor(Sender, SpanProcessor):
                     self._gather_one(span)
                 except Exception:
                     self.counters.drop("unencodable")
-                    _logger.debug("A span was lost on its way into the queue.", exc_info=True)
+                    log_once("unencodable", "A span can't be encoded; it is dropped.")
 
     def _is_silent(self) -> bool:
         # Permanent: spans that ended in a test are not sent after the tests.
@@ -296,6 +302,18 @@ class QueueProcessor(Sender, SpanProcessor):
     def queued(self) -> int:
         """The number of waiting spans."""
         return self._accepted - self._settled + len(self._ended)
+
+    def state(self) -> dict[str, Any]:
+        """Return the counts, what waits, and whether the backend is available: one consistent dict of JSON values."""
+        with self._lock:
+            return {
+                "queued": self.queued,
+                "queued_bytes": self._bytes,
+                "queue_bytes": self._queue_bytes,
+                "available": not self._outbox.is_down,
+                "stopped": self._stopped,
+                **self.counters.snapshot(),
+            }
 
     # ----- the end
 

@@ -165,6 +165,7 @@ class Sender:
             line, dropped = self._settle(batch, failure)
         self._drop(dropped)
         warn(line)
+        warn(self._announce.overflow(self._room))
         # Last: what a flush has waited for is counted and logged.
         with self._changed:
             self._changed.notify_all()
@@ -183,15 +184,16 @@ class Sender:
         dropped = self._outbox.fail(failure, now)
         if self._outbox.is_down:
             return self._announce.unavailable(failure, self.queued, self._room), dropped
-        return self._announce.refused(failure) if dropped else None, dropped
+        lost = sum(each.count for _, each in dropped)
+        return self._announce.refused(failure, lost) if dropped else None, dropped
 
     def _count_accepted(self, count: int, failure: ExportError | None) -> str | None:
         rejected = 0 if failure is None else min(failure.rejected or 0, count)
         self.counters.sent(count - rejected)
         line = self._announce.available()
         if failure is not None and rejected:
+            line = " ".join(filter(None, (line, self._announce.refused(failure, rejected))))
             self.counters.drop("rejected", rejected)
-            line = " ".join(filter(None, (line, self._announce.refused(failure))))
         return line
 
     def _drop(self, dropped: list[tuple[DropReason, Any]]) -> None:
@@ -276,8 +278,9 @@ class Sender:
                 self._accepted += part.count
                 self._outbox.put(part)
             return None
+        line = self._announce.refused(failure, batch.count)
         self.counters.drop(drop_reason(failure), batch.count)
-        return self._announce.refused(failure)
+        return line
 
     def _work_here(self) -> None:
         """Send from this thread: the interpreter is ending and starts no other thread."""

@@ -30,7 +30,7 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-_MAGIC: Final = b"django-tracing spool 1\n"
+_MAGIC: Final = b"django_tracing spool 1\n"
 #: The magic, the number of spans, the length of the message and its checksum.
 _HEADER: Final = struct.Struct(f">{len(_MAGIC)}sIQ16s")
 #: A batch has 2 MiB in memory, unless a single span is larger.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import datetime
 from typing import Any, Final
 
 from django.http import HttpRequest, HttpResponse
@@ -12,41 +12,31 @@ from django.utils.translation import gettext
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.table import SPECS
 from django_tracing.conf.values import Settings, SpoolFolder
-from django_tracing.models import ProcessStatus, Trace
+from django_tracing.diagnosis.processes import ReportingProcess, reported
+from django_tracing.models import Trace
 from django_tracing.net import shown_address
 from django_tracing.pages.links import trace_address
 from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
 from django_tracing.redaction import SensitiveKeys, redact_resource
-from django_tracing.sampling.database import table_exists
-from django_tracing.sampling.figures import StatusError, figures
 
 __all__ = ["page"]
 
 #: Settings whose values are secret.
 _SECRET: Final = frozenset({"HEADERS", "SAMPLING_TOKEN"})
-#: How many endpoints of a process are shown: its report may be anything.
-_MOST_ENDPOINTS: Final = 16
 
 
 def page(request: HttpRequest, mount: Mount) -> HttpResponse:
     """Show the status; after a POST, also the result of a diagnosis."""
     settings = get_settings()
-    source = figures(settings)
-    migrated = not source.in_tables or table_exists()
-    processes: list[ProcessStatus] = []
-    problem = ""
-    try:
-        processes = source.processes() if migrated else []
-    except StatusError as error:
-        problem = str(error)
+    found = reported(settings)
     rows = [_setting_row(settings, spec.name) for spec in SPECS]
     context: dict[str, Any] = {
         "settings": [row for row in rows if row["source"] != "default"],
         "defaults": [row for row in rows if row["source"] == "default"],
-        "processes": list(map(_process_row, processes)),
-        "problem": problem,
-        "migrated": migrated,
+        "processes": list(map(_process_row, found.processes)),
+        "problem": found.problem,
+        "migrated": found.migrated,
         "steps": None,
     }
     if request.method == "POST":
@@ -105,14 +95,6 @@ def _setting_row(settings: Settings, name: str) -> dict[str, str]:
     return {"name": name, "value": shown, "source": settings.source(name)}
 
 
-def _time(seconds: Any) -> datetime | None:
-    """Return a time that a process reported; None if there is none, or if it is no time."""
-    try:
-        return datetime.fromtimestamp(float(seconds), timezone.utc)
-    except (TypeError, ValueError, OverflowError, OSError):
-        return None
-
-
 def _moment(time: datetime | None) -> dict[str, str]:
     """Return a time for a ``time`` element. The texts are in the server's time zone, and the script changes that."""
     if time is None:
@@ -121,44 +103,11 @@ def _moment(time: datetime | None) -> dict[str, str]:
     return {"text": f"{localtime(aware):%Y-%m-%d %H:%M:%S}", "iso": aware.isoformat()}
 
 
-def _endpoints(report: dict[str, Any]) -> str:
-    """Return the several endpoints of a process, and which of them are not available."""
-    states = report.get("endpoints")
-    shown = []
-    for state in states if isinstance(states, list) else ():
-        address = shown_address(str(state.get("endpoint") or "")) if isinstance(state, dict) else ""
-        if address:
-            down = "" if state.get("available") else f" ({gettext('not available')})"
-            shown.append(address + down)
-    return ", ".join(shown[:_MOST_ENDPOINTS])
-
-
-def _spooled(report: dict[str, Any]) -> str:
-    """Return how many spans wait on disk."""
-    spool = report.get("spool")
-    if not isinstance(spool, dict) or not isinstance(spool.get("spans"), int):
-        return ""
-    return gettext("and %(spans)d on disk") % {"spans": spool["spans"]}
-
-
-def _process_row(process: ProcessStatus) -> dict[str, Any]:
-    report = process.report
-    sampling = report.get("sampling", {})
-    success = report.get("last_success_time")
-    dropped = [f"{reason} {count}" for reason, count in report.get("dropped", {}).items()]
-    dropped += [f"{reason}_attributes {count}" for reason, count in report.get("dropped_attributes", {}).items()]
-    # A process with an older version of this app may report more of the address.
-    endpoint = _endpoints(report) or shown_address(str(report.get("endpoint") or ""))
+def _process_row(process: ReportingProcess) -> dict[str, Any]:
     return {
-        "service": process.service,
+        **process._asdict(),
         "name": f"{process.host}:{process.pid}",
         "started": _moment(process.started),
         "updated": _moment(process.updated),
-        "exporter": " ".join(filter(None, (str(report.get("exporter") or ""), endpoint))),
-        "queued": " ".join(filter(None, (str(report.get("queued", "")), _spooled(report)))),
-        "exported": str(report.get("exported", "")),
-        "dropped": ", ".join(dropped) or "0",
-        "last_success": _moment(_time(success)),
-        "last_error": report.get("last_error") or "",
-        "sampling": ", ".join([f"SAMPLE_RATE {sampling.get('rate')}", *sampling.get("rules", ())]),
+        "last_success": _moment(process.last_success),
     }

@@ -18,7 +18,7 @@ from opentelemetry.sdk.trace.sampling import Decision
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind
 
-from django_tracing.faults import CONTAINED, contained
+from django_tracing.faults import CONTAINED, contained, log_hourly
 from django_tracing.recording.sdk import ON_ENDING, PROCESSORS, is_enabled, records_metrics, scope_of, span_limits_of
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.recording.span import SAMPLED, SPAN_KEY, UNSET, RecordingSpan, UnsampledSpan, context_of
@@ -73,9 +73,6 @@ def _methods(processors: Sequence[SpanProcessor], name: str) -> tuple[Callable[.
     return tuple(methods)
 
 
-_blamed: set[str] = set()
-
-
 def _guarded(method: Callable[..., Any]) -> Callable[..., None]:
     """Wrap ``method`` of another library's processor, so that its exceptions cost nothing else."""
 
@@ -84,9 +81,9 @@ def _guarded(method: Callable[..., Any]) -> Callable[..., None]:
             method(*args, **kwargs)
         except CONTAINED as error:
             name = type(getattr(method, "__self__", method)).__qualname__
-            if name not in _blamed and len(_blamed) < 10:
-                _blamed.add(name)
-                _logger.warning("The span processor %s raised %s; it is passed over.", name, type(error).__name__)
+            log_hourly(
+                f"processor-{name}", "The span processor %s raised %s; it is passed over.", name, type(error).__name__
+            )
 
     return call
 

@@ -8,7 +8,6 @@ expect.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from operator import attrgetter
 from random import getrandbits
@@ -34,6 +33,7 @@ from opentelemetry.trace import (
     TraceState,
 )
 
+from django_tracing.faults import log_hourly
 from django_tracing.recording.sdk import PROCESSORS, SDKSpan
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import redacted_stack
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
     from django_tracing.recording.undecided import UndecidedTrace
 
 __all__ = ["SPAN_KEY", "UNSET", "RecordingSpan", "UnsampledSpan", "context_of"]
-
-_logger = logging.getLogger("django_tracing")
-
 
 #: Where OpenTelemetry's API keeps the current span in a context.
 SPAN_KEY: Final[str] = next(iter(trace.set_span_in_context(trace.INVALID_SPAN, Context())))
@@ -203,7 +200,7 @@ class RecordingSpan(SDKSpan):
     def set_own(self, attributes: Mapping[str, Any]) -> None:
         """Set attributes of this app, which need no sanitizing."""
         if self.end_ns is not None:
-            _logger.warning("Setting attributes on the ended span %s.", self.span_name)
+            log_hourly("ended-attributes", "Setting attributes on the ended span %s.", self.span_name)
             return
         factory = self.factory
         plain = factory.plain
@@ -270,14 +267,23 @@ class RecordingSpan(SDKSpan):
             sanitizer = self.factory.sanitizer
             self.span_name = name if sanitizer is None else sanitizer.name(name)
         else:
-            _logger.warning("Renaming the ended span %s.", self.span_name)
+            log_hourly("ended-name", "Renaming the ended span %s.", self.span_name)
 
     def add_event(self, name: str, attributes: Mapping[str, Any] | None = None, timestamp: int | None = None) -> None:
         sanitizer = self.factory.sanitizer
         if sanitizer is not None:
             name = sanitizer.name(name)
             attributes = None if attributes is None else sanitizer.attributes(attributes)
-        super().add_event(name, attributes, timestamp)
+        self._add(super().add_event, name, attributes, timestamp)
+
+    def _add(self, method: Callable[..., None], *args: Any) -> None:
+        """Call a method of the SDK's, which logs each call after the end."""
+        if self.end_ns is None:
+            method(*args)
+        else:
+            log_hourly(
+                f"ended-{method.__name__}", "Calling %s on the ended span %s.", method.__name__, self.span_name
+            )
 
     def record_exception(
         self,
@@ -307,13 +313,13 @@ class RecordingSpan(SDKSpan):
 
     def add_own_event(self, name: str, attributes: Mapping[str, Any]) -> None:
         """Add an event of this app, which needs no sanitizing."""
-        super().add_event(name, attributes)
+        self._add(super().add_event, name, attributes)
 
     def add_link(self, context: SpanContext, attributes: Mapping[str, Any] | None = None) -> None:
         sanitizer = self.factory.sanitizer
         if sanitizer is not None and attributes is not None:
             attributes = sanitizer.attributes(attributes)
-        super().add_link(context, attributes)
+        self._add(super().add_link, context, attributes)
 
     def set_status(self, status: Status | StatusCode, description: str | None = None) -> None:
         sanitizer = self.factory.sanitizer
@@ -322,11 +328,11 @@ class RecordingSpan(SDKSpan):
                 status = Status(status.status_code, sanitizer.message(status.description))
             elif description is not None:
                 description = sanitizer.message(description)
-        super().set_status(status, description)
+        self._add(super().set_status, status, description)
 
     def end(self, end_time: int | None = None) -> None:
         if self.end_ns is not None:
-            _logger.warning("Ending the ended span %s.", self.span_name)
+            log_hourly("ended-end", "Ending the ended span %s.", self.span_name)
             return
         self.end_ns = time_ns() if end_time is None else end_time
         factory = self.factory

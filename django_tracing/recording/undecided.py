@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable
+from threading import RLock
 from typing import Final, NamedTuple
 
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.trace import SpanContext, StatusCode, TraceFlags, TraceState, get_current_span
 
+from django_tracing.faults import log_once
 from django_tracing.recording.copies import SpanCopy
 from django_tracing.recording.sdk import set_context
 from django_tracing.recording.shared import SharedAttributes
@@ -18,7 +20,7 @@ from django_tracing.semconv.names import (
     SAMPLING_LOST,
 )
 
-__all__ = ["SamplingDecision", "UndecidedTrace", "late", "undecided_traces"]
+__all__ = ["SamplingDecision", "UndecidedTrace", "late", "lost_undecided", "undecided_traces"]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -46,15 +48,33 @@ undecided_traces: Final[dict[int, UndecidedTrace]] = {}
 
 
 class _Waiting:
-    """How many ended spans of all undecided traces wait for a decision."""
+    """How many ended spans of all undecided traces wait for a decision, and how many were lost meanwhile."""
 
-    __slots__ = ("spans",)
+    __slots__ = ("lock", "lost", "spans")
 
     def __init__(self) -> None:
+        self.reset()
+
+    def reset(self) -> None:
         self.spans = 0
+        self.lost = 0
+        self.lock = RLock()
+
+    def lose(self, count: int) -> None:
+        with self.lock:
+            self.lost += count
 
 
 _waiting: Final = _Waiting()
+
+
+def lost_undecided() -> int:
+    """Return how many spans of this process were lost while their trace was undecided.
+
+    They are those beyond the limits, of traces that were kept; all spans of traces that were never decided, because
+    newer ones needed the space; and spans that could not be passed on.
+    """
+    return _waiting.lost
 
 
 class UndecidedTrace:
@@ -65,7 +85,10 @@ class UndecidedTrace:
     sampled", unless the decision was made earlier.
     """
 
-    __slots__ = ("deadline", "decided", "ended", "decide", "keep_errors", "kept", "lost", "root", "trace_id")
+    __slots__ = (
+        *("deadline", "decided", "ended", "decide", "forgotten", "keep_errors", "kept", "lost", "root"),
+        "trace_id",
+    )
 
     def __init__(
         self,
@@ -86,7 +109,9 @@ class UndecidedTrace:
         self.decided = False
         self.root: RecordingSpan | None = None
         self.ended: list[ReadableSpan] = []
+        #: How many spans had no place here, and whether the trace itself has none any more.
         self.lost = 0
+        self.forgotten = False
 
     def start(self, root: RecordingSpan) -> None:
         """Wait for the end of ``root``, the first span of the trace here, or for its request's user."""
@@ -104,9 +129,10 @@ class UndecidedTrace:
             oldest = undecided_traces.pop(next(iter(undecided_traces)))
         except (KeyError, RuntimeError, StopIteration):  # another thread was quicker
             return
+        oldest.forgotten = True
         oldest.decided = True
         oldest.root = None
-        oldest._discard()
+        _waiting.lose(oldest.lost + oldest._discard())
 
     def reconsider(self) -> None:
         """Decide again, now that the user is known."""
@@ -146,6 +172,8 @@ class UndecidedTrace:
         if self.decided:
             if self.kept:
                 _forward(span)
+            elif self.forgotten:
+                _waiting.lose(1)
             return
         if span is not self.root:
             if self.kept:
@@ -176,20 +204,24 @@ class UndecidedTrace:
         if self.kept:
             self._release()
             if self.lost:
+                _waiting.lose(self.lost)
                 root.set_after_end(SharedAttributes({SAMPLING_LOST: self.lost}))
             _forward(root)
         else:
             self._discard()
 
-    def _discard(self) -> None:
-        """Drop the spans that wait, one by one, since another thread may be adding to them."""
+    def _discard(self) -> int:
+        """Drop the spans that wait, one by one, since another thread may be adding to them. Return how many."""
         ended = self.ended
+        count = 0
         while ended:
             try:
                 ended.pop()
             except IndexError:  # another thread was quicker
-                return
+                break
             _waiting.spans -= 1
+            count += 1
+        return count
 
     def _wait(self, span: ReadableSpan) -> None:
         _waiting.spans += 1
@@ -198,14 +230,21 @@ class UndecidedTrace:
         if self.kept:
             self._release()
         elif self.decided:
-            self._discard()
+            discarded = self._discard()
+            if self.forgotten:
+                _waiting.lose(discarded)
 
     def end_sdk_span(self, span: ReadableSpan) -> bool:
         """Hold an SDK span until the decision. Return False if the trace is not kept."""
         if self.kept:
             _forward(span)
             return True
-        if self.decided or len(self.ended) >= _MOST_SPANS_OF_ONE or _waiting.spans >= _MOST_SPANS:
+        if self.decided:
+            if self.forgotten:
+                _waiting.lose(1)
+            return False
+        if len(self.ended) >= _MOST_SPANS_OF_ONE or _waiting.spans >= _MOST_SPANS:
+            self.lost += 1
             return False
         self._wait(span)
         return True
@@ -213,7 +252,7 @@ class UndecidedTrace:
 
 def _after_fork_in_child() -> None:
     """Leave what waits to the parent, which sends or drops it. What the child ends is its own."""
-    _waiting.spans = 0
+    _waiting.reset()
     current = None
     try:
         current = undecided_traces.get(get_current_span().get_span_context().trace_id)
@@ -257,4 +296,5 @@ def _forward(span: ReadableSpan) -> None:
             for take in late:
                 take(span)
     except Exception:
-        _logger.debug("A span that was kept late could not be sent.", exc_info=True)
+        _waiting.lose(1)
+        log_once("kept-late", "A span that was kept late could not be sent.")

@@ -8,7 +8,6 @@ texts are cut.
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, time, timedelta
@@ -19,7 +18,7 @@ from pathlib import PurePath
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from django_tracing.faults import CONTAINED
+from django_tracing.faults import CONTAINED, log_hourly
 from django_tracing.redaction import (
     REDACTED,
     Dialect,
@@ -62,7 +61,6 @@ __all__ = [
     "attribute_name",
 ]
 
-_logger = logging.getLogger("django_tracing")
 
 #: A user's own last word: given name and value, it gives the value to send, or None to send none.
 Redact = Callable[[str, Any], Any]
@@ -258,14 +256,13 @@ class AttributeSanitizer:
         return kept
 
 
-_warned: set[str] = set()
 #: Whether this thread is inside REDACT.
 _redacting: Final = threading.local()
 
 
 def _warn_of(error: BaseException) -> None:
     name = type(error).__name__
-    if name not in _warned and len(_warned) < 10:
-        _warned.add(name)
-        # Not the error's message: it may quote the value.
-        _logger.warning('TRACING["REDACT"] raised %s: what it was given is dropped, never sent as it was.', name)
+    # Not the error's message: it may quote the value.
+    log_hourly(
+        f"redact-{name}", 'TRACING["REDACT"] raised %s: what it was given is dropped, never sent as it was.', name
+    )

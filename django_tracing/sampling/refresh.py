@@ -16,7 +16,7 @@ import time
 import weakref
 from collections.abc import Callable
 from contextlib import nullcontext, suppress
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
@@ -26,6 +26,7 @@ from opentelemetry.trace import SpanContext, SpanKind
 
 from django_tracing.conf.under_test import in_tests as _in_tests
 from django_tracing.conf.values import Settings
+from django_tracing.faults import Lasting
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.undecided import SamplingDecision
 from django_tracing.sampling.database import (
@@ -60,6 +61,9 @@ MISSING_TABLE_INTERVAL: Final = 60.0
 BUSY_FILE_INTERVAL: Final = 1.0
 #: How long a fork waits for this thread to close its connection, and to leave SQLite, in seconds.
 FORK_TIMEOUT: Final = 1.0
+
+#: Whether the rules can be read: not yet tried, read, no table, an error, or not safe (connections are shared).
+RulesState = Literal["not_read", "ok", "no_table", "failing", "unsafe"]
 
 #: A separate generator: a site may have seeded Python's.
 _random: Final = random.Random()  # noqa: S311 - not for secrets
@@ -113,9 +117,11 @@ class Refresher:
         #: Held while the thread has a connection: a child would have the same one, and close it when it ends.
         self._connected_lock = threading.Lock()
         self._held_by_fork: list[threading.Lock] = []
-        #: The last failures, each of which is logged once.
-        self._last_failure = ""
-        self._last_status_failure = ""
+        #: Whether the rules can be read, in one word, and when they were read last, in seconds since the epoch.
+        self.rules_state: RulesState = "not_read"
+        self.rules_read: float | None = None
+        self._failing, self._sharing, self._not_storing = Lasting(), Lasting(), Lasting()
+        self._is_hinted = False
         #: Rules that were logged as left out, and the reason.
         self._left_out: set[tuple[str, str]] = set()
         self._has_table = self._is_missing = self._is_busy = False
@@ -264,8 +270,10 @@ class Refresher:
         else:
             self._is_missing = False
             self.use(compile_rules(rules, self.settings.service_name))
-            if self._last_failure:
-                self._last_failure = ""
+            self.rules_state = "ok"
+            self.rules_read = time.time()
+            if self._failing.ends() or self._is_hinted:
+                self._is_hinted = False
                 _logger.info("The sampling rules are read again.")
         try:
             self._store()
@@ -312,28 +320,33 @@ class Refresher:
     def _log_failure(self, error: Exception) -> None:
         # The table may be gone: look for it before the next read.
         self._has_table = False
-        kind = type(error).__name__
-        if kind != self._last_failure:
-            self._last_failure = kind
+        self.rules_state = "failing"
+        if self._failing.happens():
             known = self.sampler.rules.compiled
             _logger.warning(
-                "The sampling rules can't be read (%s); %s.",
-                kind,
+                "The sampling rules can't be read (%s); %s.%s",
+                type(error).__name__,
                 "the last known rules stay in force" if known else "TRACING decides",
+                _more(self._failing),
             )
 
     def _log_missing_table(self) -> None:
-        if not self._last_failure:
+        if self._failing.count:
+            # They were read before.
+            self._log_failure(TableMissing())
+            return
+        self.rules_state = "no_table"
+        if not self._is_hinted:
             # Not a fault: most sites do not use rules.
-            self._last_failure = "missing"
+            self._is_hinted = True
             _logger.info(
                 "There is no table of sampling rules, so TRACING decides. To control sampling in the admin, create "
                 "it with `python manage.py migrate django_tracing`."
             )
 
     def _log_shared_connections(self) -> None:
-        if not self._last_failure:
-            self._last_failure = "shared"
+        self.rules_state = "unsafe"
+        if self._sharing.happens():
             from django.db import connections
 
             # A site without a database has no rules.
@@ -358,7 +371,8 @@ class Refresher:
             if time.monotonic() - self._status_stored >= STATUS_INTERVAL:
                 self._processes = max(where.store_status(self._status()), 1)
                 self._status_stored = time.monotonic()
-                self._last_status_failure = ""
+                if self._not_storing.ends():
+                    _logger.info("The status of this process is stored again.")
                 self.sampler.use(self.sampler.rules, self._processes)
 
     def _store_counts(self, where: Figures) -> None:
@@ -387,9 +401,13 @@ class Refresher:
     def _log_status_failure(self, error: Exception) -> None:
         # A database's message may quote private data.
         reason = str(error) if isinstance(error, StatusError) else f"{type(error).__name__}."
-        if reason != self._last_status_failure:
-            self._last_status_failure = reason
-            _logger.warning("The status of this process can't be stored: %s", reason)
+        if self._not_storing.happens():
+            _logger.warning("The status of this process can't be stored: %s%s", reason, _more(self._not_storing))
+
+
+def _more(trouble: Lasting) -> str:
+    again = trouble.since_last_line()
+    return f" It happened {again} more times since it was last logged." if again else ""
 
 
 def __getattr__(name: str) -> Any:

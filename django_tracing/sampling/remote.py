@@ -25,6 +25,7 @@ from opentelemetry.sdk.trace.sampling import Decision, ParentBased, Sampler, Sam
 from opentelemetry.trace import Link, SpanKind, TraceState, get_current_span
 from opentelemetry.util.types import Attributes
 
+from django_tracing.faults import Lasting
 from django_tracing.net import Address, connect, explain_error, parse_address, read_at_most, shown_address
 from django_tracing.redaction.printable import printable
 from django_tracing.sampling.bucket import TokenBucket
@@ -177,7 +178,7 @@ class JaegerRemoteSampler(Sampler):
         self._refresh = refresh
         self._timeout = timeout
         self._decider = _Decider(Strategy(rate=initial))
-        self._last_failure: str | None = None
+        self._failing = Lasting()
         self._prepare()
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=self._prepare)
@@ -265,8 +266,7 @@ class JaegerRemoteSampler(Sampler):
         # An unchanged strategy keeps its buckets.
         if strategy != self._decider.strategy:
             self._decider = _Decider(strategy)
-        if self._last_failure is not None:
-            self._last_failure = None
+        if self._failing.ends():
             _logger.info("The sampling strategy is read from %s again.", self.shown)
         return True
 
@@ -285,14 +285,15 @@ class JaegerRemoteSampler(Sampler):
             connection.close()
 
     def _log_failure(self, failure: str) -> None:
-        if self._last_failure is None:
+        if self._failing.happens():
+            again = self._failing.since_last_line()
             _logger.warning(
-                "No sampling strategy from %s (%s): %s stays in force.",
+                "No sampling strategy from %s (%s): %s stays in force.%s",
                 self.shown,
                 printable(failure, _MAX_QUOTED),
                 printable(str(self._decider.strategy), _MAX_QUOTED),
+                f" It happened {again} more times since it was last logged." if again else "",
             )
-        self._last_failure = failure
 
 
 def _address(endpoint: str) -> Address:

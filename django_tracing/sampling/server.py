@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hmac
-import logging
 
+from django.contrib.auth.decorators import login_not_required
 from django.db import Error
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
@@ -13,14 +13,14 @@ from django.views.decorators.http import require_GET
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
 from django_tracing.context.clients import is_within, vouched_address
+from django_tracing.faults import log_hourly
 from django_tracing.sampling.database import read_rules
 from django_tracing.sampling.strategies import serve
 
 __all__ = ["sampling"]
 
-_logger = logging.getLogger("django_tracing")
 
-
+@login_not_required
 @require_GET
 @never_cache
 def sampling(request: HttpRequest) -> HttpResponse:
@@ -42,7 +42,7 @@ def sampling(request: HttpRequest) -> HttpResponse:
     try:
         rules = read_rules()
     except Error as error:
-        _logger.warning("The sampling rules can't be served: %s.", type(error).__name__)
+        log_hourly("sampling-server", "The sampling rules can't be served: %s.", type(error).__name__)
         # Clients keep their last strategy.
         return HttpResponse("The rules can't be read.\n", status=503, content_type="text/plain")
     return JsonResponse(serve(rules, services[0], settings.sample_rate).document)

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from django_tracing.conf.loading import load
+from django_tracing.diagnosis.processes import as_reported
 from django_tracing.diagnosis.steps import Diagnosis
 from django_tracing.exceptions import ExportError
 from django_tracing.export.failover import FailoverExporter
 from django_tracing.models import ProcessStatus
-from django_tracing.pages.status import _process_row
 from django_tracing.provider import make_exporter
 from example_project.servers import free_port
 from tests.export.builders import make_spans
@@ -145,11 +145,11 @@ def test_credentials_are_shown_nowhere(connect: Connect, two: Two) -> None:
     exporter = connect(*secret)
     first.mode = 503
     exporter.export(make_spans())
-    row = _process_row(
+    row = as_reported(
         ProcessStatus(service="s", host="h", report={"exporter": "otlp", "endpoints": exporter.states()})
     )
     shown = f"http://127.0.0.1:{two[0].port}/v1/traces (not available), http://127.0.0.1:{two[1].port}/v1/traces"
-    assert row["exporter"] == f"otlp {shown}"
+    assert row.exporter == f"otlp {shown}"
     steps = list(Diagnosis(settings, timeout=5, query=False).steps())
     by_name = [(step.name, step.outcome) for step in steps]
     assert [step for step in by_name if step[0] == "endpoint"] == [("endpoint", "ok"), ("endpoint", "warning")]
@@ -174,9 +174,9 @@ def test_a_process_may_report_anything() -> None:
         [None, 7, {}, {"endpoint": "javascript:alert(1)"}],
         [{"endpoint": "http://u:p@h"}] * 50,
     ):
-        row = _process_row(ProcessStatus(service="s", host="h", report={"endpoints": endpoints}))
-        assert "u:p" not in row["exporter"]
-        assert row["exporter"].count("h") <= 16 * 5
+        row = as_reported(ProcessStatus(service="s", host="h", report={"endpoints": endpoints}))
+        assert "u:p" not in row.exporter
+        assert row.exporter.count("h") <= 16 * 5
 
 
 class TestSettings:

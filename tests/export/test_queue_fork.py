@@ -29,7 +29,7 @@ def test_each_line_is_logged_once_where_the_times_are_shared() -> None:
         announce = Announcements(Counters())
         announce.share(times)
         lines = [announce.unavailable(refused, 1, "1 MiB"), announce.spool_failed("no")]
-        lines += [announce.refused(refused), announce.refused(partly)]
+        lines += [announce.refused(refused, 1), announce.refused(partly, 1)]
         assert [line is not None for line in lines] == [expected] * 4
 
 

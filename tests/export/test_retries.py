@@ -324,7 +324,7 @@ def test_a_log_line_an_hour_for_what_is_refused(
     flush(processor)
     assert processor.counters.snapshot()["dropped"] == {"wrong_protocol": 10}
     assert len(caplog.records) == 1
-    monkeypatch.setattr("django_tracing.export.announcements._AGAIN", 0.0)
+    monkeypatch.setattr("django_tracing.faults._AGAIN", 0.0)
     end(processor, make_spans(3))
     flush(processor)
     assert len(caplog.records) == 2

@@ -16,10 +16,11 @@ from django.core.management.base import CommandError
 from django_tracing import provider as provider_module
 from django_tracing.checks import check_settings
 from django_tracing.conf.loading import get_settings
+from django_tracing.diagnosis.processes import as_reported
 from django_tracing.diagnosis.steps import Diagnosis, Step
 from django_tracing.export.spool import Spool, can_spool
 from django_tracing.models import ProcessStatus
-from django_tracing.pages.status import _process_row, _setting_row
+from django_tracing.pages.status import _setting_row
 from django_tracing.provider import _report
 from django_tracing.spans import runtime
 from example_project.servers import free_port
@@ -169,10 +170,10 @@ class TestDiagnosis:
 
 def test_the_status_page_shows_it(spool: Spool) -> None:
     assert _setting_row(get_settings(), "SPOOL")["value"] == f"{spool.folder}, 8 MiB"
-    row = _process_row(ProcessStatus(report={"queued": 2, "spool": {"batches": 1, "spans": 7, "bytes": 9}}))
-    assert row["queued"] == "2 and 7 on disk"
+    row = as_reported(ProcessStatus(report={"queued": 2, "spool": {"batches": 1, "spans": 7, "bytes": 9}}))
+    assert row.queued == "2 and 7 on disk"
     for report in ({"spool": 7}, {"spool": {"spans": "<b>"}}):
-        assert _process_row(ProcessStatus(report={"queued": 2, **report}))["queued"] == "2"
+        assert as_reported(ProcessStatus(report={"queued": 2, **report})).queued == "2"
 
 
 def test_the_setting_is_for_the_queue_of_the_endpoint(spool: Spool) -> None:

@@ -192,13 +192,17 @@ def test_as_a_context_manager(error: Exception | None) -> None:
     assert spans[0].end_time is not None
 
 
-def test_calls_after_the_end_are_ignored_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_calls_after_the_end_are_ignored_and_each_kind_is_logged_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("django_tracing.faults._faults.by_key", {})
     span = Source().start(own={"a": 1})
     span.end(5)
-    span.end(6)
-    span.set_attribute("a", 2)
-    span.update_name("other")
-    span.add_event("late")
+    for _ in range(3):
+        span.end(6)
+        span.set_attribute("a", 2)
+        span.update_name("other")
+        span.add_event("late")
     assert (span.end_time, dict(span.attributes), span.name, span.events) == (5, {"a": 1}, "span", ())
     assert len(caplog.records) == 4
 

@@ -60,11 +60,11 @@ def failing(request: HttpRequest) -> HttpResponse:
 urlpatterns = [path("", view), path("fail/", failing), path("<path:rest>/things/", view)]
 
 
-class Never(set):  # type: ignore[type-arg]
-    """An empty set: messages that are logged once per process are logged each time."""
+class Never(dict):  # type: ignore[type-arg]
+    """An empty dict: messages that are logged once an hour are logged each time."""
 
-    def __contains__(self, item: object) -> bool:
-        return False
+    def get(self, key: object, default: object = None) -> object:
+        return default
 
 
 class Lines(logging.Handler):
@@ -82,8 +82,7 @@ class Lines(logging.Handler):
 @pytest.fixture
 def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Set all loggers to DEBUG; messages that this app logs once per process are logged each time."""
-    monkeypatch.setattr("django_tracing.faults._logged", Never())
-    monkeypatch.setattr("django_tracing.context.user._warned", Never())
+    monkeypatch.setattr("django_tracing.faults._faults.by_key", Never())
     root, handler = logging.getLogger(), Lines()
     monkeypatch.setattr(root, "level", logging.DEBUG)
     logging.Logger.manager._clear_cache()  # type: ignore[attr-defined]
@@ -387,7 +386,7 @@ class _Broken(TraceContextTextMapPropagator):
 def test_a_propagator_that_fails_loses_the_callers_context_and_logs_one_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("django_tracing.faults._logged", set())
+    monkeypatch.setattr("django_tracing.faults._faults.by_key", {})
     before = propagate.get_global_textmap()
     propagate.set_global_textmap(_Broken())
     try:

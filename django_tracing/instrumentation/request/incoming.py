@@ -27,6 +27,8 @@ __all__ = ["caller_context", "is_left_out"]
 
 #: Part of the path of this app's pages in the admin, wherever the admin is.
 _OWN_PAGES: Final = "/django_tracing/trace/"
+#: The end of the path of this app's own view for probes.
+_HEALTH: Final = ("/health", "/health/")
 
 
 # ----- whether it is traced
@@ -36,7 +38,7 @@ def is_left_out(request: HttpRequest, settings: Settings) -> bool:
     """Return whether the request is not to be traced.
 
     It is in ``IGNORE_PATHS``, or for a static or media file, or excluded by a variable of OpenTelemetry's, or shows
-    traces: a page of traces that refreshes itself would fill with its own requests.
+    traces: a page of traces that refreshes itself would fill with its own requests. Or it is a probe of this app's.
     """
     path = request.path_info
     return bool(
@@ -44,6 +46,7 @@ def is_left_out(request: HttpRequest, settings: Settings) -> bool:
         or (settings.ignore_static and path.startswith(_static_paths()))
         or (settings.excluded_urls and _is_excluded(request, settings.excluded_urls))
         or (_may_be_own_page(path, request) and _is_own_page(request))
+        or (path.endswith(_HEALTH) and _is_probe(request))
     )
 
 
@@ -116,6 +119,12 @@ def _is_own_page(request: HttpRequest) -> bool:
     if PLAIN_APP in match.app_names:
         return name.startswith("trace_")
     return "admin" in match.app_names and name.startswith("django_tracing_trace_")
+
+
+def _is_probe(request: HttpRequest) -> bool:
+    """Return whether the path leads to the view of this app's health, and not to one of the site's."""
+    match = resolve_early(request.path_info, urlconf_of(request))
+    return match is not None and match.url_name == "health" and "django_tracing" in match.app_names
 
 
 # ----- the caller's trace context

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import logging
 import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -16,14 +15,13 @@ from django.utils.module_loading import import_string
 from django_tracing import spans
 from django_tracing.conf.values import Settings
 from django_tracing.context.databases import QueryRefused, without_databases
-from django_tracing.faults import CONTAINED, contained
+from django_tracing.faults import CONTAINED, contained, log_hourly
 from django_tracing.redaction import cut, redact_text
 from django_tracing.redaction.patterns import pattern
 from django_tracing.untraced import Untraced
 
 __all__ = ["load_route_name", "page_name"]
 
-_logger = logging.getLogger("django_tracing")
 
 #: Clients choose the names of GraphQL's operations: a process shows so many different ones.
 _MOST_OPERATIONS: Final = 200
@@ -69,7 +67,6 @@ class _Loaded(NamedTuple):
 
 #: The last one, if any.
 _loaded: Final[list[_Loaded]] = []
-_warned: set[str] = set()
 
 
 def load_route_name(settings: Settings) -> Callable[..., Any] | None:
@@ -86,7 +83,7 @@ def _load(settings: Settings) -> _Loaded:
             with contained():
                 function = load_route_name(settings)
         except Exception as error:
-            _warn_once("import", "%s can't be imported: %s", settings.source("ROUTE_NAME"), error)
+            log_hourly("route-name-import", "%s can't be imported: %s", settings.source("ROUTE_NAME"), error)
         loaded = _Loaded(settings, function, function is not None and _takes_two(function))
         _loaded[:] = [loaded]
     return loaded
@@ -109,8 +106,8 @@ def _given_name(request: HttpRequest, response: HttpResponseBase | None, setting
         with without_databases(), Untraced():
             name = function(request, response) if takes_response else function(request)
     except QueryRefused:
-        _warn_once(
-            "query",
+        log_hourly(
+            "route-name-query",
             "%s needs a database query, which tracing never causes: the request's span is named by its route. "
             "Use what the view has already loaded.",
             source,
@@ -118,25 +115,19 @@ def _given_name(request: HttpRequest, response: HttpResponseBase | None, setting
         return None
     # SystemExit and GeneratorExit too: what the user's code raises costs the name, not the response.
     except CONTAINED as error:
-        _warn_once("raised", "%s raised %s.", source, type(error).__name__)
+        log_hourly("route-name-raised", "%s raised %s.", source, type(error).__name__)
         return None
     if inspect.iscoroutine(name):
         name.close()
-        _warn_once("async", "%s is a coroutine function, which cannot be awaited here.", source)
+        log_hourly("route-name-async", "%s is a coroutine function, which cannot be awaited here.", source)
         return None
     if not isinstance(name, str):
         if name is not None:
-            _warn_once("type", "%s returned %s, not a str or None.", source, type(name).__name__)
+            log_hourly("route-name-type", "%s returned %s, not a str or None.", source, type(name).__name__)
         return None
     # Not a secret's first half: what is cut here is not shown.
     limit = settings.max_attribute_length
     return cut(redact_text(" ".join(name[: limit + 1000].split())), limit) or None
-
-
-def _warn_once(key: str, message: str, *args: object) -> None:
-    if key not in _warned:
-        _warned.add(key)
-        _logger.warning(message, *args)
 
 
 # ----- what is known of other packages, which are not imported

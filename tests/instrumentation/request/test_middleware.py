@@ -318,7 +318,7 @@ class TestUser:
     def test_subscription_never_queries(
         self, client: Client, spans: Spans, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("django_tracing.context.user._warned", set())
+        monkeypatch.setattr("django_tracing.faults._faults.by_key", {})
         with tracing(SUBSCRIPTION=lambda user: user.groups.count()):
             for _ in range(2):
                 assert client.get("/whoami/").status_code == 200
@@ -432,7 +432,7 @@ class TestSemanticConventions:
 def test_an_error_of_this_app_loses_a_span_but_no_response(
     get: Callable[..., Any], spans: Spans, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("django_tracing.faults._logged", set())
+    monkeypatch.setattr("django_tracing.faults._faults.by_key", {})
 
     def broken(*args: Any, **kwargs: Any) -> Any:
         raise RuntimeError("a bug in this app")

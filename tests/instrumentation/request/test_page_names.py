@@ -19,6 +19,7 @@ from django.views import View
 from django.views.decorators.csrf import csrf_exempt
 from opentelemetry import trace
 
+from django_tracing import faults
 from django_tracing.instrumentation.request import page_names
 from tests.conftest import Spans
 
@@ -86,7 +87,7 @@ urlpatterns = [
 @pytest.fixture(autouse=True)
 def forget() -> Iterator[None]:
     page_names._operations.clear()
-    page_names._warned.clear()
+    faults._faults.by_key.clear()
     yield
     page_names._operations.clear()
 
