@@ -46,7 +46,6 @@ _HEADER: Final = b"SQLite format 3\0"
 #: So many files that were set aside are kept.
 _MOST_ASIDE: Final = 3
 
-#: Between two log lines about files that were set aside, in seconds: what damages them may go on.
 #: File systems of a network, and of virtual machines that get folders of their host.
 _NETWORK_TYPES: Final = frozenset(
     [
