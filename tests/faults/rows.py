@@ -171,6 +171,6 @@ def failures(untraced: list[Answer], traced: list[Answer]) -> list[str]:
     for answer in traced:
         if not answer.status and unanswered:
             unanswered -= 1
-        elif answer not in expected[answer.kind]:
+        elif not answer.status or answer not in expected[answer.kind]:
             found.append(f"{answer}\n  without tracing: {expected[answer.kind][0]}")
     return found + ["fewer answers than without tracing"] * (len(untraced) - len(traced))

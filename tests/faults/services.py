@@ -41,6 +41,13 @@ KINDS: tuple[tuple[str, str], ...] = (
 )
 #: What tracing adds on purpose, and what differs between any two answers.
 _OWN_HEADERS = {"x-correlation-id", "server-timing", "traceresponse", "date"}
+_FILL = """
+import django
+from django.core.management import call_command
+django.setup()
+call_command("migrate", verbosity=0)
+call_command("seed")
+"""
 
 
 @dataclass(frozen=True)
@@ -54,25 +61,36 @@ class Answer:
 
 
 class Databases:
-    """PostgreSQL and Redis with the example's data, for all rows."""
+    """PostgreSQL and Redis with the example's data, for all rows: new ones, unless they are given."""
 
-    def __init__(self) -> None:
-        self.postgres = servers.postgres()
-        self.redis = servers.redis()
+    def __init__(self, postgres: servers.Server | None = None, redis: servers.Server | None = None) -> None:
+        self.postgres = postgres or servers.postgres()
+        self.redis = redis or servers.redis()
 
     def __enter__(self) -> Databases:
         self.postgres.start()
         self.redis.start()
-        for command in (["migrate", "--verbosity", "0"], ["seed"]):
-            subprocess.run(
-                [sys.executable, "manage.py", *command],
-                env={**os.environ, **self.environment, "SERVICE_NAME": "admin", "OTEL_SDK_DISABLED": "true",
-                     "DJANGO_SETTINGS_MODULE": "example_project.settings"},
-                cwd=ROOT,
-                check=True,
-                capture_output=True,
-            )  # fmt: skip
+        subprocess.run(
+            [sys.executable, "-c", _FILL],
+            env={
+                **os.environ,
+                **self.environment,
+                "SERVICE_NAME": "admin",
+                "OTEL_SDK_DISABLED": "true",
+                "DJANGO_SETTINGS_MODULE": "example_project.settings",
+            },
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
+        )
         return self
+
+    def end_postgres(self) -> None:
+        """End PostgreSQL at once, as if it had crashed."""
+        self.postgres._end_at_once()  # type: ignore[attr-defined]
+
+    def start_postgres_again(self) -> None:
+        self.postgres._server.ensure_postgres_running()  # type: ignore[attr-defined]
 
     @property
     def environment(self) -> dict[str, str]:
@@ -173,10 +191,13 @@ class Services:
         return Answer(kind, response.status, kept, body)
 
     def load(self, count: int, *, pace: float = 0.0) -> None:
-        """Send ``count`` requests of all kinds, 4 at a time; with ``pace``, at most one in so many seconds."""
+        """Send ``count`` requests of all kinds, 4 at a time; with ``pace``, one in so many seconds.
+
+        Without tracing, a pace changes no answer.
+        """
 
         def ask(number: int) -> Answer:
-            if pace:
+            if pace and self.traced:
                 time.sleep(max(0.0, started + number * pace - time.monotonic()))
             return self._ask(KINDS[number % len(KINDS)])
 
