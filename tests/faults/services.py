@@ -39,8 +39,9 @@ KINDS: tuple[tuple[str, str], ...] = (
     ("GET", "/nothing-here"),
     ("POST", "/api/blueprints"),
 )
-#: What tracing adds on purpose, and what differs between any two answers.
-_OWN_HEADERS = {"x-correlation-id", "server-timing", "traceresponse", "date"}
+#: What tracing adds on purpose, and what differs between any two answers: a worker that is about to end closes its
+#: connections.
+_OWN_HEADERS = {"x-correlation-id", "server-timing", "traceresponse", "date", "connection"}
 _FILL = """
 import django
 from django.core.management import call_command

@@ -27,9 +27,10 @@ def _local(stage: Stage) -> Mapping[str, Any]:
 
     def read() -> set[str]:
         # What can't be read now is read later, or has not arrived.
-        with contextlib.suppress(sqlite3.Error), contextlib.closing(
-            sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1)
-        ) as connection:
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1)) as connection,
+        ):
             return {span_id for (span_id,) in connection.execute("SELECT span_id FROM spans")}
         return set()
 
