@@ -27,7 +27,7 @@ class Account:
     @property
     def unaccounted(self) -> int:
         """Spans that are missing without a count; negative if more are counted than were made."""
-        return self.made - self.arrived - self.waiting - sum(self.dropped.values()) - self.unknown
+        return self.made - self.arrived - self.waiting - sum(self.dropped.values())
 
 
 @dataclass
@@ -36,31 +36,31 @@ class _Process:
     dropped: Counter[str] = field(default_factory=Counter)
     #: How many waited, by what the queue itself reported last.
     waiting: int = 0
-    spooled: int = 0
 
 
-def account(folder: Path, arrived: Set[str], *, killed: bool = False) -> Account:
-    """Return the account of the processes that wrote into ``folder``, given the ids of the spans that arrived.
+def account(folder: Path, arrived: Set[str], *, stored: int = 0, killed: bool = False) -> Account:
+    """Return the account of the processes that wrote into ``folder``.
 
-    Spans that wait in a live process are those that its queue reports. A process that has ended holds none; if
-    ``killed``, what it had not handed over is counted as lost with it: at most as many spans as its queue held.
+    ``arrived`` has the ids of the spans that arrived, and ``stored`` is how many are in the spool. Spans that wait in
+    a live process are those that its queue reports. A process that has ended holds none; if ``killed``, what it had
+    not handed over is counted as lost with it: at most as many spans as its queue held.
     """
-    total = Account()
+    total = Account(waiting=stored)
     known: set[str] = set()
+    held = 0
     for path in folder.glob("*.spans"):
         process = _read(path)
         known |= process.made
         total.made += len(process.made)
         total.dropped += process.dropped
-        total.waiting += process.spooled
         if _is_alive(int(path.name.split(".")[1])):
             total.waiting += process.waiting
-        elif killed:
-            missing = len(process.made - arrived) - sum(process.dropped.values())
-            if lost := min(max(missing, 0), process.waiting):
-                total.dropped[WITH_THE_PROCESS] += lost
+        else:
+            held += process.waiting
     total.arrived = len(known & arrived)
     total.unknown = len(arrived - known)
+    if killed and (lost := min(total.unaccounted, held)) > 0:
+        total.dropped[WITH_THE_PROCESS] = lost
     return total
 
 
@@ -75,10 +75,6 @@ def _read(path: Path) -> _Process:
             process.dropped[words[0]] += int(words[1])
         elif kind == "Q":
             process.waiting = int(words[0])
-        elif kind == "P":
-            process.spooled += int(words[0])
-        elif kind == "U":
-            process.spooled -= int(words[0])
     return process
 
 

@@ -118,7 +118,12 @@ PROCESS_ROWS = [
     Row("max_requests 25 (gevent)", _at_the_end, server=[*_GEVENT, "--max-requests", "25"]),
     Row("worker time-out", script=_stall, killed=True, server=_SYNC),
     Row("--preload", _at_the_end, _stop, server=[*GUNICORN, "--preload"]),
-    Row("--preload (gevent)", _at_the_end, _stop, server=[*_GEVENT, "--preload"]),
+    Row(
+        "--preload (gevent)",
+        _at_the_end,
+        _stop,
+        server=[*_GEVENT, "--preload", "--config", "python:tests.faults.gunicorn_patched"],
+    ),
     Row("os._exit in a view", script=_end, killed=True),
     Row("os.fork in a view, the child ends by os._exit", script=_fork, killed=True),
     Row("multiprocessing in a view", _at_the_end, _work),

@@ -34,6 +34,8 @@ class Stage:
         self.receivers: list[SocketServer] = [stack.enter_context(SocketServer())]
         #: Reads more ids, where spans go somewhere else.
         self.read: Callable[[], set[str]] = set
+        #: How many spans wait on disk.
+        self.stored: Callable[[], int] = int
         self._seen: set[str] = set()
         self.services: Services
 
@@ -47,6 +49,11 @@ class Stage:
         for receiver in self.receivers:
             self._seen |= set(receiver.ids)
         return self._seen
+
+    def account(self, row: Row) -> Account:
+        # The disk first: what leaves it afterwards is counted twice, and then waited for, rather than missing.
+        stored = self.stored()
+        return account(self.folder, self.arrived, stored=stored, killed=row.killed)
 
 
 def _nothing(stage: Stage) -> None:
@@ -114,11 +121,11 @@ class Runner:
             row.lift(stage)
             self._sent(stage, row)
             services.stop()
-            final = account(stage.folder, stage.arrived, killed=row.killed)
+            final = stage.account(row)
             failed = failures(untraced, services.answers)
             result = Result(row, len(services.answers), len(failed), during, final)
             if not result.is_good:
-                result.details = "\n".join([*failed[:5], services.log()])
+                result.details = "\n".join([f"{during}\n{final}", *failed[:5], services.log()])
             return result
 
     def _stage(self, stack: ExitStack) -> Stage:
@@ -142,7 +149,7 @@ class Runner:
         deadline = time.monotonic() + 15
         before, since = None, time.monotonic()
         while True:
-            now = account(stage.folder, stage.arrived, killed=row.killed)
+            now = stage.account(row)
             if now != before:
                 before, since = now, time.monotonic()
             still = time.monotonic() - since
@@ -153,7 +160,7 @@ class Runner:
     @staticmethod
     def _sent(stage: Stage, row: Row) -> None:
         deadline = time.monotonic() + 20
-        while time.monotonic() < deadline and account(stage.folder, stage.arrived, killed=row.killed).waiting:
+        while time.monotonic() < deadline and stage.account(row).waiting:
             time.sleep(0.1)
 
 

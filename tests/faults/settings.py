@@ -8,7 +8,8 @@ import os
 from example_project.settings import *  # noqa: F403
 
 ROOT_URLCONF = "tests.faults.urls"
-ALLOWED_HOSTS = ["*"]
+# The load contains errors on purpose, whose stacks would hide what this app logs.
+LOGGING = {**LOGGING, "loggers": {"django.request": {"level": "CRITICAL"}}}  # noqa: F405
 
 if os.environ.get("FAULTS_UNTRACED"):
     INSTALLED_APPS = [name for name in INSTALLED_APPS if name != "django_tracing"]  # noqa: F405

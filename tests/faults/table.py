@@ -8,7 +8,7 @@ from tests.faults.rows import Result
 
 __all__ = ["table"]
 
-_HEAD = (
+_HEAD: tuple[str, ...] = (
     "Fault",
     "Requests",
     "Failed because of tracing",

@@ -40,9 +40,8 @@ class WitnessConfig(AppConfig):
 class Witness(SpanProcessor):
     """Write a line for each ended span, each count and each change of the number that wait.
 
-    ``S id waiting`` is a span that ended, ``D reason count`` spans that were dropped, ``X count`` spans that the
-    exporter takes for sent, ``P count`` and ``U count`` spans that went into the spool and out of it, ``Q count``
-    how many wait.
+    ``S id waiting`` is a span that ended and how many wait then, ``D reason count`` are spans that were dropped, and
+    ``Q waiting`` is how many wait now.
     """
 
     def __init__(self, folder: Path, service: str) -> None:
@@ -56,21 +55,20 @@ class Witness(SpanProcessor):
         if span.context is not None and span.context.trace_flags.sampled:
             self._write(f"S {span.context.span_id:016x} {self._waiting()}")
 
+    def shutdown(self) -> None:
+        # After the queue's own: nothing waits in a process that comes to its orderly end.
+        self._write("Q 0")
+
     def watch_counters(self) -> None:
-        for method, letter in (("drop", "D"), ("sent", "X"), ("spool", "P"), ("unspool", "U")):
-            original = getattr(Counters, method, None)
-            if original is not None:
-                setattr(Counters, method, self._written(original, letter))
+        """Write down what is dropped. Each process, also a forked one, has counters of its own."""
+        original = Counters.drop
 
-    def _written(self, original: Any, letter: str) -> Any:
         @functools.wraps(original)
-        def count(counters: Counters, *args: Any) -> Any:
-            result = original(counters, *args)
-            what = (*args, 1) if letter == "D" and len(args) == 1 else args
-            self._write(" ".join([letter, *map(str, what)]))
-            return result
+        def drop(counters: Counters, reason: Any, count: int = 1) -> None:
+            original(counters, reason, count)
+            self._write(f"D {reason} {count}")
 
-        return count
+        Counters.drop = drop  # type: ignore[method-assign]
 
     @staticmethod
     def _waiting() -> int:
