@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -25,9 +26,10 @@ def runner(postgres_url: str, redis_url: str) -> Iterator[Runner]:
     with psycopg.connect(postgres_url, autocommit=True) as connection:
         connection.execute("DROP DATABASE IF EXISTS faults WITH (FORCE)")
         connection.execute("CREATE DATABASE faults")
-    postgres = servers.Server(postgres_url.replace("/postgres?", "/faults?"))
-    with Databases(postgres, servers.Server(redis_url)) as databases:
-        yield Runner(databases)
+        postgres = servers.Server(urlsplit(postgres_url)._replace(path="/faults").geturl())
+        with Databases(postgres, servers.Server(redis_url)) as databases:
+            yield Runner(databases)
+        connection.execute("DROP DATABASE faults WITH (FORCE)")
 
 
 def _several(stage: Stage) -> None:
@@ -44,7 +46,6 @@ def _work_again(stage: Stage) -> None:
     stage.receiver.up()
 
 
-@pytest.mark.usefixtures("without_coverage")
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finding the workers needs /proc")
 def test_faults_one_after_another(runner: Runner) -> None:
     """One row, because each of its own starts four services."""
