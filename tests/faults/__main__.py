@@ -14,12 +14,13 @@ from tests.faults.process_rows import PROCESS_ROWS
 from tests.faults.receiver_rows import RECEIVER_ROWS
 from tests.faults.rows import Result, Row, Runner
 from tests.faults.services import Databases
+from tests.faults.spool_rows import SPOOL_ROWS
 from tests.faults.storage_rows import STORAGE_ROWS
 from tests.faults.table import table
 
 SECTIONS: dict[str, list[Row]] = {
     "The receiver and the network": RECEIVER_ROWS,
-    "The process": PROCESS_ROWS,
+    "The process": [*PROCESS_ROWS, *SPOOL_ROWS],
     "Storage, PostgreSQL and Redis": STORAGE_ROWS,
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.export.socket_servers import SocketServer
 from tests.faults.accounts import Account, account
-from tests.faults.services import Answer, Databases, Services
+from tests.faults.services import KINDS, Answer, Databases, Services
 
 __all__ = ["GUNICORN", "Result", "Row", "Runner", "Stage"]
 
@@ -78,6 +78,8 @@ class Row:
     script: Callable[[Stage], None] = _load
     lift: Callable[[Stage], None] = _nothing
     killed: bool = False
+    #: Whether the fault changes answers without tracing, too.
+    breaks_the_site: bool = False
     server: list[str] = field(default_factory=lambda: GUNICORN)
 
 
@@ -140,6 +142,12 @@ class Runner:
                 stage = self._stage(stack)
                 stage.services = stack.enter_context(Services(stage.folder, self._databases, None, row.server))
                 row.script(stage)
+                wrong = [
+                    each
+                    for each in stage.services.answers
+                    if each.status not in (0, KINDS.get(each.kind, each.status))
+                ]
+                assert row.breaks_the_site or not wrong, f"The site itself does not work: {wrong[0]}"
                 self._untraced[key] = stage.services.answers
         return self._untraced[key]
 

@@ -17,4 +17,4 @@ if os.environ.get("FAULTS_UNTRACED"):
 else:
     # After the app whose queue it watches.
     INSTALLED_APPS = [*INSTALLED_APPS, "tests.faults.witness.WitnessConfig"]  # noqa: F405
-    TRACING = {**TRACING, "COMMANDS": True, **json.loads(os.environ["FAULTS_TRACING"])}  # noqa: F405
+    TRACING = {**TRACING, "COMMANDS": True, **json.loads(os.environ["FAULTS_TRACING"].replace("{service}", SERVICE))}  # noqa: F405

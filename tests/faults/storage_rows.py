@@ -151,6 +151,6 @@ STORAGE_ROWS = [
     Row("local store, truncated while open", _local, _between(_truncate)),
     Row("local store, deleted while open", _local, _between(_delete)),
     Row("local store, its -wal deleted while open", _local, _between(_delete_log)),
-    Row("Redis dies in the middle of requests", script=_redis_dies),
-    Row("PostgreSQL dies in the middle of requests", script=_postgres_dies),
+    Row("Redis dies in the middle of requests", script=_redis_dies, breaks_the_site=True),
+    Row("PostgreSQL dies in the middle of requests", script=_postgres_dies, breaks_the_site=True),
 ]
