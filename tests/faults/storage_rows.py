@@ -74,7 +74,11 @@ def _between(change: Callable[[Path], None]) -> Callable[[Stage], None]:
 
 
 def _wait_until_stored(stage: Stage) -> None:
-    wait_until(lambda: not account(stage.folder, stage.arrived).waiting, "the spans to be stored")
+    def is_stored() -> bool:
+        now = account(stage.folder, stage.arrived)
+        return not now.waiting and not now.unaccounted
+
+    wait_until(is_stored, "the spans to be stored")
 
 
 def _delete(path: Path) -> None:
