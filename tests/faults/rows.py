@@ -100,7 +100,7 @@ class Result:
 
     @property
     def is_good(self) -> bool:
-        return not (self.failed or self.unaccounted or self.final.unknown)
+        return not (self.failed or self.unaccounted or self.final.unknown or self.final.waiting)
 
 
 class Runner:

@@ -42,6 +42,8 @@ def _up(stage: Stage) -> None:
 def _up_and_start(stage: Stage) -> None:
     _up(stage)
     stage.services.start()
+    # A process sends from the spool once it has made a span itself.
+    stage.services.load(10)
 
 
 SPOOL_ROWS = [

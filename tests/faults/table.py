@@ -15,7 +15,7 @@ _HEAD: tuple[str, ...] = (
     "Spans made",
     "Arrived",
     "Buffered",
-    "Of these, arrived afterwards",
+    "Arrived afterwards",
     "Dropped, by reason",
     "Unaccounted for",
 )
