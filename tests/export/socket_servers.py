@@ -31,8 +31,9 @@ class SocketServer:
         self.port = 0
         self.fault: Fault | None = None
         self.certificate: Path | None = None
-        #: The names of the spans that arrived, and the number of connections.
+        #: The names and the ids of the spans that arrived, and the number of connections.
         self.names: list[str] = []
+        self.ids: list[str] = []
         self.connections = 0
         self.stopped = threading.Event()
         self._listener: socket.socket | None = None
@@ -103,9 +104,14 @@ class SocketServer:
 
     def receive(self, connection: socket.socket) -> None:
         """Read a request, and keep its spans."""
-        body = read_request(connection)
+        self.keep(read_request(connection))
+
+    def keep(self, body: bytes) -> None:
+        """Keep the spans of a request."""
+        spans = decode(body)
         with self._lock:
-            self.names += [span.name for span in decode(body)]
+            self.names += [span.name for span in spans]
+            self.ids += [span.span_id for span in spans]
 
     def __enter__(self) -> SocketServer:
         self.up()
@@ -195,6 +201,5 @@ def refuse_early(server: SocketServer, connection: socket.socket) -> None:
     body = data.partition(b"\r\n\r\n")[2]
     while len(body) < length:
         body += _some(connection)
-    with server._lock:
-        server.names += [span.name for span in decode(body)]
+    server.keep(body)
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")

@@ -1,0 +1,59 @@
+"""Run the faults, print one table, and exit with 1 if a request failed or a span is missing: ``make faults``.
+
+``python -m tests.faults WORD ...`` runs only the rows whose name has one of the words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import traceback
+
+from tests.faults.process_rows import PROCESS_ROWS
+from tests.faults.receiver_rows import RECEIVER_ROWS
+from tests.faults.rows import Result, Row, Runner
+from tests.faults.services import Databases
+from tests.faults.spool_rows import SPOOL_ROWS
+from tests.faults.storage_rows import STORAGE_ROWS
+from tests.faults.table import table
+
+SECTIONS: dict[str, list[Row]] = {
+    "The receiver and the network": RECEIVER_ROWS,
+    "The process": [*PROCESS_ROWS, *SPOOL_ROWS],
+    "Storage, PostgreSQL and Redis": STORAGE_ROWS,
+}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("words", nargs="*", help="run only the rows whose name has one of these words")
+    options = parser.parse_args()
+    # As Ctrl-C: nothing that was started here stays.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    sections: dict[str, list[Result]] = {}
+    broken = False
+    with Databases() as databases:
+        runner = Runner(databases)
+        try:
+            for section, row in ((section, row) for section, rows in SECTIONS.items() for row in rows):
+                if options.words and not any(word in row.name for word in options.words):
+                    continue
+                try:
+                    result = runner.run(row)
+                except Exception:
+                    # The other rows can still be run.
+                    broken = True
+                    print(f"BAD {row.name} was not run: {traceback.format_exc()}", file=sys.stderr, flush=True)
+                    continue
+                sections.setdefault(section, []).append(result)
+                print(f"{'ok' if result.is_good else 'BAD':4}{row.name}", file=sys.stderr, flush=True)
+                if not result.is_good:
+                    print(result.details, file=sys.stderr, flush=True)
+        finally:
+            print(table(sections), flush=True)
+    return int(broken or any(not result.is_good for results in sections.values() for result in results))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""Run a row: the same requests without and with tracing, a fault in between, and an account of every span."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.export.socket_servers import SocketServer
+from tests.faults.accounts import Account, account
+from tests.faults.services import KINDS, Answer, Databases, Services
+
+__all__ = ["GUNICORN", "Result", "Row", "Runner", "Stage"]
+
+GUNICORN = [
+    *("gunicorn", "example_project.wsgi", "--bind", "127.0.0.1:{port}"),
+    *("--config", "python:example_project.gunicorn_config", "--log-level", "warning"),
+    *("--worker-class", "gthread", "--threads", "4", "--timeout", "120"),
+]
+UVICORN = ["uvicorn", "example_project.asgi:application", "--port", "{port}", "--log-level", "warning"]
+
+
+class Stage:
+    """What a row acts on: the receiver, the services, a folder, and ``arrived``, the ids of the spans that arrived."""
+
+    def __init__(self, stack: ExitStack, databases: Databases, folder: Path) -> None:
+        self.stack = stack
+        self.databases = databases
+        self.folder = folder
+        self.receivers: list[SocketServer] = [stack.enter_context(SocketServer())]
+        #: Reads more ids, where spans go somewhere else.
+        self.read: Callable[[], set[str]] = set
+        #: How many spans wait on disk.
+        self.stored: Callable[[], int] = int
+        self._seen: set[str] = set()
+        self.services: Services
+
+    @property
+    def receiver(self) -> SocketServer:
+        return self.receivers[0]
+
+    @property
+    def arrived(self) -> set[str]:
+        self._seen |= self.read()
+        for receiver in self.receivers:
+            self._seen |= set(receiver.ids)
+        return self._seen
+
+    def account(self, row: Row) -> Account:
+        # The disk first: what leaves it afterwards is counted twice, and then waited for, rather than missing.
+        stored = self.stored()
+        return account(self.folder, self.arrived, stored=stored, killed=row.killed)
+
+
+def _nothing(stage: Stage) -> None:
+    """There is nothing to do."""
+
+
+def _load(stage: Stage) -> None:
+    stage.services.load(100)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A fault.
+
+    ``prepare`` makes it before the services start, and returns the settings of TRACING. ``script`` sends the requests
+    and makes what happens among them; it runs without tracing too, so it must not depend on the receiver. ``lift``
+    ends the fault: what waits must arrive then. ``killed`` is True where a process ends without a chance to send.
+    """
+
+    name: str
+    prepare: Callable[[Stage], Mapping[str, Any]] = lambda stage: {"ENDPOINT": stage.receiver.endpoint}
+    script: Callable[[Stage], None] = _load
+    lift: Callable[[Stage], None] = _nothing
+    killed: bool = False
+    #: Whether the fault changes answers without tracing, too.
+    breaks_the_site: bool = False
+    server: list[str] = field(default_factory=lambda: GUNICORN)
+
+
+@dataclass
+class Result:
+    row: Row
+    requests: int
+    failed: int
+    #: While the fault lasted, and after all processes have ended.
+    during: Account
+    final: Account
+    #: The requests that were not answered as without tracing, and the end of the services' logs.
+    details: str = ""
+
+    @property
+    def unaccounted(self) -> int:
+        return self.final.unaccounted or self.during.unaccounted
+
+    @property
+    def is_good(self) -> bool:
+        return not (self.failed or self.unaccounted or self.final.unknown or self.final.waiting)
+
+
+class Runner:
+    """Run rows one after another, with the same databases."""
+
+    def __init__(self, databases: Databases) -> None:
+        self._databases = databases
+        self._untraced: dict[Any, list[Answer]] = {}
+
+    def run(self, row: Row) -> Result:
+        untraced = self._answers_without_tracing(row)
+        with ExitStack() as stack:
+            stage = self._stage(stack)
+            tracing = {"EXPORT_TIMEOUT": 1.0, **row.prepare(stage)}
+            hosts = tracing.pop("HOSTS", None)
+            services = Services(stage.folder, self._databases, tracing, row.server, hosts)
+            stage.services = stack.enter_context(services)
+            row.script(stage)
+            during = self._settled(stage, row)
+            row.lift(stage)
+            self._sent(stage, row)
+            services.stop()
+            final = stage.account(row)
+            failed = failures(untraced, services.answers)
+            result = Result(row, len(services.answers), len(failed), during, final)
+            if not result.is_good:
+                result.details = "\n".join([f"{during}\n{final}", *failed[:5], services.log()])
+            return result
+
+    def _stage(self, stack: ExitStack) -> Stage:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
+        return Stage(stack, self._databases, folder)
+
+    def _answers_without_tracing(self, row: Row) -> list[Answer]:
+        # A fault of the receiver changes nothing where nothing is sent: all of them have the same answers.
+        key = (row.script, *row.server)
+        if key not in self._untraced:
+            with ExitStack() as stack:
+                stage = self._stage(stack)
+                stage.services = stack.enter_context(Services(stage.folder, self._databases, None, row.server))
+                row.script(stage)
+                wrong = [
+                    each
+                    for each in stage.services.answers
+                    if each.status not in (0, KINDS.get(each.kind, each.status))
+                ]
+                assert row.breaks_the_site or not wrong, f"The site itself does not work: {wrong[0]}"
+                self._untraced[key] = stage.services.answers
+        return self._untraced[key]
+
+    @staticmethod
+    def _settled(stage: Stage, row: Row) -> Account:
+        """Return the account once it adds up and no longer changes; whatever it is after 15 s."""
+        deadline = time.monotonic() + 15
+        before, since = None, time.monotonic()
+        while True:
+            now = stage.account(row)
+            if now != before:
+                before, since = now, time.monotonic()
+            still = time.monotonic() - since
+            if (still > 1 and not now.unaccounted) or time.monotonic() > deadline:
+                return now
+            time.sleep(0.1)
+
+    @staticmethod
+    def _sent(stage: Stage, row: Row) -> None:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline and stage.account(row).waiting:
+            time.sleep(0.1)
+
+
+def failures(untraced: list[Answer], traced: list[Answer]) -> list[str]:
+    """Describe the answers with tracing that differ from those without.
+
+    Requests that a dying server did not answer without tracing either are not failed because of tracing: which of the
+    requests at that moment it is depends on chance, so they are compared by number.
+    """
+    unanswered = sum(not answer.status for answer in untraced)
+    expected: dict[tuple[str, str], list[Answer]] = {}
+    for answer in untraced:
+        expected.setdefault(answer.kind, []).append(answer)
+    found = []
+    for answer in traced:
+        if not answer.status and unanswered:
+            unanswered -= 1
+        elif not answer.status or answer not in expected[answer.kind]:
+            found.append(f"{answer}\n  without tracing: {expected[answer.kind][0]}")
+    return found + ["fewer answers than without tracing"] * (len(untraced) - len(traced))

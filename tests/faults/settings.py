@@ -1,0 +1,20 @@
+"""Configure a service of the example project with the settings of a row: ``FAULTS_TRACING`` is JSON for TRACING."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from example_project.settings import *  # noqa: F403
+
+ROOT_URLCONF = "tests.faults.urls"
+# The load contains errors on purpose, whose stacks would hide what this app logs.
+LOGGING = {**LOGGING, "loggers": {"django.request": {"level": "CRITICAL"}}}  # noqa: F405
+
+if os.environ.get("FAULTS_UNTRACED"):
+    INSTALLED_APPS = [name for name in INSTALLED_APPS if name != "django_tracing"]  # noqa: F405
+    del TRACING  # noqa: F821
+else:
+    # After the app whose queue it watches.
+    INSTALLED_APPS = [*INSTALLED_APPS, "tests.faults.witness.WitnessConfig"]  # noqa: F405
+    TRACING = {**TRACING, "COMMANDS": True, **json.loads(os.environ["FAULTS_TRACING"].replace("{service}", SERVICE))}  # noqa: F405

@@ -1,0 +1,160 @@
+"""List the faults of the local store's disk and file, and of PostgreSQL and Redis."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import subprocess
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tests.faults.accounts import account
+from tests.faults.rows import Row, Stage
+from tests.jaegers import wait_until
+
+__all__ = ["STORAGE_ROWS"]
+
+
+def _store(stage: Stage) -> Path:
+    return stage.folder / "store" / "traces.sqlite3"
+
+
+def _local(stage: Stage) -> Mapping[str, Any]:
+    path = _store(stage)
+    path.parent.mkdir()
+
+    def read() -> set[str]:
+        # What can't be read now is read later, or has not arrived.
+        with (
+            contextlib.suppress(sqlite3.Error),
+            contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1)) as connection,
+        ):
+            return {span_id for (span_id,) in connection.execute("SELECT span_id FROM spans")}
+        return set()
+
+    stage.read = read
+    return {"EXPORTER": "local", "LOCAL_STORE": str(path)}
+
+
+def _mount(options: str) -> Callable[[Stage], Mapping[str, Any]]:
+    """A file system of its own for the store. Only root may mount it."""
+
+    def prepare(stage: Stage) -> Mapping[str, Any]:
+        tracing = _local(stage)
+        folder = str(_store(stage).parent)
+        subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], check=True)
+        stage.stack.callback(subprocess.run, ["umount", "--lazy", folder], check=True)
+        return tracing
+
+    return prepare
+
+
+def _remount(options: str) -> Callable[[Stage], None]:
+    def lift(stage: Stage) -> None:
+        subprocess.run(["mount", "-o", f"remount,{options}", str(_store(stage).parent)], check=True)
+
+    return lift
+
+
+def _between(change: Callable[[Path], None]) -> Callable[[Stage], None]:
+    """``change`` the file of the store in the middle of the load. There is none without tracing."""
+
+    def script(stage: Stage) -> None:
+        stage.services.load(50)
+        path = _store(stage)
+        if path.exists():
+            # So that these are known when the file is gone.
+            _wait_until_stored(stage)
+            change(path)
+        stage.services.load(50)
+
+    return script
+
+
+def _wait_until_stored(stage: Stage) -> None:
+    def is_stored() -> bool:
+        now = account(stage.folder, stage.arrived)
+        return not now.waiting and not now.unaccounted
+
+    wait_until(is_stored, "the spans to be stored")
+
+
+def _delete(path: Path) -> None:
+    for each in path.parent.glob(f"{path.name}*"):
+        each.unlink()
+
+
+def _delete_log(path: Path) -> None:
+    path.with_name(f"{path.name}-wal").unlink()
+
+
+def _corrupt(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(0)
+        file.write(os.urandom(20_000))
+
+
+def _truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+class _Lock:
+    """Another process that holds the file's lock, until it is released."""
+
+    def prepare(self, stage: Stage) -> Mapping[str, Any]:
+        tracing = _local(stage)
+        self._connection = sqlite3.connect(_store(stage), isolation_level=None, check_same_thread=False)
+        self._connection.execute("PRAGMA journal_mode=wal")
+        self._connection.execute("BEGIN IMMEDIATE")
+        stage.stack.callback(self._connection.close)
+        return tracing
+
+    def release(self, stage: Stage) -> None:
+        self._connection.rollback()
+
+
+def _redis_dies(stage: Stage) -> None:
+    services, redis = stage.services, stage.databases.redis
+    services.load(30)
+    with services.in_flight("/faults/pop"):
+        redis.stop()
+    services.load(30)
+    redis.start()
+    services.settle()
+    services.load(30)
+
+
+def _postgres_dies(stage: Stage) -> None:
+    services = stage.services
+    services.load(30)
+    with services.in_flight("/faults/query/60"):
+        stage.databases.end_postgres()
+    services.load(30)
+    stage.databases.start_postgres_again()
+    services.settle()
+    services.load(30)
+
+
+_lock = _Lock()
+_ROOT = os.name == "posix" and os.geteuid() == 0
+
+STORAGE_ROWS = [
+    Row("local store, no fault", _local),
+    *(
+        [
+            Row("local store, disk of 400 KiB full", _mount("size=400k"), lift=_remount("size=50m")),
+            Row("local store, read-only file system", _mount("ro"), lift=_remount("rw")),
+        ]
+        if _ROOT
+        else []
+    ),
+    Row("local store, locked", _lock.prepare, lift=_lock.release),
+    Row("local store, corrupted while open", _local, _between(_corrupt)),
+    Row("local store, truncated while open", _local, _between(_truncate)),
+    Row("local store, deleted while open", _local, _between(_delete)),
+    Row("local store, its -wal deleted while open", _local, _between(_delete_log)),
+    Row("Redis dies in the middle of requests", script=_redis_dies, breaks_the_site=True),
+    Row("PostgreSQL dies in the middle of requests", script=_postgres_dies, breaks_the_site=True),
+]
