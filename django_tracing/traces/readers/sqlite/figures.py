@@ -30,6 +30,14 @@ _SPANS: Final = (
     "SELECT span_id, parent_id, service, name, kind, start, \"end\", status = 'error', work, target_kind, target, "
     "CASE target_kind WHEN 'breaker' THEN attributes ELSE '' END FROM spans WHERE trace = ?"
 )
+#: What figures of spans with values of wrong types may raise: the file may be damaged, or changed by other programs.
+_UNUSABLE: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+#: Above all sums of nanoseconds, and small enough to be converted to a float.
+_MOST: Final = 2**100
+#: The types of what :class:`TraceRoute` and :class:`TraceLinks` consist of.
+_ROUTE: Final = (str, str, int, list, dict)
+_LINK: Final = (str, str, str, int, int)
+_BREAKER: Final = (str, int, int, str)
 _LINK_KINDS: Final = frozenset({"service", *TARGET_KINDS})
 
 
@@ -98,11 +106,13 @@ class FigureKeeper:
                 continue
             if read >= self.SLICE or (span_count > self._credit and self._credit < self.MOST_SPANS):
                 break
-            read += span_count
-            self._credit -= span_count
             try:
-                rows.append((seq, span_count, *_encoded(*_computed(connection, seq))))
-            except (LookupError, TypeError, ValueError, sqlite3.DatabaseError) as error:
+                spans = connection.execute(_SPANS, (seq,)).fetchall()
+                # Not span_count, which may be any number in a damaged file.
+                read += len(spans)
+                self._credit -= len(spans)
+                rows.append((seq, span_count, *_encoded(*_computed(spans))))
+            except (*_UNUSABLE, sqlite3.DatabaseError) as error:
                 if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):
                     raise
                 # Whoever reads it gets the error. The spans that are written are not lost because of it.
@@ -128,18 +138,21 @@ class FigureKeeper:
 def _outdated_between(connection: sqlite3.Connection, first: int, last: int) -> list[tuple[int, int]]:
     return connection.execute(
         "SELECT t.seq, t.span_count FROM traces t LEFT JOIN figures f ON f.trace = t.seq "
-        "WHERE t.seq BETWEEN ? AND ? AND f.span_count IS NOT t.span_count ORDER BY t.seq DESC",
+        "WHERE t.seq BETWEEN ? AND ? AND f.span_count IS NOT t.span_count AND typeof(t.span_count) = 'integer' "
+        "ORDER BY t.seq DESC",
         (first, last),
     ).fetchall()
 
 
-def _computed(connection: sqlite3.Connection, seq: int) -> tuple[list[TraceRoute], TraceLinks]:
-    """Compute the figures of a trace from its spans."""
-    rows = connection.execute(_SPANS, (seq,)).fetchall()
+def _computed(spans: Sequence[tuple[Any, ...]]) -> tuple[list[TraceRoute], TraceLinks]:
+    """Compute the figures of a trace from its spans. Raise one of ``_UNUSABLE`` if they are damaged."""
     # The state of a breaker is among its attributes.
-    return _figures_of(
-        [Part._make((*row[:-1], breaker_state(json.loads(row[-1]))) if row[-1] else row) for row in rows]
+    routes, links = _figures_of(
+        [Part._make((*row[:-1], breaker_state(json.loads(row[-1]))) if row[-1] else row) for row in spans]
     )
+    if not (_are_routes(routes) and _are_links(links.links, links.breakers)):
+        raise ValueError("spans with values of wrong types")
+    return routes, links
 
 
 # ----- Reading
@@ -149,14 +162,13 @@ def route_figures(
     connection: sqlite3.Connection, service: str | None, start: float | None, end: float | None, deadline: float
 ) -> list[RouteStatistics]:
     """Return the statistics by route of the traces that started from ``start`` to ``end``."""
-    traces = (
-        (
-            trace_id,
-            map(TraceRoute._make, json.loads(stored[0])) if stored else _within(deadline, connection, seq)[0],
-        )
-        for seq, trace_id, *stored in _read(connection, "f.routes", start, end)
-    )
-    found = merge_routes(traces, service)
+
+    def traces() -> Iterator[tuple[str, Sequence[TraceRoute]]]:
+        for seq, trace_id, *stored in _read(connection, ("routes",), start, end):
+            found = _parsed_routes(stored[0]) if stored else None
+            yield trace_id, _within(deadline, connection, seq)[0] if found is None else found
+
+    found = merge_routes(traces(), service)
     check_known(WORKS, *(work for route in found for work in route.time_by_work))
     return found
 
@@ -165,31 +177,33 @@ def link_figures(
     connection: sqlite3.Connection, start: float | None, end: float | None, deadline: float
 ) -> list[Dependency]:
     """Return the calls in the traces that started from ``start`` to ``end``, sorted by caller, kind and callee."""
-    # The links of many traces are the same text, which is parsed once.
-    alike: Counter[str] = Counter()
-    breakers: set[str] = set()
+    # The figures of many traces are the same text, which is parsed once.
+    alike: dict[tuple[Any, ...], TraceLinks | None] = {}
+    counted: Counter[tuple[Any, ...]] = Counter()
     found = []
-    for seq, _trace_id, *stored in _read(connection, "f.links, f.breakers", start, end):
-        if stored:
-            alike[stored[0]] += 1
-            if stored[1]:
-                breakers.add(stored[1])
-        else:
+    for seq, _trace_id, *stored in _read(connection, ("links", "breakers"), start, end):
+        key = tuple(stored)
+        if key not in alike:
+            alike[key] = _parsed_links(*key) if key else None
+        if alike[key] is None:
             found.append(_within(deadline, connection, seq)[1])
-    found += [TraceLinks(json.loads(links), (), count) for links, count in alike.items()]
-    found += [TraceLinks((), json.loads(states)) for states in breakers]
+        else:
+            counted[key] += 1
+    found += [links._replace(traces=counted[key]) for key, links in alike.items() if links is not None]
     merged = merge_links(found)
     check_known(_LINK_KINDS, *(link.kind for link in merged))
     return sorted(merged, key=lambda link: (link.caller, link.kind, link.callee))
 
 
 def _read(
-    connection: sqlite3.Connection, columns: str, start: float | None, end: float | None
+    connection: sqlite3.Connection, columns: Sequence[str], start: float | None, end: float | None
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the number and the id of each trace, and ``columns`` of its figures unless they are out of date."""
     within, values = _time_condition(start, end)
     if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'figures'").fetchone():
-        query = f"f.span_count = t.span_count, {columns} FROM traces t LEFT JOIN figures f ON f.trace = t.seq"
+        # As bytes: a text that can't be decoded would be an error of the whole query.
+        read = ", ".join(f"CAST(f.{column} AS BLOB)" for column in columns)
+        query = f"f.span_count = t.span_count, {read} FROM traces t LEFT JOIN figures f ON f.trace = t.seq"
     else:
         # The file is of an older version, and nothing was written to it since.
         query = "0 FROM traces t"
@@ -216,4 +230,56 @@ def _within(deadline: float, connection: sqlite3.Connection, seq: int) -> tuple[
     if time.monotonic() > deadline:
         # As if SQLite's progress handler had stopped the query.
         raise sqlite3.OperationalError("interrupted")
-    return _computed(connection, seq)
+    return _computed(connection.execute(_SPANS, (seq,)).fetchall())
+
+
+# ----- Rows of figures that another program changed: the spans have the figures, too
+
+
+def _parsed(stored: Any) -> Any:
+    """Return what is stored as JSON; None if it is damaged."""
+    try:
+        return json.loads(stored)
+    except (RecursionError, TypeError, ValueError):
+        return None
+
+
+def _parsed_routes(stored: Any) -> Sequence[TraceRoute] | None:
+    """Return the routes of a row; None if it is damaged."""
+    found = _parsed(stored)
+    return found if _are_routes(found) else None
+
+
+def _parsed_links(links: Any, breakers: Any) -> TraceLinks | None:
+    """Return the links and the circuit breakers of a row; None if it is damaged."""
+    found = TraceLinks(_parsed(links), _parsed(breakers) if breakers else [])
+    return found if _are_links(found.links, found.breakers) else None
+
+
+def _are_routes(found: Any) -> bool:
+    if not _are_rows(found, _ROUTE):
+        return False
+    for _service, _name, errors, durations, times in found:
+        if not durations or not _are_numbers((errors, *durations, *times.values())):
+            return False
+    return True
+
+
+def _are_links(links: Any, breakers: Any) -> bool:
+    return (
+        _are_rows(links, _LINK)
+        and _are_rows(breakers, _BREAKER)
+        and all(_are_numbers(link[3:]) for link in links)
+        # The latest call determines the state.
+        and {callee for _caller, kind, callee, *_ in links if kind == "breaker"} <= {row[0] for row in breakers}
+    )
+
+
+def _are_rows(found: Any, types: tuple[type, ...]) -> bool:
+    return found.__class__ is list and all(
+        isinstance(row, (list, tuple)) and tuple(map(type, row)) == types for row in found
+    )
+
+
+def _are_numbers(found: Sequence[Any]) -> bool:
+    return {*map(type, found)} == {int} and min(found) >= 0 and max(found) < _MOST

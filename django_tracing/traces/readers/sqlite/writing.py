@@ -81,8 +81,10 @@ def delete_before(connection: sqlite3.Connection, seq: int) -> None:
 def first_younger(connection: sqlite3.Connection, since: int, last: int) -> int:
     """Return the number of the first trace that ended after ``since``: at most the newest, at most 500 ahead."""
     number = 0
-    for number, end in connection.execute('SELECT seq, "end" FROM traces ORDER BY seq LIMIT 500'):  # noqa: B007
-        if end >= since:
+    # In a damaged file, an end may be a text, which must not be an error of every write.
+    ends = connection.execute('SELECT seq, CAST("end" AS INTEGER) FROM traces ORDER BY seq LIMIT 500')
+    for number, end in ends:  # noqa: B007
+        if (end or 0) >= since:
             break
     return min(number, last)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +206,82 @@ def test_a_damaged_span_is_no_reason_to_lose_others(store: LocalStore, path: Pat
     assert not set_asides(path)
     with pytest.raises(StoreError, match="damaged|can't be used"):
         store.routes()
+
+
+#: What another program may write into a column, as SQL.
+GARBAGE = [
+    *("NULL", "0", "-1", "1.5", "1e999", "9223372036854775807", "'x'", "''", "x'ff00'", "CAST(x'ff' AS TEXT)"),
+    *("'null'", "'{}'", "'[[]]'", "'\"x\"'", f"'{'[' * 5000}'", f'\'[["a", "b", 0, [{"9" * 400}], {{}}]]\''),
+    """'[["a", "b", 0, [], {}]]'""",
+    """'[["a", "b", 0, [Infinity], {"sql": NaN}]]'""",
+    """'[["a", "b", 0, [1.5], {"sql": 2}]]'""",
+    """'[["a", "b", 0, [5], {"sql": "x"}]]'""",
+    """'[[1, 2, 0, [5], {}]]'""",
+    """'[["a", "service", "b", Infinity, 0]]'""",
+    """'[["a", "service", 5, 1, 0]]'""",
+    """'[["a", "breaker", "b", 1, 0]]'""",
+    """'[["mail", 1, 2, 5]]'""",
+]
+
+
+def sound(found: tuple[list[RouteStatistics], list[Dependency]]) -> bool:
+    """Return whether pages can show the routes and the links."""
+    routes, links = found
+    texts = [text for route in routes for text in (route.service, route.name)]
+    texts += [text for link in links for text in (link.caller, link.kind, link.callee, link.state)]
+    numbers = [number for route in routes for number in (route.count, route.p50, route.p99, route.slowest)]
+    numbers += [number for route in routes for number in route.time_by_work.values()]
+    numbers += [number for link in links for number in (link.calls, link.errors)]
+    return {*map(type, texts)} <= {str} and {*map(type, numbers)} <= {int} and max(numbers, default=0) < 1e300
+
+
+def filled(store: LocalStore) -> None:
+    for number in (1, 2):
+        store.write(
+            [
+                row(number, 1, 0, "GET /a", kind="server", took=9),
+                row(number, 2, 1, "GET /b", kind="server", service="billing", start=1),
+                row(number, 3, 2, "circuit_breaker.mail", start=2, service="billing", attributes=ATTRIBUTES[4]),
+            ]
+        )
+
+
+def changed_cells(path: Path, table: str, values: Sequence[str], *, without: str) -> Iterator[str]:
+    """Write garbage into one column after the other, and then what was in it."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        columns = [name for _number, name, *_ in connection.execute(f"PRAGMA table_info({table})")]
+        connection.execute(f"CREATE TABLE copied AS SELECT rowid AS place, * FROM {table}")
+        for column in columns:
+            if column == without:
+                continue
+            for garbage in values:
+                with suppress(sqlite3.IntegrityError):
+                    connection.execute(f'UPDATE {table} SET "{column}" = {garbage} WHERE rowid <= 3')
+                    yield f"{column} = {garbage[:50]}"
+                    names = ", ".join(f'"{name}"' for name in columns)
+                    connection.execute(
+                        f"REPLACE INTO {table} (rowid, {names}) SELECT place, {names} FROM copied WHERE place <= 3"
+                    )
+
+
+def test_figures_that_another_program_changed_are_computed_from_the_spans(store: LocalStore, path: Path) -> None:
+    filled(store)
+    expected = computed(store)
+    for change in changed_cells(path, "figures", GARBAGE, without="trace"):
+        assert shown(store) == expected, change
+
+
+@pytest.mark.parametrize("table", ["spans", "traces"])
+def test_damaged_rows_are_no_reason_to_lose_others(store: LocalStore, path: Path, table: str) -> None:
+    store.max_age = 1e9
+    filled(store)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        # Where the ring begins and ends depends on seq.
+        for number, change in enumerate(changed_cells(path, table, GARBAGE[4:13], without="seq")):
+            connection.execute("DELETE FROM figures")
+            store.write([row(100 + number)])
+            trace_id = (f"{100 + number:032x}",)
+            assert connection.execute("SELECT 1 FROM traces WHERE trace_id = ?", trace_id).fetchone(), change
+            with suppress(StoreError):
+                assert sound(shown(store)), change
+    assert not set_asides(path)
