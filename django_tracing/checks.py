@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from contextlib import suppress
 from inspect import iscoroutinefunction
 from typing import Any, Final
 from urllib.parse import urlsplit
 
+from django.apps import apps
 from django.core import checks
+from django.urls import NoReverseMatch, get_resolver, reverse
 
 from django_tracing.conf import environment
 from django_tracing.conf.loading import DEFAULT_ENDPOINTS, get_settings
 from django_tracing.conf.values import Settings
 from django_tracing.context.propagation import available_propagator
+from django_tracing.context.trace_page import plain_mounts
 from django_tracing.exceptions import MissingExtra
 from django_tracing.faults import contained
 from django_tracing.instrumentation import OURS, third_party
@@ -21,7 +25,7 @@ from django_tracing.provider import make_exporter
 from django_tracing.redaction.printable import printable
 from django_tracing.spans import runtime
 
-__all__ = ["check_deployment", "check_settings", "register"]
+__all__ = ["check_deployment", "check_pages", "check_settings", "register"]
 
 WRONG_SETTING: Final = "django_tracing.E001"
 NO_EXPORTER: Final = "django_tracing.E002"
@@ -39,6 +43,7 @@ VARIABLE_NOT_HONORED: Final = "django_tracing.W008"
 REGISTERED_SAMPLER: Final = "django_tracing.W009"
 LOCAL_STORE_DEPLOYED: Final = "django_tracing.W010"
 SPOOL_UNUSABLE: Final = "django_tracing.W011"
+PAGES_UNUSABLE: Final = "django_tracing.W012"
 LOCAL_STORE_REMOTE: Final = "django_tracing.W013"
 
 _TLS_SETTINGS: Final = ("TLS_CA_FILE", "TLS_CLIENT_KEY", "TLS_CLIENT_CERTIFICATE")
@@ -61,6 +66,7 @@ _OPENTELEMETRY: Final = frozenset(
 def register() -> None:
     """Register the checks. A second call does nothing."""
     checks.register(check_settings)
+    checks.register(check_pages)
     checks.register(check_deployment, deploy=True)
 
 
@@ -266,6 +272,31 @@ def _instrumentations(settings: Settings) -> Iterable[checks.CheckMessage]:
                 f"{settings.source('INSTRUMENTATIONS')} contains {name!r}, which is not an instrumentation.",
                 hint=f"Ours are {', '.join(OURS)}. For one of OpenTelemetry's, {registry}",
                 id=UNKNOWN_INSTRUMENTATION,
+            )
+
+
+def check_pages(app_configs: Any = None, **kwargs: Any) -> Iterable[checks.CheckMessage]:
+    """Check where the project includes ``django_tracing.pages.urls``."""
+    # Django's own check imports the URLs, too, and reports their errors.
+    with suppress(Exception):
+        get_resolver().url_patterns  # noqa: B018
+    for mount in plain_mounts():
+        if not apps.is_installed("django.contrib.auth"):
+            yield checks.Warning(
+                "Nobody may see the pages of django_tracing.pages.urls: their permissions are those of "
+                "django.contrib.auth, which is not installed.",
+                hint="Add it to INSTALLED_APPS, or remove the pages from the URLs.",
+                id=PAGES_UNUSABLE,
+            )
+            return
+        try:
+            reverse(f"{mount.namespace}:trace_changelist")
+        except NoReverseMatch:
+            yield checks.Warning(
+                f"The pages of django_tracing.pages.urls with the namespace {mount.namespace!r} can't be shown: they "
+                "are below a pattern with parameters.",
+                hint="Include them below a pattern without parameters.",
+                id=PAGES_UNUSABLE,
             )
 
 

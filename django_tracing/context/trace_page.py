@@ -7,6 +7,7 @@ machine: with ``ALLOWED_HOSTS = ["*"]``, a request could otherwise make a log li
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, NamedTuple, Protocol
@@ -98,22 +99,29 @@ def plain_mounts(urlconf: Any = None) -> tuple[PlainMount, ...]:
     from django.urls import get_resolver
 
     try:
-        return _mounts_below(get_resolver(urlconf))
+        return _mounts_of(get_resolver(urlconf))
     except Exception:  # an error in the project's URLs: Django reports it
         return ()
 
 
 @lru_cache(maxsize=8)
-def _mounts_below(resolver: Any, above: str = "") -> tuple[PlainMount, ...]:
-    found: list[PlainMount] = []
+def _mounts_of(resolver: Any) -> tuple[PlainMount, ...]:
+    return tuple(_mounts_below(resolver, ""))
+
+
+def _mounts_below(resolver: Any, above: str) -> Iterator[PlainMount]:
     # Django has the last of the patterns first.
     for namespace, (_prefix, inner) in reversed(resolver.namespace_dict.items()):
         if inner.app_name == PLAIN_APP:
-            text = str(inner.pattern) if isinstance(inner.pattern, RoutePattern) else ""
-            found.append(PlainMount(f"{above}{namespace}", "" if "<" in text else text))
+            yield PlainMount(f"{above}{namespace}", _fixed_text(inner.pattern))
         else:
-            found += _mounts_below(inner, f"{above}{namespace}:")
-    return tuple(found)
+            yield from _mounts_below(inner, f"{above}{namespace}:")
+
+
+def _fixed_text(pattern: Any) -> str:
+    """Return the route of ``path``; "" if it has parameters, or differs by language, or is a regular expression."""
+    route = getattr(pattern, "_route", "") if isinstance(pattern, RoutePattern) else ""
+    return route if isinstance(route, str) and "<" not in route else ""
 
 
 def jaeger_address(settings: _ReaderSettings, trace_id: str) -> str:

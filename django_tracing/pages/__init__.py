@@ -127,6 +127,8 @@ def _show_plain(module: str, request: HttpRequest, model: str, action: str, **kw
     """Return the response of a page outside the admin. Send users who are not signed in to ``LOGIN_URL``."""
     # Without AuthenticationMiddleware, there is no user, and no permission.
     if not getattr(getattr(request, "user", None), "is_authenticated", False):
+        if not apps.is_installed("django.contrib.auth"):
+            raise PermissionDenied("These pages need django.contrib.auth, which is not installed.")
         from django.contrib.auth.views import redirect_to_login
 
         return redirect_to_login(request.get_full_path())

@@ -52,7 +52,7 @@ def page(request: HttpRequest, mount: Mount) -> HttpResponse:
         try:
             context |= _found(open_reader(), caller, callee, kind, since(within))
         except ReadError as error:
-            context["problem"] = problem_of(request, error)
+            context["problem"] = problem_of(request, mount, error)
     return respond(request, mount, "calls", gettext("Calls"), context)
 
 

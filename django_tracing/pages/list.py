@@ -107,7 +107,7 @@ def page(request: HttpRequest, mount: Mount) -> HttpResponse:
             context |= _found(request, summaries, form.page_size)
             context["newer"] = changed_query(request, before=None) if before else ""
     except ReadError as error:
-        context["problem"] = problem_of(request, error)
+        context["problem"] = problem_of(request, mount, error)
     context["form"] = form
     context["searches"] = [
         {"label": label, "query": urlencode(query), "chosen": _is_chosen(data, query)} for label, query in _SEARCHES

@@ -60,7 +60,7 @@ def page(request: HttpRequest, mount: Mount) -> HttpResponse:
             for link in dependencies.links
         ]
     except ReadError as error:
-        context["problem"] = problem_of(request, error)
+        context["problem"] = problem_of(request, mount, error)
     return respond(request, mount, "map", gettext("Service map"), context)
 
 

@@ -117,8 +117,9 @@ class PlainMount:
         name = (model or self.model)._meta.model_name
         # Whoever may change a rule may see it, as in the admin.
         actions = ("view", "change") if action == "view" else (action,)
-        user: Any = request.user
-        return any(user.has_perm(f"django_tracing.{each}_{name}") for each in actions)
+        # A project's own model of users may be without permissions.
+        has_perm = getattr(request.user, "has_perm", None)
+        return has_perm is not None and any(has_perm(f"django_tracing.{each}_{name}") for each in actions)
 
     def context(self, request: HttpRequest) -> dict[str, Any]:
         # Not every project has the context processors that the admin requires.

@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from django_tracing.conf.loading import get_settings
 from django_tracing.context.description import find_route
 from django_tracing.exceptions import ReadError
-from django_tracing.models import SamplingRule
+from django_tracing.models import SamplingRule, Trace
 from django_tracing.pages import unmigrated
 from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
@@ -85,7 +85,7 @@ def page(request: HttpRequest, mount: Mount) -> HttpResponse:
         "reasons": reasons if valid else None,
         "decision": _decision(reasons) if valid else "",
         "service": service,
-        **_met(request, rules, service),
+        **_met(request, mount, rules, service),
     }
     context["rules"] = [
         {
@@ -101,17 +101,17 @@ def page(request: HttpRequest, mount: Mount) -> HttpResponse:
     return respond(request, mount, "preview", gettext("Preview"), context)
 
 
-def _met(request: HttpRequest, rules: RuleSet, service: str) -> dict[str, Any]:
+def _met(request: HttpRequest, mount: Mount, rules: RuleSet, service: str) -> dict[str, Any]:
     """Return how many stored traces would have met each rule, for users who may view traces."""
     from django_tracing.pages.met import count_met
     from django_tracing.pages.source import open_reader, problem_of
 
     context: dict[str, Any] = {"counts": {}, "read": 0, "problem": None}
-    if rules.compiled and request.user.has_perm("django_tracing.view_trace"):
+    if rules.compiled and mount.may(request, "view", Trace):
         try:
             found = count_met(open_reader(), rules, service)
         except ReadError as error:
-            context["problem"] = problem_of(request, error)
+            context["problem"] = problem_of(request, mount, error)
         else:
             context |= {"counts": found.counts, "read": found.read}
     return context

@@ -63,7 +63,7 @@ def page(request: HttpRequest, mount: Mount) -> HttpResponse:
         context["routes"] = [_route(route) for route in _sorted(found, order)]
         context["sample"] = sample_sentence(reader, getattr(found, "sample", None))
     except ReadError as error:
-        context["problem"] = problem_of(request, error)
+        context["problem"] = problem_of(request, mount, error)
     return respond(request, mount, "routes", gettext("Routes"), context)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from django.db import router, transaction
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
 from django.utils.translation import gettext
@@ -23,7 +24,8 @@ def page(request: HttpRequest, mount: Mount, pk: str) -> HttpResponse:
     rule = get_object_or_404(SamplingRule, pk=int(pk))
     if request.method != "POST":
         return respond(request, mount, "delete", gettext("Delete sampling rule"), {"rule": rule})
-    mount.log(request, rule, "deleted")
-    rule.delete()
+    with transaction.atomic(using=router.db_for_write(SamplingRule)):
+        mount.log(request, rule, "deleted")
+        rule.delete()
     mount.notify(request, gettext("The rule “%(name)s” was deleted.") % {"name": rule.name})
     return HttpResponseRedirect(page_address("samplingrule_changelist"))

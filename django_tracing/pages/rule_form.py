@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from django import forms
 from django.core.exceptions import PermissionDenied
+from django.db import router, transaction
 from django.forms.models import modelform_factory
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import get_object_or_404
@@ -23,8 +24,8 @@ from django_tracing.sampling.editing import FIELDSETS, UNITS, SamplingRuleForm, 
 
 __all__ = ["page"]
 
-#: What browsers send from an input for a date and a time, in the server's time zone.
-_MOMENT: Final = "%Y-%m-%dT%H:%M"
+#: What an input for a date and a time needs, in the server's time zone. With seconds, saving does not change them.
+_MOMENT: Final = "%Y-%m-%dT%H:%M:%S"
 
 
 def page(request: HttpRequest, mount: Mount, pk: str | None = None) -> HttpResponse:
@@ -63,7 +64,7 @@ def _form_class() -> Any:
         form=SamplingRuleForm,
         fields=names,
         widgets={
-            "valid_until": forms.DateTimeInput(attrs={"type": "datetime-local"}, format=_MOMENT),
+            "valid_until": forms.DateTimeInput(attrs={"type": "datetime-local", "step": "1"}, format=_MOMENT),
             **{name: UnitInput(unit) for name, unit in UNITS.items()},
         },
     )
@@ -88,12 +89,13 @@ def _groups(form: forms.BaseForm) -> Iterator[dict[str, Any]]:
 
 def _save(request: HttpRequest, mount: Mount, form: Any, new: bool) -> HttpResponse:
     rule: SamplingRule = form.save(commit=False)
-    if new:
-        place_last(rule)
-    rule.save()
-    if new:
-        mount.log(request, rule, "added")
-    elif form.changed_data:
-        mount.log(request, rule, "changed", fields=form.changed_data)
+    with transaction.atomic(using=router.db_for_write(SamplingRule)):
+        if new:
+            place_last(rule)
+        rule.save()
+        if new:
+            mount.log(request, rule, "added")
+        elif form.changed_data:
+            mount.log(request, rule, "changed", fields=form.changed_data)
     mount.notify(request, gettext("The rule “%(name)s” was saved.") % {"name": rule.name})
     return HttpResponseRedirect(page_address("samplingrule_changelist"))

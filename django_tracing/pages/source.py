@@ -10,6 +10,7 @@ from django.utils.translation import gettext, ngettext
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.exceptions import ReadError
+from django_tracing.models import ProcessStatus
 from django_tracing.pages.links import page_address
 from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
@@ -67,9 +68,9 @@ def sample_sentence(reader: Reader, sample: Sample | None) -> str:
     }
 
 
-def problem_of(request: HttpRequest, error: ReadError) -> dict[str, str]:
-    """Describe an error for the template, with a link to the status page for users who may view it."""
-    allowed = request.user.has_perm("django_tracing.view_processstatus")
+def problem_of(request: HttpRequest, mount: Mount, error: ReadError) -> dict[str, str]:
+    """Describe an error for the template, with a link to the status page if there is one that the user may view."""
+    allowed = mount.may(request, "view", ProcessStatus)
     return {
         "message": str(error),
         "remedy": "",
@@ -79,7 +80,7 @@ def problem_of(request: HttpRequest, error: ReadError) -> dict[str, str]:
 
 def respond_unreadable(request: HttpRequest, mount: Mount, title: str, error: ReadError) -> HttpResponse:
     """Show why traces can't be read."""
-    return respond(request, mount, "unreadable", title, {"problem": problem_of(request, error)})
+    return respond(request, mount, "unreadable", title, {"problem": problem_of(request, mount, error)})
 
 
 def respond_missing(request: HttpRequest, mount: Mount, trace_id: str) -> HttpResponse:

@@ -12,7 +12,7 @@ from django.utils.translation import gettext
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.table import SPECS
 from django_tracing.conf.values import Settings, SpoolFolder
-from django_tracing.models import ProcessStatus
+from django_tracing.models import ProcessStatus, Trace
 from django_tracing.net import shown_address
 from django_tracing.pages.links import trace_address
 from django_tracing.pages.mounts import Mount
@@ -50,18 +50,18 @@ def page(request: HttpRequest, mount: Mount) -> HttpResponse:
         "steps": None,
     }
     if request.method == "POST":
-        context |= _diagnose(request, settings)
+        context |= _diagnose(request, mount, settings)
     return respond(request, mount, "status", gettext("Status"), context)
 
 
-def _diagnose(request: HttpRequest, settings: Settings) -> dict[str, Any]:
+def _diagnose(request: HttpRequest, mount: Mount, settings: Settings) -> dict[str, Any]:
     from django_tracing.diagnosis.steps import Diagnosis
 
     diagnosis = Diagnosis(settings, timeout=10)
     return {
         "steps": list(diagnosis.steps()),
         "link": diagnosis.link,
-        "address": _address_of(request, diagnosis.link, diagnosis.trace_id),
+        "address": _address_of(request, mount, diagnosis.link, diagnosis.trace_id),
         "outcome": {
             0: gettext("The trace arrived.") if diagnosis.link else gettext("The trace was sent."),
             1: gettext("The trace did not arrive."),
@@ -70,13 +70,13 @@ def _diagnose(request: HttpRequest, settings: Settings) -> dict[str, Any]:
     }
 
 
-def _address_of(request: HttpRequest, link: str | None, trace_id: str | None) -> str:
+def _address_of(request: HttpRequest, mount: Mount, link: str | None, trace_id: str | None) -> str:
     """Return the address of the test trace. For the local store, ``link`` is a command, and the trace has a page."""
     if link is None or trace_id is None:
         return ""
     if "://" in link:
         return link
-    return trace_address(trace_id) if request.user.has_perm("django_tracing.view_trace") else ""
+    return trace_address(trace_id) if mount.may(request, "view", Trace) else ""
 
 
 def _setting_row(settings: Settings, name: str) -> dict[str, str]:

@@ -7,17 +7,25 @@ import os
 import re
 import subprocess
 import sys
+from datetime import datetime
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from django.apps import apps
+from django.conf.urls.i18n import i18n_patterns
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import User
+from django.core import checks
+from django.http import HttpResponse
 from django.test import Client, override_settings
 from django.urls import include, path
 from django.utils import timezone
+from django.utils.functional import lazy
+from django.utils.translation import get_language
 
+from django_tracing.checks import PAGES_UNUSABLE
 from django_tracing.context.trace_page import list_path, page_path
 from django_tracing.models import SamplingRule
 from django_tracing.traces.readers.sqlite.store import LocalStore
@@ -94,6 +102,54 @@ def test_without_users_there_is_no_permission(settings: Any) -> None:
     assert Client().get(PLAIN).status_code == 302
 
 
+class Member:
+    """A user of a project whose model has no permissions, as AbstractBaseUser."""
+
+    is_authenticated = True
+    pk = 1
+
+
+class MemberMiddleware:
+    def __init__(self, get_response: Any) -> None:
+        self.get_response = get_response
+
+    def __call__(self, request: Any) -> Any:
+        request.user = Member()
+        return self.get_response(request)
+
+
+def test_users_of_a_model_without_permissions_may_see_nothing(settings: Any) -> None:
+    settings.MIDDLEWARE = [f"{__name__}.MemberMiddleware"]
+    assert status_of(Client(), PLAIN, f"{PLAIN}rules/", f"{PLAIN}rules/add/", f"{PLAIN}status/") == [403] * 4
+
+
+def test_without_auth_there_is_no_page(monkeypatch: pytest.MonkeyPatch, settings: Any) -> None:
+    settings.MIDDLEWARE = []
+    installed = apps.is_installed
+    monkeypatch.setattr(apps, "is_installed", lambda name: name != "django.contrib.auth" and installed(name))
+    assert Client().get(PLAIN).status_code == 403
+    (message,) = warnings()
+    assert "django.contrib.auth" in message.msg
+
+
+def warnings() -> list[checks.CheckMessage]:
+    return [message for message in checks.run_checks() if message.id == PAGES_UNUSABLE]
+
+
+def test_pages_below_parameters_are_reported() -> None:
+    pages = "django_tracing.pages.urls"
+    assert not warnings()
+    with urls(
+        path("<slug:tenant>/", include([path("traces/", include(pages))])),
+        path("plugins/", include(([path("<int:n>/", include(pages, namespace="n"))], "plugin"))),
+        path("<int:other>/", lambda request, other: HttpResponse()),
+    ):
+        assert sorted(re.findall("namespace '([^']+)'", " ".join(message.msg for message in warnings()))) == [
+            "django_tracing_pages",
+            "plugin:n",
+        ]
+
+
 def test_forms_need_a_token(root: Client) -> None:
     client = Client(enforce_csrf_checks=True)
     client.force_login(User.objects.get())
@@ -146,7 +202,7 @@ def test_rules_are_edited_without_the_admin(root: Client) -> None:
     assert (first.rate, first.enabled, first.path) == (50, False, "/x/*")
     assert f"{timezone.localtime(first.valid_until):%Y-%m-%dT%H:%M}" == "2030-01-31T13:45"
     text = root.get(f"{rules}{first.pk}/").content.decode()
-    assert 'value="2030-01-31T13:45"' in text
+    assert 'value="2030-01-31T13:45:00"' in text
     assert f"In the time zone {timezone.get_current_timezone_name()}." in text
     root.post(f"{rules}{second.pk}/delete/")
     assert [rule.name for rule in SamplingRule.objects.all()] == ["first"]
@@ -157,6 +213,25 @@ def test_rules_are_edited_without_the_admin(root: Client) -> None:
         {"changed": {"fields": ["enabled", "valid_until", "path", "rate"]}}
     ]
     assert root.get(f"{rules}{second.pk}/").status_code == 404
+
+
+@pytest.mark.parametrize("page", ["{pk}/", "{pk}/delete/"])
+def test_a_change_is_saved_with_its_entry_in_the_history_or_not_at_all(
+    root: Client, monkeypatch: pytest.MonkeyPatch, page: str
+) -> None:
+    until = timezone.make_aware(datetime(2030, 1, 31, 13, 45, 59))
+    rule = SamplingRule.objects.create(name="a", rate=1, valid_until=until)
+    address = f"{PLAIN}rules/{page.format(pk=rule.pk)}"
+    form = root.get(f"{PLAIN}rules/{rule.pk}/").context["form"]
+    posted = {"name": "a", "rate": "2", "enabled": "on", "valid_until": form["valid_until"].value()}
+    root.raise_request_exception = False
+    with monkeypatch.context() as patch:
+        patch.setattr(LogEntry.objects, "log_actions", lambda *args, **kwargs: 1 / 0)
+        assert root.post(address, posted).status_code == 500
+    assert SamplingRule.objects.get().rate == 1
+    assert root.post(address, posted).status_code == 302
+    # What the user did not change is what it was.
+    assert [rule.valid_until for rule in SamplingRule.objects.all()] == ([until] if page == "{pk}/" else [])
 
 
 @pytest.mark.parametrize(
@@ -235,6 +310,20 @@ def test_the_first_mount_that_has_an_address_is_named() -> None:
         assert list_path() == ""
 
 
+def test_pages_with_an_address_for_each_language_are_untraced_in_all(
+    root: Client, spans: Any, settings: Any, store: LocalStore
+) -> None:
+    settings.MIDDLEWARE = [*settings.MIDDLEWARE, "django.middleware.locale.LocaleMiddleware"]
+    places = {"en": "traces/", "de": "spuren/"}
+    translated = lazy(lambda: places[(get_language() or "en")[:2]], str)()
+    with urls(*i18n_patterns(path(translated, include("django_tracing.pages.urls")))):
+        for language, place in places.items():
+            assert root.get(f"/{language}/{place}").status_code == 200
+        assert spans.names == []
+        root.get("/de/traces/")
+        assert spans.names == ["GET (no route)"]
+
+
 # ----- Without the admin
 
 SITE = """
@@ -243,6 +332,8 @@ import django
 from django.conf import settings
 from django.urls import include, path
 from django.utils import timezone
+from django.utils.functional import lazy
+from django.utils.translation import get_language
 
 urlpatterns = [path("traces/", include("django_tracing.pages.urls"))]
 settings.configure(

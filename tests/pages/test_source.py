@@ -14,6 +14,7 @@ import pytest
 from django.test import Client
 
 from django_tracing.exceptions import ReadError
+from django_tracing.models import SamplingRule
 from django_tracing.traces.formats import otlp_json
 from django_tracing.traces.model import Dependencies
 from django_tracing.traces.readers.sqlite.store import LocalStore
@@ -35,6 +36,25 @@ def test_a_jaeger_that_is_down_is_reported_immediately(root: Client, settings: A
         assert f"Nothing listens on 127.0.0.1:{port}. Is Jaeger running, and is QUERY_URL right?" in words(text)
         assert "python manage.py check_tracing" in text
         assert "/admin/django_tracing/processstatus/" in text, "the admin's own check"
+
+
+def test_an_admin_without_the_other_pages_reports_it_without_links_to_them(root: Client, settings: Any) -> None:
+    SamplingRule.objects.create(name="a")
+    settings.TRACING = {"EXPORTER": "none"}
+    for address in ADDRESSES:
+        text = root.get(f"/lonely/django_tracing/trace/{address}").content.decode()
+        assert "Traces can&#x27;t be read:" in text
+        assert "processstatus" not in text
+    preview = root.get("/rules_only/django_tracing/samplingrule/preview/")
+    assert "Traces can&#x27;t be read:" not in preview.content.decode()
+
+
+def test_an_admin_without_traces_does_not_link_to_the_one_of_a_check(root: Client, store: LocalStore) -> None:
+    status = "django_tracing/processstatus/"
+    assert "Show the trace" in root.post(f"/admin/{status}").content.decode()
+    text = root.post(f"/rules_only/{status}").content.decode()
+    assert "The trace arrived." in text
+    assert "Show the trace" not in text
 
 
 def test_only_users_who_may_run_the_check_get_its_link(settings: Any) -> None:

@@ -16,12 +16,21 @@ operators.register(Trace, TraceAdmin)
 operators.register(ProcessStatus, ProcessStatusAdmin)
 operators.register(SamplingRule, SamplingRuleAdmin)
 
+#: An admin that shows traces and nothing else of this app, and one without them.
+lonely = admin.AdminSite(name="lonely")
+lonely.register(Trace, TraceAdmin)
+rules_only = admin.AdminSite(name="rules_only")
+rules_only.register(SamplingRule, SamplingRuleAdmin)
+rules_only.register(ProcessStatus, ProcessStatusAdmin)
+
 #: URLs of an app that includes the pages below its own namespace, as NetBox's plugins do.
 plugin = ([url_path("traces/", include("django_tracing.pages.urls", namespace="pages"))], "plugin")
 
 urlpatterns = [
     url_path("admin/", admin.site.urls),
     url_path("ops/", operators.urls),
+    url_path("lonely/", lonely.urls),
+    url_path("rules_only/", rules_only.urls),
     url_path("tracing/", include("django_tracing.pages.urls")),
     url_path("plugins/", include(plugin)),
     re_path(r"^people/(?P<pk>\d+)/$", lambda request, pk: HttpResponse()),
