@@ -188,8 +188,10 @@ def timed_response() -> type[HTTPResponse]:
     """Return the class of responses whose timeout applies to the whole response, from its first byte to its last.
 
     A socket's timeout applies to each read: a response that sends a byte each second would never end. Use it as the
-    ``response_class`` of a connection. After the timeout, reading raises TimeoutError.
+    ``response_class`` of a connection. After the timeout, reading raises TimeoutError. Interim responses, which any
+    proxy may send (https://www.rfc-editor.org/rfc/rfc9110#section-15.2), are skipped.
     """
+    from http import HTTPStatus
     from http.client import HTTPResponse
 
     class TimedResponse(HTTPResponse):
@@ -199,6 +201,13 @@ def timed_response() -> type[HTTPResponse]:
             if timeout is not None:
                 reader: Any = self.fp
                 self.fp = io.BufferedReader(_TimedStream(reader.detach(), sock, timeout))
+
+        def begin(self) -> None:
+            super().begin()
+            # http.client skips 100 only. Otherwise the final response would be that of the next request.
+            while 100 < self.status < 200 and self.status != HTTPStatus.SWITCHING_PROTOCOLS:
+                self.headers = self.msg = None  # type: ignore[assignment]
+                super().begin()
 
     return TimedResponse
 

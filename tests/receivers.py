@@ -93,6 +93,7 @@ class OTLPReceiver:
 
     ``receiver.mode`` changes live what it does: ``ok``; a status as an int; ``hang`` (answers when the mode changes or
     the receiver stops); ``drop`` (closes without an answer); ``garbage`` (answers what is no HTTP).
+    ``receiver.interim`` has the statuses of what is sent before each answer, as some proxies do.
     ``receiver.answer_headers`` and ``receiver.answer_body`` go with each answer. ``receiver.decide`` may choose another
     mode, headers and body for each request, by its spans.
     """
@@ -104,6 +105,7 @@ class OTLPReceiver:
         self.paths: list[str] = []
         #: The number of connections so far.
         self.connections = 0
+        self.interim: tuple[int, ...] = ()
         self.answer_headers: dict[str, str] = {}
         self.answer_body = b""
         self.decide: Callable[[list[ReceivedSpan]], tuple[str | int, dict[str, str], bytes]] | None = None
@@ -178,6 +180,9 @@ class OTLPReceiver:
                 self.bodies.append(body)
                 self.spans.extend(decode(body))
                 self._changed.notify_all()
+        for interim in self.interim:
+            handler.send_response_only(interim)
+            handler.end_headers()
         handler.send_response(status)
         for name, value in headers.items():
             handler.send_header(name, value)

@@ -6,10 +6,15 @@ The bytes are from any program. Reading takes linear time and never raises.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from django_tracing.redaction import cut, redact_text
 
 __all__ = ["fields", "messages", "quoted", "rejected_spans", "retry_delay"]
+
+
+#: How many bytes of an answer are read. gRPC lets a receiver send 4 MiB.
+_LONGEST: Final = 65536
 
 
 def quoted(text: str) -> str:
@@ -20,9 +25,10 @@ def quoted(text: str) -> str:
 def rejected_spans(answer: bytes) -> tuple[int, str]:
     """Return the rejected spans of an ExportTraceServiceResponse, and the receiver's reason; 0 for other answers."""
     count, message = 0, b""
+    answer = answer[:_LONGEST]
     # Field 1, partial_success. In it, field 1 is the number and field 2 the message.
-    for partial in messages(answer, 1):
-        for number, value in fields(partial):
+    for partial in messages(answer, 1, is_cut=True):
+        for number, value in fields(partial, is_cut=True):
             if number == 1 and isinstance(value, int):
                 count = value
             elif number == 2 and isinstance(value, bytes):
@@ -46,15 +52,18 @@ def retry_delay(details: bytes) -> float | None:
     return None
 
 
-def messages(data: bytes, wanted: int) -> Iterator[bytes]:
+def messages(data: bytes, wanted: int, *, is_cut: bool = False) -> Iterator[bytes]:
     """Yield the contents of the length-delimited fields with the number ``wanted``."""
-    for number, value in fields(data):
+    for number, value in fields(data, is_cut=is_cut):
         if number == wanted and isinstance(value, bytes):
             yield value
 
 
-def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """Yield the fields of a protobuf message, up to the first that is malformed."""
+def fields(data: bytes, *, is_cut: bool = False) -> Iterator[tuple[int, int | bytes]]:
+    """Yield the fields of a protobuf message, up to the first that is malformed.
+
+    If the message ``is_cut``, its last text or message may be shorter than its length.
+    """
     place = 0
     while place < len(data):
         tag, place = _varint(data, place)
@@ -66,7 +75,7 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
             length = 8 if kind == 1 else 4
             if kind == 2:
                 length, place = _varint(data, place)
-            if place < 0 or length > len(data) - place:
+            if place < 0 or (length > len(data) - place and not (is_cut and kind == 2)):
                 return
             value = data[place : place + length]
             place += length

@@ -53,11 +53,18 @@ def from_network_error(error: Exception, where: str) -> ExportError:
 
 
 def from_status(status: int, where: str, retry_after: str | None = None, *, compressed: bool = False) -> ExportError:
-    """Return the :class:`ExportError` for an HTTP status of 300 or more from ``where``, a URL.
+    """Return the :class:`ExportError` for an HTTP status other than 200 to 299 from ``where``, a URL.
 
     ``compressed`` is whether the request used gzip, which may be why it was rejected.
     """
     where = shown_address(where)
+    if status < 200:
+        return ExportError(
+            f"{where} wants to speak another protocol ({status}).",
+            reason="wrong_protocol",
+            retryable=False,
+            status=status,
+        )
     if status in (401, 403):
         return ExportError(
             f"{where} rejected the credentials ({status}).", reason="unauthorized", retryable=False, status=status

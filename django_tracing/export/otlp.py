@@ -122,7 +122,7 @@ class OTLPHTTPExporter(SpanExporter):
                 status, kind, retry_after, answer = self._post(body, deadline)
             except _TRANSPORT_ERRORS as second:
                 raise self._failure(second) from None
-        if status >= 300:
+        if not 200 <= status < 300:
             raise from_status(status, self._shown, retry_after, compressed=self._compressed)
         if kind.startswith("text/html"):
             # Jaeger's UI and many proxies answer any request with a page and status 200.
@@ -174,7 +174,7 @@ class OTLPHTTPExporter(SpanExporter):
             connection.sock.settimeout(max(deadline - time.monotonic(), 0.001))
             response = connection.getresponse()
         answer, has_more = read_at_most(response, 65536)
-        if has_more or response.will_close:
+        if has_more or response.will_close or response.status < 200:
             self._close()
         return response.status, response.getheader("Content-Type", ""), response.getheader("Retry-After"), answer
 

@@ -30,6 +30,12 @@ def test_a_partial_success(count: int, message: str) -> None:
     assert rejected_spans(encode(count, message)) == (count, " ".join(message.split()))
 
 
+@pytest.mark.parametrize("length", [70_000, 5_000_000])
+def test_a_message_of_any_length_does_not_hide_the_number(length: int) -> None:
+    count, message = rejected_spans(encode(3, "too old " * (length // 8)))
+    assert (count, message[:15]) == (3, "too old too old")
+
+
 def test_a_negative_number_is_none() -> None:
     assert rejected_spans(encode(-5, "x")) == (0, "x")
 

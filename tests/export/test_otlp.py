@@ -294,6 +294,7 @@ class TestExporter:
     @pytest.mark.parametrize(
         ("mode", "reason", "retryable"),
         [
+            (101, "wrong_protocol", False),
             (400, "wrong_protocol", False),
             (401, "unauthorized", False),
             (403, "unauthorized", False),
@@ -317,6 +318,15 @@ class TestExporter:
         assert (error.reason, error.retryable) == (reason, retryable)
         assert error.status == (mode if isinstance(mode, int) else None)
         # The next export works.
+        receiver.mode = "ok"
+        exporter.export(make_spans())
+        assert len(receiver.spans) == 1
+
+    def test_interim_responses_are_no_answer(self, connect: Connect, receiver: OTLPReceiver) -> None:
+        receiver.interim = (102, 103, 100, 103)
+        exporter = connect(receiver.endpoint)
+        receiver.mode = 503
+        assert [failure(exporter).status for _ in range(3)] == [503] * 3
         receiver.mode = "ok"
         exporter.export(make_spans())
         assert len(receiver.spans) == 1
@@ -383,8 +393,9 @@ class TestExporter:
         self, connect: Connect, receiver: OTLPReceiver
     ) -> None:
         for count in (1, 200, 3_000_000):
+            words = "too old " * (30 if count < 1000 else 50_000)
             answer = ExportTraceServiceResponse(
-                partial_success=ExportTracePartialSuccess(rejected_spans=count, error_message="too old " * 30)
+                partial_success=ExportTracePartialSuccess(rejected_spans=count, error_message=words)
             )
             assert rejected_spans(answer.SerializeToString())[0] == count
             receiver.answer_body = answer.SerializeToString()
