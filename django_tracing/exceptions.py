@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Final, Literal
 
 from django_tracing.redaction.printable import printable
@@ -87,8 +88,9 @@ class ExportError(TracingError):
         self.reason: ExportReason = reason
         self.retryable = retryable
         self.status = status
-        self.retry_after = retry_after
-        self.rejected = rejected
+        # Exporters of other packages make this error, too. What is no such number is as if it was not given.
+        self.retry_after = retry_after if isinstance(retry_after, (int, float)) and 0 <= retry_after < inf else None
+        self.rejected = rejected if isinstance(rejected, int) and rejected >= 0 else None
 
 
 class MissingExtra(TracingError, ImportError):

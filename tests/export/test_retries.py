@@ -13,7 +13,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTracePartialSuccess,
     ExportTraceServiceResponse,
 )
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from django_tracing.exceptions import ExportError
 from django_tracing.export.otlp import OTLPHTTPExporter
 from django_tracing.export.queue import QueueProcessor
 from tests.export.builders import make_spans
@@ -284,6 +286,31 @@ class TestPartialSuccess:
             assert "t0ken" not in text
             assert "\x1b" not in text and "\n" not in text
             assert len(text) < 700
+
+
+class Refusing(SpanExporter):
+    """An exporter of another package, which is not typed."""
+
+    def __init__(self, **error: Any) -> None:
+        self.error = error
+
+    def export(self, spans: Any) -> SpanExportResult:
+        raise ExportError("no", reason="rejected", **self.error)
+
+    def shutdown(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("number", ["5", -7, -0.5, float("nan"), float("inf"), float("-inf"), 10**400, [], b"5"])
+@pytest.mark.parametrize("name", ["retry_after", "rejected"])
+def test_numbers_of_any_type_in_an_error(make: Make, name: str, number: Any) -> None:
+    processor = make(Refusing(**{name: number}, retryable=name == "retry_after"), batch_size=5, retry_for=0)
+    end(processor, make_spans(10))
+    flush(processor)
+    counts = processor.counters.snapshot()
+    # A whole number of rejected spans, however large, is one.
+    reason = "expired" if name == "retry_after" else "rejected"
+    assert (counts["exported"], counts["dropped"]) == (0, {reason: 10})
 
 
 def test_a_log_line_an_hour_for_what_is_refused(
