@@ -67,24 +67,26 @@ def test_links_stay_within_their_mount(root: Client, store: LocalStore, mount: s
         assert [link for link in links if not link.startswith(prefix)] == [], address
 
 
-def test_every_field_is_escaped(root: Client, store: LocalStore) -> None:
+@pytest.mark.parametrize("mount", [TRACES, PLAIN])
+@pytest.mark.parametrize("text", [SCRIPT, f"{SCRIPT}\udc80\x00\x1b[31m\u202e"], ids=["markup", "undecodable"])
+def test_every_field_is_escaped(root: Client, store: LocalStore, mount: str, text: str) -> None:
     """Anyone who sends requests or spans can set these fields."""
     evil = {
-        "name": SCRIPT,
-        "service": SCRIPT,
-        "scope": SCRIPT,
-        "status_message": SCRIPT,
+        "name": text,
+        "service": text,
+        "scope": text,
+        "status_message": text,
         "status": "error",
-        "resource": {SCRIPT: SCRIPT},
-        "events": [{"name": SCRIPT, "time": NOON, "attributes": {SCRIPT: SCRIPT, "exception.stacktrace": SCRIPT}}],
-        "links": [{"trace_id": "ab" * 16, "span_id": "cd" * 8, "attributes": {SCRIPT: SCRIPT}}],
+        "resource": {text: text},
+        "events": [{"name": text, "time": NOON, "attributes": {text: text, "exception.stacktrace": text}}],
+        "links": [{"trace_id": "ab" * 16, "span_id": "cd" * 8, "attributes": {text: text}}],
     }
     attributes = {
-        **{SCRIPT: SCRIPT, "db.system": SCRIPT, "db.name": SCRIPT, "db.statement": f"SELECT {SCRIPT} FROM x"},
-        **{"db.operation": "select", "code.filepath": SCRIPT, "code.function": SCRIPT, "http.status_code": SCRIPT},
-        **{"user.id": SCRIPT, "user.subscription": SCRIPT, "correlation.id": SCRIPT, "peer.service": SCRIPT},
+        **{text: text, "db.system": text, "db.name": text, "db.statement": f"SELECT {text} FROM x"},
+        **{"db.operation": "select", "code.filepath": text, "code.function": text, "http.status_code": text},
+        **{"user.id": text, "user.subscription": text, "correlation.id": text, "peer.service": text},
     }
-    breaker = {"operation.type": "circuit_breaker", "circuit_breaker.name": SCRIPT, "circuit_breaker.state": SCRIPT}
+    breaker = {"operation.type": "circuit_breaker", "circuit_breaker.name": text, "circuit_breaker.state": text}
     spans = [row(7, 1, 0, kind="server", attributes=attributes, took=50, **evil)]
     spans += [row(7, 10 + each, 1, kind="client", start=each, attributes=attributes, **evil) for each in range(6)]
     spans.append(row(7, 20, 1, attributes=breaker, **evil))
@@ -93,16 +95,18 @@ def test_every_field_is_escaped(root: Client, store: LocalStore) -> None:
     for address in (
         *("", f"?{urlencode({'service': SCRIPT, 'operation': SCRIPT, 'attributes': SCRIPT, 'before': SCRIPT})}"),
         *("routes/", f"routes/?{urlencode({'service': SCRIPT, 'o': SCRIPT, 'within': SCRIPT})}", "map/"),
-        *(f"{trace}/", f"{trace}/spans/{span}/", f"{trace}/compare/?with={8:032x}"),
+        *(f"{trace}/", f"{trace}/sql/", f"{trace}/spans/{span}/", f"{trace}/compare/?with={8:032x}"),
     ):
-        answer = root.get(TRACES + address)
+        answer = root.get(mount + address)
         assert answer.status_code == 200
-        text = answer.content.decode()
-        assert "<script>alert" not in text
-        assert "alert" in text or address == ""
+        shown = answer.content.decode()
+        assert "<script>alert" not in shown
+        assert "alert" in shown or address == ""
         # None of them closes the value of an HTML attribute either.
-        assert '"x")&lt;/script' not in text
-    assert "<script" not in root.get(f"{TRACES}{trace}/otlp.json")["Content-Disposition"]
+        assert '"x")&lt;/script' not in shown
+    assert "<script" not in root.get(f"{mount}{trace}/otlp.json")["Content-Disposition"]
+    for kind in ("otlp", "jaeger"):
+        assert "alert" in b"".join(root.get(f"{mount}{trace}/{kind}.json")).decode()
 
 
 def test_numbers_for_the_browser_are_not_localized(root: Client, store: LocalStore, settings: Any) -> None:

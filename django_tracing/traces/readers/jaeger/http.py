@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from django_tracing.exceptions import JaegerError
 from django_tracing.net import connect, explain_error, extend_deadline, parse_address, shown_address
 from django_tracing.traces.readers.jaeger.json_stream import JsonStream
+from django_tracing.traces.values import parse_json
 
 __all__ = ["DOWNLOAD_TIME", "MAX_ANSWER", "QueryClient", "Version"]
 
@@ -235,8 +235,8 @@ def _error_text(answer: Any) -> str:
 
 
 def _decode(read: Callable[[], bytes]) -> Any:
-    body = b"".join(iter(read, b""))
+    body = b"".join(iter(read, b"")).decode("utf-8", "replace")
     try:
-        return json.loads(body)
+        return parse_json(body)
     except (ValueError, RecursionError):
         return None

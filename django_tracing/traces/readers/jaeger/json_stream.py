@@ -8,6 +8,8 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from django_tracing.traces.values import encodable
+
 __all__ = ["MOST_CHARACTERS", "JsonStream"]
 
 #: The longest value that is read as a whole, e.g. a span, in characters.
@@ -44,8 +46,8 @@ class JsonStream:
             else:
                 # A number may continue in the next piece, although its first part is a number, too.
                 if self._ended or self._text[end : end + 1] not in ("", ".", "e", "E"):
-                    self._at = end
-                    return value
+                    begin, self._at = self._at, end
+                    return encodable(value, self._text[begin:end])
             if len(self._text) - self._at > MOST_CHARACTERS:
                 raise ValueError("a value that is too long")
             self._more()

@@ -7,7 +7,6 @@ the figures computes them from the spans. Nothing else depends on these rows.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import time
 from collections import Counter
@@ -21,6 +20,7 @@ from django_tracing.traces.analysis.routes import Part, TraceRoute, merge_routes
 from django_tracing.traces.model import Dependency, RouteStatistics
 from django_tracing.traces.readers.sqlite.rows import check_known, dump_json
 from django_tracing.traces.times import to_nanoseconds
+from django_tracing.traces.values import parse_json
 
 __all__ = ["FigureKeeper", "link_figures", "route_figures", "store_figures"]
 
@@ -148,7 +148,7 @@ def _computed(spans: Sequence[tuple[Any, ...]]) -> tuple[list[TraceRoute], Trace
     """Compute the figures of a trace from its spans. Raise one of ``_UNUSABLE`` if they are damaged."""
     # The state of a breaker is among its attributes.
     routes, links = _figures_of(
-        [Part._make((*row[:-1], breaker_state(json.loads(row[-1]))) if row[-1] else row) for row in spans]
+        [Part._make((*row[:-1], breaker_state(parse_json(row[-1]))) if row[-1] else row) for row in spans]
     )
     if not (_are_routes(routes) and _are_links(links.links, links.breakers)):
         raise ValueError("spans with values of wrong types")
@@ -239,8 +239,8 @@ def _within(deadline: float, connection: sqlite3.Connection, seq: int) -> tuple[
 def _parsed(stored: Any) -> Any:
     """Return what is stored as JSON; None if it is damaged."""
     try:
-        return json.loads(stored)
-    except (RecursionError, TypeError, ValueError):
+        return parse_json(stored.decode())
+    except (AttributeError, RecursionError, ValueError):
         return None
 
 

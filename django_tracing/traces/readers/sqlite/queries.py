@@ -25,6 +25,7 @@ from django_tracing.traces.readers.sqlite.rows import (
 from django_tracing.traces.readers.sqlite.writing import RESERVE
 from django_tracing.traces.times import to_nanoseconds
 from django_tracing.traces.topmost import MOST_OUTLINED, Topmost, topmost_of
+from django_tracing.traces.values import parse_json
 
 __all__ = [
     "EARLIEST_FIRST",
@@ -115,7 +116,7 @@ def missing_parents(
 
 def has_attribute(attributes: str, key: str, text: str) -> bool:
     """Return a function for SQL: whether the JSON ``attributes`` has ``key`` with the value ``text``."""
-    value = json.loads(attributes).get(key)
+    value = parse_json(attributes).get(key)
     return value is not None and (value if isinstance(value, str) else dump_json(value)) == text
 
 

@@ -18,7 +18,7 @@ from django_tracing.traces.model import (
 )
 from django_tracing.traces.times import FARTHEST
 from django_tracing.traces.topmost import Outline, Topmost, make_outline
-from django_tracing.traces.values import shallow
+from django_tracing.traces.values import parse_json, shallow
 
 __all__ = [
     "SPAN_COLUMNS",
@@ -158,7 +158,7 @@ def summary_of_row(row: tuple[Any, ...], topmost: Topmost | None) -> TraceSummar
         trace_id=trace_id,
         name=name,
         service=service,
-        services=root_first(service, json.loads(services)),
+        services=root_first(service, parse_json(services)),
         start=start,
         duration=end - start,
         span_count=span_count,
@@ -178,7 +178,7 @@ def outline_of_row(row: tuple[Any, ...]) -> Outline:
     """Return the outline of a span whose attributes are JSON. They are parsed only if they are needed."""
     span_id, parent_id, name, kind, service, start, end, attributes = row
     needed = '"request.name"' in attributes or '"operation.type":"' in attributes
-    parsed = json.loads(attributes) if needed else {}
+    parsed = parse_json(attributes) if needed else {}
     return make_outline(span_id, parent_id, name, kind, service, start, end, parsed)
 
 
@@ -197,7 +197,7 @@ class Resources:
     def __getitem__(self, text: str | None) -> dict[str, Any]:
         found = self._known.get(text or "{}")
         if found is None:
-            found = self._known[text or "{}"] = shallow_attributes(json.loads(text or "{}"))
+            found = self._known[text or "{}"] = shallow_attributes(parse_json(text or "{}"))
         return found
 
 
@@ -208,7 +208,7 @@ def shallow_attributes(found: dict[str, Any]) -> dict[str, Any]:
 
 def span_of_row(trace_id: str, row: tuple[Any, ...], resources: Resources) -> Span:
     span_id, parent_id, name, kind, service, start, end, status, attributes, more, resource = row
-    rest = json.loads(more)
+    rest = parse_json(more)
     check_known(_KINDS, kind)
     check_known(_STATUSES, status)
     return Span(
@@ -222,7 +222,7 @@ def span_of_row(trace_id: str, row: tuple[Any, ...], resources: Resources) -> Sp
         end=end,
         status=status,
         status_message=rest.get("status_message", ""),
-        attributes=shallow_attributes(json.loads(attributes)),
+        attributes=shallow_attributes(parse_json(attributes)),
         events=[
             Event(event["name"], event["time"], shallow_attributes(event["attributes"]))
             for event in rest.get("events", ())

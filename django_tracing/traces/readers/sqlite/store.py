@@ -6,7 +6,6 @@ In WAL mode, readers and one writer work at the same time, and writers wait for 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import sqlite3
@@ -53,6 +52,7 @@ from django_tracing.traces.readers.sqlite.rows import (
 )
 from django_tracing.traces.readers.sqlite.schema import COMPATIBLE_FROM, VERSION, is_too_new
 from django_tracing.traces.readers.sqlite.writing import prune, shrink_file, store_trace
+from django_tracing.traces.values import parse_json
 
 __all__ = ["DISK_RESERVE", "SLICE", "STUCK_SECONDS", "LocalStore"]
 
@@ -393,7 +393,7 @@ class LocalStore(StoreFile):
                 (found.seq,),
             )
             for number, resource, service, more in rows:
-                key = (resource, service, json.loads(more).get("scope", "")) if grouped else None
+                key = (resource, service, parse_json(more).get("scope", "")) if grouped else None
                 groups.setdefault(key, array("q")).append(number)
         return SpanStream(found.trace_id, found.name, self._slices(found, list(groups.values())), found.left_out)
 
