@@ -124,7 +124,7 @@ $(VENV)/.benchmark: $(VENV)/bin/python setup.cfg
 # Each fault of the receiver, the network, the process and the storage, under load, with an account of every span. Not part
 # of make test, which has a quick one: make faults FAULTS="TLS SIGKILL" runs only the faults with these words.
 faults: $(VENV)/.test
-	$(BIN)/python -W ignore -m tests.faults $(FAULTS)
+	$(BIN)/python -W ignore -m tests.e2e.faults $(FAULTS)
 
 # How often the operation and the tables of a statement are those that a parser of the database finds. Fetch the regression
 # tests of the databases by hand: make sql-agreement AGREEMENT="--postgresql src/test/regress/sql --mysql mysql-test/main".

@@ -12,13 +12,13 @@ import psycopg
 import pytest
 
 from example_project import servers
+from tests.e2e.faults.accounts import WITH_THE_PROCESS, Account, account
+from tests.e2e.faults.process_rows import kill_a_worker
+from tests.e2e.faults.rows import Result, Row, Runner, Stage, failures
+from tests.e2e.faults.services import Answer, Databases
+from tests.e2e.faults.table import table
 from tests.export.socket_servers import hang
 from tests.export.test_receiver_faults import status
-from tests.faults.accounts import WITH_THE_PROCESS, Account, account
-from tests.faults.process_rows import kill_a_worker
-from tests.faults.rows import Result, Row, Runner, Stage, failures
-from tests.faults.services import Answer, Databases
-from tests.faults.table import table
 
 
 @pytest.fixture(scope="module")

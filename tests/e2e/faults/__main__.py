@@ -1,6 +1,6 @@
 """Run the faults, print one table, and exit with 1 if a request failed or a span is missing: ``make faults``.
 
-``python -m tests.faults WORD ...`` runs only the rows whose name has one of the words.
+``python -m tests.e2e.faults WORD ...`` runs only the rows whose name has one of the words.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import signal
 import sys
 import traceback
 
-from tests.faults.process_rows import PROCESS_ROWS
-from tests.faults.receiver_rows import RECEIVER_ROWS
-from tests.faults.rows import Result, Row, Runner
-from tests.faults.services import Databases
-from tests.faults.spool_rows import SPOOL_ROWS
-from tests.faults.storage_rows import STORAGE_ROWS
-from tests.faults.table import table
+from tests.e2e.faults.process_rows import PROCESS_ROWS
+from tests.e2e.faults.receiver_rows import RECEIVER_ROWS
+from tests.e2e.faults.rows import Result, Row, Runner
+from tests.e2e.faults.services import Databases
+from tests.e2e.faults.spool_rows import SPOOL_ROWS
+from tests.e2e.faults.storage_rows import STORAGE_ROWS
+from tests.e2e.faults.table import table
 
 SECTIONS: dict[str, list[Row]] = {
     "The receiver and the network": RECEIVER_ROWS,
@@ -26,7 +26,7 @@ SECTIONS: dict[str, list[Row]] = {
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.e2e.faults", description=__doc__)
     parser.add_argument("words", nargs="*", help="run only the rows whose name has one of these words")
     options = parser.parse_args()
     # As Ctrl-C: nothing that was started here stays.

@@ -26,7 +26,7 @@ __all__ = ["Witness", "WitnessConfig"]
 
 
 class WitnessConfig(AppConfig):
-    name = "tests.faults.witness"
+    name = "tests.e2e.faults.witness"
     label = "faults_witness"
 
     def ready(self) -> None:

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from django_tracing.export.spool import Spool
-from tests.faults.process_rows import kill_a_worker
-from tests.faults.rows import Row, Stage
+from tests.e2e.faults.process_rows import kill_a_worker
+from tests.e2e.faults.rows import Row, Stage
 
 __all__ = ["SPOOL_ROWS"]
 

@@ -10,8 +10,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.faults.accounts import account
-from tests.faults.rows import Row, Stage
+from tests.e2e.faults.accounts import account
+from tests.e2e.faults.rows import Row, Stage
 from tests.jaegers import wait_until
 
 __all__ = ["STORAGE_ROWS"]

@@ -7,7 +7,7 @@ import os
 
 from example_project.settings import *  # noqa: F403
 
-ROOT_URLCONF = "tests.faults.urls"
+ROOT_URLCONF = "tests.e2e.faults.urls"
 # The load contains errors on purpose, whose stacks would hide what this app logs.
 LOGGING = {**LOGGING, "loggers": {"django.request": {"level": "CRITICAL"}}}  # noqa: F405
 
@@ -16,5 +16,5 @@ if os.environ.get("FAULTS_UNTRACED"):
     del TRACING  # noqa: F821
 else:
     # After the app whose queue it watches.
-    INSTALLED_APPS = [*INSTALLED_APPS, "tests.faults.witness.WitnessConfig"]  # noqa: F405
+    INSTALLED_APPS = [*INSTALLED_APPS, "tests.e2e.faults.witness.WitnessConfig"]  # noqa: F405
     TRACING = {**TRACING, "COMMANDS": True, **json.loads(os.environ["FAULTS_TRACING"].replace("{service}", SERVICE))}  # noqa: F405

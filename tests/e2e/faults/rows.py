@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.faults.accounts import Account, account
+from tests.e2e.faults.services import KINDS, Answer, Databases, Services
 from tests.export.socket_servers import SocketServer
-from tests.faults.accounts import Account, account
-from tests.faults.services import KINDS, Answer, Databases, Services
 
 __all__ = ["GUNICORN", "Result", "Row", "Runner", "Stage"]
 

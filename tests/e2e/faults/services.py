@@ -23,7 +23,7 @@ from tests.jaegers import wait_until
 
 __all__ = ["KINDS", "Answer", "Databases", "Services"]
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 #: How long a client waits, in seconds. A request that tracing holds for longer has failed.
 PATIENCE = 20
 #: The requests of the load, again and again: each has the same answer whenever it is sent. With their statuses.
@@ -131,7 +131,7 @@ class Services:
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(names)},
             **databases.environment,
-            "DJANGO_SETTINGS_MODULE": "tests.faults.settings",
+            "DJANGO_SETTINGS_MODULE": "tests.e2e.faults.settings",
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "BLUEPRINT_SERVICE_URL": f"http://127.0.0.1:{self._ports['blueprint-service']}",

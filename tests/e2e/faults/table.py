@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tests.faults.rows import Result
+from tests.e2e.faults.rows import Result
 
 __all__ = ["table"]
 

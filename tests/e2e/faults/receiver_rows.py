@@ -15,6 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
+from tests.e2e.faults.rows import UVICORN, Row, Stage
 from tests.export.socket_servers import (
     Fault,
     SocketServer,
@@ -27,7 +28,6 @@ from tests.export.socket_servers import (
     trickle,
 )
 from tests.export.test_receiver_faults import TestProxy, has_ipv6, status
-from tests.faults.rows import UVICORN, Row, Stage
 
 __all__ = ["RECEIVER_ROWS"]
 

@@ -7,9 +7,9 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
+from tests.e2e.faults.rows import GUNICORN, UVICORN, Row, Stage
+from tests.e2e.faults.services import Services
 from tests.export.socket_servers import hang
-from tests.faults.rows import GUNICORN, UVICORN, Row, Stage
-from tests.faults.services import Services
 
 __all__ = ["PROCESS_ROWS", "kill_a_worker"]
 
@@ -122,7 +122,7 @@ PROCESS_ROWS = [
         "--preload (gevent)",
         _at_the_end,
         _stop,
-        server=[*_GEVENT, "--preload", "--config", "python:tests.faults.gunicorn_patched"],
+        server=[*_GEVENT, "--preload", "--config", "python:tests.e2e.faults.gunicorn_patched"],
     ),
     Row("os._exit in a view", script=_end, killed=True),
     Row("os.fork in a view, the child ends by os._exit", script=_fork, killed=True),
