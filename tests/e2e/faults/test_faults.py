@@ -19,6 +19,7 @@ from tests.e2e.faults.services import Answer, Databases
 from tests.e2e.faults.table import table
 from tests.export.socket_servers import hang
 from tests.export.test_receiver_faults import status
+from tests.jaegers import wait_until
 
 
 @pytest.fixture(scope="module")
@@ -33,9 +34,12 @@ def runner(postgres_url: str, redis_url: str) -> Iterator[Runner]:
 
 
 def _several(stage: Stage) -> None:
-    for fault in (status(500), hang):
-        stage.receiver.fault = fault
-        stage.services.load(20)
+    stage.receiver.fault = status(500)
+    stage.services.load(20)
+    if stage.services.traced:
+        wait_until(lambda: account(stage.folder, stage.arrived).dropped["rejected"], "a batch to be refused")
+    stage.receiver.fault = hang
+    stage.services.load(20)
     kill_a_worker(stage.services)
     stage.receiver.down()
     stage.services.load(20)
