@@ -19,6 +19,9 @@ import django
 import pybreaker
 import pytest
 import requests
+from asgiref.sync import async_to_sync
+from channels.generic.websocket import AsyncWebsocketConsumer
+from channels.layers import get_channel_layer
 from django.contrib.auth.models import User
 from django.core.cache import caches
 from django.core.files.storage import Storage
@@ -46,6 +49,7 @@ from django_tracing.sampling.sampler import _decided_by
 from tests.callees import Callee
 from tests.conftest import Spans
 from tests.e2e.processes import ROOT
+from tests.instrumentation.channels.site import connected, in_memory
 from tests.redaction.test_text import CARD, JWT
 
 _callee: list[str] = []
@@ -225,6 +229,17 @@ def in_arguments(secret: str) -> None:
         call_command(Refuse(), secret, key=secret)
 
 
+def in_messages(secret: str) -> None:
+    async def talk() -> None:
+        async with connected("/ws/page/", AsyncWebsocketConsumer.as_asgi()) as client:
+            # The consumer does not answer.
+            await client.send_input({"type": "websocket.receive", "text": secret})
+        await get_channel_layer().send("zqjane", {"type": "page.shown", "text": secret})
+
+    with in_memory:
+        async_to_sync(talk)()
+
+
 def in_a_log(secret: str) -> None:
     try:
         raise ValueError(f"refused {secret}")
@@ -309,7 +324,8 @@ ROWS: dict[str, dict[str, tuple[Callable[[str], Any], tuple[str, ...]]]] = {
             ("work ", "template.render.shop", "payments ", "limit ", "service ", "sampling.rule"),
         ),
         "baggage": (in_baggage, ()),
-        "arguments of commands, tasks, Celery's tasks": (in_arguments, ("command.refuse",)),
+        "messages of WebSockets and of channel layers": (in_messages, ("WS receive", "channel.send.page.shown")),
+        "arguments and results of commands, tasks, jobs, Celery's tasks": (in_arguments, ("command.refuse",)),
         "log records": (in_a_log, ("ValueError",)),
         "your attributes, events, links": (in_ones_own, ("note", "[redacted]")),
         "RESOURCE_ATTRIBUTES, OTEL_RESOURCE_ATTRIBUTES": (in_a_resource, ("team",)),

@@ -57,7 +57,7 @@ class StoreFile(SQLiteFile):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         super().__init__(path)
-        self._lock = Lock()
+        self._guard = Lock()
         self._writer: sqlite3.Connection | None = None
         self._file: tuple[int, int] | None = None
         self._place: _Place | None = None
@@ -75,7 +75,7 @@ class StoreFile(SQLiteFile):
 
     def close(self) -> None:
         """Close the file. The next write opens it again."""
-        with self._lock:
+        with self._guard:
             self._close()
 
     def _open_writer(self) -> sqlite3.Connection:
@@ -257,20 +257,20 @@ _inherited: list[sqlite3.Connection] = []
 def _before_fork() -> None:
     for store in list(_stores):
         # Don't delay the fork longer for a slow writer.
-        if store._lock.acquire(timeout=1.0):
+        if store._guard.acquire(timeout=1.0):
             store._close()
             _held.append(store)
 
 
 def _after_fork_in_parent() -> None:
     while _held:
-        _held.pop()._lock.release()
+        _held.pop()._guard.release()
 
 
 def _after_fork_in_child() -> None:
     _held.clear()
     for store in list(_stores):
-        store._lock = Lock()
+        store._guard = Lock()
         if store._writer is not None:
             _inherited.append(store._writer)
             store._writer = store._file = None

@@ -119,7 +119,7 @@ class LocalStore(StoreFile):
         prepared = prepare_rows(rows)
         if not prepared:
             return
-        with self._lock:
+        with self._guard:
             try:
                 self._write_or_start_anew(prepared)
             except (sqlite3.DatabaseError, *UNREADABLE) as error:
