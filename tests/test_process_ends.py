@@ -16,6 +16,8 @@ from tests.receivers import OTLPReceiver
 #: The interval is longer than a test: what arrives is sent when the process ends.
 AT_THE_END = json.dumps({"EXPORT_INTERVAL": 3600})
 
+RUNSERVER = [sys.executable, "-m", "django", "runserver", "127.0.0.1:{port}", "--skip-checks"]
+
 GREENLETS = """
 import gevent.monkey
 gevent.monkey.patch_all()
@@ -47,7 +49,7 @@ def test_gevent_sends_its_spans_at_the_end(host: str) -> None:
     ("arguments", "status"), [([], 0), (["--noreload"], -signal.SIGTERM)], ids=["reload", "once"]
 )
 def test_runserver_sends_its_spans_at_sigterm(arguments: list[str], status: int) -> None:
-    command = [sys.executable, "-m", "django", "runserver", "127.0.0.1:{port}", "--skip-checks", *arguments]
+    command = [*RUNSERVER, *arguments]
     with OTLPReceiver() as receiver:
         with Process(command, JAEGER_ENDPOINT=receiver.endpoint, TRACING_SETTINGS=AT_THE_END) as server:
             for _ in range(3):
@@ -62,7 +64,7 @@ def test_runserver_sends_its_spans_at_sigterm(arguments: list[str], status: int)
 @pytest.mark.usefixtures("postgres_url", "redis_url")
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM")
 def test_a_hanging_backend_does_not_keep_runserver() -> None:
-    command = [sys.executable, "-m", "django", "runserver", "127.0.0.1:{port}", "--skip-checks", "--noreload"]
+    command = [*RUNSERVER, "--noreload"]
     with OTLPReceiver() as receiver:
         receiver.mode = "hang"
         # The exporter would wait for 600 s.

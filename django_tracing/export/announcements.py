@@ -129,15 +129,17 @@ class Announcements:
                     lines.append(f"No spans have been refused for a minute; {dropped} were dropped meanwhile.")
         return " ".join(lines) or None
 
-    def refused(self, failure: ExportError, count: int) -> str | None:
-        """``count`` spans, of a batch or a part of it, were dropped because of ``failure``."""
+    def refused(self, failure: ExportError, count: int, *, stored: bool = False) -> str | None:
+        """``count`` spans, of a batch or a part of it, are dropped because of ``failure``, or ``stored`` on disk."""
         state = self._refusing if failure.rejected is None else self._rejecting
         if not state.happens():
             return None
         text = str(failure) if failure.rejected is not None else f"Spans can't be sent: {failure}"
         if state.is_new:
-            return f"{text} They are dropped. While this lasts, it is logged once an hour. {_HELP}"
-        return f"{text} Since this began, {state.dropped() + count} spans were dropped. {_HELP}"
+            fate = "wait on disk, in SPOOL" if stored else "are dropped"
+            return f"{text} They {fate}. While this lasts, it is logged once an hour. {_HELP}"
+        dropped = state.dropped() + (0 if stored else count)
+        return f"{text} Since this began, {dropped} spans were dropped. {_HELP}"
 
     def overflow(self, room: str) -> str | None:
         """An attempt has ended: look whether the queue was full meanwhile. ``room`` is how much may wait."""

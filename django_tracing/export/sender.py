@@ -184,8 +184,11 @@ class Sender:
         dropped = self._outbox.fail(failure, now)
         if self._outbox.is_down:
             return self._announce.unavailable(failure, self.queued, self._room), dropped
+        if not dropped:
+            return None, dropped
         lost = sum(each.count for _, each in dropped)
-        return self._announce.refused(failure, lost) if dropped else None, dropped
+        stored = self._spooling is not None and all(reason in _TEMPORARY for reason, _ in dropped)
+        return self._announce.refused(failure, lost, stored=stored), dropped
 
     def _count_accepted(self, count: int, failure: ExportError | None) -> str | None:
         rejected = 0 if failure is None else min(failure.rejected or 0, count)

@@ -193,7 +193,12 @@ class TestRefusedBatches:
         receiver.decide = decide
 
     def test_a_batch_waits_on_disk_after_retry_for_and_is_dropped_in_the_end(
-        self, make: Make, receiver: OTLPReceiver, spool: Spool, monkeypatch: pytest.MonkeyPatch
+        self,
+        make: Make,
+        receiver: OTLPReceiver,
+        spool: Spool,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
     ) -> None:
         monkeypatch.setattr("django_tracing.export.spooling._REFUSED_PAUSE", 0.05)
         self.refuse(receiver, 503)
@@ -204,6 +209,7 @@ class TestRefusedBatches:
         end(processor, make_spans(2, name="poison"))
         wait_until(lambda: processor.counters.snapshot()["spooled"] == 2, "the batch to be stored")
         assert processor.counters.snapshot()["dropped"] == {}
+        assert "They are dropped" not in caplog.text
         # As long as nothing else is accepted, it stays: the receiver may be down.
         sent = iter(range(1000))
 
@@ -215,6 +221,22 @@ class TestRefusedBatches:
         wait_until(send, "the batch to be dropped")
         assert processor.counters.snapshot()["dropped"] == {"expired": 2}
         assert spooled(spool) == 0
+
+    def test_the_line_of_a_batch_that_others_pass_says_that_it_is_stored(
+        self, make: Make, receiver: OTLPReceiver, spool: Spool, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        self.refuse(receiver, 503)
+        options = {"batch_size": 2, "retry_for": 0.4, "export_interval": 0.05}
+        processor = make(OTLPHTTPExporter(receiver.endpoint), spool=spool, **options)
+        end(processor, make_spans(2, name="poison"))
+
+        def is_stored() -> bool:
+            end(processor, make_spans(2, name="good"))
+            processor.force_flush()
+            return "They wait on disk, in SPOOL." in caplog.text
+
+        wait_until(is_stored, "the batch to be stored")
+        assert "They are dropped" not in caplog.text
 
     @pytest.mark.parametrize(("status", "reason"), [(400, "wrong_protocol"), (413, "too_large"), (500, "rejected")])
     def test_one_that_is_refused_for_ever(
