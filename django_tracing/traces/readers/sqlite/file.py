@@ -264,16 +264,19 @@ def _before_fork() -> None:
 
 def _after_fork_in_parent() -> None:
     while _held:
-        _held.pop()._guard.release()
+        # In two steps: this may be the last reference to the store, and deleting it waits for its lock.
+        store = _held.pop()
+        store._guard.release()
 
 
 def _after_fork_in_child() -> None:
-    _held.clear()
     for store in list(_stores):
         store._guard = Lock()
         if store._writer is not None:
             _inherited.append(store._writer)
             store._writer = store._file = None
+    # Last: this may be the last reference to a store, and deleting one waits for its lock.
+    _held.clear()
 
 
 if hasattr(os, "register_at_fork"):

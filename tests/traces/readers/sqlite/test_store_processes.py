@@ -93,6 +93,27 @@ def test_threads_share_a_store(store: LocalStore) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
+def test_a_store_that_is_deleted_during_a_fork(path: Path) -> None:
+    """As by a thread that drops it meanwhile: neither process waits for its lock."""
+    script = """
+        import os, sys
+        stores = []
+        # Called after the hook of the store, which is registered later.
+        os.register_at_fork(before=stores.clear)
+        from django_tracing.traces.readers.sqlite.store import LocalStore
+        from tests.traces.builders import row
+        stores.append(LocalStore(sys.argv[1]))
+        stores[0].write([row()])
+        child = os.fork()
+        if child == 0:
+            os._exit(3)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 3
+        print(len(LocalStore(sys.argv[1]).search()))
+    """
+    assert finished(run(script, path)) == "1\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs os.fork")
 def test_a_store_works_after_a_fork(path: Path) -> None:
     out = finished(
         run(
