@@ -14,7 +14,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
 
-__all__ = ["Network", "client_address", "is_within", "vouched_address"]
+__all__ = ["Network", "client_address", "is_trusted", "is_within", "vouched_address"]
 
 Network = IPv4Network | IPv6Network
 
@@ -60,6 +60,13 @@ def vouched_address(meta: Mapping[str, Any], trusted: tuple[Network, ...]) -> st
     forwarded = str(meta.get("HTTP_X_FORWARDED_FOR") or "")
     address, vouched = _forwarded(remote, _nearest(forwarded), trusted)
     return address if vouched else ""
+
+
+def is_trusted(meta: Mapping[str, Any], trusted: str | tuple[Network, ...], proxies: tuple[Network, ...]) -> bool:
+    """Return whether the caller is in ``TRACING["TRUST_PARENT"]``. Callers with an unknown address are not."""
+    if isinstance(trusted, str):
+        return trusted == "always"
+    return is_within(vouched_address(meta, proxies), trusted)
 
 
 def _nearest(forwarded: str) -> str:
