@@ -18,7 +18,7 @@ MEASURED = COVERAGE_FILE=$(abspath $(VENV))/coverage/data $(BIN)/python -m cover
 # Not --quiet: it takes a minute, and shows what it does. Without setuptools' advice about editable installations.
 PIP = PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test lint types unit wheel storages sites skins docs release-check release benchmark faults screenshots sql-agreement clean
+.PHONY: setup demo test lint types unit wheel storages sites skins docs release-check release benchmark faults screenshots sql-agreement mutants clean
 
 setup: $(VENV)/.test
 
@@ -135,5 +135,15 @@ $(VENV)/.agreement: $(VENV)/bin/python setup.cfg
 	$(PIP) install --editable . "$(DJANGO)" pglast sqlglot
 	touch $@
 
+# Changes of the code that no test notices: make mutants MUTANTS="--sample 40 --seed 1 export.spool". Without MUTANTS, all
+# mutants of all parts are tested, which takes a night; interrupted, it goes on where it was. Not part of make test.
+mutants: .venv-mutants/.installed
+	.venv-mutants/bin/python -m tests.mutants $(MUTANTS)
+
+.venv-mutants/.installed: setup.cfg tests/mutants/requirements.txt
+	$(PYTHON) -m venv .venv-mutants
+	.venv-mutants/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[test]" "$(DJANGO)" -r tests/mutants/requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-benchmarks .venv-sites .venv-skins .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-benchmarks .venv-mutants .mutants .venv-sites .venv-skins .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
