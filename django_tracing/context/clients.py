@@ -33,13 +33,15 @@ _PROXIED: Final = (
 )
 #: The most characters of X-Forwarded-For that are read. The nearest hops are last.
 _LONGEST: Final = 1000
+#: An address with a port and a zone is shorter.
+_LONGEST_ADDRESS: Final = 100
 #: The bits of an IPv6 address before the IPv4 address that it stands for.
 _MAPPED_BITS: Final = 96
 
 
 def client_address(meta: Mapping[str, Any], trusted: tuple[Network, ...]) -> str:
     """Return the client's address for display: the nearest that is not a trusted proxy's; empty if there is none."""
-    remote = str(meta.get("REMOTE_ADDR") or "")
+    remote = _remote(meta)
     forwarded = meta.get("HTTP_X_FORWARDED_FOR")
     if trusted and forwarded:
         return _forwarded(remote, _nearest(str(forwarded)), trusted)[0]
@@ -52,7 +54,7 @@ def vouched_address(meta: Mapping[str, Any], trusted: tuple[Network, ...]) -> st
     Without a trusted proxy, a request that came through any proxy has no such address: ``REMOTE_ADDR`` is the
     proxy's own, and on the same machine that would be 127.0.0.1 for every client.
     """
-    remote = str(meta.get("REMOTE_ADDR") or "")
+    remote = _remote(meta)
     if not any(name in meta for name in _PROXIED):
         return _readable(remote) if ":" in remote else remote
     if not trusted or (remote and not is_within(remote, trusted)):
@@ -60,6 +62,11 @@ def vouched_address(meta: Mapping[str, Any], trusted: tuple[Network, ...]) -> st
     forwarded = str(meta.get("HTTP_X_FORWARDED_FOR") or "")
     address, vouched = _forwarded(remote, _nearest(forwarded), trusted)
     return address if vouched else ""
+
+
+def _remote(meta: Mapping[str, Any]) -> str:
+    # A middleware of the site may have set it from a header, which may be of any length.
+    return str(meta.get("REMOTE_ADDR") or "")[:_LONGEST_ADDRESS]
 
 
 def _nearest(forwarded: str) -> str:
