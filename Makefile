@@ -123,8 +123,15 @@ $(VENV)/.benchmark: $(VENV)/bin/python setup.cfg
 
 # Each fault of the receiver, the network, the process and the storage, under load, with an account of every span. Not part
 # of make test, which has a quick one: make faults FAULTS="TLS SIGKILL" runs only the faults with these words.
-faults: $(VENV)/.test
-	$(BIN)/python -W ignore -m tests.e2e.faults $(FAULTS)
+faults: .venv-faults/.installed
+	.venv-faults/bin/python -W ignore -m tests.e2e.faults $(FAULTS)
+
+# One by one: uWSGI needs a C compiler, and mod_wsgi Apache's headers, too. Without one, its faults are left out.
+.venv-faults/.installed: setup.cfg tests/e2e/faults/requirements.txt
+	$(PYTHON) -m venv .venv-faults
+	.venv-faults/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[test]" "$(DJANGO)"
+	grep -v '^#' tests/e2e/faults/requirements.txt | while read -r package; do .venv-faults/bin/python -m pip --disable-pip-version-check --quiet install "$$package" || echo "$$package is not installed: its faults are left out"; done
+	touch $@
 
 # How often the operation and the tables of a statement are those that a parser of the database finds. Fetch the regression
 # tests of the databases by hand: make sql-agreement AGREEMENT="--postgresql src/test/regress/sql --mysql mysql-test/main".
@@ -136,4 +143,4 @@ $(VENV)/.agreement: $(VENV)/bin/python setup.cfg
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-benchmarks .venv-sites .venv-skins .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-benchmarks .venv-faults .venv-sites .venv-skins .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
