@@ -123,8 +123,15 @@ $(VENV)/.benchmark: $(VENV)/bin/python setup.cfg
 
 # Each fault of the receiver, the network, the process and the storage, under load, with an account of every span. Not part
 # of make test, which has a quick one: make faults FAULTS="TLS SIGKILL" runs only the faults with these words.
-faults: $(VENV)/.test
-	$(BIN)/python -W ignore -m tests.e2e.faults $(FAULTS)
+faults: .venv-faults/.installed
+	.venv-faults/bin/python -W ignore -m tests.e2e.faults $(FAULTS)
+
+# One by one: uWSGI needs a C compiler, and mod_wsgi Apache's headers, too. Without one, its faults are left out.
+.venv-faults/.installed: setup.cfg tests/e2e/faults/requirements.txt
+	$(PYTHON) -m venv .venv-faults
+	.venv-faults/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[test]" "$(DJANGO)"
+	grep -v '^#' tests/e2e/faults/requirements.txt | while read -r package; do .venv-faults/bin/python -m pip --disable-pip-version-check --quiet install "$$package" || echo "$$package is not installed: its faults are left out"; done
+	touch $@
 
 # 10,000 interleaved requests, in an order that a seed chooses: no request sees another one's identity.
 concurrency: $(VENV)/.test
@@ -150,4 +157,4 @@ mutants: .venv-mutants/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-benchmarks .venv-mutants .mutants .venv-sites .venv-skins .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-benchmarks .venv-faults .venv-mutants .mutants .venv-sites .venv-skins .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

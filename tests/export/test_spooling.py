@@ -219,6 +219,7 @@ class TestRefusedBatches:
             processor.force_flush()
             return bool(processor.counters.snapshot()["dropped"])
 
+        caplog.clear()
         wait_until(send, "the batch to be dropped")
         assert processor.counters.snapshot()["dropped"] == {"expired": 2}
         assert spooled(spool) == 0
