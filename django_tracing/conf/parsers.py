@@ -354,7 +354,7 @@ def parse_networks(value: Any, from_env: bool) -> tuple[IPv4Network | IPv6Networ
     return tuple(networks)
 
 
-#: This machine, and the networks that are not routed in the internet: RFC 1918, RFC 3927, RFC 6598, RFC 4193 and RFC 4291.
+#: This machine, and the networks that are not routed in the internet (RFC 1918, 3927, 6598, 4193 and 4291).
 PRIVATE: Final[tuple[IPv4Network | IPv6Network, ...]] = tuple(
     ip_network(network)
     for network in (

@@ -229,7 +229,9 @@ class TestNetworks:
         assert answer.status_code == (200 if known else 403)
 
     @pytest.mark.django_db
-    def test_behind_an_unlisted_proxy_a_trace_is_continued_and_no_rule_is_read(self, here: Any, settings: Any) -> None:
+    def test_behind_an_unlisted_proxy_a_trace_is_continued_and_no_rule_is_read(
+        self, here: Any, settings: Any
+    ) -> None:
         """What a proxy wrote is enough for a trace that begins in a private network, and not for a permission."""
         forwarded = {"x-forwarded-for": "127.0.0.1"}
         one: Site = here(SAMPLE_RATE=0.0, TRUST_PARENT=["127.0.0.0/8"])

@@ -70,7 +70,11 @@ TRUSTED: list[tuple[dict[str, Any], dict[str, str], dict[str, Any]]] = [
     ({"REMOTE_ADDR": "10.0.0.1"}, {"x-forwarded-for": "192.168.1.1"}, {"TRUSTED_PROXIES": ["10.0.0.0/8"]}),
     # Through a proxy that is not listed, between services.
     ({"REMOTE_ADDR": "10.0.0.1"}, {"x-forwarded-for": "10.0.0.2"}, {}),
-    ({"REMOTE_ADDR": "10.0.0.1"}, {"x-forwarded-for": "10.0.0.3, 10.0.0.2", "via": "1.1 a", "x-real-ip": "10.0.0.3"}, {}),
+    (
+        {"REMOTE_ADDR": "10.0.0.1"},
+        {"x-forwarded-for": "10.0.0.3, 10.0.0.2", "via": "1.1 a", "x-real-ip": "10.0.0.3"},
+        {},
+    ),
     ({"REMOTE_ADDR": ""}, {"x-forwarded-for": "10.0.0.2"}, {}),
     ({"REMOTE_ADDR": "127.0.0.6"}, {"x-forwarded-proto": "http"}, {"TRUSTED_PROXIES": ["127.0.0.0/8"]}),
     (STRANGER, {}, {"TRUST_PARENT": "always"}),
