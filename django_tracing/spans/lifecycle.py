@@ -21,6 +21,7 @@ from django_tracing.context.current import (
     with_span,
     without_outlived,
 )
+from django_tracing.context.marks import forget_marks, is_interruption
 from django_tracing.context.request import RequestState, get_request_state, incoming_id, with_request_state
 from django_tracing.context.user import identify
 from django_tracing.faults import log_once
@@ -198,9 +199,10 @@ class StartedSpan(NamedTuple):
     def end(self, error: BaseException | None = None) -> None:
         """End the span and record ``error``. Never raises."""
         if error is not None:
+            if is_interruption(error):
+                forget_marks()
             record_error(self.span, error)
-        if self.span.is_recording():
-            end_span(self.span)
+        end_open_span(self.span)
         if self.state is not None and self.state.span is self.span:
             # The span and the state would keep each other alive.
             self.state.end()
@@ -237,6 +239,15 @@ def start_failed_request_span(
     except Exception:
         log_once("start_span", "A span could not be started; it is left out.")
         return INVALID_SPAN
+
+
+def end_open_span(span: Span) -> None:
+    """End a span that may have ended already. Never raises."""
+    try:
+        if span.is_recording():
+            span.end()
+    except Exception:
+        log_once("end_span", "A span could not be ended; it is left out.")
 
 
 def end_span(span: Span, end_time: int | None = None) -> None:
