@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import sys
 import time
 from contextlib import suppress
 from threading import RLock
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Final, Protocol
 
-__all__ = ["CONTAINED", "ForeignExit", "Lasting", "Times", "contained", "fault_counts", "log_hourly", "log_once"]
+__all__ = [
+    "CONTAINED",
+    "ForeignExit",
+    "Lasting",
+    "Times",
+    "contained",
+    "fault_counts",
+    "is_from_signal",
+    "log_hourly",
+    "log_once",
+]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -46,7 +58,7 @@ class contained:  # noqa: N801 - it is used as a function
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is None or isinstance(error, (Exception, KeyboardInterrupt)):
+        if error is None or isinstance(error, (Exception, KeyboardInterrupt)) or is_from_signal(error):
             return
         code = f"({error.code!r})" if isinstance(error, SystemExit) and isinstance(error.code, (int, str)) else ""
         raise ForeignExit(f"it raised {type(error).__name__}{code}") from error
@@ -136,7 +148,8 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
 def log_once(key: str, message: str, *args: object) -> None:
     """Log the current exception as a warning, once, and once an hour if the fault of that ``key`` happens again.
 
-    Never raises. The lines after the first one have the number of times. ``fault_counts`` counts all of them.
+    Raises only the current exception itself, if a signal handler raised it (:func:`is_from_signal`). The lines after
+    the first one have the number of times. ``fault_counts`` counts all of them.
     """
     _log(key, message, args, exc_info=True)
 
@@ -152,7 +165,40 @@ def fault_counts() -> dict[str, int]:
         return {key: fault.count for key, fault in _faults.by_key.items() if fault.count}
 
 
+def is_from_signal(error: BaseException) -> bool:
+    """Return whether the handler of a signal raised ``error``.
+
+    The time limits of Celery, RQ and Django-Q2 are such exceptions, and so is the SystemExit of gunicorn's workers.
+    They come between any two instructions, also of this app, and are not faults of it.
+    """
+    codes = set()
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if callable(handler):
+            function = getattr(handler, "__func__", handler)
+            codes.add(getattr(function, "__code__", None) or getattr(type(handler).__call__, "__code__", None))
+    codes.discard(None)
+    traceback = error.__traceback__
+    while traceback is not None:
+        if traceback.tb_frame.f_code in codes:
+            return True
+        traceback = traceback.tb_next
+    return False
+
+
+def _pass_on_from_signal(handling: FrameType) -> None:
+    """Raise the current exception if it is handled in the frame ``handling``, and a signal handler raised it."""
+    error = sys.exc_info()[1]
+    # Not that of the host's code, which may be handling one while it calls a hook of this app.
+    if error is not None and error.__traceback__ is not None and error.__traceback__.tb_frame is handling:
+        with suppress(Exception):
+            if not is_from_signal(error):
+                return
+        raise error
+
+
 def _log(key: str, message: str, args: tuple[object, ...], *, exc_info: bool) -> None:
+    _pass_on_from_signal(sys._getframe(2))
     key = key[:_LONGEST_KEY]
     with _faults.lock:
         fault = _faults.by_key.get(key)

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
+from weakref import WeakValueDictionary
 
 from opentelemetry import propagate, trace
 from opentelemetry.sdk.resources import Resource
@@ -27,6 +28,7 @@ from django_tracing.conf.entry_points import load_entry_point
 from django_tracing.conf.loading import DEFAULT_ENDPOINTS, get_settings
 from django_tracing.conf.under_test import in_tests
 from django_tracing.conf.values import Settings
+from django_tracing.context.current import server_spans
 from django_tracing.context.outgoing import OutgoingPropagator
 from django_tracing.context.propagation import CorrelationPropagator, available_propagator
 from django_tracing.export import build_exporter
@@ -260,6 +262,7 @@ def _add_processors(provider: Any, abilities: Abilities, queues: Sequence[QueueP
     # The SDK's tracers have the object that all spans are given to; those of other providers may hide it.
     multi = getattr(provider.get_tracer(runtime.SCOPE_NAME, __version__), "span_processor", None)
     upstream = UpstreamProcessor(in_place=abilities.redaction_in_place)
+    server_spans.known = WeakValueDictionary()
     provider.add_span_processor(upstream)
     in_place = abilities.redaction_in_place and sdk.holds(multi, upstream)
     if in_place or (multi is not None and upstream.redact_copies(multi, count_lost)):

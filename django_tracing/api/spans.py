@@ -136,9 +136,9 @@ def start_manual_span(
     name: str, attributes: Mapping[str, Any] | None, kind: SpanKind = SpanKind.INTERNAL, own: Attributes | None = None
 ) -> ManualSpan:
     """Start a span and return it, or ``NO_SPAN``. ``attributes`` are the user's, ``own`` this app's."""
-    if not runtime.current.tracing or not _is_recorded():
-        return NO_SPAN
     try:
+        if not runtime.current.tracing or not _is_recorded():
+            return NO_SPAN
         sanitizer = runtime.current.sanitizer
         every: dict[str, Any] = dict(own) if own else {}
         if attributes:
@@ -152,9 +152,9 @@ def start_manual_span(
 
 def start_described_span(describe: Callable[[], Description], kind: SpanKind) -> ManualSpan:
     """Start a span with what ``describe`` returns. It is only called if a span is recorded, and may raise."""
-    if not runtime.current.tracing or not _is_recorded():
-        return NO_SPAN
     try:
+        if not runtime.current.tracing or not _is_recorded():
+            return NO_SPAN
         name, attributes, own = describe()
     except Exception:
         spans.log_once("describe", "A span could not be described; it is left out.")
@@ -198,13 +198,16 @@ def run_in_span(manual: ManualSpan, func: Callable[[], Any], done: Callable[[Any
         manual._end(error)
         raise
     manual._detach()
-    # By its type: isinstance() would evaluate one of Django's lazy objects.
-    kind = type(result)
-    if issubclass(kind, asyncio.Future):
-        result.add_done_callback(functools.partial(_future_done, manual, done))
-        return result
-    if issubclass(kind, Coroutine) and not hasattr(kind, "__aenter__"):
-        return _awaited(manual, result, done)
+    try:
+        # By its type: isinstance() would evaluate one of Django's lazy objects.
+        kind = type(result)
+        if issubclass(kind, asyncio.Future):
+            result.add_done_callback(functools.partial(_future_done, manual, done))
+            return result
+        if issubclass(kind, Coroutine) and not hasattr(kind, "__aenter__"):
+            return _awaited(manual, result, done)
+    except Exception:
+        spans.log_once("manual-result", "A call is traced only until it returns what its caller has to wait for.")
     # Other awaitables have more methods than that (a client, a block): the caller needs the object itself.
     _done(manual, done, result)
     return result

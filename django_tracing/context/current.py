@@ -6,13 +6,16 @@ from collections.abc import Callable
 from contextvars import ContextVar, Token
 from time import time_ns
 from typing import Any, Final
+from weakref import WeakValueDictionary
 
 from opentelemetry import context as context_api
 from opentelemetry.context import Context
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import Span, SpanContext
+from opentelemetry.trace import Span, SpanContext, SpanKind
 
+from django_tracing.context.marks import forget_marks, is_interruption
 from django_tracing.context.request import LATE_NS, get_request_state, without_trace
+from django_tracing.faults import log_once
 from django_tracing.recording.span import SPAN_KEY, RecordingSpan, UnsampledSpan, context_of
 from django_tracing.recording.undecided import undecided_traces
 from django_tracing.untraced import SUPPRESSED
@@ -24,10 +27,13 @@ __all__ = [
     "detach",
     "open_span",
     "outlived",
+    "put_back",
     "recording",
     "recording_in",
     "recording_span",
+    "server_spans",
     "span_context",
+    "span_of_server",
     "suppressed",
     "with_span",
     "with_suppressed_span",
@@ -65,10 +71,15 @@ def recording_span() -> Span | None:
 
     It may have ended, for threads and tasks outlive the response. To change the current span, use :func:`open_span`.
     """
-    span: Any = current_context().get(SPAN_KEY)
-    if span.__class__ is RecordingSpan:
-        return span if span.end_ns is None or _has_late_children(span) else None
-    return None if span is None or span.__class__ is UnsampledSpan else recording_in(span)
+    # Each hook asks this first, outside its own try.
+    try:
+        span: Any = current_context().get(SPAN_KEY)
+        if span.__class__ is RecordingSpan:
+            return span if span.end_ns is None or _has_late_children(span) else None
+        return None if span is None or span.__class__ is UnsampledSpan else recording_in(span)
+    except Exception:
+        log_once("recording", "It could not be found out whether a call is traced; it is not.")
+        return None
 
 
 def recording_in(span: Any) -> Span | None:
@@ -77,6 +88,46 @@ def recording_in(span: Any) -> Span | None:
         if not isinstance(span, Span):
             return None
         return span if span.is_recording() is True or _has_late_children(span) else None
+    except Exception:  # a span of another library
+        return None
+
+
+class _ServerSpans:
+    """The open spans of requests that other libraries have started with this process's provider, by their ids."""
+
+    def __init__(self) -> None:
+        #: None as long as this app's processors are not told of them: then all spans count as the provider's.
+        self.known: WeakValueDictionary[tuple[int, int], Span] | None = None
+
+    def start(self, span: Span) -> None:
+        """Remember a span that a processor of this app was given."""
+        if self.known is not None:
+            context = span.get_span_context()
+            self.known[context.trace_id, context.span_id] = span
+
+    def is_one(self, span: Any) -> bool:
+        if not isinstance(span, Span) or span.is_recording() is not True:
+            return False
+        if getattr(span, "kind", None) is not SpanKind.SERVER:
+            return False
+        context = span.get_span_context()
+        # By its ids: Logfire's are objects around those of the SDK.
+        return (
+            span.__class__ is RecordingSpan or self.known is None or (context.trace_id, context.span_id) in self.known
+        )
+
+
+server_spans: Final = _ServerSpans()
+
+
+def span_of_server(context: Context) -> Span | None:
+    """Return the span of a request that another library has started and made current in ``context``.
+
+    None for that of another provider, which sends its spans elsewhere.
+    """
+    span: Any = context.get(SPAN_KEY)
+    try:
+        return span if server_spans.is_one(span) else None
     except Exception:  # a span of another library
         return None
 
@@ -146,8 +197,18 @@ def detach(token: Token[Any] | None) -> None:
     if token is not None:
         try:  # noqa: SIM105 - it costs a third of suppress()
             token.var.reset(token)
-        except (ValueError, RuntimeError):
+        except Exception:
             pass
+
+
+def put_back(context: Context, error: BaseException) -> None:
+    """Make ``context``, in which an outermost hook was called, current again if ``error`` interrupted the hook.
+
+    An interruption may have come just before :func:`detach`. The next request of the thread must not see its context.
+    """
+    if is_interruption(error):
+        forget_marks()
+        attach(context)
 
 
 def with_span(span: Span, context: Context | None = None) -> Context:

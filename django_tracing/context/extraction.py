@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
-from functools import lru_cache
-from typing import Any, Final
+from functools import wraps
+from typing import Any, Final, TypeVar
 from urllib.parse import quote_plus, unquote, unquote_plus
 
 from opentelemetry import propagate
@@ -18,6 +17,7 @@ from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import CarrierT, Getter, TextMapPropagator
 
 from django_tracing.context.current import without_outlived
+from django_tracing.context.marks import make_mark
 from django_tracing.faults import CONTAINED, log_once
 from django_tracing.recording.sdk import propagators_of
 from django_tracing.redaction.patterns import pattern
@@ -25,6 +25,7 @@ from django_tracing.redaction.patterns import pattern
 __all__ = [
     "extract",
     "inject",
+    "of_last",
     "well_formed_baggage",
     "well_formed_traceparent",
     "well_formed_tracestate",
@@ -32,7 +33,10 @@ __all__ = [
 ]
 
 #: Whether a propagator is running, for the filter of its loggers.
-_at_work: Final[ContextVar[bool]] = ContextVar("django_tracing_propagating", default=False)
+_at_work: Final = make_mark("propagating", False)
+
+T = TypeVar("T")
+V = TypeVar("V")
 
 #: https://www.w3.org/TR/trace-context/#traceparent-header; of later versions, more may follow.
 _TRACEPARENT: Final = pattern(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}(?:-[!-~]*)?")
@@ -95,7 +99,24 @@ class _Silence(logging.Filter):
 _silent: Final = _Silence()
 
 
-@lru_cache(maxsize=8)
+def of_last(compute: Callable[[T], V]) -> Callable[[T], V]:
+    """Return ``compute``, whose result for the last object is kept. A process has one propagator, which may have no
+    hash: Logfire's has none."""
+    kept: list[tuple[T, V]] = []
+
+    @wraps(compute)
+    def computed(argument: T) -> V:
+        known = kept[0] if kept else None
+        if known is not None and known[0] is argument:
+            return known[1]
+        result = compute(argument)
+        kept[:] = [(argument, result)]
+        return result
+
+    return computed
+
+
+@of_last
 def _silence(propagator: TextMapPropagator) -> None:
     """Filter the loggers of OpenTelemetry and of the propagators' modules while a propagator runs."""
     modules = {"opentelemetry"}

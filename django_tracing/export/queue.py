@@ -112,6 +112,11 @@ class QueueProcessor(Sender, SpanProcessor):
 
     def _reset(self) -> None:
         """Reset everything. Also in a forked child: the parent sends its spans, and its threads held the locks."""
+        # First: what follows may fail in the child, which must not wait for a lock for ever.
+        # Reentrant: a span may end in a signal handler or a finalizer that interrupts on_end.
+        self._lock = RLock()
+        self._changed = Condition(self._lock)
+        self._thread: Thread | None = None
         self.counters = Counters()
         #: Ended spans that are not packed yet.
         self._ended: deque[ReadableSpan] = deque()
@@ -130,10 +135,6 @@ class QueueProcessor(Sender, SpanProcessor):
         # Attempts are numbered, so that a flush can tell its own from an earlier one that is still running.
         self._attempt = 0
         self._lost = 0
-        # Reentrant: a span may end in a signal handler or a finalizer that interrupts on_end.
-        self._lock = RLock()
-        self._changed = Condition(self._lock)
-        self._thread: Thread | None = None
         self._stopping = False
         self._stopped = False
         self._finished = False
@@ -157,14 +158,18 @@ class QueueProcessor(Sender, SpanProcessor):
     # ----- the request's side
 
     def on_end(self, span: ReadableSpan) -> None:
-        ended = self._ended
-        ended.append(span)
-        if self._thread is None:
-            self._start_unless_muted()
-        # Only every so many ends takes the lock.
-        if len(ended) >= self._slice:
-            with self._lock:
-                self._gather()
+        # An exception would reach the code that ends its own span.
+        try:
+            ended = self._ended
+            ended.append(span)
+            if self._thread is None:
+                self._start_unless_muted()
+            # Only every so many ends takes the lock.
+            if len(ended) >= self._slice:
+                with self._lock:
+                    self._gather()
+        except Exception:
+            log_once("queue", "A span could not be queued.")
 
     def send(self, span: ReadableSpan) -> None:
         """Queue an ended span, also if the queue is muted."""
@@ -323,12 +328,12 @@ class QueueProcessor(Sender, SpanProcessor):
 
     def force_flush(self, timeout_millis: int = 30000) -> bool:
         """Send all waiting spans. Return True if they were sent within ``timeout_millis`` milliseconds."""
-        with self._changed:
+        with self._lock:
             self._gather()
             if not self.queued:
                 return not self._abandoned
         self._start()
-        with self._changed:
+        with self._lock:
             if self._stopping or self._stopped or self._thread is None:
                 return False
             self._close_filling()
@@ -343,16 +348,19 @@ class QueueProcessor(Sender, SpanProcessor):
 
     def shutdown(self) -> None:
         """Send waiting spans for at most ``shutdown_timeout`` seconds; the rest is dropped and counted."""
-        with self._lock:
-            if self._finished:
-                return
-            self._finished = True
-        for queue in (self, *self.others):
-            queue._begin_shutdown()
-        self._finish_shutdown()
+        try:
+            with self._lock:
+                if self._finished:
+                    return
+                self._finished = True
+            for queue in (self, *self.others):
+                queue._begin_shutdown()
+            self._finish_shutdown()
+        except Exception:
+            log_once("shutdown", "The spans that waited could not be sent.")
 
     def _begin_shutdown(self) -> None:
-        with self._changed:
+        with self._lock:
             if self._deadline is not None:
                 return
             self._deadline = time.monotonic() + self._shutdown_timeout
@@ -362,7 +370,7 @@ class QueueProcessor(Sender, SpanProcessor):
             waits = self.queued > 0
         if waits:
             self._start()
-        with self._changed:
+        with self._lock:
             if self._stopping:
                 return
             self._stopping = True
@@ -376,7 +384,7 @@ class QueueProcessor(Sender, SpanProcessor):
                 thread.join(max((self._deadline or 0.0) - time.monotonic(), 0.0))
         elif self.queued:
             self._work_here()
-        with self._changed:
+        with self._lock:
             self._stopped = True
             # Counted now, and not once more by the thread that ended them.
             self._gather()

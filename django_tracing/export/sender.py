@@ -45,6 +45,8 @@ class Sender:
     _announce: Announcements
     _outbox: Outbox
     _spooling: Spooling | None
+    #: A lock in C: an interruption may come before a Condition, in Python, has released it.
+    _lock: Any
     _changed: Condition
     _thread: Thread | None
     _interval: float
@@ -74,14 +76,14 @@ class Sender:
             # Sending (HTTP, SQLite) must not be traced.
             _suppress()
             self._work()
-            with self._changed:
+            with self._lock:
                 hung = self._stopped and self._late()
             if not hung:
                 # Not in shutdown(), which has a time limit.
                 self._shut_exporter()
         except BaseException as error:
             # Exporters should only raise subclasses of Exception. The next span starts a new thread.
-            with self._changed:
+            with self._lock:
                 self._thread = None
                 message = f"{type(self.exporter).__name__} raised {type(error).__name__}."
                 self.counters.failed(message)
@@ -102,7 +104,7 @@ class Sender:
         """Send until shutdown() is called and nothing is left, or nothing more can be sent."""
         self._next_send = time.monotonic() + self._interval
         while True:
-            with self._changed:
+            with self._lock:
                 step = self._wait_for_step()
                 if step is None:
                     return
@@ -113,7 +115,7 @@ class Sender:
                 self._send(step.batch)
             elif step is PROBE:
                 failure = probe(self.exporter)
-                with self._changed:
+                with self._lock:
                     self._outbox.probed(failure, time.monotonic())
             elif step is _SPILL:
                 self._spill()
@@ -159,7 +161,7 @@ class Sender:
 
     def _send(self, batch: Any) -> None:
         failure = export_batch(self.exporter, batch)
-        with self._changed:
+        with self._lock:
             if self._stopped:
                 return  # shutdown() stopped waiting, and counted these as lost
             line, dropped = self._settle(batch, failure)
@@ -167,7 +169,7 @@ class Sender:
         warn(line)
         warn(self._announce.overflow(self._room))
         # Last: what a flush has waited for is counted and logged.
-        with self._changed:
+        with self._lock:
             self._changed.notify_all()
 
     def _settle(self, batch: Any, failure: ExportError | None) -> tuple[str | None, list[tuple[DropReason, Any]]]:
@@ -203,7 +205,7 @@ class Sender:
         """Drop batches, or store in the spool what was not refused for ever. Don't call it with the lock."""
         for reason, batch in dropped:
             kept = self._spooling is not None and reason in _TEMPORARY and self._spooling.store([batch])
-            with self._changed:
+            with self._lock:
                 if not kept:
                     self.counters.drop(reason, batch.count)
                 self._lost += batch.count
@@ -226,11 +228,11 @@ class Sender:
     def _spill(self) -> None:
         """Store all that waits in the spool."""
         assert self._spooling is not None
-        with self._changed:
+        with self._lock:
             waiting = self._outbox.take_all()
             self._is_spilling = True
         stored = self._spooling.store([each.batch for each in waiting])
-        with self._changed:
+        with self._lock:
             for each in waiting[:stored]:
                 # A flush did not send it.
                 self._lost += each.batch.count
@@ -246,11 +248,11 @@ class Sender:
         batch = spooling.next(time.monotonic())
         if batch is None:
             return
-        with self._changed:
+        with self._lock:
             self._attempt += 1
         failure = export_batch(self.exporter, batch)
         line = None
-        with self._changed:
+        with self._lock:
             now = time.monotonic()
             if failure is not None:
                 self.counters.failed(str(failure))

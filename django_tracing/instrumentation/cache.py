@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from contextvars import ContextVar, Token
+from contextvars import Token
 from functools import update_wrapper
 from types import MethodType
 from typing import Any, Final
@@ -20,6 +19,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from django_tracing import spans
+from django_tracing.context.marks import make_mark
 from django_tracing.instrumentation.cache_server import server_of
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.shared import SharedAttributes
@@ -76,7 +76,7 @@ _patches: Final = Patches()
 #: Backend class -> its traced subclass.
 _classes: dict[type, type] = {}
 #: Whether a backend is handling a call that has a span already.
-_inside: ContextVar[bool] = ContextVar("django_tracing.cache", default=False)
+_inside: Final = make_mark("cache", False)
 
 
 def is_available() -> bool:
@@ -331,7 +331,7 @@ class _Call:
             try:
                 return default()
             finally:
-                _inside.reset(inside)
+                spans.detach(inside)
                 spans.detach(token)
 
         if len(self.args) > 1 or "default" in self.kwargs:
@@ -346,9 +346,7 @@ class _Call:
     def leave(self) -> None:
         """Leave the call: what comes next is not the backend's work."""
         if self._inside_token is not None:
-            # A coroutine that another task closes ends in a context that the token does not belong to.
-            with suppress(ValueError):
-                _inside.reset(self._inside_token)
+            spans.detach(self._inside_token)
         spans.detach(self._token)
 
     def answer(self, result: Any) -> Any:
@@ -403,7 +401,10 @@ def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def _read_once(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the arguments, with an iterator of keys read into a list. What that raises goes to the caller."""
     given = _first(args, kwargs)
-    if not isinstance(given, Iterator):
+    try:
+        if not isinstance(given, Iterator):
+            return args, kwargs
+    except Exception:  # an object that does not tell its class
         return args, kwargs
     keys = list(given)
     return ((keys, *args[1:]), kwargs) if args else (args, {k: keys if v is given else v for k, v in kwargs.items()})
@@ -449,12 +450,12 @@ def _traced_method(
             # A default of ours, which cannot have been stored: 0, "" and None are hits.
             result = original(self, key, _MISSING, *args[2:]) if is_get else original(self, *args, **kwargs)
         except BaseException as error:
-            _inside.reset(inside)
+            spans.detach(inside)
             spans.detach(token)
             spans.record_error(span, error)
             spans.end_span(span)
             raise
-        _inside.reset(inside)
+        spans.detach(inside)
         spans.detach(token)
         if is_get:
             if result is _MISSING:
@@ -463,7 +464,7 @@ def _traced_method(
             else:
                 spans.end_child(span, _HITS[True])
         elif operation in _TELLING:
-            spans.end_child(span, _HITS[bool(result)] if isinstance(result, int) else ())
+            spans.end_child(span, _HITS[bool(result)] if issubclass(type(result), int) else ())
         else:
             spans.end_child(span)
         return result
@@ -508,8 +509,7 @@ def _traced_async_method(
             try:
                 return await original(self, *args, **kwargs)
             finally:
-                with suppress(ValueError):
-                    _inside.reset(inside)
+                spans.detach(inside)
         if many:
             args, kwargs = _read_once(args, kwargs)
         call = _Call(parent, self, operation, static, args, kwargs, well_known)

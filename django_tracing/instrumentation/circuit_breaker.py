@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Generator, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from contextvars import ContextVar, Token
 from importlib.util import find_spec
 from types import CoroutineType, GeneratorType
@@ -22,6 +22,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from django_tracing import spans
+from django_tracing.context.marks import make_mark
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.shared import SharedAttributes
@@ -50,7 +51,7 @@ _ID: Final = pattern(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}|\d{3
 
 _patches: Final = Patches()
 #: The breaker whose call has a span already. A breaker calls itself when it goes from open to half-open.
-_inside: ContextVar[Any] = ContextVar("django_tracing.circuit_breaker", default=None)
+_inside: Final[ContextVar[Any]] = make_mark("circuit_breaker", None)
 
 
 def is_available() -> bool:
@@ -144,9 +145,7 @@ class GuardedCall:
         """Leave the breaker. The span goes on if a result has to be awaited or a fallback to be called."""
         if self._inside_token is not None:
             token, self._inside_token = self._inside_token, None
-            # A coroutine that another task closes ends in a context that the token does not belong to.
-            with suppress(ValueError):
-                _inside.reset(token)
+            spans.detach(token)
 
     def detach(self) -> None:
         token, self._token = self._token, None
@@ -194,7 +193,7 @@ class _GuardedFunction:
         try:
             return self.__wrapped__(*args, **kwargs)
         finally:
-            _inside.reset(token)
+            spans.detach(token)
 
 
 _MEMORY: Final = "CircuitMemoryStorage"
@@ -267,10 +266,12 @@ def _traced_call(original: Callable[..., Any]) -> Callable[..., Any]:
         except BaseException as error:
             guarded.end(error)
             raise
-        if isinstance(result, (CoroutineType, GeneratorType)):
+        # By its type: isinstance() would evaluate one of Django's lazy objects.
+        kind = type(result)
+        if kind is CoroutineType or kind is GeneratorType:
             guarded.leave()
             guarded.detach()
-            return _awaited(guarded, result) if isinstance(result, CoroutineType) else iterated(guarded, result)
+            return _awaited(guarded, result) if kind is CoroutineType else iterated(guarded, result)
         guarded.end()
         return result
 

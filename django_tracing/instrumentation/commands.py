@@ -89,10 +89,15 @@ def _name(command: BaseCommand) -> str:
 
 
 def _end(started: spans.StartedSpan, error: BaseException | None) -> None:
-    status = _exit_status(error)
-    spans.set_attributes(started.span, {COMMAND_EXIT_STATUS: status})
-    # sys.exit(0) is a success; a CommandError is a failure, whatever its code.
-    started.end(None if status == 0 and isinstance(error, SystemExit) else error)
+    try:
+        status = _exit_status(error)
+        spans.set_attributes(started.span, {COMMAND_EXIT_STATUS: status})
+        # sys.exit(0) is a success; a CommandError is a failure, whatever its code.
+        if status == 0 and isinstance(error, SystemExit):
+            error = None
+    except Exception:
+        spans.log_once("command", "A management command could not be traced.")
+    started.end(error)
 
 
 def _exit_status(error: BaseException | None) -> int:

@@ -8,7 +8,6 @@ once. A class that calls ``super().send_messages()`` makes one span.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import ContextVar, Token
 from functools import wraps
 from typing import Any, Final
@@ -17,6 +16,7 @@ from opentelemetry.context import Context
 from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 
 from django_tracing import spans
+from django_tracing.context.marks import make_mark
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.instrumentation.subclasses import wrap_methods
@@ -41,7 +41,7 @@ _LOCAL: Final = tuple(f"django.core.mail.backends.{name}" for name in ("console"
 
 _patches: Final = Patches()
 #: The backend whose call has a span already.
-_sending: Final[ContextVar[Any]] = ContextVar("django_tracing.email", default=None)
+_sending: Final[ContextVar[Any]] = make_mark("email", None)
 
 
 def is_available() -> bool:
@@ -71,8 +71,7 @@ def _traced_send_messages(original: Callable[..., Any]) -> Callable[..., Any]:
         parent = spans.recording_span()
         if parent is None or not _patches.active or _sending.get() is self:
             return original(self, *args, **kwargs)
-        # Backends call their parameter what they like: Django's own have two names for it.
-        sending = _Sending(parent, self, next(iter((*args, *kwargs.values())), None))
+        sending = _Sending(parent, self, args, kwargs)
         try:
             sent = original(self, *args, **kwargs)
         except BaseException as error:
@@ -89,22 +88,22 @@ class _Sending:
 
     __slots__ = ("_inside", "_span", "_token")
 
-    def __init__(self, parent: Span, backend: Any, messages: Any) -> None:
+    def __init__(self, parent: Span, backend: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._span: Span = INVALID_SPAN
         self._token: Token[Context] | None = None
         self._inside = _sending.set(backend)
         try:
+            # Backends call their parameter what they like: Django's own have two names for it.
             path = f"{type(backend).__module__}.{type(backend).__qualname__}"
             kind = SpanKind.INTERNAL if path.startswith(_LOCAL) else SpanKind.CLIENT
-            described = _describe(backend, path, messages)
+            described = _describe(backend, path, next(iter((*args, *kwargs.values())), None))
             self._span, self._token = spans.start_current_child(parent, NAME, kind, (), described)
         except Exception:
             spans.log_once("email", "The sending of an e-mail could not be described.")
 
     def end(self, error: BaseException | None, sent: Any) -> None:
         spans.detach(self._token)
-        with suppress(ValueError):  # another context
-            _sending.reset(self._inside)
+        spans.detach(self._inside)
         if error is not None:
             spans.record_error(self._span, error)
         elif type(sent) is int:

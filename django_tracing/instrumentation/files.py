@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from contextvars import ContextVar
 from functools import partial, wraps
 from typing import Any, Final
@@ -17,6 +16,7 @@ from typing import Any, Final
 from opentelemetry.trace import Span, SpanKind
 
 from django_tracing import spans
+from django_tracing.context.marks import make_mark
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.instrumentation.subclasses import wrap_methods
@@ -58,7 +58,7 @@ _ENDINGS: Final = frozenset(_ENDING_WORDS.split())
 
 _patches: Final = Patches()
 #: The storage whose call has a span already.
-_working: Final[ContextVar[Any]] = ContextVar("django_tracing.files", default=None)
+_working: Final[ContextVar[Any]] = make_mark("files", None)
 
 
 def is_available() -> bool:
@@ -161,8 +161,7 @@ class _Call:
 
     def end(self, error: BaseException | None = None) -> None:
         """End the span. Never raises."""
-        with suppress(ValueError):  # another context
-            _working.reset(self._inside)
+        spans.detach(self._inside)
         spans.detach(self._token)
         try:
             # A storage may know its place only once it has been used.

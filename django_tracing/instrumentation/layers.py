@@ -24,6 +24,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 from django_tracing import spans
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
+from django_tracing.context.marks import make_mark
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.instrumentation.view_names import ViewName, short_name, view_names
 from django_tracing.recording.shared import SharedAttributes
@@ -173,7 +174,7 @@ class _Cell:
 
 
 #: The cell of the innermost running middleware: its call of the next layer ends its request phase.
-_current: ContextVar[_Cell | None] = ContextVar("django_tracing.layer", default=None)
+_current: Final[ContextVar[_Cell | None]] = make_mark("layer", None)
 
 
 def _start(layer: _Layer) -> _Cell | None:
@@ -361,7 +362,7 @@ class _AsyncInstance(_SyncInstance):
 def _reset(token: Token[_Cell | None]) -> None:
     try:
         _current.reset(token)
-    except ValueError:  # another context: asgiref copied the value into it, and resets it
+    except Exception:  # another context: asgiref copied the value into it, and resets it
         _current.set(None)
 
 

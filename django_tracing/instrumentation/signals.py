@@ -20,6 +20,7 @@ from django.dispatch import Signal
 from opentelemetry.trace import Span, SpanKind
 
 from django_tracing import spans
+from django_tracing.context.marks import make_mark
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import cut
@@ -37,7 +38,7 @@ _MOST_WRAPPERS: Final = 32
 
 _patches: Final = Patches()
 #: The signal that one of the four methods sends.
-_sending: Final[ContextVar[Signal | None]] = ContextVar("django_tracing.signals", default=None)
+_sending: Final[ContextVar[Signal | None]] = make_mark("signals", None)
 
 
 def is_available() -> bool:
@@ -196,6 +197,9 @@ class _AsyncReceiver(_Receiver):
         return response
 
 
+_RECEIVERS: Final = (_Receiver, _AsyncReceiver)
+
+
 def _traced_live_receivers(original: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(original)
     def _live_receivers(self: Signal, *args: Any, **kwargs: Any) -> Any:
@@ -230,9 +234,12 @@ def _unwrapping(original: Callable[..., Any]) -> Callable[..., Any]:
     def send(self: Signal, *args: Any, **kwargs: Any) -> Any:
         token = _sending.set(self)
         try:
-            return _unwrapped(original(self, *args, **kwargs))
-        finally:
-            _sending.reset(token)
+            responses = _unwrapped(original(self, *args, **kwargs))
+            spans.detach(token)
+            return responses
+        except BaseException:
+            spans.detach(token)
+            raise
 
     return send
 
@@ -244,8 +251,7 @@ def _unwrapping_async(original: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return _unwrapped(await original(self, *args, **kwargs))
         finally:
-            with suppress(ValueError):  # a coroutine that is closed in another context
-                _sending.reset(token)
+            spans.detach(token)
 
     return asend
 
@@ -255,6 +261,7 @@ def _unwrapped(responses: Any) -> Any:
     if not responses or responses.__class__ is not list:
         return responses
     return [
-        (receiver.receiver, response) if isinstance(receiver, _Receiver) else (receiver, response)
+        # By its type: a receiver may be an object that pretends to be another.
+        (receiver.receiver, response) if type(receiver) in _RECEIVERS else (receiver, response)
         for receiver, response in responses
     ]

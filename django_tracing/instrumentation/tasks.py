@@ -24,6 +24,7 @@ from typing import Any, Final
 from opentelemetry.trace import SpanKind
 
 from django_tracing import spans
+from django_tracing.context.marks import make_mark
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.jobs.tracing import CARRIER, Enqueuing, Run, carrier_of, start_run
 from django_tracing.instrumentation.patching import Patches
@@ -59,7 +60,7 @@ _MOST_CARRIED: Final = 1000
 #: No backend makes longer ones. They come from the queue.
 _LONGEST_ID: Final = 255
 #: The result object of the task that a worker has just announced.
-_starting: ContextVar[Any] = ContextVar("django_tracing.task", default=None)
+_starting: Final[ContextVar[Any]] = make_mark("task", None)
 
 
 def is_available() -> bool:

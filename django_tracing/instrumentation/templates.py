@@ -25,6 +25,7 @@ from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
 from django_tracing import spans
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
+from django_tracing.context.marks import make_mark
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.layers import is_fault, record_afterwards
 from django_tracing.instrumentation.patching import Patches
@@ -237,7 +238,7 @@ class _Extension:
         self.rendering: _Rendering | None = None
 
 
-_extending: Final[ContextVar[_Extension | None]] = ContextVar("django_tracing.extends", default=None)
+_extending: Final[ContextVar[_Extension | None]] = make_mark("extends", None)
 
 
 def _traced_get_parent(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -268,7 +269,7 @@ def _traced_extends(original: Callable[..., Any]) -> Callable[..., Any]:
                 extension.rendering.end(error)
             raise
         finally:
-            _extending.reset(token)
+            spans.detach(token)
         if extension.rendering is not None:
             extension.rendering.end()
         return result

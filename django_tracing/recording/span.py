@@ -67,9 +67,9 @@ def context_of(span: Any) -> SpanContext:
     """Return the SpanContext of a context's current span; an invalid one if it is no span or has none."""
     try:
         context = span.get_span_context() if isinstance(span, trace.Span) else None
+        return context if isinstance(context, SpanContext) else trace.INVALID_SPAN_CONTEXT
     except Exception:  # a span of another library
-        context = None
-    return context if isinstance(context, SpanContext) else trace.INVALID_SPAN_CONTEXT
+        return trace.INVALID_SPAN_CONTEXT
 
 
 class UnsampledSpan(NonRecordingSpan):

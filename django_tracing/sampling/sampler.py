@@ -23,6 +23,7 @@ from django_tracing.context.description import NO_ROUTE, find_route, resolved_ro
 from django_tracing.context.request import get_request_state
 from django_tracing.context.routes import inexact_routes, route_name
 from django_tracing.context.user import identify
+from django_tracing.faults import log_once
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.recording.span import RecordingSpan, context_of
 from django_tracing.recording.undecided import SamplingDecision, UndecidedTrace, undecided_traces
@@ -357,6 +358,21 @@ class RuleSampler(Sampler):
         attributes: OTelAttributes = None,
         links: Sequence[Link] | None = None,
         trace_state: TraceState | None = None,
+    ) -> SamplingResult:
+        try:
+            return self._sample(parent_context, trace_id, name, kind, attributes)
+        except Exception:
+            # An exception would reach the code that starts the span.
+            log_once("sampler", "The sampling of a span of another tracer could not be decided; it is sampled.")
+            return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes)
+
+    def _sample(
+        self,
+        parent_context: Context | None,
+        trace_id: int,
+        name: str,
+        kind: SpanKind | None,
+        attributes: OTelAttributes,
     ) -> SamplingResult:
         current: Any = get_current_span(parent_context)
         if current.__class__ is RecordingSpan and current.undecided is not None:

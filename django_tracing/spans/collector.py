@@ -26,6 +26,8 @@ _COLLECTED_FOR: Final = "_django_tracing_collected_for"
 #: The largest number of spans that :func:`collect` returns for one request.
 MOST_COLLECTED: Final = 10_000
 
+_NOT_COLLECTED: Final = "A span could not be collected; the response does not show it."
+
 
 class _Collector(EndingProcessor):
     """Put every span that ends into the list of its request state, if it has one: ours and those of other tracers."""
@@ -44,21 +46,32 @@ class _Collector(EndingProcessor):
                     add(self)
 
     def on_start(self, span: SDKSpan, parent_context: Context | None = None) -> None:
-        if span.__class__ is not RecordingSpan:
+        if span.__class__ is RecordingSpan:
+            return
+        try:
             state = get_request_state(parent_context)
             if state is not None and state.collected is not None:
                 span.__dict__[_COLLECTED_FOR] = state
+        except Exception:
+            log_once("collect", _NOT_COLLECTED)
 
     def on_ending(self, span: SDKSpan) -> None:
-        if span.__class__ is RecordingSpan:
-            self._collect(span.request_state, span)
-        elif _COLLECTED_FOR in span.__dict__ and probe().redaction_in_place:
-            self._collect(span.__dict__.pop(_COLLECTED_FOR), span)
+        try:
+            if span.__class__ is RecordingSpan:
+                self._collect(span.request_state, span)
+            elif _COLLECTED_FOR in span.__dict__ and probe().redaction_in_place:
+                self._collect(span.__dict__.pop(_COLLECTED_FOR), span)
+        except Exception:
+            log_once("collect", _NOT_COLLECTED)
 
     def on_end(self, span: ReadableSpan) -> None:
         # Where the spans of other tracers are not redacted in place, redacted copies of them come here.
-        if span.__class__ is SpanCopy:
+        if span.__class__ is not SpanCopy:
+            return
+        try:
             self._collect(span.__dict__.pop(_COLLECTED_FOR, None), span)
+        except Exception:
+            log_once("collect", _NOT_COLLECTED)
 
     def _collect(self, state: RequestState | None, span: ReadableSpan) -> None:
         collected = None if state is None else state.collected

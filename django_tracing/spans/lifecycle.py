@@ -21,6 +21,7 @@ from django_tracing.context.current import (
     with_span,
     without_outlived,
 )
+from django_tracing.context.marks import forget_marks, is_interruption
 from django_tracing.context.request import RequestState, get_request_state, incoming_id, with_request_state
 from django_tracing.context.user import identify
 from django_tracing.faults import log_once
@@ -199,9 +200,10 @@ class StartedSpan(NamedTuple):
     def end(self, error: BaseException | None = None) -> None:
         """End the span and record ``error``. Never raises."""
         if error is not None:
+            if is_interruption(error):
+                forget_marks()
             record_error(self.span, error)
-        if self.span.is_recording():
-            end_span(self.span)
+        end_open_span(self.span)
         if self.state is not None and self.state.span is self.span:
             # The span and the state would keep each other alive.
             self.state.end()
@@ -245,8 +247,17 @@ def link_to(span: Span, context: SpanContext) -> None:
     try:
         if span.is_recording():
             span.add_link(context)
-    except Exception:
+    except CONTAINED:
         log_once("link_to", "A link of a span is left out.")
+
+
+def end_open_span(span: Span) -> None:
+    """End a span that may have ended already. Never raises."""
+    try:
+        if span.is_recording():
+            span.end()
+    except Exception:
+        log_once("end_span", "A span could not be ended; it is left out.")
 
 
 def end_span(span: Span, end_time: int | None = None) -> None:

@@ -10,8 +10,7 @@ from typing import Any, Final, NamedTuple
 
 from django.core.handlers.asgi import ASGIRequest
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Span as SDKSpan
-from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, SpanKind, StatusCode
+from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, StatusCode
 
 from django_tracing import spans
 from django_tracing.conf.loading import get_settings
@@ -24,7 +23,7 @@ from django_tracing.instrumentation.request.describe import describe, start_attr
 from django_tracing.instrumentation.request.incoming import is_left_out, read_caller
 from django_tracing.instrumentation.request.page_names import page_name
 from django_tracing.recording.shared import SharedAttributes
-from django_tracing.recording.span import SPAN_KEY, UnsampledSpan
+from django_tracing.recording.span import UnsampledSpan
 from django_tracing.redaction import cut
 from django_tracing.semconv import names
 from django_tracing.untraced import untraced_context
@@ -143,9 +142,9 @@ class Connection:
         #: The context of messages, which are no part of the handshake's trace.
         self.base = without_trace(current)
         # OpenTelemetry's ASGI middleware may have started a span.
-        theirs: Any = current.get(SPAN_KEY)
-        self.owned = not (isinstance(theirs, SDKSpan) and theirs.is_recording() and theirs.kind is SpanKind.SERVER)
-        if self.owned:
+        theirs = spans.span_of_server(current)
+        self.owned = theirs is None
+        if theirs is None:
             caller = read_caller(request.META, current, settings)
             context = with_request_state(state, caller.context)
             self.span: Span = spans.start_request_span(method, state, context, self._start_shared())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from contextvars import ContextVar
 from functools import wraps
 from typing import Any, Final
@@ -47,11 +46,6 @@ def _connection_of(scope: Any) -> Connection | None:
     return connection if connection is not None and connection.is_of(scope) else None
 
 
-def _reset(variable: ContextVar[Any], token: Any) -> None:
-    with suppress(ValueError):  # another context, in which the coroutine is closed
-        variable.reset(token)
-
-
 async def _call(
     opened: tuple[Connection | None, Context | None], original: Any, self: Any, scope: Any, receive: Any, send: Any
 ) -> Any:
@@ -66,7 +60,7 @@ async def _call(
             connection.end(error)
         raise
     finally:
-        _reset(_current, current)
+        spans.detach(current)
         spans.detach(token)
         if connection is not None:
             connection.close()
@@ -82,7 +76,7 @@ def _traced_router(patches: Patches, original: Callable[..., Any], *, routes: bo
         try:
             return await original(self, scope, receive, send)
         finally:
-            _reset(_passed, token)
+            spans.detach(token)
 
     inner = route if routes else original
 
@@ -110,7 +104,7 @@ def _traced_consumer(patches: Patches, original: Callable[..., Any]) -> Callable
         try:
             return await original(self, scope, receive, send)
         finally:
-            _reset(_serving, token)
+            spans.detach(token)
 
     @wraps(original)
     async def call(self: Any, scope: Any, receive: Any, send: Any) -> Any:
@@ -143,7 +137,7 @@ def _traced_loop(patches: Patches, original: Callable[..., Any]) -> Callable[...
             return await original(consumer_callables, _traced_dispatch(patches, connection, consumer, dispatch))
         finally:
             spans.detach(attached)
-            _reset(_serving, token)
+            spans.detach(token)
 
     return await_many_dispatch
 

@@ -26,7 +26,7 @@ from django_tracing.conf.patterns import bounded_search
 from django_tracing.conf.values import Settings
 from django_tracing.context.clients import is_trusted
 from django_tracing.context.description import host_of, resolve_early, urlconf_of
-from django_tracing.context.extraction import extract
+from django_tracing.context.extraction import extract, of_last
 from django_tracing.context.trace_page import PLAIN_APP, PLAIN_URLS, plain_mounts
 from django_tracing.faults import CONTAINED, log_once
 
@@ -181,7 +181,7 @@ def read_caller(meta: Mapping[str, Any], current: Context, settings: Settings) -
     return Caller(current)
 
 
-@lru_cache(maxsize=8)
+@of_last
 def _environ_keys(propagator: TextMapPropagator) -> tuple[str, ...]:
     return tuple(_environ_key(header) for header in propagator.fields)
 

@@ -20,8 +20,7 @@ from django.core.signals import got_request_exception
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
 from django.http.response import HttpResponseBase
 from opentelemetry.context import Context
-from opentelemetry.sdk.trace import Span as SDKSpan
-from opentelemetry.trace import INVALID_SPAN, Span, SpanKind, StatusCode
+from opentelemetry.trace import INVALID_SPAN, Span, StatusCode
 
 from django_tracing import spans
 from django_tracing.conf.loading import get_settings
@@ -39,7 +38,7 @@ from django_tracing.instrumentation.request.headers import (
 )
 from django_tracing.instrumentation.request.incoming import is_left_out, read_caller
 from django_tracing.instrumentation.request.streams import AsyncBody, Body, Responding
-from django_tracing.recording.span import SPAN_KEY, UnsampledSpan
+from django_tracing.recording.span import UnsampledSpan
 from django_tracing.semconv import names
 from django_tracing.untraced import untraced_context
 
@@ -78,9 +77,9 @@ class _TracedRequest(Responding):
         self.state = state = RequestState(incoming_id(request.META), request)
         current = spans.current_context()
         # Another library's span of this request gets our attributes, and is ended by that library.
-        theirs: Any = current.get(SPAN_KEY)
-        self.owned = not (isinstance(theirs, SDKSpan) and theirs.is_recording() and theirs.kind is SpanKind.SERVER)
-        if not self.owned:
+        theirs = spans.span_of_server(current)
+        self.owned = theirs is None
+        if theirs is not None:
             self.span = theirs
             self.context = with_request_state(state, current)
             spans.set_attributes(theirs, {names.OPERATION_TYPE: "http"})
@@ -234,18 +233,23 @@ class TracingMiddleware:
     def __call__(self, request: HttpRequest) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         if self._async:
             return self._call_async(request)
-        traced, token = _trace(request)
-        if traced is None:
-            try:
-                return clear_headers(cast(HttpResponse, self.get_response(request)))
-            finally:
-                spans.detach(token)
+        before = spans.current_context()
         try:
-            response = self.get_response(request)
+            traced, token = _trace(request)
+            if traced is None:
+                try:
+                    return clear_headers(cast(HttpResponse, self.get_response(request)))
+                finally:
+                    spans.detach(token)
+            try:
+                response = self.get_response(request)
+            except BaseException as error:
+                traced.fail(error)
+                raise
+            return traced.respond(response)
         except BaseException as error:
-            traced.fail(error)
+            spans.put_back(before, error)
             raise
-        return traced.respond(response)
 
     async def _call_async(self, request: HttpRequest) -> HttpResponseBase:
         traced, token = _trace(request)

@@ -111,6 +111,14 @@ class Body(_Stream, Iterator[Any]):
     def __next__(self) -> Any:
         if self._body is None:
             raise StopIteration
+        before = spans.current_context()
+        try:
+            return self._next()
+        except BaseException as error:
+            spans.put_back(before, error)
+            raise
+
+    def _next(self) -> Any:
         self._responding.started = True
         self._resume()
         try:
@@ -170,11 +178,16 @@ def _traced_close(original: Callable[..., Any]) -> Callable[..., Any]:
         responding = _responding(self) if _patches.active else None
         if responding is None:
             return original(self)
-        token = spans.attach(responding.context)
+        before = spans.current_context()
         try:
-            return original(self)
-        finally:
-            spans.detach(token)
+            token = spans.attach(responding.context)
+            try:
+                return original(self)
+            finally:
+                spans.detach(token)
+        except BaseException as error:
+            spans.put_back(before, error)
+            raise
 
     return close
 

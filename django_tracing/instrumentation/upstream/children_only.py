@@ -17,6 +17,7 @@ from opentelemetry.util.types import Attributes as OTelAttributes
 from django_tracing.conf.loading import get_settings
 from django_tracing.context.current import current_context, outlived, span_context
 from django_tracing.context.outgoing import CalledSpan
+from django_tracing.faults import log_once
 from django_tracing.semconv.names import HTTP_URL, URL_FULL
 from django_tracing.untraced import SUPPRESS
 
@@ -30,7 +31,12 @@ class ChildrenOnly(trace.TracerProvider):
         self._provider = provider
 
     def get_tracer(self, *args: Any, **kwargs: Any) -> trace.Tracer:
-        return _ChildrenOnlyTracer(self._provider.get_tracer(*args, **kwargs))
+        # Some instrumentations call it for each connection, in the code of their user.
+        try:
+            return _ChildrenOnlyTracer(self._provider.get_tracer(*args, **kwargs))
+        except Exception:
+            log_once("tracer", "The provider gave an instrumentation no tracer. It makes no spans.")
+            return trace.NoOpTracer()
 
 
 class _ChildrenOnlyTracer(trace.Tracer):
@@ -43,6 +49,21 @@ class _ChildrenOnlyTracer(trace.Tracer):
         context: Context | None = None,
         kind: SpanKind = SpanKind.INTERNAL,
         attributes: OTelAttributes = None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> trace.Span:
+        try:
+            return self._start_span(name, context, kind, attributes, *args, **kwargs)
+        except Exception:
+            log_once("children-only", "A span of another instrumentation could not be started; it is left out.")
+            return INVALID_SPAN
+
+    def _start_span(
+        self,
+        name: str,
+        context: Context | None,
+        kind: SpanKind,
+        attributes: OTelAttributes,
         *args: Any,
         **kwargs: Any,
     ) -> trace.Span:

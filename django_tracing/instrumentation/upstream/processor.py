@@ -12,7 +12,7 @@ from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 
 from django_tracing.conf.loading import get_settings
-from django_tracing.context.current import current_context
+from django_tracing.context.current import current_context, server_spans
 from django_tracing.context.request import get_request_state
 from django_tracing.context.user import identify
 from django_tracing.faults import log_once
@@ -72,6 +72,8 @@ class UpstreamProcessor(EndingProcessor):
             scope = scope_name(span)
             if self._checked or not self._in_place:
                 self._remember(span)
+            if span.kind is SpanKind.SERVER:
+                server_spans.start(span)
             if scope == SCOPE_NAME:
                 return
             context = current_context() if parent_context is None else parent_context

@@ -8,13 +8,13 @@ commands have been cleared.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from contextvars import ContextVar
 from functools import wraps
 from importlib import import_module
 from typing import Any, Final
 
-from django_tracing.context.current import current_context, recording
+from django_tracing.context.current import current_context, detach, recording
+from django_tracing.context.marks import make_mark
 from django_tracing.faults import log_once
 from django_tracing.instrumentation.patching import Patches
 from django_tracing.redaction import cut, key_pattern
@@ -53,7 +53,7 @@ _first_is_key: Final = frozenset(_KEYED.split())
 _all_are_keys: Final = frozenset(_KEYS.split())
 
 #: The statement of the pipeline that is being executed.
-pipeline: Final[ContextVar[str | None]] = ContextVar("django_tracing.redis_pipeline", default=None)
+pipeline: Final[ContextVar[str | None]] = make_mark("redis_pipeline", None)
 #: The attribute of a span that holds the statement of a single command until the span ends.
 ATTRIBUTE: Final = "_django_tracing_statement"
 
@@ -127,9 +127,7 @@ def _traced_async(original: Any) -> Callable[..., Any]:
         try:
             return await call(*args, **kwargs)
         finally:
-            # A coroutine that another task closes ends in a context that the token does not belong to.
-            with suppress(ValueError):
-                pipeline.reset(token)
+            detach(token)
 
     return execute_async
 
@@ -144,7 +142,7 @@ def _traced(original: Any) -> Callable[..., Any]:
         try:
             return call(*args, **kwargs)
         finally:
-            pipeline.reset(token)
+            detach(token)
 
     return execute
 

@@ -124,9 +124,7 @@ def is_available(name: str) -> bool:
         return _entry_point(name) is not None
     try:
         # Looking for the modules reads no metadata: this is done for each of the defaults at start.
-        return find_spec(_UPSTREAM + name.replace("-", "_")) is not None and (
-            library in sys.modules or find_spec(library) is not None
-        )
+        return find_spec(_module_of(name)) is not None and (library in sys.modules or find_spec(library) is not None)
     except (ImportError, ValueError):
         return False
 
@@ -146,12 +144,32 @@ def install(name: str) -> bool:
         return _instrument(name)
     _state.instrumentors[name] = None
     when_imported(library, _imported, name)
+    # Who imports the instrumentation first imports the library by that, and can't be given it before it is complete.
+    when_imported(_module_of(name), _instrumentation_imported, name)
     return True
 
 
 def _imported(name: str) -> None:
-    if name in _state.instrumentors and _state.instrumentors[name] is None:
+    if _is_waiting(name) and not _is_being_imported(_module_of(name)):
         _instrument(name)
+
+
+def _instrumentation_imported(name: str) -> None:
+    if _is_waiting(name) and _LIBRARIES[name] in sys.modules:
+        _instrument(name)
+
+
+def _is_waiting(name: str) -> bool:
+    return name in _state.instrumentors and _state.instrumentors[name] is None
+
+
+def _module_of(name: str) -> str:
+    return _UPSTREAM + name.replace("-", "_")
+
+
+def _is_being_imported(module: str) -> bool:
+    spec = getattr(sys.modules.get(module), "__spec__", None)
+    return bool(getattr(spec, "_initializing", False))
 
 
 def _instrument(name: str) -> bool:
