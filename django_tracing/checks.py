@@ -145,9 +145,10 @@ def _route_name(settings: Settings) -> Iterable[checks.CheckMessage]:
 def _variables(settings: Settings) -> Iterable[checks.CheckMessage]:
     """Check OpenTelemetry's own variables."""
     for wrong in environment.problems():
-        effect = "The others are used." if wrong.instead else "It counts as unset."
         yield checks.Warning(
-            f"environment variable {wrong.variable} {wrong.message} {effect}", hint=wrong.hint, id=WRONG_ENVIRONMENT
+            f"environment variable {wrong.variable} {wrong.message} {wrong.effect}",
+            hint=wrong.hint,
+            id=WRONG_ENVIRONMENT,
         )
     for problem in settings.warnings:
         yield checks.Warning(

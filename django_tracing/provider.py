@@ -93,8 +93,10 @@ def _read_settings_and_start() -> None:
         # As configured: nothing to log.
         _set_trouble(f"Tracing is off: it is switched off by {settings.source('ENABLED')}.", level=logging.DEBUG)
     else:
-        for problem in (*environment.problems(), *settings.warnings):
-            _warn("The %s", problem)
+        for wrong in environment.problems():
+            _warn("The %s", wrong)
+        for problem in settings.warnings:
+            _warn("The %s %s It counts as unset. %s", *problem[1:])
         with environment.hidden():
             _start(settings)
         if sys.argv[1:2] == ["runserver"]:
