@@ -15,13 +15,15 @@ from django.urls import NoReverseMatch, get_resolver, reverse
 
 from django_tracing.conf import environment
 from django_tracing.conf.loading import DEFAULT_ENDPOINTS, get_settings
+from django_tracing.conf.parsers import did_you_mean
 from django_tracing.conf.values import Settings
 from django_tracing.context.propagation import available_propagator
 from django_tracing.context.trace_page import plain_mounts
 from django_tracing.exceptions import MissingExtra
 from django_tracing.faults import contained
 from django_tracing.instrumentation import OURS, third_party
-from django_tracing.provider import make_exporter
+from django_tracing.instrumentation.upstream.known import KNOWN
+from django_tracing.provider import exporter_source, make_exporter, tls_setting
 from django_tracing.redaction.printable import printable
 from django_tracing.spans import runtime
 
@@ -45,22 +47,6 @@ LOCAL_STORE_DEPLOYED: Final = "django_tracing.W010"
 SPOOL_UNUSABLE: Final = "django_tracing.W011"
 PAGES_UNUSABLE: Final = "django_tracing.W012"
 LOCAL_STORE_REMOTE: Final = "django_tracing.W013"
-
-_TLS_SETTINGS: Final = ("TLS_CA_FILE", "TLS_CLIENT_KEY", "TLS_CLIENT_CERTIFICATE")
-
-#: OpenTelemetry's instrumentations, by entry point. Any other name is a mistake, rather than not installed.
-#: https://github.com/open-telemetry/opentelemetry-python-contrib/tree/main/instrumentation
-_OPENTELEMETRY: Final = frozenset(
-    [
-        *("aio-pika", "aiohttp-client", "aiohttp-server", "aiokafka", "aiopg", "asgi", "asyncclick", "asyncio"),
-        *("asyncpg", "boto", "boto3sqs", "botocore", "cassandra", "celery", "click", "confluent_kafka", "dbapi"),
-        *("django", "elasticsearch", "falcon", "fastapi", "flask", "grpc_aio_client", "grpc_aio_server"),
-        *("grpc_client", "grpc_server", "httpx", "jinja2", "kafka", "logging", "mysql", "mysqlclient", "pika"),
-        *("psycopg", "psycopg2", "pymemcache", "pymongo", "pymssql", "pymysql", "pyramid", "redis", "remoulade"),
-        *("requests", "sqlalchemy", "sqlite3", "starlette", "system_metrics", "threading", "tornado"),
-        *("tortoiseorm", "urllib", "urllib3", "wsgi"),
-    ]
-)
 
 
 def register() -> None:
@@ -145,9 +131,10 @@ def _route_name(settings: Settings) -> Iterable[checks.CheckMessage]:
 def _variables(settings: Settings) -> Iterable[checks.CheckMessage]:
     """Check OpenTelemetry's own variables."""
     for wrong in environment.problems():
-        effect = "The others are used." if wrong.instead else "It counts as unset."
         yield checks.Warning(
-            f"environment variable {wrong.variable} {wrong.message} {effect}", hint=wrong.hint, id=WRONG_ENVIRONMENT
+            f"environment variable {wrong.variable} {wrong.message} {wrong.effect}",
+            hint=wrong.hint,
+            id=WRONG_ENVIRONMENT,
         )
     for problem in settings.warnings:
         yield checks.Warning(
@@ -240,13 +227,14 @@ def _exporter(settings: Settings) -> Iterable[checks.CheckMessage]:
         if exporter is not None:
             exporter.shutdown()
     except Exception as error:
-        source = settings.source("EXPORTER")
-        message = f"{source} names the exporter {settings.exporter!r}, which can't be made. Spans are not sent."
-        # A certificate of the environment is not in the code either.
-        by_deployment = not source.startswith("TRACING") or any(
-            settings.source(name).startswith("environment") for name in _TLS_SETTINGS
-        )
-        if isinstance(error, MissingExtra) or by_deployment:
+        source = exporter_source(settings, error)
+        # The file may be there where the site runs. A build machine without it must be able to run migrate.
+        file = bool(tls_setting(error))
+        if file:
+            message = f"{source} names a file that the exporter {settings.exporter!r} can't use. Spans are not sent."
+        else:
+            message = f"{source} names the exporter {settings.exporter!r}, which can't be made. Spans are not sent."
+        if isinstance(error, MissingExtra) or file or not source.startswith("TRACING"):
             yield checks.Warning(message, hint=str(error), id=EXPORTER_NOT_INSTALLED)
         else:
             yield checks.Error(message, hint=str(error), id=NO_EXPORTER)
@@ -261,7 +249,7 @@ def _instrumentations(settings: Settings) -> Iterable[checks.CheckMessage]:
         if name in OURS or name in installed or name in third_party.names():
             continue
         registry = "https://opentelemetry.io/ecosystem/registry/?language=python lists its package."
-        if name in _OPENTELEMETRY:
+        if name in KNOWN:
             yield checks.Warning(
                 f"{settings.source('INSTRUMENTATIONS')} contains {name!r}, which is not installed here.",
                 hint=f"It is one of OpenTelemetry's: {registry} Until it is installed, it is left out.",
@@ -269,7 +257,8 @@ def _instrumentations(settings: Settings) -> Iterable[checks.CheckMessage]:
             )
         else:
             yield checks.Error(
-                f"{settings.source('INSTRUMENTATIONS')} contains {name!r}, which is not an instrumentation.",
+                f"{settings.source('INSTRUMENTATIONS')} contains {name!r}, which is not an instrumentation"
+                f"{did_you_mean(name, (*OURS, *KNOWN))}.",
                 hint=f"Ours are {', '.join(OURS)}. For one of OpenTelemetry's, {registry}",
                 id=UNKNOWN_INSTRUMENTATION,
             )

@@ -58,7 +58,16 @@ if TYPE_CHECKING:
     from django_tracing.export.spool import Spool
     from django_tracing.traces.readers.sqlite.store import LocalStore
 
-__all__ = ["make_exporter", "make_provider", "make_resource", "make_spool", "queue", "start"]
+__all__ = [
+    "exporter_source",
+    "make_exporter",
+    "make_provider",
+    "make_resource",
+    "make_spool",
+    "queue",
+    "start",
+    "tls_setting",
+]
 
 _logger = logging.getLogger("django_tracing")
 
@@ -96,8 +105,10 @@ def _read_settings_and_start() -> None:
         # As configured: nothing to log.
         _set_trouble(f"Tracing is off: it is switched off by {settings.source('ENABLED')}.", level=logging.DEBUG)
     else:
-        for problem in (*environment.problems(), *settings.warnings):
-            _warn("The %s", problem)
+        for wrong in environment.problems():
+            _warn("The %s", wrong)
+        for problem in settings.warnings:
+            _warn("The %s %s It counts as unset. %s", *problem[1:])
         with environment.hidden():
             _start(settings)
         if sys.argv[1:2] == ["runserver"]:
@@ -424,6 +435,18 @@ def _local_write(settings: Settings) -> Callable[[list[dict[str, object]]], None
     return lambda rows: store().write(rows)
 
 
+def exporter_source(settings: Settings, error: Exception) -> str:
+    """Return where the setting comes from because of which an exporter can't be made."""
+    return settings.source(tls_setting(error) or "EXPORTER")
+
+
+def tls_setting(error: Exception) -> str:
+    """Return the setting whose file the exporter could not use; empty if that is not the error."""
+    # By the attribute: a process without TLS need not import it. Other packages' exceptions may have one, too.
+    setting = getattr(error, "setting", "")
+    return setting if setting in ("TLS_CA_FILE", "TLS_CLIENT_KEY", "TLS_CLIENT_CERTIFICATE") else ""
+
+
 def make_spool(settings: Settings) -> Spool | None:
     """Make the spool of the settings. Return None without one, and if the exporter or the system can't use it."""
     if settings.spool is None or settings.exporter not in ("otlp", "otlp-grpc"):
@@ -438,7 +461,7 @@ def _make_queue(settings: Settings) -> QueueProcessor | None:
         with contained():
             exporter = make_exporter(settings)
     except Exception as error:
-        _set_trouble(f"Spans are not exported ({settings.source('EXPORTER')}): {error}")
+        _set_trouble(f"Spans are not exported ({exporter_source(settings, error)}): {error}")
         return None
     if exporter is None:
         return None

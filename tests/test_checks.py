@@ -51,6 +51,19 @@ def test_an_exporter_that_cannot_be_made() -> None:
     assert "it is not a SpanExporter" in str(message.hint)
 
 
+@pytest.mark.parametrize("kind", ["otlp", "otlp-grpc"])
+def test_a_tls_file_that_is_not_on_this_machine_is_a_warning_that_names_its_setting(kind: str) -> None:
+    tracing = {"ENDPOINT": "https://c:4318", "EXPORTER": kind}
+    for name in ("TLS_CA_FILE", "TLS_CLIENT_CERTIFICATE"):
+        message = the_one({**tracing, name: "/nowhere/file.pem"}, checks.EXPORTER_NOT_INSTALLED)
+        # migrate runs the checks, and may run on another machine than the site.
+        assert message.level < django_checks.ERROR
+        assert f'TRACING["{name}"]' in message.msg
+        assert "/nowhere/file.pem" in str(message.hint)
+    key = {"TLS_CLIENT_KEY": "/nowhere/key.pem", "TLS_CLIENT_CERTIFICATE": __file__}
+    assert 'TRACING["TLS_CLIENT_KEY"]' in the_one({**tracing, **key}, checks.EXPORTER_NOT_INSTALLED).msg
+
+
 def test_a_missing_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     import sys
 
@@ -65,7 +78,7 @@ def test_an_unknown_instrumentation() -> None:
     message = the_one(
         {"EXPORTER": "none", "INSTRUMENTATIONS": ["request", "databse"]}, checks.UNKNOWN_INSTRUMENTATION
     )
-    assert "'databse'" in message.msg
+    assert "'databse', which is not an instrumentation (did you mean \"database\"?)." in message.msg
     assert "database" in str(message.hint)
 
 

@@ -35,7 +35,11 @@ class EnvironmentProblem(NamedTuple):
     instead: str = ""
 
     def __str__(self) -> str:
-        return f"environment variable {self.variable} {self.message} {self.hint}"
+        return f"environment variable {self.variable} {self.message} {self.effect} {self.hint}"
+
+    @property
+    def effect(self) -> str:
+        return "The others are used." if self.instead else "It counts as unset."
 
 
 #: What the packages read while they are imported, or when a provider is created.
@@ -211,12 +215,16 @@ def _missing(name: str, group: str, wanted: list[str]) -> EnvironmentProblem | N
 
 
 def _patterns(name: str, value: str) -> EnvironmentProblem | None:
-    for pattern in (part.strip() for part in value.split(",")):
-        problem = regex_problem(pattern)
-        if problem:
-            hint = "It is a list of regular expressions, separated by commas."
-            return EnvironmentProblem(name, f"contains {_display(pattern)}. {problem}", hint)
-    return None
+    problems = {part.strip(): regex_problem(part.strip()) for part in value.split(",")}
+    wrong = next((pattern for pattern, problem in problems.items() if problem), None)
+    if wrong is None:
+        return None
+    return EnvironmentProblem(
+        name,
+        f"contains {_display(wrong)}. {problems[wrong]}",
+        "It is a list of regular expressions, separated by commas.",
+        ",".join(pattern for pattern, problem in problems.items() if not problem),
+    )
 
 
 def _boolean(name: str, value: str) -> EnvironmentProblem | None:

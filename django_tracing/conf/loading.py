@@ -113,7 +113,10 @@ class Loader:
             if key in NAMES:
                 continue
             text = key if isinstance(key, str) else display(key)
-            close = difflib.get_close_matches(text.upper().replace("-", "_"), NAMES, n=1, cutoff=0.5)
+            word = text.upper().replace("-", "_")
+            # A part of a name is far from it by its letters: NAME, RATE.
+            parts = [name for name in NAMES if word in name.split("_")]
+            close = difflib.get_close_matches(word, NAMES, n=1) or parts
             hint = (
                 f'Did you mean "{close[0]}"?' if close else "Remove it; docs/settings.md has a table of all settings."
             )

@@ -119,7 +119,8 @@ def parse_boolean(value: Any, from_env: bool) -> bool:
 def number(minimum: float, maximum: float = math.inf, *, unit: str, whole: bool = False) -> Parser:
     """Return a parser of numbers from ``minimum`` to ``maximum``."""
     kind = "a whole number" if whole else "a number"
-    bounds = f"from {minimum:g} to {maximum:g}" if maximum < math.inf else f"of at least {minimum:g}"
+    # 15 digits: none of a number of bytes is lost.
+    bounds = f"from {minimum:.15g} to {maximum:.15g}" if maximum < math.inf else f"of at least {minimum:.15g}"
 
     def parse(value: Any, from_env: bool) -> float:
         hint = f"Set it to {kind} {bounds}{' ' + unit if unit else ''}."
@@ -332,12 +333,14 @@ def parse_spool(value: Any, from_env: bool) -> SpoolFolder:
         raise WrongValue(f"has the unknown key {display(unknown[0])}.", hint)
     if value.get("PATH") is None:
         raise WrongValue("has no PATH.", hint)
+    parse_bytes = number(_SMALLEST_SPOOL, unit="bytes", whole=True)
+    key = "PATH"
     try:
         folder = path(example="/var/lib/shop/spans")(value["PATH"], from_env)
-        parse_bytes = number(_SMALLEST_SPOOL, unit="bytes", whole=True)
+        key = "MAX_BYTES"
         return SpoolFolder(folder, int(parse_bytes(value.get("MAX_BYTES", _SPOOL_BYTES), from_env)))
     except WrongValue as wrong:
-        raise WrongValue(f"has a wrong value: it {wrong.message}", wrong.hint) from None
+        raise WrongValue(f"has a wrong {key}: it {wrong.message}", wrong.hint) from None
 
 
 def parse_networks(value: Any, from_env: bool) -> tuple[IPv4Network | IPv6Network, ...]:

@@ -16,11 +16,13 @@ from django.db import connections
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter
 
 from django_tracing.conf.loading import get_settings
+from django_tracing.conf.parsers import did_you_mean
 from django_tracing.diagnosis.advice import place
 from django_tracing.diagnosis.findings import NETWORKED, Run, Step, Stop, shown
 from django_tracing.instrumentation import OURS, is_available, wanted
 from django_tracing.instrumentation.upstream import registry as upstream
-from django_tracing.provider import make_exporter, make_spool
+from django_tracing.instrumentation.upstream.known import KNOWN
+from django_tracing.provider import exporter_source, make_exporter, make_spool
 from django_tracing.sampling.database import read_rules_in_background
 from django_tracing.sampling.remote import JaegerRemoteSampler, Strategy
 from django_tracing.sampling.rules import Rule
@@ -132,7 +134,16 @@ def check_instrumentations(run: Run) -> Iterator[Step]:
             continue
         library = upstream.library_of(name)
         has_library = library is not None and library != "urllib.request" and find_spec(library) is not None
-        if name not in OURS and not _has_entry_point(name) and (explicit or has_library):
+        if name not in OURS and name not in KNOWN and not _has_entry_point(name):
+            # A package of this name would be anybody's.
+            yield Step(
+                "traced",
+                "warning",
+                f"{name} is not traced: it is not an instrumentation{did_you_mean(name, (*OURS, *KNOWN))}.",
+                "Nothing is traced by this name.",
+                f"Correct it in {place(settings.source('INSTRUMENTATIONS'))}: docs/instrumentations lists the names.",
+            )
+        elif name not in OURS and not _has_entry_point(name) and (explicit or has_library):
             package = f"opentelemetry-instrumentation-{name}"
             yield Step(
                 "traced",
@@ -165,7 +176,7 @@ def check_exporter(run: Run) -> Iterator[Step]:
         run.exit_code = 2
         message = str(error) or type(error).__name__
         problem, install, package = message.partition(": pip install ")
-        remedy = f"{install[2:]}{package}" if install else f"Correct {settings.source('EXPORTER')}."
+        remedy = f"{install[2:]}{package}" if install else f"Correct {place(exporter_source(settings, error))}."
         yield Step(
             "exporter",
             "failed",

@@ -28,7 +28,7 @@ def heading_of(trace: Trace, fall: Waterfall, colors: Colors) -> dict[str, Any]:
     # The request as it was. The name is its route, and shown below.
     asked = f"{request.method} {request.path}".strip() if request.path else name
     status = "" if request.status_code is None else str(request.status_code)
-    sql = trace.sql_times
+    sql_count, sql_time = trace.sql
     counts, services = trace.spans_by_service(), trace.services
     linked = {}
     for key in (names.USER_ID, names.USER_SUBSCRIPTION, names.CORRELATION_ID):
@@ -43,8 +43,8 @@ def heading_of(trace: Trace, fall: Waterfall, colors: Colors) -> dict[str, Any]:
         "status": status,
         "status_color": status_color(status),
         "title": f"{asked} {status}".strip(),
-        "sql_count": str(len(sql)),
-        "sql_time": duration_text(sum(sql)) if sql else "",
+        "sql_count": str(sql_count),
+        "sql_time": duration_text(sql_time) if sql_count else "",
         "service": topmost.service,
         "state": topmost.state,
         "started": local_time(trace.start),

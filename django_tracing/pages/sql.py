@@ -49,8 +49,8 @@ def page(request: HttpRequest, mount: Mount, trace_id: str) -> HttpResponse:
     context = {
         "trace": heading,
         "statements": shown,
-        "count": str(sum(statement.count for statement in found)),
-        "different": str(len(found)),
+        "count": str(sum(statement.count for statement in found if statement.sent)),
+        "different": str(sum(statement.sent for statement in found)),
         "time": duration_text(sum(statement.time for statement in found)),
         "duplicates": duplicates,
         "rest": len(rest),

@@ -19,6 +19,7 @@ __all__ = [
     "TargetKind",
     "breaker_state",
     "category_of",
+    "is_statement",
     "target_of",
 ]
 
@@ -33,6 +34,8 @@ TARGET_KINDS: Final[tuple[TargetKind, ...]] = get_args(TargetKind)
 _BY_OPERATION: Final[Mapping[Any, Category]] = {"database": "sql", "cache": "cache", "external": "http"}
 #: Values of ``db.system`` that are caches.
 _CACHES: Final = frozenset({"redis", "memcached", "valkey"})
+#: Values of ``db.operation`` of spans that take a database's time without a statement.
+_CONNECTING: Final = frozenset({"connect", "pool.wait"})
 
 
 #: The attributes that the functions of this module look at.
@@ -46,6 +49,8 @@ KEYS: Final = frozenset(
         "circuit_breaker.state_after",
         "db.name",
         "db.namespace",
+        "db.operation",
+        "db.operation.name",
         "db.system",
         "db.system.name",
         "http.method",
@@ -83,6 +88,12 @@ def category_of(kind: str, attributes: Mapping[str, Any], resource: Mapping[str,
     if kind == "producer" or resource.get("telemetry.sdk.language", "python") != "python":
         return "other"
     return "python"
+
+
+def is_statement(attributes: Mapping[str, Any]) -> bool:
+    """Return whether a span whose category is ``sql`` is a statement: connecting and waiting for the pool are not."""
+    operation = attributes.get("db.operation") or attributes.get("db.operation.name")
+    return not isinstance(operation, str) or operation not in _CONNECTING
 
 
 def target_of(kind: str, attributes: Mapping[str, Any]) -> Target | None:

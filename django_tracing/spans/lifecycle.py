@@ -247,7 +247,7 @@ def link_to(span: Span, context: SpanContext) -> None:
     try:
         if span.is_recording():
             span.add_link(context)
-    except CONTAINED:
+    except Exception:
         log_once("link_to", "A link of a span is left out.")
 
 

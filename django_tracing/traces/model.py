@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
-from django_tracing.semconv.categories import Category, TargetKind, category_of
+from django_tracing.semconv.categories import Category, TargetKind, category_of, is_statement
 from django_tracing.semconv.names import ERROR_PROPAGATED
 from django_tracing.semconv.requests import NO_REQUEST, RequestFacts, request_facts
 from django_tracing.traces.readers.base import Reader
@@ -161,7 +161,8 @@ class TraceSummary:
     status_code: int | None = None
     #: The id of the root's user.
     user: str = ""
-    #: The number of SQL statements and the sum of their durations. None: the backend does not know them.
+    #: The number of SQL statements, and the time of all SQL, with that of connecting. None: the backend does not know
+    #: them.
     sql_count: int | None = None
     sql_time: int | None = None
 
@@ -288,7 +289,7 @@ class Trace:
     def summary(self) -> TraceSummary:
         topmost = self.topmost
         # If spans are left out, some of them may be SQL.
-        times = None if self.left_out or self.uncounted else self.sql_times
+        sql_count, sql_time = (None, None) if self.left_out or self.uncounted else self.sql
         return TraceSummary(
             trace_id=self.trace_id,
             name=topmost.name,
@@ -301,16 +302,15 @@ class Trace:
             left_out=self.left_out,
             state=topmost.state,
             **self.request._asdict(),
-            sql_count=None if times is None else len(times),
-            sql_time=None if times is None else sum(times),
+            sql_count=sql_count,
+            sql_time=sql_time,
         )
 
     @property
-    def sql_times(self) -> list[int]:
-        """The durations of the SQL statements among the spans."""
-        return [
-            span.duration for span in self.spans if category_of(span.kind, span.attributes, span.resource) == "sql"
-        ]
+    def sql(self) -> tuple[int, int]:
+        """The number of SQL statements among the spans, and the time of all SQL, with that of connecting."""
+        found = [span for span in self.spans if category_of(span.kind, span.attributes, span.resource) == "sql"]
+        return sum(is_statement(span.attributes) for span in found), sum(span.duration for span in found)
 
     def spans_by_service(self) -> Counter[str]:
         """Return the number of ``spans`` of each service."""

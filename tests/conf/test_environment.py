@@ -201,4 +201,16 @@ def test_paths_excluded_by_opentelemetrys_variable(variables: dict[str, str], tr
     found = ast.literal_eval(done.stdout)
     assert found == traced if isinstance(traced, list) else len(found) == traced
     wrong = [name for name, value in variables.items() if "(" in value]
-    assert [line.split()[3] for line in done.stderr.splitlines() if line.startswith("The environment")] == wrong
+    logged = [line for line in done.stderr.splitlines() if line.startswith("The environment")]
+    assert [line.split()[3] for line in logged] == wrong
+    # The part that can be used stays in use.
+    assert all(" The others are used. " in line for line in logged)
+
+
+def test_the_log_line_of_a_wrong_variable_has_its_effect_and_the_fix(tmp_path: Path) -> None:
+    tracing = {"EXPORTER": "local", "LOCAL_STORE": str(tmp_path / "traces.sqlite3")}
+    done = start({"OTEL_TRACES_SAMPLER_ARG": "2"}, repr(tracing))
+    assert [line for line in done.stderr.splitlines() if line.startswith("The environment variable")] == [
+        "The environment variable OTEL_TRACES_SAMPLER_ARG is '2', which is out of range. It counts as unset. "
+        "Set it to a number from 0 to 1 (a share)."
+    ]

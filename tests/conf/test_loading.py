@@ -189,7 +189,11 @@ class TestEndpointDecidesTheProtocol:
 WRONG = [
     ({"SAMPLING_RATE": 1}, "SAMPLING_RATE", 'Did you mean "SAMPLE_RATE"?'),
     ({"JAEGER_ENDPOINT": "http://x"}, "JAEGER_ENDPOINT", 'Did you mean "ENDPOINT"?'),
+    ({"NAME": "shop"}, "NAME", 'Did you mean "SERVICE_NAME"?'),
+    ({"RATE": 0.1}, "RATE", 'Did you mean "SAMPLE_RATE"?'),
     ({"WHATEVER_ELSE_123": 1}, "WHATEVER_ELSE_123", "Remove it"),
+    # Every pair of words has some letters in common.
+    ({"SECRET": 1}, "SECRET", "Remove it"),
     ({"SAMPLE_RATE": 1.5}, "SAMPLE_RATE", "Set it to a number from 0 to 1"),
     ({"SAMPLE_RATE": -0.1}, "SAMPLE_RATE", "Set it to a number from 0 to 1"),
     ({"SAMPLE_RATE": float("nan")}, "SAMPLE_RATE", "Set it to a number from 0 to 1"),
@@ -199,8 +203,13 @@ WRONG = [
     ({"SPOOL": "/var/spool"}, "SPOOL", 'Write it as {"PATH": '),
     ({"SPOOL": {"MAX_BYTES": 5_000_000}}, "SPOOL", "has no PATH"),
     ({"SPOOL": {"PATH": "/a", "SIZE": 1}}, "SPOOL", "has the unknown key"),
-    ({"SPOOL": {"PATH": 7}}, "SPOOL", "must be the path of a file"),
-    ({"SPOOL": {"PATH": "/a", "MAX_BYTES": 1000}}, "SPOOL", "of at least 4.1943e+06 bytes"),
+    ({"SPOOL": {"PATH": 7}}, "SPOOL", "has a wrong PATH: it must be the path of a file"),
+    (
+        {"SPOOL": {"PATH": "/a", "MAX_BYTES": 1000}},
+        "SPOOL",
+        "has a wrong MAX_BYTES: it is 1000, which is out of range.",
+    ),
+    ({"SPOOL": {"PATH": "/a", "MAX_BYTES": 1000}}, "SPOOL", "of at least 4194304 bytes"),
     ({"SPOOL": {"PATH": "/a", "MAX_BYTES": "1"}}, "SPOOL", "must be a whole number"),
     ({"RETRY_FOR": -1}, "RETRY_FOR", "Set it to a number from 0 to 86400 seconds."),
     ({"QUEUE_BYTES": 10}, "QUEUE_BYTES", "of at least 65536 bytes"),

@@ -85,6 +85,23 @@ def test_missing_instrumentations(receiver: OTLPReceiver) -> None:
     assert result.exit_code == 0
 
 
+def test_a_misspelt_instrumentation_names_no_package(receiver: OTLPReceiver) -> None:
+    result = Result({"ENDPOINT": receiver.endpoint, "INSTRUMENTATIONS": ["request", "databse", "xyzzy"]}, query=False)
+    _, misspelt, unknown = (step for step in result.steps if step.name == "traced")
+    assert misspelt.detail == 'databse is not traced: it is not an instrumentation (did you mean "database"?).'
+    assert unknown.detail == "xyzzy is not traced: it is not an instrumentation."
+    # Anybody may have uploaded a package of that name.
+    assert "pip" not in result.text
+    assert 'TRACING["INSTRUMENTATIONS"]' in unknown.remedy
+    assert result.exit_code == 0
+
+
+def test_a_tls_file_that_cannot_be_used_names_its_setting() -> None:
+    step = failed(Result({"ENDPOINT": "https://h:4318", "TLS_CA_FILE": "/nowhere/ca.pem"}), "exporter", code=2)
+    assert "/nowhere/ca.pem" in step.detail
+    assert step.remedy == 'Correct TRACING["TLS_CA_FILE"].'
+
+
 @pytest.mark.django_db(transaction=True)
 def test_a_rate_applies_only_to_traces_without_a_rule(receiver: OTLPReceiver) -> None:
     SamplingRule.objects.create(name="Orders", rate=50)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import ssl
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -254,6 +255,11 @@ def test_a_wrong_file_is_named_when_the_exporter_is_built(kind: str, files: File
         with pytest.raises(ValueError) as caught:  # noqa: PT011 - the message is compared
             build_exporter(kind, endpoint="https://c:4318", **options)  # type: ignore[arg-type]
         assert str(caught.value).startswith(message)
+        # The setting whose file it is: the key may be in the file of the certificate.
+        named = re.search(r"TLS (CA file|client key|client certificate) (\S+)", message)
+        assert named is not None
+        owners = {str(path): option.upper() for option, path in options.items()}
+        assert caught.value.setting == owners[named[2].rstrip(".")]  # type: ignore[attr-defined]
         assert "secret" not in str(caught.value)
 
 

@@ -76,6 +76,20 @@ class TestSend:
         assert [span.name for span in receiver.spans] == [f"batch{n}-{span}" for n in range(3) for span in range(2)]
         assert spool.contents().spans == 0
 
+    def test_what_it_could_not_send_is_said(self, spool: Spool, receiver: OTLPReceiver) -> None:
+        spool.store(encode(2, "held"))
+        held = spool.claim()
+        assert held is not None
+        other = Spool(spool.folder, 8 * MIB)
+        other.store(encode(3, "free"))
+        try:
+            assert run("send").splitlines() == [
+                "Sent 3 spans.",
+                "2 spans wait: other processes send them, or this user may not use their files.",
+            ]
+        finally:
+            spool.give_back(held)
+
     def test_a_receiver_that_is_down(self, spool: Spool, receiver: OTLPReceiver) -> None:
         spool.store(encode(2))
         receiver.mode = 503

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from datetime import datetime, timedelta
 from datetime import timezone as dt_timezone
 from typing import Any
@@ -81,7 +82,7 @@ def tracing(settings: Any) -> None:
 
 
 def test_a_process_that_sends_has_one_line() -> None:
-    store(REPORT)
+    store(REPORT, age=31)
     store(REPORT, pid=4712, age=600)
     text, code = status()
     assert code == 0
@@ -94,12 +95,29 @@ def test_a_process_that_sends_has_one_line() -> None:
     ]
     header, row, *rest = text.splitlines()[6:]
     assert header.split() == [
-        *("service", "process", "state", "exporter", "queued", "sent", "retries", "dropped", "last", "success"),
+        *(
+            "service",
+            "process",
+            "reported",
+            "state",
+            "exporter",
+            "queued",
+            "sent",
+            "retries",
+            "dropped",
+            "last",
+            "success",
+        ),
     ]
     cells = {
-        title: row[header.index(title) :] for title in ("process", "state", "exporter", "queued", "sent", "dropped")
+        title: row[header.index(title) :]
+        for title in ("process", "reported", "state", "exporter", "queued", "sent", "dropped")
     }
     assert cells["process"].startswith("web-1:4711  ")
+    # What it reported may have changed since: half a minute is usual.
+    reported = re.match(r"(\d+) s ago  ", cells["reported"])
+    assert reported is not None
+    assert 31 <= int(reported[1]) < 90
     assert cells["state"].startswith("ok  ")
     assert cells["exporter"].startswith("otlp http://a:4318 (not available), b:4318, jaeger udp://…"[:40])
     assert cells["queued"].startswith("7 and 9 on disk  ")

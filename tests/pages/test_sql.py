@@ -47,6 +47,17 @@ def test_statements_in_full_counted_and_summed(root: Client, store: LocalStore) 
     )
 
 
+def test_connecting_is_listed_and_is_no_statement(root: Client, store: LocalStore) -> None:
+    connect = {"operation.type": "database", "db.operation": "connect"}
+    store.write([row(7, 1, 0, "GET /"), row(7, 2, 1, "db.connect", took=3, kind="client", attributes=connect)])
+    select = {"operation.type": "database", "db.operation": "select", "db.statement": "SELECT 1"}
+    store.write([row(7, number, 1, "db.select", took=2, kind="client", attributes=select) for number in (3, 4)])
+    shown = words(content(root, f"{7:032x}/sql/"))
+    assert "2 statements, 1 different, 7.00 ms in total · 1 duplicate" in shown
+    assert "db.connect" in shown
+    assert re.search(r'>SQL\s*<span class="tracing-count">2<', content(root, f"{7:032x}/"))
+
+
 def test_a_trace_without_sql(root: Client, path: Path) -> None:
     store = LocalStore(path)
     store.write([row(5, 1, 0, "GET /")])

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import pytest
 from django.test import Client
 from django.utils import timezone
+from django.utils.html import escape
 from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
 from django_tracing.diagnosis.alone import alone
@@ -51,6 +52,12 @@ def test_the_status_of_every_live_process(root: Client) -> None:
     assert "queue_full_spans 2, unencodable_attributes 3" in text
     assert "SAMPLE_RATE 0.5, ada" in text
     assert SCRIPT not in text
+    # In a row of its own, across the table: as the last of 14 columns, no window was wide enough to show it.
+    assert re.search(
+        rf'<td colspan="10" class="tracing-lead">\s*<p>Last error: <strong>{re.escape(escape(SCRIPT))}', text
+    )
+    (head,) = re.findall(r'id="tracing-processes">\s*<thead>(.*?)</thead>', text, re.DOTALL)
+    assert head.count("<th ") == 10
 
 
 def test_settings_with_their_sources_and_without_secrets(root: Client, settings: Any) -> None:
@@ -184,6 +191,6 @@ def test_times_are_on_one_line_and_have_the_time_zone_for_the_browser(root: Clie
             report={"last_success_time": success},
         )
     text = re.sub(r"(?<=>)\n+|\n+(?=<)", "", page(root, STATUS))
-    cell = '><time datetime="2026-02-01T08:05:09+09:00">2026-02-01 08:05:09</time></td>'
+    cell = '<time datetime="2026-02-01T08:05:09+09:00">2026-02-01 08:05:09</time></'
     started = cell.replace("2026-02-01T08:05:09+09:00", "2026-01-31T23:05:09+00:00")
     assert text.replace(started, cell).count(cell) == 4, "three times started, and one last success"

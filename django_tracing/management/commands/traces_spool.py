@@ -96,6 +96,8 @@ class Command(BaseCommand):
         if dropped or damaged:
             reason = f" {refusal}" if refusal is not None else ""
             self.stdout.write(f"{dropped} were rejected, and {damaged} were damaged.{reason}")
+        left = spool.contents().spans
         if failure is not None and failure.retryable:
-            left = spool.contents().spans
             raise CommandError(f"{failure} {left} spans wait.")
+        if left:
+            self.stdout.write(f"{left} spans wait: other processes send them, or this user may not use their files.")

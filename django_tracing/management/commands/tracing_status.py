@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from django.core.management.base import BaseCommand, CommandParser
-from django.utils.timezone import is_aware, make_aware
+from django.utils.timezone import is_aware, make_aware, now
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
@@ -18,7 +18,9 @@ from django_tracing.redaction.printable import printable
 
 __all__ = ["Command"]
 
-_COLUMNS: Final = ("service", "process", "state", "exporter", "queued", "sent", "retries", "dropped", "last success")
+_COLUMNS: Final = (
+    *("service", "process", "reported", "state", "exporter", "queued", "sent", "retries", "dropped", "last success"),
+)
 #: A column is at most this wide, in characters.
 _WIDEST: Final = 60
 
@@ -113,8 +115,10 @@ def _configuration(settings: Settings) -> dict[str, Any]:
 
 
 def _row(process: ReportingProcess) -> tuple[str, ...]:
+    # The numbers are those of that moment: half a minute old, or of a process that has ended since.
+    age = max((now() - _aware(process.updated)).total_seconds(), 0)
     cells = (
-        *(process.service, f"{process.host}:{process.pid}", process.state, process.exporter),
+        *(process.service, f"{process.host}:{process.pid}", f"{age:.0f} s ago", process.state, process.exporter),
         *(process.queued, process.exported, process.retries, process.dropped, _moment(process.last_success)),
     )
     return tuple(printable(cell, _WIDEST) or "-" for cell in cells)

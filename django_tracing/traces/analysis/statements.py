@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
-from django_tracing.semconv.categories import category_of
+from django_tracing.semconv.categories import category_of, is_statement
 from django_tracing.traces.analysis.waterfall import location_of, statement_of
 from django_tracing.traces.model import Span
 
@@ -18,13 +18,15 @@ _MOST_EXAMPLES: Final = 10
 
 @dataclass(slots=True)
 class Statement:
-    """One statement, or one operation without a statement (a commit). Times are nanoseconds."""
+    """One statement, or one operation without a text (a commit, connecting). Times are nanoseconds."""
 
     service: str
     #: The SQL without values; empty if the spans have none.
     text: str
     #: The name of the spans.
     name: str
+    #: False for what takes a database's time without a statement: connecting.
+    sent: bool
     #: What was asked: the system and the name of the database.
     database: str
     count: int = 0
@@ -54,7 +56,7 @@ def statements(spans: Iterable[Span]) -> list[Statement]:
         key = (span.service, database, text, "" if text else span.name)
         known = found.get(key)
         if known is None:
-            known = found[key] = Statement(span.service, text, span.name, database)
+            known = found[key] = Statement(span.service, text, span.name, is_statement(span.attributes), database)
         known.count += 1
         known.time += span.duration
         known.slowest = max(known.slowest, span.duration)

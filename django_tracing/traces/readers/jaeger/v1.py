@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from django_tracing.semconv.categories import category_of
+from django_tracing.semconv.categories import category_of, is_statement
 from django_tracing.traces.model import (
     Event,
     Kind,
@@ -181,7 +181,8 @@ class _Sum:
         self.count += 1
         self.errors += span.failed
         if category_of(span.kind, span.attributes, {}) == "sql":
-            self.sql_count, self.sql_time = self.sql_count + 1, self.sql_time + span.duration
+            self.sql_count += is_statement(span.attributes)
+            self.sql_time += span.duration
         if self.first is None or (bool(span.parent_id), span.start) < self.first[:2]:
             self.first = bool(span.parent_id), span.start, read
         process = str(read.item.get("processID"))

@@ -196,7 +196,8 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 def _summarize_again(connection: sqlite3.Connection) -> None:
     connection.execute(
-        "UPDATE traces SET sql_count = (SELECT count(*) FROM spans WHERE trace = seq AND work = 'sql'), "
+        "UPDATE traces SET sql_count = (SELECT count(*) FROM spans WHERE trace = seq AND work = 'sql' "
+        "AND spans.name NOT IN ('db.connect', 'db.pool.wait')), "
         # As a float: a sum of integers that is too large is an error.
         'sql_time = (SELECT CAST(min(total("end" - start), 9e18) AS INTEGER) FROM spans '
         "WHERE trace = seq AND work = 'sql')"

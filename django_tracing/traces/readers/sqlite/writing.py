@@ -8,6 +8,7 @@ import sqlite3
 import time
 from typing import Any, Final
 
+from django_tracing.semconv.categories import is_statement
 from django_tracing.sqlite_file import pragma
 from django_tracing.traces.readers.sqlite.figures import store_figures
 from django_tracing.traces.readers.sqlite.rows import describe_request, dump_json
@@ -154,7 +155,8 @@ def store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[s
         # The span in which an exception was raised ends first, unless it is lost.
         errors += row["status"] == "error" and (not row["propagated"] or not errors)
         if row["described"][0] == "sql":
-            sql_count, sql_time = sql_count + 1, sql_time + row["end"] - row["start"]
+            sql_count += is_statement(row["facts"][1])
+            sql_time += row["end"] - row["start"]
         start, end = min(start, row["start"]), max(end, row["end"])
         if len(services) < _MOST_SERVICES:
             services[row["service"]] = None

@@ -65,6 +65,26 @@ def test_the_requests_to_the_older_api() -> None:
         }
 
 
+def test_connecting_is_no_statement_in_the_older_api() -> None:
+    first = TRACE_V1["spans"][0]  # type: ignore[index]
+    spans = [
+        {**first, "spanID": str(number), "tags": [{"key": "db.system", "value": "x"}, {"key": key, "value": value}]}
+        for number, (key, value) in enumerate(
+            [("db.operation", "connect"), ("db.operation.name", "pool.wait"), ("db.operation", "select")], start=1
+        )
+    ]
+
+    def answer(path: str) -> Answer:
+        if urlsplit(path).path == "/api/traces":
+            return 200, {"data": [{**TRACE_V1, "spans": spans}], "errors": None}
+        return v1(path)
+
+    with Server(answer) as server:
+        (found,) = JaegerReader(server.url).search(service="shop")
+    # Three spans of two milliseconds: the time of connecting is the database's.
+    assert (found.sql_count, found.sql_time) == (1, 6_000_000)
+
+
 def test_an_error_of_the_older_api() -> None:
     with Server(v1) as server, pytest.raises(JaegerError, match=r"\(500\): storage is full\.") as caught:
         JaegerReader(server.url).search(service="explode")

@@ -147,6 +147,23 @@ def test_a_summary_has_the_request_of_the_root_and_the_sql_of_all_spans(store: L
     assert trace.summary() == found
 
 
+@pytest.mark.parametrize("key", ["db.operation", "db.operation.name"])
+@pytest.mark.parametrize("operation", ["connect", "pool.wait"])
+def test_connecting_takes_time_and_is_no_statement(store: LocalStore, key: str, operation: str) -> None:
+    sql = {"db.system": "postgresql"}
+    store.write(
+        [
+            row(1, 2, 1, f"db.{operation}", start=0, took=4, kind="client", attributes={**sql, key: operation}),
+            row(1, 3, 1, "db.select.x", start=4, took=2, kind="client", attributes={**sql, key: "select"}),
+        ]
+    )
+    (found,) = store.search()
+    assert (found.sql_count, found.sql_time) == (1, 6 * MS)
+    trace = store.trace(f"{1:032x}")
+    assert trace is not None
+    assert trace.summary() == found
+
+
 def test_durations_without_a_bound_fit_into_the_summary(store: LocalStore) -> None:
     far = int(FARTHEST * 0.99)
     sql = {"db.system": "x"}
