@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from example_project import servers
 from example_project.flows import TOKEN
 from tests.jaegers import wait_until
 
-__all__ = ["KINDS", "Answer", "Databases", "Services"]
+__all__ = ["KINDS", "Answer", "Databases", "Services", "children"]
 
 ROOT = Path(__file__).parent.parent.parent.parent
 #: How long a client waits, in seconds. A request that tracing holds for longer has failed.
@@ -115,6 +115,8 @@ class Services:
         tracing: Mapping[str, Any] | None,
         command: list[str],
         hosts: Mapping[str, list[str]] | None = None,
+        settings: str = "tests.e2e.faults.settings",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.databases = databases
@@ -131,11 +133,12 @@ class Services:
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(names)},
             **databases.environment,
-            "DJANGO_SETTINGS_MODULE": "tests.e2e.faults.settings",
+            "DJANGO_SETTINGS_MODULE": settings,
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "BLUEPRINT_SERVICE_URL": f"http://127.0.0.1:{self._ports['blueprint-service']}",
             "FAULTS_FOLDER": str(folder),
+            **(environment or {}),
             **({"FAULTS_UNTRACED": "1"} if tracing is None else {"FAULTS_TRACING": json.dumps(tracing)}),
         }
 
@@ -250,9 +253,18 @@ class Services:
         """The process of the gateway that was started here."""
         return self._processes["api-gateway"].pid
 
+    @property
+    def masters(self) -> dict[str, int]:
+        """The processes that were started here, by their services."""
+        return {service: process.pid for service, process in self._processes.items()}
+
+    @property
+    def port(self) -> int:
+        """The gateway's port."""
+        return self._ports["api-gateway"]
+
     def workers(self) -> set[int]:
-        pid = self.master
-        return {int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+        return children(self.master)
 
     def wait_for_new_workers(self, old: set[int]) -> None:
         wait_until(lambda: self.workers() and not self.workers() & old, "new workers", 60)
@@ -289,4 +301,6 @@ class Services:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-Script = Callable[[Services], None]
+def children(pid: int) -> set[int]:
+    """Return the processes that ``pid`` has forked."""
+    return {int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
