@@ -23,7 +23,7 @@ from example_project import servers
 from example_project.flows import TOKEN
 from tests.jaegers import wait_until
 
-__all__ = ["KINDS", "Answer", "Databases", "Services", "program"]
+__all__ = ["KINDS", "Answer", "Databases", "Services", "children", "program"]
 
 ROOT = Path(__file__).parent.parent.parent.parent
 #: How long a client waits, in seconds. A request that tracing holds for longer has failed.
@@ -123,6 +123,8 @@ class Services:
         worker: list[str] | None = None,
         hosts: Mapping[str, list[str]] | None = None,
         rules: str | None = None,
+        settings: str = "tests.e2e.faults.settings",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.databases = databases
@@ -142,11 +144,12 @@ class Services:
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(names)},
             **databases.environment,
-            "DJANGO_SETTINGS_MODULE": "tests.e2e.faults.settings",
+            "DJANGO_SETTINGS_MODULE": settings,
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "BLUEPRINT_SERVICE_URL": f"http://127.0.0.1:{self._ports['blueprint-service']}",
             "FAULTS_FOLDER": str(folder),
+            **(environment or {}),
             **({"FAULTS_UNTRACED": "1"} if tracing is None else {"FAULTS_TRACING": json.dumps(tracing)}),
             **({} if rules is None else {"FAULTS_RULES": rules}),
         }
@@ -275,11 +278,18 @@ class Services:
         """The process of the gateway that was started here."""
         return self._processes["api-gateway"].pid
 
+    @property
+    def masters(self) -> dict[str, int]:
+        """The processes that were started here, by their services."""
+        return {service: process.pid for service, process in self._processes.items()}
+
+    @property
+    def port(self) -> int:
+        """The gateway's port."""
+        return self._ports["api-gateway"]
+
     def workers(self, service: str = "api-gateway") -> set[int]:
-        pid = self._processes[service].pid
-        children = {int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
-        # granian's workers are children of multiprocessing, which has another one for itself.
-        return {child for child in children if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()}
+        return children(self._processes[service].pid)
 
     def wait_for_new_workers(self, old: set[int]) -> None:
         wait_until(lambda: self.workers() and not self.workers() & old, "new workers", 60)
@@ -328,3 +338,18 @@ def program(command: list[str]) -> list[str] | None:
         found = shutil.which(name, path=str(Path(sys.executable).parent))
         return None if found is None else [found, *rest]
     return [sys.executable, "-W", "ignore", "-m", *command] if find_spec(name) is not None else None
+
+
+def children(pid: int) -> set[int]:
+    """Return the processes that ``pid`` has forked."""
+    found = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    # granian's workers are children of multiprocessing, which has another one for itself.
+    return {int(child) for child in found if "resource_tracker" not in _command_of(child)}
+
+
+def _command_of(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        # It has ended just now.
+        return ""
