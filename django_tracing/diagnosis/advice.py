@@ -7,7 +7,18 @@ from typing import Final
 
 from django_tracing.diagnosis.probes import Speech
 
-__all__ = ["ADVICE", "CERTIFICATE", "PORTS", "SPEECH", "STORE", "UNTRUSTED", "place", "split_message"]
+__all__ = [
+    "ADVICE",
+    "CERTIFICATE",
+    "PORTS",
+    "SPEECH",
+    "STORE",
+    "UNTRUSTED",
+    "UNTRUSTED_BY_FILE",
+    "UNTRUSTED_THRIFT",
+    "place",
+    "split_message",
+]
 
 #: What a port speaks, in words.
 SPEECH: Final[dict[Speech, str]] = {
@@ -85,7 +96,14 @@ CERTIFICATE: Final = {
 }
 UNTRUSTED: Final = (
     "No authority that this machine trusts has signed it.",
-    "Trust its authority: set {variable}=/path/to/ca.pem in the environment.",
+    'Trust its authority: set TRACING["TLS_CA_FILE"] to "/path/to/ca.pem", or {variable}=/path/to/ca.pem in the '
+    "environment.",
+)
+#: The exporter of Thrift has no setting for it.
+UNTRUSTED_THRIFT: Final = (UNTRUSTED[0], "Trust its authority: set {variable}=/path/to/ca.pem in the environment.")
+UNTRUSTED_BY_FILE: Final = (
+    "No authority in {file} has signed it.",
+    "Correct {setting}: its file must have the certificate of the authority that has signed the server's.",
 )
 
 #: The end of the sentence that describes a problem. The remedy follows.

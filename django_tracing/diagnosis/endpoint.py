@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,11 +16,20 @@ from opentelemetry import context as context_api
 
 from django_tracing.conf.loading import load
 from django_tracing.context.current import suppressed
-from django_tracing.diagnosis.advice import CERTIFICATE, PORTS, SPEECH, UNTRUSTED, place
+from django_tracing.diagnosis.advice import (
+    CERTIFICATE,
+    PORTS,
+    SPEECH,
+    UNTRUSTED,
+    UNTRUSTED_BY_FILE,
+    UNTRUSTED_THRIFT,
+    place,
+)
 from django_tracing.diagnosis.findings import Run, Step, Stop, shown
 from django_tracing.diagnosis.probes import Speech, post, recognize
 from django_tracing.exceptions import ExportError
 from django_tracing.export.errors import from_network_error, from_status
+from django_tracing.export.tls import TLSFiles
 from django_tracing.net import host_and_port, parse_address
 from django_tracing.provider import make_exporter
 
@@ -98,19 +108,27 @@ def check_tls(run: Run) -> Iterator[Step]:
         return
     host, port, _ = address
     where = host_and_port(host, port)
-    grpc = run.settings.exporter == "otlp-grpc"
+    ca_file = run.settings.tls_ca_file if _has_tls_files(run) else None
+    # grpc has its own list of authorities, unless it gets a file.
+    grpc = run.settings.exporter == "otlp-grpc" and ca_file is None
     variable = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH" if grpc else "SSL_CERT_FILE"
+    authorities = os.environ.get(variable) if grpc else None
     try:
-        version = run.bounded(lambda: _handshake(run, host, port, os.environ.get(variable) if grpc else None))
+        version = run.bounded(lambda: _handshake(run, host, port, authorities))
     except ssl.SSLCertVerificationError as error:
-        meaning, remedy = CERTIFICATE.get(error.verify_code, UNTRUSTED)
+        untrusted = UNTRUSTED if _has_tls_files(run) else UNTRUSTED_THRIFT
+        if ca_file is not None:
+            untrusted = UNTRUSTED_BY_FILE
+        meaning, remedy = CERTIFICATE.get(error.verify_code, untrusted)
         yield Step(
             "tls",
-            # grpc has its own list of authorities: the next step shows whether it accepts the certificate.
+            # The next step shows whether grpc accepts the certificate.
             "warning" if grpc else "failed",
             f"The certificate of {where} is not accepted: {error.verify_message.rstrip('.')}.",
-            meaning,
-            remedy.format(at=run.endpoint_place, variable=variable),
+            meaning.format(file=ca_file),
+            remedy.format(
+                at=run.endpoint_place, variable=variable, setting=place(run.settings.source("TLS_CA_FILE"))
+            ),
         )
         if grpc:
             return
@@ -127,9 +145,23 @@ def check_tls(run: Run) -> Iterator[Step]:
     yield Step("tls", "ok", f"{version}, certificate accepted")
 
 
+def _has_tls_files(run: Run) -> bool:
+    """Return whether the exporter uses the files of the TLS settings."""
+    return run.settings.exporter in ("otlp", "otlp-grpc")
+
+
+def _tls_context(run: Run, authorities: str | None) -> ssl.SSLContext:
+    """Return the context by which the exporter accepts the server's certificate."""
+    settings = run.settings
+    if not _has_tls_files(run) or (settings.tls_ca_file is None and settings.tls_client_certificate is None):
+        return ssl.create_default_context(cafile=authorities)
+    ca_file = settings.tls_ca_file or (Path(authorities) if authorities else None)
+    return TLSFiles(ca_file, settings.tls_client_key, settings.tls_client_certificate).context()
+
+
 def _handshake(run: Run, host: str, port: int, authorities: str | None) -> str | None:
     timeout = min(run.remaining(), run.settings.export_timeout)
-    context = ssl.create_default_context(cafile=authorities)
+    context = _tls_context(run, authorities)
     if run.settings.exporter == "otlp-grpc":
         # Without it, some gRPC servers close the connection.
         context.set_alpn_protocols(["h2"])

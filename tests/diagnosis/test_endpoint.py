@@ -101,6 +101,35 @@ def test_a_trusted_certificate(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result.exit_code == 0, result.text
 
 
+@pytest.mark.parametrize("variable", [False, True], ids=["setting", "variable"])
+def test_a_certificate_that_the_ca_file_has_signed(variable: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    file = str(DATA / "localhost.pem")
+    with Web(always(200, "application/x-protobuf"), certificate="localhost.pem") as web:
+        if variable:
+            result = Result({"ENDPOINT": web.url}, {"OTEL_EXPORTER_OTLP_CERTIFICATE": file}, query=False)
+        else:
+            result = Result({"ENDPOINT": web.url, "TLS_CA_FILE": file}, query=False)
+    assert result.step("tls").outcome == "ok"
+    assert result.exit_code == 0, result.text
+
+
+@pytest.mark.parametrize("kind", ["otlp", "otlp-grpc"])
+def test_a_certificate_that_the_ca_file_has_not_signed(kind: str) -> None:
+    tracing = {"EXPORTER": kind, "TLS_CA_FILE": str(DATA / "other.pem")}
+    with Web(always(200), certificate="localhost.pem") as web:
+        step = failed(Result({"ENDPOINT": web.url, **tracing}, timeout=5), "tls")
+    assert step.meaning == f"No authority in {DATA / 'other.pem'} has signed it."
+    assert step.remedy.startswith('Correct TRACING["TLS_CA_FILE"]: ')
+
+
+def test_the_remedy_without_a_ca_file_names_the_setting_where_it_has_an_effect() -> None:
+    with Web(always(200), certificate="localhost.pem") as web:
+        assert 'TRACING["TLS_CA_FILE"]' in failed(Result({"ENDPOINT": web.url}), "tls").remedy
+        thrift = failed(Result({"ENDPOINT": f"{web.url}/api/traces"}), "tls").remedy
+    assert thrift == "Trust its authority: set SSL_CERT_FILE=/path/to/ca.pem in the environment."
+
+
 def test_https_to_a_port_without_tls(receiver: OTLPReceiver) -> None:
     step = failed(Result({"ENDPOINT": f"https://localhost:{receiver.port}"}), "tls")
     assert f"http://localhost:{receiver.port}" in step.remedy
