@@ -354,11 +354,11 @@ def parse_networks(value: Any, from_env: bool) -> tuple[IPv4Network | IPv6Networ
     return tuple(networks)
 
 
-#: This machine, and the networks that are not routed in the internet: RFC 1918, RFC 3927, RFC 4193 and RFC 4291.
+#: This machine, and the networks that are not routed in the internet (RFC 1918, 3927, 6598, 4193 and 4291).
 PRIVATE: Final[tuple[IPv4Network | IPv6Network, ...]] = tuple(
     ip_network(network)
     for network in (
-        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16"),
+        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"),
         *("::1/128", "fc00::/7", "fe80::/10"),
     )
 )

@@ -196,13 +196,12 @@ class TestForcing:
 
 
 class TestNetworks:
-    """``TRUST_PARENT`` and ``SAMPLING_CLIENTS`` compare the same address."""
+    """``TRUST_PARENT`` and ``SAMPLING_CLIENTS`` compare the same address, if it is known."""
 
     CASES = (
         ("127.0.0.1", {}, [], True),
         ("203.0.113.7", {}, [], False),
         ("127.0.0.1", {"x-forwarded-for": "203.0.113.7"}, [], False),
-        ("127.0.0.1", {"x-forwarded-for": "127.0.0.1"}, [], False),
         ("127.0.0.1", {"forwarded": "for=127.0.0.1"}, [], False),
         ("127.0.0.1", {"x-forwarded-for": "203.0.113.7"}, ["127.0.0.1"], False),
         ("127.0.0.1", {"x-forwarded-for": "127.0.0.1, 203.0.113.7"}, ["127.0.0.1"], False),
@@ -228,3 +227,15 @@ class TestNetworks:
         settings.TRACING = {"EXPORTER": "none", "TRUSTED_PROXIES": proxies}
         answer = Client(REMOTE_ADDR=remote).get("/tracing/sampling?service=node", headers=headers)
         assert answer.status_code == (200 if known else 403)
+
+    @pytest.mark.django_db
+    def test_behind_an_unlisted_proxy_a_trace_is_continued_and_no_rule_is_read(
+        self, here: Any, settings: Any
+    ) -> None:
+        """What a proxy wrote is enough for a trace that begins in a private network, and not for a permission."""
+        forwarded = {"x-forwarded-for": "127.0.0.1"}
+        one: Site = here(SAMPLE_RATE=0.0, TRUST_PARENT=["127.0.0.0/8"])
+        assert one.get("/work/", traceparent=SAMPLED, **forwarded)
+        settings.ROOT_URLCONF = "tests.sampling.test_strategies"
+        settings.TRACING = {"EXPORTER": "none"}
+        assert Client().get("/tracing/sampling?service=node", headers=forwarded).status_code == 403

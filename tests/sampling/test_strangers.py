@@ -45,7 +45,17 @@ STRANGERS: list[tuple[dict[str, Any], dict[str, str], dict[str, Any]]] = [
     # On a Unix socket, or sent by a proxy that is not listed: its own address is no one's.
     ({"REMOTE_ADDR": ""}, {}, {}),
     ({"REMOTE_ADDR": "10.0.0.1"}, {"x-forwarded-for": "203.0.113.7"}, {}),
-    ({"REMOTE_ADDR": "10.0.0.1"}, {"x-forwarded-for": "127.0.0.1"}, {}),
+    ({"REMOTE_ADDR": ""}, {"x-forwarded-for": "10.0.0.2, 203.0.113.7"}, {}),
+    ({"REMOTE_ADDR": "10.0.0.1"}, {"x-forwarded-for": "203.0.113.7, 10.0.0.2"}, {}),
+    ({"REMOTE_ADDR": "10.0.0.1"}, {"x-forwarded-for": "10.0.0.2, 203.0.113.7"}, {}),
+    ({"REMOTE_ADDR": "10.0.0.1"}, {"x-forwarded-for": "10.0.0.2", "x-real-ip": "203.0.113.7"}, {}),
+    ({"REMOTE_ADDR": "10.0.0.1"}, {"x-forwarded-for": "unknown"}, {}),
+    ({"REMOTE_ADDR": "10.0.0.1"}, {"x-forwarded-for": "10.0.0.2," * 200 + "10.0.0.2"}, {}),
+    ({"REMOTE_ADDR": "10.0.0.1"}, {"x-forwarded-for": "10.0.0.2", "forwarded": "for=203.0.113.7"}, {}),
+    (STRANGER, {"x-forwarded-for": "10.0.0.2"}, {}),
+    # A sidecar names no client.
+    ({"REMOTE_ADDR": "127.0.0.6"}, {"x-forwarded-proto": "http"}, {}),
+    ({"REMOTE_ADDR": "10.0.0.1"}, {"x-forwarded-proto": "http"}, {"TRUSTED_PROXIES": ["127.0.0.0/8"]}),
     ({"REMOTE_ADDR": "10.0.0.1"}, {"forwarded": "for=127.0.0.1"}, {}),
     ({"REMOTE_ADDR": "10.0.0.1"}, {"x-forwarded-for": "127.0.0.1, 203.0.113.7"}, {"TRUSTED_PROXIES": ["10.0.0.0/8"]}),
     (STRANGER, {"x-forwarded-for": "127.0.0.1"}, {"TRUSTED_PROXIES": ["10.0.0.0/8"]}),
@@ -58,6 +68,15 @@ TRUSTED: list[tuple[dict[str, Any], dict[str, str], dict[str, Any]]] = [
     ({"REMOTE_ADDR": "::ffff:10.1.2.3"}, {}, {}),
     ({"REMOTE_ADDR": "172.20.0.3"}, {}, {}),
     ({"REMOTE_ADDR": "10.0.0.1"}, {"x-forwarded-for": "192.168.1.1"}, {"TRUSTED_PROXIES": ["10.0.0.0/8"]}),
+    # Through a proxy that is not listed, between services.
+    ({"REMOTE_ADDR": "10.0.0.1"}, {"x-forwarded-for": "10.0.0.2"}, {}),
+    (
+        {"REMOTE_ADDR": "10.0.0.1"},
+        {"x-forwarded-for": "10.0.0.3, 10.0.0.2", "via": "1.1 a", "x-real-ip": "10.0.0.3"},
+        {},
+    ),
+    ({"REMOTE_ADDR": ""}, {"x-forwarded-for": "10.0.0.2"}, {}),
+    ({"REMOTE_ADDR": "127.0.0.6"}, {"x-forwarded-proto": "http"}, {"TRUSTED_PROXIES": ["127.0.0.0/8"]}),
     (STRANGER, {}, {"TRUST_PARENT": "always"}),
     (STRANGER, {}, {"TRUST_PARENT": ["203.0.113.0/24"]}),
 ]

@@ -31,7 +31,12 @@ from django_tracing.context.request import RequestState, get_request_state, inco
 from django_tracing.context.user import identify
 from django_tracing.instrumentation import log_records
 from django_tracing.instrumentation.request.describe import set_result, start_attributes
-from django_tracing.instrumentation.request.headers import clear_headers, set_correlation_id, set_trace_headers
+from django_tracing.instrumentation.request.headers import (
+    clear_headers,
+    own_response,
+    set_correlation_id,
+    set_trace_headers,
+)
 from django_tracing.instrumentation.request.incoming import is_left_out, read_caller
 from django_tracing.instrumentation.request.streams import AsyncBody, Body, Responding
 from django_tracing.recording.span import SPAN_KEY, UnsampledSpan
@@ -103,6 +108,7 @@ class _TracedRequest(Responding):
         try:
             spans.detach(self.token)
             state = self.state
+            response = own_response(response)
             set_correlation_id(response, state.correlation_id)
             if self.settings.response_headers:
                 set_trace_headers(response, self.settings.response_headers, self.span, state)
