@@ -160,8 +160,6 @@ class Settings(NamedTuple):
         """Leave out the values: among them are credentials, and error pages and debuggers show local variables."""
         return f"<Settings of {self.service_name!r}>"
 
-    __str__ = __repr__
-
     def source(self, name: str) -> str:
         """Return where the setting called ``name`` (as in ``TRACING``) came from."""
         return self.sources.get(name, "default")
