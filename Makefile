@@ -18,7 +18,7 @@ MEASURED = COVERAGE_FILE=$(abspath $(VENV))/coverage/data $(BIN)/python -m cover
 # Not --quiet: it takes a minute, and shows what it does. Without setuptools' advice about editable installations.
 PIP = PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test lint types unit wheel storages sites skins docs release-check release benchmark faults soak concurrency screenshots sql-agreement mutants clean
+.PHONY: setup demo test lint types unit wheel storages sites skins docs audit release-check release benchmark faults soak concurrency screenshots sql-agreement mutants clean
 
 setup: $(VENV)/.test
 
@@ -85,6 +85,17 @@ docs: $(VENV)/.docs
 
 $(VENV)/.docs: $(VENV)/bin/python setup.cfg
 	$(PIP) install --editable ".[docs]" "$(DJANGO)"
+	touch $@
+
+# Known vulnerabilities of everything that setup.cfg can install, in an environment of their own. Asks PyPI; a package that
+# could not be looked up is an error, too.
+audit: .venv-audit/.installed
+	.venv-audit/bin/python -m pip --disable-pip-version-check freeze --exclude-editable > .venv-audit/installed.txt
+	.venv-audit/bin/pip-audit --strict --no-deps --disable-pip --progress-spinner off --requirement .venv-audit/installed.txt
+
+.venv-audit/.installed: setup.cfg
+	$(PYTHON) -m venv .venv-audit
+	.venv-audit/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[all]" "$(DJANGO)" pip-audit
 	touch $@
 
 # What is missing for a release (TAG=v1.2.3 compares the tag, too), and the files of one, in dist/.
@@ -162,4 +173,4 @@ mutants: .venv-mutants/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-benchmarks .venv-faults .venv-mutants .mutants .venv-sites .venv-skins .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-benchmarks .venv-faults .venv-mutants .mutants .venv-audit .venv-sites .venv-skins .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -156,6 +156,10 @@ class Settings(NamedTuple):
     #: Variables of OpenTelemetry with a wrong value, which count as unset.
     warnings: tuple[Problem, ...] = ()
 
+    def __repr__(self) -> str:
+        """Leave out the values: among them are credentials, and error pages and debuggers show local variables."""
+        return f"<Settings of {self.service_name!r}>"
+
     def source(self, name: str) -> str:
         """Return where the setting called ``name`` (as in ``TRACING``) came from."""
         return self.sources.get(name, "default")

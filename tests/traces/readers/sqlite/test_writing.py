@@ -171,6 +171,14 @@ def test_durations_without_a_bound_fit_into_the_summary(store: LocalStore) -> No
     assert store.search()[0].sql_count == 4
 
 
+def test_a_stored_span_is_not_changed_by_another_with_its_id(store: LocalStore) -> None:
+    """Whoever knows the ids of a span could otherwise replace it."""
+    store.write([row(1, 1, 0, "GET /x", attributes={"user.id": "7"})])
+    before = store.search(), repr(store.span(f"{1:032x}", f"{1:016x}"))
+    store.write([row(1, 1, 0, "GET /y", attributes={"user.id": "8"}, status="error", took=9)])
+    assert (store.search(), repr(store.span(f"{1:032x}", f"{1:016x}"))) == before
+
+
 def test_a_batch_sent_twice_is_stored_once(store: LocalStore) -> None:
     rows = [row(1, 1), row(1, 2, 1, status="error")]
     store.write(rows)
