@@ -18,7 +18,7 @@ MEASURED = COVERAGE_FILE=$(abspath $(VENV))/coverage/data $(BIN)/python -m cover
 # Not --quiet: it takes a minute, and shows what it does. Without setuptools' advice about editable installations.
 PIP = PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test lint types unit wheel storages sites skins docs audit release-check release benchmark faults soak concurrency screenshots sql-agreement mutants clean
+.PHONY: setup demo test lint types unit wheel storages sites skins tracers docs audit release-check release benchmark faults soak concurrency screenshots sql-agreement mutants clean
 
 setup: $(VENV)/.test
 
@@ -75,6 +75,16 @@ skins: .venv-skins/.installed
 .venv-skins/.installed: setup.cfg tests/e2e/skins/requirements.txt
 	$(PYTHON) -m venv .venv-skins
 	.venv-skins/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[test]" "$(DJANGO)" -r tests/e2e/skins/requirements.txt
+	touch $@
+
+# Other tracers (ddtrace, Sentry, Elastic APM, New Relic, Logfire) beside this app, in an environment of their own; not part
+# of make test.
+tracers: .venv-tracers/.installed
+	.venv-tracers/bin/python -m pytest tests/e2e/tracers
+
+.venv-tracers/.installed: setup.cfg tests/e2e/tracers/requirements.txt
+	$(PYTHON) -m venv .venv-tracers
+	.venv-tracers/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[test]" "$(DJANGO)" -r tests/e2e/tracers/requirements.txt
 	touch $@
 
 # The documentation site, in docs/_build/html. A warning is an error.
@@ -173,4 +183,4 @@ mutants: .venv-mutants/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-benchmarks .venv-faults .venv-mutants .mutants .venv-audit .venv-sites .venv-skins .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-benchmarks .venv-faults .venv-mutants .mutants .venv-audit .venv-sites .venv-skins .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache .venv-tracers

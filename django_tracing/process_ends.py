@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -22,7 +23,7 @@ from django_tracing.export.queue import QueueProcessor
 from django_tracing.instrumentation.imports import when_imported
 from django_tracing.instrumentation.patching import Patches
 
-__all__ = ["flush_all", "flush_when_the_process_ends"]
+__all__ = ["flush_all", "flush_when_the_process_ends", "stop_with_subinterpreter"]
 
 _logger = logging.getLogger("django_tracing")
 _patches: Final = Patches()
@@ -62,6 +63,30 @@ def _resolve_without_threads() -> None:
         hub.resolver = Resolver(hub)
     except Exception:
         _logger.debug("gevent goes on looking up names in threads.", exc_info=True)
+
+
+def stop_with_subinterpreter(stop: Callable[[float], object], timeout: float) -> None:
+    """Call ``stop(timeout)``, which stops a thread, when this interpreter ends, if it is not that of the process.
+
+    One that ends while a thread of it runs aborts the whole process.
+    """
+
+    def stop_if_sub() -> None:
+        # Asked at the end: a start imports nothing for it.
+        with suppress(Exception):
+            if _in_subinterpreter():
+                stop(timeout)
+
+    atexit.register(stop_if_sub)
+
+
+def _in_subinterpreter() -> bool:
+    """Return whether this is not the main interpreter of its process: that of mod_wsgi or uWSGI, for example."""
+    for name in ("_interpreters", "_xxsubinterpreters"):
+        with suppress(Exception):  # another Python has another name, or none
+            interpreters = import_module(name)
+            return bool(interpreters.get_current() != interpreters.get_main())
+    return False
 
 
 def flush_all(queues: Sequence[QueueProcessor], timeout: float) -> None:

@@ -38,7 +38,7 @@ from django_tracing.instrumentation import log_records as logs
 from django_tracing.instrumentation.site_words import read_site_words
 from django_tracing.instrumentation.upstream.processor import RedactedProcessor, UpstreamProcessor
 from django_tracing.net import shown_address
-from django_tracing.process_ends import flush_when_the_process_ends
+from django_tracing.process_ends import flush_when_the_process_ends, stop_with_subinterpreter
 from django_tracing.process_health import health
 from django_tracing.process_starts import read_rules_for_children, warn_of_missing_threads
 from django_tracing.recording import sdk
@@ -182,6 +182,7 @@ def _start(settings: Settings) -> None:
     refresher = refresh.start(sampler, factory, settings, _report) if ours and factory is not None else None
     if refresher is not None:
         read_rules_for_children()
+        stop_with_subinterpreter(refresher.stop, settings.shutdown_timeout)
         late.extend(queue.on_end for queue in queues)
     runtime.use(
         runtime.current.replace(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 from contextvars import Token
+from threading import Thread
 from types import TracebackType
 from typing import Any, Final
 
@@ -12,7 +14,7 @@ from opentelemetry.context import Context
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.trace import NonRecordingSpan, SpanContext
 
-__all__ = ["SUPPRESS", "SUPPRESSED", "Untraced", "untraced_context"]
+__all__ = ["SUPPRESS", "SUPPRESSED", "Untraced", "start_without_context", "untraced_context"]
 
 #: The context key that makes OpenTelemetry's instrumentations make no spans.
 SUPPRESS: Final = "suppress_instrumentation"
@@ -44,3 +46,12 @@ class Untraced:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         context_api.detach(self._token)
+
+
+def start_without_context(thread: Thread) -> None:
+    """Start a thread of this app, which belongs to no request.
+
+    Other tracers (Sentry), and free-threaded Python, give a thread the context in which it is started: what it does
+    would be part of that request's trace.
+    """
+    contextvars.Context().run(thread.start)

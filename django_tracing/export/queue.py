@@ -22,8 +22,9 @@ from django_tracing.export.batches import SpanBatch
 from django_tracing.export.counters import Counters, DropReason
 from django_tracing.export.outbox import Outbox
 from django_tracing.export.sender import Sender
-from django_tracing.faults import log_once
+from django_tracing.faults import log_hourly, log_once
 from django_tracing.recording.span import RecordingSpan
+from django_tracing.untraced import start_without_context
 
 if TYPE_CHECKING:
     from django_tracing.export.spool import Spool
@@ -299,9 +300,14 @@ class QueueProcessor(Sender, SpanProcessor):
         with self._lock:
             if self._thread is not None or self._stopping:
                 return
-            thread = self._thread = Thread(target=self._run, name="django_tracing.export", daemon=True)
+            try:
+                thread = self._thread = Thread(target=self._run, name="django_tracing.export", daemon=True)
+            except RuntimeError:
+                # Others would keep the interpreter from ending. shutdown() sends what the queue has place for.
+                log_hourly("no-threads", "This interpreter has no daemon threads. Spans are sent when it ends.")
+                return
         try:
-            thread.start()
+            start_without_context(thread)
         except RuntimeError:  # the interpreter is shutting down: shutdown() sends the waiting spans
             with self._lock:
                 if self._thread is thread:

@@ -45,6 +45,7 @@ from django_tracing.sampling.figures import Figures, StatusError, figures
 from django_tracing.sampling.rules import Rule, RuleSet, compile_rules
 from django_tracing.sampling.sampler import RuleSampler
 from django_tracing.spans import runtime
+from django_tracing.untraced import start_without_context
 
 if TYPE_CHECKING:
     from django_tracing.models import ProcessStatus
@@ -209,17 +210,28 @@ class Refresher:
 
         None is started while Django's tests run, whose databases come and go, or if ``SAMPLING_REFRESH`` is 0.
         """
-        with self._lock:
-            if self._thread is not None or not self.settings.sampling_refresh or _in_tests():
-                return True
-            thread = self._thread = threading.Thread(target=self._run, name="django_tracing.sampling", daemon=True)
-        # Not with the lock: under gevent, starting a thread lets others run, which would wait for the lock forever.
         try:
-            thread.start()
+            with self._lock:
+                if self._thread is not None or not self.settings.sampling_refresh or _in_tests():
+                    return True
+                # Raises in an interpreter without daemon threads.
+                thread = self._thread = threading.Thread(
+                    target=self._run, name="django_tracing.sampling", daemon=True
+                )
+            # Not with the lock: under gevent, starting a thread lets others run, which would wait for it forever.
+            start_without_context(thread)
         except RuntimeError:  # no more threads, or the process is ending
             self._thread = None
             return False
         return True
+
+    def stop(self, timeout: float) -> None:
+        """Stop the thread, if one runs, and wait for it for at most ``timeout`` seconds."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        self._wake.set()
+        if thread is not None:
+            thread.join(timeout)
 
     def wake(self) -> None:
         """Read the rules now: this process changed one. Other processes of a SQLite database see the file's time."""

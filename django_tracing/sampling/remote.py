@@ -29,6 +29,7 @@ from django_tracing.faults import Lasting
 from django_tracing.net import Address, connect, explain_error, parse_address, read_at_most, shown_address
 from django_tracing.redaction.printable import printable
 from django_tracing.sampling.bucket import TokenBucket
+from django_tracing.untraced import start_without_context
 
 __all__ = ["JaegerRemoteSampler", "Strategy", "from_environment", "parse_strategy"]
 
@@ -227,13 +228,14 @@ class JaegerRemoteSampler(Sampler):
 
     def start(self) -> None:
         """Start the thread. The first decision does this by itself."""
-        with self._lock:
-            if self._thread is not None or self._stop.is_set():
-                return
-            thread = self._thread = threading.Thread(target=self._run, name="jaeger_remote_sampler", daemon=True)
-        # Not with the lock: under gevent, starting a thread lets others run, which would wait for the lock forever.
         try:
-            thread.start()
+            with self._lock:
+                if self._thread is not None or self._stop.is_set():
+                    return
+                # Raises in an interpreter without daemon threads.
+                thread = self._thread = threading.Thread(target=self._run, name="jaeger_remote_sampler", daemon=True)
+            # Not with the lock: under gevent, starting a thread lets others run, which would wait for it forever.
+            start_without_context(thread)
         except RuntimeError:  # no more threads, or the process is ending: the next decision tries again
             self._thread = None
 

@@ -6,17 +6,21 @@ import logging
 import subprocess
 import sys
 import threading
+from contextvars import ContextVar
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
 from opentelemetry.instrumentation.utils import is_instrumentation_enabled
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SpanExportResult
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from django_tracing.exceptions import ExportError
 from django_tracing.export.otlp import OTLPHTTPExporter
+from django_tracing.export.queue import QueueProcessor
 from tests.export.builders import make_spans
 from tests.export.queues import Backend, Gate, Make, end, refuse
 from tests.jaegers import wait_until
@@ -434,6 +438,7 @@ import textwrap
 from opentelemetry.sdk.trace import TracerProvider
 from django_tracing.export.otlp import OTLPHTTPExporter
 from django_tracing.export.queue import QueueProcessor
+from django_tracing.export.queue import QueueProcessor
 where = {where!r}
 processor = QueueProcessor(OTLPHTTPExporter({endpoint!r}), export_interval=600, shutdown_timeout=2)
 provider = TracerProvider()
@@ -457,3 +462,26 @@ def test_a_span_that_ends_during_on_end_of_another(make: Make) -> None:
         end(processor, make_spans(3))
         processor.counters.drop("shutdown")
     assert processor.force_flush()
+
+
+request_of_another_tracer: ContextVar[str] = ContextVar("request_of_another_tracer", default="none")
+
+
+def test_the_thread_is_not_part_of_the_request_that_starts_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sentry, and free-threaded Python, give a thread the context that it is started in."""
+    seen = []
+    start = Thread.start
+
+    def inheriting_start(self: Thread) -> None:
+        seen.append(request_of_another_tracer.get())
+        start(self)
+
+    monkeypatch.setattr(Thread, "start", inheriting_start)
+    processor = QueueProcessor(InMemorySpanExporter())
+    token = request_of_another_tracer.set("GET /orders/")
+    try:
+        processor._start()
+    finally:
+        request_of_another_tracer.reset(token)
+        processor.shutdown()
+    assert seen == ["none"]

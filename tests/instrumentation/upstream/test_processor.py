@@ -148,6 +148,32 @@ def test_a_library_is_instrumented_on_import_and_not_imported_early() -> None:
 # ----- psycopg, used directly
 
 
+INSTRUMENTATION_FIRST = """
+import sys
+import django
+django.setup()
+assert "redis" not in sys.modules
+from opentelemetry.instrumentation.redis import RedisInstrumentor
+assert "redis" in sys.modules
+print(RedisInstrumentor().is_instrumented_by_opentelemetry)
+"""
+
+
+def test_a_library_that_its_instrumentation_imports_is_instrumented() -> None:
+    """As Logfire imports it: when the library is imported, its instrumentation is not complete yet."""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", INSTRUMENTATION_FIRST],
+        env=environment(TRACING_SETTINGS='{"EXPORTER": "none"}'),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "True\n"
+    assert "could not be traced" not in done.stderr
+
+
 @pytest.fixture
 def postgres(postgres_url: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(postgres_url, autocommit=True) as connected:
