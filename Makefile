@@ -18,7 +18,7 @@ MEASURED = COVERAGE_FILE=$(abspath $(VENV))/coverage/data $(BIN)/python -m cover
 # Not --quiet: it takes a minute, and shows what it does. Without setuptools' advice about editable installations.
 PIP = PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test lint types unit wheel storages sites skins docs release-check release benchmark faults concurrency screenshots sql-agreement mutants clean
+.PHONY: setup demo test lint types unit wheel storages sites skins docs release-check release benchmark faults soak concurrency screenshots sql-agreement mutants clean
 
 setup: $(VENV)/.test
 
@@ -132,6 +132,11 @@ faults: .venv-faults/.installed
 	.venv-faults/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[test]" "$(DJANGO)"
 	grep -v '^#' tests/e2e/faults/requirements.txt | while read -r package; do .venv-faults/bin/python -m pip --disable-pip-version-check --quiet install "$$package" || echo "$$package is not installed: its faults are left out"; done
 	touch $@
+
+# The example's services for minutes under a mixed load, with faults that come and go: memory, descriptors and threads have
+# to stay flat, and every span accounted for. make soak SOAK="--minutes 60" runs longer than 10 minutes.
+soak: $(VENV)/.test
+	$(BIN)/python -W ignore -m tests.e2e.soak $(SOAK)
 
 # 10,000 interleaved requests, in an order that a seed chooses: no request sees another one's identity.
 concurrency: $(VENV)/.test

@@ -13,12 +13,14 @@ import importlib
 import pkgutil
 import sys
 import types
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
+from django.core.cache import CacheKeyWarning
 from django.core.cache import caches as caching
 from django.dispatch import Signal
 from django.http import HttpRequest
@@ -532,7 +534,7 @@ def test_however_long_the_names_are(row: Growing) -> None:
 
 
 def test_what_the_site_has_dropped_is_not_held(tmp_path: Path) -> None:
-    processor, provider = UpstreamProcessor(), TracerProvider(shutdown_on_exit=False)
+    processor, provider = UpstreamProcessor(in_place=False), TracerProvider(shutdown_on_exit=False)
     tracer = provider.get_tracer("theirs")
     gc.collect()
     stores = len(sqlite_store._stores)
@@ -613,7 +615,10 @@ def test_what_is_long_is_not_kept_in_shared_caches(client: Any, spans: Spans, se
         attribute_name(name)
         templates._kind_of(SimpleNamespace(name=name), "django", lambda template: template.name)
         outgoing.may_get(f"http://{name}/", ("example.com",))
-        caching["default"].set(name[:240], name)
+        with create_span("work"), warnings.catch_warnings():
+            # memcached has no keys of this length.
+            warnings.simplefilter("ignore", CacheKeyWarning)
+            caching["default"].get(name)
         _recorded(name)
     assert sum(map(held, caches())) - before <= 4 * KEPT
 

@@ -123,6 +123,8 @@ class Services:
         worker: list[str] | None = None,
         hosts: Mapping[str, list[str]] | None = None,
         rules: str | None = None,
+        settings: str = "tests.e2e.faults.settings",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.folder = folder
         self.databases = databases
@@ -142,11 +144,12 @@ class Services:
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(names)},
             **databases.environment,
-            "DJANGO_SETTINGS_MODULE": "tests.e2e.faults.settings",
+            "DJANGO_SETTINGS_MODULE": settings,
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",
             "BLUEPRINT_SERVICE_URL": f"http://127.0.0.1:{self._ports['blueprint-service']}",
             "FAULTS_FOLDER": str(folder),
+            **(environment or {}),
             **({"FAULTS_UNTRACED": "1"} if tracing is None else {"FAULTS_TRACING": json.dumps(tracing)}),
             **({} if rules is None else {"FAULTS_RULES": rules}),
         }
@@ -274,6 +277,16 @@ class Services:
     def master(self) -> int:
         """The process of the gateway that was started here."""
         return self._processes["api-gateway"].pid
+
+    @property
+    def masters(self) -> dict[str, int]:
+        """The processes that were started here, by their services."""
+        return {service: process.pid for service, process in self._processes.items()}
+
+    @property
+    def port(self) -> int:
+        """The gateway's port."""
+        return self._ports["api-gateway"]
 
     def workers(self, service: str = "api-gateway") -> set[int]:
         pid = self._processes[service].pid

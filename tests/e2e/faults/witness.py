@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 
 from django_tracing import provider
 from django_tracing.export.counters import Counters
+from django_tracing.recording import undecided
 
 __all__ = ["Witness", "WitnessConfig"]
 
@@ -33,6 +34,8 @@ class WitnessConfig(AppConfig):
         folder = Path(os.environ["FAULTS_FOLDER"])
         witness = Witness(folder, os.environ["SERVICE_NAME"])
         trace.get_tracer_provider().add_span_processor(witness)  # type: ignore[attr-defined]
+        # The SDK's own spans of a trace that was kept after they had ended.
+        undecided.late.append(witness.on_end)
         witness.watch_counters()
         _resolve(folder / "hosts.json")
 
