@@ -7,6 +7,8 @@ import os
 import signal
 import sqlite3
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,7 +49,7 @@ class Site:
                 environment=_ENVIRONMENT,
             )
         )
-        self.load = Load(self.services.port, rate)
+        self.load = Load(self.services.ports["api-gateway"], rate)
         self._samples: dict[int, list[Sample]] = {}
         self._names = self._list_processes()
         #: The first worker of the gateway, which is not ended.
@@ -89,6 +91,13 @@ class Site:
             for pid, samples in self._samples.items()
             if len(samples) == self._rounds
         ]
+
+    def fail(self) -> None:
+        """Let each process answer some errors: with the first one, Django imports what shows errors."""
+        for port in self.services.ports.values():
+            for number in range(30):
+                with contextlib.suppress(OSError, urllib.error.HTTPError):
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/soak/error/first{number}", timeout=20).close()
 
     def forget(self) -> None:
         """Measure anew: the warm-up is over."""
