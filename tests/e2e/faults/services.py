@@ -284,9 +284,9 @@ class Services:
         return {service: process.pid for service, process in self._processes.items()}
 
     @property
-    def port(self) -> int:
-        """The gateway's port."""
-        return self._ports["api-gateway"]
+    def ports(self) -> dict[str, int]:
+        """The ports of the services."""
+        return self._ports
 
     def workers(self, service: str = "api-gateway") -> set[int]:
         return children(self._processes[service].pid)

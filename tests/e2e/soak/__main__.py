@@ -27,7 +27,7 @@ _INTERVAL = 5.0
 #: About how long it takes until each fault has come and gone once, in seconds.
 _CYCLE = 100.0
 #: With how many requests to each site callers invent names before, until all caches of names are full.
-_WARM_UP = 6_000
+_WARM_UP = 4_500
 #: The parts of a cycle.
 _PARTS = 80
 
@@ -52,6 +52,7 @@ class Soak:
             while any(site.load.sent < _WARM_UP for site in self._sites):
                 time.sleep(1)
             for site in self._sites:
+                site.fail()
                 site.load.warming = False
             for number in range(-1, cycles):
                 if number == 0:

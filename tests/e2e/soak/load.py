@@ -27,7 +27,7 @@ _INVENTED: Final = ("sql", "keys", "spans", "error", "call", "page", "user", "th
 _REUSED: Final = 25
 #: How many times as many requests, and how many names in one of them, until caches are full.
 _HURRY: Final = 3
-_MANY: Final = 250
+_MANY: Final = 300
 
 
 class Load:

@@ -7,6 +7,8 @@ import os
 import signal
 import sqlite3
 import tempfile
+import urllib.error
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import Any
 from django_tracing.export.spool import Spool
 from tests.e2e.faults.accounts import Account, account
 from tests.e2e.faults.rows import GUNICORN, UVICORN
-from tests.e2e.faults.services import Databases, Services, children
+from tests.e2e.faults.services import Databases, Services
 from tests.e2e.soak.load import Load
 from tests.e2e.soak.receiver import Receiver
 from tests.e2e.soak.samples import Process, Sample, sample
@@ -47,7 +49,7 @@ class Site:
                 environment=_ENVIRONMENT,
             )
         )
-        self.load = Load(self.services.port, rate)
+        self.load = Load(self.services.ports["api-gateway"], rate)
         self._samples: dict[int, list[Sample]] = {}
         self._names = self._list_processes()
         #: The first worker of the gateway, which is not ended.
@@ -63,7 +65,7 @@ class Site:
         """Return the processes that are measured. Only those that live for the whole run are judged."""
         found = {}
         for service, pid in self.services.masters.items():
-            workers = sorted(children(pid))
+            workers = sorted(self.services.workers(service))
             found[pid] = f"{service}, master" if workers else service
             for number, worker in enumerate(workers, 1):
                 found[worker] = f"{service}, worker {number}"
@@ -89,6 +91,13 @@ class Site:
             for pid, samples in self._samples.items()
             if len(samples) == self._rounds
         ]
+
+    def fail(self) -> None:
+        """Let each process answer some errors: with the first one, Django imports what shows errors."""
+        for port in self.services.ports.values():
+            for number in range(30):
+                with contextlib.suppress(OSError, urllib.error.HTTPError):
+                    urllib.request.urlopen(f"http://127.0.0.1:{port}/soak/error/first{number}", timeout=20).close()
 
     def forget(self) -> None:
         """Measure anew: the warm-up is over."""
