@@ -135,8 +135,8 @@ def test_a_stranger_does_not_decide(here: Any, rules: list[Rule], flags: str) ->
     """Neither that its requests are recorded nor that they are not."""
     assert ask(here(*rules, SAMPLE_RATE=1.0), STRANGER, {}, flags=flags) is not None or rules
     one: Site = here(*rules, SAMPLE_RATE=0.5)
-    kept = sum(ask(one, STRANGER, {}, flags=flags) is not None for _ in range(200))
-    assert 60 < kept < 140
+    kept = sum(ask(one, STRANGER, {}, flags=flags) is not None for _ in range(60))
+    assert 10 < kept < 50
     none: Site = here(SAMPLE_RATE=0.0)
     assert [ask(none, STRANGER, {}, flags=flags) for _ in range(20)] == [None] * 20
 
