@@ -425,6 +425,7 @@ _REASONS = {
         *("instrumentation/__init__.py:_installed", "instrumentation/imports.py:_waiting"),
         *("instrumentation/upstream/registry.py:_State.instrumentors", "redaction/vocabulary.py:_clear"),
         *("recording/undecided.py:late", "spans/runtime.py:_caches"),
+        "context/marks.py:_marks",
     ),
     "as many as the site has classes of caches, URLs, languages": (
         *("context/routes.py:_Group.alternatives", "context/routes.py:_Group.parts", "context/routes.py:*.parts"),
@@ -436,7 +437,7 @@ _REASONS = {
         *("sampling/rules.py:RuleSet._prefixes", "sampling/rules.py:RuleSet._subscriptions"),
         *("sampling/rules.py:RuleSet._users", "sampling/sampler.py:RuleSampler._counts"),
     ),
-    "the last one only": ("instrumentation/request/page_names.py:_loaded",),
+    "the last one only": ("context/extraction.py:of_last().kept", "instrumentation/request/page_names.py:_loaded"),
     "of one fork": (
         *("export/grpc.py:_GRPCExporter._inherited", "sampling/refresh.py:Refresher._held_by_fork"),
         *("traces/readers/sqlite/file.py:_held", "traces/readers/sqlite/file.py:_inherited"),
@@ -462,7 +463,7 @@ _REASONS = {
             "redaction/tables.py:_Reader.lists",
             "redaction/tables.py:_Reader.verbs",
         ),
-        "sampling/rules.py:TraceStart.headers",
+        *("provider.py:*.known", "sampling/rules.py:TraceStart.headers"),
     ),
     "of one reading of traces; tests/traces/test_bounds.py": (
         *("traces/analysis/routes.py:_Route.durations", "traces/analysis/routes.py:_Route.times"),
