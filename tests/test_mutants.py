@@ -36,21 +36,21 @@ def _joined(text: str) -> str:
 
 
 def test_the_table_counts_equivalent_mutants_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names = [f"django_tracing/export/spool.py\n- a\n+ {number}" for number in range(10)]
+    names = [f"django_tracing/export/spool.py Spool.store\n- a\n+ {number}" for number in range(10)]
     lines = [{"name": name, "status": "survived" if name[-1] in "89" else "killed"} for name in names]
     # The newest result of a mutant counts.
     lines = [{"name": names[0], "status": "survived"}, *lines]
     file = tmp_path / "results.jsonl"
     file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     monkeypatch.setattr(results, "RESULTS", file)
-    listed = equivalents("# Words.\n\ndjango_tracing/export/spool.py\n- a\n+ 9\nBecause it is\nthe same.")
+    listed = equivalents("# Words.\n\ndjango_tracing/export/spool.py Spool.store\n- a\n+ 9\nBecause it is\nthe same.")
     assert [each.reason for each in listed] == ["Because it is the same."]
     monkeypatch.setattr(results, "equivalents", lambda: listed)
     assert "| spool | 10 | 8 | 1 | 1 | 89% (56% to 98%) |" in results.table(results.results_so_far())
 
 
 def test_a_block_without_a_reason_is_refused() -> None:
-    with pytest.raises(ValueError, match="not a file"):
+    with pytest.raises(ValueError, match="not a place"):
         equivalents("django_tracing/export/spool.py\n- a\n+ b")
 
 

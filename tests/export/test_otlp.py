@@ -20,6 +20,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 from opentelemetry.sdk.trace import SpanLimits
+from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.trace import (
     Link,
     NonRecordingSpan,
@@ -192,6 +193,18 @@ class TestExporter:
         assert headers["x-tenant"] == "blue"
         assert receiver.paths == ["/v1/traces", "/v1/traces"]
         assert receiver.connections == 1
+
+    def test_after_its_end_it_sends_nothing(self, connect: Connect, receiver: OTLPReceiver) -> None:
+        exporter = connect(receiver.endpoint)
+        batch = exporter.new_batch()
+        for span in make_spans(1):
+            batch.add(span, *batch.pack(span))
+        assert exporter.export(make_spans(1)) is SpanExportResult.SUCCESS
+        assert exporter.force_flush()
+        exporter.shutdown()
+        assert exporter.export(make_spans(1)) is SpanExportResult.FAILURE
+        assert exporter.export_batch(batch) is SpanExportResult.FAILURE
+        assert len(receiver.spans) == 1
 
     def test_gzip_and_the_receiver_reads_the_same(self, connect: Connect, receiver: OTLPReceiver) -> None:
         spans = make_spans(100, note="the same again and again " * 9)

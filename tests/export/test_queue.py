@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
+from django_tracing.conf.loading import load
 from django_tracing.exceptions import ExportError
 from django_tracing.export.otlp import OTLPHTTPExporter
 from django_tracing.export.queue import QueueProcessor
@@ -82,6 +84,14 @@ class TestSending:
 
 
 class TestBounds:
+    def test_without_settings_it_has_their_defaults(self) -> None:
+        """A limit that is left out is not missing."""
+        settings = load({"EXPORTER": "otlp", "ENDPOINT": "http://localhost:4318"}, {})
+        assert QueueProcessor(Backend()).state()["queue_bytes"] == settings.queue_bytes
+        defaults = {name: each.default for name, each in inspect.signature(QueueProcessor).parameters.items()}
+        for name in ("batch_size", "export_interval", "queue_size", "shutdown_timeout", "retry_for", "spool"):
+            assert defaults[name] == getattr(settings, name), name
+
     def test_by_spans(self, make: Make, gate: Gate) -> None:
         backend = Backend(gate)
         processor = make(backend, batch_size=4, queue_size=10)

@@ -8,6 +8,7 @@ import shutil
 import signal
 import stat
 import time
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -215,7 +216,8 @@ class TestClaims:
         first = spool.claim()
         assert first is not None
         spool.give_back(first)
-        second = spool.claim({first.name})
+        # Another object reads the folder, and finds the first one, too.
+        second = Spool(spool.folder, MIB).claim({first.name})
         assert second is not None
         assert names(second) == ["s1-0"]
         spool.remove(second)
@@ -371,10 +373,28 @@ class TestHostileFiles:
         spool.prepare()
         path = spool.folder / f"{1:020d}-1-1-7.spans"
         with open(path, "wb") as file:
-            file.truncate(1024 * MIB)  # without using the disk
-        assert spool.claim() is None
+            file.truncate(65 * MIB)  # without using the disk
+        tracemalloc.start()
+        try:
+            assert spool.claim() is None
+            assert tracemalloc.get_traced_memory()[1] < MIB
+        finally:
+            tracemalloc.stop()
         assert spool.take_damaged() == 7
         assert not path.exists()
+
+    def test_a_link_in_the_place_of_a_new_file(
+        self, spool: Spool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        spool.prepare()
+        monkeypatch.setattr(time, "time_ns", lambda: 7)
+        secret = tmp_path / "secret"
+        secret.write_bytes(b"s3cret")
+        (spool.folder / f"{7:020d}-{os.getpid()}-1-1.new").symlink_to(secret)
+        with pytest.raises(FileExistsError):
+            spool.store(encode())
+        assert secret.read_bytes() == b"s3cret"
+        assert spool.contents().batches == 0
 
 
 class TestSplitting:

@@ -386,6 +386,15 @@ class TestOneSide:
         assert spooling.is_usable(now + 11) and spooling.is_due(now + 11)
         assert spooling.store([encode(), encode()]) == 2
 
+    def test_a_folder_that_cannot_be_read(
+        self, spooling: Spooling, spool: Spool, counters: Counters, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        spool.folder.touch()
+        assert spooling.next(100.0) is None
+        assert counters.snapshot()["last_error"] == "The spool can't be used: Not a directory (NotADirectoryError)."
+        assert "The spool can't be used: Not a directory" in caplog.text
+        assert not spooling.is_due(time.monotonic() + 5)
+
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_shares_the_spool(make: Make, spool: Spool) -> None:

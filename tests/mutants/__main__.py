@@ -9,7 +9,7 @@ import random
 import signal
 import sys
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,7 +17,7 @@ from tests.mutants import coverage_map
 from tests.mutants.coverage_map import CoverageMap
 from tests.mutants.equivalent import equivalents
 from tests.mutants.generation import Mutant, mutant, sites
-from tests.mutants.modules import FOLDER, PARTS, files
+from tests.mutants.modules import FOLDER, PARTS, ROOT, file_of, files
 from tests.mutants.results import KILLED, RESULTS, SURVIVED, results_so_far, table
 from tests.mutants.running import Copy
 
@@ -47,8 +47,8 @@ def main(arguments: list[str]) -> None:
     results = {name: result for name, result in results_so_far().items() if name in names}
     for result in results.values():
         if result["status"] == SURVIVED:
-            file, change = result["name"].split("\n", 1)
-            print(f"\n{file}:{result['line']}, {result['tests']} tests\n{change}")
+            where, change = result["name"].split("\n", 1)
+            print(f"\n{where}, line {result['line']}, {result['tests']} tests\n{change}")
     print(f"\n{table(results)}")
 
 
@@ -88,32 +88,33 @@ def _sample(name: str, options: argparse.Namespace) -> list[Mutant]:
 
 
 def _again(results: Iterable[dict[str, Any]], names: list[str]) -> Iterable[Mutant]:
-    wanted = {file for name in names for file in files(name)}
+    """Yield the survivors of earlier runs, as far as their lines are still there."""
     listed = {each.name for each in equivalents()}
-    survivors = {r["name"] for r in results if r["status"] == SURVIVED and r["name"] not in listed}
-    by_file = defaultdict(set)
-    for name in survivors:
-        by_file[name.split("\n")[0]].add(name)
-    for file in sorted(wanted & by_file.keys()):
+    survivors: dict[str, dict[str, str]] = defaultdict(dict)
+    for result in results:
+        if result["status"] == SURVIVED and result["name"] not in listed:
+            survivors[file_of(result["name"])][result["name"]] = result["operator"]
+    for file in sorted({file for name in names for file in files(name)} & survivors.keys()):
+        lines = (ROOT / file).read_text().splitlines()
+        wanted = survivors[file]
         for site in sites(file):
-            each = mutant(site)
-            if each is not None and each.name in by_file[file]:
-                by_file[file].discard(each.name)
-                yield each
+            line = lines[site.line - 1].strip()
+            # To make a mutant takes much longer than to see that it is another one.
+            if any(operator == site.operator and line in name for name, operator in wanted.items()):
+                each = mutant(site)
+                if each is not None and wanted.pop(each.name, None):
+                    yield each
 
 
 def run(mutants: list[Mutant], processes: int) -> None:
     """Test the mutants, and store the results one by one: a run can be interrupted, and goes on where it was."""
-    workers = [
-        child
-        for number in range(min(processes, len(mutants)))
-        if (child := _worker(mutants[number::processes])) is not None
-    ]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    workers = [_worker(mutants[number::processes]) for number in range(min(processes, len(mutants)))]
     try:
         while workers:
             ended, _ = os.wait()
-            workers = [worker for worker in workers if worker != ended]
-    except KeyboardInterrupt:
+            workers.remove(ended)
+    finally:
         for worker in workers:
             os.kill(worker, signal.SIGTERM)
 
@@ -174,11 +175,8 @@ class _Judge:
             self._known.add(killer)
 
     def _run(self, each: Mutant, tests: list[str]) -> str:
-        folder = each.file.replace("django_tracing", "tests", 1).rpartition("/")[0] + "/"
-        near = [test for test in tests if test.startswith(folder)]
-        far = [test for test in tests if not test.startswith(folder)]
-        for group in (near, far):
-            if group and (failed := self._copy.run(each.file, each.code, group, self._known, self._limit(group))):
+        for group in _groups(each, tests):
+            if failed := self._copy.run(each.file, each.code, group, self._known, self._limit(group)):
                 return failed
         return ""
 
@@ -187,7 +185,7 @@ class _Judge:
 
     def _order(self, each: Mutant) -> list[str]:
         """Return the tests of the line: those of its folder first, and the quickest of these first."""
-        folder = each.file.replace("django_tracing", "tests", 1).rpartition("/")[0] + "/"
+        folder = _folder(each)
         found = [test for test in self._lines.tests(each.file, each.line) if self._reliable.get(test, True)]
         found.sort(key=lambda test: (not test.startswith(folder), self._lines.times[test], test))
         chosen, seconds = [], 0.0
@@ -207,6 +205,28 @@ class _Judge:
             known = self._known | {killer}
             self._reliable[killer] = not self._copy.run(each.file, source, [killer], known, self._limit([killer]))
         return self._reliable[killer]
+
+
+def _folder(each: Mutant) -> str:
+    """Return the folder of the tests of a module."""
+    return each.file.replace("django_tracing", "tests", 1).rpartition("/")[0] + "/"
+
+
+def _groups(each: Mutant, tests: list[str]) -> list[list[str]]:
+    """Divide ``tests``: those of one file, which is quickly collected and kills most, of its folder, and others."""
+    near = [test for test in tests if test.startswith(_folder(each))]
+    files = Counter(test.partition("::")[0] for test in near)
+    own = f"{_folder(each)}test_{each.file.rpartition('/')[2]}"
+    first = own if own in files else max(files, key=lambda file: files[file], default="")
+    if not tests:
+        # Of its file, those that were not there when coverage was measured are run.
+        return [[own]] if (ROOT / own).exists() else []
+    groups = (
+        [test for test in near if test.startswith(f"{first}::")],
+        [test for test in near if not test.startswith(f"{first}::")],
+        [test for test in tests if not test.startswith(_folder(each))],
+    )
+    return [group for group in groups if group]
 
 
 if __name__ == "__main__":

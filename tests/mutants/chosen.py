@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
 
 
 class Chosen:
@@ -15,6 +16,14 @@ class Chosen:
         self._places = {test: place for place, test in enumerate(tests)}
         self._known = known
         self._report = report
+
+    def pytest_sessionstart(self) -> None:
+        # After tests/conftest.py, and before the tests are imported. The first example that fails is enough: a smaller
+        # one is not looked for, which would take minutes.
+        settings.register_profile(
+            "mutants", settings(), phases=(Phase.explicit, Phase.generate), database=None, report_multiple_bugs=False
+        )
+        settings.load_profile("mutants")
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> None:

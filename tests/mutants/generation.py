@@ -27,14 +27,17 @@ class Mutant:
     file: str
     line: int
     operator: str
-    #: The lines that differ, without indentation: together with the file, the name of the mutant.
+    #: The function or class that has the line; empty outside of them.
+    owner: str
+    #: The lines that differ, without indentation.
     before: str
     after: str
     code: str
 
     @property
     def name(self) -> str:
-        return f"{self.file}\n- {self.before}\n+ {self.after}"
+        """Identify the mutant, also after lines moved. The same change of two equal lines of a function counts once."""
+        return f"{f'{self.file} {self.owner}'.strip()}\n- {self.before}\n+ {self.after}"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,9 @@ def mutant(site: Site) -> Mutant | None:
     if code is None or not _compiles(code):
         return None
     line, before, after = _difference(source, code)
-    return Mutant(site.file, line, site.operator, before, after, code) if before != after else None
+    if before == after:
+        return None
+    return Mutant(site.file, line, site.operator, _owner(source, line), before, after, code)
 
 
 def _compiles(code: str) -> bool:
@@ -89,6 +94,20 @@ def _difference(source: str, code: str) -> tuple[int, str, str]:
     first, last = changes[0], changes[-1]
     before, after = old[first[1] : last[2]], new[first[3] : last[4]]
     return first[1] + 1, " ".join(map(str.strip, before)), " ".join(map(str.strip, after))
+
+
+def _owner(source: str, line: int) -> str:
+    """Return the qualified name of the innermost function or class with that line."""
+    names: list[str] = []
+    body: list[ast.stmt] = ast.parse(source).body
+    while True:
+        around = [node for node in body if node.lineno <= line <= (node.end_lineno or 0)]
+        if not around:
+            return ".".join(names)
+        (node,) = around[:1]
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            names.append(node.name)
+        body = [child for child in ast.iter_child_nodes(node) if isinstance(child, ast.stmt)]
 
 
 def _unseen(source: str) -> list[tuple[Place, Place]]:

@@ -45,3 +45,8 @@ def part(file: str) -> str:
         if file in files(name):
             return name
     return file.removeprefix("django_tracing/").removesuffix(".py").replace("/", ".")
+
+
+def file_of(name: str) -> str:
+    """Return the file of a mutant, from its name."""
+    return name.split(maxsplit=1)[0]

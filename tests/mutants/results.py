@@ -8,7 +8,7 @@ from collections import defaultdict
 from typing import Any
 
 from tests.mutants.equivalent import equivalents
-from tests.mutants.modules import FOLDER, PARTS, part
+from tests.mutants.modules import FOLDER, PARTS, file_of, part
 
 RESULTS = FOLDER / "results.jsonl"
 KILLED, SURVIVED, EQUIVALENT = "killed", "survived", "equivalent"
@@ -26,7 +26,7 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     rows = defaultdict(lambda: {KILLED: 0, SURVIVED: 0, EQUIVALENT: 0})
     for name, result in results.items():
         status = EQUIVALENT if name in listed and result["status"] == SURVIVED else result["status"]
-        for row in (part(name.split("\n")[0]), "all"):
+        for row in (part(file_of(name)), "all"):
             rows[row][status] += 1
     order = [*PARTS, *(row for row in rows if row not in PARTS and row != "all"), "all"]
     lines = [

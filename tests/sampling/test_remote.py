@@ -16,7 +16,8 @@ from typing import Any
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.trace import SpanKind
+from opentelemetry.sdk.trace.sampling import Decision
+from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, TraceState, set_span_in_context
 
 from django_tracing.sampling.remote import JaegerRemoteSampler, Strategy, from_environment, parse_strategy
 from django_tracing.sampling.rules import Rule, compile_rules
@@ -57,6 +58,18 @@ HALF = {"strategyType": "PROBABILISTIC", "probabilisticSampling": {"samplingRate
             },
             Strategy(rate=0.25, operations={"GET orders/": 1.0, "never": 0.0}, lower_bound=0.1),
         ),
+        ({**HALF, "operationSampling": {"perOperationStrategies": None}}, Strategy(rate=0.5)),
+        (
+            {
+                "strategyType": 1,
+                "rateLimitingSampling": {"maxTracesPerSecond": 0},
+                "operationSampling": {
+                    "defaultSamplingProbability": 0.25,
+                    "perOperationStrategies": [{"operation": "x", "probabilisticSampling": {"samplingRate": 1}}],
+                },
+            },
+            Strategy(per_second=0.0, operations={"x": 1.0}),
+        ),
     ],
 )
 def test_every_form_of_response(document: Any, expected: Strategy) -> None:
@@ -75,11 +88,34 @@ def test_every_form_of_response(document: Any, expected: Strategy) -> None:
         ({"strategyType": 1, "rateLimitingSampling": {"maxTracesPerSecond": -1}}, "is -1"),
         ({**HALF, "operationSampling": {"perOperationStrategies": [7]}}, "has no operation"),
         ({**HALF, "operationSampling": {"perOperationStrategies": "x"}}, "not a list"),
+        ({**HALF, "operationSampling": {"perOperationStrategies": 7}}, "its perOperationStrategies is not a list"),
+        ({**HALF, "operationSampling": {"perOperationStrategies": [{"operation": 1}]}}, "has no operation"),
+        (
+            {**HALF, "operationSampling": {"perOperationStrategies": [{"operation": "x"}]}},
+            "its perOperationStrategies is not an object",
+        ),
+        ({**HALF, "operationSampling": {"defaultSamplingProbability": 1.5}}, "its probability is 1.5"),
+        (
+            {**HALF, "operationSampling": {"defaultLowerBoundTracesPerSecond": "x"}},
+            "the defaultLowerBoundTracesPerSecond of its operationSampling is 'x'",
+        ),
+        ({"probabilisticSampling": {"samplingRate": True}}, "the samplingRate of its probabilisticSampling is True"),
+        ({"probabilisticSampling": {"samplingRate": 1.01}}, "the samplingRate of its probabilisticSampling is 1.01"),
+        (
+            {"strategyType": 1, "rateLimitingSampling": {"maxTracesPerSecond": float("inf")}},
+            "the maxTracesPerSecond of its rateLimitingSampling is inf",
+        ),
     ],
 )
 def test_invalid_responses(document: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_strategy(document)
+
+
+def test_a_response_without_end_is_bounded() -> None:
+    many = [{"operation": f"o{number}", "probabilisticSampling": {"samplingRate": 1}} for number in range(10_001)]
+    strategy = parse_strategy({**HALF, "operationSampling": {"perOperationStrategies": many}})
+    assert len(strategy.operations) == 10_000
 
 
 class Server:
@@ -152,9 +188,22 @@ def test_it_applies_the_strategy(server: Server) -> None:
     assert sampler.decide("GET", 1) == (False, {"sampler.type": "ratelimiting", "sampler.param": 3.0})
 
 
-@pytest.mark.parametrize("mood", ["garbage", "binary", "long", "404", "500", "302", "hang", "slow", "gone"])
+@pytest.mark.parametrize(
+    ("mood", "reason"),
+    [
+        ("garbage", "Expecting value"),
+        ("binary", "Expecting value"),
+        ("long", "its answer is too long"),
+        ("404", "it answered 404"),
+        ("500", "it answered 500"),
+        ("302", "it answered 302"),
+        ("hang", ""),
+        ("slow", ""),
+        ("gone", "Nothing listens on 127.0.0.1:"),
+    ],
+)
 def test_the_last_response_remains_in_force_if_the_server_fails(
-    server: Server, mood: str, caplog: pytest.LogCaptureFixture
+    server: Server, mood: str, reason: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     sampler = JaegerRemoteSampler("shop", server.url, timeout=20)
     assert sampler.ask()
@@ -168,12 +217,16 @@ def test_the_last_response_remains_in_force_if_the_server_fails(
     assert not sampler.ask()
     assert sampler.strategy == Strategy(rate=0.5)
     assert [record.levelname for record in caplog.records] == ["WARNING"], "it is logged once"
+    line = caplog.records[0].getMessage()
+    assert line.startswith(f"No sampling strategy from {sampler.shown} (")
+    assert reason in line
+    assert "): Strategy(rate=0.5, " in line and line.endswith(" stays in force.")
     server.mood = ""
     server.released.set()
     sampler._timeout = 20
     sampler._address = sampler._address._replace(port=int(server.url.split(":")[2].split("/")[0]))
     assert sampler.ask()
-    assert "again" in caplog.records[-1].message
+    assert caplog.records[-1].getMessage() == f"The sampling strategy is read from {sampler.shown} again."
 
 
 def test_a_decision_never_waits(server: Server) -> None:
@@ -213,6 +266,52 @@ def test_a_lower_bound_keeps_some_of_each_operation(server: Server) -> None:
         kept = [sampler.decide(name, number) for number in range(10)]
         assert [one[0] for one in kept] == [True] + [False] * 9
         assert kept[0][1] == {"sampler.type": "lowerbound", "sampler.param": 1.0}
+
+
+def test_the_names_of_spans_do_not_use_more_and_more_memory(server: Server) -> None:
+    server.document = {
+        **HALF,
+        "operationSampling": {"defaultSamplingProbability": 0, "defaultLowerBoundTracesPerSecond": 1},
+    }
+    sampler = JaegerRemoteSampler("shop", server.url)
+    assert sampler.ask()
+    sampler.close()
+    assert sum(sampler.decide(f"name {number}", 0)[0] for number in range(10_010)) == 10_000
+
+
+def test_an_unchanged_strategy_is_not_begun_anew(server: Server) -> None:
+    server.document = {"strategyType": "RATE_LIMITING", "rateLimitingSampling": {"maxTracesPerSecond": 0.001}}
+    sampler = JaegerRemoteSampler("shop", server.url)
+    assert sampler.ask()
+    sampler.close()
+    assert sampler.decide("GET", 1)[0]
+    assert sampler.ask()
+    assert not sampler.decide("GET", 1)[0]
+
+
+def test_shares_of_none_and_of_all() -> None:
+    for rate, expected in ((0.0, False), (1.0, True)):
+        sampler = JaegerRemoteSampler("shop", initial=rate)
+        sampler.close()
+        for trace_id in (0, 1 << 64, (1 << 128) - 1, (1 << 64) - 1):
+            assert sampler.decide("GET", trace_id)[0] is expected
+
+
+def test_as_a_sampler_of_the_sdk() -> None:
+    sampler = JaegerRemoteSampler("shop", "http://us:pw@jaeger:5778/sampling?token=s3cret", initial=1.0)
+    sampler.close()
+    assert sampler.get_description() == "JaegerRemoteSampler{shop, http://jaeger:5778/sampling?…}", "no secrets"
+    state = TraceState([("a", "1")])
+    parent = NonRecordingSpan(SpanContext(1, 2, is_remote=True, trace_state=state))
+    context = set_span_in_context(parent)
+    result = sampler.should_sample(context, 3, "GET", attributes={"own": 1})
+    assert result.decision is Decision.RECORD_AND_SAMPLE
+    assert result.attributes == {"own": 1, "sampler.type": "probabilistic", "sampler.param": 1.0}
+    assert result.trace_state == state
+    nothing = JaegerRemoteSampler("shop", initial=0.0)
+    nothing.close()
+    result = nothing.should_sample(context, 3, "GET", attributes={"own": 1})
+    assert (result.decision, dict(result.attributes), result.trace_state) == (Decision.DROP, {}, state)
 
 
 def test_64_threads_spend_one_budget(server: Server) -> None:
@@ -313,6 +412,21 @@ def test_wrong_arguments_raise_errors() -> None:
     with pytest.raises(ValueError, match="write it as"):
         JaegerRemoteSampler("shop", "jaeger:5778")
     assert JaegerRemoteSampler("shop", "http://jaeger:5778")._address.target == "/sampling?service=shop"
+
+
+def test_the_argument_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_SERVICE_NAME", " shop ")
+    given = "endpoint = http://jaeger:5778/own?a=b=c, pollingIntervalMs=5000 ,initialSamplingRate=0.25,"
+    sampler: Any = from_environment(given)._root  # type: ignore[attr-defined]
+    assert sampler.get_description() == "JaegerRemoteSampler{shop, http://jaeger:5778/…?…}"
+    assert sampler._address.target == "/own?a=b=c&service=shop"
+    assert (sampler.strategy, sampler._refresh) == (Strategy(rate=0.25), 5.0)
+    quick: Any = from_environment("pollingIntervalMs=1")._root  # type: ignore[attr-defined]
+    assert quick._refresh == 0.1, "no server is asked without a pause"
+    monkeypatch.delenv("OTEL_SERVICE_NAME")
+    default: Any = from_environment()._root  # type: ignore[attr-defined]
+    assert default.get_description() == "JaegerRemoteSampler{unknown_service, http://localhost:5778/sampling}"
+    assert (default.strategy, default._refresh) == (Strategy(rate=0.001), 60.0)
 
 
 def test_it_decides_if_no_rule_matches(server: Server) -> None:

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
 from django_tracing.traces.readers.sqlite import store as store_module
 from django_tracing.traces.readers.sqlite.file import StoreFile
+from django_tracing.traces.readers.sqlite.room import load_newest, make_room
+from django_tracing.traces.readers.sqlite.store import LocalStore
+from tests.traces.builders import row
 from tests.traces.readers.sqlite.helpers import finished, integrity, run
 from tests.traces.readers.sqlite.servers import Server, move_log_to_file, seen_by_others
+
+MIB = 1024 * 1024
 
 
 @pytest.fixture
@@ -87,6 +94,91 @@ def test_a_disk_that_is_almost_full(
     for _ in range(40):
         server.serve()
     assert len(seen_by_others(path)) == len(seen) + 400
+
+
+@pytest.mark.parametrize(
+    ("total", "free", "is_short"),
+    [
+        (10**12, 16 * MIB - 1, True),
+        (10**12, 16 * MIB, False),
+        # An eighth of a small one.
+        (80 * MIB, 10 * MIB - 1, True),
+        (80 * MIB, 10 * MIB, False),
+    ],
+)
+def test_what_is_kept_free(
+    store: LocalStore, path: Path, monkeypatch: pytest.MonkeyPatch, total: int, free: int, is_short: bool
+) -> None:
+    monkeypatch.setattr(StoreFile, "_disk", lambda self: (total, free))
+    for number in range(1, 41):
+        store.write([row(number, attributes={"x": "y" * 2000})])
+    assert (len(store.search(limit=100)) < 40) is is_short
+
+
+def test_the_deleted_traces_are_logged_once_an_hour(
+    store: LocalStore, path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(StoreFile, "_disk", lambda self: (10**12, 0))
+    clock = time.monotonic
+    written = 0
+
+    def write_more(later: int, most: int) -> list[int]:
+        """Write ``most`` traces at a later time, or up to a line in the log. Return the numbers in the log."""
+        nonlocal written
+        monkeypatch.setattr(time, "monotonic", lambda: clock() + later)
+        before = len(caplog.records)
+        while most and len(caplog.records) == before:
+            most, written = most - 1, written + 1
+            store.write([row(written, attributes={"x": "y" * 2000})])
+        lines = [record.getMessage() for record in caplog.records]
+        return [int(re.findall(r"its (\d+) oldest traces were deleted", line)[0]) for line in lines]
+
+    [first] = write_more(0, 100)
+    assert write_more(3500, 20) == [first]
+    assert sum(write_more(3610, 100)) == written - len(store.search(limit=1000)), "each one was counted, once"
+
+
+def test_what_is_kept_in_memory_while_the_file_is_created_again(store: LocalStore, path: Path) -> None:
+    """Traces of 5,000 spans together, at most, and no more than half of all."""
+    for number in range(1, 11):
+        store.write([row(number, 1), row(number, 2, 1)])
+    store.close()
+    with closing(sqlite3.connect(path)) as connection:
+
+        def kept() -> int:
+            connection.commit()
+            loaded = load_newest(connection)
+            columns, traces = loaded["traces"]
+            numbers = sorted(trace[columns.index("seq")] for trace in traces)
+            assert numbers == list(range(11 - len(numbers), 11))
+            assert len(loaded["spans"][1]) == 2 * len(numbers)
+            return len(numbers)
+
+        assert kept() == 5
+        connection.execute("UPDATE traces SET span_count = 2000")
+        assert kept() == 2
+        connection.execute("UPDATE traces SET span_count = 2500")
+        assert kept() == 2
+        connection.execute("UPDATE traces SET span_count = 6000")
+        assert kept() == 0
+        connection.execute("DELETE FROM traces")
+        assert load_newest(connection) == {}
+
+
+@pytest.mark.parametrize(("share", "deleted"), [(0.1, 1), (0.3, 3), (0.9, 9), (1.0, 9)])
+def test_how_many_traces_make_room(store: LocalStore, path: Path, share: float, deleted: int) -> None:
+    """The newest one is always kept."""
+    for number in range(1, 11):
+        store.write([row(number)])
+    store.close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        assert make_room(connection, 0.0) == 0
+        assert make_room(connection, share) == deleted
+    assert [int(found.trace_id, 16) for found in store.search()] == list(range(10, deleted, -1))
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        make_room(connection, 1.0)
+        assert make_room(connection, 1.0) is None
+    assert len(store.search()) == 1
 
 
 FULL = """

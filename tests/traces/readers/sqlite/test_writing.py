@@ -8,12 +8,20 @@ from pathlib import Path
 
 import pytest
 
+from django_tracing.conf.loading import load
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from django_tracing.traces.times import FARTHEST
 from tests.traces.builders import MS, NOON, row
 from tests.traces.readers.sqlite.helpers import finished, integrity, run
 
 # ----- The ring
+
+
+def test_without_settings_it_has_their_defaults(path: Path) -> None:
+    """A limit that is left out is not missing."""
+    store, settings = LocalStore(path), load({}, {})
+    assert (store.max_traces, store.max_bytes) == (settings.max_traces, settings.max_store_bytes)
+    assert (store.max_age, store.max_trace_spans) == (settings.max_trace_age, settings.max_trace_spans)
 
 
 def test_the_latest_traces_are_kept(path: Path) -> None:
@@ -162,6 +170,14 @@ def test_connecting_takes_time_and_is_no_statement(store: LocalStore, key: str, 
     trace = store.trace(f"{1:032x}")
     assert trace is not None
     assert trace.summary() == found
+
+
+def test_a_trace_names_at_most_100_services(store: LocalStore) -> None:
+    for first in (1, 81, 161):
+        store.write([row(1, number, 0, service=f"service-{number}") for number in range(first, first + 80)])
+    (found,) = store.search()
+    assert set(found.services) == {f"service-{number}" for number in range(1, 101)}
+    assert found.span_count == 240
 
 
 def test_durations_without_a_bound_fit_into_the_summary(store: LocalStore) -> None:
