@@ -40,6 +40,7 @@ from django_tracing.instrumentation.upstream.processor import RedactedProcessor,
 from django_tracing.net import shown_address
 from django_tracing.process_ends import flush_when_the_process_ends, stop_with_subinterpreter
 from django_tracing.process_health import health
+from django_tracing.process_starts import read_rules_for_children, warn_of_missing_threads
 from django_tracing.recording import sdk
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.probe import Abilities, probe
@@ -170,6 +171,7 @@ def _start(settings: Settings) -> None:
     refresher = refresh.start(sampler, factory, settings, _report) if ours and factory is not None else None
     if refresher is not None:
         stop_with_subinterpreter(refresher.stop, settings.shutdown_timeout)
+        read_rules_for_children()
         late.extend(queue.on_end for queue in queues)
     runtime.use(
         runtime.current.replace(
@@ -237,7 +239,18 @@ def _make_queues(settings: Settings) -> list[QueueProcessor]:
         if hasattr(os, "register_at_fork"):  # not on Windows, which does not fork
             os.register_at_fork(after_in_child=_after_fork)
         flush_when_the_process_ends(queues, settings.shutdown_timeout)
+        warn_of_missing_threads()
+        _look_into_spool(queues)
     return queues
+
+
+def _look_into_spool(queues: Sequence[QueueProcessor]) -> None:
+    for queue in queues:
+        if queue.spool is not None:
+            # Imported here: few processes have a spool.
+            from django_tracing.export.spool_start import SpoolStart
+
+            SpoolStart(queue).look()
 
 
 def _add_processors(provider: Any, abilities: Abilities, queues: Sequence[QueueProcessor]) -> None:

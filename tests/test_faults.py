@@ -173,6 +173,7 @@ BOUNDED = {
     "instrumentation/__init__.py:install": "once a start",
     "instrumentation/__init__.py:_uninstall": "once a start",
     "pages/downloads.py:_pieces": "one for each file that a person asked for and got no whole one of",
+    "process_starts.py:warn_of_missing_threads": "at the start",
     "provider.py:_log": "at the start",
     "recording/probe.py:probe": "once a process",
     "sampling/refresh.py:_log_failure": "Lasting decides",

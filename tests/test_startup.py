@@ -82,7 +82,7 @@ def start(code: str, exporter: str = "none", imports: tuple[str, ...] = (), **tr
 
 
 #: The modules of export/ that only some settings need.
-EXPORTERS = ("custom", "failover", "grpc", "jaeger", "local", "otlp", "spool", "spooling")
+EXPORTERS = ("custom", "failover", "grpc", "jaeger", "local", "otlp", "spool", "spool_start", "spooling")
 
 
 @pytest.mark.parametrize("exporter", TRACING)

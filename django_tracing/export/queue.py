@@ -186,6 +186,10 @@ class QueueProcessor(Sender, SpanProcessor):
                 return
         self._start()
 
+    def send_spooled(self) -> None:
+        """Start to send what waits in the spool, as the first span does."""
+        self._start_unless_muted()
+
     def _gather(self) -> None:
         """Pack the spans that ended since the last call, or count them as dropped. Call it with the lock.
 

@@ -268,6 +268,7 @@ class Sender:
                 if spooling.keep(now, outbox.accepted):
                     batch = None
                 else:
+                    line = self._announce.refused(failure, batch.count)
                     self.counters.drop("expired", batch.count)
             else:
                 outbox.answered(now)

@@ -215,6 +215,11 @@ class Spool:
             len(records), sum(record.spans for record in records), sum(record.size for record in records), oldest
         )
 
+    def has_batches(self) -> bool:
+        """Return whether there is at least one batch. Stops at the first."""
+        with os.scandir(self.folder) as entries:
+            return any(_NAME.fullmatch(entry.name) for entry in entries)
+
     def claim(self, left_out: Container[str] = ()) -> StoredBatch | None:
         """Lock and return the oldest batch that no other process holds and that is not ``left_out``, or None."""
         if not self._listed or time.monotonic() > self._list_again_at:

@@ -131,6 +131,9 @@ class Refresher:
         self._notice = settings.local_store.with_name(f"{settings.local_store.stem}.rules-changed")
         self._noticed = 0
         self._is_requested = False
+        #: When the thread reads the rules next; and how long a forked process waits before it reads them first.
+        self._due = float("-inf")
+        self._first_pause = 0.0
         self._status_stored = float("-inf")
         self._processes = 1
 
@@ -184,6 +187,8 @@ class Refresher:
         self._connected_lock = threading.Lock()
         self.sqlite_lock = threading.Lock()
         self.sampler.reset_after_fork()
+        # What the parent has just read is known here too: a process that ends soon need not connect to the database.
+        self._first_pause = self._pause() if time.monotonic() < self._due else 0.0
         self.prepare()
 
     def _decide(self) -> Callable[..., SamplingDecision] | None:
@@ -242,6 +247,7 @@ class Refresher:
 
     def _run(self) -> None:
         wake = self._wake
+        wake.wait(self._first_pause)
         # Until another thread replaces it.
         while self._thread is threading.current_thread():
             with self._connected_lock:
@@ -252,15 +258,20 @@ class Refresher:
                 finally:
                     if not shares_connections():
                         _close_connections()
-            # Random, so that not all processes of a host read at once.
-            seconds = self.settings.sampling_refresh
-            if self._is_missing:
-                # The table may never be created.
-                seconds = max(seconds, MISSING_TABLE_INTERVAL)
-            if self._is_busy:
-                seconds = min(seconds, BUSY_FILE_INTERVAL)
-            wake.wait(seconds * _random.uniform(0.9, 1.0))
+            seconds = self._pause()
+            self._due = time.monotonic() + seconds
+            wake.wait(seconds)
             wake.clear()
+
+    def _pause(self) -> float:
+        """Return the seconds until the rules are read again: random, so that not all processes read at once."""
+        seconds = self.settings.sampling_refresh
+        if self._is_missing:
+            # The table may never be created.
+            seconds = max(seconds, MISSING_TABLE_INTERVAL)
+        if self._is_busy:
+            seconds = min(seconds, BUSY_FILE_INTERVAL)
+        return seconds * _random.uniform(0.9, 1.0)
 
     def refresh(self) -> None:
         """Read the rules, and store counts and status. Each failure is logged once."""

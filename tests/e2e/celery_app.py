@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import django
 from celery import Celery
 
+from tests.e2e.refreshes import write_down_refreshes
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "tests.e2e.settings")
 django.setup()
+if "REFRESHES" in os.environ:
+    write_down_refreshes(Path(os.environ["REFRESHES"]))
 
 app = Celery("shop", broker=os.environ.get("TEST_REDIS_URL"), backend=os.environ.get("TEST_REDIS_URL"))
 app.conf.broker_connection_retry_on_startup = True

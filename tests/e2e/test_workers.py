@@ -13,6 +13,7 @@ import django
 import pytest
 
 from tests.e2e.processes import ROOT, Process, environment
+from tests.e2e.refreshes import processes
 from tests.receivers import OTLPReceiver
 
 
@@ -94,6 +95,7 @@ def test_djangos_tasks_in_a_database(mode: str, tmp_path: Path) -> None:
 
 
 PUBLISH = """
+from opentelemetry.instrumentation.celery import CeleryInstrumentor
 from tests.e2e.celery_app import send_invoice
 import json
 from django_tracing import create_span, get_correlation_id
@@ -103,12 +105,16 @@ with create_span("request"):
     correlation_id = get_correlation_id()
 answers = [result.get(timeout=40) for result in results]
 failing.get(timeout=40, propagate=False)
+# As by a producer that is not traced.
+CeleryInstrumentor().uninstrument()
+for result in [send_invoice.delay(number) for number in range(7, 10)]:
+    result.get(timeout=40)
 print(json.dumps([correlation_id, answers]))
 """
 
 
 @pytest.mark.parametrize("options", [[], ["--max-tasks-per-child", "1"]], ids=["two processes", "one a task"])
-def test_the_spans_of_every_task_arrive_from_celerys_processes(options: list[str]) -> None:
+def test_the_spans_of_every_task_arrive_from_celerys_processes(options: list[str], tmp_path: Path) -> None:
     pytest.importorskip("celery")
     variables = {"CELERY_QUEUE": f"shop-{uuid.uuid4().hex}", "TEST_REDIS_URL": os.environ["TEST_REDIS_URL"]}
     worker = [
@@ -128,17 +134,24 @@ def test_the_spans_of_every_task_arrive_from_celerys_processes(options: list[str
         # Spans that wait longer than the test are sent when the process ends or never.
         tracing = json.dumps({"EXPORT_INTERVAL": 600})
         variables |= {"JAEGER_ENDPOINT": receiver.endpoint, "TRACING_SETTINGS": tracing}
+        variables["REFRESHES"] = str(tmp_path / "refreshes")
         with Process([*worker, "--without-mingle", "--without-gossip"], ready=None, **variables) as process:
             correlation_id, answers = json.loads(run(["-c", PUBLISH], **variables))
             process.stop()
-        receiver.wait_for(lambda spans: len([s for s in spans if s.name.startswith("run/")]) == 7)
+        receiver.wait_for(lambda spans: len([s for s in spans if s.name.startswith("run/")]) == 10)
         published = receiver.named("apply_async/tests.e2e.celery_app.send_invoice")
-        ran = receiver.named("run/tests.e2e.celery_app.send_invoice")
         [request] = receiver.named("request")
-        caches = receiver.named("cache.set.invoice:*")
+        all_runs = receiver.named("run/tests.e2e.celery_app.send_invoice")
+        ran = [span for span in all_runs if span.trace_id == request.trace_id]
+        caches = [span for span in receiver.named("cache.set.invoice:*") if span.trace_id == request.trace_id]
+    assert [span.parent_id for span in all_runs if span not in ran] == [""] * 3
     assert {answer[1] for answer in answers} == {correlation_id}
     if options:
         assert len({answer[0] for answer in answers}) == 6
+        # The worker's own process has read the rules for the three that begin traces; one may have been forked before.
+        readers = processes(tmp_path / "refreshes")
+        assert str(process.process.pid) in readers
+        assert len(readers) <= 2
     assert {span.parent_id for span in ran} == {span.span_id for span in published}
     assert {span.trace_id for span in (*published, *ran, *caches)} == {request.trace_id}
     assert {span.attributes["correlation.id"] for span in (*ran, *caches)} == {correlation_id}

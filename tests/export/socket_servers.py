@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.receivers import decode
+from tests.receivers import ReceivedSpan, decode
 
 __all__ = ["SocketServer", "answer", "read_request"]
 
@@ -31,7 +31,8 @@ class SocketServer:
         self.port = 0
         self.fault: Fault | None = None
         self.certificate: Path | None = None
-        #: The names and the ids of the spans that arrived, and the number of connections.
+        #: The spans that arrived, their names and their ids, and the number of connections.
+        self.spans: list[ReceivedSpan] = []
         self.names: list[str] = []
         self.ids: list[str] = []
         self.connections = 0
@@ -110,6 +111,7 @@ class SocketServer:
         """Keep the spans of a request."""
         spans = decode(body)
         with self._lock:
+            self.spans += spans
             self.names += [span.name for span in spans]
             self.ids += [span.span_id for span in spans]
 

@@ -332,6 +332,45 @@ def test_no_request_of_many_processes_fails_while_all_refresh(tmp_path: Path, jo
     assert processes == " ".join(f"{number}-{index}" for number in range(4) for index in range(2))
 
 
+@pytest.mark.parametrize("reads", [True, False], ids=["the parent reads", "the parent does not read"])
+def test_a_child_knows_what_its_parent_reads_and_reads_later(reads: bool, tmp_path: Path) -> None:
+    """A process that is forked for one task ends before it would read."""
+    script = """
+        import warnings
+        warnings.simplefilter("ignore")
+        set_up(sys.argv[1])
+        from django_tracing.models import *
+        SamplingRule.objects.create(name="one")
+        connection.close()
+        refresher = make(refresh=3600)
+        refresher.handle_forks()
+        if len(sys.argv) > 2:
+            refresher.start()
+            while not refresher._due > 0:
+                time.sleep(0.01)
+        child = os.fork()
+        if child == 0:
+            known, done = names(refresher), threading.Event()
+            steps = []
+
+            class Wake(threading.Event):
+                def wait(self, timeout=None):
+                    steps.append(timeout)
+                    done.set() if timeout else None
+                    return super().wait(timeout)
+
+            refresher._wake = Wake()
+            refresher.refresh = lambda: steps.append("read")
+            refresher.start()
+            done.wait()
+            print(known, [step if step == "read" else step > 3000 for step in steps], flush=True)
+            os._exit(0)
+        sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        """
+    out = run(script.replace("import warnings", "import time, warnings"), tmp_path, *(["reads"] if reads else []))
+    assert out == ("['one'] [True]\n" if reads else "[] [False, 'read', True]\n")
+
+
 def test_a_child_forked_while_the_thread_is_in_sqlite_works(tmp_path: Path) -> None:
     script = """
         import signal

@@ -10,18 +10,22 @@ import signal
 import sys
 import traceback
 
+from tests.e2e.faults.celery_rows import CELERY_ROWS
+from tests.e2e.faults.grpc_rows import GRPC_ROWS
 from tests.e2e.faults.process_rows import PROCESS_ROWS
 from tests.e2e.faults.receiver_rows import RECEIVER_ROWS
 from tests.e2e.faults.rows import Result, Row, Runner
+from tests.e2e.faults.rules_rows import RULES_ROWS
+from tests.e2e.faults.server_rows import SERVER_ROWS
 from tests.e2e.faults.services import Databases
 from tests.e2e.faults.spool_rows import SPOOL_ROWS
 from tests.e2e.faults.storage_rows import STORAGE_ROWS
 from tests.e2e.faults.table import table
 
 SECTIONS: dict[str, list[Row]] = {
-    "The receiver and the network": RECEIVER_ROWS,
-    "The process": [*PROCESS_ROWS, *SPOOL_ROWS],
-    "Storage, PostgreSQL and Redis": STORAGE_ROWS,
+    "The receiver and the network": [*RECEIVER_ROWS, *GRPC_ROWS],
+    "The process": [*PROCESS_ROWS, *SERVER_ROWS, *CELERY_ROWS, *SPOOL_ROWS],
+    "Storage, PostgreSQL and Redis": [*STORAGE_ROWS, *RULES_ROWS],
 }
 
 
@@ -38,6 +42,11 @@ def main() -> int:
         try:
             for section, row in ((section, row) for section, rows in SECTIONS.items() for row in rows):
                 if options.words and not any(word in row.name for word in options.words):
+                    continue
+                if row.missing:
+                    print(
+                        f"skipped {row.name}: {', '.join(row.missing)} is not installed", file=sys.stderr, flush=True
+                    )
                     continue
                 try:
                     result = runner.run(row)

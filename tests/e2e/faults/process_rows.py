@@ -11,29 +11,29 @@ from tests.e2e.faults.rows import GUNICORN, UVICORN, Row, Stage
 from tests.e2e.faults.services import Services
 from tests.export.socket_servers import hang
 
-__all__ = ["PROCESS_ROWS", "kill_a_worker"]
+__all__ = ["PROCESS_ROWS", "at_the_end", "kill", "kill_a_worker", "reload", "stop", "stop_in_flight"]
 
 _RUNSERVER = ["django", "runserver", "127.0.0.1:{port}", "--noreload", "--skip-checks"]
 _GEVENT = [*GUNICORN[:-6], "--worker-class", "gevent", "--timeout", "120"]
 _SYNC = [*GUNICORN[:-6], "--worker-class", "sync", "--timeout", "3"]
 
 
-def _at_the_end(stage: Stage) -> Mapping[str, Any]:
+def at_the_end(stage: Stage) -> Mapping[str, Any]:
     """The interval is longer than a row: what arrives in a batch that is not full is sent at the process's end."""
     return {"ENDPOINT": stage.receiver.endpoint, "EXPORT_INTERVAL": 3600}
 
 
 def _hanging(stage: Stage) -> Mapping[str, Any]:
     stage.receiver.fault = hang
-    return {**_at_the_end(stage), "SHUTDOWN_TIMEOUT": 0.5, "EXPORT_TIMEOUT": 600}
+    return {**at_the_end(stage), "SHUTDOWN_TIMEOUT": 0.5, "EXPORT_TIMEOUT": 600}
 
 
-def _stop(stage: Stage) -> None:
+def stop(stage: Stage) -> None:
     stage.services.load(60)
     stage.services.stop()
 
 
-def _stop_in_flight(stage: Stage) -> None:
+def stop_in_flight(stage: Stage) -> None:
     stage.services.load(60)
     with stage.services.in_flight("/faults/query/1"):
         stage.services.stop()
@@ -53,13 +53,13 @@ def kill_a_worker(services: Services) -> None:
     services.wait_for_new_workers(old)
 
 
-def _kill(stage: Stage) -> None:
+def kill(stage: Stage) -> None:
     stage.services.load(60)
     kill_a_worker(stage.services)
     stage.services.load(40)
 
 
-def _reload(stage: Stage) -> None:
+def reload(stage: Stage) -> None:
     services = stage.services
     old = services.workers()
     with services.under_load(120):
@@ -105,28 +105,28 @@ def _command(stage: Stage) -> None:
 
 
 PROCESS_ROWS = [
-    Row("SIGTERM (gunicorn), requests in flight", _at_the_end, _stop_in_flight),
-    Row("SIGTERM (uvicorn)", _at_the_end, _stop, server=UVICORN),
-    Row("SIGTERM (gevent)", _at_the_end, _stop, server=_GEVENT),
-    Row("SIGTERM (runserver)", _at_the_end, _stop, server=_RUNSERVER),
-    Row("SIGTERM, receiver never answers", _hanging, _stop),
-    Row("SIGINT (gunicorn)", _at_the_end, _interrupt),
-    Row("SIGINT (uvicorn)", _at_the_end, _interrupt, server=UVICORN),
-    Row("SIGKILL of a worker, requests in flight", script=_kill, killed=True),
-    Row("reload under load (gunicorn)", _at_the_end, _reload),
-    Row("max_requests 25", _at_the_end, server=[*GUNICORN, "--max-requests", "25"]),
-    Row("max_requests 25 (gevent)", _at_the_end, server=[*_GEVENT, "--max-requests", "25"]),
+    Row("SIGTERM (gunicorn), requests in flight", at_the_end, stop_in_flight),
+    Row("SIGTERM (uvicorn)", at_the_end, stop, server=UVICORN),
+    Row("SIGTERM (gevent)", at_the_end, stop, server=_GEVENT),
+    Row("SIGTERM (runserver)", at_the_end, stop, server=_RUNSERVER),
+    Row("SIGTERM, receiver never answers", _hanging, stop),
+    Row("SIGINT (gunicorn)", at_the_end, _interrupt),
+    Row("SIGINT (uvicorn)", at_the_end, _interrupt, server=UVICORN),
+    Row("SIGKILL of a worker, requests in flight", script=kill, killed=True),
+    Row("reload under load (gunicorn)", at_the_end, reload),
+    Row("max_requests 25", at_the_end, server=[*GUNICORN, "--max-requests", "25"]),
+    Row("max_requests 25 (gevent)", at_the_end, server=[*_GEVENT, "--max-requests", "25"]),
     Row("worker time-out", script=_stall, killed=True, server=_SYNC),
-    Row("--preload", _at_the_end, _stop, server=[*GUNICORN, "--preload"]),
+    Row("--preload", at_the_end, stop, server=[*GUNICORN, "--preload"]),
     Row(
         "--preload (gevent)",
-        _at_the_end,
-        _stop,
+        at_the_end,
+        stop,
         server=[*_GEVENT, "--preload", "--config", "python:tests.e2e.faults.gunicorn_patched"],
     ),
     Row("os._exit in a view", script=_end, killed=True),
     Row("os.fork in a view, the child ends by os._exit", script=_fork, killed=True),
-    Row("multiprocessing in a view", _at_the_end, _work),
-    Row("end of a management command", _at_the_end, _command),
+    Row("multiprocessing in a view", at_the_end, _work),
+    Row("end of a management command", at_the_end, _command),
     Row("end of a management command, receiver never answers", _hanging, _command),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import socket
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -29,7 +30,7 @@ from tests.export.socket_servers import (
 )
 from tests.export.test_receiver_faults import TestProxy, has_ipv6, status
 
-__all__ = ["RECEIVER_ROWS"]
+__all__ = ["RECEIVER_ROWS", "comes_back"]
 
 
 def _fault(name: str, fault: Fault, **options: Any) -> Row:
@@ -74,6 +75,13 @@ def _every_third() -> Fault:
     return fault
 
 
+def _only_probes(server: SocketServer, connection: socket.socket) -> None:
+    """Accept messages without spans, and refuse all others for the time being."""
+    while True:
+        words = "503 Service Unavailable" if read_request(connection) else "200 OK"
+        connection.sendall(f"HTTP/1.1 {words}\r\nContent-Length: 0\r\n\r\n".encode())
+
+
 def _slow(server: SocketServer, connection: socket.socket) -> None:
     """Take a second for each batch."""
     while not server.stopped.wait(0.7):
@@ -94,20 +102,21 @@ def _absent_for_good(stage: Stage) -> Mapping[str, Any]:
     return {**_absent(stage), "QUEUE_BYTES": 65536, "BATCH_SIZE": 64}
 
 
-def _comes_back(stage: Stage, count: int, pace: float) -> None:
+def comes_back(stage: Stage, receiver: Any, count: int, pace: float) -> None:
+    """Take ``receiver`` down for ``count`` requests, one in ``pace`` seconds."""
     stage.services.load(20)
-    stage.receiver.down()
+    receiver.down()
     stage.services.load(count, pace=pace)
-    stage.receiver.up()
+    receiver.up()
     stage.services.load(20)
 
 
 def _outage(stage: Stage) -> None:
-    _comes_back(stage, 60, 0.05)
+    comes_back(stage, stage.receiver, 60, 0.05)
 
 
 def _minute(stage: Stage) -> None:
-    _comes_back(stage, 600, 0.1)
+    comes_back(stage, stage.receiver, 600, 0.1)
 
 
 def _failover(stage: Stage) -> Mapping[str, Any]:
@@ -117,9 +126,24 @@ def _failover(stage: Stage) -> Mapping[str, Any]:
     return {"ENDPOINTS": [stage.receiver.endpoint, other.endpoint]}
 
 
+def _half_failover(stage: Stage) -> Mapping[str, Any]:
+    other = stage.stack.enter_context(SocketServer())
+    stage.receivers.append(other)
+    stage.receiver.fault = _only_probes
+    return {"ENDPOINTS": [stage.receiver.endpoint, other.endpoint]}
+
+
+def _is_down(stage: Stage) -> list[str]:
+    """Each process logs once that nothing is accepted, and once that it is over."""
+    log = stage.services.log()
+    counts = {words: log.count(words) for words in ("Spans can't be sent", "Spans are sent again")}
+    return [f"{counts}"] if any(count > 2 for count in counts.values()) else []
+
+
 def _ipv6(stage: Stage) -> Mapping[str, Any]:
-    stage.receivers.append(stage.stack.enter_context(SocketServer(socket.AF_INET6, "::1")))
-    return {"ENDPOINT": stage.receivers[1].endpoint}
+    other = stage.stack.enter_context(SocketServer(socket.AF_INET6, "::1"))
+    stage.receivers.append(other)
+    return {"ENDPOINT": other.endpoint}
 
 
 def _proxy(stage: Stage) -> Mapping[str, Any]:
@@ -193,6 +217,8 @@ RECEIVER_ROWS = [
     _fault("500", status(500)),
     _fault("500 for each third batch", _every_third()),
     _fault("503 with Retry-After: ²", status(503, "Retry-After: ²")),
+    replace(_fault("503, but messages without spans are accepted", _only_probes), check=_is_down),
+    Row("first of two endpoints accepts only messages without spans", _half_failover),
     _fault("redirects", status(307, "Location: http://169.254.169.254/")),
     _fault("partial success", _partial),
     _fault("garbage", answer("\x00\x01 garbage\r\n\r\n")),

@@ -8,13 +8,14 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tests.e2e.faults.accounts import Account, account
-from tests.e2e.faults.services import KINDS, Answer, Databases, Services
+from tests.e2e.faults.services import KINDS, Answer, Databases, Services, program
 from tests.export.socket_servers import SocketServer
+from tests.receivers import ReceivedSpan
 
-__all__ = ["GUNICORN", "Result", "Row", "Runner", "Stage"]
+__all__ = ["GUNICORN", "UVICORN", "Result", "Row", "Runner", "Stage"]
 
 GUNICORN = [
     *("gunicorn", "example_project.wsgi", "--bind", "127.0.0.1:{port}"),
@@ -24,6 +25,11 @@ GUNICORN = [
 UVICORN = ["uvicorn", "example_project.asgi:application", "--port", "{port}", "--log-level", "warning"]
 
 
+class _Receives(Protocol):
+    spans: list[ReceivedSpan]
+    ids: list[str]
+
+
 class Stage:
     """What a row acts on: the receiver, the services, a folder, and ``arrived``, the ids of the spans that arrived."""
 
@@ -31,17 +37,22 @@ class Stage:
         self.stack = stack
         self.databases = databases
         self.folder = folder
-        self.receivers: list[SocketServer] = [stack.enter_context(SocketServer())]
+        self.receiver = stack.enter_context(SocketServer())
+        #: All that keep spans.
+        self.receivers: list[_Receives] = [self.receiver]
         #: Reads more ids, where spans go somewhere else.
         self.read: Callable[[], set[str]] = set
         #: How many spans wait on disk.
         self.stored: Callable[[], int] = int
+        #: What a row keeps for its script, where spans are made.
+        self.rules: Any = None
         self._seen: set[str] = set()
         self.services: Services
 
     @property
-    def receiver(self) -> SocketServer:
-        return self.receivers[0]
+    def spans(self) -> list[ReceivedSpan]:
+        """The spans that arrived by OTLP."""
+        return [span for receiver in self.receivers for span in receiver.spans]
 
     @property
     def arrived(self) -> set[str]:
@@ -64,23 +75,36 @@ def _load(stage: Stage) -> None:
     stage.services.load(100)
 
 
+def _right(stage: Stage) -> list[str]:
+    return []
+
+
 @dataclass(frozen=True)
 class Row:
     """A fault.
 
     ``prepare`` makes it before the services start, and returns the settings of TRACING. ``script`` sends the requests
     and makes what happens among them; it runs without tracing too, so it must not depend on the receiver. ``lift``
-    ends the fault: what waits must arrive then. ``killed`` is True where a process ends without a chance to send.
+    ends the fault: what waits must arrive then. ``check`` returns what is wrong with the spans and the logs, when all
+    processes have ended. ``killed`` is True where a process ends without a chance to send.
     """
 
     name: str
     prepare: Callable[[Stage], Mapping[str, Any]] = lambda stage: {"ENDPOINT": stage.receiver.endpoint}
     script: Callable[[Stage], None] = _load
     lift: Callable[[Stage], None] = _nothing
+    check: Callable[[Stage], list[str]] = _right
     killed: bool = False
     #: Whether the fault changes answers without tracing, too.
     breaks_the_site: bool = False
     server: list[str] = field(default_factory=lambda: GUNICORN)
+    #: The command of a worker beside the services, which runs tasks; none if it is empty.
+    worker: list[str] = field(default_factory=list)
+
+    @property
+    def missing(self) -> list[str]:
+        """The programs that it needs and that are not installed."""
+        return [command[0] for command in (self.server, self.worker) if command and program(command) is None]
 
 
 @dataclass
@@ -93,6 +117,8 @@ class Result:
     final: Account
     #: The requests that were not answered as without tracing, and the end of the services' logs.
     details: str = ""
+    #: What else is wrong, in words.
+    wrong: list[str] = field(default_factory=list)
 
     @property
     def unaccounted(self) -> int:
@@ -100,7 +126,7 @@ class Result:
 
     @property
     def is_good(self) -> bool:
-        return not (self.failed or self.unaccounted or self.final.unknown or self.final.waiting)
+        return not (self.failed or self.wrong or self.unaccounted or self.final.unknown or self.final.waiting)
 
 
 class Runner:
@@ -115,8 +141,10 @@ class Runner:
         with ExitStack() as stack:
             stage = self._stage(stack)
             tracing = {"EXPORT_TIMEOUT": 1.0, **row.prepare(stage)}
-            hosts = tracing.pop("HOSTS", None)
-            services = Services(stage.folder, self._databases, tracing, row.server, hosts)
+            hosts, rules = tracing.pop("HOSTS", None), tracing.pop("RULES", None)
+            services = Services(
+                stage.folder, self._databases, tracing, row.server, worker=row.worker, hosts=hosts, rules=rules
+            )
             stage.services = stack.enter_context(services)
             row.script(stage)
             during = self._settled(stage, row)
@@ -125,9 +153,10 @@ class Runner:
             services.stop()
             final = stage.account(row)
             failed = failures(untraced, services.answers)
-            result = Result(row, len(services.answers), len(failed), during, final)
+            wrong = services.wrong() + row.check(stage)
+            result = Result(row, len(services.answers), len(failed), during, final, wrong=wrong)
             if not result.is_good:
-                result.details = "\n".join([f"{during}\n{final}", *failed[:5], services.log()])
+                result.details = "\n".join([f"{during}\n{final}", *wrong, *failed[:5], services.log()])
             return result
 
     def _stage(self, stack: ExitStack) -> Stage:
@@ -136,11 +165,12 @@ class Runner:
 
     def _answers_without_tracing(self, row: Row) -> list[Answer]:
         # A fault of the receiver changes nothing where nothing is sent: all of them have the same answers.
-        key = (row.script, *row.server)
+        key = (row.script, *row.server, *row.worker)
         if key not in self._untraced:
             with ExitStack() as stack:
                 stage = self._stage(stack)
-                stage.services = stack.enter_context(Services(stage.folder, self._databases, None, row.server))
+                services = Services(stage.folder, self._databases, None, row.server, worker=row.worker)
+                stage.services = stack.enter_context(services)
                 row.script(stage)
                 wrong = [
                     each

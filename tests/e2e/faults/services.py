@@ -7,13 +7,15 @@ import http.client
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from example_project import servers
 from example_project.flows import TOKEN
 from tests.jaegers import wait_until
 
-__all__ = ["KINDS", "Answer", "Databases", "Services"]
+__all__ = ["KINDS", "Answer", "Databases", "Services", "program"]
 
 ROOT = Path(__file__).parent.parent.parent.parent
 #: How long a client waits, in seconds. A request that tracing holds for longer has failed.
@@ -42,6 +44,8 @@ KINDS: dict[tuple[str, str], int] = {
 #: What tracing adds on purpose, and what differs between any two answers: a worker that is about to end closes its
 #: connections.
 _OWN_HEADERS = {"x-correlation-id", "server-timing", "traceresponse", "date", "connection"}
+#: All other commands are modules.
+_PROGRAMS = {"uwsgi", "mod_wsgi-express"}
 _FILL = """
 import django
 from django.core.management import call_command
@@ -103,9 +107,10 @@ class Databases:
 
 
 class Services:
-    """Both services, on a real server; ``tracing`` is None for the untraced run.
+    """Both services, on a real server, and a worker of tasks if ``worker`` is its command.
 
-    ``folder`` receives their logs and what their processes count.
+    ``tracing`` is None for the untraced run. ``folder`` receives their logs and what their processes count. ``rules``
+    is the address of a database of its own for the sampling rules.
     """
 
     def __init__(
@@ -114,13 +119,19 @@ class Services:
         databases: Databases,
         tracing: Mapping[str, Any] | None,
         command: list[str],
+        *,
+        worker: list[str] | None = None,
         hosts: Mapping[str, list[str]] | None = None,
+        rules: str | None = None,
     ) -> None:
         self.folder = folder
         self.databases = databases
         self.traced = tracing is not None
         self.answers: list[Answer] = []
         self._command = command
+        self._worker = worker or []
+        #: Processes that did not end by themselves.
+        self._hung: list[str] = []
         # All greenlets of a thread see the event loop of an async view in one of them: Django refuses their SQL then.
         self._kinds = [kind for kind in KINDS if kind[1] != "/api/reports" or "gevent" not in command]
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -137,6 +148,7 @@ class Services:
             "BLUEPRINT_SERVICE_URL": f"http://127.0.0.1:{self._ports['blueprint-service']}",
             "FAULTS_FOLDER": str(folder),
             **({"FAULTS_UNTRACED": "1"} if tracing is None else {"FAULTS_TRACING": json.dumps(tracing)}),
+            **({} if rules is None else {"FAULTS_RULES": rules}),
         }
 
     def resolve(self, hosts: Mapping[str, list[str]]) -> None:
@@ -150,17 +162,20 @@ class Services:
         return self
 
     def start(self) -> None:
-        for service in self._ports:
-            self._start(service)
+        for service, port in self._ports.items():
+            self._start(service, [part.replace("{port}", str(port)) for part in self._command])
+        if self._worker:
+            self._start("worker", self._worker)
+            wait_until(lambda: "ready." in (self.folder / "worker.log").read_text(), f"the worker: {self.log()}", 120)
         for service in self._ports:
             wait_until(lambda service=service: self._is_up(service), f"{service}: {self.log()}", 120)  # type: ignore[misc]
 
-    def _start(self, service: str) -> None:
-        port = str(self._ports[service])
-        command = [part.replace("{port}", port) for part in self._command]
+    def _start(self, service: str, command: list[str]) -> None:
+        found = program(command)
+        assert found is not None, command
         with (self.folder / f"{service}.log").open("ab") as log:
             self._processes[service] = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-m", *command],
+                found,
                 env={**self._environment, "SERVICE_NAME": service},
                 cwd=ROOT,
                 stdout=log,
@@ -177,9 +192,9 @@ class Services:
 
     # ----- requests
 
-    def _ask(self, kind: tuple[str, str], port: int | None = None) -> Answer:
+    def _ask(self, kind: tuple[str, str], port: int | None = None, patience: float = PATIENCE) -> Answer:
         method, path = kind
-        connection = http.client.HTTPConnection("127.0.0.1", port or self._ports["api-gateway"], timeout=PATIENCE)
+        connection = http.client.HTTPConnection("127.0.0.1", port or self._ports["api-gateway"], timeout=patience)
         try:
             connection.request(method, path, headers={"Authorization": f"Bearer {TOKEN}"})
             response = connection.getresponse()
@@ -214,6 +229,16 @@ class Services:
     def ask(self, path: str, method: str = "GET") -> None:
         """Send one request."""
         self.answers.append(self._ask((method, path)))
+
+    def tasks(self, count: int) -> None:
+        """Send ``count`` requests, each of which waits for a task, 2 at a time."""
+
+        def ask(number: int) -> Answer:
+            # Celery may start a process for each.
+            return self._ask(("GET", f"/faults/task/{number}"), patience=3 * PATIENCE)
+
+        with ThreadPoolExecutor(2) as pool:
+            self.answers += pool.map(ask, range(count))
 
     @contextlib.contextmanager
     def under_load(self, count: int) -> Iterator[None]:
@@ -250,9 +275,11 @@ class Services:
         """The process of the gateway that was started here."""
         return self._processes["api-gateway"].pid
 
-    def workers(self) -> set[int]:
-        pid = self.master
-        return {int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+    def workers(self, service: str = "api-gateway") -> set[int]:
+        pid = self._processes[service].pid
+        children = {int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()}
+        # granian's workers are children of multiprocessing, which has another one for itself.
+        return {child for child in children if "resource_tracker" not in Path(f"/proc/{child}/cmdline").read_text()}
 
     def wait_for_new_workers(self, old: set[int]) -> None:
         wait_until(lambda: self.workers() and not self.workers() & old, "new workers", 60)
@@ -271,7 +298,7 @@ class Services:
         self.answers.append(Answer(("COMMAND", arguments[0]), 1000 + done.returncode, (), done.stdout))
 
     def stop(self, sig: signal.Signals = signal.SIGTERM) -> None:
-        """Stop both services, and wait for their ends."""
+        """Stop all services, and wait for their ends."""
         for process in self._processes.values():
             if process.poll() is None:
                 process.send_signal(sig)
@@ -279,8 +306,13 @@ class Services:
             try:
                 process.wait(60)
             except subprocess.TimeoutExpired:
+                self._hung.append(str(process.args))
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+    def wrong(self) -> list[str]:
+        """Return what went wrong with the processes themselves."""
+        return [f"This process did not end: {command}" for command in self._hung]
 
     def __exit__(self, *exc_info: Any) -> None:
         self.stop()
@@ -289,4 +321,10 @@ class Services:
                 os.killpg(process.pid, signal.SIGKILL)
 
 
-Script = Callable[[Services], None]
+def program(command: list[str]) -> list[str] | None:
+    """Return how ``command`` is run, whose first word is a module or a program; None if that is not installed."""
+    name, *rest = command
+    if name in _PROGRAMS:
+        found = shutil.which(name, path=str(Path(sys.executable).parent))
+        return None if found is None else [found, *rest]
+    return [sys.executable, "-W", "ignore", "-m", *command] if find_spec(name) is not None else None

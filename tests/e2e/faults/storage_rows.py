@@ -137,6 +137,33 @@ def _postgres_dies(stage: Stage) -> None:
     services.load(30)
 
 
+def _tell(*operations: tuple[str, str]) -> Callable[[Stage], list[str]]:
+    """The spans say what failed: operations by their names and the types of their exceptions, and all requests."""
+
+    def check(stage: Stage) -> list[str]:
+        failed = [span for span in stage.spans if span.status == "error"]
+        found = {
+            (span.name, attributes.get("exception.type"))
+            for span in failed
+            for event, attributes in span.events
+            if event == "exception"
+        }
+        wrong = [
+            f"No span {name} has failed with {kind}: {found}"
+            for name, kind in operations
+            if not any(each.startswith(name) and other == kind for each, other in found)
+        ]
+        answers = sum(answer.status == 500 for answer in stage.services.answers)
+        requests = [span for span in failed if span.kind == "server" and span.service == "api-gateway"]
+        told = sum(
+            span.attributes["http.status_code"] == 500 and bool(span.attributes["error.type"]) for span in requests
+        )
+        # The requests that waited for the end of the fault are not among the answers.
+        return wrong if told >= answers else [*wrong, f"{answers} answers, but {told} spans have the status 500."]
+
+    return check
+
+
 _lock = _Lock()
 _ROOT = os.name == "posix" and os.geteuid() == 0
 
@@ -155,6 +182,19 @@ STORAGE_ROWS = [
     Row("local store, truncated while open", _local, _between(_truncate)),
     Row("local store, deleted while open", _local, _between(_delete)),
     Row("local store, its -wal deleted while open", _local, _between(_delete_log)),
-    Row("Redis dies in the middle of requests", script=_redis_dies, breaks_the_site=True),
-    Row("PostgreSQL dies in the middle of requests", script=_postgres_dies, breaks_the_site=True),
+    Row(
+        "Redis dies in the middle of requests",
+        script=_redis_dies,
+        check=_tell(
+            ("cache.add.rate:*:*", "redis.exceptions.ConnectionError"),
+            ("redis.blpop", "redis.exceptions.ConnectionError"),
+        ),
+        breaks_the_site=True,
+    ),
+    Row(
+        "PostgreSQL dies in the middle of requests",
+        script=_postgres_dies,
+        check=_tell(("db.connect", "psycopg.OperationalError"), ("db.select", "django.db.utils.OperationalError")),
+        breaks_the_site=True,
+    ),
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,23 @@ def _make_span(name: str) -> None:
         pass
 
 
+def task(request: HttpRequest, number: int) -> HttpResponse:
+    """Send a task, and wait for what it tells."""
+    from tests.e2e.faults.celery_app import count
+
+    client: Any = cache.client.get_client()  # type: ignore[attr-defined]
+    key = f"faults:{uuid.uuid4()}"
+    count.delay(number, key)
+    return HttpResponse(client.blpop([key], timeout=60)[1])
+
+
+def stall_task(request: HttpRequest) -> HttpResponse:
+    from tests.e2e.faults.celery_app import stall
+
+    stall.delay()
+    return HttpResponse("sent")
+
+
 urlpatterns = [
     *example,
     path("faults/query/<int:seconds>", query),
@@ -80,4 +98,6 @@ urlpatterns = [
     path("faults/end", end),
     path("faults/fork", fork),
     path("faults/work", work),
+    path("faults/task/<int:number>", task),
+    path("faults/stall-task", stall_task),
 ]
