@@ -16,6 +16,7 @@ each place.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
@@ -80,9 +81,6 @@ SAFE: Final = frozenset(
         "ContextVar.set",
         "ContextVar.reset",
         "time_ns",
-        "suppress.__init__",
-        "suppress.__enter__",
-        "suppress.__exit__",
     }
 )
 #: What C does as a block is left is not interrupted before it is done.
@@ -280,7 +278,9 @@ class Profile:
             caller = frame.f_back
             if is_ours(code):
                 return Place(code, code.co_firstlineno, "start") if self._entries else None
-            if caller is not None and is_ours(caller.f_code) and code not in self._hosts:
+            # suppress() and nullcontext() raise nothing of their own.
+            is_safe = code in self._hosts or code.co_filename == contextlib.__file__
+            if caller is not None and is_ours(caller.f_code) and not is_safe:
                 return Place(caller.f_code, caller.f_lineno, name_of(code))
         return None
 
