@@ -53,6 +53,6 @@ SERVER_ROWS = [
     Row("workers restart under load (uWSGI)", at_the_end, reload, server=UWSGI),
     Row("max_requests 25 (uWSGI)", at_the_end, server=[*UWSGI, "--max-requests=25"]),
     Row("SIGKILL of a worker, requests in flight (uWSGI)", script=kill, killed=True, server=UWSGI),
-    Row("SIGTERM (mod_wsgi, daemon mode)", at_the_end, stop, server=MOD_WSGI),
-    Row("max_requests 25 (mod_wsgi)", at_the_end, server=[*MOD_WSGI, "--maximum-requests=25"]),
+    Row("SIGTERM (mod_wsgi, daemon mode)", at_the_end, stop, server=MOD_WSGI, as_other_user=True),
+    Row("max_requests 25 (mod_wsgi)", at_the_end, server=[*MOD_WSGI, "--maximum-requests=25"], as_other_user=True),
 ]
