@@ -18,7 +18,7 @@ MEASURED = COVERAGE_FILE=$(abspath $(VENV))/coverage/data $(BIN)/python -m cover
 # Not --quiet: it takes a minute, and shows what it does. Without setuptools' advice about editable installations.
 PIP = PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test lint types unit wheel storages sites skins docs release-check release benchmark faults screenshots sql-agreement clean
+.PHONY: setup demo test lint types unit wheel storages sites skins docs release-check release benchmark faults concurrency screenshots sql-agreement mutants clean
 
 setup: $(VENV)/.test
 
@@ -133,6 +133,10 @@ faults: .venv-faults/.installed
 	grep -v '^#' tests/e2e/faults/requirements.txt | while read -r package; do .venv-faults/bin/python -m pip --disable-pip-version-check --quiet install "$$package" || echo "$$package is not installed: its faults are left out"; done
 	touch $@
 
+# 10,000 interleaved requests, in an order that a seed chooses: no request sees another one's identity.
+concurrency: $(VENV)/.test
+	CONCURRENT_REQUESTS=10000 $(BIN)/python -m pytest tests/test_concurrency.py
+
 # How often the operation and the tables of a statement are those that a parser of the database finds. Fetch the regression
 # tests of the databases by hand: make sql-agreement AGREEMENT="--postgresql src/test/regress/sql --mysql mysql-test/main".
 sql-agreement: $(VENV)/.agreement
@@ -142,5 +146,15 @@ $(VENV)/.agreement: $(VENV)/bin/python setup.cfg
 	$(PIP) install --editable . "$(DJANGO)" pglast sqlglot
 	touch $@
 
+# Changes of the code that no test notices: make mutants MUTANTS="--sample 40 --seed 1 export.spool". Without MUTANTS, all
+# mutants of all parts are tested, which takes a night; interrupted, it goes on where it was. Not part of make test.
+mutants: .venv-mutants/.installed
+	.venv-mutants/bin/python -m tests.mutants $(MUTANTS)
+
+.venv-mutants/.installed: setup.cfg tests/mutants/requirements.txt
+	$(PYTHON) -m venv .venv-mutants
+	.venv-mutants/bin/python -m pip --disable-pip-version-check --quiet install --editable ".[test]" "$(DJANGO)" -r tests/mutants/requirements.txt
+	touch $@
+
 clean:
-	rm -rf $(VENV) .venv-benchmarks .venv-faults .venv-sites .venv-skins .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-benchmarks .venv-faults .venv-mutants .mutants .venv-sites .venv-skins .tox build dist docs/_build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

@@ -52,8 +52,7 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
         if not table_exists():
-            unmigrated: HttpResponse = pages.show_in_admin("unmigrated", request, self)
-            return unmigrated
+            return pages.show_unmigrated(request, self)  # type: ignore[return-value]
         from django_tracing.pages.mounts import AdminMount
         from django_tracing.pages.rules import kept_without_rules, starters
         from django_tracing.pages.tabs import tabs_of
@@ -79,8 +78,7 @@ class SamplingRuleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         extra_context: dict[str, Any] | None = None,
     ) -> HttpResponse:
         if not table_exists():
-            unmigrated: HttpResponse = pages.show_in_admin("unmigrated", request, self)
-            return unmigrated
+            return pages.show_unmigrated(request, self)  # type: ignore[return-value]
         from django_tracing.pages.mounts import AdminMount
         from django_tracing.pages.tabs import tabs_of
 
@@ -157,9 +155,12 @@ class _ReadOnlyAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 class ProcessStatusAdmin(_ReadOnlyAdmin):
     """The status of the processes, the settings in force, and whether traces arrive."""
 
-    def changelist_view(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> HttpResponse:
-        response: HttpResponse = pages.show_in_admin("status", request, self)
-        return response
+    def get_urls(self) -> list[URLPattern]:
+        return pages.urls_of(self, pages.STATUS_PAGES)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        # To check whether traces arrive. There is no page that changes anything.
+        return admin.ModelAdmin.has_change_permission(self, request, obj)
 
 
 @admin.register(Trace)

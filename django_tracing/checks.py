@@ -338,15 +338,17 @@ def _file_system(settings: Settings) -> Iterable[checks.CheckMessage]:
 
 
 def _callers(settings: Settings) -> Iterable[checks.CheckMessage]:
-    if settings.trust_parent != "always":
+    trusted = settings.trust_parent
+    if trusted != "always" and (isinstance(trusted, str) or all(network.prefixlen for network in trusted)):
         return
     bound = settings.forced_per_second
     most = "any number of" if bound is None else f"up to {bound:g}"
     yield checks.Warning(
-        'TRACING["TRUST_PARENT"] is "always": the sender of a request decides by its headers whether it is '
-        f"recorded, and can force {most} traces a second in each process (FORCED_PER_SECOND).",
-        hint='Name the networks of your services, TRACING = {"TRUST_PARENT": ["10.0.0.0/8"]}, and your proxies in '
-        'TRUSTED_PROXIES; or choose "never". Silence this check where only your own services can call.',
+        'TRACING["TRUST_PARENT"] names everybody: the sender of a request decides by its headers to which trace it '
+        f"belongs and whether it is recorded. It can force {most} traces a second in each process "
+        "(FORCED_PER_SECOND).",
+        hint='Remove it, or name the networks of your services, TRACING = {"TRUST_PARENT": ["10.0.0.0/8"]}, and your '
+        "proxies in TRUSTED_PROXIES. Silence this check where only your own services can call.",
         id=EVERY_CALLER_DECIDES,
     )
 

@@ -149,10 +149,11 @@ def log_hourly(key: str, message: str, *args: object) -> None:
 def fault_counts() -> dict[str, int]:
     """Return how often each fault has happened in this process, by its key."""
     with _faults.lock:
-        return {key[:_LONGEST_KEY]: fault.count for key, fault in _faults.by_key.items() if fault.count}
+        return {key: fault.count for key, fault in _faults.by_key.items() if fault.count}
 
 
 def _log(key: str, message: str, args: tuple[object, ...], *, exc_info: bool) -> None:
+    key = key[:_LONGEST_KEY]
     with _faults.lock:
         fault = _faults.by_key.get(key)
         if fault is None:

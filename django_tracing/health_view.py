@@ -28,6 +28,7 @@ def health_view(request: HttpRequest) -> JsonResponse:
     """
     state = health().state
     answer = JsonResponse({"state": state}, status=503 if "strict" in request.GET and state in _NOT_SENT else 200)
+    answer.headers.setdefault("X-Content-Type-Options", "nosniff")
     # Django logs each 503 as an error, and there is a probe every few seconds. The log has a line about the backend.
     answer._has_been_logged = True  # type: ignore[attr-defined]
     return answer

@@ -168,7 +168,8 @@ class ProcessStatus(models.Model):
         db_table = "django_tracing_processstatus"
         verbose_name = _("process")
         verbose_name_plural = _("status")
-        default_permissions = ("view",)
+        # To change: to check whether traces arrive.
+        default_permissions = ("view", "change")
 
     def __str__(self) -> str:
         return f"{self.service} {self.host}:{self.pid}"

@@ -186,9 +186,10 @@ def test_a_route_name_that_is_no_path() -> None:
 @pytest.mark.parametrize(
     ("tracing", "most"),
     [
-        ({}, "up to 100 traces"),
-        ({"FORCED_PER_SECOND": 5}, "up to 5 traces"),
-        ({"FORCED_PER_SECOND": None}, "any number"),
+        ({"TRUST_PARENT": "always"}, "up to 100 traces"),
+        ({"TRUST_PARENT": ["10.0.0.0/8", "0.0.0.0/0"]}, "up to 100 traces"),
+        ({"TRUST_PARENT": "always", "FORCED_PER_SECOND": 5}, "up to 5 traces"),
+        ({"TRUST_PARENT": "always", "FORCED_PER_SECOND": None}, "any number"),
     ],
 )
 def test_every_caller_decides_on_deploy(tracing: dict[str, Any], most: str) -> None:
@@ -197,6 +198,8 @@ def test_every_caller_decides_on_deploy(tracing: dict[str, Any], most: str) -> N
     assert "TRUSTED_PROXIES" in str(message.hint)
     assert run({"EXPORTER": "none", **tracing}) == []
     assert run({"EXPORTER": "none", "ENABLED": False, **tracing}, deploy=True) == []
+    for trusted in ("private", "never", ["203.0.113.0/24"]):
+        assert run({"EXPORTER": "none", "TRUST_PARENT": trusted}, deploy=True) == []
 
 
 def test_the_documentation_has_exactly_the_checks() -> None:

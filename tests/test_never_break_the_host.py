@@ -230,7 +230,8 @@ def test_a_budget_of_zero_keeps_nothing() -> None:
 
 
 def test_a_callers_long_tracestate(caplog: pytest.LogCaptureFixture) -> None:
-    sampler = sampler_of(SAMPLE_RATE=0.5, TRUST_PARENT="never")
+    by_id = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.5"}
+    sampler = RuleSampler(0.5, load({"EXPORTER": "none"}, by_id))
     full = TraceState([(f"k{n}", "v") for n in range(32)])
     long = TraceState([("ot", "rv:" + "f" * 14 + ";x:" + "y" * 230)])
     endless = TraceState([("ot", "rv:" + "f" * 250)])

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 from django.utils.module_loading import import_string
@@ -20,6 +20,7 @@ from django_tracing.faults import contained
 from django_tracing.net import shown_address
 
 __all__ = [
+    "PRIVATE",
     "KNOWN_EXPORTERS",
     "KNOWN_PROPAGATORS",
     "KNOWN_SEMCONV",
@@ -353,6 +354,16 @@ def parse_networks(value: Any, from_env: bool) -> tuple[IPv4Network | IPv6Networ
     return tuple(networks)
 
 
+#: This machine, and the networks that are not routed in the internet (RFC 1918, 3927, 6598, 4193 and 4291).
+PRIVATE: Final[tuple[IPv4Network | IPv6Network, ...]] = tuple(
+    ip_network(network)
+    for network in (
+        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"),
+        *("::1/128", "fc00::/7", "fe80::/10"),
+    )
+)
+
+
 def parse_subscription(value: Any, from_env: bool) -> str | Callable[[Any], Any] | None:
     if value is None or callable(value):
         return value  # type: ignore[no-any-return]
@@ -365,11 +376,15 @@ def parse_subscription(value: Any, from_env: bool) -> str | Callable[[Any], Any]
 
 
 def parse_trust_parent(value: Any, from_env: bool) -> str | tuple[IPv4Network | IPv6Network, ...]:
-    if isinstance(value, str) and value.strip().lower() in ("always", "never"):
-        return value.strip().lower()
     if isinstance(value, str):
+        chosen = value.strip().lower()
+        if chosen == "private":
+            return PRIVATE
+        if chosen in ("always", "never"):
+            return chosen
         raise WrongValue(
-            f"is {display(value)}.", 'Choose "always" or "never", or list callers\' addresses: ["10.0.0.0/8"].'
+            f"is {display(value)}.",
+            'Choose "private", "always" or "never", or list callers\' addresses: ["10.0.0.0/8"].',
         )
     return parse_networks(value, from_env)
 

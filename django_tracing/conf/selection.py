@@ -70,7 +70,6 @@ def select_sampler(loader: Loader) -> None:
         return
     if name and not parent_based and "TRUST_PARENT" not in loader.configured:
         # These samplers do not look at the parent.
-        _set(loader, "TRUST_PARENT", "never", _SAMPLER)
         loader.extra["sample_by_trace_id"] = True
 
 

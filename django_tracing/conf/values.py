@@ -71,7 +71,7 @@ class Settings(NamedTuple):
     tls_client_certificate: Path | None
     propagators: tuple[str, ...]
     sample_rate: float
-    #: Whose sampling decision is followed: that of every caller, of no caller, or of callers at these addresses.
+    #: Whose traces are continued, as they decided: those of every caller, of none, or of callers at these addresses.
     trust_parent: Literal["always", "never"] | tuple[IPv4Network | IPv6Network, ...]
     #: How many traces a second this process keeps only because their callers kept them; None for no limit.
     forced_per_second: float | None

@@ -14,7 +14,7 @@ from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import Any, Final
 
-__all__ = ["Network", "client_address", "is_within", "vouched_address"]
+__all__ = ["Network", "client_address", "is_trusted", "is_within", "vouched_address"]
 
 Network = IPv4Network | IPv6Network
 
@@ -31,15 +31,19 @@ _PROXIED: Final = (
     "HTTP_TRUE_CLIENT_IP",
     "HTTP_VIA",
 )
+#: Those with one address, of the client.
+_CLIENT: Final = ("HTTP_X_REAL_IP", "HTTP_X_CLIENT_IP", "HTTP_CF_CONNECTING_IP", "HTTP_TRUE_CLIENT_IP")
 #: The most characters of X-Forwarded-For that are read. The nearest hops are last.
 _LONGEST: Final = 1000
+#: An address with a port and a zone is shorter.
+_LONGEST_ADDRESS: Final = 100
 #: The bits of an IPv6 address before the IPv4 address that it stands for.
 _MAPPED_BITS: Final = 96
 
 
 def client_address(meta: Mapping[str, Any], trusted: tuple[Network, ...]) -> str:
     """Return the client's address for display: the nearest that is not a trusted proxy's; empty if there is none."""
-    remote = str(meta.get("REMOTE_ADDR") or "")
+    remote = _remote(meta)
     forwarded = meta.get("HTTP_X_FORWARDED_FOR")
     if trusted and forwarded:
         return _forwarded(remote, _nearest(str(forwarded)), trusted)[0]
@@ -52,7 +56,7 @@ def vouched_address(meta: Mapping[str, Any], trusted: tuple[Network, ...]) -> st
     Without a trusted proxy, a request that came through any proxy has no such address: ``REMOTE_ADDR`` is the
     proxy's own, and on the same machine that would be 127.0.0.1 for every client.
     """
-    remote = str(meta.get("REMOTE_ADDR") or "")
+    remote = _remote(meta)
     if not any(name in meta for name in _PROXIED):
         return _readable(remote) if ":" in remote else remote
     if not trusted or (remote and not is_within(remote, trusted)):
@@ -60,6 +64,38 @@ def vouched_address(meta: Mapping[str, Any], trusted: tuple[Network, ...]) -> st
     forwarded = str(meta.get("HTTP_X_FORWARDED_FOR") or "")
     address, vouched = _forwarded(remote, _nearest(forwarded), trusted)
     return address if vouched else ""
+
+
+def is_trusted(meta: Mapping[str, Any], trusted: str | tuple[Network, ...], proxies: tuple[Network, ...]) -> bool:
+    """Return whether the caller is in ``TRACING["TRUST_PARENT"]``. Callers with an unknown address are not.
+
+    Behind a proxy that is not listed, each address that the request came from must be in it: a proxy that writes
+    ``X-Forwarded-For`` adds a stranger's address to it.
+    """
+    if isinstance(trusted, str):
+        return trusted == "always"
+    address = vouched_address(meta, proxies)
+    if not address and proxies and "HTTP_X_FORWARDED_FOR" not in meta and is_within(_remote(meta), proxies):
+        # A listed proxy that names no client, as the sidecar of a service mesh for a call between services.
+        address = _remote(meta)
+    return is_within(address, trusted) if address else _came_from(meta, (*trusted, *proxies))
+
+
+def _came_from(meta: Mapping[str, Any], networks: tuple[Network, ...]) -> bool:
+    """Return whether each address that a request names is in ``networks``, and it names one in X-Forwarded-For."""
+    forwarded = str(meta.get("HTTP_X_FORWARDED_FOR") or "")
+    if not forwarded or len(forwarded) > _LONGEST or "HTTP_FORWARDED" in meta:
+        return False
+    hops = [hop.strip() for hop in forwarded.split(",")]
+    # A server on a Unix socket has no address of the other end, which is on this machine.
+    hops += [_remote(meta)] if meta.get("REMOTE_ADDR") else []
+    hops += [str(meta[name])[:_LONGEST_ADDRESS] for name in _CLIENT if name in meta]
+    return all(is_within(hop, networks) for hop in hops)
+
+
+def _remote(meta: Mapping[str, Any]) -> str:
+    # A middleware of the site may have set it from a header, which may be of any length.
+    return str(meta.get("REMOTE_ADDR") or "")[:_LONGEST_ADDRESS]
 
 
 def _nearest(forwarded: str) -> str:

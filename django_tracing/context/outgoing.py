@@ -31,6 +31,8 @@ from django_tracing.semconv.names import HTTP_URL, URL_FULL
 
 __all__ = ["CalledSpan", "OutgoingPropagator", "may_get", "withhold"]
 
+#: No name in the DNS is longer. Answers are kept, so a longer one would be kept, too.
+_LONGEST_HOST: Final = 255
 _DEFAULT_PORTS: Final = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 #: How many header values that this process wrote are remembered. A call's headers may be sent again, to a redirect's
 #: target or by a retry, and are then not the user's.
@@ -158,7 +160,7 @@ def may_get(url: str, hosts: tuple[str, ...]) -> bool:
         port = parts.port or _DEFAULT_PORTS.get(parts.scheme)
     except ValueError:
         return False
-    return "*" in hosts or _is_listed(host, port, hosts)
+    return "*" in hosts or (len(host) <= _LONGEST_HOST and _is_listed(host, port, hosts))
 
 
 @lru_cache(maxsize=1024)

@@ -45,6 +45,7 @@ def resolved_user(request: Any) -> Any | None:
 #: The attributes that users give to spans, by all that they are made of.
 _shared: Final[dict[tuple[Any, ...], SharedAttributes]] = {}
 _MOST_SHARED: Final = 2048
+_KEPT_LENGTH: Final = 512
 
 
 def identify(state: RequestState, settings: Settings, *, again: bool = False) -> bool:
@@ -93,9 +94,12 @@ def _share(known: tuple[Any, ...]) -> SharedAttributes:
     if subscription is not None:
         # Its name may be random, as Stripe's are.
         attributes[USER_SUBSCRIPTION] = cut(redact_text(subscription, random=False), limit)
-    if len(_shared) >= _MOST_SHARED:
-        _shared.clear()
-    shared = _shared[known] = SharedAttributes(attributes)
+    shared = SharedAttributes(attributes)
+    # Longer ones are not kept, which bounds the memory. A site may put anything into the subscription.
+    if all(len(part or "") <= _KEPT_LENGTH for part in (key, email, subscription)):
+        if len(_shared) >= _MOST_SHARED:
+            _shared.clear()
+        _shared[known] = shared
     return shared
 
 

@@ -136,7 +136,9 @@ def _fields_of(tag: int, attributes: Mapping[str, Any], lost: _Lost) -> bytes:
         kind = value.__class__
         cached: bytes | None = None
         # Not for sequences: (1,) and (True,) are equal as well, and would be confused.
-        cacheable = kind is bool or kind is int or (kind is str and len(value) <= _CACHED_LENGTH)
+        cacheable = (key.__class__ is str and len(key) <= _CACHED_LENGTH) and (
+            kind is bool or kind is int or (kind is str and len(value) <= _CACHED_LENGTH)
+        )
         if cacheable:
             cached = _attributes.get((key, kind, value))
         if cached is None:

@@ -77,6 +77,7 @@ def uninstall() -> None:
     _patches.stop()
 
 
+_KEPT_LENGTH: Final = 512
 #: Name and attributes of a call's span, by breaker, service, fallback and state; and the attributes of its outcome,
 #: by outcome, the state after it and the number of failures.
 _calls: Final[spans.Cache[tuple[str, str | None, str | None, str], tuple[str, SharedAttributes]]] = spans.Cache()
@@ -96,6 +97,9 @@ def _describe_call(
     if fallback:
         attributes[BREAKER_FALLBACK] = fallback
     described = f"circuit_breaker.{_ID.sub('*', name)}", spans.share(attributes)
+    # Longer names are not kept, which bounds the memory.
+    if len(breaker) + len(service or "") + len(fallback or "") > _KEPT_LENGTH:
+        return described
     return _calls.keep((breaker, service, fallback, state), described)
 
 

@@ -36,7 +36,7 @@ from threading import RLock
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType, ModuleType
 from typing import Any, Final, NamedTuple, Protocol
 
-from django_tracing.faults import log_once
+from django_tracing.faults import log_hourly, log_once
 
 __all__ = ["Patches", "Place"]
 
@@ -45,6 +45,9 @@ _MISSING: Final = object()
 _MOST_OBJECTS: Final = 500
 #: How many wrappers of one place are known again.
 _MOST_WRAPPERS: Final = 8
+#: How many places one instrumentation wraps. What stands there is kept alive: a site that makes a class for each
+#: request, of a kind whose subclasses are wrapped, would fill the memory.
+_MOST_PLACES: Final = 1000
 
 
 class Place(Protocol):
@@ -134,6 +137,9 @@ class Patches:
             current = place.get()
             wrappers = self._placed.get(place)
             if wrappers is None:
+                if len(self._placed) >= _MOST_PLACES:
+                    log_hourly("places", "So many classes are traced that further ones are not: %d.", _MOST_PLACES)
+                    return
                 wrappers = self._placed[place] = deque(maxlen=_MOST_WRAPPERS)
             elif _contains(current, [wrapper.ours for wrapper in wrappers]):
                 return

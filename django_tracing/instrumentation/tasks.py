@@ -56,6 +56,8 @@ _patches: Final = Patches()
 #: The trace context of tasks that are about to run, by the task's id.
 _carried: dict[str, Mapping[str, str]] = {}
 _MOST_CARRIED: Final = 1000
+#: No backend makes longer ones. They come from the queue.
+_LONGEST_ID: Final = 255
 #: The result object of the task that a worker has just announced.
 _starting: ContextVar[Any] = ContextVar("django_tracing.task", default=None)
 
@@ -182,6 +184,8 @@ def _without_carrier(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _remember_carried(task_id: str, carrier: Mapping[str, str]) -> None:
+    if len(task_id) > _LONGEST_ID:
+        return
     # Another thread may remove one at the same time.
     with suppress(KeyError, StopIteration, RuntimeError):
         while len(_carried) >= _MOST_CARRIED:

@@ -14,8 +14,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from django.apps import apps
+from django.conf import settings
 from django.core.exceptions import PermissionDenied
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponseNotAllowed
 from django.http.response import HttpResponseBase
 from django.urls import URLPattern, re_path
 from django.utils.translation import gettext_lazy as _
@@ -34,7 +35,7 @@ __all__ = [
     "TRACE_PAGES",
     "Page",
     "plain_urls",
-    "show_in_admin",
+    "show_unmigrated",
     "urls_of",
 ]
 
@@ -52,7 +53,12 @@ class Page(NamedTuple):
     tab: Any = ""
     #: What a user must be allowed to do with the model.
     action: str = "view"
+    #: The methods that the page answers, beside HEAD with GET. Only POST changes anything.
+    methods: tuple[str, ...] = ("GET",)
 
+
+#: The methods of a page with a form.
+_FORM: Final = ("GET", "POST")
 
 _TRACE: Final = r"^(?P<trace_id>[0-9a-fA-F]{6,32})/"
 
@@ -70,19 +76,19 @@ TRACE_PAGES: Final = (
 
 RULE_PAGES: Final = (
     Page("preview", r"^preview/$", "preview"),
-    Page("reorder", r"^reorder/$", "reorder"),
+    Page("reorder", r"^reorder/$", "reorder", action="change", methods=("POST",)),
 )
 
 
 #: What the admin has views of its own for.
 PLAIN_RULE_PAGES: Final = (
     Page("rule_list", r"^$", "changelist"),
-    Page("rule_form", r"^add/$", "add", action="add"),
-    Page("rule_form", r"^(?P<pk>[0-9]{1,18})/$", "change"),
-    Page("rule_delete", r"^(?P<pk>[0-9]{1,18})/delete/$", "delete", action="delete"),
+    Page("rule_form", r"^add/$", "add", action="add", methods=_FORM),
+    Page("rule_form", r"^(?P<pk>[0-9]{1,18})/$", "change", methods=_FORM),
+    Page("rule_delete", r"^(?P<pk>[0-9]{1,18})/delete/$", "delete", action="delete", methods=_FORM),
 )
 
-STATUS_PAGES: Final = (Page("status", r"^$", "changelist"),)
+STATUS_PAGES: Final = (Page("status", r"^$", "changelist", methods=_FORM),)
 
 
 def urls_of(admin: ModelAdmin[Any], pages: Sequence[Page]) -> list[URLPattern]:
@@ -90,8 +96,7 @@ def urls_of(admin: ModelAdmin[Any], pages: Sequence[Page]) -> list[URLPattern]:
 
     def view_of(page: Page) -> Callable[..., HttpResponseBase]:
         def view(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
-            response: HttpResponseBase = show_in_admin(page.module, request, admin, action=page.action, **kwargs)
-            return response
+            return _show_in_admin(page, request, admin, kwargs)
 
         return admin.admin_site.admin_view(view)
 
@@ -108,22 +113,26 @@ def plain_urls(model: str, pages: Sequence[Page]) -> list[URLPattern]:
         @never_cache
         @csrf_protect
         def view(request: HttpRequest, **kwargs: Any) -> HttpResponseBase:
-            response: HttpResponseBase = _show_plain(page.module, request, model, page.action, **kwargs)
-            return response
+            return _show_plain(page, request, model, kwargs)
 
         return view
 
     return [re_path(page.pattern, view_of(page), name=f"{model}_{page.name}") for page in pages]
 
 
-def show_in_admin(
-    module: str, request: HttpRequest, admin: ModelAdmin[Any], *, action: str = "view", **kwargs: Any
-) -> Any:
-    """Return the response of a page (an ``HttpResponseBase``) in the admin, for users who may view the model."""
-    return _show(module, request, import_module(f"{__name__}.mounts").AdminMount(admin), action, **kwargs)
+def show_unmigrated(request: HttpRequest, admin: ModelAdmin[Any]) -> HttpResponseBase:
+    """Return the page in the admin that stands for the pages of a model without its table."""
+    return _show_in_admin(Page("unmigrated", "", "", methods=_FORM), request, admin, {})
 
 
-def _show_plain(module: str, request: HttpRequest, model: str, action: str, **kwargs: Any) -> Any:
+def _show_in_admin(
+    page: Page, request: HttpRequest, admin: ModelAdmin[Any], kwargs: dict[str, Any]
+) -> HttpResponseBase:
+    """Return the response of a page in the admin, for users who may view the model."""
+    return _show(page, request, import_module(f"{__name__}.mounts").AdminMount(admin), kwargs)
+
+
+def _show_plain(page: Page, request: HttpRequest, model: str, kwargs: dict[str, Any]) -> HttpResponseBase:
     """Return the response of a page outside the admin. Send users who are not signed in to ``LOGIN_URL``."""
     # Without AuthenticationMiddleware, there is no user, and no permission.
     if not getattr(getattr(request, "user", None), "is_authenticated", False):
@@ -134,18 +143,31 @@ def _show_plain(module: str, request: HttpRequest, model: str, action: str, **kw
         return redirect_to_login(request.get_full_path())
     namespace = request.resolver_match.namespace if request.resolver_match else ""
     mount = import_module(f"{__name__}.mounts").PlainMount(namespace, apps.get_model("django_tracing", model))
-    return _show(module, request, mount, action, **kwargs)
+    return _show(page, request, mount, kwargs)
 
 
-def _show(module: str, request: HttpRequest, mount: Mount, action: str, **kwargs: Any) -> Any:
-    if not mount.may(request, action):
+def _show(page: Page, request: HttpRequest, mount: Mount, kwargs: dict[str, Any]) -> HttpResponseBase:
+    if not mount.may(request, page.action):
         raise PermissionDenied
-    page: Callable[..., HttpResponseBase] = import_module(f"{__name__}.{module}").page
+    if ("GET" if request.method == "HEAD" else request.method) not in page.methods:
+        return HttpResponseNotAllowed(page.methods)
+    build: Callable[..., HttpResponseBase] = import_module(f"{__name__}.{page.module}").page
     links = import_module(f"{__name__}.links")
     token = links.current_views.set(mount.views)
     # Templates are rendered later, when the context variable is reset already.
     request.current_app = mount.views.current_app
     try:
-        return page(request, mount, **kwargs)
+        return _hardened(build(request, mount, **kwargs))
     finally:
         links.current_views.reset(token)
+
+
+def _hardened(response: HttpResponseBase) -> HttpResponseBase:
+    """Set the headers that Django's middleware would set, for sites without it. A site's own values stay."""
+    for name, value in (
+        ("X-Content-Type-Options", "nosniff"),
+        ("Referrer-Policy", "same-origin"),
+        ("X-Frame-Options", settings.X_FRAME_OPTIONS),
+    ):
+        response.headers.setdefault(name, value)
+    return response

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any, Final
 
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.utils.timezone import is_aware, localtime, make_aware
 from django.utils.translation import gettext
@@ -20,10 +21,12 @@ from django_tracing.pages.mounts import Mount
 from django_tracing.pages.responses import respond
 from django_tracing.redaction import SensitiveKeys, redact_resource
 
-__all__ = ["page"]
+__all__ = ["CHECK_TIMEOUT", "page"]
 
 #: Settings whose values are secret.
 _SECRET: Final = frozenset({"HEADERS", "SAMPLING_TOKEN"})
+#: How long a check may take, in seconds: it holds the worker that answers the request.
+CHECK_TIMEOUT: Final = 10.0
 
 
 def page(request: HttpRequest, mount: Mount) -> HttpResponse:
@@ -38,18 +41,30 @@ def page(request: HttpRequest, mount: Mount) -> HttpResponse:
         "problem": found.problem,
         "migrated": found.migrated,
         "steps": None,
+        "may_check": mount.may(request, "change"),
     }
+    status = 200
     if request.method == "POST":
-        context |= _diagnose(request, mount, settings)
-    return respond(request, mount, "status", gettext("Status"), context)
+        if not context["may_check"]:
+            raise PermissionDenied
+        checked = _diagnose(request, mount, settings)
+        context |= checked or {"busy": True}
+        status = 200 if checked else 409
+    return respond(request, mount, "status", gettext("Status"), context, status)
 
 
-def _diagnose(request: HttpRequest, mount: Mount, settings: Settings) -> dict[str, Any]:
+def _diagnose(request: HttpRequest, mount: Mount, settings: Settings) -> dict[str, Any] | None:
+    """Return what a diagnosis finds; None if another one is running, so that clicks can't hold all workers."""
+    from django_tracing.diagnosis.alone import alone
     from django_tracing.diagnosis.steps import Diagnosis
 
-    diagnosis = Diagnosis(settings, timeout=10)
+    with alone() as is_alone:
+        if not is_alone:
+            return None
+        diagnosis = Diagnosis(settings, timeout=CHECK_TIMEOUT)
+        steps = list(diagnosis.steps())
     return {
-        "steps": list(diagnosis.steps()),
+        "steps": steps,
         "link": diagnosis.link,
         "address": _address_of(request, mount, diagnosis.link, diagnosis.trace_id),
         "outcome": {

@@ -43,6 +43,7 @@ DEFAULT_ENDPOINT: Final = "http://localhost:5778/sampling"
 _random: Final = random.Random()  # noqa: S311 - not for secrets
 _MAX_BYTES: Final = 1024 * 1024
 _MAX_OPERATIONS: Final = 10_000
+_LONGEST_NAME: Final = 255
 #: How many characters of a server's answer are quoted.
 _MAX_QUOTED: Final = 200
 _BITS: Final = (1 << 64) - 1
@@ -138,6 +139,8 @@ class _Decider:
         if trace_id & _BITS < round(share * (_BITS + 1)):
             return True, {TYPE: "probabilistic", PARAM: share}
         if strategy.lower_bound and self._bucket is None:
+            # A name that a site makes may be of any length, and is kept here.
+            name = name[:_LONGEST_NAME]
             least = self._least.get(name)
             if least is None:
                 if len(self._least) >= _MAX_OPERATIONS:

@@ -18,7 +18,7 @@ from opentelemetry.util.types import Attributes as OTelAttributes
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
-from django_tracing.context.clients import is_within, vouched_address
+from django_tracing.context.clients import is_trusted
 from django_tracing.context.description import NO_ROUTE, find_route, resolved_route, urlconf_of
 from django_tracing.context.request import get_request_state
 from django_tracing.context.routes import inexact_routes, route_name
@@ -52,6 +52,9 @@ BY_SETTINGS: Final = "settings"
 BY_DEBUG_HEADER: Final = "debug header"
 BY_REMOTE: Final = "remote"
 
+#: How many traces a second a process keeps because of a debug header.
+_DEBUGGED_PER_SECOND: Final = 10.0
+
 _FOLLOWED: Final = SamplingDecision(True)
 _PASSED_OVER: Final = SamplingDecision(False)
 
@@ -72,6 +75,7 @@ class RuleSampler(Sampler):
         bound = None if settings is None else settings.forced_per_second
         #: How many traces callers may force; None for any number.
         self._forced = None if bound is None else TokenBucket(bound)
+        self._debugged = TokenBucket(_DEBUGGED_PER_SECOND)
         #: Whether a rule has its own setting for requests that fail or are slow.
         self._rules_keep = False
         #: Decides instead of the rate if no rule does.
@@ -124,7 +128,7 @@ class RuleSampler(Sampler):
             not settings.keep_errors
             and settings.keep_slower_than is None
             and not settings.debug_header
-            and settings.trust_parent == "always"
+            and not settings.sample_by_trace_id
         )
 
     def describe(self) -> dict[str, Any]:
@@ -155,6 +159,7 @@ class RuleSampler(Sampler):
         self._counts = defaultdict(lambda: [0, 0])
         for bucket in self._buckets.values():
             bucket.reset_lock()
+        self._debugged.reset_lock()
         if self._forced is not None:
             self._forced.reset_lock()
 
@@ -189,13 +194,13 @@ class RuleSampler(Sampler):
         """Decide on a trace that starts with a span called ``name``, or continues ``parent``."""
         request = None if state is None else state.request
         meta = {} if request is None else request.META
-        if self._is_debugged(meta):
+        if request is not None and self._is_debugged(request):
             return SamplingDecision(True, None, _decided_by(BY_DEBUG_HEADER, 1.0))
         trace_state = None
         # Also if another instrumentation started the request's span, without our request state.
         asked_for = request is not None or kind is SpanKind.SERVER
         if parent is not None:
-            if not self._is_trusted(meta):
+            if not self._is_followed(meta, asked_for):
                 trace_state = parent.trace_state
             elif not parent.trace_flags.sampled:
                 return self._left_out(state, request, name, meta, trace_id)
@@ -213,7 +218,7 @@ class RuleSampler(Sampler):
         """
         request = None if state is None else state.request
         meta = {} if request is None else request.META
-        if not self._is_trusted(meta):
+        if not self._is_followed(meta):
             return _PASSED_OVER
         decision = self._decide_here(state, request, name, meta, 0, with_own_randomness(None))
         undecided = decision.undecided
@@ -321,19 +326,25 @@ class RuleSampler(Sampler):
             )
         return start._replace(user_id="", subscription="") if last else None
 
-    def _is_trusted(self, meta: Any) -> bool:
-        trusted = "always" if self._settings is None else self._settings.trust_parent
-        if isinstance(trusted, str):
-            return trusted == "always"
-        proxies = () if self._settings is None else self._settings.trusted_proxies
-        return is_within(vouched_address(meta, proxies), trusted)
+    def _is_followed(self, meta: Any, asked_for: bool = True) -> bool:
+        """Return whether a caller's decision is followed. What is not a request is this site's own, such as a task.
 
-    def _is_debugged(self, meta: Any) -> bool:
+        The context of a caller that is not trusted does not come here, except from other instrumentations.
+        """
+        settings = self._settings
+        if settings is None:
+            return True
+        if settings.sample_by_trace_id:
+            return False
+        return not asked_for or is_trusted(meta, settings.trust_parent, settings.trusted_proxies)
+
+    def _is_debugged(self, request: Any) -> bool:
         settings = self._settings
         if settings is None or not settings.debug_header:
             return False
-        value = meta.get(header_key(settings.debug_header))
-        return bool(value) and is_valid_debug_header(str(value))
+        value = request.META.get(header_key(settings.debug_header))
+        # Whoever has a value may send it again, so that its traces are bounded, too.
+        return bool(value) and is_valid_debug_header(str(value), request.path) and self._debugged.take()
 
     # ----- the SDK's own spans
 
@@ -361,7 +372,9 @@ class RuleSampler(Sampler):
                 return SamplingResult(Decision.RECORD_AND_SAMPLE, attributes, trace_state)
             waiting = parent.trace_id in undecided_traces
             return SamplingResult(Decision.RECORD_ONLY if waiting else Decision.DROP, attributes, trace_state)
-        if self.is_simple:
+        # Of a request that another instrumentation has started, the caller may not be trusted.
+        is_asked_for = parent is not None and kind is SpanKind.SERVER
+        if self.is_simple and not is_asked_for:
             kept = Decision.RECORD_AND_SAMPLE if self.keep(parent, trace_id) else Decision.DROP
             return SamplingResult(kept, attributes, trace_state)
         # The SDK's own spans can't wait for a decision.

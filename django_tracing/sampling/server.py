@@ -8,7 +8,7 @@ from django.contrib.auth.decorators import login_not_required
 from django.db import Error
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
-from django.views.decorators.http import require_GET
+from django.views.decorators.http import require_safe
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.conf.values import Settings
@@ -21,14 +21,20 @@ __all__ = ["sampling"]
 
 
 @login_not_required
-@require_GET
+@require_safe
 @never_cache
 def sampling(request: HttpRequest) -> HttpResponse:
     """Answer ``GET sampling?service=NAME`` with the strategy for that service, as Jaeger does.
 
     403 for clients that are not allowed, 400 without exactly one service, 503 if the rules can't be read.
     """
-    settings = get_settings()
+    answer = _answer(request, get_settings())
+    # The service's name is not in the answer, and a browser must not guess that this is a page.
+    answer.headers.setdefault("X-Content-Type-Options", "nosniff")
+    return answer
+
+
+def _answer(request: HttpRequest, settings: Settings) -> HttpResponse:
     if not _is_allowed(request, settings):
         return HttpResponse(
             "Not allowed: list this client in TRACING['SAMPLING_CLIENTS'], or send TRACING['SAMPLING_TOKEN'].\n"

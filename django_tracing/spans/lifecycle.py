@@ -7,7 +7,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 from opentelemetry.context import Context
-from opentelemetry.trace import INVALID_SPAN, Span, SpanKind
+from opentelemetry.trace import INVALID_SPAN, Span, SpanContext, SpanKind
 
 from django_tracing.conf.loading import get_settings
 from django_tracing.context.current import (
@@ -38,6 +38,7 @@ __all__ = [
     "StartedSpan",
     "end_child",
     "end_span",
+    "link_to",
     "start_child",
     "start_current_child",
     "start_failed_request_span",
@@ -237,6 +238,15 @@ def start_failed_request_span(
     except Exception:
         log_once("start_span", "A span could not be started; it is left out.")
         return INVALID_SPAN
+
+
+def link_to(span: Span, context: SpanContext) -> None:
+    """Add a link to a span, if it records. Never raises."""
+    try:
+        if span.is_recording():
+            span.add_link(context)
+    except Exception:
+        log_once("link_to", "A link of a span is left out.")
 
 
 def end_span(span: Span, end_time: int | None = None) -> None:

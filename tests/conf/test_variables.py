@@ -520,8 +520,10 @@ def test_jaeger_remote() -> None:
     environ = {"OTEL_TRACES_SAMPLER": "jaeger_remote", "OTEL_TRACES_SAMPLER_ARG": argument}
     settings = load({}, environ)
     assert settings.remote_sampling_url == "http://jaeger:5778/sampling"
-    assert (settings.remote_sampling_interval, settings.sample_rate, settings.trust_parent) == (5.0, 0.25, "never")
-    assert load({}, {**environ, "OTEL_TRACES_SAMPLER": "parentbased_jaeger_remote"}).trust_parent == "always"
+    assert (settings.remote_sampling_interval, settings.sample_rate) == (5.0, 0.25)
+    # By itself, it does not look at the parent.
+    assert settings.sample_by_trace_id
+    assert not load({}, {**environ, "OTEL_TRACES_SAMPLER": "parentbased_jaeger_remote"}).sample_by_trace_id
     settings = load({}, {"OTEL_TRACES_SAMPLER": "jaeger_remote"})
     assert (settings.remote_sampling_url, settings.sample_rate) == ("http://localhost:5778/sampling", 0.001)
     for wrong in ("endpoint=http://j:14250", "endpoint=ftp://me:hunter2@j", "initialSamplingRate=2", "x"):

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis.strategies import SearchStrategy, booleans, builds, integers, ip_addresses
 
 from django_tracing.conf.loading import load
-from django_tracing.context.clients import Network, client_address, is_within, vouched_address
-from django_tracing.sampling.sampler import RuleSampler
+from django_tracing.context.clients import Network, client_address, is_trusted, is_within, vouched_address
 from django_tracing.sampling.server import _is_allowed
 
 
@@ -122,7 +121,7 @@ def test_an_ipv4_address_matches_in_every_notation(
     assert settings.problems == ()
     expected = address in network
     direct = RequestFactory().get("/", REMOTE_ADDR=remote)
-    assert RuleSampler(1.0, settings)._is_trusted(direct.META) is expected
+    assert is_trusted(direct.META, settings.trust_parent, settings.trusted_proxies) is expected
     assert _is_allowed(direct, settings) is expected
     assert client_address(direct.META, settings.trusted_proxies) == str(address)
     # "198.51.100.7" may be in the network: then the proxy itself made the request.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import stat
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from django_tracing.export.spool import Spool, StoredBatch, can_spool
 from django_tracing.export.wire import EncodedBatch
@@ -21,9 +23,10 @@ from tests.jaegers import wait_until
 from tests.receivers import decode
 
 pytestmark = [
-    pytest.mark.skipif(not can_spool(), reason="needs flock()"),
+    pytest.mark.skipif(os.name != "posix", reason="needs flock()"),
     pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
 ]
+fcntl = pytest.importorskip("fcntl")
 MIB = 1024 * 1024
 
 
@@ -50,6 +53,10 @@ def drain(spool: Spool) -> list[str]:
 @pytest.fixture
 def spool(tmp_path: Path) -> Spool:
     return Spool(tmp_path / "spool", 64 * MIB)
+
+
+def test_this_system_can() -> None:
+    assert can_spool()
 
 
 class TestStoring:
@@ -82,6 +89,15 @@ class TestStoring:
             spool.store(encode(text="x" * 20_000))
         assert spool.contents().spans == 1
 
+    def test_a_batch_of_exactly_the_size_of_the_spool(self, spool: Spool, tmp_path: Path) -> None:
+        spool.store(encode(name="first"))
+        size = spool.contents().bytes
+        exact = Spool(tmp_path / "exact", size)
+        assert [exact.store(encode(name=name)) for name in ("first", "other")] == [0, 1]
+        assert exact.contents()[:3] == (1, 1, size)
+        with pytest.raises(OSError, match=f"A batch of {size} bytes is larger than the spool"):
+            Spool(tmp_path / "small", size - 1).store(encode(name="first"))
+
     def test_one_that_is_being_sent_is_not_removed(self, tmp_path: Path) -> None:
         spool = Spool(tmp_path, 24_000)
         spool.store(encode(name="first", text="x" * 10_000))
@@ -96,6 +112,68 @@ class TestStoring:
         monkeypatch.setattr("django_tracing.export.spool._MOST_RECORDS", 5)
         assert sum(spool.store(encode(name=f"s{number}")) for number in range(12)) == 7
         assert spool.contents().batches == 5
+
+    def test_all_that_waits_is_being_sent(self, tmp_path: Path) -> None:
+        spool = Spool(tmp_path, 24_000)
+        for name in ("first", "second"):
+            spool.store(encode(name=name, text="x" * 10_000))
+        claimed = [spool.claim(), spool.claim()]
+        with pytest.raises(OSError, match="full of batches that are being sent"):
+            spool.store(encode(name="third", text="x" * 10_000))
+        assert [names(batch) for batch in claimed if batch is not None] == [["first-0"], ["second-0"]]
+        assert spool.contents().spans == 2
+
+    def test_a_process_that_stopped_while_it_stored(self, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("django_tracing.export.spool._LOCK_WAIT", 0.05)
+        spool.prepare()
+        with spool._locked_folder():
+            with pytest.raises(OSError, match="Another process does not release the spool"):
+                Spool(spool.folder, MIB).store(encode())
+            assert spool.contents().spans == 0
+        spool.store(encode())
+        assert spool.contents().spans == 1
+
+    @pytest.mark.parametrize("sync", [True, False])
+    def test_the_disk_has_all_of_it_before_it_gets_its_name(
+        self, sync: bool, spool: Spool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        calls: list[object] = []
+        fsync, rename = os.fsync, os.rename
+        monkeypatch.setattr(os, "fsync", lambda file: calls.append(os.fstat(file).st_size) or fsync(file))  # type: ignore[func-returns-value]
+        monkeypatch.setattr(os, "rename", lambda *paths: calls.append("rename") or rename(*paths))  # type: ignore[func-returns-value]
+        spool.store(encode(), sync=sync)
+        assert calls == ([spool.contents().bytes, "rename"] if sync else ["rename"])
+
+    def test_a_disk_that_fails_leaves_nothing(self, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+        def fail(file: int) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", fail)
+        with pytest.raises(OSError, match="No space left"):
+            spool.store(encode())
+        assert [path.name for path in spool.folder.iterdir()] == ["lock"]
+
+    def test_what_a_killed_process_has_begun_is_removed(self, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+        def die(*paths: object) -> None:
+            os._exit(0)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "rename", die)
+            os.waitpid(fork(lambda: spool.store(encode())), 0)
+        [begun] = [path for path in spool.folder.iterdir() if path.name != "lock"]
+        assert spool.claim() is None
+        os.utime(begun, (time.time() - 4000,) * 2)
+        spool.store(encode())
+        assert not begun.exists()
+
+    def test_when_the_oldest_was_stored(self, spool: Spool) -> None:
+        before = time.time()
+        spool.store(encode())
+        after = time.time()
+        spool.store(encode())
+        oldest = spool.contents().oldest
+        assert oldest is not None
+        assert before - 0.001 <= oldest <= after + 0.001
 
     def test_a_folder_that_is_a_file(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()
@@ -141,6 +219,60 @@ class TestClaims:
         assert second is not None
         assert names(second) == ["s1-0"]
         spool.remove(second)
+
+    def test_one_that_was_given_back_goes_before_newer_ones(
+        self, spool: Spool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("django_tracing.export.spool._LIST_AGAIN", 0.0)
+        for number in range(3):
+            spool.store(encode(name=f"s{number}"))
+        first = spool.claim()
+        assert first is not None
+        spool.give_back(first)
+        assert drain(spool) == ["s0-0", "s1-0", "s2-0"]
+
+    @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+    def test_no_descriptor_stays_open(self, spool: Spool) -> None:
+        before = os.listdir("/proc/self/fd")
+        for number in range(4):
+            spool.store(encode(name=f"s{number}"))
+        first, second = spool.claim(), spool.claim()
+        assert first is not None and second is not None
+        # Of two: one that another process holds, and one that is damaged.
+        assert spool._open(first.name) is None
+        [damaged] = sorted(spool.folder.glob("*.spans"))[2:3]
+        damaged.write_bytes(b"x")
+        spool.give_back(first)
+        spool.remove(second)
+        fourth = spool.claim()
+        assert fourth is not None and names(fourth) == ["s3-0"]
+        spool.give_back(fourth)
+        assert spool.empty() == 2
+        assert os.listdir("/proc/self/fd") == before
+
+    def test_one_that_another_process_removes_meanwhile(self, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+        for number in range(5):
+            spool.store(encode(name=f"s{number}"))
+        scandir = os.scandir
+
+        class Listed(list[os.DirEntry[str]]):
+            def __enter__(self) -> Listed:
+                return self
+
+            def __exit__(self, *_: object) -> None:
+                pass
+
+        def list_and_remove(path: Path) -> Listed:
+            with scandir(path) as entries:
+                listed = Listed(entries)
+            # Whatever order the folder has, others come after it.
+            next(path / entry.name for entry in listed if entry.name.endswith(".spans")).unlink()
+            return listed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "scandir", list_and_remove)
+            assert spool.contents().batches == 4
+        assert len(drain(spool)) == 4
 
     def test_empty(self, spool: Spool) -> None:
         spool.store(encode(3))
@@ -207,6 +339,34 @@ class TestHostileFiles:
         assert spool.contents().batches == 0
         assert secret.exists()
 
+    def test_what_is_no_file_any_more(self, spool: Spool) -> None:
+        for number in range(3):
+            spool.store(encode(name=f"s{number}"))
+        first = spool.claim()
+        assert first is not None
+        # Only now: the folder was read by then.
+        second = spool.folder / sorted(path.name for path in spool.folder.glob("*.spans"))[1]
+        second.unlink()
+        os.mkfifo(second)
+        third = spool.claim()
+        assert third is not None and names(third) == ["s2-0"]
+        assert spool.take_damaged() == 0
+
+    def test_one_that_is_replaced_while_it_is_opened(self, spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The lock is that of the old file: another process may hold the one of the new file."""
+        spool.store(encode())
+        [path] = spool.folder.glob("*.spans")
+        lock = fcntl.flock
+
+        def replace_and_lock(descriptor: int, operation: int) -> None:
+            os.replace(shutil.copy(path, path.with_name("copy")), path)
+            lock(descriptor, operation)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(fcntl, "flock", replace_and_lock)
+            assert spool.claim() is None
+        assert drain(spool) == ["span-0"]
+
     def test_a_huge_file_is_not_read(self, spool: Spool) -> None:
         spool.prepare()
         path = spool.folder / f"{1:020d}-1-1-7.spans"
@@ -227,6 +387,12 @@ class TestSplitting:
                 batch.add(span, *batch.pack(span))
         expected = names(batch)
         stored = StoredBatch("", batch.count, b"".join(batch.message()), -1)
+        for ours, theirs in zip(stored.split(), batch.split(), strict=True):
+            # No field more or less, though their order differs.
+            assert ExportTraceServiceRequest.FromString(ours.encoded) == ExportTraceServiceRequest.FromString(
+                b"".join(theirs.message())
+            )
+            assert ours.size == len(ours.encoded)
         for halves in (stored.split(), batch.split()):
             assert [half.count for half in halves] == [batch.count // 2, batch.count - batch.count // 2]
             assert sum((names(half) for half in halves), []) == expected

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -308,6 +309,82 @@ def test_what_is_known_of_refused_batches_is_bounded(spool: Spool, monkeypatch: 
         if spooling.next(now) is not None:
             assert spooling.keep(now, accepted=0)
     assert 0 < len(spooling._refused) <= 5
+
+
+class TestOneSide:
+    """What a queue asks of its side of the spool, with times of its own."""
+
+    @pytest.fixture
+    def counters(self) -> Counters:
+        return Counters()
+
+    @pytest.fixture
+    def spooling(self, spool: Spool, counters: Counters) -> Spooling:
+        return Spooling(spool, counters, Announcements(counters), 60.0)
+
+    def test_an_empty_spool_is_looked_at_once_a_second(self, spooling: Spooling) -> None:
+        assert spooling.is_due(100.0)
+        assert spooling.next(100.0) is None
+        assert not spooling.is_due(100.9)
+        assert spooling.is_due(101.0)
+        spooling.store([encode()], sync=False)
+        assert spooling.is_due(100.9)
+        assert spooling.next(100.9) is not None
+        assert spooling.is_due(100.9)
+
+    def test_a_refused_batch_waits_for_others(self, spooling: Spooling) -> None:
+        spooling.store([encode(name="first"), encode(name="second")], sync=False)
+        first = spooling.next(100.0)
+        assert first is not None
+        assert spooling.keep(100.0, accepted=0)
+        second = spooling.next(100.0)
+        assert second is not None and second.name != first.name
+        spooling.done()
+        assert spooling.next(104.9) is None
+        again = spooling.next(105.0 + 0.1)
+        assert again is not None and again.name == first.name
+        # Not yet RETRY_FOR seconds; then, only if others were accepted meanwhile.
+        assert spooling.keep(159.0, accepted=7)
+        assert spooling.next(170.0) is not None
+        assert spooling.keep(160.0, accepted=0)
+        assert spooling.next(170.0) is not None
+        assert not spooling.keep(160.0, accepted=1)
+        spooling.done()
+        assert spooling.next(200.0) is None
+        assert spooling.keep(200.0, accepted=9)
+
+    @pytest.mark.parametrize(
+        ("error", "words"),
+        [
+            (OSError(28, "No space left on device", "/secret/path"), "No space left on device (OSError)"),
+            (OSError("The spool is full."), "The spool is full. (OSError)"),
+            (RuntimeError("something else"), "something else (RuntimeError)"),
+        ],
+    )
+    def test_a_failure_is_named_without_the_path(
+        self,
+        error: Exception,
+        words: str,
+        spooling: Spooling,
+        counters: Counters,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        def fail(*_: object, **__: object) -> None:
+            raise error
+
+        monkeypatch.setattr(os, "open", fail)
+        assert spooling.store([encode(), encode()]) == 0
+        now = time.monotonic()
+        monkeypatch.undo()
+        line = f"The spool can't be used: {words}."
+        assert counters.snapshot()["last_error"] == line
+        assert line in caplog.text
+        assert counters.snapshot()["spooled"] == 0
+        # For a while, nothing is tried; then, again.
+        assert not spooling.is_usable(now + 5) and not spooling.is_due(now + 5)
+        assert spooling.is_usable(now + 11) and spooling.is_due(now + 11)
+        assert spooling.store([encode(), encode()]) == 2
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")

@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from datetime import datetime, timedelta
 from datetime import timezone as dt_timezone
-from typing import Any
+from threading import Event
+from typing import Any, ClassVar
 
 import pytest
 from django.test import Client
 from django.utils import timezone
+from opentelemetry.sdk.trace.export import SpanExporter, SpanExportResult
 
+from django_tracing.diagnosis.alone import alone
 from django_tracing.models import ProcessStatus
 from tests.pages.helpers import SCRIPT, STATUS, page, staff
 from tests.receivers import OTLPReceiver
@@ -91,8 +94,64 @@ def test_a_check_links_to_its_trace(root: Client) -> None:
 
 
 def test_users_who_may_not_view_traces_get_the_command() -> None:
-    text = staff("view_processstatus").post(STATUS).content.decode()
+    text = staff("change_processstatus").post(STATUS).content.decode()
     assert re.search(r"The trace arrived\.\s*<code>python manage.py traces [0-9a-f]{32}</code>", text)
+
+
+class Looking(SpanExporter):
+    """An exporter that sees whether another check could start meanwhile."""
+
+    seen: ClassVar[list[bool]] = []
+
+    def export(self, spans: Any) -> SpanExportResult:
+        with alone() as is_alone:
+            self.seen.append(is_alone)
+        return SpanExportResult.SUCCESS
+
+
+class Hanging(SpanExporter):
+    released: ClassVar[Event] = Event()
+
+    def export(self, spans: Any) -> SpanExportResult:
+        self.released.wait(30)
+        return SpanExportResult.SUCCESS
+
+
+def test_clicks_at_the_same_time_hold_one_worker(root: Client, settings: Any) -> None:
+    settings.TRACING = {"EXPORTER": f"{__name__}.Looking"}
+    Looking.seen.clear()
+    with alone():
+        answer = root.post(STATUS)
+        assert answer.status_code == 409
+        assert "Another check is running." in answer.content.decode()
+    assert Looking.seen == []
+    assert root.post(STATUS).status_code == 200
+    assert Looking.seen == [False]
+    assert root.post(STATUS).status_code == 200, "the first one has ended"
+
+
+def test_a_check_that_hangs_does_not_hold_its_worker(
+    root: Client, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.TRACING = {"EXPORTER": f"{__name__}.Hanging"}
+    monkeypatch.setattr("django_tracing.pages.status.CHECK_TIMEOUT", 0.3)
+    try:
+        answer = root.post(STATUS)
+    finally:
+        Hanging.released.set()
+    assert answer.context["steps"][-1].detail == "There was no answer within the 0.3 s of this check."
+    assert answer.context["outcome"] == "The trace did not arrive."
+
+
+def test_the_button_is_for_those_who_may_use_it(root: Client) -> None:
+    """Who may only view the status gets the command."""
+    button = "Check now"
+    assert button in root.get(STATUS).content.decode()
+    viewer = staff("view_processstatus")
+    text = viewer.get(STATUS).content.decode()
+    assert button not in text
+    assert "<code>python manage.py check_tracing</code>" in text
+    assert viewer.post(STATUS).status_code == 403
 
 
 def test_what_is_set_comes_first_and_defaults_are_folded(root: Client, settings: Any) -> None:

@@ -167,22 +167,26 @@ class TestForcing:
         kept = sum(one.get("/work/?fail", traceparent=UNSAMPLED) != [] for _ in range(200))
         assert 60 < kept < 140
 
-    def test_an_id_chosen_by_the_caller_has_no_effect_with_spans_of_other_instrumentations(self, here: Any) -> None:
+    @pytest.mark.parametrize("trusted", ["always", "private"])
+    def test_an_id_chosen_by_the_caller_has_no_effect_with_spans_of_other_instrumentations(
+        self, here: Any, trusted: str
+    ) -> None:
         """OpenTelemetry's instrumentation of Django, WSGI or ASGI started the trace, without this app's request state."""
-        one: Site = here(SAMPLE_RATE=0.0, DEBUG_HEADER="X-Debug", FORCED_PER_SECOND=0.01)
+        one: Site = here(SAMPLE_RATE=0.0, TRUST_PARENT=trusted, DEBUG_HEADER="X-Debug", FORCED_PER_SECOND=0.01)
         caller = trace.set_span_in_context(
             trace.NonRecordingSpan(trace.SpanContext(5, 6, is_remote=True, trace_flags=trace.TraceFlags(1)))
         )
         tracer = one.provider.get_tracer("opentelemetry.instrumentation.asgi")
         kept = [tracer.start_span("GET", caller, SpanKind.SERVER).is_recording() for _ in range(20)]
-        assert kept == [True] + [False] * 19
+        # The address of the caller is not known there.
+        assert kept == [trusted == "always"] + [False] * 19
         task = [tracer.start_span("run", caller, SpanKind.CONSUMER).is_recording() for _ in range(20)]
         assert all(task), "the context of this site's own tasks is trusted"
 
     def test_the_randomness_of_the_decision_is_sent_on(self, here: Any) -> None:
         random.seed(3)
-        one: Site = here(SAMPLE_RATE=0.5, TRUST_PARENT="never")
-        while not one.get("/work/", **CHOSEN):
+        one: Site = here(Rule(1, "half", rate=0.5), FORCED_PER_SECOND=0)
+        while not one.get("/work/", **{**CHOSEN, "traceparent": SAMPLED}):
             pass
         [root] = [span for span in one.exporter.get_finished_spans() if span.kind is SpanKind.SERVER]
         recorded = dict(part.split(":") for part in root.context.trace_state["ot"].split(";"))
@@ -192,13 +196,12 @@ class TestForcing:
 
 
 class TestNetworks:
-    """``TRUST_PARENT`` and ``SAMPLING_CLIENTS`` compare the same address."""
+    """``TRUST_PARENT`` and ``SAMPLING_CLIENTS`` compare the same address, if it is known."""
 
     CASES = (
         ("127.0.0.1", {}, [], True),
         ("203.0.113.7", {}, [], False),
         ("127.0.0.1", {"x-forwarded-for": "203.0.113.7"}, [], False),
-        ("127.0.0.1", {"x-forwarded-for": "127.0.0.1"}, [], False),
         ("127.0.0.1", {"forwarded": "for=127.0.0.1"}, [], False),
         ("127.0.0.1", {"x-forwarded-for": "203.0.113.7"}, ["127.0.0.1"], False),
         ("127.0.0.1", {"x-forwarded-for": "127.0.0.1, 203.0.113.7"}, ["127.0.0.1"], False),
@@ -224,3 +227,15 @@ class TestNetworks:
         settings.TRACING = {"EXPORTER": "none", "TRUSTED_PROXIES": proxies}
         answer = Client(REMOTE_ADDR=remote).get("/tracing/sampling?service=node", headers=headers)
         assert answer.status_code == (200 if known else 403)
+
+    @pytest.mark.django_db
+    def test_behind_an_unlisted_proxy_a_trace_is_continued_and_no_rule_is_read(
+        self, here: Any, settings: Any
+    ) -> None:
+        """What a proxy wrote is enough for a trace that begins in a private network, and not for a permission."""
+        forwarded = {"x-forwarded-for": "127.0.0.1"}
+        one: Site = here(SAMPLE_RATE=0.0, TRUST_PARENT=["127.0.0.0/8"])
+        assert one.get("/work/", traceparent=SAMPLED, **forwarded)
+        settings.ROOT_URLCONF = "tests.sampling.test_strategies"
+        settings.TRACING = {"EXPORTER": "none"}
+        assert Client().get("/tracing/sampling?service=node", headers=forwarded).status_code == 403

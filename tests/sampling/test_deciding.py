@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, TraceState
 
+import tests.settings
 from django_tracing import create_span, get_trace_context, provider, spans
 from django_tracing.conf.loading import load
 from django_tracing.conf.values import Settings
@@ -152,6 +153,8 @@ def site(monkeypatch: pytest.MonkeyPatch, settings: Any) -> Iterator[Any]:
     made: list[Site] = []
 
     def make(*rules: Rule, **tracing: Any) -> Site:
+        # The middleware has its own: whose traces are continued.
+        settings.TRACING = {**tests.settings.TRACING, **tracing}
         made.append(Site(list(rules), monkeypatch, **tracing))
         late.append(SimpleSpanProcessor(made[-1].exporter).on_end)
         return made[-1]
@@ -351,16 +354,17 @@ def test_services_of_different_rates_agree(site: Any) -> None:
     state = TraceState([("ot", "rv:" + "f" * 14 + ";x:1"), ("vendor", "1")])
     assert randomness(1, state) == 2**56 - 1
     assert randomness(7, TraceState([("ot", "rv:nonsense")])) == 7
-    one = site(SAMPLE_RATE=0.25, TRUST_PARENT="never")
+    by_id = {"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"}
+    sampler = RuleSampler(0.25, load({"EXPORTER": "none"}, by_id))
     parent = SpanContext(1 << 100, 7, True, TraceFlags(0), state)
-    verdict = one.sampler.decide(None, "run", SpanKind.CONSUMER, parent, parent.trace_id)
+    verdict = sampler.decide(None, "run", SpanKind.CONSUMER, parent, parent.trace_id)
     assert verdict.kept
     assert verdict.trace_state.to_header() == "ot=rv:ffffffffffffff;x:1;th:c,vendor=1"
 
 
 def test_the_debug_header_forces_a_trace(site: Any) -> None:
     one = site(SAMPLE_RATE=0.0, DEBUG_HEADER="X-Trace-Debug")
-    assert one.get("/plain/", **{"x-trace-debug": make_debug_header()}) == ["GET /plain/", "inside"]
+    assert one.get("/plain/", **{"x-trace-debug": make_debug_header("/plain/")}) == ["GET /plain/", "inside"]
     assert one.root() == {"sampling.rule": "debug header", "sampling.rate": 1.0}
     for wrong in ("trace", "trace:x:y", ""):
         assert one.get("/plain/", **{"x-trace-debug": wrong}) == []

@@ -21,7 +21,7 @@ from django_tracing.context.request import HEADER, RequestState, incoming_id, wi
 from django_tracing.context.user import identify
 from django_tracing.instrumentation.channels.routes import Urlconf, joined, matched_route, urlconf_of_app
 from django_tracing.instrumentation.request.describe import describe, start_attributes
-from django_tracing.instrumentation.request.incoming import caller_context, is_left_out
+from django_tracing.instrumentation.request.incoming import is_left_out, read_caller
 from django_tracing.instrumentation.request.page_names import page_name
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.recording.span import SPAN_KEY, UnsampledSpan
@@ -146,8 +146,11 @@ class Connection:
         theirs: Any = current.get(SPAN_KEY)
         self.owned = not (isinstance(theirs, SDKSpan) and theirs.is_recording() and theirs.kind is SpanKind.SERVER)
         if self.owned:
-            context = with_request_state(state, caller_context(request.META, current))
+            caller = read_caller(request.META, current, settings)
+            context = with_request_state(state, caller.context)
             self.span: Span = spans.start_request_span(method, state, context, self._start_shared())
+            if caller.stranger is not None:
+                spans.link_to(self.span, caller.stranger)
             self.context = context if self.span is INVALID_SPAN else spans.with_span(self.span, context)
             if self.span.__class__ is UnsampledSpan:
                 self._unsampled = context, self.opened_ns

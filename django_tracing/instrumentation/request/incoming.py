@@ -1,11 +1,16 @@
-"""Read an incoming request: whether it is traced, and the trace context that its caller sent."""
+"""Read an incoming request: whether it is traced, and the trace context that its caller sent.
+
+Whoever sends the ids of a trace has chosen them. A stranger who knows the id of somebody's trace could add spans to
+it, or hide all its requests in one trace, of which only so many spans are stored. So only the traces of callers in
+``TRACING["TRUST_PARENT"]`` are continued. For all others a trace begins here, with a link to theirs.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
 from django.conf import settings as site
@@ -15,15 +20,17 @@ from django.urls import get_script_prefix
 from opentelemetry import propagate
 from opentelemetry.context import Context
 from opentelemetry.propagators.textmap import Getter, TextMapPropagator
+from opentelemetry.trace import SpanContext, get_current_span
 
 from django_tracing.conf.patterns import bounded_search
 from django_tracing.conf.values import Settings
+from django_tracing.context.clients import is_trusted
 from django_tracing.context.description import host_of, resolve_early, urlconf_of
 from django_tracing.context.extraction import extract
 from django_tracing.context.trace_page import PLAIN_APP, PLAIN_URLS, plain_mounts
 from django_tracing.faults import CONTAINED, log_once
 
-__all__ = ["caller_context", "is_left_out"]
+__all__ = ["Caller", "is_left_out", "read_caller"]
 
 #: Part of the path of this app's pages in the admin, wherever the admin is.
 _OWN_PAGES: Final = "/django_tracing/trace/"
@@ -144,18 +151,34 @@ class _EnvironGetter(Getter[Mapping[str, Any]]):
 _getter: Final = _EnvironGetter()
 
 
-def caller_context(meta: Mapping[str, Any], current: Context) -> Context:
-    """Return ``current`` with the context that the caller sent. Most requests carry none: nothing is parsed then."""
+class Caller(NamedTuple):
+    """What a request's caller sent."""
+
+    #: The current context, with what the caller sent if it is trusted.
+    context: Context
+    #: The span of a caller that is not trusted.
+    stranger: SpanContext | None = None
+
+
+def read_caller(meta: Mapping[str, Any], current: Context, settings: Settings) -> Caller:
+    """Return the context that the caller sent. Most requests carry none: nothing is parsed then."""
     propagator = propagate.get_global_textmap()
     try:
         keys = _environ_keys(propagator)
     except CONTAINED:
         log_once("fields", "The headers of the propagator %s are not known.", type(propagator).__name__)
-        return current
+        return Caller(current)
     for key in keys:
         if key in meta:
-            return extract(meta, current, _getter)
-    return current
+            found = extract(meta, current, _getter)
+            if is_trusted(meta, settings.trust_parent, settings.trusted_proxies):
+                return Caller(found)
+            span = get_current_span(found).get_span_context()
+            if not span.is_valid or not span.is_remote:
+                return Caller(current)
+            # Without what else the stranger wrote into the trace's state.
+            return Caller(current, SpanContext(span.trace_id, span.span_id, True, span.trace_flags))
+    return Caller(current)
 
 
 @lru_cache(maxsize=8)

@@ -31,8 +31,13 @@ from django_tracing.context.request import RequestState, get_request_state, inco
 from django_tracing.context.user import identify
 from django_tracing.instrumentation import log_records
 from django_tracing.instrumentation.request.describe import set_result, start_attributes
-from django_tracing.instrumentation.request.headers import clear_headers, set_correlation_id, set_trace_headers
-from django_tracing.instrumentation.request.incoming import caller_context, is_left_out
+from django_tracing.instrumentation.request.headers import (
+    clear_headers,
+    own_response,
+    set_correlation_id,
+    set_trace_headers,
+)
+from django_tracing.instrumentation.request.incoming import is_left_out, read_caller
 from django_tracing.instrumentation.request.streams import AsyncBody, Body, Responding
 from django_tracing.recording.span import SPAN_KEY, UnsampledSpan
 from django_tracing.semconv import names
@@ -81,9 +86,12 @@ class _TracedRequest(Responding):
             spans.set_attributes(theirs, {names.OPERATION_TYPE: "http"})
             spans.set_request_attributes(theirs, state.common)
         elif starts_span:
-            context = with_request_state(state, caller_context(request.META, current))
+            caller = read_caller(request.META, current, settings)
+            context = with_request_state(state, caller.context)
             shared = (start_attributes(method), state.correlation)
             self.span = span = spans.start_request_span(method, state, context, shared)
+            if caller.stranger is not None:
+                spans.link_to(span, caller.stranger)
             self.context = context if span is INVALID_SPAN else spans.with_span(span, context)
             if span.__class__ is UnsampledSpan:
                 self.unsampled = context, time_ns()
@@ -100,6 +108,7 @@ class _TracedRequest(Responding):
         try:
             spans.detach(self.token)
             state = self.state
+            response = own_response(response)
             set_correlation_id(response, state.correlation_id)
             if self.settings.response_headers:
                 set_trace_headers(response, self.settings.response_headers, self.span, state)

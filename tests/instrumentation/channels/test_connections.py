@@ -71,12 +71,18 @@ async def test_what_middleware_does_is_below_the_handshake(spans: Spans) -> None
     assert found.parent is not None and found.parent.span_id == span.context.span_id
 
 
-async def test_a_callers_trace_is_continued_by_the_handshake_alone(spans: Spans) -> None:
-    client = await Socket("/async/lobby/", headers=[*HEADERS, CALLER]).connect()
+@pytest.mark.parametrize(("address", "trusted"), [("127.0.0.1", True), ("203.0.113.7", False), (None, False)])
+async def test_a_callers_trace_is_continued_by_the_handshake_alone(
+    spans: Spans, address: str | None, trusted: bool
+) -> None:
+    scope: dict[str, Any] = {} if address is None else {"client": (address, 5000)}
+    client = await Socket("/async/lobby/", headers=[*HEADERS, CALLER], **scope).connect()
     await client.say("x")
     await client.disconnect()
     caller = 0x0AF7651916CD43DD8448EB211C80319C
-    assert spans.one("WS /async/<room>/").context.trace_id == caller
+    handshake = spans.one("WS /async/<room>/")
+    assert (handshake.context.trace_id == caller) is trusted
+    assert [link.context.trace_id for link in handshake.links] == ([] if trusted else [caller])
     assert spans.one("WS receive /async/<room>/").context.trace_id != caller
 
 

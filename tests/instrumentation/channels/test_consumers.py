@@ -73,7 +73,7 @@ def test_what_channels_tells_of_an_application_is_as_before() -> None:
         *((connections, name) for name in ("describe", "identify", "matched_route", "span_name", "incoming_id")),
         *(
             (connections, name)
-            for name in ("is_left_out", "urlconf_of_app", "caller_context", "class_path", "get_settings")
+            for name in ("is_left_out", "urlconf_of_app", "read_caller", "class_path", "get_settings")
         ),
         *((messages, name) for name in ("describe", "identify", "extract", "class_path", "with_request_state")),
         *((messages, name) for name in ("shown_type", "get_settings", "incoming_id")),

@@ -7,6 +7,7 @@ import gc
 import re
 import threading
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -18,6 +19,7 @@ from django.contrib.auth.models import Group, User
 from django.core.cache import cache, caches
 from django.db import connections, transaction
 from django.http import HttpRequest, HttpResponse, StreamingHttpResponse
+from django.http.response import ResponseHeaders
 from django.test import AsyncClient, Client, override_settings
 from django.urls import path
 from opentelemetry import trace
@@ -27,6 +29,7 @@ from opentelemetry.trace import SpanContext, SpanKind
 from django_tracing import spans as our_spans
 from django_tracing import trace_external_call
 from django_tracing.context.request import RequestState, get_request_state, with_request_state
+from django_tracing.instrumentation.request.headers import clear_headers, own_response, set_correlation_id
 from django_tracing.instrumentation.request.server_timing import server_timing
 from django_tracing.spans.collector import MOST_COLLECTED
 from tests.callees import Callee
@@ -420,3 +423,43 @@ class TestCollect:
             assert kept["span"]() is None
         finally:
             gc.enable()
+
+
+class TestOneResponseForSeveralRequests:
+    """A view may return the same object to two threads at once. ``tests/test_concurrency.py`` has whole requests."""
+
+    def test_the_first_one_gets_the_object_and_others_a_copy(self) -> None:
+        response = HttpResponse("shared", headers={"X-Own": "1"})
+        response._resource_closers.append(print)  # type: ignore[attr-defined]
+        assert own_response(response) is response
+        set_correlation_id(response, "first")
+        other = own_response(response)
+        set_correlation_id(other, "second")
+        assert (response["X-Correlation-ID"], other["X-Correlation-ID"]) == ("first", "second")
+        assert (type(other), other.content, other["X-Own"]) == (HttpResponse, b"shared", "1")
+        # What is to be closed is closed once, with whichever comes first, as without this app.
+        assert other._resource_closers is response._resource_closers  # type: ignore[attr-defined]
+        # A request that is not traced gets no headers, and takes none from the client that is being answered.
+        assert "X-Correlation-ID" not in clear_headers(response)
+        assert response["X-Correlation-ID"] == "first"
+
+    def test_a_copy_that_is_made_while_headers_are_set_has_none_of_them(self) -> None:
+        copies = []
+
+        class Headers(ResponseHeaders):
+            def __init__(self) -> None:
+                super().__init__({})
+                # Not a plain dict: the headers are set by the method below.
+                self._store = OrderedDict(self._store)
+
+            def __setitem__(self, name: str, value: Any) -> None:
+                super().__setitem__(name, value)
+                # Another thread runs now.
+                if not copies:
+                    copies.append(own_response(response))
+
+        response = HttpResponse()
+        response.headers = Headers()
+        set_correlation_id(own_response(response), "first")
+        assert response["X-Correlation-ID"] == "first"
+        assert "X-Correlation-ID" not in copies[0].headers

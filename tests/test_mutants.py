@@ -1,0 +1,64 @@
+"""Tests of mutation testing: what it counts, and the list of mutants that no test can kill."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.mutants import results
+from tests.mutants.equivalent import equivalents
+from tests.mutants.modules import PARTS, ROOT, files
+
+
+def test_every_part_has_modules_and_no_module_is_in_two() -> None:
+    found = [file for part in PARTS for file in files(part)]
+    assert len(found) == len(set(found))
+    assert "django_tracing/export/spool.py" in found
+    assert all((ROOT / file).is_file() for file in found)
+
+
+def test_a_name_that_is_no_module_is_refused() -> None:
+    with pytest.raises(SystemExit, match="export.spol is no part"):
+        files("export.spol")
+
+
+def test_the_lines_of_equivalent_mutants_are_there() -> None:
+    """A line that changed makes another mutant, whose reason has to be thought of anew."""
+    texts = {each.file: _joined((ROOT / each.file).read_text()) for each in equivalents()}
+    assert [each.name for each in equivalents() if each.before not in texts[each.file]] == []
+    assert [each.name for each in equivalents() if len(each.reason) < 20] == []
+
+
+def _joined(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines())
+
+
+def test_the_table_counts_equivalent_mutants_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"django_tracing/export/spool.py\n- a\n+ {number}" for number in range(10)]
+    lines = [{"name": name, "status": "survived" if name[-1] in "89" else "killed"} for name in names]
+    # The newest result of a mutant counts.
+    lines = [{"name": names[0], "status": "survived"}, *lines]
+    file = tmp_path / "results.jsonl"
+    file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    monkeypatch.setattr(results, "RESULTS", file)
+    listed = equivalents("# Words.\n\ndjango_tracing/export/spool.py\n- a\n+ 9\nBecause it is\nthe same.")
+    assert [each.reason for each in listed] == ["Because it is the same."]
+    monkeypatch.setattr(results, "equivalents", lambda: listed)
+    assert "| spool | 10 | 8 | 1 | 1 | 89% (56% to 98%) |" in results.table(results.results_so_far())
+
+
+def test_a_block_without_a_reason_is_refused() -> None:
+    with pytest.raises(ValueError, match="not a file"):
+        equivalents("django_tracing/export/spool.py\n- a\n+ b")
+
+
+def test_our_operators_do_what_their_examples_show() -> None:
+    mutating = pytest.importorskip("cosmic_ray.mutating", reason="cosmic-ray is installed by make mutants")
+    from tests.mutants.operators import OURS
+
+    for operator in OURS:
+        for example in operator.examples():
+            made = mutating.mutate_code(example.pre_mutation_code, operator(), example.occurrence)
+            assert made == example.post_mutation_code
