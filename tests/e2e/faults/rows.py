@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from example_project.servers import free_port
 from tests.e2e.faults.accounts import Account, account
 from tests.e2e.faults.postgres_proxy import PostgresProxy
 from tests.e2e.faults.services import KINDS, Answer, Databases, Services, program
@@ -38,7 +39,10 @@ class Stage:
         self.stack = stack
         self.databases = databases
         self.folder = folder
-        self.receiver = stack.enter_context(SocketServer())
+        receiver = SocketServer()
+        # No other row gets it while this receiver is down.
+        receiver.port = free_port()
+        self.receiver = stack.enter_context(receiver)
         #: All that keep spans.
         self.receivers: list[_Receives] = [self.receiver]
         #: Reads more ids, where spans go somewhere else.
