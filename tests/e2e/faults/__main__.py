@@ -8,7 +8,11 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+import threading
 import traceback
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
 from tests.e2e.faults.celery_rows import CELERY_ROWS
 from tests.e2e.faults.grpc_rows import GRPC_ROWS
@@ -29,39 +33,77 @@ SECTIONS: dict[str, list[Row]] = {
 }
 
 
+class _Run:
+    """Several rows at the same time, each with databases of its own: a row mostly waits."""
+
+    def __init__(self, rows: list[Row]) -> None:
+        self._left = deque(rows)
+        self._printing = threading.Lock()
+        self.results: dict[str, Result] = {}
+        #: Whether a row could not be run.
+        self.is_broken = False
+
+    def work(self, databases: Databases) -> None:
+        """Run rows until there are none."""
+        runner = Runner(databases)
+        while self._left:
+            try:
+                row = self._left.popleft()
+            except IndexError:
+                return
+            try:
+                result = runner.run(row)
+            except Exception:
+                # The other rows can still be run.
+                self.is_broken = True
+                self._print(f"BAD {row.name} was not run: {traceback.format_exc()}")
+                continue
+            self.results[row.name] = result
+            self._print(f"{'ok' if result.is_good else 'BAD':4}{row.name}", result.details)
+
+    def _print(self, *lines: str) -> None:
+        with self._printing:
+            print(*filter(None, lines), sep="\n", file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        """Begin no other row."""
+        self._left.clear()
+        self.is_broken = True
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.e2e.faults", description=__doc__)
     parser.add_argument("words", nargs="*", help="run only the rows whose name has one of these words")
+    parser.add_argument("--jobs", type=int, default=2, help="how many rows run at the same time (2)")
     options = parser.parse_args()
     # As Ctrl-C: nothing that was started here stays.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    sections: dict[str, list[Result]] = {}
-    broken = False
-    with Databases() as databases:
-        runner = Runner(databases)
+    wanted = []
+    for row in (row for rows in SECTIONS.values() for row in rows):
+        if options.words and not any(word in row.name for word in options.words):
+            continue
+        if row.missing:
+            print(f"skipped {row.name}: {', '.join(row.missing)} is not installed", file=sys.stderr, flush=True)
+            continue
+        wanted.append(row)
+    run = _Run(wanted)
+    with ExitStack() as stack:
+        databases = [stack.enter_context(Databases()) for _ in range(min(options.jobs, len(wanted)))]
         try:
-            for section, row in ((section, row) for section, rows in SECTIONS.items() for row in rows):
-                if options.words and not any(word in row.name for word in options.words):
-                    continue
-                if row.missing:
-                    print(
-                        f"skipped {row.name}: {', '.join(row.missing)} is not installed", file=sys.stderr, flush=True
-                    )
-                    continue
+            with ThreadPoolExecutor(max(len(databases), 1)) as pool:
                 try:
-                    result = runner.run(row)
-                except Exception:
-                    # The other rows can still be run.
-                    broken = True
-                    print(f"BAD {row.name} was not run: {traceback.format_exc()}", file=sys.stderr, flush=True)
-                    continue
-                sections.setdefault(section, []).append(result)
-                print(f"{'ok' if result.is_good else 'BAD':4}{row.name}", file=sys.stderr, flush=True)
-                if not result.is_good:
-                    print(result.details, file=sys.stderr, flush=True)
+                    for done in [pool.submit(run.work, each) for each in databases]:
+                        done.result()
+                except KeyboardInterrupt:
+                    # Those that run end in order.
+                    run.stop()
         finally:
-            print(table(sections), flush=True)
-    return int(broken or any(not result.is_good for results in sections.values() for result in results))
+            sections = {
+                section: [run.results[row.name] for row in rows if row.name in run.results]
+                for section, rows in SECTIONS.items()
+            }
+            print(table({section: results for section, results in sections.items() if results}), flush=True)
+    return int(run.is_broken or not all(result.is_good for result in run.results.values()))
 
 
 if __name__ == "__main__":

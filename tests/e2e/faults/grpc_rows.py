@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 
+from example_project.servers import free_port
 from tests.e2e.faults.process_rows import at_the_end, stop
 from tests.e2e.faults.receiver_rows import comes_back
 from tests.e2e.faults.rows import GUNICORN, Row, Stage
@@ -26,7 +27,10 @@ def _with(fault: GRPCFault | None) -> Callable[[Stage], Mapping[str, Any]]:
     """A receiver with ``fault``."""
 
     def prepare(stage: Stage) -> Mapping[str, Any]:
-        receiver = stage.stack.enter_context(GRPCReceiver())
+        receiver = GRPCReceiver()
+        # No other row gets it while this receiver is down.
+        receiver.port = free_port()
+        stage.stack.enter_context(receiver)
         receiver.fault = fault
         stage.receivers.append(receiver)
         return {"EXPORTER": "otlp-grpc", "ENDPOINT": receiver.endpoint}

@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from example_project.servers import free_port
 from tests.e2e.faults.accounts import Account, account
+from tests.e2e.faults.postgres_proxy import PostgresProxy
 from tests.e2e.faults.services import KINDS, Answer, Databases, Services, program
 from tests.export.socket_servers import SocketServer
 from tests.receivers import ReceivedSpan
@@ -37,7 +39,10 @@ class Stage:
         self.stack = stack
         self.databases = databases
         self.folder = folder
-        self.receiver = stack.enter_context(SocketServer())
+        receiver = SocketServer()
+        # No other row gets it while this receiver is down.
+        receiver.port = free_port()
+        self.receiver = stack.enter_context(receiver)
         #: All that keep spans.
         self.receivers: list[_Receives] = [self.receiver]
         #: Reads more ids, where spans go somewhere else.
@@ -98,6 +103,8 @@ class Row:
     #: Whether the fault changes answers without tracing, too.
     breaks_the_site: bool = False
     server: list[str] = field(default_factory=lambda: GUNICORN)
+    #: Whether the server lets another user serve, who may not open PostgreSQL's socket or write into the folder.
+    as_other_user: bool = False
     #: The command of a worker beside the services, which runs tasks; none if it is empty.
     worker: list[str] = field(default_factory=list)
 
@@ -139,13 +146,10 @@ class Runner:
     def run(self, row: Row) -> Result:
         untraced = self._answers_without_tracing(row)
         with ExitStack() as stack:
-            stage = self._stage(stack)
+            stage = self._stage(stack, row)
             tracing = {"EXPORT_TIMEOUT": 1.0, **row.prepare(stage)}
             hosts, rules = tracing.pop("HOSTS", None), tracing.pop("RULES", None)
-            services = Services(
-                stage.folder, self._databases, tracing, row.server, worker=row.worker, hosts=hosts, rules=rules
-            )
-            stage.services = stack.enter_context(services)
+            stage.services = services = self._services(stage, row, tracing, hosts=hosts, rules=rules)
             row.script(stage)
             during = self._settled(stage, row)
             row.lift(stage)
@@ -159,18 +163,26 @@ class Runner:
                 result.details = "\n".join([f"{during}\n{final}", *wrong, *failed[:5], services.log()])
             return result
 
-    def _stage(self, stack: ExitStack) -> Stage:
+    def _stage(self, stack: ExitStack, row: Row) -> Stage:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="faults-")))
+        if row.as_other_user:
+            folder.chmod(0o777)
         return Stage(stack, self._databases, folder)
+
+    @staticmethod
+    def _services(stage: Stage, row: Row, tracing: Mapping[str, Any] | None, **options: Any) -> Services:
+        if row.as_other_user:
+            options["postgres"] = stage.stack.enter_context(PostgresProxy(stage.databases.postgres.url)).url
+        services = Services(stage.folder, stage.databases, tracing, row.server, worker=row.worker, **options)
+        return stage.stack.enter_context(services)
 
     def _answers_without_tracing(self, row: Row) -> list[Answer]:
         # A fault of the receiver changes nothing where nothing is sent: all of them have the same answers.
         key = (row.script, *row.server, *row.worker)
         if key not in self._untraced:
             with ExitStack() as stack:
-                stage = self._stage(stack)
-                services = Services(stage.folder, self._databases, None, row.server, worker=row.worker)
-                stage.services = stack.enter_context(services)
+                stage = self._stage(stack, row)
+                stage.services = self._services(stage, row, None)
                 row.script(stage)
                 wrong = [
                     each

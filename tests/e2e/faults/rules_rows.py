@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import socket
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 import psycopg
 
+from tests.e2e.faults.postgres_proxy import PostgresProxy
 from tests.e2e.faults.rows import Row, Stage
 from tests.e2e.faults.services import ROOT
-from tests.export.socket_servers import SocketServer
 from tests.jaegers import wait_until
 
 __all__ = ["RULES_ROWS"]
@@ -34,49 +32,16 @@ class _Rules:
     def __init__(self, stage: Stage) -> None:
         self.stage = stage
         self.name = f"rules_{stage.folder.name.partition('-')[2]}"
-        parts = urlsplit(stage.databases.postgres.url)
-        self.url = parts._replace(path=f"/{self.name}").geturl()
-        host = parse_qs(parts.query).get("host", [parts.hostname])[0]
-        self._address: Any = f"{host}/.s.PGSQL.{parts.port or 5432}" if host.startswith("/") else (host, parts.port)
-        self._family = socket.AF_UNIX if host.startswith("/") else socket.AF_INET
+        self.url = urlsplit(stage.databases.postgres.url)._replace(path=f"/{self.name}").geturl()
         with psycopg.connect(stage.databases.postgres.url, autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{self.name}"')
         stage.stack.callback(self._drop)
-        self.proxy = SocketServer()
-        self.proxy.fault = self._forward
-        stage.stack.enter_context(self.proxy)
+        self.proxy = stage.stack.enter_context(PostgresProxy(self.url))
         self.unlock: Callable[[], None] = lambda: None
-        #: Set while statements arrive, and how many were held.
-        self.passes = threading.Event()
-        self.passes.set()
-        self.held = 0
-        user = parts._replace(netloc=f"{parts.username}:{parts.password or ''}@127.0.0.1:{self.proxy.port}", query="")
-        self.through_proxy = user._replace(path=f"/{self.name}").geturl()
 
     def _drop(self) -> None:
-        self.passes.set()
-        self.proxy.down()
         with psycopg.connect(self.stage.databases.postgres.url, autocommit=True) as connection:
             connection.execute(f'DROP DATABASE "{self.name}" WITH (FORCE)')
-
-    def _forward(self, proxy: SocketServer, client: socket.socket) -> None:
-        with socket.socket(self._family) as server:
-            server.connect(self._address)
-            back = threading.Thread(target=self._pump, args=(server, client), daemon=True)
-            back.start()
-            while data := client.recv(65536):
-                if not self.passes.is_set():
-                    self.held += 1
-                    self.passes.wait()
-                server.sendall(data)
-            server.shutdown(socket.SHUT_RDWR)
-            back.join()
-
-    @staticmethod
-    def _pump(server: socket.socket, client: socket.socket) -> None:
-        with suppress(OSError):
-            while data := server.recv(65536):
-                client.sendall(data)
 
     def create(self) -> None:
         """Create the tables, and the rule."""
@@ -116,12 +81,12 @@ class _Rules:
 def _with_rules(stage: Stage) -> Mapping[str, Any]:
     rules = stage.rules = _Rules(stage)
     rules.create()
-    return {"ENDPOINT": stage.receiver.endpoint, "RULES": rules.through_proxy, "SAMPLING_REFRESH": 1}
+    return {"ENDPOINT": stage.receiver.endpoint, "RULES": rules.proxy.url, "SAMPLING_REFRESH": 1}
 
 
 def _without_tables(stage: Stage) -> Mapping[str, Any]:
     rules = stage.rules = _Rules(stage)
-    return {"ENDPOINT": stage.receiver.endpoint, "RULES": rules.through_proxy, "SAMPLING_REFRESH": 1}
+    return {"ENDPOINT": stage.receiver.endpoint, "RULES": rules.proxy.url, "SAMPLING_REFRESH": 1}
 
 
 def _unreachable(stage: Stage) -> Mapping[str, Any]:
@@ -180,15 +145,15 @@ def _up(rules: _Rules) -> None:
 
 
 def _hang(rules: _Rules) -> None:
-    rules.passes.clear()
+    rules.proxy.passes.clear()
 
 
 def _pass(rules: _Rules) -> None:
-    rules.passes.set()
+    rules.proxy.passes.set()
 
 
 def _hangs(rules: _Rules) -> bool:
-    return rules.held >= 2
+    return rules.proxy.held >= 2
 
 
 def _statement(*statements: str) -> Callable[[_Rules], None]:

@@ -110,7 +110,7 @@ class Services:
     """Both services, on a real server, and a worker of tasks if ``worker`` is its command.
 
     ``tracing`` is None for the untraced run. ``folder`` receives their logs and what their processes count. ``rules``
-    is the address of a database of its own for the sampling rules.
+    is the address of a database of its own for the sampling rules, and ``postgres`` another address of PostgreSQL.
     """
 
     def __init__(
@@ -125,6 +125,7 @@ class Services:
         rules: str | None = None,
         settings: str = "tests.e2e.faults.settings",
         environment: Mapping[str, str] | None = None,
+        postgres: str | None = None,
     ) -> None:
         self.folder = folder
         self.databases = databases
@@ -144,6 +145,7 @@ class Services:
         self._environment = {
             **{name: value for name, value in os.environ.items() if not name.startswith(names)},
             **databases.environment,
+            **({} if postgres is None else {"DATABASE_URL": postgres}),
             "DJANGO_SETTINGS_MODULE": settings,
             "PYTHONPATH": str(ROOT),
             "PYTHONUNBUFFERED": "1",

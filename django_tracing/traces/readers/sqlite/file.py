@@ -49,6 +49,22 @@ class _Place(NamedTuple):
     shared: tuple[int, int] | None
 
 
+def _is_open(identity: tuple[int, int] | None) -> bool:
+    """Return whether this process has a file open that is at its path. True if the system does not tell."""
+    if identity is None:
+        return False
+    try:
+        names = os.listdir("/dev/fd")
+    except OSError:
+        return True
+    for name in names:
+        with suppress(OSError, ValueError):
+            found = os.fstat(int(name))
+            if (found.st_dev, found.st_ino) == identity:
+                return True
+    return False
+
+
 class StoreFile(SQLiteFile):
     """The file of a local store, opened for writing by at most one thread at a time."""
 
@@ -98,9 +114,10 @@ class StoreFile(SQLiteFile):
             self._writer.execute("SELECT 1 FROM sqlite_master").fetchone()
             self._file = identity_of(self.path)
             self._place = self._look()
-            if self._place.log is None and in_wal_mode(self._writer):
-                # It was deleted just now.
-                self._close()
+            if in_wal_mode(self._writer) and not (_is_open(self._place.log) and _is_open(self._place.shared)):
+                # It was deleted just now. Another process may already have created it again.
+                self._place = _Place(None, 0, None)
+                self._leave_log(self._writer)
                 raise FileMoved
         return self._writer
 

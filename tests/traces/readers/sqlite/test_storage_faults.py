@@ -73,6 +73,45 @@ def test_the_log_is_deleted_under_the_server(
 
 
 @needs_posix
+@pytest.mark.parametrize("suffixes", [("-wal",), ("-shm",), ("-wal", "-shm")], ids=["log", "index", "both"])
+def test_the_log_is_replaced_while_it_is_being_opened(
+    path: Path, suffixes: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody deletes it between SQLite's opening it and our looking at it, and another process creates it again."""
+    LocalStore(path).write([row(1, 1)])
+    looks = LocalStore._look
+    others: list[subprocess.Popen[str]] = []
+    script = """
+        import contextlib, sqlite3, sys
+        with contextlib.closing(sqlite3.connect(sys.argv[1])) as connection:
+            # It may find the log shorter than the index of the old one says.
+            with contextlib.suppress(sqlite3.OperationalError):
+                connection.execute("SELECT count(*) FROM traces").fetchall()
+            print("open", flush=True)
+            sys.stdin.readline()
+            print(*connection.execute("SELECT count(*) FROM traces").fetchone())
+    """
+
+    def look(self: LocalStore) -> object:
+        if not others:
+            remove(*suffixes)(path)
+            others.append(run(script, path, stdin=subprocess.PIPE))
+            assert others[0].stdout is not None
+            assert others[0].stdout.readline() == "open\n"
+        return looks(self)
+
+    store = LocalStore(path)
+    with monkeypatch.context() as patched:
+        patched.setattr(LocalStore, "_look", look)
+        store.write([row(2, 1)])
+    [other] = others
+    # The store is still open: other processes see what was written.
+    assert other.communicate("\n", timeout=60) == ("2\n", "")
+    store.close()
+    assert integrity(path) == "ok"
+
+
+@needs_posix
 def test_the_log_is_deleted_under_several_processes(path: Path) -> None:
     """A process that writes when another one has left the deleted log changes to the new one, too."""
     script = """
