@@ -18,7 +18,7 @@ MEASURED = COVERAGE_FILE=$(abspath $(VENV))/coverage/data $(BIN)/python -m cover
 # Not --quiet: it takes a minute, and shows what it does. Without setuptools' advice about editable installations.
 PIP = PYTHONWARNINGS="ignore:Editable installation" $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: setup demo test lint types unit wheel storages sites skins tracers docs audit release-check release benchmark faults soak concurrency screenshots sql-agreement mutants clean
+.PHONY: setup demo test lint types unit wheel storages sites skins tracers docs audit release-check release benchmark faults fuzz soak concurrency screenshots sql-agreement mutants clean
 
 setup: $(VENV)/.test
 
@@ -162,6 +162,11 @@ soak: $(VENV)/.test
 # 10,000 interleaved requests, in an order that a seed chooses: no request sees another one's identity.
 concurrency: $(VENV)/.test
 	CONCURRENT_REQUESTS=10000 $(BIN)/python -m pytest tests/test_concurrency.py
+
+# Give hostile input to everything that reads what comes from the network or from users:
+# make fuzz FUZZ="--cases 1000000 SQL spool". It takes hours; tests/test_fuzz.py has the quick part.
+fuzz: $(VENV)/.test
+	$(BIN)/python -W ignore -m tests.fuzz $(FUZZ)
 
 # How often the operation and the tables of a statement are those that a parser of the database finds. Fetch the regression
 # tests of the databases by hand: make sql-agreement AGREEMENT="--postgresql src/test/regress/sql --mysql mysql-test/main".

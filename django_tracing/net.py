@@ -67,8 +67,8 @@ class Address(NamedTuple):
     @property
     def target(self) -> str:
         """Path and query as a request has them. What is percent-encoded already is not encoded again."""
-        path = quote(self.path or "/", safe=_URL_SAFE)
-        return f"{path}?{quote(self.query, safe=_URL_SAFE)}" if self.query else path
+        path = quote(self.path or "/", safe=_URL_SAFE, errors="replace")
+        return f"{path}?{quote(self.query, safe=_URL_SAFE, errors='replace')}" if self.query else path
 
     def __repr__(self) -> str:
         return f"Address({self.scheme}://{self.where})"

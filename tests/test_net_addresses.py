@@ -273,6 +273,8 @@ def test_configured_sensitive_names_apply_to_resources() -> None:
     settings = load({"RESOURCE_ATTRIBUTES": {"honeycomb.team": SECRET}, "SENSITIVE_KEYS": ["honeycomb"]}, {})
     assert provider.make_resource(settings).attributes["honeycomb.team"] == REDACTED
     assert redact_resource({"list": [f"token={SECRET}", 7]}, SensitiveKeys()) == {"list": ["token=[redacted]", 7]}
+    # A detector may set a map.
+    assert redact_resource({"map": {"password": SECRET}, "n": 1}, SensitiveKeys()) == {"map": REDACTED, "n": 1}
 
 
 def test_secrets_in_a_stored_resource_are_on_no_page(

@@ -27,6 +27,7 @@ from django_tracing.conf.selection import select_exporter, select_sampler
 from django_tracing.conf.table import NAMES, OUR_INSTRUMENTATIONS, SPECS, Spec
 from django_tracing.conf.values import Problem, Settings
 from django_tracing.faults import contained
+from django_tracing.redaction.printable import printable
 
 __all__ = ["DEFAULT_ENDPOINTS", "Loader", "DISABLING", "QUERY_PORT", "get_settings", "load"]
 
@@ -50,6 +51,8 @@ DISABLING: Final = frozenset(
         "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
     }
 )
+#: The longest name of a setting that messages show.
+_LONGEST_KEY: Final = 100
 #: It is read together with OTEL_TRACES_SAMPLER.
 _SAMPLER_ARGUMENT: Final = "OTEL_TRACES_SAMPLER_ARG"
 
@@ -79,7 +82,9 @@ class Loader:
 
     def problem(self, setting: str, source: str, wrong: WrongValue) -> None:
         """Record a wrong value, which turns tracing off."""
-        self.problems.append(Problem(setting, source, wrong.message, wrong.hint))
+        # A key that is no setting may be any text.
+        shown = printable(setting, _LONGEST_KEY), printable(source, _LONGEST_KEY + 20)
+        self.problems.append(Problem(*shown, wrong.message, wrong.hint))
 
     def warn(self, setting: str, variable: str, message: str, hint: str) -> None:
         """Record a wrong value of an environment variable that counts as unset."""

@@ -18,6 +18,7 @@ from django_tracing.conf.entry_points import MOST_NAMES, is_registered
 from django_tracing.conf.values import Settings, SpoolFolder
 from django_tracing.faults import contained
 from django_tracing.net import shown_address
+from django_tracing.redaction.printable import printable
 
 __all__ = [
     "PRIVATE",
@@ -76,13 +77,18 @@ _SMALLEST_SPOOL = 4 * 1024 * 1024
 KNOWN_SEMCONV = ("http", "http/dup", "database", "database/dup")
 
 
+#: The longest sentence about a wrong value, which may be a list.
+_LONGEST_MESSAGE: Final = 1000
+
+
 class WrongValue(Exception):
     """A value that a parser refuses: what is wrong with it, and how to fix it."""
 
     def __init__(self, message: str, hint: str) -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        # They quote the value, and are shown in terminals and logs.
+        self.message = printable(message, _LONGEST_MESSAGE)
+        self.hint = printable(hint, _LONGEST_MESSAGE)
 
 
 #: Takes a value, and whether it came from the environment. Returns the parsed value, or raises :class:`WrongValue`.

@@ -14,6 +14,8 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any, Final, NamedTuple
 
+from django_tracing.redaction.printable import printable
+
 __all__ = ["LONGEST", "bounded_search", "regex_problem"]
 
 #: The longest part of a text that is searched.
@@ -26,6 +28,8 @@ _MOST_STEPS: Final = 6_000_000
 _MOST_ROUNDS: Final = 24
 #: The deepest nesting of parentheses: parsing a level takes several calls, and the stack may be deep already.
 _DEEPEST: Final = 32
+#: The longest message, which quotes the expression.
+_LONGEST_MESSAGE: Final = 300
 #: A repetition of so many rounds has no bound: longer texts are not searched.
 _ENDLESS: Final = 1 << 31
 #: The parser of ``re``.
@@ -42,9 +46,10 @@ def regex_problem(pattern: str) -> str:
         re.compile(pattern)
     except re.error as error:
         where = "" if error.pos is None else f" at character {error.pos + 1}"
-        return f"This regular expression can't be read: {error.msg}{where}."
-    except (OverflowError, RecursionError, ValueError) as error:
-        return f"This regular expression can't be read: {error}."
+        return printable(f"This regular expression can't be read: {error.msg}{where}.", _LONGEST_MESSAGE)
+    except (OverflowError, RecursionError, ValueError, Warning) as error:
+        # A warning, where these are errors: of what a later version of Python may read in another way.
+        return printable(f"This regular expression can't be read: {error}.", _LONGEST_MESSAGE)
     if not _longest(pattern):
         return (
             "This regular expression may take too long on a path that is made for it. Write it without a "

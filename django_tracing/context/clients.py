@@ -141,7 +141,8 @@ def _parse(hop: str) -> IPv4Address | IPv6Address | None:
     elif hop.count(":") == 1:
         hop = hop.partition(":")[0]
     try:
-        address = ip_address(hop)
+        # Without the zone of an IPv6 address: it is of use on its own machine only, and may be any text.
+        address = ip_address(hop.partition("%")[0])
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address

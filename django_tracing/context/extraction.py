@@ -169,6 +169,9 @@ class _WellFormed(Getter[Any]):
         elif not value.isprintable():
             return None
         elif name.startswith(_JAEGER_BAGGAGE):
+            # It becomes a part of a header's name again. A job carries any text as a name, and some servers do.
+            if not _BAGGAGE_NAME.fullmatch(name):
+                return None
             written = quote_plus(name[len(_JAEGER_BAGGAGE) :]), quote_plus(unquote(value).strip())
             if not self._room.take(len(written[0]) + 1 + len(written[1])):
                 return None

@@ -14,6 +14,8 @@ from datetime import date, time, timedelta
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address
+from itertools import islice
 from pathlib import PurePath
 from typing import Any, Final, Literal
 from uuid import UUID
@@ -90,8 +92,10 @@ _Dialect = Dialect | Literal["no-sql"]
 _PARAMETERS_OF_ROUTE: Final = pattern(r"(<[^<>]*>)")
 _STATEMENTS: Final = frozenset({DB_STATEMENT, DB_QUERY_TEXT})
 _DB_SYSTEM_NAME: Final = "db.system.name"
+#: What is redacted as a whole in another one of them.
+_NESTED: Final = (list, tuple, Mapping, set, frozenset)
 #: Types that are converted to text.
-_TEXTUAL: Final = (UUID, Decimal, date, time, timedelta, PurePath)
+_TEXTUAL: Final = (UUID, Decimal, date, time, timedelta, PurePath, IPv4Address, IPv6Address)
 
 _NAME: Final = pattern(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*")
 _CAMEL: Final = pattern(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -106,7 +110,8 @@ def _cached_name(name: str) -> str:
         return name
     # Its words, written in another way, may look like a secret by now.
     for _ in range(3):
-        name = _snake_case(redacted)
+        # The underscores between its words have made it longer.
+        name = _snake_case(redacted)[:_NAME_LENGTH].strip("._")
         redacted = redact_text(name)
         if redacted == name:
             return name
@@ -128,6 +133,11 @@ def attribute_name(name: str) -> str:
 
 def _redacted_of_route(part: str) -> str:
     return part if part[:1] == "<" else redact_text(part)
+
+
+def _is_lazy_text(kind: type) -> bool:
+    """Return whether objects of this type are texts that Django translates when they are shown."""
+    return any(base.__name__ == "Promise" and base.__module__ == "django.utils.functional" for base in kind.__mro__)
 
 
 class AttributeSanitizer:
@@ -155,7 +165,8 @@ class AttributeSanitizer:
             dialect = "no-sql" if system in _KEY_VALUE_STORES else dialect_of(system)
         for key, value in attributes.items():
             try:
-                if value is None:
+                # The SDK logs a line for each empty name, which may come from a client's JSON.
+                if value is None or key == "":
                     continue
                 if rename and key.__class__ is str and key:
                     kept[attribute_name(key)] = self.value(key, value, dialect)
@@ -167,9 +178,10 @@ class AttributeSanitizer:
         return kept
 
     def value(self, key: str, value: Any, dialect: _Dialect = "unknown") -> Any:
-        """Return the redacted ``value`` of the attribute ``key``; a type that can't be an attribute is unchanged.
+        """Return the redacted ``value`` of the attribute ``key``; ``[redacted]`` for what can't be an attribute.
 
-        ``dialect`` is what a statement is read as.
+        ``dialect`` is what a statement is read as. Of any other type, the SDK would send the text (``str(value)``),
+        which nothing has redacted, and which of a QuerySet is a query.
         """
         kind = value.__class__
         if len(key) > _KEY_LENGTH or (
@@ -189,16 +201,29 @@ class AttributeSanitizer:
         if isinstance(value, str):
             return self._text(key, str(value), dialect)
         if isinstance(value, (list, tuple)):
-            # Not one in another, which is no attribute: a few of them, each several times in the next, are millions.
+            # Not one in another: a few of them, each several times in the next, are millions.
             return [
-                item
-                if item is None
-                else REDACTED
-                if isinstance(item, (list, tuple))
-                else self.value(key, item, dialect)
+                item if item is None else REDACTED if isinstance(item, _NESTED) else self.value(key, item, dialect)
                 for item in redact_words(value[:_MOST_ITEMS])
             ]
-        return value
+        if isinstance(value, Mapping):
+            return self._map(value)
+        if isinstance(value, (set, frozenset)):
+            return self.value(key, list(islice(value, _MOST_ITEMS)), dialect)
+        if _is_lazy_text(kind):
+            return self._text(key, str(value), dialect)
+        return value if isinstance(value, (bool, int, float)) else REDACTED
+
+    def _map(self, values: Mapping[Any, Any]) -> dict[str, Any]:
+        """Return a map, which newer versions of the SDK accept, with redacted names and values."""
+        kept: dict[str, Any] = {}
+        for name, value in islice(values.items(), _MOST_ITEMS):
+            text = str(name) if isinstance(name, (str, int, float)) else ""
+            # The SDK logs a line for each empty name.
+            if text:
+                shown = cut(redact_text(text[:_KEY_LENGTH]), _NAME_LENGTH)
+                kept[shown] = REDACTED if isinstance(value, _NESTED) else self.value(text, value)
+        return kept
 
     def _text(self, key: str, text: str, dialect: _Dialect) -> str:
         if key in _URLS:

@@ -50,5 +50,13 @@ def _redacted(key: str, value: Any, sensitive: SensitiveKeys) -> Any:
     if isinstance(value, str):
         return redact_text(sanitise_url(value, sensitive) if "://" in value else value, random=random)
     if isinstance(value, (list, tuple)):
-        return [redact_text(item, random=random) if isinstance(item, str) else item for item in redact_words(value)]
-    return value
+        return [
+            redact_text(item, random=random) if isinstance(item, str) else _plain(item)
+            for item in redact_words(value)
+        ]
+    return _plain(value)
+
+
+def _plain(value: Any) -> Any:
+    """Return a number as it is. Nothing has redacted a map, or the text of another object."""
+    return value if value is None or isinstance(value, (bool, int, float)) else REDACTED

@@ -178,5 +178,9 @@ class _InFile:
 
 
 def _time(seconds: float) -> datetime:
-    """Return a time as the database would return it."""
-    return datetime.fromtimestamp(seconds, datetime_timezone.utc if site.USE_TZ else None)
+    """Return a time as the database would return it. The epoch for what is none: the file may hold any number."""
+    zone = datetime_timezone.utc if site.USE_TZ else None
+    try:
+        return datetime.fromtimestamp(seconds, zone)
+    except (OSError, OverflowError, ValueError):
+        return datetime.fromtimestamp(0, zone)

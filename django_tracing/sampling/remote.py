@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import random
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -117,8 +118,9 @@ def _number(holder: Any, name: str, where: str, default: float | None = None) ->
     value = holder.get(name)
     if value is None and default is not None:
         return default
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
-        raise ValueError(f"the {name} of its {where} is {value!r}")
+    # JSON has whole numbers of any length: more than a float can hold is none of them.
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
+        raise ValueError(f"the {name} of its {where} is not a number that can be used")
     return float(value)
 
 

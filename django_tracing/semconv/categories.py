@@ -80,7 +80,7 @@ def category_of(kind: str, attributes: Mapping[str, Any], resource: Mapping[str,
     known = _BY_OPERATION.get(operation) if isinstance(operation, str) else None
     if known is not None:
         return known
-    system = attributes.get("db.system") or attributes.get("db.system.name")
+    system = _system(attributes)
     if system:
         return "cache" if system in _CACHES else "sql"
     if kind == "client":
@@ -102,7 +102,7 @@ def target_of(kind: str, attributes: Mapping[str, Any]) -> Target | None:
     if operation == "circuit_breaker":
         name = attributes.get("circuit_breaker.name") or attributes.get("circuit_breaker.service")
         return Target("breaker", str(name)) if name else None
-    system = attributes.get("db.system") or attributes.get("db.system.name")
+    system = _system(attributes)
     if operation == "cache" or (system in _CACHES and kind == "client"):
         # Caches and commands that have the same server are one target. Caches without a server have their alias.
         name = attributes.get("cache.system") or system or "cache"
@@ -113,6 +113,12 @@ def target_of(kind: str, attributes: Mapping[str, Any]) -> Target | None:
         peer = attributes.get("peer.service") or _host(attributes)
         return Target("external", str(peer)) if peer else None
     return None
+
+
+def _system(attributes: Mapping[str, Any]) -> str:
+    """Return the database system; "" without one. Any service may have stored anything as an attribute."""
+    system = attributes.get("db.system") or attributes.get("db.system.name")
+    return system if isinstance(system, str) else str(system or "")
 
 
 def breaker_state(attributes: Mapping[str, Any]) -> str:

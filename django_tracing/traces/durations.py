@@ -8,6 +8,8 @@ from typing import Final
 __all__ = ["duration_text", "milliseconds", "parse_duration", "period_text"]
 
 _DURATION: Final = re.compile(r"\s*([0-9]+(?:[.,][0-9]+)?|[.,][0-9]+)\s*(us|µs|ms|s|m|min|h|d)\s*", re.IGNORECASE)
+#: In seconds: times are nanoseconds of 64 bits.
+_LONGEST: Final = 9.2e9
 _UNITS: Final = {"us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
 
 
@@ -16,7 +18,10 @@ def parse_duration(text: str) -> float:
     found = _DURATION.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} is not a duration with a unit")
-    return float(found[1].replace(",", ".")) * _UNITS[found[2].lower()]
+    seconds = float(found[1].replace(",", ".")) * _UNITS[found[2].lower()]
+    if seconds > _LONGEST:
+        raise ValueError(f"{text!r} is longer than any time that this app can hold")
+    return seconds
 
 
 def milliseconds(nanoseconds: int) -> str:

@@ -51,6 +51,8 @@ PROXIES: tuple[Network, ...] = (ip_network("10.0.0.0/8"), ip_network("127.0.0.1"
         ({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": "203.0.113.7:4711"}, PROXIES, "203.0.113.7"),
         ({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": "[2001:db8::7]:4711"}, PROXIES, "2001:db8::7"),
         ({"REMOTE_ADDR": "::ffff:10.0.0.1", "HTTP_X_FORWARDED_FOR": "203.0.113.7"}, PROXIES, "203.0.113.7"),
+        # The zone of an IPv6 address may be any text, and is of use on its own machine only.
+        ({"REMOTE_ADDR": "10.0.0.1", "HTTP_X_FORWARDED_FOR": "2001:db8::7%\x1b[31m\n"}, PROXIES, "2001:db8::7"),
         # If the header of a listed proxy can't be parsed, no address is used, not even the proxy's.
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": "unknown"}, PROXIES, ""),
         ({"REMOTE_ADDR": "127.0.0.1", "HTTP_X_FORWARDED_FOR": ""}, PROXIES, ""),

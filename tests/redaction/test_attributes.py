@@ -7,12 +7,14 @@ from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from enum import Enum
+from ipaddress import ip_address
 from pathlib import PurePosixPath
 from typing import Any
 from uuid import UUID
 
 import pytest
 from django.test import Client, override_settings
+from django.utils.translation import gettext_lazy
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry import trace as trace_api
@@ -23,6 +25,7 @@ from opentelemetry.trace import Link, StatusCode
 
 from django_tracing import create_span, faults, set_span_attributes, spans
 from django_tracing.conf.loading import get_settings, load
+from django_tracing.export.wire import encode_spans
 from django_tracing.instrumentation.upstream.processor import RedactedProcessor, UpstreamProcessor
 from django_tracing.recording.factory import SpanFactory
 from django_tracing.recording.sdk import ON_ENDING
@@ -33,6 +36,15 @@ from django_tracing.spans import runtime
 from tests.redaction.test_text import CARD, JWT
 
 RULES = AttributeSanitizer()
+
+
+class Unknown:
+    """An object whose text is a secret, or a query."""
+
+    def __str__(self) -> str:
+        raise AssertionError("its text was read")
+
+    __repr__ = __str__
 
 
 class Tier(Enum):
@@ -85,6 +97,17 @@ def test_every_name_becomes_valid(name: str) -> None:
         ("day", date(2026, 11, 23), "2026-11-23"),
         ("file", PurePosixPath("/tmp/x"), "/tmp/x"),  # noqa: S108
         ("tier", Tier.PRO, "pro"),
+        ("client", ip_address("::1"), "::1"),
+        # The SDK would send the values of a map, and the text of any object, as they are.
+        ("form", {"password": "hunter2", "page": 2, "": 7}, {"password": "[redacted]", "page": 2}),
+        ("form", {"note": "token=b", "a": {"password": "x"}}, {"note": "token=[redacted]", "a": "[redacted]"}),
+        ("form", {"ada@example.com": 1}, {"a***@example.com": 1}),
+        ("forms", [{"password": "hunter2"}, "token=b"], ["[redacted]", "token=[redacted]"]),
+        ("flags", {"token=b"}, ["token=[redacted]"]),
+        ("label", gettext_lazy("token=b"), "token=[redacted]"),
+        ("user", Unknown(), "[redacted]"),
+        ("users", [Unknown(), 1], ["[redacted]", 1]),
+        ("size", 1 + 0j, "[redacted]"),
         ("url.full", "https://u:p@x.example/?token=a", "https://x.example/?token=[redacted]"),
         ("db.query.text", "SELECT 'Ada'", "SELECT ?"),
         ("exception.message", "got 'hunter2'", "got '?'"),
@@ -92,6 +115,32 @@ def test_every_name_becomes_valid(name: str) -> None:
 )
 def test_values(key: str, value: Any, expected: Any) -> None:
     assert RULES.attributes({key: value}) == {key: expected}
+
+
+def test_an_empty_name_is_left_out() -> None:
+    """The SDK logs a line for each, and a client's JSON may have one."""
+    assert RULES.attributes({"": 7, "a": 1}) == {"a": 1}
+
+
+def test_no_secret_of_a_map_is_sent(spans: Any) -> None:
+    secret = {"form": {"password": "hunter2"}, "forms": [{"password": "hunter2"}], "options": {"--password=hunter2"}}
+    with create_span("signup", secret) as span:
+        set_span_attributes(secret)
+        span.set_attributes({"more": secret})
+        trace_api.get_current_span().set_attribute("again", secret)
+        trace_api.get_current_span().add_event("sent", secret)
+    assert b"password" in encode_spans(list(spans))
+    assert b"hunter2" not in encode_spans(list(spans))
+
+
+def test_a_large_map_is_bounded() -> None:
+    [value] = RULES.attributes({"form": {f"name{number}" * 100: "x" * 500 for number in range(5000)}}).values()
+    assert len(value) <= 100
+    assert all(len(name) <= 100 and len(text) <= 100 for name, text in value.items())
+
+
+def test_a_name_is_no_longer_than_100_characters() -> None:
+    assert len(attribute_name("aB" * 50)) <= 100
 
 
 def test_none_is_left_out_and_unreadable_values_are_redacted() -> None:

@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
+from django.core.exceptions import SuspiciousOperation
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.utils.module_loading import import_string
@@ -198,8 +199,12 @@ def _graphql_operation(request: HttpRequest, response: HttpResponseBase) -> str 
 
 def _sent_operation(request: HttpRequest) -> Any:
     """Return what the client sent, as far as the view has read it: a dict, or a list of several operations."""
-    if "query" in request.GET or "operationName" in request.GET:
-        return request.GET
+    try:
+        parameters = request.GET
+    except SuspiciousOperation:  # more parameters than Django reads: the view has not read them either
+        return {}
+    if "query" in parameters or "operationName" in parameters:
+        return parameters
     form = request.__dict__.get("_post")
     body = request.__dict__.get("_body")
     if form:

@@ -26,7 +26,7 @@ MAX_ANSWER: Final = 64 * 1024 * 1024
 DOWNLOAD_TIME: Final = 600.0
 
 #: What is raised while a response is read that is not one of Jaeger's.
-_NOT_JAEGER: Final = (AttributeError, KeyError, TypeError, ValueError, RecursionError)
+_NOT_JAEGER: Final = (ArithmeticError, AttributeError, KeyError, TypeError, ValueError, RecursionError)
 
 
 class QueryClient:
@@ -44,7 +44,7 @@ class QueryClient:
         headers: Mapping[str, str] | None = None,
     ) -> None:
         self._address = parse_address(query_url)
-        self._base = quote(self._address.path.rstrip("/"), safe="/%")
+        self._base = quote(self._address.path.rstrip("/"), safe="/%", errors="replace")
         #: The address for people.
         self.shown = shown_address(urlsplit(query_url)._replace(query="", fragment="").geturl().rstrip("/"))
         self.timeout = timeout
@@ -129,7 +129,7 @@ class QueryClient:
 
         If ``longest`` is given, the body may take that many seconds and have any length.
         """
-        target = self._base + path + (f"?{urlencode(query)}" if query else "")
+        target = self._target(path, query)
         timeout = self.timeout
         if self._deadline is not None:
             timeout = min(timeout, self._deadline - time.monotonic())
@@ -149,6 +149,10 @@ class QueryClient:
                 yield response.status, self._reader(response, longest)
         finally:
             connection.close()
+
+    def _target(self, path: str, query: Mapping[str, str]) -> str:
+        # An argument of a command has surrogates in place of bytes that are not UTF-8.
+        return self._base + path + (f"?{urlencode(query, errors='replace')}" if query else "")
 
     def _check_status(self, status: int, location: str | None) -> None:
         if status in (401, 403):

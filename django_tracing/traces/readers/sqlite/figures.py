@@ -18,7 +18,7 @@ from django_tracing.sqlite_file import is_damage
 from django_tracing.traces.analysis.dependencies import TraceLinks, merge_links, trace_links
 from django_tracing.traces.analysis.routes import Part, TraceRoute, merge_routes, trace_routes
 from django_tracing.traces.model import Dependency, RouteStatistics
-from django_tracing.traces.readers.sqlite.rows import check_known, dump_json
+from django_tracing.traces.readers.sqlite.rows import check_known, check_trace_id, dump_json
 from django_tracing.traces.times import to_nanoseconds
 from django_tracing.traces.values import parse_json
 
@@ -165,6 +165,7 @@ def route_figures(
 
     def traces() -> Iterator[tuple[str, Sequence[TraceRoute]]]:
         for seq, trace_id, *stored in _read(connection, ("routes",), start, end):
+            check_trace_id(trace_id)
             found = _parsed_routes(stored[0]) if stored else None
             yield trace_id, _within(deadline, connection, seq)[0] if found is None else found
 

@@ -17,6 +17,8 @@ from django_tracing.traces.readers.sqlite.rows import (
     SPAN_COLUMNS,
     SUMMARY_COLUMNS,
     Resources,
+    check_trace_id,
+    check_types,
     dump_json,
     encodable,
     outline_of_row,
@@ -71,6 +73,8 @@ def find_trace(connection: sqlite3.Connection, trace_id: str) -> TraceRow | None
     if not found:
         return None
     row = TraceRow(*found[0])
+    check_trace_id(row.trace_id)
+    check_types(row, int, str, str, int, int, int, int)
     topmost = None if row.has_root else find_topmost(connection, row.seq)
     return row if topmost is None else row._replace(name=topmost.name)
 
@@ -186,4 +190,5 @@ def distinct_values(connection: sqlite3.Connection, column: str, condition: str,
         (value,) = connection.execute(query, (*values, found[-1] if found else "")).fetchone()
         if value is None:
             return found
+        check_types((value,), str)
         found.append(value)

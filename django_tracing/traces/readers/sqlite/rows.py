@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Final
 
@@ -25,6 +26,8 @@ __all__ = [
     "SUMMARY_COLUMNS",
     "Resources",
     "check_known",
+    "check_trace_id",
+    "check_types",
     "describe",
     "describe_request",
     "dump_json",
@@ -145,8 +148,33 @@ def _prepare_row(row: Mapping[str, Any], encoded: _Encoded) -> dict[str, Any] | 
         return None
 
 
+#: The types of columns. SQLite holds any value in any column, and other programs may have changed the file: whatever
+#: shows a trace relies on them.
+_SPAN_TYPES: Final = (*(str,) * 5, int, int, *(str,) * 3)
+_OUTLINE_TYPES: Final = (*(str,) * 5, int, int, str)
+_SUMMARY_TYPES: Final = (*(str,) * 4, *(int,) * 5, str, str, str, int, int)
+_TRACE_ID: Final = re.compile(r"[0-9a-f]{32}")
+
+
+def check_types(found: Iterable[Any], *types: type) -> None:
+    """Raise TypeError for a value that this app never writes into its column: the file is damaged."""
+    if tuple(map(type, found)) != types:
+        raise TypeError("a value of the wrong type")
+
+
+def check_trace_id(trace_id: Any) -> None:
+    """Raise TypeError or ValueError for what is no trace id. It becomes a part of addresses and names of files."""
+    if not _TRACE_ID.fullmatch(trace_id):
+        raise ValueError("not a trace id")
+
+
 def summary_of_row(row: tuple[Any, ...], topmost: Topmost | None) -> TraceSummary:
     """Return the summary of a trace. ``topmost`` is given if the trace's root is not stored."""
+    check_types((*row[:11], *row[12:15]), *_SUMMARY_TYPES)
+    if row[11] is not None:
+        # The status.
+        check_types((row[11],), int)
+    check_trace_id(row[0])
     trace_id, name, service, services, start, end, span_count, error_count, left_out, *more = row
     method, path, status_code, user, sql_count, sql_time, _has_root, _seq = more
     if topmost is not None:
@@ -158,7 +186,7 @@ def summary_of_row(row: tuple[Any, ...], topmost: Topmost | None) -> TraceSummar
         trace_id=trace_id,
         name=name,
         service=service,
-        services=root_first(service, parse_json(services)),
+        services=root_first(service, map(_text, parse_json(services))),
         start=start,
         duration=end - start,
         span_count=span_count,
@@ -176,6 +204,7 @@ def summary_of_row(row: tuple[Any, ...], topmost: Topmost | None) -> TraceSummar
 
 def outline_of_row(row: tuple[Any, ...]) -> Outline:
     """Return the outline of a span whose attributes are JSON. They are parsed only if they are needed."""
+    check_types(row, *_OUTLINE_TYPES)
     span_id, parent_id, name, kind, service, start, end, attributes = row
     needed = '"request.name"' in attributes or '"operation.type":"' in attributes
     parsed = parse_json(attributes) if needed else {}
@@ -206,7 +235,18 @@ def shallow_attributes(found: dict[str, Any]) -> dict[str, Any]:
     return {key: shallow(value) for key, value in found.items()}
 
 
+def _text(value: Any) -> str:
+    check_types((value,), str)
+    return value  # type: ignore[no-any-return]
+
+
+def _number(value: Any) -> int:
+    check_types((value,), int)
+    return value  # type: ignore[no-any-return]
+
+
 def span_of_row(trace_id: str, row: tuple[Any, ...], resources: Resources) -> Span:
+    check_types(row[:-1], *_SPAN_TYPES)
     span_id, parent_id, name, kind, service, start, end, status, attributes, more, resource = row
     rest = parse_json(more)
     check_known(_KINDS, kind)
@@ -221,16 +261,16 @@ def span_of_row(trace_id: str, row: tuple[Any, ...], resources: Resources) -> Sp
         start=start,
         end=end,
         status=status,
-        status_message=rest.get("status_message", ""),
+        status_message=_text(rest.get("status_message", "")),
         attributes=shallow_attributes(parse_json(attributes)),
         events=[
-            Event(event["name"], event["time"], shallow_attributes(event["attributes"]))
+            Event(_text(event["name"]), _number(event["time"]), shallow_attributes(event["attributes"]))
             for event in rest.get("events", ())
         ],
         links=[
-            Link(link["trace_id"], link["span_id"], shallow_attributes(link["attributes"]))
+            Link(_text(link["trace_id"]), _text(link["span_id"]), shallow_attributes(link["attributes"]))
             for link in rest.get("links", ())
         ],
         resource=resources[resource],
-        scope=rest.get("scope", ""),
+        scope=_text(rest.get("scope", "")),
     )

@@ -161,7 +161,10 @@ def _version_of(connection: sqlite3.Connection) -> int:
     compatible_from = pragma(connection, "user_version")
     if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'format'").fetchone():
         return compatible_from
-    return int(connection.execute("SELECT coalesce(max(version), 0) FROM format").fetchone()[0])
+    (version,) = connection.execute("SELECT coalesce(max(version), 0) FROM format").fetchone()
+    if not isinstance(version, int):
+        raise sqlite3.DatabaseError("malformed: the version is no number")
+    return version
 
 
 def _mark_version(connection: sqlite3.Connection) -> None:

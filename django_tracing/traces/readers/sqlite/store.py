@@ -294,7 +294,7 @@ class LocalStore(StoreFile):
                 yield connection
         except sqlite3.DatabaseError as error:
             raise self._explained(error) from error
-        except (AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
             # SQLite has no checksums, so the content of the tables may be damaged.
             raise StoreError(
                 f"The local store {self.path} holds what can't be read ({type(error).__name__}): a part of it is "
@@ -355,13 +355,14 @@ class LocalStore(StoreFile):
             if connection is None or found is None:
                 return None
             resources = Resources()
-            rows = connection.execute(
+            query = (
                 f"SELECT {SPAN_COLUMNS} FROM "  # noqa: S608 - our own names
                 f"(SELECT rowid AS number FROM spans WHERE trace = ? ORDER BY {EARLIEST_FIRST} LIMIT ?) "
-                f"JOIN spans s ON s.rowid = number {JOIN_RESOURCE}",
-                (found.seq, MOST_SPANS),
+                f"JOIN spans s ON s.rowid = number {JOIN_RESOURCE}"
             )
-            spans = [span_of_row(found.trace_id, row, resources) for row in rows]
+            # Closed, if a span can't be read: SQLite would hold its lock as long as the error is in memory.
+            with closing(connection.execute(query, (found.seq, MOST_SPANS))) as rows:
+                spans = [span_of_row(found.trace_id, row, resources) for row in rows]
             if len(spans) < found.span_count - found.left_out:
                 spans += missing_parents(connection, found, spans, resources)
             return Trace(
@@ -387,14 +388,14 @@ class LocalStore(StoreFile):
                 return None
             # Eight bytes for each span. The spans themselves are read later, in slices.
             groups: dict[Any, array[int]] = {}
-            rows = connection.execute(
+            query = (
                 f"SELECT rowid, {'resource, service, more' if grouped else '0, 0, 0'} FROM spans "  # noqa: S608
-                f"WHERE trace = ? ORDER BY {EARLIEST_FIRST}",
-                (found.seq,),
+                f"WHERE trace = ? ORDER BY {EARLIEST_FIRST}"
             )
-            for number, resource, service, more in rows:
-                key = (resource, service, parse_json(more).get("scope", "")) if grouped else None
-                groups.setdefault(key, array("q")).append(number)
+            with closing(connection.execute(query, (found.seq,))) as rows:
+                for number, resource, service, more in rows:
+                    key = (resource, service, parse_json(more).get("scope", "")) if grouped else None
+                    groups.setdefault(key, array("q")).append(number)
         return SpanStream(found.trace_id, found.name, self._slices(found, list(groups.values())), found.left_out)
 
     def _slices(self, found: TraceRow, groups: list[array[int]]) -> Iterator[Span]:
@@ -410,14 +411,14 @@ class LocalStore(StoreFile):
                     if connection is not None and there and there.fetchone():
                         marks = ",".join("?" * len(asked))
                         resources = Resources()
-                        rows = {
-                            number: span_of_row(found.trace_id, row, resources)
-                            for number, *row in connection.execute(
-                                f"SELECT s.rowid, {SPAN_COLUMNS} FROM spans s {JOIN_RESOURCE} "  # noqa: S608 - our own names
-                                f"WHERE s.rowid IN ({marks}) AND s.trace = ?",
-                                (*asked, found.seq),
-                            )
-                        }
+                        query = (
+                            f"SELECT s.rowid, {SPAN_COLUMNS} FROM spans s {JOIN_RESOURCE} "  # noqa: S608 - our names
+                            f"WHERE s.rowid IN ({marks}) AND s.trace = ?"
+                        )
+                        with closing(connection.execute(query, (*asked, found.seq))) as found_rows:
+                            rows = {
+                                number: span_of_row(found.trace_id, row, resources) for number, *row in found_rows
+                            }
                 if len(rows) < len(asked):
                     raise StoreError(
                         f"The trace {found.trace_id} left the local store {self.path} while it was read. "

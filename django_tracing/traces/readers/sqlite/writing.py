@@ -11,7 +11,7 @@ from typing import Any, Final
 from django_tracing.semconv.categories import is_statement
 from django_tracing.sqlite_file import pragma
 from django_tracing.traces.readers.sqlite.figures import store_figures
-from django_tracing.traces.readers.sqlite.rows import describe_request, dump_json
+from django_tracing.traces.readers.sqlite.rows import check_types, describe_request, dump_json
 
 __all__ = [
     "FREE_SHARE",
@@ -38,6 +38,8 @@ _TRACE_COLUMNS: Final = (
 )
 #: The largest integer of SQLite. Spans of other machines may take any time, and so does their sum.
 _LARGEST: Final = 2**63 - 1
+#: The types of what is read of a trace's row before it is written again: without its request.
+_TRACE_TYPES: Final = (int, str, str, str, *(int,) * 7, str, int, int)
 #: A trace's list of services has at most this many names.
 _MOST_SERVICES: Final = 100
 
@@ -125,7 +127,7 @@ def store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[s
     else:
         seq, name, service, listed, has_root, root_start, start, end, count, errors, left_out, *more = known
         *written, sql_count, sql_time = more
-        services = dict.fromkeys(json.loads(listed))
+        services = dict.fromkeys(_listed_services(known))
     # Many spans share few resources.
     resources: dict[str, int] = {}
     added = []
@@ -179,6 +181,17 @@ def store_trace(connection: sqlite3.Connection, trace_id: str, rows: list[dict[s
         if all(row["parent_id"] in ids for row in added):
             store_figures(connection, seq, count, added)
     return int(seq)
+
+
+def _listed_services(known: tuple[Any, ...]) -> list[str]:
+    """Return the services of a stored trace. Raise DatabaseError if its row is damaged, as SQLite would."""
+    try:
+        check_types((*known[:11], *known[14:]), *_TRACE_TYPES)
+        services = json.loads(known[3])
+        check_types(services, *[str] * len(services))
+    except (RecursionError, TypeError, ValueError) as error:
+        raise sqlite3.DatabaseError("malformed: a trace has a value of the wrong type") from error
+    return list(services)
 
 
 def _store_span(connection: sqlite3.Connection, seq: int, row: dict[str, Any], resource: int) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from django_tracing.conf.loading import load
+from django_tracing.exceptions import StoreError
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from django_tracing.traces.times import FARTHEST
 from tests.traces.builders import MS, NOON, row
@@ -268,3 +269,20 @@ def test_reading_keeps_the_lock_of_a_writer_in_the_same_process(store: LocalStor
     store.close()
     assert integrity(path) == "ok"
     assert len(LocalStore(path).search()) == 3
+
+
+def test_a_trace_that_cant_be_read_holds_no_lock(store: LocalStore, path: Path) -> None:
+    """A file without a log, as other programs leave it, can't be written to as long as somebody reads it."""
+    store.write([row(1, 1), row(1, 2)])
+    store.close()
+    connection = sqlite3.connect(path, isolation_level=None, timeout=0)
+    connection.execute("PRAGMA journal_mode = DELETE")
+    connection.execute("UPDATE spans SET kind = 'x'")
+    for read in (lambda: store.trace(f"{1:032x}"), lambda: list(store.stream(f"{1:032x}").spans)):  # type: ignore[union-attr]
+        with pytest.raises(StoreError) as caught:
+            read()
+        # The error, with all that its frames refer to, is still in memory.
+        connection.execute("BEGIN EXCLUSIVE")
+        connection.execute("ROLLBACK")
+        assert caught.value.reason == "unusable"
+    connection.close()
