@@ -204,16 +204,15 @@ def _spool(settings: Settings) -> Iterable[checks.CheckMessage]:
     if settings.spool is None:
         return
     # Imported here: most sites have none.
-    from django_tracing.export.spool import can_spool
+    from django_tracing.export.spool import can_spool, is_writable
 
     folder = settings.spool.path
-    place = next((each for each in (folder, *folder.absolute().parents) if each.exists()), folder)
     if settings.exporter not in ("otlp", "otlp-grpc"):
         problem = f"is not used by the exporter {settings.exporter!r}."
         hint = "Only OTLP has batches that can wait on disk. Set ENDPOINT to an OTLP endpoint, or remove SPOOL."
     elif not can_spool():
         problem, hint = "is not used on this system, which has no flock().", "Remove it."
-    elif not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+    elif not is_writable(folder):
         problem = f"has the PATH {folder}, which can't be written to."
         hint = "Choose a folder that this user may write to. Until then, batches wait in memory."
     else:

@@ -23,7 +23,7 @@ from typing import Final, NamedTuple
 from django_tracing.export.answers import fields, messages
 from django_tracing.export.wire import EncodedBatch, field
 
-__all__ = ["Contents", "Spool", "StoredBatch", "can_spool"]
+__all__ = ["Contents", "Spool", "StoredBatch", "can_spool", "is_writable"]
 
 try:
     import fcntl
@@ -51,6 +51,12 @@ _LIST_AGAIN: Final = 5.0
 def can_spool() -> bool:
     """Return whether this system has the locks of files that a spool needs."""
     return fcntl is not None
+
+
+def is_writable(folder: Path) -> bool:
+    """Return whether this user can write to ``folder``, or create it."""
+    place = next((each for each in (folder, *folder.absolute().parents) if each.exists()), folder)
+    return place.is_dir() and os.access(place, os.W_OK | os.X_OK)
 
 
 class Contents(NamedTuple):

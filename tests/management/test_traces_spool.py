@@ -128,7 +128,10 @@ def test_empty(spool: Spool) -> None:
     [
         ({}, "There is no spool"),
         ({"SPOOL": {"PATH": "/x"}}, "The exporter local does not use the spool"),
-        ({"SPOOL": {"PATH": "/dev/null/x"}, "ENDPOINT": "http://h:4318"}, "can't be used: Not a directory"),
+        (
+            {"SPOOL": {"PATH": "/dev/null/x"}, "ENDPOINT": "http://h:4318"},
+            "can't be used: this user can't write to it",
+        ),
         ({"SPOOL": 7}, "must be a dict"),
     ],
 )
@@ -136,6 +139,15 @@ def test_without_a_spool(settings: Any, tracing: dict[str, Any], message: str) -
     settings.TRACING = tracing
     with pytest.raises(CommandError, match=message):
         run("show")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+@pytest.mark.parametrize("action", ["show", "send", "empty"])
+def test_a_folder_that_cannot_be_created(settings: Any, tmp_path: Path, action: str) -> None:
+    tmp_path.chmod(0o500)
+    settings.TRACING = {"SPOOL": {"PATH": str(tmp_path / "spool")}, "ENDPOINT": "http://h:4318"}
+    with pytest.raises(CommandError, match="can't be used: this user can't write to it"):
+        run(action)
 
 
 class TestCheck:

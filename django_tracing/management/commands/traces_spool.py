@@ -12,7 +12,7 @@ from opentelemetry import context as context_api
 from django_tracing.conf.loading import get_settings
 from django_tracing.context.current import suppressed
 from django_tracing.export.attempts import export_batch
-from django_tracing.export.spool import Spool
+from django_tracing.export.spool import Spool, is_writable
 from django_tracing.provider import make_exporter, make_spool
 
 __all__ = ["Command"]
@@ -41,6 +41,9 @@ class Command(BaseCommand):
         spool = make_spool(settings)
         if spool is None:
             raise CommandError(f"The exporter {settings.exporter} does not use the spool on this system.")
+        if not is_writable(spool.folder):
+            # Reading may work: without the folder, nothing waits.
+            raise CommandError(f"The spool {spool.folder} can't be used: this user can't write to it.")
         try:
             if action == "send":
                 self._send(spool)
