@@ -31,8 +31,8 @@ def pieces() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     from django_tracing.instrumentation.request.middleware import TracingMiddleware
 
     request = RequestFactory().get("/empty/?page=2", HTTP_USER_AGENT="Mozilla/5.0 (X11; Linux x86_64) Firefox/144.0")
-    response = HttpResponse("ok")
-    middleware = TracingMiddleware(lambda request: response)
+    # A response of its own for each request: of one that is returned again, all but the first request get a copy.
+    middleware = TracingMiddleware(lambda request: HttpResponse("ok"))
 
     class Cursor:
         rowcount = 1
@@ -65,7 +65,7 @@ def pieces() -> dict[str, tuple[Callable[[], Any], Callable[[], Any]]]:
     attributes = {f"attribute.{number}": f"value {number}" for number in range(8)}
 
     return {
-        "request": (lambda: middleware(request), lambda: response),
+        "request": (lambda: middleware(request), lambda: HttpResponse("ok")),
         "SQL": (
             lambda: database._execute(execute, sql, (1,), False, context),
             lambda: execute(sql, (1,), False, context),
