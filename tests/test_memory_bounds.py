@@ -501,6 +501,13 @@ def held(container: Any) -> int:
     return total
 
 
+@pytest.fixture(autouse=True)
+def _leave_nothing_undecided() -> Iterator[None]:
+    yield
+    undecided.undecided_traces.clear()
+    undecided._waiting.reset()
+
+
 @pytest.fixture
 def row(request: pytest.FixtureRequest, spans: Spans) -> Iterator[Growing]:
     growing = GROWING[request.param]()
@@ -559,7 +566,8 @@ def caches() -> list[Any]:
     ours = [
         found
         for found in gc.get_objects()
-        if isinstance(found, functools._lru_cache_wrapper) and str(found.__module__).startswith("django_tracing.")
+        # Not isinstance(), which evaluates the lazy objects of other tests.
+        if type(found) is functools._lru_cache_wrapper and str(found.__module__).startswith("django_tracing.")
     ]
     return [*runtime._caches, *ours]
 

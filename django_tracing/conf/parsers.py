@@ -15,13 +15,12 @@ from urllib.parse import unquote, urlsplit
 from django.utils.module_loading import import_string
 
 from django_tracing.conf.entry_points import MOST_NAMES, is_registered
-from django_tracing.conf.values import Settings, SpoolFolder
+from django_tracing.conf.values import PRIVATE, Settings, SpoolFolder
 from django_tracing.faults import contained
 from django_tracing.net import shown_address
 from django_tracing.redaction.printable import printable
 
 __all__ = [
-    "PRIVATE",
     "KNOWN_EXPORTERS",
     "KNOWN_PROPAGATORS",
     "KNOWN_SEMCONV",
@@ -361,16 +360,6 @@ def parse_networks(value: Any, from_env: bool) -> tuple[IPv4Network | IPv6Networ
                 'Write it as ["10.0.0.0/8", "127.0.0.1"].',
             ) from None
     return tuple(networks)
-
-
-#: This machine, and the networks that are not routed in the internet (RFC 1918, 3927, 6598, 4193 and 4291).
-PRIVATE: Final[tuple[IPv4Network | IPv6Network, ...]] = tuple(
-    ip_network(network)
-    for network in (
-        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"),
-        *("::1/128", "fc00::/7", "fe80::/10"),
-    )
-)
 
 
 def parse_subscription(value: Any, from_env: bool) -> str | Callable[[Any], Any] | None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from django_tracing.conf import parsers
 from django_tracing.conf.parsers import Parser
+from django_tracing.conf.values import PRIVATE
 
 __all__ = ["DEFAULT_INSTRUMENTATIONS", "NAMES", "OUR_INSTRUMENTATIONS", "SPECS", "Spec"]
 
@@ -109,7 +110,7 @@ SPECS: tuple[Spec, ...] = (
     ),
     Spec("PROPAGATORS", ("tracecontext", "baggage"), parsers.parse_propagators, ("OTEL_PROPAGATORS",)),
     Spec("SAMPLE_RATE", 1.0, parsers.number(0, 1, unit="(a share)"), ("OTEL_TRACES_SAMPLER_ARG",)),
-    Spec("TRUST_PARENT", parsers.PRIVATE, parsers.parse_trust_parent),
+    Spec("TRUST_PARENT", PRIVATE, parsers.parse_trust_parent),
     Spec("FORCED_PER_SECOND", 100.0, parsers.optional(parsers.number(0, unit="traces"))),
     Spec("KEEP_ERRORS", False, parsers.parse_boolean),
     Spec("KEEP_SLOWER_THAN", None, parsers.number(0, unit="seconds")),

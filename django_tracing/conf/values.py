@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
-__all__ = ["Problem", "Settings", "SpoolFolder"]
+__all__ = ["PRIVATE", "Problem", "Settings", "SpoolFolder"]
+
+#: This machine, and the networks that are not routed in the internet (RFC 1918, 3927, 6598, 4193 and 4291).
+PRIVATE: Final[tuple[IPv4Network | IPv6Network, ...]] = tuple(
+    ip_network(network)
+    for network in (
+        *("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "169.254.0.0/16", "100.64.0.0/10"),
+        *("::1/128", "fc00::/7", "fe80::/10"),
+    )
+)
 
 
 class Problem(NamedTuple):

@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import json
 import logging
+import math
 import os
 import random
 import sys
@@ -120,8 +121,17 @@ def _number(holder: Any, name: str, where: str, default: float | None = None) ->
         return default
     # JSON has whole numbers of any length: more than a float can hold is none of them.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
-        raise ValueError(f"the {name} of its {where} is not a number that can be used")
+        raise ValueError(f"the {name} of its {where} is {_shown(value)}")
     return float(value)
+
+
+def _shown(value: Any) -> str:
+    """Return what stands for ``value`` in a message. It may be of any length."""
+    if isinstance(value, str):
+        return repr(printable(value, 60))
+    if isinstance(value, (int, float)) and abs(value) <= sys.float_info.max or value in (math.inf, -math.inf):
+        return repr(value)
+    return "too large" if isinstance(value, int) else f"a {type(value).__name__}"
 
 
 class _Decider:

@@ -38,6 +38,7 @@ __all__ = [
     "ChildSpan",
     "StartedSpan",
     "end_child",
+    "end_open_span",
     "end_span",
     "link_to",
     "start_child",

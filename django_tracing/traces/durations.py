@@ -18,10 +18,8 @@ def parse_duration(text: str) -> float:
     found = _DURATION.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} is not a duration with a unit")
-    seconds = float(found[1].replace(",", ".")) * _UNITS[found[2].lower()]
-    if seconds > _LONGEST:
-        raise ValueError(f"{text!r} is longer than any time that this app can hold")
-    return seconds
+    # A longer one is longer than all that can be stored, too.
+    return min(float(found[1].replace(",", ".")) * _UNITS[found[2].lower()], _LONGEST)
 
 
 def milliseconds(nanoseconds: int) -> str:

@@ -54,7 +54,7 @@ def test_the_status_of_every_live_process(root: Client) -> None:
     assert SCRIPT not in text
     # In a row of its own, across the table: as the last of 14 columns, no window was wide enough to show it.
     assert re.search(
-        rf'<td colspan="10" class="tracing-lead">\s*<p>Last error: <strong>{re.escape(escape(SCRIPT))}', text
+        rf'<td colspan="10" class="tracing-lead">\s*<p>Last error:\s*<strong>{re.escape(escape(SCRIPT))}', text
     )
     (head,) = re.findall(r'id="tracing-processes">\s*<thead>(.*?)</thead>', text, re.DOTALL)
     assert head.count("<th ") == 10

@@ -461,7 +461,7 @@ from django.http import HttpResponse
 settings.configure(
     ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], SECRET_KEY="x", INSTALLED_APPS=["django_tracing"],
     MIDDLEWARE=["django_tracing.middleware.TracingMiddleware"], DATABASES={}, DEFAULT_AUTO_FIELD="django.db.models.AutoField",
-    TRACING={"EXPORTER": "none", "SAMPLE_RATE": 0.0, "RESPONSE_HEADERS": ["traceresponse"]},
+    TRACING={"EXPORTER": "none", "SAMPLE_RATE": 0.0, "TRUST_PARENT": "always", "RESPONSE_HEADERS": ["traceresponse"]},
 )
 urlpatterns = []
 django.setup()

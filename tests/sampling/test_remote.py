@@ -105,6 +105,14 @@ def test_every_form_of_response(document: Any, expected: Strategy) -> None:
             {"strategyType": 1, "rateLimitingSampling": {"maxTracesPerSecond": float("inf")}},
             "the maxTracesPerSecond of its rateLimitingSampling is inf",
         ),
+        (
+            {"probabilisticSampling": {"samplingRate": 10**5000}},
+            "the samplingRate of its probabilisticSampling is too large",
+        ),
+        (
+            {"probabilisticSampling": {"samplingRate": ["x"]}},
+            "the samplingRate of its probabilisticSampling is a list",
+        ),
     ],
 )
 def test_invalid_responses(document: Any, message: str) -> None:

@@ -17,7 +17,7 @@ from opentelemetry.trace import SpanKind
 
 from django_tracing import get_trace_context
 from django_tracing.conf.loading import load
-from django_tracing.conf.parsers import PRIVATE
+from django_tracing.conf.values import PRIVATE
 from django_tracing.export.local import LocalExporter
 from django_tracing.sampling.rules import Rule
 from django_tracing.traces.model import Trace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import random
 from collections import Counter
@@ -88,12 +89,14 @@ def test_the_tables() -> None:
 def test_a_process_is_measured() -> None:
     before = sample(os.getpid())
     assert before is not None
-    held = bytearray(b"x") * (8 * MIB)
+    # Not from memory that the process has, but does not use.
+    held = mmap.mmap(-1, 8 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    held.write(b"x" * (8 * MIB))
     with open(os.devnull):
         after = sample(os.getpid())
     assert after is not None
     assert after.anonymous - before.anonymous >= 6 * MIB
     assert after.descriptors == before.descriptors + 1
-    del held
+    held.close()
     # No process has this number.
     assert sample(2**22 + 1) is None
