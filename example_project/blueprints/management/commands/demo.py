@@ -177,7 +177,9 @@ class Command(BaseCommand):
             f"  {_python()} manage.py traces\n"
             f"Serving until Ctrl-C."
         )
-        signal.pause()
+        while True:
+            # Not signal.pause(), which waits for the next signal if one came just before it.
+            time.sleep(0.5)
 
 
 def _python() -> str:
