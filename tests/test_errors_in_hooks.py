@@ -71,7 +71,7 @@ SIGNALS: Final = {KeyboardInterrupt: signal.SIGINT, SystemExit: signal.SIGUSR1}
 INTERRUPTIONS: Final = tuple(SIGNALS)
 NOT_REACHED: Final = object()
 #: In a scenario, by default.
-MOST_PLACES: Final = 100
+MOST_PLACES: Final = 50
 #: The headers that this app adds.
 OUR_HEADERS: Final = {"X-Correlation-ID", "Server-Timing"}
 #: Calls that raise nothing, whatever their arguments: they read or set a variable, or the time.
