@@ -9,7 +9,7 @@ place, which raises instead. Calls that the host makes without this app too are 
 - KeyboardInterrupt and SystemExit come from outside, at any time. They are passed on, and leave no context, mark or
   lock behind. They are raised at the start of each function of this app, too.
 
-By default, the exceptions take turns, at about a hundred places in a scenario. ``HOOK_FAULTS=all`` raises each one at
+By default, the exceptions take turns, at about fifty places in a scenario. ``HOOK_FAULTS=all`` raises each one at
 each place.
 """
 
