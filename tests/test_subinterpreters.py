@@ -42,7 +42,8 @@ def test_requests_are_traced_in_a_subinterpreter(kind: str) -> None:
         tracing = {"ENDPOINT": receiver.endpoint, "EXPORT_INTERVAL": 0.1}
         done = subprocess.run(
             [sys.executable, "-W", "ignore", "-c", PROGRAM, kind],
-            env=environment(TRACING_SETTINGS=json.dumps(tracing)),
+            # psycopg's C module can't be imported in an isolated one.
+            env=environment(TRACING_SETTINGS=json.dumps(tracing), TEST_POSTGRES_URL="sqlite:///:memory:"),
             cwd=Path(__file__).parent.parent,
             capture_output=True,
             text=True,

@@ -667,6 +667,8 @@ class TestMethodsOfAnObject:
     @pytest.fixture
     def cache(self) -> Any:
         handler = CacheHandler({"default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}})
+        # All objects without a location share what earlier tests stored.
+        handler["default"].clear()
         return handler["default"]
 
     def test_set_later(self, cache: Any, spans: Spans) -> None:
