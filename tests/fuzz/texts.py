@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from hypothesis import strategies as st
+from opentelemetry.attributes import BoundedAttributes
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from django_tracing.export.wire import encode_spans
@@ -329,6 +330,8 @@ def check_text(text: str) -> None:
 
 
 _sanitizer: Final = AttributeSanitizer()
+#: Older versions of the SDK log a line for each map that user code sets as an attribute, with and without this app.
+_LOGS_MAPS: Final = not dict(BoundedAttributes(attributes={"map": {"name": 1}}))
 
 
 def check_values(attributes: Any) -> None:
@@ -475,6 +478,7 @@ TARGETS: Final = (
             },
         ),
         former=({"": 1}, {"a": {"": 1}}, {"a": [{"b": [{"": 1}]}]}),
+        logs=_LOGS_MAPS,
         weight=4,
     ),
     Target(
