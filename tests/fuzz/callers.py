@@ -52,7 +52,7 @@ from django_tracing.sampling.trace_state import jaeger_randomness, randomness, w
 from django_tracing.spans import end_span
 from tests.fuzz.promises import check_attributes, check_headers, check_line
 from tests.fuzz.running import Target
-from tests.fuzz.spans import kept_spans
+from tests.fuzz.spans import keeping
 
 __all__ = ["TARGETS"]
 
@@ -287,9 +287,8 @@ def check_request(values: tuple[str, str, str, dict[str, str]]) -> None:
     }
     request = request_of(headers, method, path, query)
     is_left_out(request, get_settings())
-    kept_spans().take()
-    response = _handler(request)
-    spans = kept_spans().take()
+    with keeping() as spans:
+        response = _handler(request)
     assert response.content == b"ok"
     check_headers({name: value for name, value in response.headers.items() if name != "Content-Type"})
     check_line(address_in_request(get_settings(), request, TRACE), 10_000)
