@@ -101,32 +101,32 @@ def _during(
     """Let the rules be read, then make the fault, and lift it after some requests."""
 
     def script(stage: Stage) -> None:
-        services, rules = stage.services, stage.rules
-        services.load(30)
-        if rules is not None:
-            rules.wait_until_read()
-            fault(rules)
-            wait_until(lambda: noticed(rules), "the fault to be noticed", 60)
-        services.load(50)
-        if rules is not None:
-            lift(rules)
-        services.load(20)
+        _make(fault, noticed, stage)
+        stage.services.load(50)
+        if stage.rules is not None:
+            lift(stage.rules)
+        stage.services.load(20)
 
     return script
+
+
+def _make(fault: Callable[[_Rules], None], noticed: Callable[[_Rules], bool], stage: Stage) -> None:
+    """Send requests while the rules are read, then make the fault, where there are rules."""
+    stage.services.load(30)
+    rules = stage.rules
+    if rules is not None:
+        rules.wait_until_read()
+        fault(rules)
+        wait_until(lambda: noticed(rules), "the fault to be noticed", 60)
 
 
 def _stopping(fault: Callable[[_Rules], None], noticed: Callable[[_Rules], bool]) -> Callable[[Stage], None]:
     """End the services while the fault lasts."""
 
     def script(stage: Stage) -> None:
-        services, rules = stage.services, stage.rules
-        services.load(30)
-        if rules is not None:
-            rules.wait_until_read()
-            fault(rules)
-            wait_until(lambda: noticed(rules), "the fault to be noticed", 60)
-        services.load(30)
-        services.stop()
+        _make(fault, noticed, stage)
+        stage.services.load(30)
+        stage.services.stop()
 
     return script
 
