@@ -22,7 +22,7 @@ def path(settings: Any, tmp_path: Path) -> Path:
         settings.MIDDLEWARE = ["django.middleware.csp.ContentSecurityPolicyMiddleware", *settings.MIDDLEWARE]
         settings.SECURE_CSP = {"default-src": ["'self'"]}
     path = tmp_path / "traces.sqlite3"
-    settings.TRACING = {"EXPORTER": "local", "LOCAL_STORE": str(path), "SERVICE_NAME": "shop"}
+    settings.TRACING = {"EXPORTER": "local", "LOCAL_STORE": str(path), "SERVICE_NAME": "shop", "LAYERS": "off"}
     return path
 
 
