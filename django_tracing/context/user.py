@@ -13,6 +13,7 @@ from typing import Any, Final
 from django.db.models.query_utils import DeferredAttribute
 from django.utils.functional import LazyObject, empty
 
+from django_tracing.caches import make_room
 from django_tracing.conf.values import Settings
 from django_tracing.context.databases import QueryRefused, without_databases
 from django_tracing.context.request import RequestState
@@ -97,8 +98,7 @@ def _share(known: tuple[Any, ...]) -> SharedAttributes:
     shared = SharedAttributes(attributes)
     # Longer ones are not kept, which bounds the memory. A site may put anything into the subscription.
     if all(len(part or "") <= _KEPT_LENGTH for part in (key, email, subscription)):
-        if len(_shared) >= _MOST_SHARED:
-            _shared.clear()
+        make_room(_shared, _MOST_SHARED)
         _shared[known] = shared
     return shared
 

@@ -211,7 +211,7 @@ _PLAIN: Final = pattern(rf"{_SEPARATOR}*(?:{_PLAIN_WORD}(?:{_SEPARATOR}+{_PLAIN_
 _NAME: Final = pattern(r"[A-Za-z_-]{1,24}\d{0,4}")
 _BETWEEN: Final = pattern(r"[^/=]+|[/=]+")
 #: ``telemetry.sdk.name`` of every process. If it were judged, each start would compile the expressions of tokens.
-_harmless_words: Final = Harmless({"opentelemetry"})
+_harmless_words: Final = Harmless({"opentelemetry": None})
 _harmless_values: Final = Harmless()
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, Final, ParamSpec, TypeVar, cast
 
+from django_tracing.caches import make_room
+
 __all__ = ["LONGEST_KEPT", "MARK", "REDACTED", "Harmless", "Pattern", "cut", "pattern", "safely"]
 
 P = ParamSpec("P")
@@ -18,6 +20,8 @@ MARK: Final = "…"
 
 #: Longer texts hardly come again.
 LONGEST_KEPT: Final = 200
+#: So many of them.
+_MOST_KEPT: Final = 2048
 
 #: The methods of patterns that this app calls.
 _METHODS: Final = ("findall", "finditer", "fullmatch", "match", "search", "sub")
@@ -47,16 +51,15 @@ def pattern(source: str, flags: int = 0) -> re.Pattern[str]:
     return cast("re.Pattern[str]", Pattern(source, flags))
 
 
-class Harmless(set[str]):
+class Harmless(dict[str, None]):
     """Remember texts without secrets, since most texts repeat. Texts with secrets are not kept in memory."""
 
     __slots__ = ()
 
     def keep(self, text: str) -> None:
         if len(text) <= LONGEST_KEPT:
-            if len(self) >= 2048:
-                self.clear()
-            self.add(text)
+            make_room(self, _MOST_KEPT)
+            self[text] = None
 
 
 def safely(otherwise: Callable[[], Any]) -> Callable[[Callable[P, T]], Callable[P, T]]:

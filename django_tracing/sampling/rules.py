@@ -11,6 +11,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+from django_tracing.caches import make_room
 from django_tracing.conf.patterns import LONGEST, bounded_search, regex_problem
 
 __all__ = [
@@ -255,8 +256,7 @@ class RuleSet:
             return self.has_paths
         asks = self._for_routes.get(routes)
         if asks is None:
-            if len(self._for_routes) >= _MOST_URLCONFS:
-                self._for_routes.clear()
+            make_room(self._for_routes, _MOST_URLCONFS)
             asks = self._for_routes[routes] = self._match_any(routes)
         return asks
 

@@ -23,6 +23,7 @@ import django
 import opentelemetry
 from django.core.signals import setting_changed
 
+from django_tracing.caches import make_room
 from django_tracing.conf.loading import get_settings
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction import cut
@@ -127,8 +128,7 @@ def _described(frame: FrameType, path: str) -> SharedAttributes:
     key = (filename, line, function)
     known = _lines.get(key)
     if known is None:
-        if len(_lines) >= _MOST_LINES:
-            _lines.clear()
+        make_room(_lines, _MOST_LINES)
         # The conventions in force rename none of these.
         known = _lines[key] = SharedAttributes(
             {CODE_FILEPATH: path, CODE_LINENO: line, CODE_FUNCTION: cut(function, 255)}
@@ -149,8 +149,7 @@ def _function(frame: FrameType, filename: str) -> str:
 
 def _classify(filename: str) -> str:
     path = _shown_path(filename)
-    if len(_files) >= _MOST_FILES:
-        _files.clear()
+    make_room(_files, _MOST_FILES)
     _files[filename] = path
     return path
 

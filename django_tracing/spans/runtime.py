@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from opentelemetry import trace
 
+from django_tracing.caches import make_room
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.redaction.attributes import AttributeSanitizer
 from django_tracing.semconv.names import Attributes, Convention
@@ -110,9 +111,7 @@ class Cache(dict[K, V]):
         self.generation = object()
 
     def keep(self, key: K, value: V) -> V:
-        # Emptied as a whole: what is in use soon returns, and no uses have to be counted.
-        if len(self) >= self._size:
-            self.clear()
+        make_room(self, self._size)
         self[key] = value
         return value
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from itertools import chain
 from typing import Final
 
+from django_tracing.caches import make_room
 from django_tracing.exceptions import JaegerError
 from django_tracing.net import link_base
 from django_tracing.traces.analysis.dependencies import links_of
@@ -251,8 +252,7 @@ class JaegerReader:
             return None
         topmost = topmost_of(outlines, whole=summary.span_count <= MOST_OUTLINED)
         if topmost.state != "running":
-            if len(_topmosts) >= _MOST_KEPT:
-                _topmosts.clear()
+            make_room(_topmosts, _MOST_KEPT)
             _topmosts[key] = topmost
         return topmost
 
