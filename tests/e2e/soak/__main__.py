@@ -148,7 +148,9 @@ def _result(site: Site) -> Result:
         time.sleep(1)
     processes = site.processes()
     site.services.stop()
-    return Result(site.name, site.load.sent, site.load.statuses, processes, site.account(), site.disk)
+    return Result(
+        site.name, site.load.sent, site.load.statuses, processes, site.account(), site.disk, site.load.unanswered
+    )
 
 
 if __name__ == "__main__":

@@ -40,6 +40,8 @@ class Load:
         self.statuses: Counter[int] = Counter()
         #: Requests whose client went away before the answer.
         self.left = 0
+        #: When, in seconds since the epoch, and which requests were not answered in time.
+        self.unanswered: list[str] = []
         #: Whether all requests are such with invented names, with many of them, so that bounded caches are full soon.
         self.warming = True
         self._port = port
@@ -93,6 +95,7 @@ class Load:
             status = response.status
         except TimeoutError:
             status = -1
+            self.unanswered.append(f"{time.time():.0f} {method} {path[:40]}")
         except (OSError, http.client.HTTPException):
             status = 0
         with self._lock:

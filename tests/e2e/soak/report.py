@@ -26,6 +26,8 @@ class Result:
     account: Account
     #: The largest size in bytes, and the limit, by name.
     disk: dict[str, tuple[int, int]] = field(default_factory=dict)
+    #: The requests without an answer.
+    unanswered: list[str] = field(default_factory=list)
 
     @property
     def missed(self) -> list[str]:
@@ -33,7 +35,10 @@ class Result:
         if not self.processes:
             missed.append(f"{self.name}: no process lived through the run")
         if self.statuses[-1]:
-            missed.append(f"{self.name}: {self.statuses[-1]} requests were not answered within 20 seconds")
+            requests = "; ".join(self.unanswered[:20])
+            missed.append(
+                f"{self.name}: {self.statuses[-1]} requests were not answered within 20 seconds: {requests}"
+            )
         for name, (size, limit) in self.disk.items():
             if size > limit:
                 missed.append(f"{self.name}: the {name} had {size:,} bytes")
