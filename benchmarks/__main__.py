@@ -11,10 +11,12 @@ import argparse
 import json
 import os
 import random
+import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
@@ -215,6 +217,32 @@ def tail(run: Run) -> None:
     run.stop()
 
 
+def store(run: Run) -> None:
+    """Compare the local store with OTLP: the CPU of a request, the slowest requests, and the bytes of a span."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "traces.sqlite3"
+        run.start("untraced", "untraced")
+        run.start("OTLP", "ours")
+        run.start("local store", "ours", BENCHMARK_STORE=str(path))
+        seconds = run.arguments.seconds / PROCESSES
+        answers = run.rounds(lambda worker: worker.send("load", path=PAGES["page"], seconds=seconds), "store")
+        run.stop()
+        with closing(sqlite3.connect(path)) as connection:
+            (spans,) = connection.execute("SELECT sum(span_count) FROM traces").fetchone()
+        size = path.stat().st_size
+    cpu = {name: cpu_of(rounds) for name, rounds in answers.items()}
+    added = {name: over(values, cpu["untraced"]) for name, values in cpu.items()}
+    rows = []
+    for name, rounds in answers.items():
+        row = [name, spread(cpu[name], 0)]
+        row += [spread(ratios(added[name], added["OTLP"]))] if name != "untraced" else [""]
+        for share in (0.5, 0.99, 0.999):
+            row.append(spread(ratios(latency_of(rounds, share), latency_of(answers["untraced"], share))))
+        rows.append(row)
+    head = ["", "CPU us", "added / OTLP", "median / untraced", "p99 / untraced", "p99.9 / untraced"]
+    table(f"The local store, the page in continuous load ({size / spans:.0f} bytes a span)", head, rows)
+
+
 def away(run: Run) -> None:
     """Measure the latency while the receiver runs, is down, and hangs."""
     with hanging_receiver() as hanging:
@@ -333,6 +361,7 @@ def start(run: Run) -> None:
 PARTS: Final = {
     "compare": compare,
     "tail": tail,
+    "store": store,
     "away": away,
     "many": many,
     "memory": memory,

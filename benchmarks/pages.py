@@ -103,6 +103,10 @@ def fill(folder: Path, spans: int) -> Path:
             for each in range(2, long + 1)
         ]
     )
+    store.write(trace(1 + (rng.getrandbits(60) << 64), now, rng))
+    # As the queue does when nothing waits.
+    while store.work_in_pause():
+        pass
     store.close()
     return store.path
 

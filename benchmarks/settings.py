@@ -53,6 +53,9 @@ if os.environ.get("BENCHMARK_VARIANT") == "ours":
         "EXPORTER": os.environ.get("BENCHMARK_EXPORTER", "otlp"),
         "SAMPLE_RATE": float(os.environ["BENCHMARK_RATE"]),
     }
+    if "BENCHMARK_STORE" in os.environ:
+        del TRACING["ENDPOINT"]
+        TRACING |= {"EXPORTER": "local", "LOCAL_STORE": os.environ["BENCHMARK_STORE"]}
     if names := os.environ.get("BENCHMARK_INSTRUMENTATIONS"):
         TRACING["INSTRUMENTATIONS"] = names.split(",")
 

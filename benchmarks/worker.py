@@ -92,16 +92,20 @@ class Worker:
         return {"cpu": cpu / requests, "latencies": latencies}
 
     def load(self, path: str, seconds: float) -> dict[str, Any]:
-        """Return the latency of every request under continuous load from one thread, without flushing."""
+        """Return the latency of every request under continuous load from one thread, and the CPU for each.
+
+        What waits at the end is sent in the next turn.
+        """
         get = self.get
         latencies: list[float] = []
+        cpu = time.process_time()
         end = time.perf_counter() + seconds
         now = time.perf_counter()
         while now < end:
             get(path)
             started, now = now, time.perf_counter()
             latencies.append(now - started)
-        return {"latencies": latencies}
+        return {"cpu": (time.process_time() - cpu) / len(latencies), "latencies": latencies}
 
     def threads(self, path: str, threads: int, requests: int) -> dict[str, Any]:
         """Run ``threads`` threads with ``requests`` requests each."""

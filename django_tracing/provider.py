@@ -56,6 +56,7 @@ from django_tracing.version import __version__
 
 if TYPE_CHECKING:
     from django_tracing.export.spool import Spool
+    from django_tracing.semconv.facts import EncodedSection
     from django_tracing.traces.readers.sqlite.store import LocalStore
 
 __all__ = [
@@ -400,7 +401,7 @@ def make_exporter(settings: Settings) -> SpanExporter | None:
     Raises ``exceptions.MissingExtra`` when its package is not installed, ImportError, TypeError or ValueError
     when a dotted path gives no exporter. The message contains the fix.
     """
-    write = _local_write(settings) if settings.exporter == "local" else None
+    write, work = _local_store(settings) if settings.exporter == "local" else (None, bool)
     return build_exporter(
         settings.exporter,
         endpoint=settings.endpoint,
@@ -408,6 +409,7 @@ def make_exporter(settings: Settings) -> SpanExporter | None:
         compression=settings.compression,
         timeout=settings.export_timeout,
         local_write=write,
+        local_work=work,
         settings=settings,
         # Not for another exporter, or for an endpoint that was given instead.
         endpoints=settings.endpoints if settings.endpoint in settings.endpoints else (),
@@ -418,8 +420,11 @@ def make_exporter(settings: Settings) -> SpanExporter | None:
     )
 
 
-def _local_write(settings: Settings) -> Callable[[list[dict[str, object]]], None]:
-    """Return a function that writes to the local store. The sending thread imports SQLite with the first trace."""
+def _local_store(settings: Settings) -> tuple[Callable[[Sequence[EncodedSection]], None], Callable[[], bool]]:
+    """Return functions that write to the local store, and work in pauses.
+
+    The sending thread imports SQLite with the first trace.
+    """
 
     @functools.cache
     def store() -> LocalStore:
@@ -433,7 +438,7 @@ def _local_write(settings: Settings) -> Callable[[list[dict[str, object]]], None
             max_age=settings.max_trace_age,
         )
 
-    return lambda rows: store().write(rows)
+    return lambda sections: store().store(sections), lambda: store().work_in_pause()
 
 
 def exporter_source(settings: Settings, error: Exception) -> str:

@@ -59,6 +59,7 @@ from django_tracing.traces.readers.jaeger.reader import JaegerReader
 from django_tracing.traces.readers.sqlite import file as sqlite_store
 from django_tracing.traces.readers.sqlite.figures import FigureKeeper
 from django_tracing.traces.readers.sqlite.store import LocalStore
+from django_tracing.traces.readers.sqlite.writing import StoredIds
 from tests.conftest import Spans
 from tests.export.builders import make_spans
 
@@ -300,13 +301,32 @@ def _unreadable() -> Feed:
     keeper = FigureKeeper()
 
     class Damaged:
+        def executemany(self, statement: str, rows: Any) -> None:
+            pass
+
         def execute(self, statement: str, parameters: Any = ()) -> Any:
             raise LookupError
 
     def feed(name: str) -> Any:
-        keeper._outdated = lambda connection: [(hash(name), 1)]  # type: ignore[method-assign]
-        keeper.work(Damaged(), 1, ())  # type: ignore[arg-type]
+        keeper._windows = lambda connection: ([each] for each in [(hash(name), 1, "0" * 32)])  # type: ignore[method-assign]
+        keeper.work(Damaged())  # type: ignore[arg-type]
         return keeper._unreadable
+
+    return feed
+
+
+def _stored_ids() -> Feed:
+    """The ids of one trace after the other, each with one span."""
+
+    class OneSpan:
+        def execute(self, statement: str, parameters: Any) -> Any:
+            return [(1, bytes(8))]
+
+    ids = StoredIds()
+
+    def feed(name: str) -> Any:
+        ids.of(OneSpan(), hash(name))  # type: ignore[arg-type]
+        return ids._known
 
     return feed
 
@@ -372,6 +392,9 @@ GROWING: dict[str, Callable[[], Growing]] = {
     "spans/locations.py:_lines": lambda: Growing(_line, (locations, "_MOST_LINES"), any_length=False),
     "traces/readers/jaeger/reader.py:_topmosts": lambda: Growing(
         _topmost(), (jaeger_reader, "_MOST_KEPT"), any_length=False
+    ),
+    "traces/readers/sqlite/writing.py:StoredIds._known": lambda: Growing(
+        _stored_ids(), (StoredIds, "MOST"), any_length=False
     ),
     "traces/readers/sqlite/figures.py:FigureKeeper._unreadable": lambda: Growing(
         _unreadable(), (FigureKeeper, "WINDOW")
@@ -444,8 +467,7 @@ _REASONS = {
     ),
     "of one batch, which BATCH_SIZE bounds": (
         *("export/batches.py:SpanBatch.spans", "export/jaeger.py:*.tags", "export/wire.py:EncodedBatch._sections"),
-        *("export/wire.py:_Section.encoded", "traces/readers/sqlite/rows.py:_Encoded._resources"),
-        "traces/readers/sqlite/rows.py:_Encoded._scopes",
+        *("export/local.py:LocalBatch._facts", "export/wire.py:Section.encoded"),
     ),
     "of one call, span or request; it ends with that": (
         *("instrumentation/cache.py:_Call.kwargs", "instrumentation/files.py:_Kind.shared"),
@@ -471,7 +493,11 @@ _REASONS = {
         *("traces/readers/jaeger/conversion.py:Group.processes", "traces/readers/jaeger/v1.py:_Sum.outlines"),
         *("traces/readers/jaeger/reader.py:_topmost().outlines", "traces/readers/jaeger/reader.py:span().found"),
         *("traces/readers/jaeger/sample.py:_read().found", "traces/readers/jaeger/v1.py:_Sum.processes"),
-        *("traces/readers/jaeger/windows.py:WindowSearch.found", "traces/readers/sqlite/rows.py:Resources._known"),
+        "traces/readers/jaeger/windows.py:WindowSearch.found",
+        *("traces/readers/sqlite/chunks.py:Chunk._sections", "traces/readers/sqlite/chunks.py:ChunkReader._chunks"),
+        "traces/readers/sqlite/queries.py:SpanCondition._attributes",
+        "traces/readers/sqlite/queries.py:SpanCondition._chunks",
+        "traces/readers/sqlite/queries.py:SpanCondition._encoded",
         *("traces/readers/sqlite/queries.py:search_query().values", "traces/text.py:_Line._parts"),
         *("traces/readers/sqlite/queries.py:search_query().where", "traces/topmost.py:_Handled._starts"),
     ),

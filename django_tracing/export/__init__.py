@@ -13,6 +13,7 @@ from opentelemetry.sdk.trace.export import SpanExporter
 
 if TYPE_CHECKING:
     from django_tracing.conf.values import Settings
+    from django_tracing.semconv.facts import EncodedSection
 
 __all__ = ["build_exporter"]
 
@@ -27,7 +28,8 @@ def build_exporter(
     tls_ca_file: Path | None = None,
     tls_client_key: Path | None = None,
     tls_client_certificate: Path | None = None,
-    local_write: Callable[[list[dict[str, object]]], None] | None = None,
+    local_write: Callable[[Sequence[EncodedSection]], None] | None = None,
+    local_work: Callable[[], bool] = bool,
     settings: Settings | None = None,
     endpoints: Sequence[str] = (),
     endpoint_order: Literal["in_order", "round_robin"] = "in_order",
@@ -52,7 +54,7 @@ def build_exporter(
             raise ValueError("The local exporter needs a store to write to.")
         from django_tracing.export.local import LocalExporter
 
-        return LocalExporter(local_write)
+        return LocalExporter(local_write, local_work)
     if kind in ("otlp", "otlp-grpc", "jaeger"):
         if endpoint is None:
             raise ValueError(f"The exporter {kind!r} needs an endpoint.")

@@ -49,6 +49,7 @@ class Sender:
     _lock: Any
     _changed: Condition
     _thread: Thread | None
+    _batch_size: int
     _interval: float
     _queue_bytes: int
     _room: str
@@ -113,6 +114,8 @@ class Sender:
                     self._outbox.start(step, self._attempt)
             if isinstance(step, Waiting):
                 self._send(step.batch)
+                if step.batch.count < self._batch_size:
+                    self._work_in_pause()
             elif step is PROBE:
                 failure = probe(self.exporter)
                 with self._lock:
@@ -121,6 +124,12 @@ class Sender:
                 self._spill()
             else:
                 self._send_spooled()
+
+    def _work_in_pause(self) -> None:
+        """Let the exporter do what can wait, as long as few spans wait: the batch before was not full."""
+        work = getattr(self.exporter, "work_in_pause", None)
+        while work is not None and not self._stopping and self.queued < self._batch_size // 2 and work():
+            pass
 
     def _wait_for_step(self) -> Any:
         """Return what to do next; None at the end. Call it with the lock."""

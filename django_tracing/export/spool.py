@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from django_tracing.export.answers import fields, messages
-from django_tracing.export.wire import EncodedBatch, field
+from django_tracing.export.wire import EncodedBatch
+from django_tracing.protobuf import field
 
 __all__ = ["Contents", "Spool", "StoredBatch", "can_spool", "is_writable"]
 

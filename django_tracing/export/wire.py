@@ -17,17 +17,18 @@ from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status
 
+from django_tracing.caches import make_room
 from django_tracing.export.counters import drop_attributes
+from django_tracing.protobuf import encode_key_value, encode_value, field, utf8, varint
 from django_tracing.recording.sdk import plain_attributes
 from django_tracing.recording.shared import SharedAttributes
 from django_tracing.recording.span import UNSET, RecordingSpan
 from django_tracing.redaction import redact_tracestate
 from django_tracing.semconv.otlp import KIND_NUMBERS
 
-__all__ = ["EncodedBatch", "encode_span", "encode_spans", "field"]
+__all__ = ["EncodedBatch", "Section", "encode_resource", "encode_scope", "encode_span", "encode_spans", "field_end"]
 
 _fixed64: Final = struct.Struct("<Q").pack
-_double: Final = struct.Struct("<d").pack
 _fixed32: Final = struct.Struct("<I").pack
 #: trace_id, span_id and parent_span_id with their tags and lengths; ids are big-endian, numbers little-endian.
 _root_ids: Final = struct.Struct(">HQQHQ").pack
@@ -50,60 +51,8 @@ _keys: Final[dict[str, bytes]] = {}
 _names: Final[dict[str, tuple[SpanKind, bytes]]] = {}
 
 
-def _varint(value: int) -> bytes:
-    if value < 0x80:
-        return bytes((value,))
-    parts = bytearray()
-    while value > 0x7F:
-        parts.append(value & 0x7F | 0x80)
-        value >>= 7
-    parts.append(value)
-    return bytes(parts)
-
-
-def field(tag: int, payload: bytes) -> bytes:
-    """Return a length-delimited field; ``tag`` is the whole tag byte, e.g. 0x0A for field 1."""
-    length = len(payload)
-    if length < 0x80:
-        return bytes((tag, length)) + payload
-    return bytes((tag,)) + _varint(length) + payload
-
-
 def _sized(payload: bytes) -> bytes:
-    return _varint(len(payload)) + payload
-
-
-def _utf8(text: str) -> bytes:
-    # A lone surrogate (an undecodable byte of a path) must not break the batch.
-    return text.encode("utf-8", "replace")
-
-
-def _value(value: Any) -> bytes:
-    """Encode an AnyValue. Raise ValueError or TypeError for values that OTLP does not support."""
-    if value is None:
-        return b""
-    if isinstance(value, bool):
-        return b"\x10\x01" if value else b"\x10\x00"
-    if isinstance(value, str):
-        return field(0x0A, _utf8(value))
-    if isinstance(value, int):
-        if not -(1 << 63) <= value < 1 << 63:
-            raise ValueError("an integer of more than 64 bits")
-        return b"\x18" + _varint(value & 0xFFFFFFFFFFFFFFFF)
-    if isinstance(value, float):
-        return b"\x21" + _double(value)
-    if isinstance(value, bytes):
-        return field(0x3A, value)
-    if isinstance(value, Mapping):
-        return field(0x32, b"".join(field(0x0A, _key_value(str(key), item)) for key, item in value.items()))
-    if isinstance(value, Sequence):
-        return field(0x2A, b"".join(field(0x0A, _value(item)) for item in value))
-    raise TypeError(f"a value of type {type(value).__name__}")
-
-
-def _key_value(key: str, value: Any) -> bytes:
-    # In a mapping, a key may be empty. It is not written then.
-    return (field(0x0A, _utf8(key)) if key else b"") + field(0x12, _value(value))
+    return varint(len(payload)) + payload
 
 
 class _Lost:
@@ -120,7 +69,7 @@ class _Lost:
             dropped += self.count
             drop_attributes("unencodable", self.count)
             self.count = 0
-        return tag + _varint(dropped) if dropped else b""
+        return tag + varint(dropped) if dropped else b""
 
 
 def _attributes_fields(tag: int, holder: Any, lost: _Lost) -> bytes:
@@ -143,13 +92,12 @@ def _fields_of(tag: int, attributes: Mapping[str, Any], lost: _Lost) -> bytes:
             cached = _attributes.get((key, kind, value))
         if cached is None:
             try:
-                cached = _sized(_key_value(key, value))
+                cached = _sized(encode_key_value(key, value))
             except (TypeError, ValueError, RecursionError):
                 lost.count += 1
                 continue
             if cacheable:
-                if len(_attributes) >= _CACHED_ATTRIBUTES:
-                    _attributes.clear()
+                make_room(_attributes, _CACHED_ATTRIBUTES)
                 _attributes[(key, kind, value)] = cached
         parts.append(marker)
         parts.append(cached)
@@ -176,14 +124,14 @@ def _unrepeated(attributes: Mapping[str, Any], lost: _Lost) -> bytes:
             parts.append(b"\x4a%c%b\x12\x02\x18%c" % (len(name) + 4, name, value))
             continue
         try:
-            parts.append(b"\x4a" + _sized(name + field(0x12, _value(value))))
+            parts.append(b"\x4a" + _sized(name + field(0x12, encode_value(value))))
         except (TypeError, ValueError, RecursionError):
             lost.count += 1
     return b"".join(parts)
 
 
 def _key(key: str) -> bytes:
-    encoded = field(0x0A, _utf8(key))
+    encoded = field(0x0A, utf8(key))
     if len(_keys) < _CACHED_ATTRIBUTES:
         _keys[key] = encoded
     return encoded
@@ -207,13 +155,13 @@ def _span(span: ReadableSpan) -> bytes:
     parts = [b"\x0a\x10", context.trace_id.to_bytes(16, "big"), b"\x12\x08", context.span_id.to_bytes(8, "big")]
     add = parts.append
     if context.trace_state:
-        add(field(0x1A, _utf8(redact_tracestate(context.trace_state.to_header()))))
+        add(field(0x1A, utf8(redact_tracestate(context.trace_state.to_header()))))
     parent = span.parent
     if parent is not None:
         add(b"\x22\x08" + parent.span_id.to_bytes(8, "big"))
     if span.name:
-        add(field(0x2A, _utf8(span.name)))
-    add(b"\x30" + _varint(_KINDS[span.kind]))
+        add(field(0x2A, utf8(span.name)))
+    add(b"\x30" + varint(_KINDS[span.kind]))
     if span.start_time:
         add(b"\x39" + _fixed64(span.start_time))
     if span.end_time:
@@ -234,12 +182,12 @@ def _events(span: ReadableSpan, lost: _Lost) -> bytes:
     for event in span.events:
         payload = b"\x09" + _fixed64(event.timestamp) if event.timestamp else b""
         if event.name:
-            payload += field(0x12, _utf8(event.name))
+            payload += field(0x12, utf8(event.name))
         payload += _attributes_fields(0x1A, event, lost)
         payload += lost.add_to(b"\x20", event.dropped_attributes)
         parts.append(field(0x5A, payload))
     if span.dropped_events:
-        parts.append(b"\x60" + _varint(span.dropped_events))
+        parts.append(b"\x60" + varint(span.dropped_events))
     return b"".join(parts)
 
 
@@ -256,14 +204,14 @@ def _links(span: ReadableSpan, lost: _Lost) -> bytes:
         payload += lost.add_to(b"\x28", link.dropped_attributes)
         parts.append(field(0x6A, payload + b"\x35" + _fixed32(_flags(link.context))))
     if span.dropped_links:
-        parts.append(b"\x70" + _varint(span.dropped_links))
+        parts.append(b"\x70" + varint(span.dropped_links))
     return b"".join(parts)
 
 
 def _status(status: Status) -> bytes:
-    payload = field(0x12, _utf8(status.description)) if status.description else b""
+    payload = field(0x12, utf8(status.description)) if status.description else b""
     if status.status_code.value:
-        payload += b"\x18" + _varint(status.status_code.value)
+        payload += b"\x18" + varint(status.status_code.value)
     return field(0x7A, payload)
 
 
@@ -292,7 +240,7 @@ def _recorded(spans: Iterable[RecordingSpan]) -> list[bytes]:
         if span.own:
             parts.append(_unrepeated(span.own, lost))
         if span.trace_state:
-            parts.append(field(0x1A, _utf8(redact_tracestate(span.trace_state.to_header()))))
+            parts.append(field(0x1A, utf8(redact_tracestate(span.trace_state.to_header()))))
         if span.dropped or lost.count:
             parts.append(lost.add_to(b"\x50", span.dropped))
         if span.made_events is not None:
@@ -320,9 +268,8 @@ def _encode_shared(part: SharedAttributes, lost: _Lost) -> bytes:
 
 
 def _name_and_kind(name: str, kind: SpanKind) -> bytes:
-    encoded = (field(0x2A, _utf8(name)) if name else b"") + b"\x30" + _varint(_KINDS[kind])
-    if len(_names) >= _CACHED_ATTRIBUTES:
-        _names.clear()
+    encoded = (field(0x2A, utf8(name)) if name else b"") + b"\x30" + varint(_KINDS[kind])
+    make_room(_names, _CACHED_ATTRIBUTES)
     if len(name) <= _CACHED_LENGTH:
         _names[name] = kind, encoded
     return encoded
@@ -333,7 +280,7 @@ def encode_span(span: ReadableSpan) -> bytes:
     return _recorded((span,))[0] if isinstance(span, RecordingSpan) else field(0x12, _span(span))
 
 
-def _field_end(encoded: bytearray, start: int) -> int:
+def field_end(encoded: bytearray, start: int) -> int:
     """Return the end of the length-delimited field at ``start``, whose tag has one byte."""
     length = shift = 0
     for place in range(start + 1, start + 11):
@@ -345,8 +292,8 @@ def _field_end(encoded: bytearray, start: int) -> int:
     return place + 1 + length
 
 
-class _Section:
-    """The spans of one resource and one scope."""
+class Section:
+    """The encoded spans of one resource and one scope."""
 
     __slots__ = ("encoded", "resource", "scope")
 
@@ -379,7 +326,7 @@ class EncodedBatch:
 
     def __init__(self) -> None:
         # By identity: a provider's spans share one resource, whose hash is computed from a new JSON text each time.
-        self._sections: dict[tuple[int, int], _Section] = {}
+        self._sections: dict[tuple[int, int], Section] = {}
         self.count = 0
         self.size = 0
 
@@ -395,11 +342,11 @@ class EncodedBatch:
         self.count += len(spans)
         self.size += size
 
-    def _section(self, span: ReadableSpan) -> _Section:
+    def _section(self, span: ReadableSpan) -> Section:
         resource, scope = span.resource, span.instrumentation_scope
         section = self._sections.get((id(resource), id(scope)))
         if section is None:
-            section = self._sections[id(resource), id(scope)] = _Section(resource, scope)
+            section = self._sections[id(resource), id(scope)] = Section(resource, scope)
         return section
 
     def split(self) -> tuple[EncodedBatch, EncodedBatch]:
@@ -411,11 +358,11 @@ class EncodedBatch:
             encoded = section.encoded
             end = 0
             while end < len(encoded) and taken < middle:
-                end = _field_end(encoded, end)
+                end = field_end(encoded, end)
                 taken += 1
             for half, part in zip(halves, (encoded[:end], encoded[end:]), strict=True):
                 if part:
-                    half._sections[key] = _Section(section.resource, section.scope)
+                    half._sections[key] = Section(section.resource, section.scope)
                     half._sections[key].encoded = part
                     half.size += len(part)
         halves[0].count = middle
@@ -424,35 +371,46 @@ class EncodedBatch:
 
     def message(self) -> list[bytes | bytearray]:
         """Return the ExportTraceServiceRequest in pieces, which have some hundred kilobytes in total."""
-        grouped: dict[int, tuple[Resource, list[_Section]]] = {}
+        grouped: dict[int, tuple[Resource, list[Section]]] = {}
         for section in self._sections.values():
             grouped.setdefault(id(section.resource), (section.resource, []))[1].append(section)
         request: list[bytes | bytearray] = []
         for resource, sections in grouped.values():
-            payload: list[bytes | bytearray] = [field(0x0A, _attributes_fields(0x0A, resource, _Lost()))]
+            payload: list[bytes | bytearray] = [encode_resource(resource)]
             # Two tracers of the same name have equal scopes.
             merged: dict[InstrumentationScope | None, list[bytearray]] = {}
             for section in sections:
                 merged.setdefault(section.scope or None, []).append(section.encoded)
             for scope, encoded in merged.items():
-                described = b""
-                schema = b""
-                if scope:
-                    described = field(0x0A, _utf8(scope.name)) if scope.name else b""
-                    if scope.version:
-                        described += field(0x12, _utf8(scope.version))
-                    described += _attributes_fields(0x1A, scope, _Lost())
-                    if scope.schema_url:
-                        schema = field(0x1A, _utf8(scope.schema_url))
-                payload += _long_field(0x12, [field(0x0A, described), *encoded, schema])
+                described, schema = encode_scope(scope)
+                payload += _long_field(0x12, [described, *encoded, schema])
             if resource.schema_url:
-                payload.append(field(0x1A, _utf8(resource.schema_url)))
+                payload.append(field(0x1A, utf8(resource.schema_url)))
             request += _long_field(0x0A, payload)
         return request
 
 
+def encode_resource(resource: Resource) -> bytes:
+    """Encode ``resource`` as a field of a ResourceSpans message."""
+    return field(0x0A, _attributes_fields(0x0A, resource, _Lost()))
+
+
+def encode_scope(scope: InstrumentationScope | None) -> tuple[bytes, bytes]:
+    """Encode ``scope`` and its schema as fields of a ScopeSpans message."""
+    described = b""
+    schema = b""
+    if scope:
+        described = field(0x0A, utf8(scope.name)) if scope.name else b""
+        if scope.version:
+            described += field(0x12, utf8(scope.version))
+        described += _attributes_fields(0x1A, scope, _Lost())
+        if scope.schema_url:
+            schema = field(0x1A, utf8(scope.schema_url))
+    return field(0x0A, described), schema
+
+
 def _long_field(tag: int, pieces: list[bytes | bytearray]) -> list[bytes | bytearray]:
-    return [bytes((tag,)) + _varint(sum(map(len, pieces))), *pieces]
+    return [bytes((tag,)) + varint(sum(map(len, pieces))), *pieces]
 
 
 def encode_spans(spans: Iterable[ReadableSpan]) -> bytes:

@@ -39,7 +39,7 @@ def request_facts(kind: str, attributes: Mapping[str, Any]) -> RequestFacts:
 
     What stands for the method of a WebSocket's handshake, and of its messages, is the beginning of their names.
     """
-    user = _text(attributes, names.USER_ID, length=_WORD_LENGTH)
+    user = _text(attributes, names.USER_ID, length=_WORD_LENGTH) if names.USER_ID in attributes else ""
     if kind != "server" and not _is_socket(attributes):
         return NO_REQUEST if not user else NO_REQUEST._replace(user=user)
     return RequestFacts(

@@ -77,7 +77,7 @@ def test_numbers_that_json_cannot_represent() -> None:
 def test_into_the_store_and_back(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "traces.sqlite3")
     spans = make_spans(2, broken="\udcff")
-    LocalExporter(store.write).export(spans)
+    LocalExporter(store.store).export(spans)
     context = spans[0].context
     assert context is not None
     found = store.trace(f"{context.trace_id:032x}")

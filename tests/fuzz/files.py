@@ -106,11 +106,9 @@ _COLUMNS: Final = {
         *("trace_id", "name", "service", "services", "has_root", "root_start", "start", '"end"', "span_count"),
         *("error_count", "left_out", "method", "path", "status_code", "user", "sql_count", "sql_time"),
     ),
-    "spans": (
-        *("trace", "span_id", "parent_id", "name", "kind", "service", "start", '"end"', "status", "attributes"),
-        *("resource", "more", "work", "target_kind", "target"),
-    ),
-    "resources": ("id", "attributes"),
+    "chunks": ("id", "last_trace", "spans", "message"),
+    "parts": ("trace", "chunk", "ids"),
+    "operations": ("service", "name", "chunk"),
     "figures": ("span_count", "routes", "links", "breakers"),
     "awaited": ("span_id",),
     "format": ("version",),
@@ -138,7 +136,8 @@ def _edited(path: Path, edits: Any) -> None:
             if not isinstance(edit, tuple) or len(edit) != 2 or edit[0] not in _PLACES:
                 continue
             (table, column), value = edit
-            key = "id" if table == "resources" else "rowid"
+            # These have no rowid.
+            key = {"parts": "chunk", "operations": "chunk", "awaited": "trace"}.get(table, "rowid")
             with contextlib.suppress(sqlite3.Error):
                 connection.execute(
                     f"UPDATE {table} SET {column} = ? WHERE {key} IN (SELECT {key} FROM {table} LIMIT 3 OFFSET ?)",  # noqa: S608

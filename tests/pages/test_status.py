@@ -165,7 +165,8 @@ def test_what_is_set_comes_first_and_defaults_are_folded(root: Client, settings:
     settings.TRACING = {**settings.TRACING, "QUEUE_BYTES": 3 * 1024 * 1024 // 2}
     text = page(root, STATUS)
     first, folded = text.split("<details", 1)
-    assert re.findall(r"<code>([A-Z_]+)</code>", first) == ["SERVICE_NAME", "EXPORTER", "QUEUE_BYTES", "LOCAL_STORE"]
+    names = ["SERVICE_NAME", "EXPORTER", "QUEUE_BYTES", "LOCAL_STORE", "LAYERS"]
+    assert re.findall(r"<code>([A-Z_]+)</code>", first) == names
     assert "open" not in folded.partition(">")[0]
     assert "SAMPLE_RATE" in folded
     assert "SERVICE_NAME" not in folded

@@ -148,7 +148,7 @@ def test_a_stranger_cannot_touch_the_trace_of_another(here: Any, tmp_path: Path)
     [before] = store.search()
     whole = spans_of(store.trace(before.trace_id))
     one: Site = here(LOCAL_STORE=str(store.path))
-    exporter = LocalExporter(store.write)
+    exporter = LocalExporter(store.store)
     for number in range(30):
         span = ask(one, STRANGER, {}, traceparent=f"00-{before.trace_id}-{number + 1:016x}-01")
         assert span is not None

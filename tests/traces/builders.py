@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 #: 2026-11-23 12:00:00 UTC, in nanoseconds.
@@ -42,6 +43,11 @@ def row(
         "trace_state": "",
         **changes,
     }
+
+
+def noise(length: int) -> str:
+    """Return a text that no compression makes much shorter."""
+    return "".join(random.choices("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-", k=length))
 
 
 def exception(kind: str = "ValueError", message: str = "boom", at: int = NOON) -> dict[str, Any]:

@@ -15,11 +15,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from django_tracing.exceptions import StoreError
+from django_tracing.protobuf import field
+from django_tracing.semconv.facts import EncodedSection, facts_of
 from django_tracing.traces.formats import jaeger_json, otlp_json
 from django_tracing.traces.readers.sqlite import store as local
+from django_tracing.traces.readers.sqlite.chunks import ChunkReader
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from django_tracing.traces.text import render_list, render_trace
-from tests.traces.builders import row
+from django_tracing.traces.values import DEEPEST
+from tests.traces.builders import NOON, row
 
 ONE = f"{1:032x}"
 
@@ -235,8 +239,8 @@ def test_one_span_reads_one_span(make: Callable[..., LocalStore], monkeypatch: p
     store = make()
     store.write([row(1, number, number // 2, attributes={"number": number}) for number in range(1, 200)])
     read = []
-    original = local.span_of_row
-    monkeypatch.setattr(local, "span_of_row", lambda *args: read.append(1) or original(*args))
+    original = ChunkReader.span
+    monkeypatch.setattr(ChunkReader, "span", lambda *args: read.append(1) or original(*args))
     found = store.span(ONE, f"{77:016x}")
     assert found is not None
     assert (found.span.attributes, found.trace_name) == ({"number": 77}, "GET /x")
@@ -300,7 +304,8 @@ def test_a_file_takes_no_more_memory_for_more_spans(kind: str, make: Callable[..
         return most
 
     peak(1)
-    assert peak(2) < 1.5 * peak(1)
+    # A span takes more than 1,000 bytes, and to know where it is takes less than 500.
+    assert peak(2) - peak(1) < 500 * (sizes[2] - sizes[1])
 
 
 def test_a_trace_deleted_while_it_is_read_ends_the_file(
@@ -319,20 +324,25 @@ def test_a_trace_deleted_while_it_is_read_ends_the_file(
     assert {span.trace_id for span in read} == {ONE}
 
 
-@pytest.mark.parametrize("column", ["attributes", "more"])
-def test_stored_values_that_are_too_deep_raise_an_error(
-    column: str, make: Callable[..., LocalStore], path: Path
-) -> None:
+def test_stored_values_that_are_too_deep_are_cut(make: Callable[..., LocalStore]) -> None:
+    """As another program may have written them: no function that handles them uses up Python's stack."""
+    value = field(0x0A, b"x")
+    for _ in range(100_000):
+        value = field(0x2A, field(0x0A, value))
+    ids = b"\x0a\x10" + (1).to_bytes(16, "big") + b"\x12\x08" + (1).to_bytes(8, "big")
+    span = field(0x12, ids + field(0x2A, b"GET /x") + field(0x4A, field(0x0A, b"key") + field(0x12, value)))
+    facts = facts_of(1, 1, 0, "GET /x", "internal", NOON, NOON, False, {}, {})
     store = make()
-    store.write([row(1, 1)])
-    connection = sqlite3.connect(path)
-    connection.execute(f"UPDATE spans SET {column} = ?", ('{"a":' + "[" * 100_000,))
-    connection.commit()
-    connection.close()
+    store.store([EncodedSection("shop", field(0x0A, b""), field(0x0A, b""), span, [facts])])
     for ask in (
         lambda: store.trace(ONE),
         lambda: store.span(ONE, f"{1:016x}"),
         lambda: list(store.stream(ONE).spans),
     ):
-        with pytest.raises(StoreError, match="holds what can't be read"):
-            ask()
+        assert ask()
+    (shown,) = store.trace(ONE).spans  # type: ignore[union-attr]
+    depth = 0
+    value = shown.attributes["key"]
+    while isinstance(value, list):
+        (value,), depth = value, depth + 1
+    assert (value, depth) == ("…", DEEPEST)

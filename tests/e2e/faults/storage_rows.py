@@ -13,6 +13,7 @@ from typing import Any
 from tests.e2e.faults.accounts import account
 from tests.e2e.faults.rows import Row, Stage
 from tests.jaegers import wait_until
+from tests.traces.readers.sqlite.helpers import span_ids
 
 __all__ = ["STORAGE_ROWS"]
 
@@ -31,7 +32,7 @@ def _local(stage: Stage) -> Mapping[str, Any]:
             contextlib.suppress(sqlite3.Error),
             contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=1)) as connection,
         ):
-            return {span_id for (span_id,) in connection.execute("SELECT span_id FROM spans")}
+            return span_ids(connection)[0]
         return set()
 
     stage.read = read

@@ -21,6 +21,7 @@ from tests.e2e.faults.services import Databases, Services
 from tests.e2e.soak.load import Load
 from tests.e2e.soak.receiver import Receiver
 from tests.e2e.soak.samples import Process, Sample, sample
+from tests.traces.readers.sqlite.helpers import span_ids
 
 __all__ = ["SITES", "LocalSite", "OTLPSite", "Site", "SpoolSite"]
 
@@ -204,9 +205,8 @@ class LocalSite(Site):
             contextlib.suppress(sqlite3.Error),
             contextlib.closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=1)) as connection,
         ):
-            found = connection.execute("SELECT rowid, span_id FROM spans WHERE rowid > ?", [self._last]).fetchall()
-            self._seen |= {span_id for _, span_id in found}
-            self._last = max((number for number, _ in found), default=self._last)
+            found, self._last = span_ids(connection, self._last)
+            self._seen |= found
 
     def sizes(self) -> dict[str, tuple[int, int]]:
         files = self._path.parent.glob(f"{self._path.name}*")

@@ -75,7 +75,7 @@ class Seen:
 @pytest.fixture
 def seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Seen]:
     store = LocalStore(tmp_path / "traces.sqlite3")
-    processor = QueueProcessor(LocalExporter(store.write), export_interval=60)
+    processor = QueueProcessor(LocalExporter(store.store), export_interval=60)
     multi = trace.get_tracer_provider()._active_span_processor  # type: ignore[attr-defined]
     # Only for this test: a provider has no method that removes a processor.
     monkeypatch.setattr(multi, "_span_processors", (*multi._span_processors, processor))

@@ -10,7 +10,9 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
+from contextlib import closing
+from itertools import chain
 from typing import Any, Final
 
 from django_tracing.semconv.categories import TARGET_KINDS, WORKS, breaker_state
@@ -18,18 +20,14 @@ from django_tracing.sqlite_file import is_damage
 from django_tracing.traces.analysis.dependencies import TraceLinks, merge_links, trace_links
 from django_tracing.traces.analysis.routes import Part, TraceRoute, merge_routes, trace_routes
 from django_tracing.traces.model import Dependency, RouteStatistics
-from django_tracing.traces.readers.sqlite.rows import check_known, check_trace_id, dump_json
+from django_tracing.traces.readers.sqlite.chunks import ChunkReader
+from django_tracing.traces.readers.sqlite.rows import check_known, check_trace_id, describe, dump_json
 from django_tracing.traces.times import to_nanoseconds
 from django_tracing.traces.values import parse_json
 
-__all__ = ["FigureKeeper", "link_figures", "route_figures", "store_figures"]
+__all__ = ["FigureKeeper", "link_figures", "route_figures"]
 
 _STORE: Final = "INSERT OR REPLACE INTO figures (trace, span_count, routes, links, breakers) VALUES (?, ?, ?, ?, ?)"
-#: The spans of one trace. The attributes are needed for the state of a circuit breaker only.
-_SPANS: Final = (
-    "SELECT span_id, parent_id, service, name, kind, start, \"end\", status = 'error', work, target_kind, target, "
-    "CASE target_kind WHEN 'breaker' THEN attributes ELSE '' END FROM spans WHERE trace = ?"
-)
 #: What figures of spans with values of wrong types may raise: the file may be damaged, or changed by other programs.
 _UNUSABLE: Final = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
 #: Above all sums of nanoseconds, and small enough to be converted to a float.
@@ -44,112 +42,120 @@ _LINK_KINDS: Final = frozenset({"service", *TARGET_KINDS})
 # ----- Writing
 
 
-def store_figures(connection: sqlite3.Connection, seq: int, span_count: int, rows: Sequence[dict[str, Any]]) -> None:
-    """Store the figures of a trace whose spans are all in ``rows``, as ``prepare_rows`` returns them."""
-    figures = _figures_of(
-        [
-            Part(
-                *(
-                    row["span_id"],
-                    row["parent_id"],
-                    row["service"],
-                    row["name"],
-                    row["kind"],
-                    row["start"],
-                    row["end"],
-                ),
-                *(row["status"] == "error", *row["described"], row["state"]),
-            )
-            for row in rows
-        ]
-    )
-    connection.execute(_STORE, (seq, span_count, *_encoded(*figures)))
-
-
-def _figures_of(parts: Sequence[Part]) -> tuple[list[TraceRoute], TraceLinks]:
-    return trace_routes(parts), trace_links(parts)
-
-
 def _encoded(routes: list[TraceRoute], links: TraceLinks) -> tuple[str, str, str]:
     # Most traces have no circuit breaker, and the links of many traces are the same text.
     return dump_json(routes), dump_json(links.links), dump_json(links.breakers) if links.breakers else ""
 
 
 class FigureKeeper:
-    """Computes the figures of traces again to which spans were added, a few after each write.
+    """Computes the figures of traces to which spans were added, in pauses between writes.
 
-    Reading them costs a share of what was written, so that a trace which grows for hours, or a file that another
-    version of this app filled, delays no write for long.
+    Reading their spans costs a share of what was written, so that a trace which grows for hours, or a file that
+    another process filled, takes no process much time.
     """
 
     #: So many spans may be read before any is written.
-    MOST_SPANS: Final = 20_000
-    #: After so many, the next trace waits for the next write.
-    SLICE: Final = 2_000
+    MOST_SPANS: Final = 1_000_000
+    #: After so many, the next trace waits for the next step.
+    SLICE: Final = 200
     #: So many spans may be read for each that is written.
     SHARE: Final = 2
-    #: So many traces are examined after each write: the latest, and as many of the others in turn.
+    #: So many traces are examined at once: the latest, and as many of the others in turn.
     WINDOW: Final = 300
+    #: So often in one step.
+    WINDOWS: Final = 20
 
     def __init__(self) -> None:
         self._credit = self.MOST_SPANS
+        self._grown: Collection[int] = ()
         self._next: int | None = None
         self._unreadable: set[int] = set()
 
-    def work(self, connection: sqlite3.Connection, written: int, grown: Collection[int]) -> None:
-        """Update some figures after ``written`` spans were stored. Those of ``grown`` traces may grow again soon."""
+    def note(self, written: int, grown: Collection[int]) -> None:
+        """Note that ``written`` spans were stored. Those of ``grown`` traces may grow again soon."""
         self._credit = min(self._credit + self.SHARE * written, self.MOST_SPANS)
-        rows = []
+        self._grown = grown
+
+    def work(self, connection: sqlite3.Connection) -> bool:
+        """Compute and store some figures. Return whether there were any: then there may be more."""
+        reader = ChunkReader(connection)
+        rows: list[tuple[Any, ...]] = []
         read = 0
-        for seq, span_count in self._outdated(connection):
-            if seq in grown or seq in self._unreadable:
-                continue
-            if read >= self.SLICE or (span_count > self._credit and self._credit < self.MOST_SPANS):
-                break
-            try:
-                spans = connection.execute(_SPANS, (seq,)).fetchall()
-                # Not span_count, which may be any number in a damaged file.
-                read += len(spans)
-                self._credit -= len(spans)
-                rows.append((seq, span_count, *_encoded(*_computed(spans))))
-            except (*_UNUSABLE, sqlite3.DatabaseError) as error:
-                if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):
-                    raise
-                # Whoever reads it gets the error. The spans that are written are not lost because of it.
-                if len(self._unreadable) < self.WINDOW:
-                    self._unreadable.add(seq)
-        if rows:
-            connection.executemany(_STORE, rows)
+        with closing(self._windows(connection)) as windows:
+            for seq, span_count, trace_id in chain.from_iterable(windows):
+                if seq in self._grown or seq in self._unreadable:
+                    continue
+                if span_count > self._credit and self._credit < self.MOST_SPANS:
+                    continue
+                try:
+                    check_trace_id(trace_id)
+                    parts = _parts(reader, seq, trace_id)
+                    # Not span_count, which may be any number in a damaged file.
+                    read += len(parts)
+                    self._credit -= len(parts)
+                    rows.append((seq, span_count, *_encoded(*_computed(parts))))
+                except (*_UNUSABLE, sqlite3.DatabaseError) as error:
+                    if isinstance(error, sqlite3.DatabaseError) and not is_damage(error):
+                        raise
+                    # Whoever reads it gets the error. The spans that are written are not lost because of it.
+                    if len(self._unreadable) < self.WINDOW:
+                        self._unreadable.add(seq)
+                if read >= self.SLICE:
+                    break
+                # Requests go on.
+                time.sleep(0)
+        connection.executemany(_STORE, rows)
+        return bool(rows)
 
-    def _outdated(self, connection: sqlite3.Connection) -> list[tuple[int, int]]:
-        """Return some traces whose figures are out of date, and the numbers of their spans."""
-        (last,) = connection.execute("SELECT max(seq) FROM traces").fetchone()
+    def _windows(self, connection: sqlite3.Connection) -> Generator[list[tuple[int, int, str]], None, None]:
+        """Yield traces whose figures are out of date, with the numbers of their spans: the latest, then some others.
+
+        The others are examined in turn. A window is left when all of it was consumed.
+        """
+        first, last = connection.execute(
+            "SELECT (SELECT min(seq) FROM traces), (SELECT max(seq) FROM traces)"
+        ).fetchone()
         if last is None:
-            return []
+            return
         latest = last - self.WINDOW
-        found = _outdated_between(connection, latest + 1, last)
-        above = min(latest if self._next is None else self._next, latest)
-        found += _outdated_between(connection, above - self.WINDOW + 1, above)
-        (first,) = connection.execute("SELECT min(seq) FROM traces").fetchone()
-        self._next = above - self.WINDOW if above - self.WINDOW >= first else None
-        return found
+        yield _outdated_between(connection, latest + 1, last)
+        for _ in range(self.WINDOWS):
+            above = latest if self._next is None else min(self._next, latest)
+            if above < first:
+                self._next = None
+                return
+            self._next = above
+            yield _outdated_between(connection, above - self.WINDOW + 1, above)
+            self._next = above - self.WINDOW
 
 
-def _outdated_between(connection: sqlite3.Connection, first: int, last: int) -> list[tuple[int, int]]:
+def _outdated_between(connection: sqlite3.Connection, first: int, last: int) -> list[tuple[int, int, str]]:
     return connection.execute(
-        "SELECT t.seq, t.span_count FROM traces t LEFT JOIN figures f ON f.trace = t.seq "
+        "SELECT t.seq, t.span_count, t.trace_id FROM traces t LEFT JOIN figures f ON f.trace = t.seq "
         "WHERE t.seq BETWEEN ? AND ? AND f.span_count IS NOT t.span_count AND typeof(t.span_count) = 'integer' "
         "ORDER BY t.seq DESC",
         (first, last),
     ).fetchall()
 
 
-def _computed(spans: Sequence[tuple[Any, ...]]) -> tuple[list[TraceRoute], TraceLinks]:
+def _parts(reader: ChunkReader, seq: int, trace_id: str) -> list[Part]:
+    parts = []
+    for place in reader.places(seq, trace_id):
+        span = reader.span(trace_id, place)
+        work, target_kind, target = describe(span.kind, span.attributes, span.resource)
+        parts.append(
+            Part(
+                *(span.span_id, span.parent_id, span.service, span.name, span.kind, span.start, span.end),
+                *(span.failed, work, target_kind, target),
+                breaker_state(span.attributes) if target_kind == "breaker" else "",
+            )
+        )
+    return parts
+
+
+def _computed(parts: Sequence[Part]) -> tuple[list[TraceRoute], TraceLinks]:
     """Compute the figures of a trace from its spans. Raise one of ``_UNUSABLE`` if they are damaged."""
-    # The state of a breaker is among its attributes.
-    routes, links = _figures_of(
-        [Part._make((*row[:-1], breaker_state(parse_json(row[-1]))) if row[-1] else row) for row in spans]
-    )
+    routes, links = trace_routes(parts), trace_links(parts)
     if not (_are_routes(routes) and _are_links(links.links, links.breakers)):
         raise ValueError("spans with values of wrong types")
     return routes, links
@@ -163,11 +169,13 @@ def route_figures(
 ) -> list[RouteStatistics]:
     """Return the statistics by route of the traces that started from ``start`` to ``end``."""
 
+    reader = ChunkReader(connection)
+
     def traces() -> Iterator[tuple[str, Sequence[TraceRoute]]]:
         for seq, trace_id, *stored in _read(connection, ("routes",), start, end):
             check_trace_id(trace_id)
             found = _parsed_routes(stored[0]) if stored else None
-            yield trace_id, _within(deadline, connection, seq)[0] if found is None else found
+            yield trace_id, _within(deadline, reader, seq, trace_id)[0] if found is None else found
 
     found = merge_routes(traces(), service)
     check_known(WORKS, *(work for route in found for work in route.time_by_work))
@@ -182,12 +190,14 @@ def link_figures(
     alike: dict[tuple[Any, ...], TraceLinks | None] = {}
     counted: Counter[tuple[Any, ...]] = Counter()
     found = []
-    for seq, _trace_id, *stored in _read(connection, ("links", "breakers"), start, end):
+    reader = ChunkReader(connection)
+    for seq, trace_id, *stored in _read(connection, ("links", "breakers"), start, end):
         key = tuple(stored)
         if key not in alike:
             alike[key] = _parsed_links(*key) if key else None
         if alike[key] is None:
-            found.append(_within(deadline, connection, seq)[1])
+            check_trace_id(trace_id)
+            found.append(_within(deadline, reader, seq, trace_id)[1])
         else:
             counted[key] += 1
     found += [links._replace(traces=counted[key]) for key, links in alike.items() if links is not None]
@@ -201,15 +211,11 @@ def _read(
 ) -> Iterator[tuple[Any, ...]]:
     """Yield the number and the id of each trace, and ``columns`` of its figures unless they are out of date."""
     within, values = _time_condition(start, end)
-    if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'figures'").fetchone():
-        # As bytes: a text that can't be decoded would be an error of the whole query.
-        read = ", ".join(f"CAST(f.{column} AS BLOB)" for column in columns)
-        query = f"f.span_count = t.span_count, {read} FROM traces t LEFT JOIN figures f ON f.trace = t.seq"
-    else:
-        # The file is of an older version, and nothing was written to it since.
-        query = "0 FROM traces t"
+    # As bytes: a text that can't be decoded would be an error of the whole query.
+    read = ", ".join(f"CAST(f.{column} AS BLOB)" for column in columns)
     for seq, trace_id, current, *stored in connection.execute(
-        f"SELECT t.seq, t.trace_id, {query} WHERE {within} ORDER BY t.seq",  # noqa: S608 - our own names
+        f"SELECT t.seq, t.trace_id, f.span_count = t.span_count, {read} FROM traces t "  # noqa: S608 - our own names
+        f"LEFT JOIN figures f ON f.trace = t.seq WHERE {within} ORDER BY t.seq",
         values,
     ):
         yield (seq, trace_id, *stored) if current else (seq, trace_id)
@@ -226,12 +232,12 @@ def _time_condition(start: float | None, end: float | None) -> tuple[str, list[i
     return " AND ".join(conditions), values
 
 
-def _within(deadline: float, connection: sqlite3.Connection, seq: int) -> tuple[list[TraceRoute], TraceLinks]:
+def _within(deadline: float, reader: ChunkReader, seq: int, trace_id: str) -> tuple[list[TraceRoute], TraceLinks]:
     """Compute the figures of a trace, unless the time for reading is over."""
     if time.monotonic() > deadline:
         # As if SQLite's progress handler had stopped the query.
         raise sqlite3.OperationalError("interrupted")
-    return _computed(connection.execute(_SPANS, (seq,)).fetchall())
+    return _computed(_parts(reader, seq, trace_id))
 
 
 # ----- Rows of figures that another program changed: the spans have the figures, too

@@ -17,7 +17,10 @@ SHARES: Final = (0.0, 0.1, 0.3, 0.9)
 _STEP: Final = 256
 #: At most this many spans are kept in memory while the file is created again.
 _MOST_LOADED: Final = 5000
-_TABLES: Final = ("traces", "spans", "resources", "awaited")
+#: With the column of the number of the trace.
+_TABLES: Final = {
+    **{"traces": "seq", "chunks": "last_trace", "parts": "trace", "awaited": "trace"},
+}
 
 Loaded = dict[str, tuple[list[str], list[tuple[Any, ...]]]]
 
@@ -67,10 +70,14 @@ def load_newest(connection: sqlite3.Connection) -> Loaded:
             keep_from = seq + 1
             break
     loaded: Loaded = {}
-    for table in _TABLES:
-        column = "seq" if table == "traces" else "trace"
+    for table, column in _TABLES.items():
         found = connection.execute(f"SELECT * FROM {table} WHERE {column} >= ?", (keep_from,))  # noqa: S608 - our own names
         loaded[table] = [name for name, *_ in found.description], found.fetchall()
+    names = connection.execute(
+        "SELECT o.service, o.name, o.chunk FROM operations o JOIN chunks c ON c.id = o.chunk WHERE c.last_trace >= ?",
+        (keep_from,),
+    )
+    loaded["operations"] = ["service", "name", "chunk"], names.fetchall()
     return loaded
 
 

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from django_tracing.sqlite_file import pragma, transaction
-from django_tracing.traces.readers.sqlite.rows import describe, describe_request
+from django_tracing.traces.readers.sqlite.json_rows import encode_rows
+from django_tracing.traces.readers.sqlite.writing import StoredIds, store_sections
 
 __all__ = ["APPLICATION_ID", "COMPATIBLE_FROM", "SCHEMA", "VERSION", "create_tables", "is_too_new", "migrate"]
 
 #: Marks the file as this app's ("DjTr"). Other programs' databases are never written to or moved.
 APPLICATION_ID: Final = 0x446A5472
 #: Incremented when the tables change. Older files are migrated. ``format`` has the version of a file.
-VERSION: Final = 5
+VERSION: Final = 6
 #: The oldest version whose writers and readers can go on with the tables of ``VERSION``, which is the file's
 #: ``user_version``: during a rolling deploy, processes of two versions write one file. Raise it for a change that
-#: they would not survive. They name the columns that they write (version 4 does not, so it survives only new tables)
-#: and replace rows of ``traces`` as a whole: a new column needs a default that means "not known".
-COMPATIBLE_FROM: Final = 4
+#: they would not survive. They name the columns that they write and replace rows of ``traces`` as a whole: a new
+#: column needs a default that means "not known".
+COMPATIBLE_FROM: Final = 6
 SCHEMA: Final = """
 CREATE TABLE traces (
     seq INTEGER PRIMARY KEY,
@@ -44,30 +46,24 @@ CREATE TABLE traces (
     sql_time INTEGER NOT NULL DEFAULT 0
 );
 CREATE INDEX traces_by_start ON traces (start);
-CREATE TABLE spans (
-    trace INTEGER NOT NULL,
-    span_id TEXT NOT NULL,
-    parent_id TEXT NOT NULL,
-    name TEXT NOT NULL,
-    kind TEXT NOT NULL,
-    service TEXT NOT NULL,
-    start INTEGER NOT NULL,
-    "end" INTEGER NOT NULL,
-    status TEXT NOT NULL,
-    attributes TEXT NOT NULL,
-    resource INTEGER NOT NULL,
-    more TEXT NOT NULL,
-    work TEXT NOT NULL DEFAULT 'other',
-    target_kind TEXT NOT NULL DEFAULT '',
-    target TEXT NOT NULL DEFAULT ''
+CREATE TABLE chunks (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    last_trace INTEGER NOT NULL,
+    spans INTEGER NOT NULL,
+    message BLOB NOT NULL
 );
-CREATE UNIQUE INDEX spans_by_trace ON spans (trace, span_id);
-CREATE INDEX spans_by_operation ON spans (service, name, trace);
-CREATE TABLE resources (
+CREATE INDEX chunks_by_trace ON chunks (last_trace);
+CREATE TABLE parts (
     trace INTEGER NOT NULL,
-    id INTEGER NOT NULL,
-    attributes TEXT NOT NULL,
-    PRIMARY KEY (trace, id)
+    chunk INTEGER NOT NULL,
+    ids BLOB NOT NULL,
+    PRIMARY KEY (trace, chunk)
+) WITHOUT ROWID;
+CREATE TABLE operations (
+    service TEXT NOT NULL,
+    name TEXT NOT NULL,
+    chunk INTEGER NOT NULL,
+    PRIMARY KEY (service, name, chunk)
 ) WITHOUT ROWID;
 CREATE TABLE awaited (
     trace INTEGER NOT NULL,
@@ -86,40 +82,13 @@ CREATE TABLE format (
 );
 """
 
-
-#: Version 2 adds what pages would otherwise have to compute from the attributes of each span.
-_TO_VERSION_2: Final = (
-    "ALTER TABLE spans ADD COLUMN work TEXT NOT NULL DEFAULT 'other'",
-    "ALTER TABLE spans ADD COLUMN target_kind TEXT NOT NULL DEFAULT ''",
-    "ALTER TABLE spans ADD COLUMN target TEXT NOT NULL DEFAULT ''",
+#: Up to version 5, their names and columns.
+_OLD_TABLES: Final = ("traces", "spans", "resources")
+_OLD_COLUMNS: Final = (
+    *("span_id", "parent_id", "name", "kind", "service", "start", "end", "status", "attributes", "more", "resource"),
 )
-
-
-#: Version 3 adds how many spans were not stored, and which missing spans have stored children.
-_TO_VERSION_3: Final = (
-    "ALTER TABLE traces ADD COLUMN left_out INTEGER NOT NULL DEFAULT 0",
-    "CREATE TABLE awaited "
-    "(trace INTEGER NOT NULL, span_id TEXT NOT NULL, PRIMARY KEY (trace, span_id)) WITHOUT ROWID",
-)
-
-
-#: Version 4 adds what the list shows of a trace: its request, its user, and its SQL.
-_TO_VERSION_4: Final = (
-    "ALTER TABLE traces ADD COLUMN method TEXT NOT NULL DEFAULT ''",
-    "ALTER TABLE traces ADD COLUMN path TEXT NOT NULL DEFAULT ''",
-    "ALTER TABLE traces ADD COLUMN status_code INTEGER",
-    "ALTER TABLE traces ADD COLUMN user TEXT NOT NULL DEFAULT ''",
-    "ALTER TABLE traces ADD COLUMN sql_count INTEGER NOT NULL DEFAULT 0",
-    "ALTER TABLE traces ADD COLUMN sql_time INTEGER NOT NULL DEFAULT 0",
-)
-
-
-#: Version 5 adds figures of each trace, which are computed when others are written or when somebody reads them.
-_TO_VERSION_5: Final = (
-    "CREATE TABLE figures (trace INTEGER PRIMARY KEY, span_count INTEGER NOT NULL, routes TEXT NOT NULL, "
-    "links TEXT NOT NULL, breakers TEXT NOT NULL)",
-    "CREATE TABLE format (version INTEGER NOT NULL)",
-)
+#: So many spans are migrated at once.
+_MOST_AT_ONCE: Final = 512
 
 
 def is_too_new(connection: sqlite3.Connection) -> bool:
@@ -175,46 +144,49 @@ def _mark_version(connection: sqlite3.Connection) -> None:
 
 def migrate(connection: sqlite3.Connection) -> None:
     """Migrate the tables from an older version."""
-    version = _version_of(connection)
-    if version < 2:
-        for statement in _TO_VERSION_2:
-            connection.execute(statement)
-        connection.create_function("described", 3, _describe_again, deterministic=True)
-        connection.execute(
-            "UPDATE spans SET work = described(kind, attributes, 0), "
-            "target_kind = described(kind, attributes, 1), target = described(kind, attributes, 2)"
-        )
-    if version < 3:
-        for statement in _TO_VERSION_3:
-            connection.execute(statement)
-    if version < 4:
-        for statement in _TO_VERSION_4:
-            connection.execute(statement)
-        _summarize_again(connection)
-    if version < 5:
-        for statement in _TO_VERSION_5:
-            connection.execute(statement)
+    if _version_of(connection) < 6:
+        _store_spans_again(connection)
     _mark_version(connection)
 
 
-def _summarize_again(connection: sqlite3.Connection) -> None:
-    connection.execute(
-        "UPDATE traces SET sql_count = (SELECT count(*) FROM spans WHERE trace = seq AND work = 'sql' "
-        "AND spans.name NOT IN ('db.connect', 'db.pool.wait')), "
-        # As a float: a sum of integers that is too large is an error.
-        'sql_time = (SELECT CAST(min(total("end" - start), 9e18) AS INTEGER) FROM spans '
-        "WHERE trace = seq AND work = 'sql')"
-    )
-    # The span that gave the trace its name: one without a parent if there is one, or else the earliest.
-    for seq, kind, attributes in connection.execute(
-        "SELECT t.seq, s.kind, s.attributes FROM traces t JOIN spans s ON s.rowid = "
-        "(SELECT rowid FROM spans WHERE trace = t.seq ORDER BY parent_id <> '', start LIMIT 1)"
-    ).fetchall():
+def _store_spans_again(connection: sqlite3.Connection) -> None:
+    """Store the spans of an older version as chunks. Each was a row."""
+    for index in ("traces_by_start", "spans_by_trace", "spans_by_operation"):
+        connection.execute(f"DROP INDEX IF EXISTS {index}")
+    for table in ("awaited", "figures", "format"):
+        connection.execute(f"DROP TABLE IF EXISTS {table}")
+    for table in _OLD_TABLES:
+        connection.execute(f"ALTER TABLE {table} RENAME TO old_{table}")
+    for statement in SCHEMA.split(";"):
+        connection.execute(statement)
+    waiting: list[dict[str, Any]] = []
+    ids = StoredIds()
+    for seq, trace_id in connection.execute("SELECT seq, trace_id FROM old_traces ORDER BY seq").fetchall():
+        waiting += _old_spans(connection, seq, trace_id)
+        while len(waiting) >= _MOST_AT_ONCE:
+            store_sections(connection, encode_rows(waiting[:_MOST_AT_ONCE]), sys.maxsize, ids)
+            del waiting[:_MOST_AT_ONCE]
+    store_sections(connection, encode_rows(waiting), sys.maxsize, ids)
+    if "left_out" in {name for _, name, *_ in connection.execute("PRAGMA table_info(old_traces)")}:
+        # Not stored, but counted.
         connection.execute(
-            "UPDATE traces SET method = ?, path = ?, status_code = ?, user = ? WHERE seq = ?",
-            (*describe_request(kind, json.loads(attributes)), seq),
+            "UPDATE traces SET left_out = o.left_out, span_count = traces.span_count + o.left_out "
+            "FROM old_traces o WHERE o.trace_id = traces.trace_id AND o.left_out > 0"
         )
+    for table in _OLD_TABLES:
+        connection.execute(f"DROP TABLE old_{table}")
 
 
-def _describe_again(kind: str, attributes: str, number: int) -> str:
-    return describe(kind, json.loads(attributes), {})[number]
+def _old_spans(connection: sqlite3.Connection, seq: int, trace_id: str) -> Iterator[dict[str, Any]]:
+    for row in connection.execute(
+        'SELECT s.span_id, s.parent_id, s.name, s.kind, s.service, s.start, s."end", s.status, s.attributes, s.more, '
+        "r.attributes FROM old_spans s LEFT JOIN old_resources r ON r.trace = s.trace AND r.id = s.resource "
+        "WHERE s.trace = ? ORDER BY s.rowid",
+        (seq,),
+    ):
+        span = dict(zip(_OLD_COLUMNS, row, strict=True))
+        # What can't be read is left out.
+        with suppress(RecursionError, TypeError, ValueError):
+            more = json.loads(span.pop("more"))
+            parsed = {name: json.loads(span[name] or "{}") for name in ("attributes", "resource")}
+            yield {**span, **parsed, **more, "trace_id": trace_id}

@@ -16,6 +16,7 @@ from contextlib import closing, contextmanager
 from typing import Any, Final
 
 from django_tracing.exceptions import StoreError
+from django_tracing.semconv.facts import EncodedSection
 from django_tracing.sqlite_file import UNREADABLE, is_damage, is_full, pragma, transaction
 from django_tracing.traces.model import (
     MOST_SPANS,
@@ -27,32 +28,25 @@ from django_tracing.traces.model import (
     Trace,
     TraceSummary,
 )
+from django_tracing.traces.readers.sqlite.chunks import ChunkReader, Place
 from django_tracing.traces.readers.sqlite.figures import FigureKeeper, link_figures, route_figures
 from django_tracing.traces.readers.sqlite.file import BUSY_TIMEOUT, READING_TIMEOUT, FileMoved, StoreFile
+from django_tracing.traces.readers.sqlite.json_rows import encode_rows
 from django_tracing.traces.readers.sqlite.queries import (
-    EARLIEST_FIRST,
-    JOIN_RESOURCE,
+    SpanCondition,
     TraceRow,
-    distinct_values,
+    distinct_operations,
+    distinct_services,
     find_span,
     find_topmost,
     find_trace,
-    has_attribute,
     missing_parents,
     search_query,
 )
 from django_tracing.traces.readers.sqlite.room import SHARES, load_newest, make_room, store_loaded
-from django_tracing.traces.readers.sqlite.rows import (
-    SPAN_COLUMNS,
-    Resources,
-    encodable,
-    prepare_rows,
-    span_of_row,
-    summary_of_row,
-)
+from django_tracing.traces.readers.sqlite.rows import encodable, summary_of_row
 from django_tracing.traces.readers.sqlite.schema import COMPATIBLE_FROM, VERSION, is_too_new
-from django_tracing.traces.readers.sqlite.writing import prune, shrink_file, store_trace
-from django_tracing.traces.values import parse_json
+from django_tracing.traces.readers.sqlite.writing import StoredIds, prune, shrink_file, split_sections, store_sections
 
 __all__ = ["DISK_RESERVE", "SLICE", "STUCK_SECONDS", "LocalStore"]
 
@@ -100,6 +94,7 @@ class LocalStore(StoreFile):
         self.max_age = max_age
         self.max_trace_spans = max_trace_spans
         self._figures = FigureKeeper()
+        self._ids = StoredIds()
         #: Since when the disk is so full that nothing can be deleted, in seconds of the monotonic clock.
         self._stuck_since: float | None = None
         #: How many traces were deleted because the disk is full, since the last log line.
@@ -116,12 +111,15 @@ class LocalStore(StoreFile):
 
         Invalid rows are skipped. Spans that are stored already are not changed.
         """
-        prepared = prepare_rows(rows)
-        if not prepared:
+        self.store(encode_rows(rows))
+
+    def store(self, sections: Sequence[EncodedSection]) -> None:
+        """Store encoded spans, all or none. Spans that are stored already are not changed."""
+        if not any(section.facts for section in sections):
             return
         with self._guard:
             try:
-                self._write_or_start_anew(prepared)
+                self._write_or_start_anew(sections)
             except (sqlite3.DatabaseError, *UNREADABLE) as error:
                 self._close()
                 raise self._explained(error) from error
@@ -133,31 +131,31 @@ class LocalStore(StoreFile):
                 self._close()
                 raise
 
-    def _write_or_start_anew(self, prepared: list[dict[str, Any]]) -> None:
+    def _write_or_start_anew(self, sections: Sequence[EncodedSection]) -> None:
         try:
-            self._write_or_start_smaller(prepared)
+            self._write_or_start_smaller(sections)
         except (sqlite3.DatabaseError, *UNREADABLE) as error:
             if not is_damage(error):
                 raise
             damaged = self._file
             self._close()
             self._set_aside("it is damaged", damaged)
-            self._write_or_start_smaller(prepared)
+            self._write_or_start_smaller(sections)
 
-    def _write_or_start_smaller(self, prepared: list[dict[str, Any]]) -> None:
+    def _write_or_start_smaller(self, sections: Sequence[EncodedSection]) -> None:
         try:
-            self._write_or_make_room(prepared)
+            self._write_or_make_room(sections)
         except sqlite3.OperationalError as error:
             full = is_full(error)
             if not full or (full == "perhaps" and self._has_room()) or not self._start_smaller():
                 raise
-            self._write_or_make_room(prepared)
+            self._write_or_make_room(sections)
         self._stuck_since = None
 
-    def _write_or_make_room(self, prepared: list[dict[str, Any]]) -> None:
+    def _write_or_make_room(self, sections: Sequence[EncodedSection]) -> None:
         for share in SHARES:
             try:
-                self._write(prepared)
+                self._write(sections)
             except sqlite3.OperationalError as error:
                 if not is_full(error) or self._writer is None:
                     raise
@@ -167,7 +165,7 @@ class LocalStore(StoreFile):
                 self._give_up(deleted)
             else:
                 return
-        self._write(prepared)
+        self._write(sections)
 
     def _start_smaller(self) -> bool:
         """Create the file again with the newest traces; return whether it was done.
@@ -206,7 +204,7 @@ class LocalStore(StoreFile):
         )
         self._given_up, self._given_up_logged = 0, now
 
-    def _write(self, prepared: list[dict[str, Any]]) -> None:
+    def _write(self, sections: Sequence[EncodedSection]) -> None:
         for attempt in range(_MOST_MOVES):
             # Other processes may be about to change to a new log, too.
             time.sleep(attempt * _PAUSE)
@@ -215,7 +213,7 @@ class LocalStore(StoreFile):
             except FileMoved:
                 continue
             try:
-                self._write_once(connection, prepared)
+                self._write_once(connection, sections)
             except FileMoved:
                 continue
             except sqlite3.DatabaseError as error:
@@ -230,9 +228,25 @@ class LocalStore(StoreFile):
 
     def _connect(self) -> sqlite3.Connection:
         self._figures = FigureKeeper()
+        self._ids.forget()
         return super()._connect()
 
-    def _write_once(self, connection: sqlite3.Connection, prepared: list[dict[str, Any]]) -> None:
+    def _write_once(self, connection: sqlite3.Connection, sections: Sequence[EncodedSection]) -> None:
+        try:
+            pruned, grow = self._write_and_prune(connection, sections)
+        except BaseException:
+            # Nothing was stored.
+            self._ids.forget()
+            raise
+        if pruned and grow:
+            shrink_file(connection)
+        elif pruned:
+            self._give_up(pruned)
+
+    def _write_and_prune(
+        self, connection: sqlite3.Connection, sections: Sequence[EncodedSection]
+    ) -> tuple[int, bool]:
+        """Write spans; return how many traces were deleted, and whether the file may grow."""
         with transaction(connection):
             # Now no other process writes or replaces the log.
             if not self._is_in_place():
@@ -240,20 +254,33 @@ class LocalStore(StoreFile):
             # A newer version may have migrated it since it was opened.
             if is_too_new(connection):
                 raise self._too_new()
-            by_trace: dict[str, list[dict[str, Any]]] = {}
-            for row in prepared:
-                by_trace.setdefault(row["trace_id"], []).append(row)
-            grown = {
-                store_trace(connection, trace_id, members, self.max_trace_spans)
-                for trace_id, members in by_trace.items()
-            }
+            grown: set[int] = set()
+            for part in split_sections(sections):
+                grown |= store_sections(connection, part, self.max_trace_spans, self._ids)
+            if not grown:
+                return 0, True
             grow = not self._is_disk_short()
             pruned = prune(connection, self.max_traces, self.max_bytes, self.max_age, grow=grow)
-            self._figures.work(connection, len(prepared), grown)
-        if pruned and grow:
-            shrink_file(connection)
-        elif pruned:
-            self._give_up(pruned)
+            self._figures.note(sum(len(section.facts) for section in sections), grown)
+        return pruned, grow
+
+    def work_in_pause(self) -> bool:
+        """Compute some of the figures that pages of routes and the map need. Return whether there is more to do.
+
+        Call it while nothing waits to be written. It does nothing before the first write, and raises nothing: whoever
+        reads computes what is missing.
+        """
+        with self._guard:
+            try:
+                connection = self._writer
+                if connection is None or not self._is_in_place():
+                    return False
+                with transaction(connection):
+                    return not is_too_new(connection) and self._is_in_place() and self._figures.work(connection)
+            except (sqlite3.DatabaseError, *UNREADABLE):
+                # The next write finds out what it is.
+                self._close()
+                return False
 
     def _is_disk_short(self) -> bool:
         total, free = self._disk()
@@ -305,16 +332,12 @@ class LocalStore(StoreFile):
     def services(self) -> list[str]:
         """Return the names of the services that sent spans, sorted."""
         with self._reading() as connection:
-            return [] if connection is None else distinct_values(connection, "service", "")
+            return [] if connection is None else distinct_services(connection)
 
     def operations(self, service: str) -> list[str]:
         """Return the names of the spans of ``service``, sorted."""
         with self._reading() as connection:
-            return (
-                []
-                if connection is None
-                else distinct_values(connection, "name", "service = ? AND ", encodable(service))
-            )
+            return [] if connection is None else distinct_operations(connection, encodable(service))
 
     def search(
         self,
@@ -344,27 +367,26 @@ class LocalStore(StoreFile):
         with self._reading() as connection:
             if connection is None:
                 return []
-            connection.create_function("has_attribute", 3, has_attribute, deterministic=True)
-            rows = connection.execute(query, (*values, limit)).fetchall()
+            reader = ChunkReader(connection)
+            condition = SpanCondition(reader, service, operation, attributes or {}, _deadline())
+            connection.create_function("has_span", 2, condition)
+            try:
+                rows = connection.execute(query, (*values, limit)).fetchall()
+            finally:
+                condition.check()
             # The last columns are whether the root is stored, and the number of the trace.
-            return [summary_of_row(row, None if row[-2] else find_topmost(connection, row[-1])) for row in rows]
+            return [summary_of_row(row, None if row[-2] else find_topmost(reader, row[-1], row[0])) for row in rows]
 
     def trace(self, trace_id: str) -> Trace | None:
         with self._reading() as connection:
-            found = None if connection is None else find_trace(connection, trace_id)
-            if connection is None or found is None:
+            reader = None if connection is None else ChunkReader(connection)
+            found = None if reader is None else find_trace(reader, trace_id)
+            if reader is None or found is None:
                 return None
-            resources = Resources()
-            query = (
-                f"SELECT {SPAN_COLUMNS} FROM "  # noqa: S608 - our own names
-                f"(SELECT rowid AS number FROM spans WHERE trace = ? ORDER BY {EARLIEST_FIRST} LIMIT ?) "
-                f"JOIN spans s ON s.rowid = number {JOIN_RESOURCE}"
-            )
-            # Closed, if a span can't be read: SQLite would hold its lock as long as the error is in memory.
-            with closing(connection.execute(query, (found.seq, MOST_SPANS))) as rows:
-                spans = [span_of_row(found.trace_id, row, resources) for row in rows]
-            if len(spans) < found.span_count - found.left_out:
-                spans += missing_parents(connection, found, spans, resources)
+            heads = reader.heads(found.seq, found.trace_id)
+            spans = [reader.span(found.trace_id, head.place) for head in heads[:MOST_SPANS]]
+            if len(heads) > MOST_SPANS:
+                spans += missing_parents(reader, found.trace_id, spans, heads[MOST_SPANS:])
             return Trace(
                 found.trace_id, spans, left_out=max(found.span_count - len(spans), 0), unstored=found.left_out
             )
@@ -372,61 +394,58 @@ class LocalStore(StoreFile):
     def span(self, trace_id: str, span_id: str) -> FoundSpan | None:
         """Return one span, without reading the others; None if there is none."""
         with self._reading() as connection:
-            found = None if connection is None else find_trace(connection, trace_id)
-            if connection is None or found is None:
+            reader = None if connection is None else ChunkReader(connection)
+            found = None if reader is None else find_trace(reader, trace_id)
+            if reader is None or found is None:
                 return None
-            row = find_span(connection, found.seq, encodable(span_id))
-            if row is None:
-                return None
-            return FoundSpan(span_of_row(found.trace_id, row, Resources()), found.name, found.start)
+            span = find_span(reader, found, span_id)
+            return None if span is None else FoundSpan(span, found.name, found.start)
 
     def stream(self, trace_id: str, *, grouped: bool = False) -> SpanStream | None:
         """Return all stored spans, read in slices. If ``grouped``, spans are ordered by resource and scope."""
         with self._reading() as connection:
-            found = None if connection is None else find_trace(connection, trace_id)
-            if connection is None or found is None:
+            reader = None if connection is None else ChunkReader(connection)
+            found = None if reader is None else find_trace(reader, trace_id)
+            if reader is None or found is None:
                 return None
-            # Eight bytes for each span. The spans themselves are read later, in slices.
+            # Some numbers for each span. The spans themselves are read later, in slices.
             groups: dict[Any, array[int]] = {}
-            query = (
-                f"SELECT rowid, {'resource, service, more' if grouped else '0, 0, 0'} FROM spans "  # noqa: S608
-                f"WHERE trace = ? ORDER BY {EARLIEST_FIRST}"
-            )
-            with closing(connection.execute(query, (found.seq,))) as rows:
-                for number, resource, service, more in rows:
-                    key = (resource, service, parse_json(more).get("scope", "")) if grouped else None
-                    groups.setdefault(key, array("q")).append(number)
+            keys: dict[tuple[int, int], Any] = {}
+            for head in reader.heads(found.seq, found.trace_id):
+                place = head.place
+                key = None
+                if grouped:
+                    key = keys.get(place[:2])
+                    if key is None:
+                        section = reader.section(place)
+                        key = keys[place[:2]] = repr((section.resource, section.scope))
+                groups.setdefault(key, array("q")).extend(place)
         return SpanStream(found.trace_id, found.name, self._slices(found, list(groups.values())), found.left_out)
 
     def _slices(self, found: TraceRow, groups: list[array[int]]) -> Iterator[Span]:
-        """Yield the spans with the given numbers. Nothing is open while they are consumed."""
+        """Yield the spans at the given places. Nothing is open while they are consumed."""
+        size = len(Place._fields)
         for numbers in groups:
-            for begin in range(0, len(numbers), SLICE):
-                asked = numbers[begin : begin + SLICE]
+            for begin in range(0, len(numbers), SLICE * size):
+                asked = numbers[begin : begin + SLICE * size]
+                spans = []
                 with self._reading() as connection:
                     there = connection is not None and connection.execute(
                         "SELECT 1 FROM traces WHERE seq = ? AND trace_id = ?", (found.seq, found.trace_id)
                     )
-                    rows = {}
                     if connection is not None and there and there.fetchone():
-                        marks = ",".join("?" * len(asked))
-                        resources = Resources()
-                        query = (
-                            f"SELECT s.rowid, {SPAN_COLUMNS} FROM spans s {JOIN_RESOURCE} "  # noqa: S608 - our names
-                            f"WHERE s.rowid IN ({marks}) AND s.trace = ?"
-                        )
-                        with closing(connection.execute(query, (*asked, found.seq))) as found_rows:
-                            rows = {
-                                number: span_of_row(found.trace_id, row, resources) for number, *row in found_rows
-                            }
-                if len(rows) < len(asked):
+                        reader = ChunkReader(connection)
+                        spans = [
+                            reader.span(found.trace_id, Place(*asked[place : place + size]))
+                            for place in range(0, len(asked), size)
+                        ]
+                if not spans:
                     raise StoreError(
                         f"The trace {found.trace_id} left the local store {self.path} while it was read. "
                         f"What came of it is not whole.",
                         "deleted",
                     )
-                for number in asked:
-                    yield rows[number]
+                yield from spans
 
     def routes(
         self, *, service: str | None = None, start: float | None = None, end: float | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import struct
 import subprocess
 import sys
 import textwrap
@@ -36,6 +37,15 @@ def integrity(path: Path) -> str:
         return str(connection.execute("PRAGMA integrity_check").fetchone()[0])
     finally:
         connection.close()
+
+
+def span_ids(connection: sqlite3.Connection, after: int = 0) -> tuple[set[str], int]:
+    """Return the ids of the spans in chunks after the one with the number ``after``, and the number of the latest."""
+    found: set[str] = set()
+    for chunk, ids in connection.execute("SELECT chunk, ids FROM parts WHERE chunk > ?", [after]).fetchall():
+        found.update(f"{span_id:016x}" for (span_id,) in struct.iter_unpack("<Q", ids))
+        after = max(after, chunk)
+    return found, after
 
 
 def set_asides(path: Path) -> list[Path]:

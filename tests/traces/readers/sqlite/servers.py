@@ -14,6 +14,7 @@ from django_tracing.export.queue import QueueProcessor
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.export.builders import make_spans
 from tests.export.queues import end
+from tests.traces.builders import noise
 from tests.traces.readers.sqlite.helpers import finished, integrity, run
 
 needs_posix = pytest.mark.skipif(os.name != "posix", reason="open files can't be deleted, nor processes limited")
@@ -24,12 +25,12 @@ class Server:
 
     def __init__(self, store: LocalStore) -> None:
         self.store = store
-        self.queue = QueueProcessor(LocalExporter(store.write), export_interval=60, shutdown_timeout=1)
+        self.queue = QueueProcessor(LocalExporter(store.store), export_interval=60, shutdown_timeout=1)
         self.ids: list[str] = []
 
     def serve(self, count: int = 10) -> bool:
         """End spans, each in a trace of its own. Return whether they were exported."""
-        spans = make_spans(count, text="x" * 500)
+        spans = [span for _ in range(count) for span in make_spans(text=noise(500))]
         self.ids += [f"{span.context.trace_id:032x}" for span in spans if span.context]
         end(self.queue, spans)
         return self.queue.force_flush(30_000)
@@ -55,7 +56,7 @@ def seen_by_others(path: Path) -> set[str]:
         import sqlite3, sys
         connection = sqlite3.connect(sys.argv[1])
         for trace_id, spans, stored in connection.execute(
-            "SELECT trace_id, span_count, (SELECT count(*) FROM spans WHERE trace = seq) FROM traces"
+            "SELECT trace_id, span_count, (SELECT sum(length(ids)) / 8 FROM parts WHERE trace = seq) FROM traces"
         ).fetchall():
             assert spans == stored
             print(trace_id)

@@ -119,7 +119,7 @@ def test_the_log_is_deleted_under_several_processes(path: Path) -> None:
         logging.basicConfig(format="%(message)s")
         sys.path.insert(0, ".")
         from django_tracing.traces.readers.sqlite.store import LocalStore
-        from tests.traces.builders import row
+        from tests.traces.builders import noise, row
         store = LocalStore(sys.argv[1])
         for number in range(1, 101):
             store.write([row(int(sys.argv[2]) * 1000 + number, span) for span in range(1, 4)])
@@ -202,9 +202,9 @@ def test_a_file_that_was_extended_in_part(path: Path) -> None:
         from pathlib import Path
         from django_tracing.sqlite_file import looks_cut
         from django_tracing.traces.readers.sqlite.store import LocalStore
-        from tests.traces.builders import row
+        from tests.traces.builders import noise, row
         store = LocalStore(sys.argv[1])
-        store.write([row(number, attributes={"x": "y" * 500}) for number in range(1, 200)])
+        store.write([row(number, attributes={"x": noise(500)}) for number in range(1, 200)])
         _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
         connection = sqlite3.connect(sys.argv[1])
@@ -301,8 +301,8 @@ def test_a_corrupt_file(server: Server, path: Path, caplog: pytest.LogCaptureFix
     "statement",
     [
         "UPDATE traces SET seq = 9223372036854775807 WHERE seq = 1",
-        "DROP TABLE spans",
-        "DROP TABLE figures",
+        "DROP TABLE chunks",
+        "DROP TABLE parts",
         "ALTER TABLE traces RENAME COLUMN user TO users",
     ],
 )
@@ -327,7 +327,7 @@ def test_a_clock_that_steps(
 ) -> None:
     """Traces are deleted in the order in which they were stored. Nothing else depends on the clock."""
     store = LocalStore(path, max_traces=40)
-    queue = QueueProcessor(LocalExporter(store.write), export_interval=60, shutdown_timeout=1)
+    queue = QueueProcessor(LocalExporter(store.store), export_interval=60, shutdown_timeout=1)
     now = time.time()
     for number, offset in enumerate((0, step, 0)):
         monkeypatch.setattr(time, "time", lambda offset=offset: now + offset)

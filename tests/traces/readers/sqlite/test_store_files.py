@@ -8,16 +8,22 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import zlib
 from collections.abc import Iterator
+from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from django_tracing.exceptions import StoreError
+from django_tracing.protobuf import field
 from django_tracing.traces.readers.sqlite import file as file_module
+from django_tracing.traces.readers.sqlite.chunks import MOST_BYTES
 from django_tracing.traces.readers.sqlite.store import LocalStore
-from tests.traces.builders import MS, row
+from tests.traces.builders import MS, exception, row
 from tests.traces.readers.sqlite.helpers import REPOSITORY, finished, integrity, run, set_asides
+from tests.traces.readers.sqlite.old_files import write_old_file
 
 
 def modes(folder: Path) -> dict[str, str]:
@@ -179,11 +185,7 @@ def test_a_damaged_file_is_set_aside(store: LocalStore, path: Path, caplog: pyte
     ("written", "damaged"),
     [
         (b'["shop"]', b'["shop"['),
-        (b'{"color":', b'{"color" '),
         (b"GET /items", b"GET /it\xffms"),
-        (b"internal", b"infernal"),
-        (b"python", b"pithon"),
-        (b"database", b"data\x00ase"),
         (b"CREATE TABLE traces", b"CREATE TABLE tr\xffces"),
     ],
 )
@@ -198,6 +200,41 @@ def test_damage_that_sqlite_does_not_detect(store: LocalStore, path: Path, writt
     content = path.read_bytes()
     assert written in content
     path.write_bytes(content.replace(written, damaged))
+    check_damage(store)
+
+
+#: What may be in place of a compressed message, as SQL or as the message.
+DAMAGED: list[Any] = [
+    *("7", "'x'", "x''", "substr(message, 1, length(message) - 5)", "substr(message, 9)"),
+    *(b"", b"\x0a", b"\x0a\x05abc", b"\xff" * 20, b"\x0a\x02\x12\x00" + b"\x0a" * 9),
+    # A span without ids, and one of another trace.
+    field(0x0A, field(0x12, field(0x12, b"\x12\x08" + b"1" * 8))),
+    field(0x0A, field(0x12, field(0x12, b"\x0a\x10" + b"1" * 16))),
+    # What is no text, a time of the far future, and a number without an end.
+    *(
+        field(0x0A, field(0x12, field(0x12, b"\x0a\x10" + bytes(15) + b"\x01\x12\x08" + b"1" * 8 + rest)))
+        for rest in (field(0x2A, b"\xff"), b"\x39" + b"\xff" * 8, b"\x30" + b"\xff" * 11, field(0x4A, b"\x0a\x7f"))
+    ),
+    # What is larger than anything that this app writes.
+    bytes(MOST_BYTES + 1),
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGED, ids=lambda damage: repr(damage)[:40])
+def test_a_damaged_chunk(store: LocalStore, path: Path, damage: Any) -> None:
+    store.write([row(1, 1, 0, "GET /items", attributes={"color": "red"}), row(1, 2, 1, "db.select.x")])
+    store.close()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        value = damage if isinstance(damage, str) else f"x'{zlib.compress(damage).hex()}'"
+        with suppress(sqlite3.IntegrityError):
+            connection.execute(f"UPDATE chunks SET message = {value}")
+        connection.execute("UPDATE traces SET has_root = 0")
+        connection.execute("DELETE FROM figures")
+    check_damage(store)
+
+
+def check_damage(store: LocalStore) -> None:
+    """Check that what can't be read is a clear error, and no reason to lose anything."""
     messages = []
     for use in (
         store.services,
@@ -222,42 +259,33 @@ def test_damage_that_sqlite_does_not_detect(store: LocalStore, path: Path, writt
 REQUEST = {"http.method": "GET", "http.url": "https://x.test/x/7?a=1", "http.status_code": 200, "user.id": 42}
 
 
-@pytest.mark.parametrize("version", [1, 2, 3, 4])
+@pytest.mark.parametrize("version", [1, 2, 3, 4, 5])
 def test_a_file_of_an_older_version_is_migrated(path: Path, version: int) -> None:
-    """From before spans had a category, traces had a limit, traces had a request, and figures were kept."""
-    first = LocalStore(path)
-    first.write(
-        [
-            row(1, 1, 0, "GET /x", kind="server", took=9, attributes=REQUEST),
-            row(
-                1, 2, 1, "db.select.x", kind="client", took=4, attributes={"db.system": "postgresql", "db.name": "x"}
-            ),
-        ]
-    )
-    first.close()
-    connection = sqlite3.connect(path)
-    for table in ("figures", "format"):
-        connection.execute(f"DROP TABLE {table}")
-    for column in ("method", "path", "status_code", "user", "sql_count", "sql_time") if version < 4 else ():
-        connection.execute(f"ALTER TABLE traces DROP COLUMN {column}")
-    if version < 3:
-        connection.execute("ALTER TABLE traces DROP COLUMN left_out")
-        connection.execute("DROP TABLE awaited")
-    for column in ("work", "target_kind", "target") if version == 1 else ():
-        connection.execute(f"ALTER TABLE spans DROP COLUMN {column}")
-    connection.execute(f"PRAGMA user_version = {version}")
-    connection.commit()
-    connection.close()
-
+    """From before spans had a category, traces had a limit and a request, figures were kept, and spans were chunks."""
+    spans = [
+        row(1, 1, 0, "GET /x", kind="server", took=9, attributes=REQUEST, events=[exception()], status="error"),
+        row(1, 2, 1, "db.select.x", kind="client", took=4, attributes={"db.system": "postgresql", "db.name": "x"}),
+        *(row(7, number, attributes={"deep": [{"a": [1, None, 1.5]}]}) for number in range(1, 1500)),
+    ]
+    write_old_file(path, version, spans, left_out=3 if version > 2 else 0)
     store = LocalStore(path)
-    if version < 4:
-        with pytest.raises(StoreError, match="older version of this app. It is migrated with the next trace"):
-            store.search()
-    else:
-        # Only tables were added since.
-        assert store.routes()[0].time_by_work == {"python": 5 * MS, "sql": 4 * MS}
-        assert len(store.dependencies().links) == len(store.search()) == 1
+    with pytest.raises(StoreError, match="older version of this app. It is migrated with the next trace"):
+        store.search()
     store.write([row(2)])
+    assert store.search()[-1].left_out == (3 if version > 2 else 0)
+    assert len(list(store.stream(f"{7:032x}").spans)) == 1499  # type: ignore[union-attr]
+    trace = store.trace(f"{1:032x}")
+    assert trace is not None
+    expected = LocalStore(path.with_name("new.sqlite3"))
+    expected.write(spans)
+    assert trace.spans == expected.trace(trace.trace_id).spans  # type: ignore[union-attr]
+    assert integrity(path) == "ok"
+    assert not set_asides(path)
+    expected.close()
+    for each in path.parent.glob("new.sqlite3*"):
+        each.unlink()
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute("DELETE FROM traces WHERE trace_id = ?", (f"{7:032x}",))
     assert [int(found.trace_id, 16) for found in store.search()] == [2, 1]
     old = store.search()[1]
     assert (old.method, old.path, old.status_code, old.user) == ("GET", "/x/7", 200, "42")
@@ -354,7 +382,7 @@ def output_as_another_user(script: str, *arguments: object) -> str:
             sys.path.insert(0, ".")
             from django_tracing.exceptions import StoreError
             from django_tracing.traces.readers.sqlite.store import LocalStore
-            from tests.traces.builders import row
+            from tests.traces.builders import noise, row
             if os.geteuid() == 0:
                 os.setuid(65534)
             """
@@ -439,13 +467,13 @@ def test_a_full_disk(path: Path) -> None:
             sys.path.insert(0, ".")
             from django_tracing.exceptions import StoreError
             from django_tracing.traces.readers.sqlite.store import LocalStore
-            from tests.traces.builders import row
+            from tests.traces.builders import noise, row
             store = LocalStore(sys.argv[1])
             store.write([row(1)])
             hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
             resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard))
             try:
-                store.write([row(2, number, attributes={"x": "y" * 1000}) for number in range(1, 1000)])
+                store.write([row(2, number, attributes={"x": noise(1000)}) for number in range(1, 1000)])
             except StoreError as error:
                 print("refused:", error)
             resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))

@@ -39,15 +39,6 @@ NEWER: Final = """
         schema.COMPATIBLE_FROM = module.COMPATIBLE_FROM = compatible_from
         return module.LocalStore(sys.argv[1])
 """
-#: Version 4 does not name the columns. As it was released, so don't change it.
-VERSION_4: Final = (
-    "INSERT OR REPLACE INTO traces VALUES "
-    "(9, '{trace:032x}', 'GET /x', 'shop', '[\"shop\"]', 1, 5, 5, 6, 2, 0, 0, '', '', NULL, '', 0, 0)",
-    "INSERT OR IGNORE INTO resources VALUES (9, 1, '{{}}')",
-    "INSERT OR IGNORE INTO awaited VALUES (9, '{span:016x}')",
-    "INSERT OR IGNORE INTO spans VALUES "
-    "(9, '{span:016x}', '', 'GET /x', 'server', 'shop', 5, 6, 'unset', '{{}}', 1, '{{}}', 'python', '', '')",
-)
 
 
 def test_a_newer_version_that_adds_columns_and_tables_shares_the_file(
@@ -56,10 +47,11 @@ def test_a_newer_version_that_adds_columns_and_tables_shares_the_file(
     store.write([row(1)])
     script = """
         store = newer(
-            6, 5,
+            7, 6,
             "ALTER TABLE traces ADD COLUMN tenant TEXT NOT NULL DEFAULT 'unknown'",
-            "ALTER TABLE spans ADD COLUMN cost INTEGER NOT NULL DEFAULT 0",
-            "ALTER TABLE resources ADD COLUMN more TEXT",
+            "ALTER TABLE chunks ADD COLUMN cost INTEGER NOT NULL DEFAULT 0",
+            "ALTER TABLE parts ADD COLUMN more TEXT",
+            "ALTER TABLE operations ADD COLUMN more TEXT",
             "ALTER TABLE awaited ADD COLUMN more TEXT",
             "ALTER TABLE figures ADD COLUMN more TEXT",
             "ALTER TABLE format ADD COLUMN more TEXT",
@@ -85,37 +77,16 @@ def test_a_newer_version_that_adds_columns_and_tables_shares_the_file(
     assert found[2] == 30 + number
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT DISTINCT tenant FROM traces").fetchall() == [("unknown",)]
-        assert connection.execute("SELECT version FROM format").fetchall() == [(6,)]
+        assert connection.execute("SELECT version FROM format").fetchall() == [(7,)]
     assert integrity(path) == "ok"
     assert not set_asides(path)
     assert not caplog.records
 
 
-def test_an_older_version_goes_on_with_the_tables_of_this_one(store: LocalStore, path: Path) -> None:
-    store.write([row(1), row(2)])
-    with closing(sqlite3.connect(path)) as connection, connection:
-        assert connection.execute("PRAGMA user_version").fetchone() == (4,)
-        for statement in VERSION_4:
-            connection.execute(statement.format(trace=9, span=1))
-    assert shown(store) == computed(store)
-    assert store.routes()[0].count == 3
-    # The older version adds to a trace whose figures are kept, and deletes traces.
-    store.write([row(3), row(9, 2, 1)])
-    store.write([row(4)])
-    with closing(sqlite3.connect(path)) as connection, connection:
-        connection.execute(VERSION_4[3].format(span=3))
-        connection.execute("UPDATE traces SET span_count = span_count + 1 WHERE seq = 9")
-        for table, column in (("spans", "trace"), ("resources", "trace"), ("awaited", "trace"), ("traces", "seq")):
-            connection.execute(f"DELETE FROM {table} WHERE {column} < 9")
-    assert shown(store) == computed(store)
-    assert store.routes()[0].count == 4
-    assert {int(summary.trace_id, 16) for summary in store.search()} == {3, 4, 9}
-
-
 def test_a_file_that_only_a_newer_version_can_use_is_left_to_it(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """It is not set aside, none of it is lost, the spans of the older process are counted, and one line is logged."""
     store = LocalStore(path)
-    queue = QueueProcessor(LocalExporter(store.write), export_interval=60)
+    queue = QueueProcessor(LocalExporter(store.store), export_interval=60)
     end(queue, make_spans(3))
     assert queue.force_flush()
     script = """
@@ -159,7 +130,7 @@ def test_a_newer_version_that_starts_while_this_one_writes(store: LocalStore, pa
     with pytest.raises(StoreError, match="newer version of this app"):
         store.write([row(2)])
     with closing(sqlite3.connect(path)) as connection, connection:
-        assert connection.execute("SELECT count(*) FROM spans").fetchone() == (1,)
-        connection.execute("PRAGMA user_version = 4")
+        assert connection.execute("SELECT count(*) FROM parts").fetchone() == (1,)
+        connection.execute("PRAGMA user_version = 6")
     store.write([row(2, took=2)])
     assert [summary.duration for summary in store.search()] == [2 * MS, 1 * MS]

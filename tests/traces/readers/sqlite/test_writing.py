@@ -12,7 +12,7 @@ from django_tracing.conf.loading import load
 from django_tracing.exceptions import StoreError
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from django_tracing.traces.times import FARTHEST
-from tests.traces.builders import MS, NOON, row
+from tests.traces.builders import MS, NOON, noise, row
 from tests.traces.readers.sqlite.helpers import finished, integrity, run
 
 # ----- The ring
@@ -32,7 +32,7 @@ def test_the_latest_traces_are_kept(path: Path) -> None:
     assert [int(found.trace_id, 16) for found in store.search(limit=100)] == list(range(25, 15, -1))
     store.close()
     connection = sqlite3.connect(path)
-    for table, count in (("spans", 20), ("resources", 10), ("traces", 10)):
+    for table, count in (("parts", 10), ("chunks", 10), ("operations", 10), ("traces", 10)):
         assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (count,)
     connection.close()
 
@@ -57,17 +57,17 @@ def test_the_file_does_not_grow(path: Path) -> None:
 
     def fill(first: int) -> int:
         for number in range(first, first + 100):
-            store.write([row(number, span, attributes={"x": "y" * 500}) for span in range(1, 11)])
+            store.write([row(number, span, attributes={"x": noise(500)}) for span in range(1, 11)])
         store.close()
         return path.stat().st_size
 
     settled = fill(1)
-    assert fill(1000) <= settled * 1.1
+    assert fill(1000) <= settled * 1.25
 
 
 def test_a_smaller_ring_frees_its_space(path: Path) -> None:
     large = LocalStore(path, max_traces=500)
-    large.write([row(number, attributes={"x": "y" * 2000}) for number in range(1, 501)])
+    large.write([row(number, attributes={"x": noise(2000)}) for number in range(1, 501)])
     large.close()
     before = path.stat().st_size
     small = LocalStore(path, max_traces=5)
@@ -80,7 +80,7 @@ def test_a_smaller_ring_frees_its_space(path: Path) -> None:
 def test_traces_of_any_length_are_bounded_by_bytes(path: Path) -> None:
     store = LocalStore(path, max_traces=1000, max_bytes=1_000_000)
     for number in range(1, 101):
-        store.write([row(number, span, attributes={"x": "y" * 500}) for span in range(1, 51)])
+        store.write([row(number, span, attributes={"x": noise(500)}) for span in range(1, 51)])
     found = store.search(limit=1000)
     assert found[0].span_count == 50
     assert 5 < len(found) < 60
@@ -92,7 +92,7 @@ def test_traces_of_any_length_are_bounded_by_bytes(path: Path) -> None:
 def test_one_endless_trace_is_bounded_by_bytes(path: Path) -> None:
     store = LocalStore(path, max_bytes=1_000_000)
     for batch in range(100):
-        store.write([row(1, batch * 100 + span, attributes={"x": "y" * 500}) for span in range(1, 51)])
+        store.write([row(1, batch * 100 + span, attributes={"x": noise(500)}) for span in range(1, 51)])
     store.close()
     assert path.stat().st_size < 3_000_000
 
@@ -184,7 +184,7 @@ def test_a_trace_names_at_most_100_services(store: LocalStore) -> None:
 def test_durations_without_a_bound_fit_into_the_summary(store: LocalStore) -> None:
     far = int(FARTHEST * 0.99)
     sql = {"db.system": "x"}
-    store.write([row(1, number, 0, "db.x", base=-far, end=far, attributes=sql) for number in range(1, 5)])
+    store.write([row(1, number, 0, "db.x", base=0, end=far, attributes=sql) for number in range(1, 5)])
     assert store.search()[0].sql_count == 4
 
 
@@ -277,7 +277,7 @@ def test_a_trace_that_cant_be_read_holds_no_lock(store: LocalStore, path: Path) 
     store.close()
     connection = sqlite3.connect(path, isolation_level=None, timeout=0)
     connection.execute("PRAGMA journal_mode = DELETE")
-    connection.execute("UPDATE spans SET kind = 'x'")
+    connection.execute("UPDATE chunks SET message = x'00'")
     for read in (lambda: store.trace(f"{1:032x}"), lambda: list(store.stream(f"{1:032x}").spans)):  # type: ignore[union-attr]
         with pytest.raises(StoreError) as caught:
             read()
