@@ -37,7 +37,7 @@ class Result:
         if self.statuses[-1]:
             requests = "; ".join(self.unanswered[:20])
             missed.append(
-                f"{self.name}: {self.statuses[-1]} requests were not answered within 20 seconds: {requests}"
+                f"{self.name}: {self.statuses[-1]} requests were not answered within 20 seconds ({requests})"
             )
         for name, (size, limit) in self.disk.items():
             if size > limit:

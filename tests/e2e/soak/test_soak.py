@@ -64,7 +64,10 @@ def test_what_grows_is_missed(grown: dict[str, float], missed: list[str]) -> Non
         ({"account": Account(made=10, arrived=9)}, "1 spans are unaccounted for"),
         ({"account": Account(made=10, arrived=9, waiting=1)}, "1 spans are still waiting"),
         ({"account": Account(made=10, arrived=10, unknown=1)}, "1 spans are unknown"),
-        ({"statuses": Counter({200: 8, -1: 1})}, "1 requests were not answered within 20 seconds"),
+        (
+            {"statuses": Counter({200: 8, -1: 1}), "unanswered": ["1795795660 GET /x"]},
+            "1 requests were not answered within 20 seconds (1795795660 GET /x)",
+        ),
         ({"disk": {"store": (3 * MIB, 2 * MIB)}}, "the store had 3,145,728 bytes"),
         ({"processes": []}, "no process lived through the run"),
         ({"processes": [process(memory=0.05)]}, "shop: memory"),
