@@ -62,3 +62,19 @@ def test_our_operators_do_what_their_examples_show() -> None:
         for example in operator.examples():
             made = mutating.mutate_code(example.pre_mutation_code, operator(), example.occurrence)
             assert made == example.post_mutation_code
+
+
+def test_what_no_test_can_see_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cosmic_ray.mutating", reason="cosmic-ray is installed by make mutants")
+    from tests.mutants import generation
+
+    (tmp_path / "module.py").write_text(
+        "from typing import Literal\n"
+        "Kind = Literal['a']\n"
+        "def f(a: int, *, b: int | None = None) -> bool:\n"
+        "    'A docstring.'\n"
+        "    return False\n"
+    )
+    monkeypatch.setattr(generation, "ROOT", tmp_path)
+    made = [generation.mutant(site) for site in generation.sites("module.py")]
+    assert [each.after for each in made if each] == ["return True"]
