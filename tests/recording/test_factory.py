@@ -1,0 +1,41 @@
+"""Which tracers this app makes spans for."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.context import Context
+from opentelemetry.sdk import trace as sdk_trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from django_tracing.recording.factory import SpanFactory
+from tests.recording.test_span import Source
+
+disabled = getattr(sdk_trace, "_disable_tracer_configurator", None)
+
+
+@pytest.mark.skipif(disabled is None, reason="this SDK can't disable a tracer")
+def test_a_tracer_that_the_sdk_has_disabled_makes_no_spans() -> None:
+    """Also one that is disabled later. What is below its caller stays in the caller's trace."""
+    source = Source()
+    assert source.start().is_recording()
+    provider: Any = source.provider
+    provider._set_tracer_configurator(tracer_configurator=disabled)
+    assert not source.start().is_recording()
+    caller = trace.SpanContext(1, 2, is_remote=True, trace_flags=trace.TraceFlags(1))
+    below = trace.set_span_in_context(trace.NonRecordingSpan(caller), Context())
+    span = source.start(context=below)
+    assert not span.is_recording()
+    assert span.get_span_context() == caller
+    assert [started.name for started, _ in source.kept.started] == ["span"]
+
+
+def test_a_tracer_of_another_sdk_is_not_used_and_the_reason_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    tracer: Any = TracerProvider(shutdown_on_exit=False).get_tracer("shop")
+    del tracer._span_limits
+    with caplog.at_level(logging.DEBUG, "django_tracing"):
+        assert SpanFactory.of(tracer) is None
+    assert "The SDK's tracer is another one: its own spans are used." in caplog.text
