@@ -43,3 +43,24 @@ def test_a_parent_decides(rate: float, sampled: bool, remote: bool) -> None:
 
 def test_description() -> None:
     assert "0.25" in RuleSampler(0.25).get_description()
+
+
+@pytest.mark.parametrize(("rate", "state"), [(1.0, None), (0.5, "th:8"), (0.25, "th:c"), (0.75, "th:4")])
+def test_the_rate_is_passed_on_to_other_services_unless_it_keeps_all(rate: float, state: str | None) -> None:
+    """They compute how many traces each one stands for (OpenTelemetry's probability sampling)."""
+    sampler = RuleSampler(rate)
+    decision = sampler.decide(None, "task", SpanKind.INTERNAL, None, (1 << 128) - 1)
+    assert decision.kept
+    assert decision.trace_state == (None if state is None else TraceState([("ot", state)]))
+
+
+def test_each_decision_is_counted_once_and_a_forked_child_counts_its_own() -> None:
+    sampler = RuleSampler(0.5)
+    decide = [lambda bits=bits: sampler.decide(None, "task", SpanKind.INTERNAL, None, bits) for bits in (0, -1)]
+    assert [one().kept for one in (*decide, decide[1])] == [False, True, True]
+    assert sampler.drain() == {None: (2, 1)}
+    assert sampler.drain() == {}
+    decide[1]()
+    sampler.reset_after_fork()
+    assert [one().kept for one in decide] == [False, True]
+    assert sampler.drain() == {None: (1, 1)}

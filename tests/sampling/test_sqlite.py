@@ -6,7 +6,10 @@ import os
 from pathlib import Path
 
 import pytest
+from django.db import connections
+from django.db.backends.sqlite3.base import DatabaseWrapper
 
+from django_tracing.sampling.database import file_of
 from tests.sampling.processes import finished, run, start
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the site uses flock")
@@ -223,6 +226,24 @@ def test_any_name_of_the_file(tmp_path: Path, name: str) -> None:
         print(names(refresher))
         """
     assert run(script, folder, name.format(written)) == "['one']\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "address"),
+    [
+        ("/a b/site.sqlite3", "/a b/site.sqlite3", "file:///a%20b/site.sqlite3?mode=ro"),
+        ("file:/a%20b/site.sqlite3?mode=rwc", "/a b/site.sqlite3", "file:///a%20b/site.sqlite3?mode=ro"),
+        ("file://localhost/site.sqlite3", "/site.sqlite3", "file:///site.sqlite3?mode=ro"),
+        # A cache that is shared with the request's connection would be locked with it.
+        ("file:/site.sqlite3?cache=shared&vfs=unix#x", "/site.sqlite3", "file:///site.sqlite3?vfs=unix&mode=ro"),
+    ],
+)
+def test_the_file_is_opened_for_reading_whatever_its_name_says(name: str, file: str, address: str) -> None:
+    connections["named"] = DatabaseWrapper({**connections["default"].settings_dict, "NAME": name}, "named")
+    try:
+        assert file_of("named") == (Path(file), address)
+    finally:
+        del connections["named"]
 
 
 @pytest.mark.parametrize("name", [":memory:", "file:x?mode=memory&cache=shared", "nowhere.sqlite3"])
