@@ -495,3 +495,33 @@ def test_the_thread_is_not_part_of_the_request_that_starts_it(monkeypatch: pytes
         request_of_another_tracer.reset(token)
         processor.shutdown()
     assert seen == ["none"]
+
+
+class TestMuted:
+    """While a site is tested, its spans are not sent, except those that the site asks for by name."""
+
+    def test_only_what_is_passed_to_send_is_sent(self, make: Make) -> None:
+        backend = Backend()
+        processor = make(backend, muted=lambda: True)
+        end(processor, make_spans(3, name="of a test"))
+        assert processor.state()["queued"] == 0
+        processor.send(make_spans(1, name="wanted")[0])
+        # The thread runs now.
+        end(processor, make_spans(100, name="of another test"))
+        assert processor.force_flush()
+        assert backend.names == ["wanted-0"]
+        assert processor.state()["dropped"] == {}
+
+    def test_it_stays_muted(self, make: Make) -> None:
+        """Spans that ended in a test are not sent after the tests, nor are those that waited before."""
+        backend, is_muted = Backend(), [False]
+        processor = make(backend, muted=lambda: is_muted[0])
+        end(processor, make_spans(3, name="before"))
+        is_muted[0] = True
+        end(processor, make_spans(3, name="of a test"))
+        assert processor.force_flush()
+        is_muted[0] = False
+        end(processor, make_spans(3, name="after"))
+        assert processor.force_flush()
+        assert backend.names == []
+        assert processor.state()["queued"] == 0
