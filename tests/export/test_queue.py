@@ -497,6 +497,18 @@ def test_the_thread_is_not_part_of_the_request_that_starts_it(monkeypatch: pytes
     assert seen == ["none"]
 
 
+class TestPartialSuccess:
+    @pytest.mark.parametrize(("rejected", "exported"), [(0, 3), (2, 1), (3, 0), (500, 0)])
+    def test_no_more_spans_are_rejected_than_were_sent(self, make: Make, rejected: int, exported: int) -> None:
+        """A receiver may only warn, or count wrongly."""
+        processor = make(Backend(refuse(reason="rejected", retryable=False, rejected=rejected)))
+        end(processor, make_spans(3))
+        assert processor.force_flush()
+        state = processor.state()
+        assert (state["queued"], state["exported"]) == (0, exported)
+        assert state["dropped"] == ({"rejected": 3 - exported} if rejected else {})
+
+
 class TestMuted:
     """While a site is tested, its spans are not sent, except those that the site asks for by name."""
 
