@@ -191,6 +191,9 @@ class TestStoring:
         assert not old.exists()
         assert new.exists()
         assert spool.contents().batches == 2
+        os.utime(new, (time.time() - 4000,) * 2)
+        assert spool.empty() == 2
+        assert [path.name for path in spool.folder.iterdir()] == ["lock"]
 
 
 class TestClaims:
