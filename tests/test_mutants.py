@@ -78,3 +78,24 @@ def test_what_no_test_can_see_is_not_changed(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(generation, "ROOT", tmp_path)
     made = [generation.mutant(site) for site in generation.sites("module.py")]
     assert [each.after for each in made if each] == ["return True"]
+
+
+def test_what_was_measured_moves_with_the_lines_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that only tests that changed have to be measured again."""
+    coverage = pytest.importorskip("coverage", reason="coverage is installed by make mutants")
+    from tests.mutants import coverage_map
+
+    monkeypatch.setattr(coverage_map, "FOLDER", tmp_path)
+    monkeypatch.setattr(coverage_map, "ROOT", tmp_path)
+    files = {name: str(tmp_path / name) for name in ("changed.py", "same.py")}
+    data = coverage.CoverageData(str(tmp_path / "coverage"))
+    for test, lines in (("one", [1, 2]), ("two", [2, 3])):
+        data.set_context(test)
+        data.add_lines(dict.fromkeys(files.values(), lines))
+    data.write()
+    old = {"changed.py": "a = 1\nb = 2\nc = 3\n", "same.py": "a = 1\nb = 2\nc = 3\n"}
+    coverage_map._move_lines(old, {**old, "changed.py": "# New.\na = 1\nb = 2\nd = 3\n"})
+    moved = coverage.CoverageData(str(tmp_path / "coverage"))
+    moved.read()
+    assert moved.contexts_by_lineno(files["same.py"]) == {1: ["one"], 2: ["one", "two"], 3: ["two"]}
+    assert moved.contexts_by_lineno(files["changed.py"]) == {2: ["one"], 3: ["one", "two"]}

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TypeGuard
@@ -22,15 +23,13 @@ CONFIGURATION = Path(__file__).with_name("coverage.cfg")
 def measure(tests: list[str], processes: int) -> None:
     """Run ``tests`` (files or folders) once, and store which test runs which line, beside what is known of others."""
     FOLDER.mkdir(exist_ok=True)
-    sources = json.dumps({str(path.relative_to(ROOT)): path.read_text() for path in sorted(APP.rglob("*.py"))})
+    sources = {str(path.relative_to(ROOT)): path.read_text() for path in sorted(APP.rglob("*.py"))}
     times, stored = FOLDER / "times.json", FOLDER / "sources.json"
     known: dict[str, float] = {}
-    if times.exists() and stored.read_text() == sources:
+    if times.exists():
         known = json.loads(times.read_text())
-    else:
-        for old in FOLDER.glob("coverage*"):
-            old.unlink()
-    stored.write_text(sources)
+        _move_lines(json.loads(stored.read_text()), sources)
+    stored.write_text(json.dumps(sources))
     environment = {
         **os.environ,
         "MUTANTS_DATA": str(FOLDER),
@@ -51,6 +50,27 @@ def measure(tests: list[str], processes: int) -> None:
     combined.load()
     combined.combine()
     combined.save()
+
+
+def _move_lines(old: dict[str, str], new: dict[str, str]) -> None:
+    """Change what was measured to the lines where the same code is now."""
+    data = coverage.CoverageData(str(FOLDER / "coverage"))
+    data.read()
+    for path in data.measured_files():
+        file = str(Path(path).relative_to(ROOT))
+        if old.get(file) == new.get(file):
+            continue
+        places = _lines_now(old.get(file, ""), new.get(file, ""))
+        moved: dict[str, list[int]] = defaultdict(list)
+        for line, tests in data.contexts_by_lineno(path).items():
+            for test in tests:
+                if line in places:
+                    moved[test].append(places[line])
+        data.purge_files([path])
+        for test, lines in moved.items():
+            data.set_context(test)
+            data.add_lines({path: lines})
+    data.write()
 
 
 class CoverageMap:
