@@ -178,7 +178,7 @@ class _Judge:
             self._known.add(killer)
 
     def _run(self, each: Mutant, tests: list[str]) -> str:
-        for group in _groups(each, tests):
+        for group in (*_new(each.file, frozenset(map(_file, self._lines.times))), *_groups(each, tests)):
             if failed := self._copy.run(each.file, each.code, group, self._known, self._limit(group)):
                 return failed
         return ""
@@ -232,6 +232,15 @@ def _imports(test: Path, file: str) -> bool:
     package, _dot, name = module.rpartition(".")
     text = test.read_text() if test.exists() else ""
     return f"from {module} import" in text or re.search(rf"from {package} import .*\b{name}\b", text) is not None
+
+
+@cache
+def _new(file: str, measured: frozenset[str]) -> list[list[str]]:
+    """Return the files in the folder of a module's tests that were not there when coverage was measured, in a group."""
+    folder = ROOT / file.replace("django_tracing", "tests", 1).rpartition("/")[0]
+    found = [str(test.relative_to(ROOT)) for test in sorted(folder.glob("test_*.py")) if _imports(test, file)]
+    new = [test for test in found if test not in measured]
+    return [new] if new else []
 
 
 def _folder(each: Mutant) -> str:
