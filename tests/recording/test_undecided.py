@@ -31,3 +31,19 @@ def test_a_span_that_was_kept_does_not_hold_the_decision() -> None:
     assert site.names == ["child", "root"]
     assert [trace() for trace in traces] == [None]
     assert child.context.trace_flags.sampled and root.context.trace_flags.sampled
+
+
+def test_a_thread_that_drops_what_another_one_has_just_dropped() -> None:
+    class Emptied(list[Any]):
+        def pop(self, *place: Any) -> Any:
+            self.clear()
+            return super().pop()
+
+    site = Site()
+    site.factory.decide = lambda state, name, kind, parent, trace_id: SamplingDecision(
+        False, UndecidedTrace(trace_id, lambda last: SamplingDecision(False))
+    )
+    root = site.start("root")
+    root.undecided.ended = Emptied(["of another thread"])
+    root.end()
+    assert site.names == []
