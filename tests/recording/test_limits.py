@@ -146,6 +146,18 @@ def test_the_limit_applies_to_what_a_span_is_started_with(most: int) -> None:
     assert len(spans_of(encode_spans([ours]))[0].attributes) == most
 
 
+@pytest.mark.parametrize("again", ["a", "b", "c", "d"])
+def test_an_attribute_that_had_no_place_at_the_start_and_is_set_again(again: str) -> None:
+    source = Source(span_limits=SpanLimits(max_span_attributes=2))
+    first = {"a": 1, "b": 2, "c": 3}
+    ours, theirs = source.start(own=dict(first)), source.sdk.start_span("span", Context(), attributes=first)
+    for span in (ours, theirs):
+        span.set_attribute(again, 4)
+        span.end()
+    assert list((ours.attributes or {}).items()) == list((theirs.attributes or {}).items())
+    assert ours.dropped_attributes == theirs.dropped_attributes
+
+
 def test_with_the_default_limits_spans_share_attributes_until_they_are_sent() -> None:
     """A span that waits takes little memory: it has no copy of what its request's spans have in common."""
     source = Source()
