@@ -245,6 +245,21 @@ def test_a_decision_never_waits(server: Server) -> None:
     assert all(sampler.decide("GET", number)[0] for number in range(100)), "while the server hangs"
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("", "/sampling?service=shop"),
+        ("/", "/sampling?service=shop"),
+        ("/TELEX/", "/TELEX?service=shop"),
+        ("/own?key=1", "/own?key=1&service=shop"),
+    ],
+)
+def test_the_path_of_the_endpoint(path: str, asked: str, server: Server) -> None:
+    sampler = JaegerRemoteSampler("shop", server.url.replace("/sampling", path), timeout=20)
+    assert sampler.ask()
+    assert server.requested == [asked]
+
+
 def test_if_no_thread_can_start_a_later_decision_tries_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     sampler = JaegerRemoteSampler("shop", server.url, initial=1.0, timeout=20)
 
