@@ -97,5 +97,9 @@ def test_what_was_measured_moves_with_the_lines_of_a_module(tmp_path: Path, monk
     coverage_map._move_lines(old, {**old, "changed.py": "# New.\na = 1\nb = 2\nd = 3\n"})
     moved = coverage.CoverageData(str(tmp_path / "coverage"))
     moved.read()
-    assert moved.contexts_by_lineno(files["same.py"]) == {1: ["one"], 2: ["one", "two"], 3: ["two"]}
-    assert moved.contexts_by_lineno(files["changed.py"]) == {2: ["one"], 3: ["one", "two"]}
+
+    def tests_of(name: str) -> dict[int, list[str]]:
+        return {line: sorted(tests) for line, tests in moved.contexts_by_lineno(files[name]).items()}
+
+    assert tests_of("same.py") == {1: ["one"], 2: ["one", "two"], 3: ["two"]}
+    assert tests_of("changed.py") == {2: ["one"], 3: ["one", "two"]}
