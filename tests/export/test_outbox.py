@@ -237,6 +237,23 @@ def test_after_eight_single_spans_that_are_too_large_no_other_of_their_size_is_s
     assert tried.count(1) == 8
 
 
+def test_spans_that_are_too_large_are_counted_in_a_row() -> None:
+    """One that is accepted shows that the receiver takes that size: the next ones are sent, too."""
+    singles: list[Batch] = []
+
+    def receive(batch: Batch | None, now: float) -> ExportError | None:
+        assert batch is not None
+        if batch.count == 1:
+            singles.append(batch)
+        return None if batch.count == 1 and len(singles) % 2 else failure("too_large", retryable=False)
+
+    simulation = Simulation(receive)
+    simulation.outbox.put(Large(0, 64, 64))
+    simulation.run(1)
+    assert len(singles) == 64
+    assert (len(simulation.accepted), simulation.dropped) == (32, {"too_large": 32})
+
+
 def test_a_flush_waits_for_the_parts_of_all_batches() -> None:
     outbox = Outbox(retry_for=60, room_bytes=1000, can_probe=True)
     too_large = failure("too_large", retryable=False)
