@@ -459,3 +459,20 @@ def test_text_that_only_resembles_a_name_and_a_value_is_kept(text: str) -> None:
 def test_every_sensitive_name_contains_a_stem_of_the_first_search() -> None:
     for name in (*sensitive_names._SENSITIVE_PARTS, *sensitive_names._SENSITIVE_WORDS):
         assert any(stem in name for stem in sensitive_names.STEMS), name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # The shortest number of a card has 13 digits.
+        ("paid with 4222222222222 today", "paid with [redacted] today"),
+        ("paid with 422222222222 today", "paid with 422222222222 today"),
+        # JSON in base64 is redacted however short it is.
+        ("seen eyJhIjoxfQ here", "seen [redacted] here"),
+        # Fewer than half of the characters are digits: a name and a date.
+        ("report20261123final", "report20261123final"),
+        ("migration20261123093000", "[redacted]"),
+    ],
+)
+def test_what_is_just_long_enough(text: str, expected: str) -> None:
+    assert redact_text(text) == expected
