@@ -476,3 +476,25 @@ def test_every_sensitive_name_contains_a_stem_of_the_first_search() -> None:
 )
 def test_what_is_just_long_enough(text: str, expected: str) -> None:
     assert redact_text(text) == expected
+
+
+@pytest.mark.parametrize("sign", ["=", ": ", "\uff1d", "\uff1a"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bearer", "ssn", "cvv", "cvc", "pin", "otp", "sid", "pw", "pswd", "hmac", "nonce", "iban", "ccnum"),
+        *("oauth_verifier", "code_verifier", "connection_string", "recovery_code", "backup_code", "mfa_code"),
+        *("verification_code", "confirmation_code", "security_code", "activation_code", "access_code"),
+        *("login_code", "one_time_code", "sms_code", "2fa_code", "security_answer", "seed_phrase", "mnemonic"),
+        *("maiden_name", "account_key", "master_key", "shared_key", "storage_key", "license_key", "licence_key"),
+        *("client_key", "ssh_key", "database_url"),
+    ],
+)
+def test_the_value_of_each_of_these_names_is_secret(name: str, sign: str) -> None:
+    assert "hunter2x" not in redact_text(f"{name}{sign}hunter2x")
+
+
+def test_a_parameters_name_is_read_as_it_is_sent() -> None:
+    shown = redact_text("GET /?pass%77ord=hunter2&page=2&new+password=hunter2")
+    assert "hunter2" not in shown
+    assert "page=2" in shown
