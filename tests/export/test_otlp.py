@@ -373,7 +373,8 @@ class TestExporter:
 
     def test_a_web_page_is_not_a_success(self, connect: Connect, receiver: OTLPReceiver) -> None:
         receiver.answer_headers = {"Content-Type": "text/html; charset=utf-8"}
-        assert failure(connect(receiver.endpoint)).reason == "wrong_protocol"
+        error = failure(connect(receiver.endpoint))
+        assert (error.reason, error.retryable, error.status) == ("wrong_protocol", False, 200)
 
     def test_timeout(self, connect: Connect, receiver: OTLPReceiver) -> None:
         receiver.mode = "hang"
@@ -436,6 +437,7 @@ class TestExporter:
             receiver.answer_body = answer.SerializeToString()
             error = failure(connect(receiver.endpoint))
             assert (error.reason, error.retryable, error.rejected) == ("rejected", False, count)
+            assert error.status == 200
             assert f"rejected {count} spans of a batch: too old too old" in str(error)
             assert len(str(error)) < 300
 
