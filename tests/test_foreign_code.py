@@ -209,6 +209,7 @@ def test_an_id_generator_that_makes_no_ids_is_replaced(result: str, forks: Forks
     assert done.code == 0, done.err
     assert "OWN True" in done.out
     assert "traceparent" in done.out
+    assert done.err.count("The generator of OTEL_PYTHON_ID_GENERATOR failed. Ids are random instead.") == 1
 
 
 PROCESSOR = """

@@ -62,3 +62,44 @@ def test_our_operators_do_what_their_examples_show() -> None:
         for example in operator.examples():
             made = mutating.mutate_code(example.pre_mutation_code, operator(), example.occurrence)
             assert made == example.post_mutation_code
+
+
+def test_what_no_test_can_see_is_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("cosmic_ray.mutating", reason="cosmic-ray is installed by make mutants")
+    from tests.mutants import generation
+
+    (tmp_path / "module.py").write_text(
+        "from typing import Literal\n"
+        "Kind = Literal['a']\n"
+        "def f(a: int, *, b: int | None = None) -> bool:\n"
+        "    'A docstring.'\n"
+        "    return False\n"
+    )
+    monkeypatch.setattr(generation, "ROOT", tmp_path)
+    made = [generation.mutant(site) for site in generation.sites("module.py")]
+    assert [each.after for each in made if each] == ["return True"]
+
+
+def test_what_was_measured_moves_with_the_lines_of_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that only tests that changed have to be measured again."""
+    coverage = pytest.importorskip("coverage", reason="coverage is installed by make mutants")
+    from tests.mutants import coverage_map
+
+    monkeypatch.setattr(coverage_map, "FOLDER", tmp_path)
+    monkeypatch.setattr(coverage_map, "ROOT", tmp_path)
+    files = {name: str(tmp_path / name) for name in ("changed.py", "same.py")}
+    data = coverage.CoverageData(str(tmp_path / "coverage"))
+    for test, lines in (("one", [1, 2]), ("two", [2, 3])):
+        data.set_context(test)
+        data.add_lines(dict.fromkeys(files.values(), lines))
+    data.write()
+    old = {"changed.py": "a = 1\nb = 2\nc = 3\n", "same.py": "a = 1\nb = 2\nc = 3\n"}
+    coverage_map._move_lines(old, {**old, "changed.py": "# New.\na = 1\nb = 2\nd = 3\n"})
+    moved = coverage.CoverageData(str(tmp_path / "coverage"))
+    moved.read()
+
+    def tests_of(name: str) -> dict[int, list[str]]:
+        return {line: sorted(tests) for line, tests in moved.contexts_by_lineno(files[name]).items()}
+
+    assert tests_of("same.py") == {1: ["one"], 2: ["one", "two"], 3: ["two"]}
+    assert tests_of("changed.py") == {2: ["one"], 3: ["one", "two"]}

@@ -69,11 +69,10 @@ class SpanBatch:
 
     def split(self) -> tuple[SpanBatch, SpanBatch]:
         """Return two batches with half of the spans each. There must be two spans or more."""
-        halves = SpanBatch(), SpanBatch()
+        first, second = SpanBatch(), SpanBatch()
         middle = self.count // 2
-        for half, spans in zip(halves, (self.spans[:middle], self.spans[middle:]), strict=True):
-            half.spans = spans
-            half.count = len(spans)
-        halves[0].size = self.size * middle // self.count
-        halves[1].size = self.size - halves[0].size
-        return halves
+        first.spans, second.spans = self.spans[:middle], self.spans[middle:]
+        first.count, second.count = middle, self.count - middle
+        first.size = self.size * middle // self.count
+        second.size = self.size - first.size
+        return first, second

@@ -153,7 +153,6 @@ class QueueProcessor(Sender, SpanProcessor):
             self._spooling = Spooling(self.spool, self.counters, self._announce, self._retry_for)
         self._spool_is_next = False
         self._is_spilling = False
-        self._next_send = 0.0
         self._silent = False
 
     # ----- the request's side

@@ -136,8 +136,7 @@ class UndecidedTrace:
 
     def reconsider(self) -> None:
         """Decide again, now that the user is known."""
-        if self.decide is not None and not self.kept:
-            self._ask(last=False)
+        self._ask(last=False)
 
     def _ask(self, *, last: bool) -> None:
         decide = self.decide
@@ -234,20 +233,17 @@ class UndecidedTrace:
             if self.forgotten:
                 _waiting.lose(discarded)
 
-    def end_sdk_span(self, span: ReadableSpan) -> bool:
-        """Hold an SDK span until the decision. Return False if the trace is not kept."""
+    def end_sdk_span(self, span: ReadableSpan) -> None:
+        """Hold an SDK span until the decision."""
         if self.kept:
             _forward(span)
-            return True
-        if self.decided:
+        elif self.decided:
             if self.forgotten:
                 _waiting.lose(1)
-            return False
-        if len(self.ended) >= _MOST_SPANS_OF_ONE or _waiting.spans >= _MOST_SPANS:
+        elif len(self.ended) >= _MOST_SPANS_OF_ONE or _waiting.spans >= _MOST_SPANS:
             self.lost += 1
-            return False
-        self._wait(span)
-        return True
+        else:
+            self._wait(span)
 
 
 def _after_fork_in_child() -> None:

@@ -25,7 +25,7 @@ _LITERAL: Final = re.compile(r"\^((?:[\w/ -]|\\[./-])*)")
 #: Headers that have no ``HTTP_`` prefix in WSGI.
 _BARE: Final = frozenset({"CONTENT_TYPE", "CONTENT_LENGTH"})
 #: These make the character before them optional.
-_OPTIONAL: Final = ("?", "*", "{", "|")
+_OPTIONAL: Final = ("?", "*", "{")
 #: More pairs of a pattern and a route are not compared in advance.
 _MOST_COMPARED: Final = 10_000
 _MOST_URLCONFS: Final = 16
@@ -200,8 +200,8 @@ def _regex_prefix(pattern: str) -> str:
         return ""
     literal, rest = found[1], pattern[found.end() :]
     if rest.startswith(_OPTIONAL):
-        # The last character is optional.
-        literal = literal[:-2] if literal[-2:-1] == "\\" else literal[:-1]
+        # The last character is optional. A backslash before it goes with the others.
+        literal = literal[:-1]
     return literal.replace("\\", "")
 
 

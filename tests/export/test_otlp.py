@@ -127,6 +127,28 @@ def test_decodes_to_the_same_as_the_sdks_encoding(described, resource, limits) -
         )
 
 
+def test_the_numbers_of_what_was_dropped_are_encoded() -> None:
+    limits = SpanLimits(
+        max_span_attributes=2, max_events=1, max_links=1, max_event_attributes=1, max_link_attributes=1
+    )
+    recorder = Recorder(limits=limits)
+    many = {f"key{number}": number for number in range(5)}
+    linked = [Link(SpanContext(number, 2, is_remote=True), many) for number in (1, 2, 3)]
+    span = recorder.tracer.start_span("span", attributes=many, links=linked)
+    for _ in range(4):
+        span.add_event("event", many)
+    span.end()
+    ours, theirs = encode_spans(recorder.spans), encode_upstream(recorder.spans)
+    decoded = ExportTraceServiceRequest.FromString(ours)
+    assert decoded == theirs
+    # Nothing else is in it: what is unknown to a receiver compares as equal.
+    assert len(ours) == theirs.ByteSize()
+    (sent,) = decoded.resource_spans[0].scope_spans[0].spans
+    dropped = (sent.dropped_attributes_count, sent.dropped_events_count, sent.dropped_links_count)
+    assert dropped == (3, 3, 2)
+    assert [part.dropped_attributes_count for part in (*sent.events, *sent.links)] == [4, 4]
+
+
 def test_many_different_attributes_use_bounded_memory() -> None:
     from django_tracing.export import wire
 
@@ -351,7 +373,8 @@ class TestExporter:
 
     def test_a_web_page_is_not_a_success(self, connect: Connect, receiver: OTLPReceiver) -> None:
         receiver.answer_headers = {"Content-Type": "text/html; charset=utf-8"}
-        assert failure(connect(receiver.endpoint)).reason == "wrong_protocol"
+        error = failure(connect(receiver.endpoint))
+        assert (error.reason, error.retryable, error.status) == ("wrong_protocol", False, 200)
 
     def test_timeout(self, connect: Connect, receiver: OTLPReceiver) -> None:
         receiver.mode = "hang"
@@ -414,6 +437,7 @@ class TestExporter:
             receiver.answer_body = answer.SerializeToString()
             error = failure(connect(receiver.endpoint))
             assert (error.reason, error.retryable, error.rejected) == ("rejected", False, count)
+            assert error.status == 200
             assert f"rejected {count} spans of a batch: too old too old" in str(error)
             assert len(str(error)) < 300
 

@@ -210,12 +210,51 @@ def test_the_number_of_refused_batches_is_bounded() -> None:
     assert simulation.dropped == {"retry_full": 150}
 
 
-def test_a_flush_waits_for_the_parts_of_all_batches() -> None:
-    @dataclass
-    class Large(Batch):
-        def split(self) -> tuple[Batch, Batch]:
-            return Batch(self.number), Batch(self.number)
+@dataclass
+class Large(Batch):
+    def split(self) -> tuple[Large, Large]:
+        first, second = self.count // 2, self.count - self.count // 2
+        return Large(self.number, first, first), Large(self.number, second, second)
 
+
+def test_after_eight_single_spans_that_are_too_large_no_other_of_their_size_is_sent() -> None:
+    tried: list[int] = []
+
+    def receive(batch: Batch | None, now: float) -> ExportError:
+        assert batch is not None
+        tried.append(batch.count)
+        return failure("too_large", retryable=False)
+
+    simulation = Simulation(receive)
+    simulation.outbox.put(Large(0, 64, 64))
+    simulation.run(1)
+    assert simulation.dropped == {"too_large": 64}
+    assert tried.count(1) == 8
+    # The next batch gets eight attempts of its own.
+    tried.clear()
+    simulation.outbox.put(Large(1, 64, 64))
+    simulation.run(1)
+    assert tried.count(1) == 8
+
+
+def test_spans_that_are_too_large_are_counted_in_a_row() -> None:
+    """One that is accepted shows that the receiver takes that size: the next ones are sent, too."""
+    singles: list[Batch] = []
+
+    def receive(batch: Batch | None, now: float) -> ExportError | None:
+        assert batch is not None
+        if batch.count == 1:
+            singles.append(batch)
+        return None if batch.count == 1 and len(singles) % 2 else failure("too_large", retryable=False)
+
+    simulation = Simulation(receive)
+    simulation.outbox.put(Large(0, 64, 64))
+    simulation.run(1)
+    assert len(singles) == 64
+    assert (len(simulation.accepted), simulation.dropped) == (32, {"too_large": 32})
+
+
+def test_a_flush_waits_for_the_parts_of_all_batches() -> None:
     outbox = Outbox(retry_for=60, room_bytes=1000, can_probe=True)
     too_large = failure("too_large", retryable=False)
     for number in range(2):

@@ -52,6 +52,21 @@ class TestSending:
         wait_until(lambda: processor.counters.snapshot()["exported"] == 4, "the last batch to be counted")
         assert processor.counters.snapshot()["last_success_time"] is not None
 
+    def test_it_waits_between_two_intervals(self, make: Make) -> None:
+        processor = make(Backend(), export_interval=0.02)
+        pauses: list[float] = []
+        wait = processor._changed.wait
+
+        def noted(timeout: float) -> bool:
+            pauses.append(timeout)
+            return wait(timeout)
+
+        processor._changed.wait = noted
+        end(processor, make_spans(1))
+        wait_until(lambda: len(pauses) >= 6, "several intervals")
+        # Without a pause, the thread would use a processor all the time.
+        assert all(0 < pause < 0.03 for pause in list(pauses))
+
     def test_in_order_and_once_from_many_threads(self, make: Make) -> None:
         backend = Backend()
         processor = make(backend, batch_size=100, queue_size=100_000, queue_bytes=2**30)

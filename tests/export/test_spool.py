@@ -75,6 +75,11 @@ class TestStoring:
         for file in spool.folder.iterdir():
             assert stat.S_IMODE(file.stat().st_mode) == 0o600, file
 
+    def test_the_folder_and_those_above_it_are_made(self, tmp_path: Path) -> None:
+        spool = Spool(tmp_path / "above" / "spool", MIB)
+        spool.store(encode())
+        assert spool.contents().spans == 1
+
     def test_the_oldest_make_room(self, tmp_path: Path) -> None:
         size = 24_000
         spool = Spool(tmp_path, 4 * (size + 2000))
@@ -191,6 +196,14 @@ class TestStoring:
         assert not old.exists()
         assert new.exists()
         assert spool.contents().batches == 2
+        os.utime(new, (time.time() - 4000,) * 2)
+        # To look, or to take a batch, changes nothing else.
+        assert spool.contents().batches == 2
+        assert (claimed := spool.claim()) is not None
+        spool.give_back(claimed)
+        assert new.exists()
+        assert spool.empty() == 2
+        assert [path.name for path in spool.folder.iterdir()] == ["lock"]
 
 
 class TestClaims:
@@ -340,6 +353,15 @@ class TestHostileFiles:
         assert spool.claim() is None
         assert spool.contents().batches == 0
         assert secret.exists()
+
+    def test_a_link_in_the_place_of_the_lock(self, spool: Spool, tmp_path: Path) -> None:
+        """Nobody else makes this user write a file elsewhere."""
+        spool.prepare()
+        elsewhere = tmp_path / "elsewhere"
+        (spool.folder / "lock").symlink_to(elsewhere)
+        with pytest.raises(OSError, match="symbolic links"):
+            spool.store(encode())
+        assert not elsewhere.exists()
 
     def test_what_is_no_file_any_more(self, spool: Spool) -> None:
         for number in range(3):

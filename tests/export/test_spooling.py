@@ -78,6 +78,26 @@ class TestAnOutage:
         counts = processor.counters.snapshot()
         assert (counts["exported"], counts["spooled"], counts["dropped"]) == (20, 20, {})
 
+    @pytest.mark.parametrize(("filled", "stored"), [(0.6, False), (0.9, True)])
+    def test_a_queue_that_is_nearly_full_is_stored_though_the_receiver_answers(
+        self, filled: float, stored: bool, make: Make, receiver: OTLPReceiver, spool: Spool
+    ) -> None:
+        answered = threading.Event()
+        receiver.decide = lambda spans: (200 if answered.wait(60) else 500, {}, b"")
+        processor = make(
+            OTLPHTTPExporter(receiver.endpoint, timeout=60), batch_size=1, queue_bytes=40_000, spool=spool
+        )
+        end(processor, make_spans(1, name="first"))
+        wait_until(lambda: processor._outbox.current is not None, "the first batch to be sent")
+        count = 1
+        while processor.state()["queued_bytes"] < filled * 40_000:
+            end(processor, make_spans(1, text="x" * 1000))
+            count += 1
+        answered.set()
+        wait_until(lambda: processor.state()["exported"] == count, "all spans to be sent")
+        assert processor.state()["spooled"] == (count - 1 if stored else 0)
+        assert processor.state()["dropped"] == {}
+
     def test_an_incomplete_batch_is_stored_after_the_interval(
         self, make: Make, receiver: OTLPReceiver, spool: Spool
     ) -> None:

@@ -6,11 +6,14 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from tests.mutants import coverage_map
@@ -175,7 +178,7 @@ class _Judge:
             self._known.add(killer)
 
     def _run(self, each: Mutant, tests: list[str]) -> str:
-        for group in _groups(each, tests):
+        for group in (*_new(each.file, frozenset(map(_file, self._lines.times))), *_groups(each, tests)):
             if failed := self._copy.run(each.file, each.code, group, self._known, self._limit(group)):
                 return failed
         return ""
@@ -184,10 +187,21 @@ class _Judge:
         return 30 + 5 * sum(self._lines.times.get(test, 1) for test in tests)
 
     def _order(self, each: Mutant) -> list[str]:
-        """Return the tests of the line: those of its folder first, and the quickest of these first."""
+        """Return the tests of the line: of files that import the module first, then of its folder, the quickest first.
+
+        A test that is about the module may take long, as those with examples by chance do.
+        """
         folder = _folder(each)
         found = [test for test in self._lines.tests(each.file, each.line) if self._reliable.get(test, True)]
-        found.sort(key=lambda test: (not test.startswith(folder), self._lines.times[test], test))
+        importers = {file for file in {_file(test) for test in found} if _imports(ROOT / file, each.file)}
+        found.sort(
+            key=lambda test: (
+                _file(test) not in importers,
+                not test.startswith(folder),
+                self._lines.times[test],
+                test,
+            )
+        )
         chosen, seconds = [], 0.0
         for test in found:
             seconds += self._lines.times[test]
@@ -207,6 +221,28 @@ class _Judge:
         return self._reliable[killer]
 
 
+def _file(test: str) -> str:
+    return test.partition("::")[0]
+
+
+@cache
+def _imports(test: Path, file: str) -> bool:
+    """Return whether a file of tests imports a module of the app."""
+    module = file.removesuffix(".py").replace("/", ".")
+    package, _dot, name = module.rpartition(".")
+    text = test.read_text() if test.exists() else ""
+    return f"from {module} import" in text or re.search(rf"from {package} import .*\b{name}\b", text) is not None
+
+
+@cache
+def _new(file: str, measured: frozenset[str]) -> list[list[str]]:
+    """Return the files in the folder of a module's tests that were not there when coverage was measured, in a group."""
+    folder = ROOT / file.replace("django_tracing", "tests", 1).rpartition("/")[0]
+    found = [str(test.relative_to(ROOT)) for test in sorted(folder.glob("test_*.py")) if _imports(test, file)]
+    new = [test for test in found if test not in measured]
+    return [new] if new else []
+
+
 def _folder(each: Mutant) -> str:
     """Return the folder of the tests of a module."""
     return each.file.replace("django_tracing", "tests", 1).rpartition("/")[0] + "/"
@@ -215,7 +251,7 @@ def _folder(each: Mutant) -> str:
 def _groups(each: Mutant, tests: list[str]) -> list[list[str]]:
     """Divide ``tests``: those of one file, which is quickly collected and kills most, of its folder, and others."""
     near = [test for test in tests if test.startswith(_folder(each))]
-    files = Counter(test.partition("::")[0] for test in near)
+    files = Counter(map(_file, near))
     own = f"{_folder(each)}test_{each.file.rpartition('/')[2]}"
     first = own if own in files else max(files, key=lambda file: files[file], default="")
     if not tests:

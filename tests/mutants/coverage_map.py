@@ -8,8 +8,10 @@ import json
 import os
 import subprocess
 import sys
+from collections import defaultdict
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import TypeGuard
 
 import coverage
 
@@ -21,15 +23,13 @@ CONFIGURATION = Path(__file__).with_name("coverage.cfg")
 def measure(tests: list[str], processes: int) -> None:
     """Run ``tests`` (files or folders) once, and store which test runs which line, beside what is known of others."""
     FOLDER.mkdir(exist_ok=True)
-    sources = json.dumps({str(path.relative_to(ROOT)): path.read_text() for path in sorted(APP.rglob("*.py"))})
+    sources = {str(path.relative_to(ROOT)): path.read_text() for path in sorted(APP.rglob("*.py"))}
     times, stored = FOLDER / "times.json", FOLDER / "sources.json"
     known: dict[str, float] = {}
-    if times.exists() and stored.read_text() == sources:
+    if times.exists():
         known = json.loads(times.read_text())
-    else:
-        for old in FOLDER.glob("coverage*"):
-            old.unlink()
-    stored.write_text(sources)
+        _move_lines(json.loads(stored.read_text()), sources)
+    stored.write_text(json.dumps(sources))
     environment = {
         **os.environ,
         "MUTANTS_DATA": str(FOLDER),
@@ -52,6 +52,27 @@ def measure(tests: list[str], processes: int) -> None:
     combined.save()
 
 
+def _move_lines(old: dict[str, str], new: dict[str, str]) -> None:
+    """Change what was measured to the lines where the same code is now."""
+    data = coverage.CoverageData(str(FOLDER / "coverage"))
+    data.read()
+    for path in data.measured_files():
+        file = str(Path(path).relative_to(ROOT))
+        if old.get(file) == new.get(file):
+            continue
+        places = _lines_now(old.get(file, ""), new.get(file, ""))
+        moved: dict[str, list[int]] = defaultdict(list)
+        for line, tests in data.contexts_by_lineno(path).items():
+            for test in tests:
+                if line in places:
+                    moved[test].append(places[line])
+        data.purge_files([path])
+        for test, lines in moved.items():
+            data.set_context(test)
+            data.add_lines({path: lines})
+    data.write()
+
+
 class CoverageMap:
     """Which test runs which line, and how long it takes. Lines that changed since are found by what is around them."""
 
@@ -69,7 +90,9 @@ class CoverageMap:
         if function is None:
             return self._users(file, line) or self._between(file, 1, 1_000_000)
         first, last = _statement(file, line)
-        return self._between(file, first, last) or self._between(file, *function)
+        found = self._between(file, first, last) or self._between(file, *function)
+        # Only the first test that calls a cached function runs its lines.
+        return found | self._following(file, _cached(file, line))
 
     def _between(self, file: str, first: int, last: int) -> set[str]:
         found: set[str] = set()
@@ -91,19 +114,21 @@ class CoverageMap:
 
     def _users(self, file: str, line: int) -> set[str]:
         """Return the tests that run a function that names what the statement at ``line`` defines."""
-        names = _defined(file, line)
-        todo = [(file, name) for name in names]
+        return self._following(file, _defined(file, line))
+
+    def _following(self, defining: str, names: set[str]) -> set[str]:
+        """Return the tests that run a function that uses one of ``names``, or what is defined or cached with them."""
+        todo = [(defining, name) for name in names]
         seen = set(todo)
         found: set[str] = set()
         while todo:
             defining, name = todo.pop()
             for other in _importers(defining):
-                for first, last, mentioned, defines in _top_level(other):
+                for first, last, mentioned, is_run, defines in _top_level(other):
                     if name not in mentioned:
                         continue
-                    if defines is None:
+                    if is_run:
                         found |= self._between(other, first, last)
-                        continue
                     for further in defines:
                         if (other, further) not in seen:
                             seen.add((other, further))
@@ -156,21 +181,37 @@ def _statement(file: str, line: int) -> tuple[int, int]:
     return best
 
 
+def _cached(file: str, line: int) -> set[str]:
+    """Return the name of the cached function whose body has ``line``, in a set; an empty one if it is in none."""
+    return {
+        node.name
+        for node in ast.walk(_tree(file))
+        if _is_cached(node) and node.body[0].lineno <= line <= (node.end_lineno or 0)
+    }
+
+
+def _is_cached(node: ast.AST) -> TypeGuard[ast.FunctionDef]:
+    return isinstance(node, ast.FunctionDef) and any(
+        "cache" in ast.unparse(decorator) for decorator in node.decorator_list
+    )
+
+
 @cache
-def _top_level(file: str) -> list[tuple[int, int, frozenset[str], tuple[str, ...] | None]]:
-    """Return (first line, last line, names in it, names that it defines; None for a function's body)."""
-    parts: list[tuple[int, int, frozenset[str], tuple[str, ...] | None]] = []
+def _top_level(file: str) -> list[tuple[int, int, frozenset[str], bool, tuple[str, ...]]]:
+    """Return (first line, last line, names in it, whether it is a function's body, names that it defines or caches)."""
+    parts: list[tuple[int, int, frozenset[str], bool, tuple[str, ...]]] = []
 
     def add(statements: list[ast.stmt], owner: str | None) -> None:
         for node in statements:
             first, last = node.lineno, node.end_lineno or node.lineno
             if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-                parts.append((node.body[0].lineno, last, _mentioned(node), None))
+                cached = (node.name,) if _is_cached(node) else ()
+                parts.append((node.body[0].lineno, last, _mentioned(node), True, cached))
             elif isinstance(node, ast.ClassDef):
                 add(node.body, node.name)
             elif not isinstance(node, (ast.Import, ast.ImportFrom)):
                 names = _targets(node) | ({owner} if owner else set())
-                parts.append((first, last, _mentioned(node), tuple(sorted(names))))
+                parts.append((first, last, _mentioned(node), False, tuple(sorted(names))))
 
     add(_tree(file).body, None)
     return parts

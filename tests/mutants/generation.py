@@ -57,8 +57,11 @@ def sites(file: str) -> list[Site]:
     nodes = list(ast_nodes(get_ast(source)))
     found = []
     for name, operator in OPERATORS.items():
-        places = (place for node in nodes for place in operator.mutation_positions(node))
-        for occurrence, (start, end) in enumerate(places):
+        places = ((node, place) for node in nodes for place in operator.mutation_positions(node))
+        for occurrence, (node, (start, end)) in enumerate(places):
+            # A star between parameters multiplies nothing.
+            if node.parent.type == "parameters":
+                continue
             if not any(first <= start and end <= last for first, last in unseen):
                 found.append(Site(file, start[0], name, occurrence))
     return sorted(found, key=lambda site: (site.line, site.operator, site.occurrence))

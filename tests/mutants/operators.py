@@ -128,10 +128,13 @@ class DeleteStatement(_OfOneNode):
 
 
 class ReturnNone(_OfOneNode):
-    """Return None in place of a result."""
+    """Return None in place of a result.
+
+    But not of False: a condition takes both for false, and the types that mypy checks forbid it.
+    """
 
     def _applies(self, node: Any) -> bool:
-        return _is(node, "return_stmt") and node.children[1].get_code().strip() != "None"
+        return _is(node, "return_stmt") and node.children[1].get_code().strip() not in ("None", "False")
 
     def mutate(self, node: Any, index: int) -> Any:
         return _replaced(node, "return None")

@@ -109,13 +109,14 @@ def test_the_counts_of_dropped_items_are_copied() -> None:
     site = Site()
     span = site.span()
     span.set_attributes({f"a{number}": number for number in range(200)})
-    for number in range(200):
-        span.add_event("e", {f"a{number}": number for number in range(200)})
-        span.add_link(LINKED, {"a": number})
+    for _ in range(210):
+        span.add_event("e", {f"a{number}": number for number in range(220)})
+    for _ in range(230):
+        span.add_link(LINKED, {f"a{number}": number for number in range(240)})
     span.end()
     [[one], *_] = site.received()
-    assert (one.dropped_attributes, one.dropped_events, one.dropped_links) == (72, 72, 72)
-    assert one.events[0].dropped_attributes == 72
+    assert (one.dropped_attributes, one.dropped_events, one.dropped_links) == (72, 82, 102)
+    assert (one.events[0].dropped_attributes, one.links[0].dropped_attributes) == (92, 112)
     site.provider.shutdown()
 
 

@@ -131,6 +131,46 @@ def test_the_newest_attributes_are_kept(most: int) -> None:
     assert spans_of(encode_spans([ours]))[0].dropped_attributes_count == ours.dropped_attributes
 
 
+@pytest.mark.parametrize("most", [0, 1, 80])
+def test_the_limit_applies_to_what_a_span_is_started_with(most: int) -> None:
+    source = Source(span_limits=SpanLimits(max_span_attributes=most))
+    parts = tuple(
+        SharedAttributes({f"{part}.{number}": number for number in range(50)}) for part in ("request", "user")
+    )
+    ours = source.start(parts=parts)
+    theirs = source.sdk.start_span("span", Context(), attributes={**parts[0].attributes, **parts[1].attributes})
+    for span in (ours, theirs):
+        span.end()
+    assert list((ours.attributes or {}).items()) == list((theirs.attributes or {}).items())
+    assert ours.dropped_attributes == theirs.dropped_attributes == 100 - most
+    assert len(spans_of(encode_spans([ours]))[0].attributes) == most
+
+
+@pytest.mark.parametrize("again", ["a", "b", "c", "d"])
+def test_an_attribute_that_had_no_place_at_the_start_and_is_set_again(again: str) -> None:
+    source = Source(span_limits=SpanLimits(max_span_attributes=2))
+    first = {"a": 1, "b": 2, "c": 3}
+    ours, theirs = source.start(own=dict(first)), source.sdk.start_span("span", Context(), attributes=first)
+    for span in (ours, theirs):
+        span.set_attribute(again, 4)
+        span.end()
+    assert list((ours.attributes or {}).items()) == list((theirs.attributes or {}).items())
+    assert ours.dropped_attributes == theirs.dropped_attributes
+
+
+def test_with_the_default_limits_spans_share_attributes_until_they_are_sent() -> None:
+    """A span that waits takes little memory: it has no copy of what its request's spans have in common."""
+    source = Source()
+    part = SharedAttributes({f"request.{number}": number for number in range(50)})
+    for own in (None, {"own": 1}):
+        span = source.start(parts=(part,), own=own)
+        span.set_attribute("more", 2)
+        span.end()
+        assert span.shared == (part,)
+        assert dict(span.attributes) == {**part.attributes, **(own or {}), "more": 2}
+        assert span.shared == (part,)
+
+
 def test_a_span_of_very_many_attributes_is_made_in_linear_time() -> None:
     """Each new one makes room once; the others are not counted again."""
     source = Source(span_limits=SpanLimits(max_span_attributes=20_000))

@@ -305,7 +305,7 @@ def test_every_length_is_encoded_correctly(length: int) -> None:
     span = source.start(
         "n" * min(length, 300),
         parts=(SharedAttributes({"shared": "é" + "s" * length}),),
-        own={"o" * max(length // 2, 1): "o" * length},
+        own={"o" * max(length // 2, 1): "o" * length, "i" * max(length, 1): 7, "b" * max(length, 1): True},
     )
     span.end()
     theirs = encode_upstream([span])

@@ -98,3 +98,27 @@ def test_traces_of_the_parents_other_threads_take_no_place_in_the_child(monkeypa
     assert in_child(work) == [1, "child", "root"]
     other.end()
     assert site.names == ["waits", "of another thread"]
+
+
+def test_as_many_spans_wait_in_the_child_as_in_the_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The spans that wait in the parent take no place in the child, and no more than the limit wait there."""
+    monkeypatch.setattr(undecided_module, "_MOST_SPANS", 3)
+    # Other tests may have left traces open.
+    monkeypatch.setattr(undecided_module, "_waiting", undecided_module._Waiting())
+
+    def kept() -> list[Any]:
+        site = Site()
+        root = site.start("root")
+        for number in range(5):
+            site.start(f"{number}", root).end()
+        root.end()
+        return site.names
+
+    assert kept() == ["0", "1", "2", "root"]
+    site = Site()
+    root = site.start("of the parent")
+    site.start("waits", root).end()
+    try:
+        assert in_child(kept) == ["0", "1", "2", "root"]
+    finally:
+        root.end()

@@ -94,3 +94,18 @@ def test_the_field_stays_where_the_value_goes() -> None:
         THINGS.objects.filter(rate="ada")
     assert redact_db_error(str(error.value)) == "Field 'rate' expected a number but got '?'."
     assert issubclass(SamplingRule, Model)
+
+
+@pytest.mark.parametrize("message", ["no 'ada@example.com'", "no 'ada@example.com' " + "x" * 30_000])
+def test_of_a_long_stack_trace_the_innermost_frames_are_kept(message: str) -> None:
+    """Also if the message, which is behind them, is longer than what is read."""
+    frames = "".join(f'  File "/app/f{n}.py", line {n}, in f{n}\n    f{n}()\n' for n in range(2000))
+    kept = redact_stacktrace(f"Traceback (most recent call last):\n{frames}ValueError: {message}\n", 20_000)
+    lines = kept.split("\n")
+    place = lines.index('  File "/app/f1999.py", line 1999, in f1999')
+    assert lines[place + 1] == "    f1999()"
+    assert lines[place - 2] == '  File "/app/f1998.py", line 1998, in f1998'
+    if len(message) < 100:
+        assert lines[place + 2 :] == ["ValueError: no '?'"]
+    assert "ada" not in kept
+    assert len(kept) <= 20_000

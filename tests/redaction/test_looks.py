@@ -459,3 +459,42 @@ def test_text_that_only_resembles_a_name_and_a_value_is_kept(text: str) -> None:
 def test_every_sensitive_name_contains_a_stem_of_the_first_search() -> None:
     for name in (*sensitive_names._SENSITIVE_PARTS, *sensitive_names._SENSITIVE_WORDS):
         assert any(stem in name for stem in sensitive_names.STEMS), name
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        # The shortest number of a card has 13 digits.
+        ("paid with 4222222222222 today", "paid with [redacted] today"),
+        ("paid with 422222222222 today", "paid with 422222222222 today"),
+        # JSON in base64 is redacted however short it is.
+        ("seen eyJhIjoxfQ here", "seen [redacted] here"),
+        # Fewer than half of the characters are digits: a name and a date.
+        ("report20261123final", "report20261123final"),
+        ("migration20261123093000", "[redacted]"),
+    ],
+)
+def test_what_is_just_long_enough(text: str, expected: str) -> None:
+    assert redact_text(text) == expected
+
+
+@pytest.mark.parametrize("sign", ["=", ": ", "\uff1d", "\uff1a"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("bearer", "ssn", "cvv", "cvc", "pin", "otp", "sid", "pw", "pswd", "hmac", "nonce", "iban", "ccnum"),
+        *("oauth_verifier", "code_verifier", "connection_string", "recovery_code", "backup_code", "mfa_code"),
+        *("verification_code", "confirmation_code", "security_code", "activation_code", "access_code"),
+        *("login_code", "one_time_code", "sms_code", "2fa_code", "security_answer", "seed_phrase", "mnemonic"),
+        *("maiden_name", "account_key", "master_key", "shared_key", "storage_key", "license_key", "licence_key"),
+        *("client_key", "ssh_key", "database_url"),
+    ],
+)
+def test_the_value_of_each_of_these_names_is_secret(name: str, sign: str) -> None:
+    assert "hunter2x" not in redact_text(f"{name}{sign}hunter2x")
+
+
+def test_a_parameters_name_is_read_as_it_is_sent() -> None:
+    shown = redact_text("GET /?pass%77ord=hunter2&page=2&new+password=hunter2")
+    assert "hunter2" not in shown
+    assert "page=2" in shown

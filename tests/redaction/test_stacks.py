@@ -49,6 +49,7 @@ MESSAGES = [
     (f"bad value: '{SECRET}\n\n  and\n\t{SECRET}'", "bad value: '?'"),
     (f"(1062, \"Duplicate entry '{SECRET}' for key 'users.name'\")", "Duplicate entry '?' for key 'users.name'"),
     (f"(sqlite3.IntegrityError) UNIQUE\n[SQL: INSERT INTO t VALUES ({SECRET})]\n[parameters: ({SECRET}, 1)]", "(sqlite3.IntegrityError) UNIQUE"),
+    (f"(sqlite3.IntegrityError) UNIQUE\n[parameters: ({SECRET}, 1)]", "(sqlite3.IntegrityError) UNIQUE"),
     ("nothing to hide", "nothing to hide"),
 ]  # fmt: skip
 _messages = st.sampled_from(MESSAGES)

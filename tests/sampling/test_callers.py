@@ -93,6 +93,11 @@ class TestErrors:
         one: Site = here(*rules, **tracing)
         assert one.get("/work/?fail", traceparent=UNSAMPLED) == names
 
+    def test_the_span_says_what_has_kept_it(self, here: Any) -> None:
+        one: Site = here(Rule(1, "all", rate=1.0), SAMPLE_RATE=0.0)
+        one.get("/work/?fail", traceparent=UNSAMPLED)
+        assert one.root() == {"sampling.rule": "all", "sampling.rate": 1.0}
+
     def test_a_caller_can_suppress_successful_requests(self, here: Any) -> None:
         one: Site = here(SAMPLE_RATE=1.0)
         for query in ("", "?status=404", "?status=302"):

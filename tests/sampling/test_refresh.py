@@ -233,3 +233,18 @@ def test_a_request_never_queries_the_database(make: Any, django_assert_num_queri
     refresher.refresh()
     with django_assert_num_queries(0):
         decided(refresher, 50)
+
+
+def test_a_connection_that_cannot_be_closed_is_no_fault(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> None:
+        raise RuntimeError("already gone")
+
+    connection.ensure_connection()
+    with monkeypatch.context() as patch:
+        patch.setattr(connections["default"], "close", fail)
+        with caplog.at_level(logging.DEBUG, "django_tracing"):
+            refresh._close_connections()
+    (record,) = [record for record in caplog.records if "sampling thread" in record.getMessage()]
+    assert record.levelno == logging.DEBUG and record.exc_info is not None

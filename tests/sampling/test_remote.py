@@ -245,6 +245,35 @@ def test_a_decision_never_waits(server: Server) -> None:
     assert all(sampler.decide("GET", number)[0] for number in range(100)), "while the server hangs"
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("", "/sampling?service=shop"),
+        ("/", "/sampling?service=shop"),
+        ("/TELEX/", "/TELEX?service=shop"),
+        ("/own?key=1", "/own?key=1&service=shop"),
+    ],
+)
+def test_the_path_of_the_endpoint(path: str, asked: str, server: Server) -> None:
+    sampler = JaegerRemoteSampler("shop", server.url.replace("/sampling", path), timeout=20)
+    assert sampler.ask()
+    assert server.requested == [asked]
+
+
+def test_if_no_thread_can_start_a_later_decision_tries_again(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    sampler = JaegerRemoteSampler("shop", server.url, initial=1.0, timeout=20)
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        assert sampler.decide("GET", 1)[0]
+    assert sampler.decide("GET", 1)[0]
+    wait_until(lambda: sampler.strategy == Strategy(rate=0.5), "the answer")
+    sampler.close()
+
+
 def test_shares_over_20_000_decisions(server: Server) -> None:
     server.document = {
         **HALF,

@@ -120,7 +120,7 @@ def test_explained() -> None:
 
 # ----- The index has the same result as comparing each rule
 
-_PATHS = st.sampled_from(["/", "/api/", "/api/v1/orders/7", "/api/v2", "/static/a.js", "/x"])
+_PATHS = st.sampled_from(["/", "/api/", "/api/v1/orders/7", "/api/v2", "/static/a.js", "/static/ajs", "/x"])
 _RULES = st.builds(
     Rule,
     id=st.just(1),
@@ -128,7 +128,12 @@ _RULES = st.builds(
     service=st.just(""),
     operation=st.sampled_from(["", "", "request", "task"]),
     method=st.sampled_from(["", "", "GET", "POST"]),
-    path=st.sampled_from(["", "/api/*", "/api/v?/*", "*.js", "/x", "~^/api/v[12]", "~orders", "~^/ap?i", "/a*i/*"]),
+    path=st.sampled_from(
+        [
+            *("", "/api/*", "/api/v?/*", "*.js", "/x", "~^/api/v[12]", "~orders", "~^/ap?i", "/a*i/*"),
+            *(r"~^/static/a\.js", r"~^/static/a\.?js", "~^/static/a[.]*", "~^/x|^/static", "~^/api/v{0,1}[12]"),
+        ]
+    ),
     user_id=st.sampled_from(["", "", "1", "2"]),
     subscription=st.sampled_from(["", "", "pro"]),
     header_name=st.sampled_from(["", "", "X-A"]),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 from pathlib import Path
 
 import pytest
+from django.db import DatabaseError, connections
+from django.db.backends.sqlite3.base import DatabaseWrapper
 
+from django_tracing.sampling.database import _own_connection, file_of
 from tests.sampling.processes import finished, run, start
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the site uses flock")
@@ -223,6 +227,56 @@ def test_any_name_of_the_file(tmp_path: Path, name: str) -> None:
         print(names(refresher))
         """
     assert run(script, folder, name.format(written)) == "['one']\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "address"),
+    [
+        ("/a b/site.sqlite3", "/a b/site.sqlite3", "file:///a%20b/site.sqlite3?mode=ro"),
+        ("file:/a%20b/site.sqlite3?mode=rwc", "/a b/site.sqlite3", "file:///a%20b/site.sqlite3?mode=ro"),
+        ("file://localhost/site.sqlite3", "/site.sqlite3", "file:///site.sqlite3?mode=ro"),
+        # A cache that is shared with the request's connection would be locked with it.
+        ("file:/site.sqlite3?cache=shared&vfs=unix#x", "/site.sqlite3", "file:///site.sqlite3?vfs=unix&mode=ro"),
+    ],
+)
+def test_the_file_is_opened_for_reading_whatever_its_name_says(name: str, file: str, address: str) -> None:
+    connections["named"] = DatabaseWrapper({**connections["default"].settings_dict, "NAME": name}, "named")
+    try:
+        assert file_of("named") == (Path(file), address)
+    finally:
+        del connections["named"]
+
+
+@pytest.mark.django_db
+def test_the_own_connection_waits_for_nothing_and_runs_nothing_of_the_hosts(tmp_path: Path) -> None:
+    file = tmp_path / "site.sqlite3"
+    sqlite3.connect(file).close()
+    host = DatabaseWrapper(
+        {
+            **connections["default"].settings_dict,
+            "NAME": file,
+            "OPTIONS": {"timeout": 20, "init_command": "CREATE TEMP TABLE planted (a)", "cached_statements": 7},
+        },
+        "named",
+    )
+    connections["named"] = host
+    try:
+        found = file_of("named")
+        assert found is not None
+        with _own_connection("named", found[1]) as own:
+            assert connections["named"] is own
+            with own.cursor() as cursor:
+                assert cursor.execute("PRAGMA busy_timeout").fetchone() == (0,)
+                assert cursor.execute("SELECT name FROM sqlite_temp_master").fetchone() is None
+                with pytest.raises(DatabaseError, match="readonly"):
+                    cursor.execute("CREATE TABLE written (a)")
+            # What else the host's options say is kept.
+            assert own.settings_dict["OPTIONS"] == {"timeout": 0, "cached_statements": 7}
+        assert connections["named"] is host
+        assert own.connection is None
+        assert host.settings_dict["OPTIONS"]["timeout"] == 20
+    finally:
+        del connections["named"]
 
 
 @pytest.mark.parametrize("name", [":memory:", "file:x?mode=memory&cache=shared", "nowhere.sqlite3"])

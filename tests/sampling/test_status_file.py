@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from django_tracing.sampling.status_file import StatusFile
 from tests.sampling.processes import run
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="the site uses flock")
@@ -185,3 +186,12 @@ def test_a_process_that_ends_writes_nothing(tmp_path: Path) -> None:
         atexit.register(lambda: print(opened, [file.read_bytes() for file in (path, status)] == before))
         """
     assert run(script, tmp_path) == "[] True\n"
+
+
+def test_a_page_waits_at_most_a_second_for_a_locked_file(tmp_path: Path) -> None:
+    """A request waits for it, other than what stores the status."""
+    file = StatusFile(tmp_path / "traces.status.sqlite3", "site")
+    file.add_counts(1, {0: (1, 0)})
+    with file._reading() as connection:
+        assert connection is not None
+        assert connection.execute("PRAGMA busy_timeout").fetchone() == (1000,)

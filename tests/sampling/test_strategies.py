@@ -10,6 +10,7 @@ from django.test import Client
 from django.urls import include, path
 from django.utils import timezone
 
+from django_tracing import faults
 from django_tracing.models import SamplingRule
 from django_tracing.sampling.rules import Rule
 from django_tracing.sampling.strategies import inexpressible, serve
@@ -100,10 +101,15 @@ def test_permissions(client: Client) -> None:
             assert asked.status_code == status
 
 
-def test_rules_that_cannot_be_read(client: Client) -> None:
+def test_rules_that_cannot_be_read(
+    client: Client, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(faults, "_faults", faults._Faults())
     with connection.cursor() as cursor:
         cursor.execute("ALTER TABLE django_tracing_samplingrule RENAME TO away")
         try:
             assert client.get("/tracing/sampling?service=node").status_code == 503
         finally:
             cursor.execute("ALTER TABLE away RENAME TO django_tracing_samplingrule")
+    (line,) = [record.getMessage() for record in caplog.records if record.name == "django_tracing"]
+    assert line.startswith("The sampling rules can't be served: ")
