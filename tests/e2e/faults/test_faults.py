@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from example_project import servers
-from tests.e2e.faults.accounts import WITH_THE_PROCESS, Account, account
+from tests.e2e.faults.accounts import WITH_THE_PROCESS, Account, account, given_up
 from tests.e2e.faults.process_rows import kill_a_worker
 from tests.e2e.faults.rows import Result, Row, Runner, Stage, failures
 from tests.e2e.faults.services import Answer, Databases
@@ -73,6 +73,13 @@ class TestTheAccount:
         found = account(tmp_path, {"a", "b"})
         assert found == Account(made=3, arrived=2, dropped=Counter(queue_full_spans=1))
         assert found.unaccounted == 0
+
+    def test_spans_of_deleted_traces_were_stored_before(self, tmp_path: Path) -> None:
+        self.write(tmp_path, "S a 1", "S b 2", "S c 3", "L a one 10", "L b one 30", "L c two 10", "Q 0", pid=0)
+        (tmp_path / "users.0.spans").write_text("G one 20\nG one 15\nG three 20\n")
+        # One was stored again after its trace was deleted, and the trace of the other was never deleted.
+        assert given_up(tmp_path) == {"a"}
+        assert account(tmp_path, given_up(tmp_path)).unaccounted == 2
 
     def test_a_span_that_was_sent_and_did_not_arrive_is_missing(self, tmp_path: Path) -> None:
         self.write(tmp_path, "S a 1", "S b 2", "Q 0")
