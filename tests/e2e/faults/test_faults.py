@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ import pytest
 from example_project import servers
 from tests.e2e.faults.accounts import WITH_THE_PROCESS, Account, account, given_up
 from tests.e2e.faults.process_rows import kill_a_worker
-from tests.e2e.faults.rows import Result, Row, Runner, Stage, failures
+from tests.e2e.faults.rows import Result, Row, Runner, Stage, closed_to_others, failures
 from tests.e2e.faults.services import Answer, Databases
 from tests.e2e.faults.table import table
 from tests.export.socket_servers import hang
@@ -60,6 +61,17 @@ def test_faults_one_after_another(runner: Runner) -> None:
     assert {*result.final.dropped} == {"rejected", WITH_THE_PROCESS}
     assert result.during.waiting > 100
     assert result.final.arrived == result.during.arrived + result.during.waiting
+
+
+def test_a_folder_that_the_servers_user_may_not_open_is_found() -> None:
+    # Not pytest's, which are closed themselves.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "python").mkdir()
+        folder.chmod(0o755)
+        assert closed_to_others(folder / "python") is None
+        folder.chmod(0o700)
+        assert closed_to_others(folder / "python") == folder
 
 
 class TestTheAccount:

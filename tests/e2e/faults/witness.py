@@ -102,7 +102,9 @@ class Witness(SpanProcessor):
             delete(connection, seq)
 
         writing.delete_before = room.delete_before = deleting
-        load = store.load_newest
+        # The store's own reference to the function.
+        its_module: Any = store
+        load = its_module.load_newest
 
         @functools.wraps(load)
         def loading(connection: sqlite3.Connection) -> Any:
@@ -110,7 +112,7 @@ class Witness(SpanProcessor):
             self._write_traces(connection, sys.maxsize)
             return load(connection)
 
-        store.load_newest = loading
+        its_module.load_newest = loading
 
     def _write_traces(self, connection: sqlite3.Connection, before: int) -> None:
         found = connection.execute("SELECT trace_id FROM traces WHERE seq < ?", (before,)).fetchall()
