@@ -82,8 +82,8 @@ def main() -> int:
     for row in (row for rows in SECTIONS.values() for row in rows):
         if options.words and not any(word in row.name for word in options.words):
             continue
-        if row.missing:
-            print(f"skipped {row.name}: {', '.join(row.missing)} is not installed", file=sys.stderr, flush=True)
+        if obstacles := row.obstacles:
+            print(f"skipped {row.name}: {', '.join(obstacles)}", file=sys.stderr, flush=True)
             continue
         wanted.append(row)
     run = _Run(wanted)

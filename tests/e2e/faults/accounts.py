@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Set
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 
-__all__ = ["Account", "account"]
+__all__ = ["Account", "account", "given_up"]
 
 #: The reason of spans that had not been handed over when their process was killed.
 WITH_THE_PROCESS = "lost with the process"
@@ -64,10 +64,25 @@ def account(folder: Path, arrived: Set[str], *, stored: int = 0, killed: bool = 
     return total
 
 
+def given_up(folder: Path) -> set[str]:
+    """Return the spans that the local store had stored when it deleted their traces to make room.
+
+    A span that is stored after its trace was deleted is stored again: it is not one of them.
+    """
+    stored: list[tuple[str, str, int]] = []
+    deleted: dict[str, int] = {}
+    for path in folder.glob("*.spans"):
+        for kind, *words in _lines(path):
+            if kind == "L":
+                stored.append((words[0], words[1], int(words[2])))
+            elif kind == "G":
+                deleted[words[0]] = max(int(words[1]), deleted.get(words[0], 0))
+    return {span_id for span_id, trace_id, since in stored if since < deleted.get(trace_id, 0)}
+
+
 def _read(path: Path) -> _Process:
     process = _Process()
-    for line in path.read_text().splitlines():
-        kind, *words = line.split(" ")
+    for kind, *words in _lines(path):
         if kind == "S":
             process.made.add(words[0])
             process.waiting = int(words[1])
@@ -76,6 +91,13 @@ def _read(path: Path) -> _Process:
         elif kind == "Q":
             process.waiting = int(words[0])
     return process
+
+
+def _lines(path: Path) -> Iterator[list[str]]:
+    # The last one may be half written.
+    whole, _, _ = path.read_text().rpartition("\n")
+    for line in whole.splitlines():
+        yield line.split(" ")
 
 
 def _is_alive(pid: int) -> bool:

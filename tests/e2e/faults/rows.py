@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import stat
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -13,11 +15,11 @@ from typing import Any, Protocol
 from example_project.servers import free_port
 from tests.e2e.faults.accounts import Account, account
 from tests.e2e.faults.postgres_proxy import PostgresProxy
-from tests.e2e.faults.services import KINDS, Answer, Databases, Services, program
+from tests.e2e.faults.services import KINDS, ROOT, Answer, Databases, Services, program
 from tests.export.socket_servers import SocketServer
 from tests.receivers import ReceivedSpan
 
-__all__ = ["GUNICORN", "UVICORN", "Result", "Row", "Runner", "Stage"]
+__all__ = ["GUNICORN", "UVICORN", "Result", "Row", "Runner", "Stage", "closed_to_others"]
 
 GUNICORN = [
     *("gunicorn", "example_project.wsgi", "--bind", "127.0.0.1:{port}"),
@@ -109,9 +111,19 @@ class Row:
     worker: list[str] = field(default_factory=list)
 
     @property
-    def missing(self) -> list[str]:
-        """The programs that it needs and that are not installed."""
-        return [command[0] for command in (self.server, self.worker) if command and program(command) is None]
+    def obstacles(self) -> list[str]:
+        """Why it can't run here: programs that are not installed, and folders that the server's user may not open."""
+        commands = [command[0] for command in (self.server, self.worker) if command]
+        found = [f"{name} is not installed" for name in commands if program(name) is None]
+        if self.as_other_user and (closed := closed_to_others(Path(sys.base_prefix), Path(sys.prefix), ROOT)):
+            found.append(f"another user may not open {closed}")
+        return found
+
+
+def closed_to_others(*folders: Path) -> Path | None:
+    """Return the first of ``folders`` and the folders above them that other users may not open."""
+    above = [each for folder in folders for each in (*reversed(folder.parents), folder)]
+    return next((each for each in above if not each.stat().st_mode & stat.S_IXOTH), None)
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,9 +13,9 @@ import psycopg
 import pytest
 
 from example_project import servers
-from tests.e2e.faults.accounts import WITH_THE_PROCESS, Account, account
+from tests.e2e.faults.accounts import WITH_THE_PROCESS, Account, account, given_up
 from tests.e2e.faults.process_rows import kill_a_worker
-from tests.e2e.faults.rows import Result, Row, Runner, Stage, failures
+from tests.e2e.faults.rows import Result, Row, Runner, Stage, closed_to_others, failures
 from tests.e2e.faults.services import Answer, Databases
 from tests.e2e.faults.table import table
 from tests.export.socket_servers import hang
@@ -62,6 +63,17 @@ def test_faults_one_after_another(runner: Runner) -> None:
     assert result.final.arrived == result.during.arrived + result.during.waiting
 
 
+def test_a_folder_that_the_servers_user_may_not_open_is_found() -> None:
+    # Not pytest's, which are closed themselves.
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "python").mkdir()
+        folder.chmod(0o755)
+        assert closed_to_others(folder / "python") is None
+        folder.chmod(0o700)
+        assert closed_to_others(folder / "python") == folder
+
+
 class TestTheAccount:
     @staticmethod
     def write(folder: Path, *lines: str, pid: int = 0) -> None:
@@ -73,6 +85,13 @@ class TestTheAccount:
         found = account(tmp_path, {"a", "b"})
         assert found == Account(made=3, arrived=2, dropped=Counter(queue_full_spans=1))
         assert found.unaccounted == 0
+
+    def test_spans_of_deleted_traces_were_stored_before(self, tmp_path: Path) -> None:
+        self.write(tmp_path, "S a 1", "S b 2", "S c 3", "L a one 10", "L b one 30", "L c two 10", "Q 0", pid=0)
+        (tmp_path / "users.0.spans").write_text("G one 20\nG one 15\nG three 20\n")
+        # One was stored again after its trace was deleted, and the trace of the other was never deleted.
+        assert given_up(tmp_path) == {"a"}
+        assert account(tmp_path, given_up(tmp_path)).unaccounted == 2
 
     def test_a_span_that_was_sent_and_did_not_arrive_is_missing(self, tmp_path: Path) -> None:
         self.write(tmp_path, "S a 1", "S b 2", "Q 0")

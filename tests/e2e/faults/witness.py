@@ -10,18 +10,24 @@ import functools
 import json
 import os
 import socket
+import sqlite3
+import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from django.apps import AppConfig
 from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
+from opentelemetry.sdk.trace.export import SpanExportResult
 
 from django_tracing import provider
 from django_tracing.export.counters import Counters
+from django_tracing.export.local import LocalExporter
 from django_tracing.recording import undecided
+from django_tracing.traces.readers.sqlite import room, store, writing
 
 __all__ = ["Witness", "WitnessConfig"]
 
@@ -37,6 +43,7 @@ class WitnessConfig(AppConfig):
         # The SDK's own spans of a trace that was kept after they had ended.
         undecided.late.append(witness.on_end)
         witness.watch_counters()
+        witness.watch_store()
         _resolve(folder / "hosts.json")
 
 
@@ -44,7 +51,8 @@ class Witness(SpanProcessor):
     """Write a line for each ended span, each count and each change of the number that wait.
 
     ``S id waiting`` is a span that ended and how many wait then, ``D reason count`` are spans that were dropped, and
-    ``Q waiting`` is how many wait now.
+    ``Q waiting`` is how many wait now. Of the local store, ``L id trace time`` is a span that was stored after
+    ``time``, and ``G trace time`` is a trace that the store deletes, or is about to.
     """
 
     def __init__(self, folder: Path, service: str) -> None:
@@ -73,15 +81,53 @@ class Witness(SpanProcessor):
 
         Counters.drop = drop  # type: ignore[method-assign]
 
+    def watch_store(self) -> None:
+        """Write down what the local store takes, and what it deletes: nobody reads it often enough to see all of it."""
+        export = LocalExporter.export
+
+        @functools.wraps(export)
+        def exporting(exporter: LocalExporter, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+            began = time.monotonic_ns()
+            result = export(exporter, spans)
+            contexts = [span.context for span in spans if span.context is not None]
+            self._write(*(f"L {each.span_id:016x} {each.trace_id:032x} {began}" for each in contexts))
+            return result
+
+        LocalExporter.export = exporting  # type: ignore[method-assign]
+        delete = writing.delete_before
+
+        @functools.wraps(delete)
+        def deleting(connection: sqlite3.Connection, seq: int) -> None:
+            self._write_traces(connection, seq)
+            delete(connection, seq)
+
+        writing.delete_before = room.delete_before = deleting
+        # The store's own reference to the function.
+        its_module: Any = store
+        load = its_module.load_newest
+
+        @functools.wraps(load)
+        def loading(connection: sqlite3.Connection) -> Any:
+            # The file is created again, with as many of these as it has space for.
+            self._write_traces(connection, sys.maxsize)
+            return load(connection)
+
+        its_module.load_newest = loading
+
+    def _write_traces(self, connection: sqlite3.Connection, before: int) -> None:
+        found = connection.execute("SELECT trace_id FROM traces WHERE seq < ?", (before,)).fetchall()
+        now = time.monotonic_ns()
+        self._write(*(f"G {trace_id} {now}" for (trace_id,) in found))
+
     @staticmethod
     def _waiting() -> int:
         queue = provider.queue()
         return 0 if queue is None else queue.queued
 
-    def _write(self, line: str) -> None:
+    def _write(self, *lines: str) -> None:
         if self._pid != os.getpid():
             self._open()
-        os.write(self._file, f"{line}\n".encode())
+        os.write(self._file, "".join(f"{line}\n" for line in lines).encode())
 
     def _open(self) -> None:
         """Start a file, and a thread that writes how many spans wait: once a process, also in a forked one."""
