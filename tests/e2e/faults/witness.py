@@ -14,7 +14,6 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 
 from django_tracing import provider
 from django_tracing.export.counters import Counters
-from django_tracing.export.local import LocalExporter
+from django_tracing.export.local import LocalBatch, LocalExporter
 from django_tracing.recording import undecided
 from django_tracing.traces.readers.sqlite import room, store, writing
 
@@ -83,17 +82,17 @@ class Witness(SpanProcessor):
 
     def watch_store(self) -> None:
         """Write down what the local store takes, and what it deletes: nobody reads it often enough to see all of it."""
-        export = LocalExporter.export
+        export = LocalExporter.export_batch
 
         @functools.wraps(export)
-        def exporting(exporter: LocalExporter, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        def exporting(exporter: LocalExporter, batch: LocalBatch) -> SpanExportResult:
             began = time.monotonic_ns()
-            result = export(exporter, spans)
-            contexts = [span.context for span in spans if span.context is not None]
-            self._write(*(f"L {each.span_id:016x} {each.trace_id:032x} {began}" for each in contexts))
+            result = export(exporter, batch)
+            facts = [each for section in batch.sections() for each in section.facts]
+            self._write(*(f"L {each.span_id:016x} {each.trace_id:032x} {began}" for each in facts))
             return result
 
-        LocalExporter.export = exporting  # type: ignore[method-assign]
+        LocalExporter.export_batch = exporting  # type: ignore[method-assign]
         delete = writing.delete_before
 
         @functools.wraps(delete)
