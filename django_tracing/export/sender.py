@@ -18,7 +18,7 @@ from django_tracing.export.announcements import Announcements, warn
 from django_tracing.export.attempts import export_batch, probe
 from django_tracing.export.counters import Counters, DropReason
 from django_tracing.export.outbox import PROBE, Outbox, Waiting, drop_reason
-from django_tracing.faults import CONTAINED
+from django_tracing.faults import CONTAINED, log_once
 from django_tracing.untraced import SUPPRESSED
 
 if TYPE_CHECKING:
@@ -128,8 +128,11 @@ class Sender:
     def _work_in_pause(self) -> None:
         """Let the exporter do what can wait, as long as few spans wait: the batch before was not full."""
         work = getattr(self.exporter, "work_in_pause", None)
-        while work is not None and not self._stopping and self.queued < self._batch_size // 2 and work():
-            pass
+        try:
+            while work is not None and not self._stopping and self.queued < self._batch_size // 2 and work():
+                pass
+        except Exception:
+            log_once("pause", "What the exporter leaves for pauses could not be done.")
 
     def _wait_for_step(self) -> Any:
         """Return what to do next; None at the end. Call it with the lock."""

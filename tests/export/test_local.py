@@ -21,8 +21,11 @@ from opentelemetry.trace import (
 
 from django_tracing.exceptions import ExportError
 from django_tracing.export.local import LocalExporter, span_row
+from django_tracing.export.queue import QueueProcessor
 from django_tracing.traces.readers.sqlite.store import LocalStore
 from tests.export.builders import ANY_VALUES, Recorder, make_spans
+from tests.export.queues import end
+from tests.jaegers import wait_until
 
 
 def test_a_row_has_every_field_and_is_json() -> None:
@@ -102,3 +105,24 @@ def test_a_store_that_fails(error: Exception, retryable: bool, reason: str) -> N
     with pytest.raises(ExportError, match=str(error)) as caught:
         LocalExporter(write).export(make_spans())
     assert (caught.value.retryable, caught.value.reason) == (retryable, reason)
+
+
+def test_work_in_pauses_that_fails_costs_no_span() -> None:
+    class Failing(LocalExporter):
+        def __init__(self) -> None:
+            self.stored: list[str] = []
+            super().__init__(self._keep, self._fail)
+
+        def _keep(self, sections: Any) -> None:
+            self.stored += [facts.name for section in sections for facts in section.facts]
+
+        def _fail(self) -> bool:
+            raise RuntimeError("a bug")
+
+    exporter = Failing()
+    queue = QueueProcessor(exporter, export_interval=0.01)
+    for number in range(3):
+        end(queue, make_spans(name=f"a{number}"))
+        wait_until(lambda number=number: len(exporter.stored) == number + 1, "the span")  # type: ignore[misc]
+    queue.shutdown()
+    assert exporter.stored == ["a0-0", "a1-0", "a2-0"]

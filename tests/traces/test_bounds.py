@@ -283,7 +283,7 @@ def test_the_file_contains_all_stored_spans_in_order(
 @pytest.mark.parametrize("kind", ["otlp", "jaeger"])
 def test_a_file_takes_no_more_memory_for_more_spans(kind: str, make: Callable[..., LocalStore]) -> None:
     store = make(max_trace_spans=100_000)
-    sizes = {1: 2_000, 2: 20_000}
+    sizes = {1: 2_000, 2: 10_000}
     for trace, size in sizes.items():
         for begin in range(0, size, 1000):
             store.write(
