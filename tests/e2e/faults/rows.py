@@ -113,8 +113,8 @@ class Row:
     @property
     def obstacles(self) -> list[str]:
         """Why it can't run here: programs that are not installed, and folders that the server's user may not open."""
-        commands = [command[0] for command in (self.server, self.worker) if command]
-        found = [f"{name} is not installed" for name in commands if program(name) is None]
+        commands = [command for command in (self.server, self.worker) if command]
+        found = [f"{command[0]} is not installed" for command in commands if program(command) is None]
         if self.as_other_user and (closed := closed_to_others(Path(sys.base_prefix), Path(sys.prefix), ROOT)):
             found.append(f"another user may not open {closed}")
         return found
