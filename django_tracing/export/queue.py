@@ -153,6 +153,8 @@ class QueueProcessor(Sender, SpanProcessor):
             self._spooling = Spooling(self.spool, self.counters, self._announce, self._retry_for)
         self._spool_is_next = False
         self._is_spilling = False
+        self._work_at = float("inf")
+        self._accepted_before = 0
         self._silent = False
 
     # ----- the request's side

@@ -33,6 +33,7 @@ _SPILL_AT: Final = 0.75
 #: Steps of the sending thread, beside sending a batch and PROBE.
 _SPILL: Final = object()
 _SPOOLED: Final = object()
+_PAUSE: Final = object()
 #: Why batches are dropped that may be accepted later.
 _TEMPORARY: Final = frozenset(("expired", "retry_full"))
 
@@ -63,6 +64,9 @@ class Sender:
     _lost: int
     _attempt: int
     _next_send: float
+    #: When the exporter may do what can wait, and how many spans were accepted when that was last asked.
+    _work_at: float
+    _accepted_before: int
     _spool_is_next: bool
     _is_spilling: bool
     _gather: Callable[[], None]
@@ -114,8 +118,10 @@ class Sender:
                     self._outbox.start(step, self._attempt)
             if isinstance(step, Waiting):
                 self._send(step.batch)
-                if step.batch.count < self._batch_size:
-                    self._work_in_pause()
+                if hasattr(self.exporter, "work_in_pause"):
+                    self._work_at = min(self._work_at, time.monotonic() + self._interval)
+            elif step is _PAUSE:
+                self._work_in_pause()
             elif step is PROBE:
                 failure = probe(self.exporter)
                 with self._lock:
@@ -126,13 +132,16 @@ class Sender:
                 self._send_spooled()
 
     def _work_in_pause(self) -> None:
-        """Let the exporter do what can wait, as long as few spans wait: the batch before was not full."""
-        work = getattr(self.exporter, "work_in_pause", None)
+        """Let the exporter do what can wait, as long as few spans wait."""
+        work: Callable[[], bool] = self.exporter.work_in_pause  # type: ignore[attr-defined]
+        more = True
         try:
-            while work is not None and not self._stopping and self.queued < self._batch_size // 2 and work():
-                pass
+            while more and not self._stopping and self.queued < self._batch_size // 2:
+                more = work()
         except Exception:
+            more = False
             log_once("pause", "What the exporter leaves for pauses could not be done.")
+        self._work_at = time.monotonic() + self._interval if more else float("inf")
 
     def _wait_for_step(self) -> Any:
         """Return what to do next; None at the end. Call it with the lock."""
@@ -166,7 +175,14 @@ class Sender:
             if not isinstance(step, float):
                 self._spool_is_next = True
                 return step
-            self._changed.wait(max(min(step, self._next_send - now), 0.0))
+            if now >= self._work_at:
+                # A process whose spans fill a batch in an interval is busy.
+                busy = self._accepted - self._accepted_before >= self._batch_size
+                self._accepted_before = self._accepted
+                if not busy:
+                    return _PAUSE
+                self._work_at = now + self._interval
+            self._changed.wait(max(min(step, self._next_send - now, self._work_at - now), 0.0))
 
     def _late(self) -> bool:
         return self._deadline is not None and time.monotonic() >= self._deadline

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import closing, suppress
+from contextlib import closing, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -166,14 +166,33 @@ def test_a_busy_process_computes_no_figures(store: LocalStore) -> None:
 
 
 def test_the_queue_computes_them_in_pauses(store: LocalStore) -> None:
+    """Also those of a busy time, after which no other spans come."""
     queue = QueueProcessor(LocalExporter(store.store, store.work_in_pause), batch_size=10, export_interval=0.05)
     for _ in range(4):
         end(queue, make_spans(10))
         assert queue.force_flush()
-    assert len(outdated(store)) == 40, "each batch was full"
+    wait_until(lambda: len(outdated(store)) == 10, "the figures of all but the last write")
     end(queue, make_spans(1))
     wait_until(lambda: len(outdated(store)) == 1, "the figures of all but the last write")
     queue.shutdown()
+
+
+def test_a_busy_queue_lets_them_wait(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A queue whose spans fill a batch in an interval."""
+
+    class Waited(Exception):
+        pass
+
+    def wait(seconds: float) -> None:
+        raise Waited
+
+    queue = QueueProcessor(LocalExporter(store.store, store.work_in_pause), batch_size=10, export_interval=0.05)
+    monkeypatch.setattr(queue._changed, "wait", wait)
+    for accepted, busy in ((10, True), (19, False), (40, True), (49, False)):
+        queue._work_at, queue._next_send = 0.0, float("inf")
+        queue._accepted = queue._settled = accepted
+        with queue._lock, pytest.raises(Waited) if busy else nullcontext():
+            queue._wait_for_step()
 
 
 def test_late_spans_are_added_to_the_figures(store: LocalStore) -> None:
