@@ -25,6 +25,7 @@ __all__ = [
     "OWN_FOLDER",
     "UNREADABLE",
     "SQLiteFile",
+    "alone_in",
     "identity_of",
     "in_wal_mode",
     "is_damage",
@@ -182,7 +183,7 @@ class SQLiteFile:
     def _take_away(self, identity: tuple[int, int] | None, take: Callable[[Path, str], None]) -> bool:
         """Call ``take`` for the file and those beside it; return False if it is not the one with ``identity``."""
         # Without the lock, another process could create the new file between the check and the move.
-        with _alone_in(self.path.parent):
+        with alone_in(self.path.parent):
             if identity is None or identity != identity_of(self.path):
                 return False
             # The log first: if it stayed, SQLite would take it for the new file's log.
@@ -359,7 +360,7 @@ def _tighten(path: Path, mode: int) -> None:
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
+def alone_in(folder: Path) -> Iterator[None]:
     """Lock ``folder`` against other processes while a file is moved. On systems without such locks, do nothing."""
     if fcntl is None:
         yield

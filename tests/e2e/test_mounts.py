@@ -99,7 +99,8 @@ def test_pages_fit_on_a_phone(page: Any, site: str) -> None:
     )
     assert duration["y"] >= name["y"] + name["height"]
     page.set_viewport_size({"width": 1280, "height": 900})
-    assert page.is_visible("#id_operation")
+    # A script opens the drawer, when the browser tells it of the width.
+    page.wait_for_selector("#id_operation", state="visible")
 
 
 def test_the_pages_without_the_admin(page: Any, site: str) -> None:

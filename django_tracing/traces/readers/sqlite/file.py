@@ -13,13 +13,22 @@ import shutil
 import sqlite3
 import tempfile
 import weakref
-from contextlib import closing, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from threading import Lock
 from typing import Final, NamedTuple
 
 from django_tracing.exceptions import StoreError
-from django_tracing.sqlite_file import SQLiteFile, identity_of, in_wal_mode, is_full, looks_cut, pragma
+from django_tracing.sqlite_file import (
+    SQLiteFile,
+    alone_in,
+    identity_of,
+    in_wal_mode,
+    is_full,
+    looks_cut,
+    pragma,
+)
 from django_tracing.traces.readers.sqlite.schema import APPLICATION_ID, create_tables
 
 __all__ = ["BUSY_TIMEOUT", "READING_TIMEOUT", "FileMoved", "StoreFile"]
@@ -140,8 +149,25 @@ class StoreFile(SQLiteFile):
         self._place = now
         return True
 
+    @contextmanager
+    def _alone_if_log_is_new(self) -> Iterator[None]:
+        """While a log is empty, let no other process write to it, or move what an old log has.
+
+        Both logs have the same index, if only the log was deleted. A process that moved what it takes for the old log
+        would mark what is in the new one as moved.
+        """
+        with ExitStack() as stack:
+            if self._place is None or not self._look().log_size:
+                with suppress(OSError):
+                    stack.enter_context(alone_in(self.path.parent))
+            yield
+
     def _leave_log(self, writer: sqlite3.Connection) -> None:
         """Close a file whose log, or its index, was deleted, cut or replaced, and keep what was in the log."""
+        with self._alone_if_log_is_new():
+            self._leave_log_alone(writer)
+
+    def _leave_log_alone(self, writer: sqlite3.Connection) -> None:
         known, now = self._place, self._look()
         cut = known is not None and known.log == now.log and now.log_size < known.log_size
         # If somebody else has written to a new log, what is in the old one is lost.

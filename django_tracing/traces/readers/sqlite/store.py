@@ -213,7 +213,8 @@ class LocalStore(StoreFile):
             except FileMoved:
                 continue
             try:
-                self._write_once(connection, sections)
+                with self._alone_if_log_is_new():
+                    self._write_once(connection, sections)
             except FileMoved:
                 continue
             except sqlite3.DatabaseError as error:
