@@ -494,7 +494,7 @@ _REASONS = {
         *("traces/readers/jaeger/reader.py:_topmost().outlines", "traces/readers/jaeger/reader.py:span().found"),
         *("traces/readers/jaeger/sample.py:_read().found", "traces/readers/jaeger/v1.py:_Sum.processes"),
         "traces/readers/jaeger/windows.py:WindowSearch.found",
-        *("traces/readers/sqlite/chunks.py:Chunk._sections", "traces/readers/sqlite/chunks.py:ChunkReader._chunks"),
+        "traces/readers/sqlite/chunks.py:ChunkReader._chunks",
         "traces/readers/sqlite/queries.py:SpanCondition._attributes",
         "traces/readers/sqlite/queries.py:SpanCondition._chunks",
         "traces/readers/sqlite/queries.py:SpanCondition._encoded",

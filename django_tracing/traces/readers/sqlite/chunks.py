@@ -58,6 +58,10 @@ class _Section(NamedTuple):
     scope: str
 
 
+#: Of each trace, by its id, the section of each span, and the bytes from which and to which it goes.
+Places = dict[bytes, list[tuple[int, int, int]]]
+
+
 class Chunk:
     """One decompressed chunk."""
 
@@ -69,56 +73,54 @@ class Chunk:
             raise ValueError("a chunk is damaged") from error
         if not decompressor.eof:
             raise ValueError("a chunk is cut, or too large")
-        self._sections: list[_Section] = []
-        self._places: dict[bytes, list[tuple[int, int, int]]] | None = None
+        self._content: tuple[list[_Section], Places] | None = None
 
     @property
     def sections(self) -> list[_Section]:
-        self._read()
-        return self._sections
+        return self._read()[0]
 
     @property
-    def places(self) -> dict[bytes, list[tuple[int, int, int]]]:
-        """The section of each span of a trace, by its id, and the bytes from which and to which the span goes."""
-        return self._read()
+    def places(self) -> Places:
+        """Where the spans of each trace are, by its id."""
+        return self._read()[1]
 
-    def _read(self) -> dict[bytes, list[tuple[int, int, int]]]:
-        # When they are needed: a search for what the chunk does not contain needs them not.
-        if self._places is None:
-            self._places = {}
-            self._read_message()
-        return self._places
+    def _read(self) -> tuple[list[_Section], Places]:
+        # When it is needed: a search for what the chunk does not contain needs none of it. As a whole: a chunk that
+        # can't be read must not seem to have fewer spans the next time.
+        if self._content is None:
+            sections: list[_Section] = []
+            places: Places = {}
+            for tag, content, after in read_fields(self.data, 0, len(self.data)):
+                if tag == 0x0A:
+                    _read_resource_spans(self.data, content, after, sections, places)
+            self._content = sections, places
+        return self._content
 
-    def _read_message(self) -> None:
-        for tag, content, after in read_fields(self.data, 0, len(self.data)):
-            if tag == 0x0A:
-                self._read_resource_spans(content, after)
 
-    def _read_resource_spans(self, at: int, end: int) -> None:
-        data = self.data
-        resource: dict[str, Any] = {}
-        for tag, content, after in read_fields(data, at, end):
-            if tag == 0x0A:
-                resource = _attributes(data, content, after, 0x0A)
-            elif tag == 0x12:
-                service = resource.get("service.name", "")
-                self._read_scope_spans(
-                    content, after, resource, service if isinstance(service, str) else str(service)
-                )
+def _read_resource_spans(data: bytes, at: int, end: int, sections: list[_Section], places: Places) -> None:
+    resource: dict[str, Any] = {}
+    for tag, content, after in read_fields(data, at, end):
+        if tag == 0x0A:
+            resource = _attributes(data, content, after, 0x0A)
+        elif tag == 0x12:
+            scope = _read_scope_spans(data, content, after, len(sections), places)
+            sections.append(_Section(resource, str(resource.get("service.name", "")), scope))
 
-    def _read_scope_spans(self, at: int, end: int, resource: dict[str, Any], service: str) -> None:
-        data, places, number, scope = self.data, self._read(), len(self._sections), ""
-        for tag, content, after in read_fields(data, at, end):
-            if tag == 0x12:
-                # The id of the trace comes first.
-                if data[content : content + 2] != b"\x0a\x10":
-                    raise ValueError("a span has no id of its trace")
-                places.setdefault(data[content + 2 : content + 18], []).append((number, content, after))
-            elif tag == 0x0A:
-                for inner, begin, stop in read_fields(data, content, after):
-                    if inner == 0x0A:
-                        scope = str(data[begin:stop], "utf-8")
-        self._sections.append(_Section(resource, service, scope))
+
+def _read_scope_spans(data: bytes, at: int, end: int, section: int, places: Places) -> str:
+    """Add the places of the spans, and return the name of the scope."""
+    scope = ""
+    for tag, content, after in read_fields(data, at, end):
+        if tag == 0x12:
+            # The id of the trace comes first.
+            if data[content : content + 2] != b"\x0a\x10":
+                raise ValueError("a span has no id of its trace")
+            places.setdefault(data[content + 2 : content + 18], []).append((section, content, after))
+        elif tag == 0x0A:
+            for inner, begin, stop in read_fields(data, content, after):
+                if inner == 0x0A:
+                    scope = str(data[begin:stop], "utf-8")
+    return scope
 
 
 class ChunkReader:

@@ -233,6 +233,22 @@ def test_a_damaged_chunk(store: LocalStore, path: Path, damage: Any) -> None:
     check_damage(store)
 
 
+def test_a_damaged_chunk_is_damaged_for_each_of_its_traces(store: LocalStore, path: Path) -> None:
+    """The first one that can't be read must not leave figures without spans to the others."""
+    store.write([row(1, 1, 0, "GET /items"), row(2, 1, 0, "GET /items"), row(3, 1, 0, "GET /items")])
+    with closing(sqlite3.connect(path)) as connection, connection:
+        ((message,),) = connection.execute("SELECT message FROM chunks").fetchall()
+        damaged = zlib.compress(zlib.decompress(message) + b"\xff")
+        connection.execute("UPDATE chunks SET message = ?", [damaged])
+    store.write([row(4)])
+    while store.work_in_pause():
+        pass
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT count(*) FROM figures").fetchone() == (0,)
+    with pytest.raises(StoreError):
+        store.routes()
+
+
 def check_damage(store: LocalStore) -> None:
     """Check that what can't be read is a clear error, and no reason to lose anything."""
     messages = []
