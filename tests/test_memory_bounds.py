@@ -467,7 +467,7 @@ _REASONS = {
     ),
     "of one batch, which BATCH_SIZE bounds": (
         *("export/batches.py:SpanBatch.spans", "export/jaeger.py:*.tags", "export/wire.py:EncodedBatch._sections"),
-        *("export/local.py:LocalBatch._facts", "export/wire.py:Section.encoded"),
+        *("export/local.py:LocalBatch._facts", "export/wire.py:_Section.encoded"),
     ),
     "of one call, span or request; it ends with that": (
         *("instrumentation/cache.py:_Call.kwargs", "instrumentation/files.py:_Kind.shared"),

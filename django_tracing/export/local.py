@@ -16,7 +16,7 @@ from django_tracing.export.wire import EncodedBatch, encode_resource, encode_sco
 from django_tracing.recording.sdk import plain_attributes
 from django_tracing.recording.span import UNSET, RecordingSpan
 from django_tracing.redaction import redact_tracestate
-from django_tracing.semconv.facts import MANY_BYTES, EncodedSection, SpanFacts, facts_of
+from django_tracing.semconv.facts import FACTS_BYTES, EncodedSection, SpanFacts, facts_of
 
 __all__ = ["LocalBatch", "LocalExporter", "SpanRow", "span_row"]
 
@@ -117,7 +117,7 @@ class LocalBatch(EncodedBatch):
     @staticmethod
     def pack(span: ReadableSpan) -> tuple[tuple[bytes, SpanFacts], int]:  # type: ignore[override]
         encoded = encode_span(span)
-        return (encoded, _facts(span)), len(encoded) + MANY_BYTES
+        return (encoded, _facts(span)), len(encoded) + FACTS_BYTES
 
     @staticmethod
     def pack_all(spans: Sequence[ReadableSpan]) -> tuple[Any, int] | None:
@@ -126,7 +126,7 @@ class LocalBatch(EncodedBatch):
             return None
         encoded, size = packed
         facts = [_own_facts(span) for span in spans]  # type: ignore[arg-type]
-        return (encoded, facts), size + MANY_BYTES * len(spans)
+        return (encoded, facts), size + FACTS_BYTES * len(spans)
 
     def __init__(self) -> None:
         super().__init__()

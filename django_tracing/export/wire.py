@@ -26,7 +26,7 @@ from django_tracing.recording.span import UNSET, RecordingSpan
 from django_tracing.redaction import redact_tracestate
 from django_tracing.semconv.otlp import KIND_NUMBERS
 
-__all__ = ["EncodedBatch", "Section", "encode_resource", "encode_scope", "encode_span", "encode_spans", "field_end"]
+__all__ = ["EncodedBatch", "encode_resource", "encode_scope", "encode_span", "encode_spans"]
 
 _fixed64: Final = struct.Struct("<Q").pack
 _fixed32: Final = struct.Struct("<I").pack
@@ -280,7 +280,7 @@ def encode_span(span: ReadableSpan) -> bytes:
     return _recorded((span,))[0] if isinstance(span, RecordingSpan) else field(0x12, _span(span))
 
 
-def field_end(encoded: bytearray, start: int) -> int:
+def _field_end(encoded: bytearray, start: int) -> int:
     """Return the end of the length-delimited field at ``start``, whose tag has one byte."""
     length = shift = 0
     for place in range(start + 1, start + 11):
@@ -292,7 +292,7 @@ def field_end(encoded: bytearray, start: int) -> int:
     return place + 1 + length
 
 
-class Section:
+class _Section:
     """The encoded spans of one resource and one scope."""
 
     __slots__ = ("encoded", "resource", "scope")
@@ -326,7 +326,7 @@ class EncodedBatch:
 
     def __init__(self) -> None:
         # By identity: a provider's spans share one resource, whose hash is computed from a new JSON text each time.
-        self._sections: dict[tuple[int, int], Section] = {}
+        self._sections: dict[tuple[int, int], _Section] = {}
         self.count = 0
         self.size = 0
 
@@ -342,11 +342,11 @@ class EncodedBatch:
         self.count += len(spans)
         self.size += size
 
-    def _section(self, span: ReadableSpan) -> Section:
+    def _section(self, span: ReadableSpan) -> _Section:
         resource, scope = span.resource, span.instrumentation_scope
         section = self._sections.get((id(resource), id(scope)))
         if section is None:
-            section = self._sections[id(resource), id(scope)] = Section(resource, scope)
+            section = self._sections[id(resource), id(scope)] = _Section(resource, scope)
         return section
 
     def split(self) -> tuple[EncodedBatch, EncodedBatch]:
@@ -358,11 +358,11 @@ class EncodedBatch:
             encoded = section.encoded
             end = 0
             while end < len(encoded) and taken < middle:
-                end = field_end(encoded, end)
+                end = _field_end(encoded, end)
                 taken += 1
             for half, part in zip(halves, (encoded[:end], encoded[end:]), strict=True):
                 if part:
-                    half._sections[key] = Section(section.resource, section.scope)
+                    half._sections[key] = _Section(section.resource, section.scope)
                     half._sections[key].encoded = part
                     half.size += len(part)
         halves[0].count = middle
@@ -371,7 +371,7 @@ class EncodedBatch:
 
     def message(self) -> list[bytes | bytearray]:
         """Return the ExportTraceServiceRequest in pieces, which have some hundred kilobytes in total."""
-        grouped: dict[int, tuple[Resource, list[Section]]] = {}
+        grouped: dict[int, tuple[Resource, list[_Section]]] = {}
         for section in self._sections.values():
             grouped.setdefault(id(section.resource), (section.resource, []))[1].append(section)
         request: list[bytes | bytearray] = []

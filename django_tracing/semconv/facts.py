@@ -9,10 +9,10 @@ from django_tracing.semconv.categories import category_of, is_statement
 from django_tracing.semconv.names import ERROR_PROPAGATED
 from django_tracing.semconv.requests import NO_REQUEST, RequestFacts, request_facts
 
-__all__ = ["MANY_BYTES", "EncodedSection", "SpanFacts", "facts_of"]
+__all__ = ["FACTS_BYTES", "EncodedSection", "SpanFacts", "facts_of"]
 
 #: About how much memory the facts of a span take, beside its encoding.
-MANY_BYTES: Final = 250
+FACTS_BYTES: Final = 250
 #: What a span with values of wrong types may raise.
 _INVALID: Final = (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
 

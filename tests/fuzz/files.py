@@ -106,7 +106,7 @@ _COLUMNS: Final = {
         *("trace_id", "name", "service", "services", "has_root", "root_start", "start", '"end"', "span_count"),
         *("error_count", "left_out", "method", "path", "status_code", "user", "sql_count", "sql_time"),
     ),
-    "chunks": ("id", "last_trace", "spans", "message"),
+    "chunks": ("id", "last_trace", "message"),
     "parts": ("trace", "chunk", "ids"),
     "operations": ("service", "name", "chunk"),
     "figures": ("span_count", "routes", "links", "breakers"),

@@ -22,6 +22,7 @@ from django_tracing.traces.analysis.routes import Part, TraceRoute, merge_routes
 from django_tracing.traces.model import Dependency, RouteStatistics
 from django_tracing.traces.readers.sqlite.chunks import ChunkReader
 from django_tracing.traces.readers.sqlite.rows import check_known, check_trace_id, describe, dump_json
+from django_tracing.traces.readers.sqlite.writing import first_and_last
 from django_tracing.traces.times import to_nanoseconds
 from django_tracing.traces.values import parse_json
 
@@ -112,9 +113,7 @@ class FigureKeeper:
 
         The others are examined in turn. A window is left when all of it was consumed.
         """
-        first, last = connection.execute(
-            "SELECT (SELECT min(seq) FROM traces), (SELECT max(seq) FROM traces)"
-        ).fetchone()
+        first, last = first_and_last(connection)
         if last is None:
             return
         latest = last - self.WINDOW

@@ -7,7 +7,7 @@ from contextlib import suppress
 from typing import Any, Final
 
 from django_tracing.sqlite_file import pragma, transaction
-from django_tracing.traces.readers.sqlite.writing import delete_before
+from django_tracing.traces.readers.sqlite.writing import delete_before, first_and_last
 
 __all__ = ["SHARES", "load_newest", "make_room", "store_loaded"]
 
@@ -35,7 +35,7 @@ def make_room(connection: sqlite3.Connection, share: float) -> int | None:
         connection.execute("PRAGMA wal_checkpoint(RESTART)")
     if not share:
         return 0
-    first, last = connection.execute("SELECT (SELECT min(seq) FROM traces), (SELECT max(seq) FROM traces)").fetchone()
+    first, last = first_and_last(connection)
     if first is None or first == last:
         return None
     count = int(min(max((last - first + 1) * share, 1), last - first))

@@ -49,7 +49,6 @@ CREATE INDEX traces_by_start ON traces (start);
 CREATE TABLE chunks (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     last_trace INTEGER NOT NULL,
-    spans INTEGER NOT NULL,
     message BLOB NOT NULL
 );
 CREATE INDEX chunks_by_trace ON chunks (last_trace);

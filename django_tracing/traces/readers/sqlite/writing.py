@@ -13,6 +13,7 @@ import struct
 import time
 import zlib
 from collections.abc import Collection, Iterable, Sequence
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from django_tracing.protobuf import field, read_fields
@@ -27,6 +28,7 @@ __all__ = [
     "RESERVE",
     "StoredIds",
     "delete_before",
+    "first_and_last",
     "first_younger",
     "has_space",
     "prune",
@@ -77,13 +79,20 @@ _MOST_VALUES: Final = 900
 _SPANS_AT_ONCE: Final = 32
 
 
+def first_and_last(connection: sqlite3.Connection) -> tuple[Any, Any]:
+    """Return the numbers of the oldest and the newest trace; None for both if there is none."""
+    return connection.execute(  # type: ignore[no-any-return]
+        "SELECT (SELECT min(seq) FROM traces), (SELECT max(seq) FROM traces)"
+    ).fetchone()
+
+
 def prune(
     connection: sqlite3.Connection, max_traces: int, max_bytes: int, max_age: float | None, *, grow: bool = True
 ) -> int:
     """Delete the oldest traces that exceed a limit; return how many. If ``grow`` is false, the file must not grow."""
     # Traces are deleted in the order in which they were stored, so their numbers have no gaps and are counted without
     # a scan. The order of starts would delete the traces of a machine at once whose clock is behind.
-    first, last = connection.execute("SELECT (SELECT min(seq) FROM traces), (SELECT max(seq) FROM traces)").fetchone()
+    first, last = first_and_last(connection)
     if last is None:
         raise sqlite3.DatabaseError("malformed: no trace is there just after one was written")
     keep_from = last - max_traces + 1
@@ -99,7 +108,7 @@ def prune(
 
 def delete_before(connection: sqlite3.Connection, seq: int) -> None:
     """Delete the traces that were stored before the trace with the number ``seq``."""
-    first, last = connection.execute("SELECT (SELECT min(seq) FROM traces), (SELECT max(seq) FROM traces)").fetchone()
+    first, last = first_and_last(connection)
     for table, column in _TRACE_COLUMNS:
         connection.execute(f"DELETE FROM {table} WHERE {column} < ?", (seq,))  # noqa: S608 - our own names
     if last is None or last < seq:
@@ -160,8 +169,7 @@ def split_sections(sections: Sequence[EncodedSection]) -> list[list[EncodedSecti
     parts: list[list[EncodedSection]] = [[]]
     room = _CHUNK_SPANS
     for section in sections:
-        spans = bytes(section.spans)
-        ends = [0, *(end for _tag, _content, end in read_fields(spans, 0, len(spans)))]
+        ends = _ends(section.spans)
         first = 0
         while first < len(section.facts):
             if not room:
@@ -169,10 +177,15 @@ def split_sections(sections: Sequence[EncodedSection]) -> list[list[EncodedSecti
                 room = _CHUNK_SPANS
             last = min(first + room, len(section.facts))
             facts = section.facts[first:last]
-            parts[-1].append(section._replace(spans=spans[ends[first] : ends[last]], facts=facts))
+            parts[-1].append(section._replace(spans=section.spans[ends[first] : ends[last]], facts=facts))
             room -= len(facts)
             first = last
     return parts
+
+
+def _ends(spans: bytes | bytearray) -> list[int]:
+    """Return 0, and where each of the encoded spans ends."""
+    return [0, *(end for _tag, _content, end in read_fields(bytes(spans), 0, len(spans)))]
 
 
 def store_sections(
@@ -214,8 +227,8 @@ def store_sections(
     numbers = {stored.seq for stored in traces}
     if number > len(left_out):
         chunk = connection.execute(
-            "INSERT INTO chunks (last_trace, spans, message) VALUES (?, ?, ?)",
-            (max(numbers), number - len(left_out), zlib.compress(_message(sections, left_out), _COMPRESSION)),
+            "INSERT INTO chunks (last_trace, message) VALUES (?, ?)",
+            (max(numbers), zlib.compress(_message(sections, left_out), _COMPRESSION)),
         ).lastrowid
         ids = [
             (stored.seq, chunk, struct.pack(f"<{len(stored.ids)}Q", *stored.ids)) for stored in traces if stored.ids
@@ -258,11 +271,11 @@ def _message(sections: Iterable[EncodedSection], left_out: Collection[int]) -> b
     for section in sections:
         spans = section.spans
         if left_out:
-            spans, begin = bytearray(), 0
-            for _tag, _content, end in read_fields(bytes(section.spans), 0, len(section.spans)):
+            spans = bytearray()
+            for begin, end in pairwise(_ends(section.spans)):
                 if number not in left_out:
                     spans += section.spans[begin:end]
-                begin, number = end, number + 1
+                number += 1
         if spans:
             parts.append(field(0x0A, section.resource + field(0x12, section.scope + spans)))
     message = b"".join(parts)
